@@ -1,0 +1,49 @@
+"""Everything accord raises on purpose.
+
+    AccordError
+    ├── RequestError          the request was wrong: exit code 2
+    │   ├── SettingsError     an unknown key, a wrong type, an impossible combination
+    │   ├── DataError         a file, row or column that can't be used
+    │   └── ModelError        a model folder that can't be used
+    └── WorkError             the request was right, the work failed: exit code 1
+        ├── TrainingError     NaN loss, a diverged run
+        └── StorageError      a disk that is full, a checkpoint that can't be written or read
+
+A message is one paragraph: what happened, where (file, line or row, key), and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class AccordError(Exception):
+    """The root of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class RequestError(AccordError):
+    exit_code = 2
+
+
+class SettingsError(RequestError):
+    pass
+
+
+class DataError(RequestError):
+    pass
+
+
+class ModelError(RequestError):
+    pass
+
+
+class WorkError(AccordError):
+    pass
+
+
+class TrainingError(WorkError):
+    pass
+
+
+class StorageError(WorkError):
+    pass

@@ -1,0 +1,13 @@
+"""The base of all settings: frozen, no unknown keys, every key with a sentence of its own."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """Frozen settings; an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), str_strip_whitespace=True
+    )
