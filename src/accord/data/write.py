@@ -1,0 +1,124 @@
+"""Rows written as JSON lines, and the responses.jsonl that goes from stage to stage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accord.data.files import Row, read_rows
+from accord.errors import DataError, StorageError
+from accord.records import Prompt, Response, prompt_from_json, prompt_json
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRow:
+    """One line of responses.jsonl: a prompt and what one model, with one setting, answered."""
+
+    prompt: Prompt
+    meta: Mapping[str, Any]
+    model: str
+    settings: Mapping[str, Any]
+    responses: tuple[Response, ...]
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write `rows` as JSON lines and return how many; the file is there whole or not at all.
+
+    Raises DataError at a row that JSON can't hold, StorageError where the disk refuses.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                for count, row in enumerate(rows, start=1):
+                    file.write(_line(path, count, row))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} can't be written: {error.strerror or error}. "
+            "Free space or give a folder that may be written to."
+        ) from error
+    return count
+
+
+def _line(path: Path, number: int, row: Mapping[str, Any]) -> str:
+    try:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        line.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Row {number} of {path} can't be written as JSON: {error}.") from error
+    return line
+
+
+def write_responses(path: str | Path, rows: Iterable[ResponseRow]) -> int:
+    """Write responses.jsonl, one line a prompt, and return the number of lines."""
+    return write_jsonl(path, map(_response_json, rows))
+
+
+def _response_json(row: ResponseRow) -> dict[str, Any]:
+    return {
+        "prompt": prompt_json(row.prompt),
+        "meta": dict(row.meta),
+        "model": row.model,
+        "settings": dict(row.settings),
+        "responses": [
+            {"text": r.text, "tokens": r.tokens, "logp": r.logp, "finished": r.finished}
+            for r in row.responses
+        ],
+    }
+
+
+def read_responses(path: str | Path) -> list[ResponseRow]:
+    """The lines of a responses.jsonl. Raises DataError at a line that is not of its form."""
+    return [_response_row(row) for row in read_rows(path)]
+
+
+def _response_row(row: Row) -> ResponseRow:
+    values = row.values
+    missing = [c for c in ("prompt", "model", "responses") if values.get(c) is None]
+    if missing:
+        raise DataError(
+            f"{row.source} has no {' and no '.join(f'`{c}`' for c in missing)}. Give a "
+            "responses.jsonl as `accord sample` writes it: prompt, meta, model, settings and "
+            "responses, each with its text."
+        )
+    try:
+        prompt = prompt_from_json(values["prompt"])
+        settings = dict(values.get("settings") or {})
+        model = str(values["model"])
+        responses = tuple(
+            Response(
+                prompt=prompt,
+                text=_text(answer),
+                model=model,
+                settings=settings,
+                logp=answer.get("logp"),
+                tokens=answer.get("tokens"),
+                finished=bool(answer.get("finished", True)),
+            )
+            for answer in values["responses"]
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{row.source} is not a line of responses.jsonl: {error}. "
+            "Sample the responses again, or correct that line."
+        ) from error
+    return ResponseRow(prompt, dict(values.get("meta") or {}), model, settings, responses)
+
+
+def _text(answer: Any) -> str:
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str):
+        raise ValueError(f"a response must be an object with `text`, got {str(answer)[:60]!r}")
+    text: str = answer["text"]
+    return text
