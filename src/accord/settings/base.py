@@ -9,5 +9,9 @@ class Settings(BaseModel):
     """Frozen settings; an unknown key is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), str_strip_whitespace=True
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        str_strip_whitespace=True,
+        allow_inf_nan=False,
     )

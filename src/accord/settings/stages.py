@@ -60,7 +60,7 @@ class SampleSettings(Settings):
     model: str = Field(description="Model folder or hub name.")
     dataset: str = Field(description="Rows with prompts.")
     output_dir: str = Field(description="Folder for responses.jsonl.")
-    name: str | None = Field(
+    model_name: str | None = Field(
         None, description="The model's name in what is written; by default its folder's."
     )
     store: str | None = Field(
@@ -95,7 +95,7 @@ class JudgeSettings(Settings):
             "World: scale of Bradley-Terry noise, in units of the true reward; 0 is exact."
         ),
     )
-    flaws: FlawSettings = Field(default_factory=FlawSettings, description="World: planted flaws.")
+    flaws: FlawSettings = Field(FlawSettings(), description="World: planted flaws.")
     name: str | None = Field(None, description="The annotator's name in the store.")
 
 
@@ -104,7 +104,7 @@ class CompareSettings(Settings):
 
     responses: list[str] = Field(description="responses.jsonl files.")
     output_dir: str = Field(description="Folder for store.db.")
-    judge: JudgeSettings = Field(default_factory=JudgeSettings, description="Who compares.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="Who compares.")
     form: Literal["pairs", "rankings"] = Field(
         "pairs", description="Disjoint pairs, or one ranking of all responses to a prompt."
     )
@@ -120,7 +120,7 @@ class SelectSettings(Settings):
     reward_model: str | None = Field(
         None, description="Reward model folder; absent, the embedded world's true reward."
     )
-    name: str = Field(description="Name of the result, such as best-of-16.")
+    model_name: str = Field(description="Name of the result, such as best-of-16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
 
 
@@ -143,7 +143,7 @@ class ArenaSettings(Settings):
 
     contestants: list[Contestant] = Field(description="The models.")
     output_dir: str = Field(description="Folder for store.db and ratings.json.")
-    judge: JudgeSettings = Field(default_factory=JudgeSettings, description="Who compares.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="Who compares.")
     bootstrap: int = Field(200, ge=0, description="Bootstrap rounds for the intervals.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
     anchor: str | None = Field(
