@@ -1,0 +1,226 @@
+"""What other tools call accord's settings: told in the error when such a name is given.
+
+The names are those of TRL and Hugging Face's TrainingArguments, Axolotl, LLaMA-Factory, torchtune,
+OpenRLHF and Unsloth. Names that mean exactly the same are accepted instead: see `aliases`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A key of another tool; `ours` is its name here ("" when there is none), `note` the rest."""
+
+    tool: str
+    ours: str
+    note: str = ""
+
+
+_HF, _TRL, _AX, _LF = "Hugging Face", "TRL", "Axolotl", "LLaMA-Factory"
+_TT, _OR, _US = "torchtune", "OpenRLHF", "Unsloth"
+_LORA = "Write `lora: {r: 16, alpha: 32}`, or `lora: on` for the defaults."
+_PACKED = "Batches are always packed without padding; leave it out."
+_MASKED = "Only the response is learned, always; leave it out."
+_TRACKER = "metrics.jsonl is always written, and nothing is sent anywhere; leave it out."
+_NO_QUANT = "Weights are not quantised; `precision: bf16` and `lora` save memory."
+_HUB = "Nothing is uploaded; leave it out."
+_STEPS = "`save_steps`, `eval_steps` and `logging_steps` count optimiser steps."
+_SPLIT = "A `split` stage holds rows out; name them in `eval_dataset`."
+_METHOD = "The method names the loss: `accord train dpo`, or `method: dpo` in a recipe."
+_PREFERS = "accord chooses the attention that fits the device; leave it out."
+_NORMALISED = "Scores are always normalised with the reward model's mean and standard deviation."
+
+FOREIGN: dict[str, Foreign] = {
+    # Hugging Face TrainingArguments
+    "fp16": Foreign(_HF, "precision", "fp16 is not offered; use `precision: bf16` or `fp32`."),
+    "dtype": Foreign(_TRL, "precision"),
+    "torch_dtype": Foreign(_TRL, "precision"),
+    "warmup_steps": Foreign(_HF, "warmup_ratio", "It is a share of the steps, from 0 to 1."),
+    "optim": Foreign(_HF, "", "The optimiser is AdamW; leave it out."),
+    "report_to": Foreign(_HF, "", _TRACKER),
+    "run_name": Foreign(_HF, "", "The name of `output_dir` names the run; leave it out."),
+    "logging_dir": Foreign(_HF, "output_dir", "metrics.jsonl lies in it."),
+    "logging_strategy": Foreign(_HF, "logging_steps", _STEPS),
+    "eval_strategy": Foreign(_HF, "eval_steps", _STEPS),
+    "evaluation_strategy": Foreign(_HF, "eval_steps", _STEPS),
+    "save_strategy": Foreign(_HF, "save_steps", _STEPS),
+    "do_train": Foreign(_HF, "", "`accord train` trains; leave it out."),
+    "do_eval": Foreign(_HF, "eval_dataset", "Evaluation runs when held-out rows are named."),
+    "data_seed": Foreign(_HF, "seed", "One seed rules all."),
+    "full_determinism": Foreign(_HF, "", "Runs are deterministic given `seed`; leave it out."),
+    "overwrite_output_dir": Foreign(_HF, "resume", "Remove the folder to start afresh."),
+    "per_device_eval_batch_size": Foreign(
+        _HF, "per_device_train_batch_size", "Evaluation uses the same size."
+    ),
+    "label_smoothing_factor": Foreign(_HF, "label_smoothing", "It is DPO's, not the tokens'."),
+    "lr_scheduler_kwargs": Foreign(_HF, "lr_scheduler_type"),
+    "dataloader_num_workers": Foreign(_HF, "", "Rows are read once and kept; leave it out."),
+    "group_by_length": Foreign(_HF, "", _PACKED),
+    "push_to_hub": Foreign(_HF, "", _HUB),
+    "hub_model_id": Foreign(_HF, "", _HUB),
+    "deepspeed": Foreign(_HF, "", "DeepSpeed is not offered; leave it out."),
+    "fsdp": Foreign(_HF, "", "Sharding over devices is not offered yet; leave it out."),
+    "use_cpu": Foreign(_HF, "device", "Write `device: cpu`."),
+    "torch_compile": Foreign(_HF, "", "Models are not compiled; leave it out."),
+    "tf32": Foreign(_HF, "precision"),
+    "attn_implementation": Foreign(_TRL, "", _PREFERS),
+    # TRL
+    "dataset_config": Foreign(_TRL, "dataset", "Export that configuration to a file first."),
+    "dataset_train_split": Foreign(_TRL, "dataset", "Name a file or a folder of that split."),
+    "dataset_test_split": Foreign(_TRL, "eval_dataset"),
+    "loss_type": Foreign(_TRL, "", _METHOD),
+    "precompute_ref_log_probs": Foreign(_TRL, "", "The reference is always computed once."),
+    "packing": Foreign(_TRL, "", _PACKED),
+    "padding_free": Foreign(_TRL, "", _PACKED),
+    "completion_only_loss": Foreign(_TRL, "", _MASKED),
+    "assistant_only_loss": Foreign(_TRL, "", _MASKED),
+    "truncation_mode": Foreign(_TRL, "long_prompts", "It is `drop` or `keep_end`."),
+    "dataset_num_proc": Foreign(_TRL, "", "Rows are tokenised in one go; leave it out."),
+    "max_completion_length": Foreign(_TRL, "max_new_tokens"),
+    "num_generations": Foreign(_TRL, "num_responses"),
+    "generation_batch_size": Foreign(_TRL, "per_device_train_batch_size"),
+    "sft_model_path": Foreign(_TRL, "model"),
+    "reward_model_path": Foreign(_TRL, "reward_model"),
+    "ref_model_name_or_path": Foreign(_TRL, "ref_model"),
+    "total_episodes": Foreign(
+        _TRL, "max_steps", "Episodes are `max_steps` times `per_device_train_batch_size`."
+    ),
+    "local_rollout_forward_batch_size": Foreign(_TRL, "per_device_train_batch_size"),
+    "num_sample_generations": Foreign(_TRL, "", "Use a `sample` stage; leave it out."),
+    "stop_token": Foreign(_TRL, "", "A response ends with the model's end token; leave it out."),
+    "kl_estimator": Foreign(_TRL, "", "The penalty is the plain log-ratio (k1); leave it out."),
+    "lora_dropout": Foreign(_TRL, "lora", "Adapters have no dropout; leave it out."),
+    "lora_task_type": Foreign(_TRL, "lora", "The method decides it; leave it out."),
+    "use_rslora": Foreign(_TRL, "lora", "The scale is alpha / r; leave it out."),
+    "load_in_4bit": Foreign(_TRL, "", _NO_QUANT),
+    "load_in_8bit": Foreign(_TRL, "", _NO_QUANT),
+    # Axolotl
+    "base_model": Foreign(_AX, "model"),
+    "datasets": Foreign(_AX, "dataset", "One file, folder or hub name."),
+    "test_datasets": Foreign(_AX, "eval_dataset"),
+    "micro_batch_size": Foreign(_AX, "per_device_train_batch_size"),
+    "eval_batch_size": Foreign(_AX, "per_device_train_batch_size", "Evaluation uses the same."),
+    "sequence_len": Foreign(_AX, "max_length"),
+    "num_epochs": Foreign(_AX, "num_train_epochs"),
+    "lr_scheduler": Foreign(_AX, "lr_scheduler_type"),
+    "optimizer": Foreign(f"{_AX} and {_TT}", "learning_rate", "The optimiser is AdamW."),
+    "adapter": Foreign(_AX, "lora", _LORA),
+    "lora_target_linear": Foreign(_AX, "lora.target_modules", "`all-linear` is the default."),
+    "lora_model_dir": Foreign(_AX, "model", "Name the folder with the adapter."),
+    "rl": Foreign(_AX, "method", _METHOD),
+    "rl_beta": Foreign(_AX, "beta"),
+    "dpo_beta": Foreign(_AX, "beta"),
+    "val_set_size": Foreign(_AX, "eval_dataset", _SPLIT),
+    "saves_per_epoch": Foreign(_AX, "save_steps", _STEPS),
+    "evals_per_epoch": Foreign(_AX, "eval_steps", _STEPS),
+    "train_on_inputs": Foreign(_AX, "", _MASKED),
+    "sample_packing": Foreign(_AX, "", _PACKED),
+    "pad_to_sequence_len": Foreign(_AX, "", _PACKED),
+    "flash_attention": Foreign(_AX, "", _PREFERS),
+    "wandb_project": Foreign(_AX, "", _TRACKER),
+    "auto_resume_from_checkpoints": Foreign(_AX, "resume"),
+    "chat_template": Foreign(_AX, "", "The tokenizer's own chat template is used; leave it out."),
+    # LLaMA-Factory
+    "cutoff_len": Foreign(_LF, "max_length"),
+    "finetuning_type": Foreign(_LF, "lora", f"`full` is the default here. {_LORA}"),
+    "lora_rank": Foreign(f"{_LF}, {_TT} and {_OR}", "lora.r"),
+    "lora_target": Foreign(_LF, "lora.target_modules"),
+    "adapter_name_or_path": Foreign(_LF, "model", "Name the folder with the adapter."),
+    "pref_beta": Foreign(_LF, "beta"),
+    "pref_loss": Foreign(_LF, "", _METHOD),
+    "dpo_label_smoothing": Foreign(_LF, "label_smoothing"),
+    "dataset_dir": Foreign(_LF, "dataset", "Give the whole path of the file."),
+    "val_size": Foreign(_LF, "eval_dataset", _SPLIT),
+    "max_samples": Foreign(_LF, "dataset", "Name a shorter file."),
+    "template": Foreign(_LF, "", "The tokenizer's own chat template is used; leave it out."),
+    "preprocessing_num_workers": Foreign(_LF, "", "Rows are tokenised in one go; leave it out."),
+    "overwrite_cache": Foreign(_LF, "", "There is no cache to overwrite; leave it out."),
+    "plot_loss": Foreign(_LF, "", "`accord report` draws the curves; leave it out."),
+    "pure_bf16": Foreign(_LF, "precision", "`bf16` keeps the weights in float32."),
+    "quantization_bit": Foreign(_LF, "", _NO_QUANT),
+    "flash_attn": Foreign(_LF, "", _PREFERS),
+    "ppo_epochs": Foreign(f"{_LF} and {_TT}", "num_ppo_epochs"),
+    "ppo_target": Foreign(_LF, "adaptive_kl_target"),
+    "ppo_buffer_size": Foreign(_LF, "per_device_train_batch_size"),
+    "ppo_score_norm": Foreign(_LF, "", _NORMALISED),
+    "ppo_whiten_rewards": Foreign(_LF, "whiten_rewards"),
+    # torchtune
+    "batch_size": Foreign(_TT, "per_device_train_batch_size"),
+    "epochs": Foreign(_TT, "num_train_epochs"),
+    "max_steps_per_epoch": Foreign(_TT, "max_steps"),
+    "max_seq_len": Foreign(_TT, "max_length"),
+    "lr": Foreign(_TT, "learning_rate"),
+    "clip_grad_norm": Foreign(_TT, "max_grad_norm"),
+    "checkpointer": Foreign(_TT, "model"),
+    "tokenizer": Foreign(_TT, "model", "The model's folder holds its tokenizer."),
+    "enable_activation_checkpointing": Foreign(_TT, "gradient_checkpointing"),
+    "compile": Foreign(_TT, "", "Models are not compiled; leave it out."),
+    "metric_logger": Foreign(_TT, "", _TRACKER),
+    "lora_attn_modules": Foreign(_TT, "lora.target_modules"),
+    "kl_coeff": Foreign(_TT, "beta"),
+    "num_steps": Foreign(_TT, "max_steps"),
+    "lmbda": Foreign(_TT, "gae_lambda"),
+    "epsilon": Foreign(_TT, "cliprange"),
+    "value_coeff": Foreign(_TT, "vf_coef"),
+    "value_clip_range": Foreign(_TT, "cliprange_value"),
+    "max_generated_tokens": Foreign(_TT, "max_new_tokens"),
+    "penalise_no_eos": Foreign(_TT, "missing_eos_penalty", "It is taken off the score."),
+    # OpenRLHF
+    "pretrain": Foreign(_OR, "model"),
+    "ref_pretrain": Foreign(_OR, "ref_model"),
+    "reward_pretrain": Foreign(_OR, "reward_model"),
+    "prompt_data": Foreign(_OR, "dataset"),
+    "eval_split": Foreign(_OR, "eval_dataset"),
+    "save_path": Foreign(_OR, "output_dir"),
+    "ckpt_path": Foreign(_OR, "output_dir", "Checkpoints lie in its `checkpoints/`."),
+    "load_checkpoint": Foreign(_OR, "resume"),
+    "micro_train_batch_size": Foreign(_OR, "per_device_train_batch_size"),
+    "train_batch_size": Foreign(
+        _OR,
+        "per_device_train_batch_size",
+        "That times `gradient_accumulation_steps` is the batch of one optimiser step.",
+    ),
+    "rollout_batch_size": Foreign(_OR, "per_device_train_batch_size"),
+    "n_samples_per_prompt": Foreign(_OR, "num_responses"),
+    "max_len": Foreign(_OR, "max_length"),
+    "prompt_max_len": Foreign(_OR, "max_prompt_length"),
+    "generate_max_len": Foreign(_OR, "max_new_tokens"),
+    "max_epochs": Foreign(_OR, "num_train_epochs", "PPO's inner passes are `num_ppo_epochs`."),
+    "num_episodes": Foreign(_OR, "num_train_epochs"),
+    "actor_learning_rate": Foreign(_OR, "learning_rate"),
+    "lr_warmup_ratio": Foreign(_OR, "warmup_ratio"),
+    "l2": Foreign(_OR, "weight_decay"),
+    "max_norm": Foreign(_OR, "max_grad_norm"),
+    "adam_betas": Foreign(_OR, "adam_beta1", "`adam_beta2` is the other."),
+    "init_kl_coef": Foreign(_OR, "beta"),
+    "kl_target": Foreign(_OR, "adaptive_kl_target"),
+    "kl_horizon": Foreign(_OR, "adaptive_kl_horizon"),
+    "eps_clip": Foreign(_OR, "cliprange"),
+    "value_clip": Foreign(_OR, "cliprange_value"),
+    "lambd": Foreign(_OR, "gae_lambda"),
+    "normalize_reward": Foreign(_OR, "", _NORMALISED),
+    "input_key": Foreign(_OR, "", "Columns are recognised by their names; leave it out."),
+    "packing_samples": Foreign(_OR, "", _PACKED),
+    "use_wandb": Foreign(_OR, "", _TRACKER),
+    "zero_stage": Foreign(_OR, "", "DeepSpeed is not offered; leave it out."),
+    # Unsloth
+    "use_gradient_checkpointing": Foreign(_US, "gradient_checkpointing"),
+    "random_state": Foreign(_US, "seed"),
+    "full_finetuning": Foreign(_US, "lora", "All weights are trained when `lora` is off."),
+}
+
+FOREIGN_IN_LORA: dict[str, Foreign] = {
+    "rank": Foreign(f"{_TT} and {_LF}", "r"),
+    "lora_r": Foreign(_TRL, "r"),
+    "lora_rank": Foreign(_TT, "r"),
+    "lora_alpha": Foreign("peft", "alpha"),
+    "dropout": Foreign(_US, "", "Adapters have no dropout; leave it out."),
+    "lora_dropout": Foreign("peft", "", "Adapters have no dropout; leave it out."),
+    "target": Foreign(_LF, "target_modules"),
+    "use_rslora": Foreign("peft", "", "The scale is alpha / r; leave it out."),
+    "bias": Foreign("peft", "", "Biases are not trained; leave it out."),
+    "task_type": Foreign("peft", "", "The method decides it; leave it out."),
+    "modules_to_save": Foreign("peft", "", "Heads are always saved; leave it out."),
+}

@@ -1,0 +1,331 @@
+"""A recipe: a run's stages in order, each with its settings, and the folders that tie them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accord
+from accord.errors import SettingsError
+from accord.settings.base import Settings
+from accord.settings.load import build, load_yaml, override, parse_override
+from accord.settings.located import KeyPath, LocatedMapping
+from accord.settings.stages import (
+    ArenaSettings,
+    CompareSettings,
+    EvaluateSettings,
+    ReportSettings,
+    SampleSettings,
+    ScratchSettings,
+    SelectSettings,
+    SplitSettings,
+    WorldSettings,
+)
+from accord.settings.suggest import nearest
+from accord.settings.training import DpoSettings, PpoSettings, RewardSettings, SftSettings
+
+METHOD_SETTINGS: dict[str, type[Settings]] = {
+    "sft": SftSettings,
+    "reward": RewardSettings,
+    "dpo": DpoSettings,
+    "ppo": PpoSettings,
+}
+"""Training methods, and what each may be told."""
+
+STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
+    "world": WorldSettings,
+    "scratch": ScratchSettings,
+    "split": SplitSettings,
+    "train": METHOD_SETTINGS,
+    "sample": SampleSettings,
+    "compare": CompareSettings,
+    "select": SelectSettings,
+    "arena": ArenaSettings,
+    "evaluate": EvaluateSettings,
+    "report": ReportSettings,
+}
+"""Kinds of stages, and what each may be told; `train` depends on its method."""
+
+_TOP = ("output_dir", "seed", "title", "stages")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_REFERENCE = re.compile(r"\$(?P<name>[A-Za-z0-9_-]+)(?P<rest>/.*)?", re.DOTALL)
+_NOT_PATHS = frozenset({"title", "name", "anchor"})
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a run: its name, its kind, its method if it trains, and its settings."""
+
+    name: str
+    kind: str
+    settings: Settings
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run: the folder of all its stages, its seed, and the stages in order."""
+
+    output_dir: str
+    seed: int
+    stages: tuple[StagePlan, ...]
+    title: str | None = None
+    source: str = "memory"
+
+    def stage(self, name: str) -> StagePlan:
+        """The stage called `name`. Raises KeyError."""
+        for plan in self.stages:
+            if plan.name == name:
+                return plan
+        raise KeyError(name)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with accord, by name: in the package, or in a checkout's recipes/."""
+    package = Path(accord.__file__).parent
+    for folder in (package / "recipes", package.parent.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a file, or the shipped one of that name, with overrides put in place.
+
+    An override is `key=value` for the run's own keys and `NAME.key=value` for the stage NAME.
+    A text that is `$NAME` or begins with `$NAME/` is the folder of that earlier stage; `$run` is
+    the run's. A stage's `output_dir` is `<output_dir>/NAME` and its `seed` the run's unless given.
+    Raises SettingsError, which tells file, line, key and remedy.
+    """
+    path = _find(recipe)
+    given = load_yaml(path)
+    entries, names = _entries(given)
+    given = _overridden(given, names, overrides)
+    entries, names = _entries(given)
+    output_dir = _top(given, "output_dir", str, f"runs/{path.stem}")
+    output_dir = os.path.expanduser(output_dir) if output_dir.startswith("~/") else output_dir
+    seed = _top(given, "seed", int, 0)
+    if seed < 0:
+        raise SettingsError(
+            f"`seed` must be at least 0, not {seed} ({given.source_of(('seed',))})."
+        )
+    folders = {"run": output_dir}
+    plans: list[StagePlan] = []
+    for name, entry in zip(names, entries, strict=True):
+        plan = _plan(name, entry, folders=folders, later=names[len(plans) :], seed=seed)
+        folder: str = plan.settings.output_dir  # type: ignore[attr-defined]
+        taken = [other for other, used in folders.items() if used == folder and other != "run"]
+        if taken:
+            raise SettingsError(
+                f"`{name}.output_dir` is the folder of the stage `{taken[0]}` too "
+                f"({entry.source_of(('output_dir',))}). Give each stage a folder of its own."
+            )
+        folders[name] = folder
+        plans.append(plan)
+    title = _top(given, "title", str, None)
+    return Recipe(output_dir, seed, tuple(plans), title, str(path))
+
+
+def settings_class(kind: str, method: str | None = None) -> type[Settings]:
+    """The settings class of a kind of stage, or of a training method. Raises KeyError."""
+    found = STAGES[kind]
+    return found[method or ""] if isinstance(found, dict) else found
+
+
+def stage_settings(kind: str, method: str | None, given: LocatedMapping) -> Settings:
+    """Checked settings of a stage of this kind (and method, where it trains)."""
+    where = given.label or (f"train {method}" if kind == "train" else kind)
+    return build(settings_class(kind, method), given, where=where)
+
+
+def _find(recipe: str | Path) -> Path:
+    path = Path(recipe).expanduser()
+    shipped = shipped_recipes()
+    if path.is_file() or isinstance(recipe, Path):
+        return path
+    if recipe in shipped:
+        return shipped[recipe]
+    near = nearest(recipe, shipped)
+    meant = f" Did you mean `{near}`?" if near else ""
+    raise SettingsError(
+        f"There is no recipe {recipe!r}: no such file, and none of the recipes that come with "
+        f"accord ({', '.join(shipped) or 'none are installed'}).{meant} "
+        "Name one of those, or a YAML file."
+    )
+
+
+def _entries(given: LocatedMapping) -> tuple[list[LocatedMapping], list[str]]:
+    """The stages as mappings of their own, and their names. Raises SettingsError."""
+    for key in given.values:
+        if key not in _TOP:
+            near = nearest(key, _TOP)
+            meant = f" Did you mean `{near}`?" if near else ""
+            raise SettingsError(
+                f"`{key}` is not a key of a recipe ({given.source_of((key,))}).{meant} "
+                f"A recipe has {', '.join(f'`{top}`' for top in _TOP)}; "
+                "what a stage is told stands in its entry of `stages`."
+            )
+    stages = given.values.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise SettingsError(
+            f"`stages` must be a list of stages ({given.source_of(('stages',))}). "
+            "Write `stages:` and below it entries such as `- stage: train`."
+        )
+    entries: list[LocatedMapping] = []
+    names: list[str] = []
+    for i, stage in enumerate(stages):
+        source = given.source_of(("stages", i))
+        if not isinstance(stage, dict):
+            raise SettingsError(
+                f"Stage {i + 1} is {stage!r} ({source}), but must be a table. "
+                "Write `- stage: train` and the stage's keys below it."
+            )
+        entry = given.sub(("stages", i), label=f"stages.{i}")
+        name = _name_of(entry)
+        if name in names:
+            raise SettingsError(
+                f"Two stages are called `{name}` ({source}). Give one of them a `name` of its own."
+            )
+        names.append(name)
+        entries.append(given.sub(("stages", i), label=name))
+    return entries, names
+
+
+def _name_of(entry: LocatedMapping) -> str:
+    """The stage's name, after its kind and method were found to exist."""
+    kind = entry.values.get("stage")
+    source = entry.source_of(("stage",))
+    if kind not in STAGES:
+        if kind is None:
+            said = f"A stage lacks `stage`, its kind ({source})."
+        else:
+            said = f"There is no kind of stage {kind!r} ({source})."
+        if kind in METHOD_SETTINGS:
+            remedy = f"Write `stage: train` and `method: {kind}`."
+        else:
+            near = nearest(str(kind), STAGES)
+            remedy = f"Did you mean `{near}`? " if near else ""
+            remedy += f"The kinds are {', '.join(f'`{known}`' for known in STAGES)}."
+        raise SettingsError(f"{said} {remedy}")
+    method = entry.values.get("method")
+    if kind == "train" and method not in METHOD_SETTINGS:
+        where = entry.source_of(("method",))
+        said = "has no `method`" if method is None else f"has the unknown method {method!r}"
+        near = nearest(str(method), METHOD_SETTINGS)
+        raise SettingsError(
+            f"A training stage {said} ({where}). {f'Did you mean `{near}`? ' if near else ''}"
+            f"The methods are {', '.join(f'`{known}`' for known in METHOD_SETTINGS)}."
+        )
+    if kind != "train" and "method" in entry.values:
+        raise SettingsError(
+            f"A `{kind}` stage has no `method` ({entry.source_of(('method',))}). "
+            "Only `stage: train` has one; remove it."
+        )
+    name = entry.values.get("name", method if kind == "train" else kind)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (*_TOP, "run"):
+        raise SettingsError(
+            f"{name!r} can't be the name of a stage ({entry.source_of(('name',))}). "
+            "Use letters, digits, - and _, and none of "
+            f"{', '.join(f'`{top}`' for top in (*_TOP, 'run'))}."
+        )
+    return name
+
+
+def _overridden(
+    given: LocatedMapping, names: list[str], overrides: Iterable[str]
+) -> LocatedMapping:
+    seen: set[KeyPath] = set()
+    for text in overrides:
+        path, value = parse_override(text)
+        if path[0] == "stages" and len(path) > 1 and path[1] in names:
+            path = path[1:]
+        if path[0] in names:
+            if len(path) == 1:
+                raise SettingsError(
+                    f"{text!r} on the command line names the stage `{path[0]}` but no key of it. "
+                    f"Write {path[0]}.key=value."
+                )
+            if path[1] in ("stage", "method", "name"):
+                raise SettingsError(
+                    f"{text!r} on the command line would make another stage of `{path[0]}`. "
+                    f"Change `{path[1]}` in the recipe itself: {given.source}."
+                )
+            path = ("stages", str(names.index(path[0])), *path[1:])
+        elif path[0] not in _TOP or path == ("stages",):
+            near = nearest(path[0], [*_TOP[:-1], *names])
+            meant = f" Did you mean `{near}`?" if near else ""
+            raise SettingsError(
+                f"{text!r} on the command line names neither a stage of {given.source} nor a key "
+                f"of the run.{meant} The stages are {', '.join(f'`{n}`' for n in names)}; "
+                "write NAME.key=value."
+            )
+        given = override(given, path, value, text=text, seen=seen)
+    return given
+
+
+def _top(given: LocatedMapping, key: str, kind: type, default: Any) -> Any:
+    value = given.values.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        words = {str: "text", int: "a whole number"}[kind]
+        raise SettingsError(f"`{key}` must be {words}, not {value!r} ({given.source_of((key,))}).")
+    return value
+
+
+def _plan(
+    name: str, entry: LocatedMapping, *, folders: Mapping[str, str], later: list[str], seed: int
+) -> StagePlan:
+    kind: str = entry.values["stage"]
+    method: str | None = entry.values.get("method")
+    fields = settings_class(kind, method).model_fields
+    for key in ("stage", "method", "name"):
+        if key in entry.values:
+            entry = entry.without((key,))
+    values = {
+        key: value if key in _NOT_PATHS else _resolved(value, (key,), entry, folders, later)
+        for key, value in entry.values.items()
+    }
+    entry = LocatedMapping(values, entry.places, entry.source, entry.label)
+    if "output_dir" not in values:
+        entry = entry.with_value(("output_dir",), f"{folders['run']}/{name}", entry.source)
+    if "seed" in fields and "seed" not in values:
+        entry = entry.with_value(("seed",), seed, entry.source)
+    return StagePlan(name, kind, stage_settings(kind, method, entry), method)
+
+
+def _resolved(
+    value: Any, path: KeyPath, entry: LocatedMapping, folders: Mapping[str, str], later: list[str]
+) -> Any:
+    """`value` with each `$NAME` in it replaced by that stage's folder."""
+    if isinstance(value, list):
+        return [_resolved(v, (*path, i), entry, folders, later) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {
+            k: v if k in _NOT_PATHS else _resolved(v, (*path, k), entry, folders, later)
+            for k, v in value.items()
+        }
+    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return value
+    name = match["name"]
+    if name in folders:
+        return folders[name] + (match["rest"] or "")
+    source = entry.source_of(path)
+    said = f"`{entry.named(path)}` is {value!r} ({source}), but "
+    if name == later[0]:
+        raise SettingsError(f"{said}`{name}` is this stage itself. Name an earlier stage.")
+    if name in later:
+        raise SettingsError(
+            f"{said}the stage `{name}` comes later. Move that stage above this one."
+        )
+    near = nearest(name, folders)
+    meant = f" Did you mean `${near}{match['rest'] or ''}`?" if near else ""
+    raise SettingsError(
+        f"{said}no stage is called `{name}`.{meant} "
+        f"Earlier folders are {', '.join(f'`${known}`' for known in folders)}."
+    )
