@@ -1,0 +1,140 @@
+"""Means with the interval they deserve.
+
+An interval that can't be computed is `None` at that end, never a made-up number: one value has no
+spread, and a bound at infinity is open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with the bounds of its confidence interval; a bound that is unknown is None.
+
+    No data gives a mean of NaN, not 0.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, float | None] | None:
+        """`{mean, low, high}` as JSON holds it; None (null) where there was no data."""
+        if not math.isfinite(self.mean):
+            return None
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+NO_DATA = Interval(math.nan)
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """The mean of independent values with Student's t interval.
+
+    One value has no interval. Raises ValueError when a value is not finite.
+    """
+    numbers = _finite(values)
+    if numbers.size == 0:
+        return NO_DATA
+    mean = float(numbers.mean())
+    if numbers.size == 1:
+        return Interval(mean)
+    error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    return _student(mean, error, numbers.size - 1, confidence)
+
+
+def clustered_interval(
+    values_by_prompt: Sequence[ArrayLike], *, confidence: float = 0.95
+) -> Interval:
+    """The mean of all values with an interval that takes only the prompts as independent.
+
+    Responses to one prompt resemble each other, so K of them tell less than K prompts. The variance
+    is the cluster-robust one of a ratio of sums (Liang and Zeger 1986; Cameron and Miller 2015,
+    eq. 11): G/(G−1)·Σ_g (Σ_{i∈g} (y_i − ȳ))² / n², with t of G−1 degrees of freedom for G prompts.
+    With one value a prompt it equals `mean_interval`. Prompts without a value are left out.
+    """
+    clusters = [array for array in (_finite(values) for values in values_by_prompt) if array.size]
+    if not clusters:
+        return NO_DATA
+    count = sum(array.size for array in clusters)
+    mean = sum(float(array.sum()) for array in clusters) / count
+    groups = len(clusters)
+    if groups == 1:
+        return Interval(mean)
+    residuals = np.array([float((array - mean).sum()) for array in clusters])
+    variance = groups / (groups - 1) * float((residuals**2).sum()) / count**2
+    return _student(mean, math.sqrt(variance), groups - 1, confidence)
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    rounds: int = 1000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> Interval:
+    """The mean with the percentile bootstrap's interval (Efron 1979), for values far from normal.
+
+    For clustered data, pass one mean a cluster. One value, or no rounds, has no interval.
+    """
+    numbers = _finite(values)
+    if numbers.size == 0:
+        return NO_DATA
+    mean = float(numbers.mean())
+    if numbers.size == 1 or rounds == 0:
+        return Interval(mean)
+    means = np.empty(rounds)
+    block = max(1, 4_000_000 // numbers.size)  # keeps the drawn values under some 32 MB
+    for start in range(0, rounds, block):
+        stop = min(rounds, start + block)
+        drawn = rng.integers(0, numbers.size, size=(stop - start, numbers.size))
+        means[start:stop] = numbers[drawn].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(mean, float(low), float(high))
+
+
+def proportion_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
+    """A share with Wilson's score interval (1927), which stays honest at 0 and at 1.
+
+    `successes` may be fractional where a tie counts half. No trials gives a NaN mean.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials is not a share")
+    if trials == 0:
+        return NO_DATA
+    share = successes / trials
+    z = normal_quantile(confidence)
+    shrink = 1 + z**2 / trials
+    centre = (share + z**2 / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    # At 0 and 1 the bound is exactly the share; rounding must not push it past.
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def normal_quantile(confidence: float) -> float:
+    """The z that a standard normal stays within, on both sides, with this probability."""
+    return float(special.ndtri(0.5 + confidence / 2))
+
+
+def _student(mean: float, error: float, freedom: int, confidence: float) -> Interval:
+    half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def _finite(values: ArrayLike) -> Floats:
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    if not np.isfinite(numbers).all():
+        where = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise ValueError(f"value {where} is {numbers[where]}; an average needs finite values")
+    return numbers

@@ -1,0 +1,121 @@
+"""Means and their intervals, against hand computations, tables and coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from accord.measure.statistics import (
+    Interval,
+    bootstrap_interval,
+    clustered_interval,
+    mean_interval,
+    proportion_interval,
+)
+
+
+def test_mean_interval_by_hand() -> None:
+    # 1, 2, 3: mean 2, standard deviation 1, error 1/√3, t(2 degrees, 97.5%) = 4.30265 (tables).
+    got = mean_interval([1.0, 2.0, 3.0])
+    half = 4.302652730 / math.sqrt(3)
+    assert got.mean == 2
+    assert got.low == pytest.approx(2 - half)
+    assert got.high == pytest.approx(2 + half)
+
+
+def test_one_value_has_no_interval_and_no_value_no_mean() -> None:
+    assert mean_interval([7.0]) == Interval(7.0, None, None)
+    assert math.isnan(mean_interval([]).mean)
+    assert mean_interval([]).to_json() is None
+    assert mean_interval([7.0]).to_json() == {"mean": 7.0, "low": None, "high": None}
+    assert clustered_interval([[1.0, 3.0]]) == Interval(2.0)
+    assert math.isnan(clustered_interval([[], []]).mean)
+
+
+def test_a_value_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="value 1 is nan; an average needs finite values"):
+        mean_interval([1.0, math.nan])
+    with pytest.raises(ValueError, match="value 0 is inf"):
+        clustered_interval([[1.0], [math.inf]])
+
+
+def test_clustered_with_one_value_each_is_the_plain_interval() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    got, plain = clustered_interval([[v] for v in values]), mean_interval(values)
+    assert got.mean == pytest.approx(plain.mean)
+    assert got.low == pytest.approx(plain.low)
+    assert got.high == pytest.approx(plain.high)
+
+
+def test_repeating_every_response_does_not_narrow_the_clustered_interval() -> None:
+    values = np.random.default_rng(1).normal(size=20)
+    once, often = (
+        clustered_interval([[v] for v in values]),
+        clustered_interval([[v] * 9 for v in values]),
+    )
+    assert often.low == pytest.approx(once.low)
+    assert often.high == pytest.approx(once.high)
+    naive = mean_interval(np.repeat(values, 9))
+    assert naive.high - naive.low < 0.5 * (often.high - often.low)
+
+
+def test_unequal_clusters_by_hand() -> None:
+    # Clusters (0, 0, 3) and (1): mean 1; residual sums 0 and 0, so the interval has no width.
+    assert clustered_interval([[0.0, 0.0, 3.0], [1.0]]) == Interval(1.0, 1.0, 1.0)
+    # (0, 0) and (3): mean 1, residual sums −2 and 2; variance 2/1·8/9, t(1, 97.5%) = 12.7062.
+    got = clustered_interval([[0.0, 0.0], [3.0]])
+    assert got.high - got.mean == pytest.approx(12.706204736 * math.sqrt(16 / 9))
+
+
+def test_clustered_intervals_cover_the_truth_and_naive_ones_do_not() -> None:
+    # 40 prompts of 5 responses whose prompts share half of the variance: at 95% the clustered
+    # interval should miss the true mean 0 about 5% of the time, the naive one far more often.
+    rng = np.random.default_rng(2)
+    clustered = naive = 0
+    for _ in range(400):
+        data = rng.normal(size=(40, 1)) + rng.normal(size=(40, 5))
+        ours, plain = clustered_interval(list(data)), mean_interval(data)
+        clustered += ours.low <= 0 <= ours.high
+        naive += plain.low <= 0 <= plain.high
+    assert 0.92 <= clustered / 400 <= 0.98
+    assert naive / 400 < 0.85
+
+
+def test_bootstrap_agrees_with_student_where_data_are_normal() -> None:
+    values = np.random.default_rng(3).normal(5, 2, size=400)
+    got = bootstrap_interval(values, rounds=4000, rng=np.random.default_rng(4))
+    want = mean_interval(values)
+    assert got.mean == want.mean
+    assert got.low == pytest.approx(want.low, abs=0.02)
+    assert got.high == pytest.approx(want.high, abs=0.02)
+
+
+def test_bootstrap_is_the_same_for_the_same_seed_and_honest_on_one_value() -> None:
+    values = [1.0, 5.0, 2.0]
+    first, second = (bootstrap_interval(values, rng=np.random.default_rng(9)) for _ in range(2))
+    assert first == second
+    assert bootstrap_interval([2.0], rng=np.random.default_rng(0)) == Interval(2.0)
+    assert bootstrap_interval(values, rounds=0, rng=np.random.default_rng(0)).low is None
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (199, 200)])
+def test_wilson_is_scipys(successes: int, trials: int) -> None:
+    want = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    got = proportion_interval(successes, trials)
+    assert got.low == pytest.approx(want.low)
+    assert got.high == pytest.approx(want.high)
+
+
+def test_wilson_at_the_edges_has_a_width_and_stays_inside() -> None:
+    none, all_ = proportion_interval(0, 200), proportion_interval(200, 200)
+    assert none.low == 0
+    assert none.high is not None
+    assert 0.01 < none.high < 0.03
+    assert all_.high == 1
+    assert all_.low == pytest.approx(1 - none.high)
+    assert math.isnan(proportion_interval(0, 0).mean)
+    with pytest.raises(ValueError, match="3 successes in 2 trials is not a share"):
+        proportion_interval(3, 2)
