@@ -1,0 +1,24 @@
+"""A run on disk: atomic files and folders, digests, the metrics log and the manifest."""
+
+from accord.runs.atomic import atomic_folder, recover_folder, write_json_atomic
+from accord.runs.digests import digest_json, digest_path
+from accord.runs.json_values import json_ready
+from accord.runs.manifest import Manifest, machine, recorded, versions
+from accord.runs.metrics import MetricsLog, read_metrics
+from accord.runs.storage import storage_errors
+
+__all__ = [
+    "Manifest",
+    "MetricsLog",
+    "atomic_folder",
+    "digest_json",
+    "digest_path",
+    "json_ready",
+    "machine",
+    "read_metrics",
+    "recorded",
+    "recover_folder",
+    "storage_errors",
+    "versions",
+    "write_json_atomic",
+]

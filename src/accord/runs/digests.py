@@ -1,0 +1,81 @@
+"""Digests: whether an input is the one that a stage was run on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from accord.errors import DataError
+from accord.runs.json_values import json_ready
+
+SKIPPED_FILES = frozenset({"metrics.jsonl", "manifest.json", "stage.json"})
+SKIPPED_FOLDERS = frozenset({"checkpoints", "__pycache__", ".git", ".cache"})
+"""What tells how a folder came about, and when, but not what it holds."""
+
+_SUFFIXES = ("-wal", "-journal")  # SQLite keeps the newest rows of a store beside it
+
+
+def digest_path(path: str | Path) -> str:
+    """sha256 (hex) of a file's content, or of a folder's relative names and contents.
+
+    A folder's `checkpoints/`, `metrics.jsonl`, `manifest.json` and `stage.json` are left out at
+    any depth, since they hold times; so are `.git`, `.cache` and the partial folders of writers.
+    Times and rights of files do not count. A store's unmerged write-ahead log does.
+    Raises DataError when nothing is there or a file can't be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            names = sorted(_files(path))
+            with ThreadPoolExecutor(4) as threads:  # hashing releases the interpreter lock
+                digests = list(threads.map(lambda name: _digest_file(path / name), names))
+            return digest_json(list(zip(names, digests, strict=True)))
+        beside = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+        logs = [log for log in beside if log.is_file() and log.stat().st_size]
+        if not logs:
+            return _digest_file(path)
+        return digest_json([_digest_file(each) for each in (path, *logs)])
+    except FileNotFoundError:
+        raise DataError(
+            f"{str(path)!r} does not exist. Check the path; the stage that writes it may not have "
+            "run yet."
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{str(error.filename or path)!r} can't be read: {error.strerror}. Check its rights."
+        ) from None
+
+
+def digest_json(value: Any) -> str:
+    """sha256 (hex) of a value's JSON with sorted keys; equal values have equal digests."""
+    text = json.dumps(json_ready(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Names of the files that count, relative to `folder`, with forward slashes."""
+    visited: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(root)
+        if real in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and ".partial-" not in f]
+        for name in files:
+            if name not in SKIPPED_FILES and ".partial-" not in name:
+                yield Path(root, name).relative_to(folder).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error
