@@ -1,0 +1,141 @@
+"""The files of a world: prompts, demonstrations, a corpus, and an untrained model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from accord.data.write import write_jsonl
+from accord.errors import SettingsError
+from accord.records import prompt_json
+from accord.settings.stages import WorldSettings
+from accord.world.corpus import draw_text
+from accord.world.demonstrations import demonstrate
+from accord.world.tasks import Task, draw_task
+from accord.world.tokenizer import train_tokenizer
+from accord.world.vocabulary import CLASS_OF
+
+MAX_LENGTH = 512
+_ATTEMPTS = 2000
+_TOKENIZER_TEXTS = 4000
+_WORD_WEIGHT = 60
+"""How often each slot word is added to the tokenizer's texts, so that it becomes one token."""
+
+
+def build_world(settings: WorldSettings) -> None:
+    """Write corpus.jsonl, demonstrations.jsonl, train_prompts.jsonl, test_prompts.jsonl and model/.
+
+    A test prompt's combination of slot words occurs in no other file, though each word does.
+    Train prompts differ from each other and from all others. Everything follows from the seed,
+    byte for byte. Raises SettingsError when more prompts are asked for than the world has.
+    """
+    folder = Path(settings.output_dir)
+    test = _distinct_tasks(_random(settings, "test"), settings.test_prompts, "test_prompts")
+    held_out = {task.combination for task in test}
+    train = _distinct_tasks(
+        _random(settings, "train"), settings.train_prompts, "train_prompts", held_out
+    )
+    taken = {task.text for task in train}
+    write_jsonl(folder / "test_prompts.jsonl", map(_prompt_row, test))
+    write_jsonl(folder / "train_prompts.jsonl", map(_prompt_row, train))
+
+    rng = _random(settings, "demonstrations")
+    draw = _drawing(rng, held_out, taken)
+    write_jsonl(
+        folder / "demonstrations.jsonl",
+        (_demonstration_row(draw(), rng) for _ in range(settings.demonstrations)),
+    )
+    rng = _random(settings, "corpus")
+    draw = _drawing(rng, held_out, taken)
+    write_jsonl(
+        folder / "corpus.jsonl", ({"text": draw_text(draw, rng)} for _ in range(settings.corpus))
+    )
+    tokenizer = train_tokenizer(_tokenizer_texts(settings, held_out), settings.vocab_size)
+    tokenizer.save_pretrained(folder / "model")
+    _untrained_model(settings, tokenizer).save_pretrained(folder / "model")
+
+
+def _random(settings: WorldSettings, purpose: str) -> random.Random:
+    """A stream of its own for each file, so that one file's size does not change another."""
+    return random.Random(f"accord world {settings.seed} {purpose}")
+
+
+def _distinct_tasks(
+    rng: random.Random,
+    count: int,
+    key: str,
+    held_out: Container[tuple[str, ...]] = frozenset(),
+) -> list[Task]:
+    tasks: dict[str, Task] = {}
+    for _ in range(count):
+        task = _new_task(rng, held_out, tasks, key)
+        tasks[task.text] = task
+    return list(tasks.values())
+
+
+def _drawing(
+    rng: random.Random, held_out: Container[tuple[str, ...]], taken: Container[str]
+) -> Callable[[], Task]:
+    return lambda: _new_task(rng, held_out, taken, "train_prompts")
+
+
+def _new_task(
+    rng: random.Random, held_out: Container[tuple[str, ...]], taken: Container[str], key: str
+) -> Task:
+    for _ in range(_ATTEMPTS):
+        task = draw_task(rng)
+        if task.combination not in held_out and task.text not in taken:
+            return task
+    raise SettingsError(
+        f"`{key}` asks for more prompts than the embedded world has: {_ATTEMPTS} draws in a row "
+        "were already taken. Ask for fewer train_prompts and test_prompts."
+    )
+
+
+def _prompt_row(task: Task) -> dict[str, Any]:
+    return {"prompt": prompt_json(task.prompt), "meta": {"kind": task.kind}}
+
+
+def _demonstration_row(task: Task, rng: random.Random) -> dict[str, Any]:
+    return {"prompt": prompt_json(task.prompt), "completion": demonstrate(task, rng)}
+
+
+def _tokenizer_texts(
+    settings: WorldSettings, held_out: Container[tuple[str, ...]]
+) -> Iterator[str]:
+    rng = _random(settings, "tokenizer")
+    draw = _drawing(rng, held_out, frozenset())
+    for _ in range(_TOKENIZER_TEXTS):
+        yield draw_text(draw, rng)
+    for word in CLASS_OF:
+        yield f" {word}" * _WORD_WEIGHT
+
+
+def _untrained_model(settings: WorldSettings, tokenizer: Any) -> Any:
+    """A `LlamaForCausalLM` with weights from the seed; torch's own random state is left alone."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=-(-settings.hidden_size * 8 // 24) * 8,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=settings.num_attention_heads,
+        num_key_value_heads=settings.num_attention_heads,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        **special,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**special)
+    return model

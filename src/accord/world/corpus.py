@@ -1,0 +1,41 @@
+"""General text of the world, from which the base model learns the language.
+
+Half of it are requests with an answer below, as letters lie in a drawer; half are little stories
+in which people, things and days come up again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from accord.world.demonstrations import demonstrate
+from accord.world.tasks import Task
+from accord.world.vocabulary import CLASSES
+
+_STORIES: tuple[str, ...] = (
+    "The {object} belongs to {name}. Every day, {name} looks for the {object}.",
+    "On {day} there is a {event}. The {group} will come to the {event} on {day}.",
+    "This is {name}, who likes the {place}. On {day}, {name} goes to the {place}.",
+    "The {place} opens at {time}. At {time} the {group} will be at the {place}.",
+    "A ticket costs {price} coins. For {price} coins {name} can visit the {place}.",
+    "There is a {color} {tool} on the table. To find the {tool}, look for the {color} one.",
+    "A {target} came to the {event}. The {target} took a {color} {tool} home on {day}.",
+    "The {group} gave a {object} to {name}. Now {name} has the {object}.",
+    "The {color} {thing} is from {name}. It is kind of {name} to bring the {thing}.",
+    "You can {verb} the {thing} on {day}. To {verb} the {thing}, ask {name}.",
+)
+
+
+def draw_text(task: Callable[[], Task], rng: random.Random) -> str:
+    """One text: a request with its answer below, or two stories. `task` draws the request."""
+    if rng.random() < 0.5:
+        request = task()
+        return f"{request.text}\n{demonstrate(request, rng)}"
+    return " ".join(_tell(story, rng) for story in rng.sample(_STORIES, 2))
+
+
+def _tell(story: str, rng: random.Random) -> str:
+    slots = sorted(set(re.findall(r"\{(\w+)\}", story)))
+    return story.format(**{slot: rng.choice(CLASSES[slot]) for slot in slots})
