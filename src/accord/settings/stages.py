@@ -26,7 +26,7 @@ class WorldSettings(Settings):
     corpus: int = Field(8000, ge=0, description="Texts for the base model.")
     train_prompts: int = Field(2000, ge=1, description="Prompts without an answer to train on.")
     test_prompts: int = Field(200, ge=1, description="Prompts that appear nowhere else.")
-    vocab_size: int = Field(1024, ge=300, description="Entries of the tokenizer.")
+    vocab_size: int = Field(1280, ge=300, description="Entries of the tokenizer.")
     hidden_size: int = Field(128, ge=8, description="Width of the model.")
     num_hidden_layers: int = Field(4, ge=1, description="Layers of the model.")
     num_attention_heads: int = Field(4, ge=1, description="Attention heads of the model.")
