@@ -91,7 +91,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any]]]
     extension = _extension(path)
     if extension not in READERS:
         raise DataError(
-            f"{path} has the extension {extension!r}, which is not read here. "
+            f"{path} ends with {path.suffix or path.name!r}, which is not read here. "
             f"Give a file with rows: {KNOWN}."
         )
     return READERS[extension]
@@ -128,9 +128,11 @@ def _missing(path: Path) -> str:
             "Give a file, a folder, or a hub name (owner/name)."
         )
     names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    # Compared without their endings, which say nothing about what was meant.
+    stems = {name.split(".")[0]: name for name in names}
+    near = difflib.get_close_matches(path.name.split(".")[0], stems, n=1, cutoff=0.6)
     if near:
-        return f"{path} does not exist. Did you mean {path.parent / near[0]}?"
+        return f"{path} does not exist. Did you mean {path.parent / stems[near[0]]}?"
     held = f"holds {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else "is empty"
     remedy = ""
     if is_hub_name(str(path)):

@@ -1,17 +1,13 @@
-"""The formats of rows: which one some columns are, and the record that a row of it says.
-
-A column has one name here and may have others in a file (`ALIASES`); what was read under another
-name, or was changed on the way, is told in `Cells.notes`.
-"""
+"""The record that a row says, for each format; how it was read is told in `Cells.notes`."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from accord.data.columns import BESIDES, COLUMNS, Cells, Format, detect, names_of
 from accord.data.files import Row
 from accord.data.turns import (
     RowError,
@@ -36,45 +32,9 @@ from accord.records import (
     Ranking,
     Rating,
     Record,
-    Source,
     Text,
 )
 
-Format = Literal[
-    "battle",
-    "preference",
-    "implicit preference",
-    "ranking",
-    "responses",
-    "unpaired",
-    "rating",
-    "prompt-completion",
-    "messages",
-    "text",
-    "prompt",
-]
-# In order: the first whose columns are all there is the format.
-COLUMNS: dict[Format, tuple[str, ...]] = {
-    "battle": ("model_a", "model_b", "winner"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "implicit preference": ("chosen", "rejected"),
-    "ranking": ("prompt", "responses", "ranks"),
-    "responses": ("prompt", "responses"),
-    "unpaired": ("prompt", "completion", "label"),
-    "rating": ("prompt", "completion", "score"),
-    "prompt-completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "text": ("text",),
-    "prompt": ("prompt",),
-}
-ALIASES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "instruction", "question", "query", "input"),
-    "completion": ("completion", "response", "output", "answer"),
-    "messages": ("messages", "conversations", "conversation"),
-    "score": ("score", "rating"),
-}
-# Read beside any format that has a prompt.
-BESIDES = ("system", "input", "margin", "meta")
 WINNERS: dict[str, Outcome] = {
     "model_a": "a",
     "model_b": "b",
@@ -84,49 +44,6 @@ WINNERS: dict[str, Outcome] = {
     "bothbad": "both_bad",
 }
 LABELS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
-
-
-def names_of(columns: Collection[str]) -> dict[str, str]:
-    """Each known column that is there, to its name in the file."""
-    known = dict.fromkeys([c for wanted in COLUMNS.values() for c in wanted] + list(BESIDES))
-    found = {c: next((n for n in ALIASES.get(c, (c,)) if n in columns), None) for c in known}
-    if found["prompt"] == "input":
-        found["input"] = None  # it is the prompt itself, not something to add to it
-    return {c: name for c, name in found.items() if name is not None}
-
-
-def formats_of(columns: Collection[str]) -> list[Format]:
-    """Every format whose columns are all there, the fullest first."""
-    names = names_of(columns)
-    return [form for form, wanted in COLUMNS.items() if all(c in names for c in wanted)]
-
-
-def detect(columns: Collection[str]) -> Format:
-    """The format of rows with these columns. Raises DataError where they are no format's."""
-    formats = formats_of(columns)
-    if not formats:
-        wanted = "; ".join(", ".join(names) for names in COLUMNS.values())
-        raise DataError(
-            f"The columns {', '.join(sorted(columns)) or '(none)'} are those of no known format. "
-            f"Rename them to one of: {wanted}."
-        )
-    return formats[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """The known cells of one row, by accord's names, and the names they have in the file."""
-
-    values: Mapping[str, Any]
-    names: Mapping[str, str]
-    source: Source
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def get(self, column: str) -> Any:
-        return self.values.get(self.names.get(column, column))
-
-    def name(self, column: str) -> str:
-        return self.names.get(column, column)
 
 
 def record_of(
@@ -275,6 +192,9 @@ def _implicit(cells: Cells) -> Comparison:
 
 def _ranking(cells: Cells) -> Ranking:
     responses, ranks = cells.get("responses"), cells.get("ranks")
+    for column in ("responses", "ranks"):
+        if cells.get(column) is None:
+            raise RowError(f"no value in `{column}`")
     if not isinstance(responses, list | tuple) or not isinstance(ranks, list | tuple):
         raise RowError("`responses` and `ranks` must be lists")
     if len(responses) != len(ranks) or len(ranks) < 2:

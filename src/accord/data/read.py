@@ -8,18 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from accord.data.columns import BESIDES, COLUMNS, Cells, Format, formats_of, names_of
 from accord.data.files import Row, read_rows
-from accord.data.formats import (
-    BESIDES,
-    COLUMNS,
-    Cells,
-    Format,
-    battle_of,
-    formats_of,
-    meta_of,
-    names_of,
-    record_of,
-)
+from accord.data.formats import battle_of, meta_of, record_of
 from accord.data.report import ReadReport, reasons
 from accord.data.turns import RowError
 from accord.errors import DataError
@@ -62,14 +53,15 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
     "comparisons": ("preference", "implicit preference"),
     "rankings": ("ranking",),
     "ratings": ("unpaired", "rating", "preference", "implicit preference"),
+    # The fullest first: an answer may tell that the prompt is a conversation.
     "prompts": (
-        "prompt",
-        "responses",
+        "preference",
         "ranking",
+        "responses",
         "unpaired",
         "rating",
         "prompt-completion",
-        "preference",
+        "prompt",
         "messages",
         "implicit preference",
     ),
@@ -145,13 +137,13 @@ def read_battles(place: str | Path) -> tuple[list[Battle], ReadReport]:
 
 
 def _forms(place: str, kind: Kind, columns: list[str]) -> list[Format]:
-    """The format that the columns have for `kind`; rankings may stand among comparisons."""
+    """The format that the columns have for `kind`, and what some of its rows may be instead."""
     there = formats_of(columns)
     forms = [form for form in SERVES[kind] if form in there]
     if not forms:
         raise DataError(_wrong_columns(place, kind, columns, SERVES[kind]))
-    mixed = [f for f in forms[1:] if kind == "preferences" and f == "ranking"]
-    return [forms[0], *mixed]
+    others = {"preferences": "ranking", "prompts": "prompt"}
+    return [forms[0], *(form for form in forms[1:] if form == others.get(kind))]
 
 
 def _wrong_columns(place: str, what: str, columns: Sequence[str], forms: Sequence[Format]) -> str:

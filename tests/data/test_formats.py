@@ -1,0 +1,460 @@
+"""Each format of rows: what it is detected as, and the record it says, written out by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accord.data.columns import detect, formats_of
+from accord.data.files import Row
+from accord.data.formats import battle_of, record_of
+from accord.data.turns import RowError, hh_turns, shared_beginning
+from accord.errors import DataError
+from accord.records import (
+    Battle,
+    Comparison,
+    Demonstration,
+    Message,
+    PromptOnly,
+    Ranking,
+    Rating,
+    Record,
+    Source,
+    Text,
+)
+
+HERE = Source("file", 3)
+ASK = Message("user", "2+2?")
+FOUR = Message("assistant", "4")
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def said(**values: Any) -> Record:
+    return record_of(Row(values, HERE))
+
+
+def noted(**values: Any) -> list[str]:
+    notes: Counter[str] = Counter()
+    record_of(Row(values, HERE), notes=notes)
+    return list(notes)
+
+
+def fails(**values: Any) -> str:
+    with pytest.raises(RowError) as caught:
+        said(**values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        (["text"], "text"),
+        (["text", "label"], "text"),
+        (["messages"], "messages"),
+        (["prompt", "prompt_id", "messages"], "messages"),
+        (["conversations", "id"], "messages"),
+        (["prompt"], "prompt"),
+        (["id", "prompt", "type", "label"], "prompt"),
+        (["prompt", "completion"], "prompt-completion"),
+        (["instruction", "input", "output"], "prompt-completion"),
+        (["question", "answer"], "prompt-completion"),
+        (["prompt", "chosen", "rejected"], "preference"),
+        (["prompt", "chosen", "rejected", "messages", "score_chosen"], "preference"),
+        (["chosen", "rejected", "margin"], "implicit preference"),
+        (["prompt", "completion", "label"], "unpaired"),
+        (["prompt", "response", "score"], "rating"),
+        (["prompt", "responses", "ranks"], "ranking"),
+        (["prompt", "meta", "model", "settings", "responses"], "responses"),
+        (["model_a", "model_b", "winner", "prompt"], "battle"),
+    ],
+)
+def test_detect(columns: list[str], form: str) -> None:
+    assert detect(columns) == form
+
+
+def test_detect_nothing() -> None:
+    with pytest.raises(DataError) as caught:
+        detect(["foo", "bar"])
+    assert str(caught.value) == (
+        "The columns bar, foo are those of no known format. Rename them to one of: "
+        "model_a, model_b, winner; prompt, chosen, rejected; chosen, rejected; "
+        "prompt, responses, ranks; prompt, responses; prompt, completion, label; "
+        "prompt, completion, score; prompt, completion; messages; text; prompt."
+    )
+
+
+def test_formats_of_lists_all_that_fit() -> None:
+    assert formats_of(["prompt", "completion", "text"]) == ["prompt-completion", "text", "prompt"]
+
+
+def test_text() -> None:
+    assert said(text=" as it stands\n") == Text(" as it stands\n", HERE)
+    assert fails(text=" \n") == "an empty text"
+    assert fails(text=3) == "`text` holds neither text nor messages: int '3'"
+
+
+def test_text_that_cannot_be_encoded() -> None:
+    assert fails(text="a\ud83d") == (
+        "`text` holds half a character (a lone surrogate): \"'a\\\\ud83d'\""
+    )
+
+
+def test_messages() -> None:
+    turns = [turn("system", "Brief."), turn("user", "2+2?"), turn("assistant", "4")]
+    expected = Demonstration((Message("system", "Brief."), ASK), "4", HERE)
+    assert said(messages=turns) == expected
+
+
+def test_earlier_answers_are_context_and_that_is_noted() -> None:
+    turns = [
+        turn("user", "hi"),
+        turn("assistant", "hello"),
+        turn("user", "2+2?"),
+        turn("assistant", "4"),
+    ]
+    expected = (Message("user", "hi"), Message("assistant", "hello"), ASK)
+    assert said(messages=turns) == Demonstration(expected, "4", HERE)
+    assert noted(messages=turns) == [
+        "earlier answers of a conversation are context, only the last is learned"
+    ]
+
+
+def test_messages_that_end_with_the_user_are_a_prompt() -> None:
+    assert said(messages=[turn("user", "2+2?")], kind="sum") == PromptOnly(
+        (ASK,), HERE, {"kind": "sum"}
+    )
+
+
+def test_sharegpt() -> None:
+    turns = [
+        {"from": "system", "value": "Brief."},
+        {"from": "human", "value": "2+2?"},
+        {"from": "gpt", "value": "4"},
+    ]
+    expected = Demonstration((Message("system", "Brief."), ASK), "4", HERE)
+    assert said(conversations=turns) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("hi", "`messages` is no list of messages: str"),
+        ([], "`messages` holds no messages"),
+        (["hi"], "`messages` holds a turn that is no {role, content}: 'hi'"),
+        ([turn("bot", "x")], "`messages` holds a turn of an unknown role: 'bot'"),
+        ([{"role": "user", "content": None}], "no value in `messages`"),
+        ([turn("assistant", "4")], "a conversation in which nobody asks: `messages`"),
+        ([turn("user", "2+2?"), turn("assistant", " ")], "an empty response: `messages`"),
+    ],
+)
+def test_messages_that_cannot_be_used(messages: Any, reason: str) -> None:
+    assert fails(messages=messages) == reason
+
+
+def test_prompt_keeps_what_else_the_row_says() -> None:
+    expected = PromptOnly("2+2?", HERE, {"type": "sum", "label": "safe"})
+    assert said(prompt="2+2?", type="sum", label="safe") == expected
+    assert said(prompt=[turn("user", "2+2?")], meta={"kind": "sum"}) == PromptOnly(
+        (ASK,), HERE, {"kind": "sum"}
+    )
+    assert fails(prompt="  ") == "an empty prompt"
+    assert fails(prompt=[turn("user", "")]) == "an empty prompt"
+
+
+def test_accords_own_responses_are_prompts() -> None:
+    row = {"prompt": "2+2?", "meta": {"kind": "sum"}, "model": "m", "settings": {"seed": 1}}
+    assert said(**row, responses=[{"text": "4", "tokens": 1}]) == PromptOnly(
+        "2+2?", HERE, {"kind": "sum"}
+    )
+
+
+def test_prompt_completion() -> None:
+    assert said(prompt="2+2=", completion=" 4") == Demonstration("2+2=", " 4", HERE)
+    both = said(prompt=[turn("user", "2+2?")], completion=[turn("assistant", "4")])
+    assert both == Demonstration((ASK,), "4", HERE)
+    assert fails(prompt="2+2=", completion="") == "an empty response: `completion`"
+
+
+def test_completion_of_several_turns_goes_on_from_the_prompt() -> None:
+    completion = [turn("assistant", "4"), turn("user", "sure?"), turn("assistant", "yes")]
+    assert said(prompt=[turn("user", "2+2?")], completion=completion) == Demonstration(
+        (ASK, FOUR, Message("user", "sure?")), "yes", HERE
+    )
+
+
+def test_alpaca() -> None:
+    row = {"instruction": "Add.", "input": "2+2", "output": "4"}
+    assert said(**row) == Demonstration((Message("user", "Add.\n\n2+2"),), "4", HERE)
+    assert noted(**row) == [
+        "`output` is read as the response",
+        "`input` is read as the end of `instruction`",
+        "`instruction` is read as the user's message",
+    ]
+    row = {"instruction": "Add 2+2.", "input": "", "output": "4"}
+    assert said(**row) == Demonstration((Message("user", "Add 2+2."),), "4", HERE)
+
+
+def test_system_column_goes_before_the_user() -> None:
+    row = {"system": "Brief.", "question": "2+2?", "chosen": "4", "rejected": "5"}
+    prompt = (Message("system", "Brief."), ASK)
+    assert said(**row) == Comparison(prompt, "4", "5", None, HERE)
+    assert said(**{**row, "system": ""}) == Comparison((ASK,), "4", "5", None, HERE)
+
+
+def test_preference_of_text_and_of_messages() -> None:
+    assert said(prompt="2+2=", chosen=" 4", rejected=" 5", margin=0.5) == Comparison(
+        "2+2=", " 4", " 5", 0.5, HERE
+    )
+    assert said(
+        prompt=[turn("user", "2+2?")],
+        chosen=[turn("assistant", "4")],
+        rejected=[turn("assistant", "5")],
+    ) == Comparison((ASK,), "4", "5", None, HERE)
+
+
+def test_preference_whose_messages_repeat_the_prompt() -> None:
+    """UltraFeedback: the prompt as text, and whole conversations in chosen and rejected."""
+    chosen = [turn("user", "2+2?"), turn("assistant", "4")]
+    rejected = [turn("user", "2+2?"), turn("assistant", "5")]
+    expected = Comparison((ASK,), "4", "5", None, HERE)
+    assert said(prompt="2+2?", chosen=chosen, rejected=rejected) == expected
+    system = [turn("system", "Brief.")]
+    assert said(prompt="2+2?", chosen=system + chosen, rejected=system + rejected) == Comparison(
+        (Message("system", "Brief."), ASK), "4", "5", None, HERE
+    )
+    assert fails(prompt="3+3?", chosen=chosen, rejected=rejected) == (
+        "the messages do not repeat the prompt: `chosen` begins '2+2?'"
+    )
+
+
+def test_implicit_prompt_of_messages() -> None:
+    before = [turn("user", "hi"), turn("assistant", "hello"), turn("user", "2+2?")]
+    assert said(
+        chosen=[*before, turn("assistant", "4")], rejected=[*before, turn("assistant", "5")]
+    ) == Comparison(
+        (Message("user", "hi"), Message("assistant", "hello"), ASK), "4", "5", None, HERE
+    )
+    answers = {"chosen": [turn("assistant", "4")], "rejected": [turn("assistant", "5")]}
+    assert fails(**answers) == "a conversation in which nobody asks: `chosen`"
+
+
+def test_implicit_prompt_of_text_never_splits_a_word() -> None:
+    # They share "Say: the ca"; the last blank before the difference is the one after "the".
+    row = {"chosen": "Say: the cat", "rejected": "Say: the car"}
+    assert said(**row) == Comparison("Say: the", " cat", " car", None, HERE)
+    assert noted(**row) == ["the prompt is the beginning that chosen and rejected share"]
+    assert fails(chosen="yes", rejected="no") == (
+        "chosen and rejected share no beginning that could be the prompt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "shared"),
+    [
+        ("Q: hi A: yes", "Q: hi A: yes please", "Q: hi A:"),  # one is the other's beginning
+        ("Q?\n\nyes", "Q?\n\nno", "Q?"),  # the blank line goes to the responses
+        ("a b", "ab", ""),
+        ("a b c", "a bc", "a"),  # the blank after b is not in both
+        ("", "x", ""),
+    ],
+)
+def test_shared_beginning(chosen: str, rejected: str, shared: str) -> None:
+    assert chosen[: shared_beginning(chosen, rejected)] == shared
+    assert rejected[: shared_beginning(rejected, chosen)] == shared
+
+
+@given(st.text("ab \n"), st.text("ab \n"), st.text("ab \n"))
+def test_shared_beginning_is_shared_and_ends_at_a_word(before: str, one: str, two: str) -> None:
+    first, second = before + one, before + two
+    end = shared_beginning(first, second)
+    assert first[:end] == second[:end] == first[:end].rstrip()
+    assert end == 0 or (first[end:][:1].isspace() and second[end:][:1].isspace())
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "a"},
+            "chosen and rejected are equal",
+        ),
+        ({"chosen": "q a", "rejected": "q a"}, "chosen and rejected are equal"),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]},
+            "one of chosen and rejected is text, the other is not",
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": 5},
+            "one of chosen and rejected is text, the other is not",
+        ),
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "an empty response: `rejected`"),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "much"},
+            "`margin` is no finite number: 'much'",
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "margin": float("nan")},
+            "`margin` is no finite number: nan",
+        ),
+    ],
+)
+def test_preference_that_cannot_be_used(row: dict[str, Any], reason: str) -> None:
+    assert fails(**row) == reason
+
+
+def test_hh_dialogues() -> None:
+    before = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2+2?"
+    row = {"chosen": before + "\n\nAssistant: 4", "rejected": before + "\n\nAssistant: 5 "}
+    expected = Comparison(
+        (Message("user", "hi"), Message("assistant", "hello"), ASK), "4", "5", None, HERE
+    )
+    assert said(**row) == expected
+    assert said(**row, prompt="hi") == expected  # a prompt column adds nothing to whole dialogues
+    assert noted(**row) == ["dialogue text (Human:, Assistant:) is read as turns"]
+
+
+def test_hh_prompt_with_responses_apart() -> None:
+    prompt = "\n\nHuman: 2+2?\n\nAssistant:"
+    expected = Comparison((ASK,), "4", "5", None, HERE)
+    assert said(prompt=prompt, chosen=" 4", rejected=" 5") == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        (
+            "\n\nHuman: 2+2?\n\nAssistant: 4",
+            "\n\nHuman: 3+3?\n\nAssistant: 5",
+            "the dialogues differ before the last answer",
+        ),
+        (
+            "\n\nHuman: 2+2?\n\nAssistant: 4\n\nHuman: thanks",
+            "\n\nHuman: 2+2?\n\nAssistant: 5",
+            "the conversation does not end with the assistant's answer: "
+            "`chosen` ends with the turn of the user: 'thanks'",
+        ),
+        (
+            "\n\nHuman: 2+2?\n\nAssistant: 4",
+            "five",
+            "a dialogue that does not begin with Human: or Assistant:: 'five'",
+        ),
+        (
+            "\n\nHuman: 2+2?\n\nAssistant:",
+            "\n\nHuman: 2+2?\n\nAssistant: 5",
+            "an empty response: `chosen`",
+        ),
+    ],
+)
+def test_hh_dialogues_that_cannot_be_used(chosen: str, rejected: str, reason: str) -> None:
+    assert fails(chosen=chosen, rejected=rejected) == reason
+
+
+def test_hh_speakers_count_only_after_a_blank_line() -> None:
+    assert hh_turns("\n\nHuman: a\nHuman: b\n\nAssistant: c Human: d") == (
+        Message("user", "a\nHuman: b"),
+        Message("assistant", "c Human: d"),
+    )
+
+
+words = (
+    st.text(st.characters(codec="utf-8"), min_size=1)
+    .map(str.strip)
+    .filter(lambda s: s and "Human:" not in s and "Assistant:" not in s)
+)
+
+
+@given(st.lists(words, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0))
+def test_hh_text_round_trip(contents: list[str]) -> None:
+    speakers = ["Human", "Assistant"] * (len(contents) // 2)
+    text = "".join(f"\n\n{s}: {c}" for s, c in zip(speakers, contents, strict=True))
+    assert hh_turns(text) == tuple(
+        Message("user" if s == "Human" else "assistant", c)
+        for s, c in zip(speakers, contents, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "score"),
+    [(True, 1.0), (False, 0.0), (1, 1.0), (0, 0.0), ("True", 1.0), ("false", 0.0)],
+)
+def test_unpaired(label: Any, score: float) -> None:
+    assert said(prompt="q", completion="a", label=label) == Rating("q", "a", score, HERE)
+
+
+def test_unpaired_label_that_is_none() -> None:
+    assert fails(prompt="q", completion="a", label="good") == (
+        "`label` is neither true nor false: 'good'"
+    )
+    assert fails(prompt="q", completion="a", label=2) == "`label` is neither true nor false: 2"
+
+
+def test_rating() -> None:
+    assert said(prompt="q", response="a", score=4) == Rating("q", "a", 4.0, HERE)
+    assert said(prompt="q", response="a", rating="4.5") == Rating("q", "a", 4.5, HERE)
+    assert fails(prompt="q", response="a", score=True) == "`score` is no finite number: True"
+    assert fails(prompt="q", response="a", score="inf") == "`score` is no finite number: 'inf'"
+
+
+def test_ranking() -> None:
+    assert said(prompt="q", responses=["a", "b", "c"], ranks=[1, 0, 1]) == Ranking(
+        "q", ("a", "b", "c"), (1, 0, 1), HERE
+    )
+    row = {"prompt": "q", "responses": ["a", "b"], "ranks": [2, 1]}
+    assert said(**row) == Ranking("q", ("a", "b"), (1, 0), HERE)
+    assert noted(**row) == ["ranks that began above 0 are moved to begin at 0"]
+
+
+@pytest.mark.parametrize(
+    ("responses", "ranks", "reason"),
+    [
+        ("ab", [0, 1], "`responses` and `ranks` must be lists"),
+        (
+            ["a", "b"],
+            [0],
+            "`responses` and `ranks` must be two or more, and as many: 2 responses, 1 ranks",
+        ),
+        (["a", "b"], [0, 0.5], "`ranks` must be whole numbers from 0 (best): [0, 0.5]"),
+        (["a", "b"], [-1, 0], "`ranks` must be whole numbers from 0 (best): [-1, 0]"),
+        (["a", "b"], [1, 1], "all responses of the ranking tie"),
+        (["a", ""], [0, 1], "an empty response: `responses`"),
+    ],
+)
+def test_ranking_that_cannot_be_used(responses: Any, ranks: Any, reason: str) -> None:
+    assert fails(prompt="q", responses=responses, ranks=ranks) == reason
+
+
+@pytest.mark.parametrize(
+    ("winner", "outcome"),
+    [
+        ("model_a", "a"),
+        ("model_b", "b"),
+        ("tie", "tie"),
+        ("tie (bothbad)", "both_bad"),
+        ("both_bad", "both_bad"),
+    ],
+)
+def test_battle(winner: str, outcome: Any) -> None:
+    row = Row({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
+    assert battle_of(row) == Battle("x", "y", outcome)
+
+
+def test_battle_that_cannot_be_used() -> None:
+    def battle(**values: Any) -> str:
+        with pytest.raises(RowError) as caught:
+            battle_of(Row(values, HERE))
+        return str(caught.value)
+
+    assert battle(model_a="x", model_b="y", winner="x") == (
+        "`winner` is none of model_a, model_b, tie, tie (bothbad), both_bad, bothbad: 'x'"
+    )
+    assert battle(model_a="x", model_b="x", winner="tie") == "a model against itself: x"
+    assert battle(model_a="x", winner="tie") == "no value in `model_b`"
+    with pytest.raises(DataError, match="file:3 is a battle between models"):
+        said(model_a="x", model_b="y", winner="tie")

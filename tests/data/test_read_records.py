@@ -1,0 +1,272 @@
+"""Records of each kind from files: what is converted, dropped, noted and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.data.read import Kind, read_battles, read_records
+from accord.data.report import ReadReport
+from accord.errors import DataError
+from accord.records import (
+    Battle,
+    Comparison,
+    Demonstration,
+    Message,
+    PromptOnly,
+    Ranking,
+    Rating,
+    Source,
+    Text,
+)
+
+PAIRS = [
+    {"prompt": "p", "chosen": "a", "rejected": "b"},
+    {"prompt": "q", "chosen": "c", "rejected": "d", "margin": 2},
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    def write(*rows: dict[str, Any]) -> Path:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+def refused(path: Path, kind: Kind) -> str:
+    with pytest.raises(DataError) as caught:
+        read_records(path, kind)
+    return str(caught.value)
+
+
+def test_comparisons(file: Any) -> None:
+    path = file(*PAIRS)
+    records, report = read_records(str(path), "comparisons")
+    assert records == [
+        Comparison("p", "a", "b", None, Source(str(path), 1)),
+        Comparison("q", "c", "d", 2.0, Source(str(path), 2)),
+    ]
+    assert report == ReadReport(str(path), rows=2, used=2, records=2)
+    assert report.summary() == "2 rows, 2 used, 0 dropped."
+
+
+def test_dropped_rows_are_named(file: Any) -> None:
+    path = file(
+        PAIRS[0],
+        {"prompt": "q", "chosen": "c", "rejected": "c"},
+        {"prompt": "q", "chosen": "c"},
+        {"prompt": "q", "chosen": "", "rejected": "d"},
+        {"prompt": "q", "chosen": "e", "rejected": "e"},
+    )
+    records, report = read_records(path, "comparisons")
+    assert len(records) == 1
+    assert report.dropped == {
+        "chosen and rejected are equal": [(Source(str(path), 2), ""), (Source(str(path), 5), "")],
+        "no value in `rejected`": [(Source(str(path), 3), "")],
+        "an empty response": [(Source(str(path), 4), "`chosen`")],
+    }
+    assert report.summary() == (
+        "5 rows, 1 used, 4 dropped: 2 chosen and rejected are equal (rows.jsonl:2, rows.jsonl:5); "
+        "1 no value in `rejected` (rows.jsonl:3); 1 an empty response (rows.jsonl:4)."
+    )
+    assert report.to_json()["dropped"]["an empty response"] == [
+        {"place": str(path), "line": 4, "detail": "`chosen`"}
+    ]
+    json.dumps(report.to_json())
+
+
+def test_demonstrations_from_comparisons_are_announced(file: Any) -> None:
+    path = file(*PAIRS)
+    records, report = read_records(path, "sft")
+    assert records == [
+        Demonstration("p", "a", Source(str(path), 1)),
+        Demonstration("q", "c", Source(str(path), 2)),
+    ]
+    assert report.summary() == (
+        "2 rows, 2 used, 0 dropped. The chosen responses are read as demonstrations."
+    )
+    assert read_records(path, "demonstrations")[0] == records
+
+
+def test_ratings_from_comparisons_are_two_each(file: Any) -> None:
+    path = file(PAIRS[0])
+    records, report = read_records(path, "ratings")
+    here = Source(str(path), 1)
+    assert records == [Rating("p", "a", 1.0, here), Rating("p", "b", 0.0, here)]
+    assert (report.rows, report.used, report.records) == (1, 1, 2)
+    assert report.notes == ["each comparison is read as two ratings, chosen 1 and rejected 0"]
+
+
+def test_sft_reads_text_and_demonstrations(file: Any) -> None:
+    path = file({"text": "x"})
+    assert read_records(path, "sft")[0] == [Text("x", Source(str(path), 1))]
+    assert read_records(path, "text")[0] == [Text("x", Source(str(path), 1))]
+    path = file({"prompt": "p", "completion": "a", "text": "pa", "id": 7})
+    records, report = read_records(path, "sft")
+    assert records == [Demonstration("p", "a", Source(str(path), 1))]
+    assert report.notes == ["columns not read: text, id"]
+    assert read_records(path, "text")[0] == [Text("pa", Source(str(path), 1))]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p"},
+        {"prompt": "p", "completion": "a"},
+        {"prompt": "p", "completion": "a", "label": True},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]},
+        {"prompt": "p", "response": "a", "score": 3},
+    ],
+)
+def test_prompts_from_any_format(file: Any, row: dict[str, Any]) -> None:
+    path = file({**row, "kind": "sum"})
+    assert read_records(path, "prompts")[0] == [
+        PromptOnly("p", Source(str(path), 1), {"kind": "sum"})
+    ]
+
+
+def test_prompts_of_conversations(file: Any) -> None:
+    ask, answer = {"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}
+    path = file({"messages": [ask]}, {"messages": [ask, answer]})
+    records, report = read_records(path, "prompts")
+    assert [r.prompt for r in records] == [(Message("user", "p"),)] * 2  # type: ignore[union-attr]
+    assert report.notes == ["in 1 rows, only the prompts are read"]
+
+
+def test_a_conversation_without_an_answer_is_no_demonstration(file: Any) -> None:
+    ask, answer = {"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}
+    path = file({"messages": [ask]}, {"messages": [ask, answer]})
+    records, report = read_records(path, "demonstrations")
+    assert records == [Demonstration((Message("user", "p"),), "a", Source(str(path), 2))]
+    assert list(report.dropped) == ["the conversation does not end with the assistant's answer"]
+
+
+def test_preferences_mix_comparisons_and_rankings(file: Any) -> None:
+    path = file(PAIRS[0], {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 0, 1]})
+    assert read_records(path, "preferences")[0] == [
+        Comparison("p", "a", "b", None, Source(str(path), 1)),
+        Ranking("p", ("a", "b", "c"), (2, 0, 1), Source(str(path), 2)),
+    ]
+    records, report = read_records(path, "rankings")
+    assert len(records) == 1
+    assert list(report.dropped) == ["no value in `responses`"]
+
+
+def test_a_prompt_without_its_answer_is_still_a_prompt(file: Any) -> None:
+    path = file({"prompt": "p", "completion": "a"}, {"prompt": "q", "completion": None})
+    assert [r.prompt for r in read_records(path, "prompts")[0]] == ["p", "q"]  # type: ignore[union-attr]
+
+
+def test_prompts_of_messages_behind_a_prompt_of_text(file: Any) -> None:
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]
+    other = [turns[0], {"role": "assistant", "content": "b"}]
+    path = file({"prompt": "p", "chosen": turns, "rejected": other})
+    assert read_records(path, "prompts")[0] == [
+        PromptOnly((Message("user", "p"),), Source(str(path), 1))
+    ]
+
+
+def test_notes_count_the_rows_they_hold_for(file: Any) -> None:
+    path = file(
+        {"instruction": "i", "input": "x", "output": "o"},
+        {"instruction": "i", "input": "", "output": "o"},
+    )
+    assert read_records(path, "sft")[1].notes == [
+        "`output` is read as the response",
+        "in 1 rows, `input` is read as the end of `instruction`",
+        "`instruction` is read as the user's message",
+    ]
+
+
+def test_several_files_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(PAIRS[0]) + "\n")
+    report = read_records(tmp_path, "comparisons")[1]
+    assert report.notes == [f"read from {tmp_path / 'a.jsonl'}, {tmp_path / 'b.jsonl'}"]
+
+
+def test_wrong_columns_name_what_fits(file: Any) -> None:
+    path = file({"prompt": "p", "completion": "a"})
+    assert refused(path, "comparisons") == (
+        f"{path} has the columns prompt, completion; comparisons need prompt, chosen, rejected; "
+        "or chosen, rejected. These rows would fit `sft`."
+    )
+    path = file(PAIRS[0])
+    assert refused(path, "text") == (
+        f"{path} has the columns prompt, chosen, rejected; text need text. "
+        "These rows would fit `reward`, `dpo`, `ipo`, `orpo` or `simpo`."
+    )
+    path = file({"question_id": 1, "choosen": "a", "reject": "b"})
+    assert refused(path, "comparisons").endswith("Did you mean `chosen` by `choosen`? Rename it.")
+    path = file({"foo": 1})
+    assert refused(path, "prompts").endswith("Rename the columns, or give another data set.")
+    path = file({"foo": None})
+    assert "has the columns (all empty);" in refused(path, "prompts")
+
+
+def test_no_row_left(file: Any) -> None:
+    path = file({"prompt": "p", "chosen": "a", "rejected": "a"})
+    assert refused(path, "comparisons") == (
+        f"{path} has 1 rows, none of which can be used as comparisons: 1 chosen and rejected are "
+        "equal (rows.jsonl:1). Correct the rows, or give another data set."
+    )
+
+
+def test_battles(file: Any) -> None:
+    path = file(
+        {"model_a": "x", "model_b": "y", "winner": "model_b"},
+        {"model_a": "x", "model_b": "y", "winner": "?"},
+    )
+    battles, report = read_battles(path)
+    assert battles == [Battle("x", "y", "b")]
+    assert (report.rows, report.used) == (2, 1)
+    path = file(PAIRS[0])
+    with pytest.raises(DataError) as caught:
+        read_battles(path)
+    assert str(caught.value) == (
+        f"{path} has the columns prompt, chosen, rejected; battles need model_a, model_b, winner. "
+        "These rows would fit `reward`, `dpo`, `ipo`, `orpo` or `simpo`."
+    )
+    path = file({"model_a": "x", "model_b": "x", "winner": "tie"})
+    with pytest.raises(DataError, match="none of which is a battle: 1 a model against itself"):
+        read_battles(path)
+
+
+def test_hh_rlhf(shared_data: Path) -> None:
+    """Found by a search of the raw text: in line 1255 the text before the last `Assistant:` differs
+    between the two (a `Human:` within a turn), and in lines 87, 517, 926 and 1104 the chosen answer
+    is blank. All else is usable: 1600 - 5."""
+    path = shared_data / "hh_rlhf" / "harmless.jsonl.gz"
+    records, report = read_records(path, "comparisons")
+    assert (report.rows, report.used, len(records)) == (1600, 1595, 1595)
+    lines = {reason: [s.line for s, _ in rows] for reason, rows in report.dropped.items()}
+    assert lines == {
+        "an empty response": [87, 517, 926, 1104],
+        "the dialogues differ before the last answer": [1255],
+    }
+    longer = sum(len(r.chosen) > len(r.rejected) for r in records if isinstance(r, Comparison))
+    assert round(longer / len(records), 2) == 0.44  # as the data's description says
+    first = records[0]
+    assert isinstance(first, Comparison)
+    assert isinstance(first.prompt, tuple)
+    assert [turn.role for turn in first.prompt] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert first.prompt[-1].content == "okay some of these do not have anything to do with pens"
+
+
+def test_xstest_prompts(shared_data: Path) -> None:
+    records, report = read_records(shared_data / "xstest" / "prompts.csv", "prompts")
+    labels = [r.meta["label"] for r in records if isinstance(r, PromptOnly)]
+    assert (labels.count("safe"), labels.count("unsafe"), report.used) == (250, 200, 450)

@@ -1,0 +1,123 @@
+"""Writing JSON lines and responses.jsonl, and reading them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accord.data.write import ResponseRow, read_responses, write_jsonl, write_responses
+from accord.errors import DataError, StorageError
+from accord.records import Message, Response
+
+
+def test_write_jsonl_makes_the_folder_and_counts(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.jsonl"
+    assert write_jsonl(path, [{"x": "é\u2028"}, {"x": 2}]) == 2
+    assert path.read_bytes() == '{"x": "é\u2028"}\n{"x": 2}\n'.encode()
+    assert write_jsonl(path, []) == 0
+    assert path.read_bytes() == b""
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"x": 1}])
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"x": 2}
+        raise RuntimeError("the model failed")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+    assert path.read_text() == '{"x": 1}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, "\ud800"])
+def test_row_that_json_cannot_hold(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        write_jsonl(tmp_path / "a.jsonl", [{"x": 1}, {"x": value}])
+    assert str(caught.value).startswith(
+        f"Row 2 of {tmp_path / 'a.jsonl'} can't be written as JSON: "
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught:
+        write_jsonl(tmp_path / "file" / "a.jsonl", [])
+    assert str(caught.value).startswith(f"{tmp_path / 'file' / 'a.jsonl'} can't be written: ")
+
+
+def test_responses_as_they_lie_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "responses.jsonl"
+    prompt = (Message("user", "hi"),)
+    response = Response(prompt, "hello", "m", {"seed": 1}, logp=-1.5, tokens=2, finished=False)
+    write_responses(path, [ResponseRow(prompt, {"kind": "a"}, "m", {"seed": 1}, (response,))])
+    assert json.loads(path.read_text()) == {
+        "prompt": [{"role": "user", "content": "hi"}],
+        "meta": {"kind": "a"},
+        "model": "m",
+        "settings": {"seed": 1},
+        "responses": [{"text": "hello", "tokens": 2, "logp": -1.5, "finished": False}],
+    }
+
+
+text = st.text(st.characters(codec="utf-8"))
+
+
+@given(
+    prompt=text | st.tuples(st.builds(Message, st.just("user"), text)),
+    answers=st.lists(
+        st.tuples(
+            text, st.none() | st.floats(-1e9, 0), st.none() | st.integers(0, 9), st.booleans()
+        )
+    ),
+    meta=st.dictionaries(text, st.none() | text | st.integers(), max_size=2),
+)
+def test_responses_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, prompt: Any, answers: Any, meta: Any
+) -> None:
+    path = tmp_path_factory.mktemp("r") / "responses.jsonl"
+    settings = {"temperature": 0.7}
+    responses = tuple(
+        Response(prompt, said, "m", settings, logp, tokens, finished)
+        for said, logp, tokens, finished in answers
+    )
+    row = ResponseRow(prompt, meta, "m", settings, responses)
+    write_responses(path, [row, row])
+    assert read_responses(path) == [row, row]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            {"prompt": "p", "responses": []},
+            "has no `model`. Give a responses.jsonl as `accord sample` writes it: prompt, meta, "
+            "model, settings and responses, each with its text.",
+        ),
+        (
+            {"prompt": "p", "model": "m", "responses": [{"tokens": 1}]},
+            "is not a line of responses.jsonl: a response must be an object with `text`, got "
+            "\"{'tokens': 1}\". Sample the responses again, or correct that line.",
+        ),
+        (
+            {"prompt": 5, "model": "m", "responses": []},
+            "is not a line of responses.jsonl: a prompt must be text or a list of "
+            "{role, content}, got 5. Sample the responses again, or correct that line.",
+        ),
+    ],
+)
+def test_lines_that_are_no_responses(tmp_path: Path, line: dict[str, Any], message: str) -> None:
+    path = tmp_path / "responses.jsonl"
+    write_jsonl(path, [line])
+    with pytest.raises(DataError) as caught:
+        read_responses(path)
+    assert str(caught.value) == f"{path}:1 {message}"
