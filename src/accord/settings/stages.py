@@ -149,6 +149,14 @@ class ArenaSettings(Settings):
     anchor: str | None = Field(
         None, description="The model whose rating is fixed at 1000; by default the mean is."
     )
+    prior: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Pseudo-battles added to every pair of models, half won by each side, so that a model "
+            "that won or lost every battle has a finite rating; 0 adds none."
+        ),
+    )
     seed: int = Field(0, ge=0, description="Seed of sides, noise and bootstrap.")
 
 
