@@ -1,0 +1,1 @@
+"""Learning: one optimiser loop, a literal table of methods, and reinforcement learning."""

@@ -1,0 +1,142 @@
+"""Checkpoints: all that a run needs to go on, written whole or not at all, without pickle."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from accord.errors import SettingsError, StorageError
+from accord.runs import atomic_folder
+
+FOLDER = "checkpoints"
+# Settings that may change between a stop and going on: they do not change what is learned.
+FREE = frozenset(
+    {"output_dir", "save_steps", "save_total_limit", "logging_steps", "resume", "device"}
+)
+
+
+@dataclass
+class Learner:
+    """One set of trainable parameters with its optimiser."""
+
+    parameters: Mapping[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+
+
+@dataclass
+class TrainState:
+    """What changes during a run: learners by name, steps done, and a method's own numbers."""
+
+    learners: dict[str, Learner]
+    step: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    output_dir: Path, state: TrainState, settings: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write `checkpoints/step-N`, then remove all but the newest `keep`.
+
+    Raises StorageError when the disk does not take it; older checkpoints are then untouched.
+    """
+    folder = output_dir / FOLDER / f"step-{state.step:08d}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
+            for key, value in learner.optimiser.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
+    about = {
+        "step": state.step,
+        "numbers": state.numbers,
+        "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
+        "settings": dict(settings),
+    }
+    with atomic_folder(folder) as temporary:
+        save_file(tensors, temporary / "state.safetensors")
+        (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")
+    for old in _steps(output_dir)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load_checkpoint(
+    output_dir: Path, state: TrainState, settings: Mapping[str, Any], *, resume: bool
+) -> bool:
+    """Bring the state to the newest checkpoint in place; False when there is none.
+
+    Raises SettingsError when it was written under settings that would learn something else, or
+    when going on was refused; StorageError when it can't be read.
+    """
+    found = _steps(output_dir)
+    if not found:
+        return False
+    newest = found[-1]
+    if not resume:
+        raise SettingsError(
+            f"{output_dir} holds a checkpoint at step {int(newest.name[5:])}, and resume=false "
+            f"refuses to go on from it. Name another output_dir, or remove {newest.parent}."
+        )
+    try:
+        about = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(newest / "state.safetensors")
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"The checkpoint {newest} can't be read: {error}. Remove it to go on from the one "
+            f"before, or from the start."
+        ) from error
+    _same_settings(about["settings"], settings, newest)
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
+            kept = {
+                key: tensors[f"{name}/{key}/{parameter_name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{key}/{parameter_name}" in tensors
+            }
+            if kept:
+                on_device = {k: v if k == "step" else v.to(parameter) for k, v in kept.items()}
+                learner.optimiser.state[parameter] = on_device
+    state.step = int(about["step"])
+    state.numbers = about["numbers"]
+    rng = bytearray(base64.b64decode(about["torch_rng"]))
+    torch.set_rng_state(torch.frombuffer(rng, dtype=torch.uint8).clone())
+    return True
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Remove all checkpoints of a run that ended well, or whose settings changed."""
+    shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+
+
+def _steps(output_dir: Path) -> list[Path]:
+    folder = output_dir / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.startswith("step-") and p.is_dir())
+
+
+def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
+    current = json.loads(json.dumps(dict(now)))
+    changed = [
+        f"{key} was {then.get(key)!r} and is {current.get(key)!r}"
+        for key in sorted(set(then) | set(current))
+        if key not in FREE and then.get(key) != current.get(key)
+    ]
+    if changed:
+        raise SettingsError(
+            f"The checkpoint {place} was written under other settings: {'; '.join(changed)}. "
+            f"Set them back to go on, name another output_dir, or remove {place.parent} to begin "
+            f"anew."
+        )

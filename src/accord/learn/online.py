@@ -1,0 +1,130 @@
+"""The stage around PPO: load the roles, go on from a checkpoint, write the policy."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from accord.compare.dataset import load_records
+from accord.compare.rewards import reward_of_model
+from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.fit import StepResult
+from accord.learn.offline import start_model
+from accord.learn.optimiser import adamw
+from accord.learn.ppo import Roles, ppo
+from accord.learn.stage import keep_going, model_card
+from accord.lm.adapters import add_adapters
+from accord.lm.encode import Limits, encode_prompts
+from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.model import LanguageModel
+from accord.records import PromptOnly
+from accord.respond.local import local_sampler
+from accord.runs import write_json_atomic
+from accord.settings.training import PpoSettings
+
+log = logging.getLogger(__name__)
+
+
+def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
+    """Train a policy by PPO, yielding after each iteration; writes `output_dir/model`.
+
+    Close the generator to stop between two iterations: a checkpoint is written, and the same call
+    goes on from it.
+    """
+    policy = start_model(settings, scalar=False)
+    reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
+    scorer = load_scalar(
+        settings.reward_model, precision=settings.precision, device=settings.device
+    )
+    critic = _critic(settings, policy, scorer)
+    records, read = load_records(settings.dataset, "prompts")
+    wanted = [r for r in records if isinstance(r, PromptOnly)]
+    room = settings.max_length - settings.max_new_tokens
+    limits = Limits(
+        settings.max_length,
+        min(settings.max_prompt_length or room, max(1, room)),
+        settings.long_prompts,
+    )
+    prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
+    log.info("%s", read.summary())
+    log.info("%s: %s", settings.dataset, encoded.summary())
+    folder = Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / "data.json", {"read": read.to_json(), "encoded": encoded.to_json()})
+    state = TrainState(
+        {
+            "policy": _learner(policy, settings, settings.learning_rate),
+            "critic": _learner(critic, settings, settings.critic_learning_rate),
+        }
+    )
+    roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
+    _log_memory({"policy": policy, "critic": critic, "reference": reference, "reward": scorer})
+    episodes = settings.per_device_train_batch_size
+    iterations = settings.max_steps or math.ceil(
+        settings.num_train_epochs * len(prompts) / episodes
+    )
+    yield from keep_going(
+        lambda s: ppo(s, roles, prompts, kept, settings, iterations=iterations), state, settings
+    )
+    save_model(policy, folder / "model", card=model_card(policy, "ppo", settings))
+
+
+def _frozen(settings: PpoSettings) -> LanguageModel:
+    lm = load_causal(
+        settings.ref_model or settings.model,
+        precision=settings.precision,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    lm.model.requires_grad_(False)
+    return lm
+
+
+def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel) -> LanguageModel:
+    """A critic from the reward model; from the policy's start where it has another tokenizer."""
+    same = policy.tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
+    if not same:
+        log.info("The reward model has another tokenizer; the critic starts from the policy.")
+    critic = load_scalar(
+        settings.reward_model if same else settings.model,
+        seed=settings.seed,
+        precision=settings.precision,
+        device=settings.device,
+        half_weights=settings.lora is not None and settings.precision == "bf16",
+    )
+    if settings.lora is not None:
+        critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
+    if settings.gradient_checkpointing:
+        critic.recompute_activations()
+    return critic
+
+
+def _learner(lm: LanguageModel, settings: PpoSettings, rate: float | None) -> Learner:
+    parameters = lm.trainable()
+    return Learner(parameters, adamw(parameters.values(), settings, rate))
+
+
+def _log_memory(roles: dict[str, LanguageModel | None]) -> None:
+    """Tell what each role holds, so that nobody has to guess where the memory went."""
+    for name, lm in roles.items():
+        if lm is None:
+            log.info("%s: the policy's base, adapters off; no memory of its own", name)
+            continue
+        weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+        learning = (
+            sum(p.numel() for p in lm.trainable().values())
+            if name
+            in (
+                "policy",
+                "critic",
+            )
+            else 0
+        )
+        log.info(
+            "%s: %.1f MB of weights, %.1f MB of gradients and Adam moments",
+            name,
+            weights / 2**20,
+            learning * 12 / 2**20,
+        )

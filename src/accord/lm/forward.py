@@ -1,0 +1,171 @@
+"""The one forward pass: hidden states of a packed batch, and what all methods read off them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from accord.errors import ModelError
+from accord.lm.attention import NAME
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.objectives.logprobs import token_kl, token_logps, token_statistics
+
+# Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
+AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Hidden states of a batch: `before` (R, D) predicts each response token, `last` (N, D) is
+    the state at each response's last token."""
+
+    before: Tensor
+    last: Tensor
+
+
+def hidden_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
+    """Run the backbone over a batch, each prompt once where the architecture allows it."""
+    with lm.compute():
+        if not lm.shares_prefixes:
+            return _row_states(lm, batch)
+        out = lm.backbone(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            # A ready-made 4-d mask keeps transformers from building one; the plan replaces it.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.device),
+            packed=batch.attention,
+            use_cache=False,
+        ).last_hidden_state[0]
+    return Hidden(out[batch.predict], out[batch.last])
+
+
+def _row_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
+    """The same states from plain rows, prompt and response together, padded at the end."""
+    rows = [(*g.prompt, *r) for g in batch.groups for r in g.responses]
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    ends = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(width)[None] < ends[:, None]
+    begins = ends - batch.lengths.cpu()
+    offsets = torch.cat([torch.arange(int(n)) for n in batch.lengths])
+    owner = batch.response_of.cpu()
+    out = lm.backbone(
+        input_ids=ids.to(batch.device), attention_mask=mask.to(batch.device), use_cache=False
+    ).last_hidden_state
+    return Hidden(out[owner, begins[owner] - 1 + offsets], out[torch.arange(len(rows)), ends - 1])
+
+
+def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
+    """Log-prob of each response token, float32 (R,), with gradient."""
+    hidden = hidden_states(lm, batch).before
+    return token_logps(hidden, lm.head, batch.targets, temperature)
+
+
+def response_logps_and_entropy(
+    lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each response token (R,), and the entropy of its distribution (R,)."""
+    hidden = hidden_states(lm, batch).before
+    logps = token_logps(hidden, lm.head, batch.targets, temperature)
+    return logps, token_statistics(hidden.detach(), lm.head, batch.targets, temperature)[0]
+
+
+def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The raw score of each response, float32 (N,), read at its last token."""
+    return lm.scores_of(hidden_states(lm, batch).last)
+
+
+def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """A critic's value before each response token, float32 (R,), in normalised scores."""
+    return (lm.scores_of(hidden_states(lm, batch).before) - lm.score_mean) / lm.score_std
+
+
+@torch.no_grad()
+def response_kl(
+    lm: LanguageModel, reference: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0
+) -> Tensor:
+    """KL(π‖π_ref) in nats along each response (N,): the sum over its tokens of the exact KL."""
+    per_token = token_kl(
+        hidden_states(lm, batch).before,
+        lm.head,
+        hidden_states(reference, batch).before,
+        reference.head,
+        temperature,
+    )
+    return batch.per_response(per_token)
+
+
+@torch.no_grad()
+def check_packing(lm: LanguageModel) -> bool:
+    """Whether packed states lead to the model's own logits or scores; sets `shares_prefixes`.
+
+    Two prompts with two responses each go through the packed pass and through the model as it
+    is. Where they differ, as for state-space layers, the model falls back to plain rows.
+    """
+    vocabulary = lm.inner.config.get_text_config().vocab_size
+    token = [(7 * i + 3) % vocabulary for i in range(24)]
+    batch = pack(
+        [
+            PromptGroup(tuple(token[:5]), (tuple(token[5:9]), tuple(token[9:12]))),
+            PromptGroup(tuple(token[12:15]), (tuple(token[15:20]), tuple(token[20:24]))),
+        ],
+        lm.device,
+    )
+    allowed = AGREEMENT.get(next(lm.model.parameters()).dtype, 0.2)
+    precision, lm.precision = lm.precision, "fp32"
+    try:
+        lm.shares_prefixes = False
+        own = _read(lm, batch)
+        if not torch.allclose(own, _own(lm, batch), atol=allowed, rtol=allowed):
+            raise ModelError(
+                f"{lm.name}: the {type(lm.inner).__name__} logits are not its hidden states "
+                f"times its output embeddings, so accord can't compute its log-probs. "
+                f"Use a decoder with a plain vocabulary head."
+            )
+        lm.shares_prefixes = True
+        lm.shares_prefixes = _packed_agrees(lm, batch, own, allowed)
+    finally:
+        lm.precision = precision
+    return lm.shares_prefixes
+
+
+def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: float) -> bool:
+    config = lm.inner.config.get_text_config()
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return False  # attends within chunks, which a short probe would not show
+    before = config._attn_implementation
+    try:
+        lm.inner.set_attn_implementation(NAME)
+        packed = _read(lm, batch)
+        agrees = bool(torch.allclose(packed, own, atol=allowed, rtol=allowed))
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
+        agrees = False
+    if not agrees:
+        lm.inner.set_attn_implementation(before)
+    return agrees
+
+
+def _read(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    return response_scores(lm, batch) if lm.scalar else response_logps(lm, batch)
+
+
+def _own(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The same numbers from the whole model, one row at a time, head included."""
+    found = []
+    for group in batch.groups:
+        for response in group.responses:
+            ids = torch.tensor([[*group.prompt, *response]], device=lm.device)
+            if lm.scalar:
+                hidden = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
+                found.append(lm.inner.score(hidden)[0, -1].float())
+                continue
+            logps = lm.inner(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+            begin = len(group.prompt)
+            target = torch.tensor(response, device=lm.device)[:, None]
+            found.append(logps[begin - 1 : -1].gather(1, target).squeeze(1))
+    return torch.cat(found)

@@ -1,0 +1,238 @@
+"""Load models from folders or the hub, and save them so that anyone can load them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from accord.errors import ModelError, SettingsError
+from accord.lm.forward import check_packing
+from accord.lm.model import LanguageModel, Precision, without_dropout
+from accord.runs import atomic_folder
+
+log = logging.getLogger(__name__)
+
+REWARD_FILE = "reward.json"
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def load_causal(
+    place: str,
+    *,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trust_remote_code: bool = False,
+    half_weights: bool = False,
+) -> LanguageModel:
+    """A causal language model from a folder or hub name; an adapter is merged into its base.
+
+    Weights are float32 unless `half_weights` (frozen bases under adapters). Raises ModelError
+    for a folder without configuration, tokenizer or safetensors weights.
+    """
+    base, adapter = _base_and_adapter(place)
+    tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
+    dtype = torch.bfloat16 if half_weights else torch.float32
+    model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
+    if adapter:
+        model = _merged(model, adapter)
+    lm = LanguageModel(_placed(model, device), tokenizer, place, precision=precision)
+    return _checked(lm)
+
+
+def load_scalar(
+    place: str,
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trust_remote_code: bool = False,
+    half_weights: bool = False,
+) -> LanguageModel:
+    """A model with a scalar head: a trained reward model, or a new head on a language model.
+
+    A new head's weights are normal with standard deviation 1/√(width + 1), without bias, from the
+    seed. The mean and standard deviation of `reward.json` come along where there is one.
+    """
+    base, adapter = _base_and_adapter(place)
+    tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
+    dtype = torch.bfloat16 if half_weights else torch.float32
+    model = _pretrained(
+        AutoModelForSequenceClassification, base, dtype, trust_remote_code, num_labels=1
+    )
+    if not _has_scalar_head(base):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            width = model.score.weight.shape[1]
+            fresh = torch.randn(model.score.weight.shape, generator=generator)
+            model.score.weight.copy_(fresh * (width + 1) ** -0.5)
+    model.config.pad_token_id = _unambiguous_pad(tokenizer)
+    if adapter:
+        model = _merged(model, adapter)
+    lm = LanguageModel(_placed(model, device), tokenizer, place, scalar=True, precision=precision)
+    kept = Path(place) / REWARD_FILE
+    if kept.is_file():
+        numbers = json.loads(kept.read_text(encoding="utf-8"))
+        lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
+    return _checked(lm)
+
+
+def is_reward_model(place: str) -> bool:
+    """Whether a folder holds a reward model that accord trained."""
+    return (Path(place) / REWARD_FILE).is_file()
+
+
+def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
+    """Write the model, its tokenizer and a model card to a folder, whole or not at all.
+
+    Full models load in transformers, adapters in peft. A reward model's normalisation is beside
+    it in `reward.json`. Raises StorageError when the disk does not take it.
+    """
+    with atomic_folder(folder) as temporary:
+        lm.model.save_pretrained(temporary, safe_serialization=True)
+        lm.tokenizer.save_pretrained(temporary)
+        if lm.scalar:
+            numbers = {"mean": lm.score_mean, "std": lm.score_std}
+            (temporary / REWARD_FILE).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _base_and_adapter(place: str) -> tuple[str, str | None]:
+    """The base model's place, and the adapter's if `place` is an adapter folder."""
+    folder = Path(place)
+    if not folder.is_dir():
+        if folder.suffix or place.startswith((".", "/", "~")) or place.count("/") != 1:
+            raise ModelError(
+                f"No model folder {place!r}.{_near(folder)} Check the path of `model`."
+            )
+        return place, None  # a hub name
+    if (folder / "adapter_config.json").is_file():
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"]), place
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{place} holds no model: there is no config.json in it.{_near(folder / 'model')} "
+            f"Name the folder that save_pretrained wrote."
+        )
+    weights = [p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")]
+    if not any(name.endswith(".safetensors") for name in weights):
+        found = f"only {', '.join(sorted(weights))}, which is pickle" if weights else "none"
+        raise ModelError(
+            f"{place} has no safetensors weights ({found}). accord does not open pickle files, "
+            f"which can run code. Load it where you trust it and save it anew with "
+            f"save_pretrained(..., safe_serialization=True)."
+        )
+    return place, None
+
+
+def _near(path: Path) -> str:
+    if path.is_dir():
+        return f" Did you mean {str(path)!r}?"
+    if not path.parent.is_dir():
+        return ""
+    names = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {str(path.parent / close[0])!r}?" if close else ""
+
+
+def _tokenizer(place: str, base: str, trust_remote_code: bool) -> Any:
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    folder = Path(place)
+    if folder.is_dir() and not any((folder / name).is_file() for name in files):
+        if place == base:
+            raise ModelError(
+                f"{place} holds a model but no tokenizer (none of {', '.join(files)}). "
+                f"Save the model's tokenizer into the same folder with save_pretrained."
+            )
+        place = base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The tokenizer of {place} can't be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {place} has no EOS token, so no response could end. Set "
+            f"`eos_token` in its tokenizer_config.json."
+        )
+    return tokenizer
+
+
+def _pretrained(
+    auto: Any, place: str, dtype: torch.dtype, trust_remote_code: bool, **config: Any
+) -> Any:
+    try:
+        with _quiet():
+            return auto.from_pretrained(
+                place,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **config,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        hint = ""
+        if "trust_remote_code" in str(error):
+            hint = " Set trust_remote_code=true if you trust the code that comes with it."
+        raise ModelError(f"The model {place!r} can't be loaded: {error}{hint}") from error
+
+
+def _has_scalar_head(place: str) -> bool:
+    config = AutoConfig.from_pretrained(place)
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def _merged(model: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _placed(model: Any, device: Device) -> Any:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device=cuda, but torch finds no CUDA device. Use device=cpu or auto.")
+    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return without_dropout(model).to(target).eval()
+
+
+def _checked(lm: LanguageModel) -> LanguageModel:
+    if not check_packing(lm):
+        log.warning(
+            "%s (%s) can't share a prompt between its responses; its batches are computed as "
+            "plain rows, with the same numbers in more time.",
+            lm.name,
+            type(lm.inner).__name__,
+        )
+    return lm
+
+
+def _unambiguous_pad(tokenizer: Any) -> int | None:
+    """A padding id that is not EOS: plain transformers reads the score before the padding."""
+    eos = tokenizer.eos_token_id
+    for candidate in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
+        if candidate is not None and candidate != eos:
+            return int(candidate)
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers announces a new head as a warning; here it is meant."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)

@@ -1,0 +1,153 @@
+"""The one token shape: a prompt with its K responses, and a packed batch of them.
+
+A packed batch is flat: the tokens of all groups one after another, each group's prompt once and
+then its responses, each response at the positions that follow the prompt. No padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from accord.lm.attention import AttentionPlan, plan_attention
+from accord.records import UNKNOWN, Source
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """Token ids of a prompt (at least one) and of K responses (at least one token each).
+
+    `ranks[k]` is the place of response k, 0 best, equal = tie; `margin` is a pair's, if known.
+    """
+
+    prompt: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    ranks: tuple[int, ...] = ()
+    margin: float | None = None
+    source: Source = UNKNOWN
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a packed batch holds of this group."""
+        return len(self.prompt) + sum(len(r) for r in self.responses)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs (P,) as response numbers; a group's weights sum to 1, however many pairs it has."""
+
+    better: Tensor
+    worse: Tensor
+    weights: Tensor
+    margins: Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Groups packed flat, with T tokens, R response tokens and N responses in all.
+
+    input_ids, position_ids (T,); targets (R,) the response tokens; predict (R,) the flat index
+    of the token before each; response_of (R,) which response each belongs to; last (N,) the flat
+    index of each response's last token; lengths (N,); group_of (N,).
+    """
+
+    groups: tuple[PromptGroup, ...]
+    input_ids: Tensor
+    position_ids: Tensor
+    targets: Tensor
+    predict: Tensor
+    response_of: Tensor
+    last: Tensor
+    lengths: Tensor
+    group_of: Tensor
+    device: torch.device
+
+    @cached_property
+    def attention(self) -> AttentionPlan:
+        """Which tokens attend to which, made once for all layers."""
+        return plan_attention(
+            [(len(g.prompt), [len(r) for r in g.responses]) for g in self.groups], self.device
+        )
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """All pairs of responses to one prompt that the ranks tell apart."""
+        better: list[int] = []
+        worse: list[int] = []
+        weights: list[float] = []
+        margins: list[float] = []
+        first = 0
+        for group in self.groups:
+            found = [
+                (i, j)
+                for i, place in enumerate(group.ranks)
+                for j, other in enumerate(group.ranks)
+                if place < other
+            ]
+            better += [first + i for i, _ in found]
+            worse += [first + j for _, j in found]
+            weights += [1.0 / len(found)] * len(found)
+            margins += [group.margin or 0.0] * len(found)
+            first += len(group.responses)
+        return Pairs(
+            torch.tensor(better, device=self.device),
+            torch.tensor(worse, device=self.device),
+            torch.tensor(weights, device=self.device),
+            torch.tensor(margins, device=self.device),
+        )
+
+    def per_response(self, token_values: Tensor) -> Tensor:
+        """Sums (N,) over each response of token values (R,)."""
+        total = token_values.new_zeros(len(self.lengths))
+        return total.index_add(0, self.response_of, token_values)
+
+
+def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> PackedBatch:
+    """Pack groups into one flat batch on the device. Raises ValueError for an empty sequence."""
+    if not groups:
+        raise ValueError("a batch needs at least one group")
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    predict: list[int] = []
+    owner: list[int] = []
+    last: list[int] = []
+    lengths: list[int] = []
+    group_of: list[int] = []
+    for g, group in enumerate(groups):
+        if not group.prompt or not group.responses or not all(group.responses):
+            raise ValueError(f"{group.source}: a prompt and its responses need a token each")
+        ids += group.prompt
+        positions += range(len(group.prompt))
+        end_of_prompt = len(ids) - 1
+        for response in group.responses:
+            start = len(ids)
+            ids += response
+            positions += range(len(group.prompt), len(group.prompt) + len(response))
+            targets += response
+            predict += [end_of_prompt, *range(start, start + len(response) - 1)]
+            owner += [len(lengths)] * len(response)
+            last.append(len(ids) - 1)
+            lengths.append(len(response))
+            group_of.append(g)
+    device = torch.device(device)
+
+    def flat(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    return PackedBatch(
+        groups=tuple(groups),
+        input_ids=flat(ids),
+        position_ids=flat(positions),
+        targets=flat(targets),
+        predict=flat(predict),
+        response_of=flat(owner),
+        last=flat(last),
+        lengths=flat(lengths),
+        group_of=flat(group_of),
+        device=device,
+    )

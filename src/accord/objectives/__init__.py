@@ -1,0 +1,1 @@
+"""The mathematics of alignment: pure functions over tensors, no files, no models."""

@@ -1,0 +1,56 @@
+"""Rewards, advantages and returns of responses as episodes, on padded (episodes, tokens) grids.
+
+A mask (episodes, tokens) of bools says which cells are response tokens; cells without are 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, *, beta: float) -> Tensor:
+    """−β·(log π − log π_ref) on every token, and the score on each response's last token.
+
+    scores (E,), log_ratio and mask (E, T); returns (E, T). InstructGPT, eq. 2; Ziegler et al.
+    2019, eq. 2, taken token by token.
+    """
+    rewards = -beta * log_ratio * mask
+    last = mask.sum(1) - 1
+    if bool((last < 0).any()):
+        raise ValueError("a response without tokens has no last token to carry the score")
+    rewards[torch.arange(len(scores), device=scores.device), last] += scores
+    return rewards
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16), and the returns.
+
+    δ_t = r_t + γ·V_{t+1} − V_t, with V after the last token 0; A_t = δ_t + γλ·A_{t+1};
+    the return is A_t + V_t. All (E, T); responses begin at column 0.
+    """
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    carry = torch.zeros_like(rewards[:, 0])
+    for t in range(rewards.shape[1] - 1, -1, -1):
+        following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(carry)
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        carry = (delta + gamma * lam * carry) * mask[:, t]
+        advantages[:, t] = carry
+    return advantages, (advantages + values) * mask
+
+
+def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
+    """Shift to mean 0 (unless kept) and scale to variance 1 over the masked cells.
+
+    The variance is the population's; fewer than two cells, or equal ones, are only shifted.
+    """
+    cells = values[mask]
+    if cells.numel() == 0:
+        return values
+    mean = cells.mean()
+    scale = torch.rsqrt(cells.var(unbiased=False) + 1e-8)
+    out = (values - mean) * scale
+    return (out + mean if keep_mean else out) * mask

@@ -1,0 +1,37 @@
+"""Losses of a reward model. One value a comparison or ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Bradley & Terry 1952: −log σ(r_chosen − r_rejected − margin), all (pairs,).
+
+    The margin is Llama 2's (Touvron et al. 2023, eq. 2). Over all pairs of a ranking, with weights
+    that sum to 1, it is InstructGPT's loss (Ouyang et al. 2022, eq. 1).
+    """
+    return -logsigmoid(chosen - rejected - margin)
+
+
+def plackett_luce_loss(scores: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Plackett 1975, Luce 1959: −log P(ranking), the best drawn first by softmax, and so on.
+
+    scores (K,); ranks[i] is the place of response i, 0 best. Tied responses share the denominator
+    (Breslow's approximation); the last place is certain and adds nothing. For K = 2 it equals the
+    Bradley-Terry loss.
+    """
+    places = torch.as_tensor(ranks, device=scores.device)
+    later = places[None, :] >= places[:, None]  # who is still there when i is drawn
+    denominators = scores.expand(len(places), -1).masked_fill(~later, -torch.inf).logsumexp(1)
+    last = places == places.max()
+    return (denominators - scores).masked_fill(last, 0.0).sum()
+
+
+def centering_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Eisenstein et al. 2023: (r_chosen + r_rejected)², which holds scores around 0. (pairs,)."""
+    return (chosen + rejected).square()

@@ -1,0 +1,1 @@
+"""Sampling engines: prompts in, K responses to each out."""

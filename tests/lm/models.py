@@ -1,0 +1,65 @@
+"""Small models of real configurations, with random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PhiConfig,
+    Qwen3Config,
+)
+
+VOCABULARY = 96
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+CONFIGS: dict[str, Any] = {
+    "llama": LlamaConfig(**_SHAPE, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**_SHAPE),
+    "gemma": GemmaConfig(**_SHAPE),
+    "gemma2": Gemma2Config(**_SHAPE, sliding_window=6),
+    "gemma3": Gemma3TextConfig(**_SHAPE, sliding_window=6),
+    "mistral": MistralConfig(**_SHAPE, sliding_window=6),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "phi": PhiConfig(**{k: v for k, v in _SHAPE.items() if k != "head_dim"}),
+}
+
+
+def causal(name: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+
+
+def scalar(name: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = CONFIGS[name].__class__(**{**CONFIGS[name].to_dict(), "num_labels": 1})
+    return AutoModelForSequenceClassification.from_config(config).eval()
