@@ -11,59 +11,34 @@ from typing import Any
 
 import accord
 from accord.errors import SettingsError
-from accord.settings.base import Settings
 from accord.settings.load import build, load_yaml, override, parse_override
 from accord.settings.located import KeyPath, LocatedMapping
-from accord.settings.stages import (
-    ArenaSettings,
-    CompareSettings,
-    EvaluateSettings,
-    ReportSettings,
-    SampleSettings,
-    ScratchSettings,
-    SelectSettings,
-    SplitSettings,
-    WorldSettings,
+from accord.settings.stage_kinds import (
+    METHOD_SETTINGS,
+    STAGES,
+    StagePlan,
+    find_method,
+    settings_class,
+    single_stage,
 )
-from accord.settings.suggest import nearest
-from accord.settings.training import DpoSettings, PpoSettings, RewardSettings, SftSettings
+from accord.settings.suggest import listed, nearest
 
-METHOD_SETTINGS: dict[str, type[Settings]] = {
-    "sft": SftSettings,
-    "reward": RewardSettings,
-    "dpo": DpoSettings,
-    "ppo": PpoSettings,
-}
-"""Training methods, and what each may be told."""
-
-STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
-    "world": WorldSettings,
-    "scratch": ScratchSettings,
-    "split": SplitSettings,
-    "train": METHOD_SETTINGS,
-    "sample": SampleSettings,
-    "compare": CompareSettings,
-    "select": SelectSettings,
-    "arena": ArenaSettings,
-    "evaluate": EvaluateSettings,
-    "report": ReportSettings,
-}
-"""Kinds of stages, and what each may be told; `train` depends on its method."""
+__all__ = [
+    "METHOD_SETTINGS",
+    "STAGES",
+    "Recipe",
+    "StagePlan",
+    "find_method",
+    "load_recipe",
+    "settings_class",
+    "shipped_recipes",
+    "single_stage",
+]
 
 _TOP = ("output_dir", "seed", "title", "stages")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"\$(?P<name>[A-Za-z0-9_-]+)(?P<rest>/.*)?", re.DOTALL)
 _NOT_PATHS = frozenset({"title", "name", "anchor"})
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """One stage of a run: its name, its kind, its method if it trains, and its settings."""
-
-    name: str
-    kind: str
-    settings: Settings
-    method: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +105,6 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return Recipe(output_dir, seed, tuple(plans), title, str(path))
 
 
-def settings_class(kind: str, method: str | None = None) -> type[Settings]:
-    """The settings class of a kind of stage, or of a training method. Raises KeyError."""
-    found = STAGES[kind]
-    return found[method or ""] if isinstance(found, dict) else found
-
-
-def stage_settings(kind: str, method: str | None, given: LocatedMapping) -> Settings:
-    """Checked settings of a stage of this kind (and method, where it trains)."""
-    where = given.label or (f"train {method}" if kind == "train" else kind)
-    return build(settings_class(kind, method), given, where=where)
-
-
 def _find(recipe: str | Path) -> Path:
     path = Path(recipe).expanduser()
     shipped = shipped_recipes()
@@ -166,7 +129,7 @@ def _entries(given: LocatedMapping) -> tuple[list[LocatedMapping], list[str]]:
             meant = f" Did you mean `{near}`?" if near else ""
             raise SettingsError(
                 f"`{key}` is not a key of a recipe ({given.source_of((key,))}).{meant} "
-                f"A recipe has {', '.join(f'`{top}`' for top in _TOP)}; "
+                f"A recipe has {listed(_TOP)}; "
                 "what a stage is told stands in its entry of `stages`."
             )
     stages = given.values.get("stages")
@@ -209,16 +172,16 @@ def _name_of(entry: LocatedMapping) -> str:
         else:
             near = nearest(str(kind), STAGES)
             remedy = f"Did you mean `{near}`? " if near else ""
-            remedy += f"The kinds are {', '.join(f'`{known}`' for known in STAGES)}."
+            remedy += f"The kinds are {listed(STAGES)}."
         raise SettingsError(f"{said} {remedy}")
     method = entry.values.get("method")
     if kind == "train" and method not in METHOD_SETTINGS:
         where = entry.source_of(("method",))
         said = "has no `method`" if method is None else f"has the unknown method {method!r}"
         near = nearest(str(method), METHOD_SETTINGS)
+        meant = f" Did you mean `{near}`?" if near else ""
         raise SettingsError(
-            f"A training stage {said} ({where}). {f'Did you mean `{near}`? ' if near else ''}"
-            f"The methods are {', '.join(f'`{known}`' for known in METHOD_SETTINGS)}."
+            f"A training stage {said} ({where}).{meant} The methods are {listed(METHOD_SETTINGS)}."
         )
     if kind != "train" and "method" in entry.values:
         raise SettingsError(
@@ -230,7 +193,7 @@ def _name_of(entry: LocatedMapping) -> str:
         raise SettingsError(
             f"{name!r} can't be the name of a stage ({entry.source_of(('name',))}). "
             "Use letters, digits, - and _, and none of "
-            f"{', '.join(f'`{top}`' for top in (*_TOP, 'run'))}."
+            f"{listed((*_TOP, 'run'))}."
         )
     return name
 
@@ -260,7 +223,7 @@ def _overridden(
             meant = f" Did you mean `{near}`?" if near else ""
             raise SettingsError(
                 f"{text!r} on the command line names neither a stage of {given.source} nor a key "
-                f"of the run.{meant} The stages are {', '.join(f'`{n}`' for n in names)}; "
+                f"of the run.{meant} The stages are {listed(names)}; "
                 "write NAME.key=value."
             )
         given = override(given, path, value, text=text, seen=seen)
@@ -295,7 +258,7 @@ def _plan(
         entry = entry.with_value(("output_dir",), f"{folders['run']}/{name}", entry.source)
     if "seed" in fields and "seed" not in values:
         entry = entry.with_value(("seed",), seed, entry.source)
-    return StagePlan(name, kind, stage_settings(kind, method, entry), method)
+    return StagePlan(name, kind, build(settings_class(kind, method), entry, where=name), method)
 
 
 def _resolved(
@@ -327,5 +290,5 @@ def _resolved(
     meant = f" Did you mean `${near}{match['rest'] or ''}`?" if near else ""
     raise SettingsError(
         f"{said}no stage is called `{name}`.{meant} "
-        f"Earlier folders are {', '.join(f'`${known}`' for known in folders)}."
+        f"Earlier folders are {listed(f'${known}' for known in folders)}."
     )

@@ -34,14 +34,24 @@ def unknown_key(settings_class: type[Settings], key: str, *, where: str) -> str:
     near = nearest(key, fields)
     if near:
         return f"Did you mean `{near}`?"
-    return f"The keys are {', '.join(f'`{name}`' for name in fields)}."
+    return f"The keys are {listed(fields)}."
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelled most alike, if any is near."""
+    """The known word that is spelled most alike, if any is near; the first letter breaks ties."""
     known = list(known)
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), known, n=1, cutoff=0.6)
+    spelled = word.lower().replace("-", "_")
+    near = difflib.get_close_matches(spelled, known, n=3, cutoff=0.6)
     if near:
-        return near[0]
+        return max(near, key=lambda other: (_likeness(spelled, other), other[:1] == spelled[:1]))
     longer = [name for name in known if len(word) > 2 and word in name.split("_")]
     return longer[0] if len(longer) == 1 else None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in quotes, with commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _likeness(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, word).ratio()

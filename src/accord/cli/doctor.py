@@ -1,0 +1,50 @@
+"""What accord sees of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accord.runs.manifest import machine, versions
+from accord.runs.storage import size
+
+
+def facts() -> list[tuple[str, str]]:
+    """Rows of name and value: versions, processor, threads, memory, devices, disk."""
+    import torch
+
+    rows = [(name, version) for name, version in versions().items()]
+    seen = machine()
+    rows.append(("system", str(seen["system"])))
+    rows.append(("processor", f"{seen['cpu']}, {seen['cores']} cores for this process"))
+    threads = f"{torch.get_num_threads()} in torch"
+    if "OMP_NUM_THREADS" in os.environ:
+        threads += f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})"
+    rows.append(("threads", threads))
+    rows.append(("memory", _memory(seen["memory"])))
+    rows += _devices(torch)
+    usage = shutil.disk_usage(Path.cwd())
+    rows.append(("disk", f"{size(usage.free)} of {size(usage.total)} free in this folder"))
+    return rows
+
+
+def _memory(total: int | None) -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = {line.partition(":")[0]: line.split()[1] for line in lines}["MemAvailable"]
+    except (OSError, KeyError, IndexError):
+        return size(total) if total else "unknown"
+    return f"{size(int(available) * 1024)} of {size(total or 0)} available"
+
+
+def _devices(torch: Any) -> list[tuple[str, str]]:
+    if not torch.cuda.is_available():
+        return [("device", "cpu (no CUDA device)")]
+    rows = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        rows.append((f"cuda:{index}", f"{name}, {size(free)} of {size(total)} free"))
+    return rows

@@ -1,0 +1,86 @@
+"""Where the `accord` command begins, and where every error ends: one paragraph and an exit code.
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from accord.cli.app import app
+from accord.errors import AccordError
+
+_INTERRUPTED = 130
+_GO_ON = "Interrupted. The same command goes on where it stopped."
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and leaves the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; `--debug` may stand anywhere in it."""
+    _never_fail_to_print()
+    debug = "--debug" in arguments
+    try:
+        code = app([a for a in arguments if a != "--debug"], "accord", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # quiet at exit too
+        return 0
+    except typer.TyperException as error:
+        _tell(f"{error.format_message()} `accord COMMAND --help` tells how a command is used.")
+        return 2
+    except AccordError as error:
+        return _told(error, str(error), debug, code=error.exit_code)
+    except Exception as error:
+        message = (
+            f"accord met an error that it does not know: {_in_one_line(error)}. Run the same "
+            "command with --debug for the traceback, and report it if it is accord's fault."
+        )
+        return _told(error, message, debug, code=1)
+    if code == _INTERRUPTED:
+        typer.echo(f"\n{_GO_ON}", err=True)
+    return code
+
+
+def _told(error: BaseException, message: str, debug: bool, *, code: int) -> int:
+    if debug:
+        traceback.print_exception(error)
+    _tell(message)
+    return code
+
+
+def _tell(message: str) -> None:
+    """One paragraph on stderr; control characters, which a terminal would obey, are spelled out."""
+    shown = "".join(
+        char if char.isprintable() else " " if char in "\n\t" else f"\\x{ord(char):02x}"
+        for char in message.strip()
+    )
+    typer.secho("Error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    typer.echo(shown, err=True)
+
+
+def _in_one_line(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def _never_fail_to_print() -> None:
+    """Where the terminal's encoding lacks a character, a replacement is printed instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
