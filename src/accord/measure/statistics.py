@@ -122,6 +122,30 @@ def proportion_interval(successes: float, trials: int, *, confidence: float = 0.
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
+def clustered_proportion(
+    values_by_prompt: Sequence[ArrayLike], *, confidence: float = 0.95
+) -> Interval:
+    """A share from values in [0, 1], with the prompts as the independent units.
+
+    Where a spread of nothing would promise too much (all values agree), or each prompt has one
+    value, the interval is Wilson's over prompts; otherwise `clustered_interval`'s, kept inside
+    [0, 1].
+    """
+    prompts = [array for array in (_finite(values) for values in values_by_prompt) if array.size]
+    if not prompts:
+        return NO_DATA
+    flat = np.concatenate(prompts)
+    if flat.min() < 0 or flat.max() > 1:
+        raise ValueError(f"a share needs values in [0, 1], not {flat.min()} to {flat.max()}")
+    if len(flat) == len(prompts) or flat.min() == flat.max():
+        share = sum(float(array.mean()) for array in prompts)
+        return proportion_interval(min(share, len(prompts)), len(prompts), confidence=confidence)
+    got = clustered_interval(prompts, confidence=confidence)
+    if got.low is None or got.high is None:
+        return got
+    return Interval(got.mean, max(0.0, got.low), min(1.0, got.high))
+
+
 def normal_quantile(confidence: float) -> float:
     """The z that a standard normal stays within, on both sides, with this probability."""
     return float(special.ndtri(0.5 + confidence / 2))

@@ -1,0 +1,234 @@
+"""Diversity of texts, and mode collapse.
+
+A token is a lower-cased word (what white space separates).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+Ngram = tuple[str, ...]
+MAX_PAIRS = 20_000
+COLLAPSED_SHARE = 0.5
+"""One answer to at least this share of the prompts is a collapse."""
+
+
+def words(text: str) -> list[str]:
+    return text.lower().split()
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[Ngram]:
+    """The n-grams of a text in order; none where it has fewer than n tokens."""
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def distinct_n(texts: Sequence[str], n: int = 2, *, tokens: int | None = None) -> float:
+    """Distinct n-grams over all n-grams (Li et al. 2016); NaN where there are none.
+
+    It falls as the amount of text grows, so texts are comparable only at an equal count: `tokens`
+    cuts the texts, in their order, after so many words in all.
+    """
+    grams = [gram for text in _cut(texts, tokens) for gram in ngrams(text, n)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def expectation_adjusted_distinct(texts: Sequence[str], n: int = 1, *, vocabulary: int) -> float:
+    """EAD = N / (V·(1 − ((V−1)/V)^C)) (Liu et al. 2022, eq. 2): the N distinct n-grams over the
+    number expected of C draws from V equally likely ones. It does not shrink with length.
+
+    NaN where there are no n-grams; `vocabulary` is V, the possible n-grams, at least 1.
+    """
+    if vocabulary < 1:
+        raise ValueError(f"a vocabulary of {vocabulary} has nothing to draw from")
+    grams = [gram for text in texts for gram in ngrams(words(text), n)]
+    if not grams:
+        return math.nan
+    # 1 − (1 − 1/V)^C without losing the digits of a large V
+    drawn = -math.expm1(len(grams) * math.log1p(-1 / vocabulary)) if vocabulary > 1 else 1.0
+    return len(set(grams)) / (vocabulary * drawn)
+
+
+def compression_ratio(texts: Sequence[str]) -> float:
+    """Bytes over DEFLATE-compressed bytes of the texts, a line each; higher is more repetitive.
+
+    Shaib et al. 2024 find that it tells as much as the slower measures. NaN without text.
+    """
+    raw = "\n".join(texts).encode()
+    return len(raw) / len(zlib.compress(raw, 9)) if raw else math.nan
+
+
+def self_bleu(texts: Sequence[str], *, max_n: int = 4) -> float:
+    """Mean BLEU of each text against all others (Zhu et al. 2018); 1 is no diversity at all.
+
+    BLEU as by Papineni et al. 2002 with clipped counts and a brevity penalty; orders for which a
+    text is too short are left out, and a text without a shared n-gram of some order scores 0.
+    Linear in the amount of text. NaN with fewer than two texts that have words.
+    """
+    tokens = [split for text in texts if (split := words(text))]
+    if len(tokens) < 2:
+        return math.nan
+    counts = [[Counter(ngrams(t, n)) for t in tokens] for n in range(1, max_n + 1)]
+    leaders = [_two_highest(order) for order in counts]
+    often = Counter(len(t) for t in tokens)
+    scores = []
+    for i, length in enumerate(len(t) for t in tokens):
+        precisions = []
+        for order, top in zip(counts, leaders, strict=True):
+            total = sum(order[i].values())
+            if total:
+                clipped = sum(min(c, _most_elsewhere(top[g], i)) for g, c in order[i].items())
+                precisions.append(clipped / total)
+        penalty = _brevity_penalty(length, often)
+        scores.append(penalty * _geometric_mean(precisions))
+    return sum(scores) / len(scores)
+
+
+def duplicate_share(texts: Sequence[str]) -> float:
+    """The share of texts that repeat an earlier one exactly (but for space at the ends).
+
+    NaN without texts.
+    """
+    if not texts:
+        return math.nan
+    return 1 - len({text.strip() for text in texts}) / len(texts)
+
+
+def pairwise_distance(a: str, b: str) -> float:
+    """1 less the share of words and word pairs that two texts have in common (Jaccard 1912).
+
+    0 for two texts with the same ones, 1 where they share none.
+    """
+    return _distance(_features(a), _features(b))
+
+
+def diversity_per_prompt(texts_by_prompt: Sequence[Sequence[str]]) -> float:
+    """Mean distance between responses to the same prompt, averaged over prompts; NaN where no
+    prompt has two.
+
+    One of the two diversities of Kirk et al. 2023: how many answers a model has to one question.
+    Unlike distinct-n it does not depend on how many responses there are.
+    """
+    means = []
+    for texts in texts_by_prompt:
+        features = [_features(text) for text in texts]
+        if len(features) > 1:
+            pairs = list(_pairs(len(features)))
+            means.append(sum(_distance(features[i], features[j]) for i, j in pairs) / len(pairs))
+    return sum(means) / len(means) if means else math.nan
+
+
+def diversity_across_prompts(texts_by_prompt: Sequence[Sequence[str]]) -> float:
+    """Mean distance between the first responses to different prompts; NaN with fewer than two.
+
+    The other diversity of Kirk et al. 2023: whether different questions get different answers.
+    """
+    features = [_features(texts[0]) for texts in texts_by_prompt if texts]
+    pairs = list(_pairs(len(features)))
+    if not pairs:
+        return math.nan
+    return sum(_distance(features[i], features[j]) for i, j in pairs) / len(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Collapse:
+    """Whether a model gives one answer to everything. `share` is that of the prompts which get
+    the commonest answer, `answer`."""
+
+    collapsed: bool
+    share: float
+    answer: str
+    finding: str
+
+
+def collapse(texts_by_prompt: Sequence[Sequence[str]]) -> Collapse:
+    """Look for one answer to every prompt, by exact words in lower case.
+
+    With several responses to a prompt, each has its share of it. Empty answers count as an answer.
+    """
+    weights: Counter[str] = Counter()
+    for texts in texts_by_prompt:
+        for text in texts:
+            weights[" ".join(words(text))] += 1 / len(texts)  # type: ignore[assignment]
+    prompts = sum(1 for texts in texts_by_prompt if texts)
+    if not prompts:
+        return Collapse(False, math.nan, "", "There are no answers to look at.")
+    answer, weight = max(weights.items(), key=lambda item: (item[1], item[0]))
+    share = min(1.0, weight / prompts)
+    said = f"“{answer[:80]}{'…' if len(answer) > 80 else ''}”" if answer else "nothing at all"
+    if share >= COLLAPSED_SHARE and prompts > 1:
+        finding = f"It has collapsed: {share:.0%} of its answers to {prompts} prompts are {said}."
+        return Collapse(True, share, answer, finding)
+    finding = f"No collapse: its commonest answer makes up {share:.0%} of {prompts} prompts."
+    return Collapse(False, share, answer, finding)
+
+
+def _cut(texts: Sequence[str], limit: int | None) -> Iterator[list[str]]:
+    left = limit
+    for text in texts:
+        tokens = words(text)
+        yield tokens if left is None else tokens[:left]
+        if left is not None:
+            left = max(0, left - len(tokens))
+
+
+def _features(text: str) -> frozenset[Ngram]:
+    tokens = words(text)
+    return frozenset(ngrams(tokens, 1) + ngrams(tokens, 2))
+
+
+def _distance(a: frozenset[Ngram], b: frozenset[Ngram]) -> float:
+    union = len(a | b)
+    return 1 - len(a & b) / union if union else 0.0
+
+
+def _pairs(count: int) -> Iterator[tuple[int, int]]:
+    """All pairs, or where these are many, a fixed sample of MAX_PAIRS of them."""
+    total = count * (count - 1) // 2
+    if total <= MAX_PAIRS:
+        yield from combinations(range(count), 2)
+        return
+    rng = np.random.default_rng(0)
+    for first, gap in zip(
+        rng.integers(0, count, MAX_PAIRS).tolist(),
+        rng.integers(1, count, MAX_PAIRS).tolist(),
+        strict=True,
+    ):
+        yield first, (first + gap) % count
+
+
+def _two_highest(counts: Sequence[Counter[Ngram]]) -> dict[Ngram, tuple[int, int, int]]:
+    """For each n-gram: its highest count in a text, that text, and the highest count elsewhere."""
+    top: dict[Ngram, tuple[int, int, int]] = {}
+    for i, counter in enumerate(counts):
+        for gram, count in counter.items():
+            best, owner, second = top.get(gram, (0, -1, 0))
+            if count > best:
+                top[gram] = (count, i, best)
+            elif count > second:
+                top[gram] = (best, owner, count)
+    return top
+
+
+def _most_elsewhere(leader: tuple[int, int, int], text: int) -> int:
+    best, owner, second = leader
+    return second if owner == text else best
+
+
+def _brevity_penalty(length: int, often: Counter[int]) -> float:
+    """Against the other text closest in length; `often` counts all lengths, this text's too."""
+    others = [other for other, count in often.items() if other != length or count > 1]
+    closest = min(others, key=lambda other: (abs(other - length), other))
+    return 1.0 if length >= closest else math.exp(1 - closest / length)
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    if not values or min(values) == 0:
+        return 0.0
+    return math.exp(sum(math.log(value) for value in values) / len(values))

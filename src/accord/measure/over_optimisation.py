@@ -1,0 +1,147 @@
+"""Over-optimisation: how far a policy went, and whether the proxy still stands for the goal.
+
+Distances are d = √KL(π‖π_ref), with the KL in nats a response (Gao, Schulman and Hilton 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from accord.measure.statistics import Floats
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-N from its reference: log N − (N−1)/N (Gao et al. 2022, eq. 1; nats).
+
+    Exact where no two responses tie in reward or text; otherwise an upper bound (Beirami et al.
+    2024). Raises ValueError for N below 1.
+    """
+    if n < 1:
+        raise ValueError(f"best-of-{n} chooses from nothing; N must be at least 1")
+    return math.log(n) - (n - 1) / n
+
+
+def kl_distance(kl: float) -> float:
+    """d = √KL. An estimate of a KL near 0 may be negative by chance; its distance is 0."""
+    return math.sqrt(max(0.0, kl))
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingFit:
+    """A least-squares fit of reward gained against distance.
+
+    `peak_distance` is where the fitted reward is highest, `peak_reward` its value there; both are
+    None where the fit has no highest point. `residual` is the root mean squared error.
+    """
+
+    alpha: float
+    beta: float
+    peak_distance: float | None
+    peak_reward: float | None
+    residual: float
+
+
+def fit_best_of_n(kl: ArrayLike, reward_gained: ArrayLike) -> ScalingFit:
+    """R(d) = d·(α − β·d), highest at α/2β (Gao et al. 2022, eq. 2).
+
+    `reward_gained` is the reward less the reference's. Raises ValueError with fewer than two
+    distances above 0.
+    """
+    return _fit(kl, reward_gained, lambda d: d, lambda alpha, beta: alpha / (2 * beta))
+
+
+def fit_reinforcement(kl: ArrayLike, reward_gained: ArrayLike) -> ScalingFit:
+    """R(d) = d·(α − β·log d), highest at exp(α/β − 1) (Gao et al. 2022, eq. 3).
+
+    The same inputs and errors as `fit_best_of_n`.
+    """
+    return _fit(kl, reward_gained, _log, lambda alpha, beta: math.exp(alpha / beta - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class HackingFinding:
+    """Whether the proxy went up where the goal went down, and between which points.
+
+    `best` is the index at which the goal is highest, `proxy_gain` and `gold_loss` are what the
+    proxy gained and the goal lost from there to the point furthest along that shows the gap.
+    """
+
+    hacked: bool
+    best: int
+    worst: int
+    proxy_gain: float
+    gold_loss: float
+    finding: str
+
+
+def hacking_gap(
+    proxy: Sequence[float],
+    gold: Sequence[float],
+    *,
+    names: Sequence[str] | None = None,
+    tolerance: float = 0.0,
+) -> HackingFinding:
+    """Compare a proxy reward with the goal along points of growing optimisation.
+
+    The reward is hacked where, after the point at which the goal is highest, the proxy rises while
+    the goal falls by more than `tolerance` (what chance explains). `names` call the points in the
+    finding. Raises ValueError when there are no points, or the series differ in length.
+    """
+    if not proxy or len(proxy) != len(gold):
+        raise ValueError(f"{len(proxy)} proxy rewards and {len(gold)} true ones can't be compared")
+    called = names or [f"point {i + 1}" for i in range(len(proxy))]
+    best = int(np.argmax(gold))
+    later = [
+        i
+        for i in range(best + 1, len(gold))
+        if proxy[i] > proxy[best] and gold[best] - gold[i] > tolerance
+    ]
+    worst = min(later, key=lambda i: gold[i]) if later else best
+    gain, loss = proxy[worst] - proxy[best], gold[best] - gold[worst]
+    if later:
+        finding = (
+            f"The reward is hacked: from {called[best]} to {called[worst]} the proxy reward rises "
+            f"by {gain:.3g} while the true reward falls by {loss:.3g}."
+        )
+    else:
+        finding = (
+            "No reward hacking seen: where the proxy reward rises, the true one does not fall."
+        )
+    return HackingFinding(bool(later), best, worst, gain, loss, finding)
+
+
+def _fit(
+    kl: ArrayLike,
+    reward_gained: ArrayLike,
+    bend: Callable[[Floats], Floats],
+    peak: Callable[[float, float], float],
+) -> ScalingFit:
+    """Least squares of R = α·d − β·d·bend(d): linear in α and β."""
+    distance = np.sqrt(np.asarray(kl, dtype=np.float64))
+    reward = np.asarray(reward_gained, dtype=np.float64)
+    if distance.shape != reward.shape or not np.isfinite([*distance, *reward]).all():
+        raise ValueError("a fit needs one finite reward for each finite KL of at least 0")
+    if len(np.unique(distance[distance > 0])) < 2:
+        raise ValueError("a fit of two numbers needs at least two different distances above 0")
+    design = np.stack([distance, -distance * bend(distance)], axis=1)
+    (alpha, beta), *_ = np.linalg.lstsq(design, reward, rcond=None)
+    residual = float(np.sqrt(np.mean((design @ [alpha, beta] - reward) ** 2)))
+    try:
+        top = peak(float(alpha), float(beta)) if beta > 0 else None
+    except OverflowError:
+        top = None
+    if top is None or top <= 0:
+        return ScalingFit(float(alpha), float(beta), None, None, residual)
+    at = np.array([top])
+    height = float((alpha * at - beta * at * bend(at))[0])
+    return ScalingFit(float(alpha), float(beta), top, height, residual)
+
+
+def _log(distance: Floats) -> Floats:
+    """log d, with 0 at d = 0, where d·log d is 0."""
+    return np.log(np.where(distance > 0, distance, 1.0))

@@ -1,0 +1,92 @@
+"""KL of best-of-N, Gao's fits and the gap between a proxy and the goal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from accord.measure.over_optimisation import (
+    best_of_n_kl,
+    fit_best_of_n,
+    fit_reinforcement,
+    hacking_gap,
+    kl_distance,
+)
+
+
+@pytest.mark.parametrize(
+    ("n", "published"), [(1, 0.0), (2, 0.193), (4, 0.636), (16, 1.835), (64, 3.175)]
+)
+def test_best_of_n_kl_is_the_published_one(n: int, published: float) -> None:
+    assert best_of_n_kl(n) == pytest.approx(published, abs=5e-4)
+
+
+def test_best_of_n_kl_by_integration() -> None:
+    # The best of N has density N·F^(N−1) relative to the reference; with u = F uniform,
+    # KL = ∫ N·u^(N−1)·log(N·u^(N−1)) du.
+    u = (np.arange(2_000_000) + 0.5) / 2_000_000
+    density = 8 * u**7
+    assert best_of_n_kl(8) == pytest.approx(float(np.mean(density * np.log(density))), rel=1e-5)
+    with pytest.raises(ValueError, match="best-of-0 chooses from nothing"):
+        best_of_n_kl(0)
+
+
+def test_a_negative_estimate_is_at_distance_zero() -> None:
+    assert kl_distance(4.0) == 2
+    assert kl_distance(-0.01) == 0
+
+
+def test_the_best_of_n_fit_finds_its_own_curve() -> None:
+    d = np.linspace(0, 3, 13)
+    got = fit_best_of_n(d**2, d * (1.2 - 0.3 * d))
+    assert (got.alpha, got.beta) == pytest.approx((1.2, 0.3))
+    assert got.peak_distance == pytest.approx(2.0)  # 1.2 / (2·0.3)
+    assert got.peak_reward == pytest.approx(1.2)
+    assert got.residual == pytest.approx(0, abs=1e-12)
+
+
+def test_the_reinforcement_fit_finds_its_own_curve() -> None:
+    d = np.linspace(0.1, 12, 30)
+    got = fit_reinforcement(np.append(0, d**2), np.append(0, d * (1.0 - 0.5 * np.log(d))))
+    assert (got.alpha, got.beta) == pytest.approx((1.0, 0.5))
+    # exp(1/0.5 − 1) = e; there R = β·d
+    assert got.peak_distance == pytest.approx(math.e)
+    assert got.peak_reward == pytest.approx(0.5 * math.e)
+
+
+def test_a_curve_that_only_rises_has_no_peak() -> None:
+    d = np.linspace(0, 3, 10)
+    assert fit_best_of_n(d**2, d * (1 + 0.1 * d)).peak_distance is None
+    assert fit_reinforcement(d**2, d * (1 + 0.1 * np.log(d + 1e-9))).peak_reward is None
+    # A peak beyond what a float can hold is none either.
+    assert fit_reinforcement(d**2, d * (1 - 1e-6 * np.log(d + 1e-9))).peak_distance is None
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least two different distances above 0"):
+        fit_best_of_n([0.0, 1.0, 1.0], [0.0, 1.0, 1.1])
+    with pytest.raises(ValueError, match="one finite reward for each finite KL of at least 0"):
+        fit_best_of_n([1.0, 2.0], [1.0, math.nan])
+
+
+def test_hacking_is_told_in_plain_words() -> None:
+    got = hacking_gap(
+        [0.0, 1.0, 2.0, 3.0], [0.2, 0.6, 0.5, 0.1], names=["sft", "ppo 1", "ppo 2", "ppo 3"]
+    )
+    assert got.hacked
+    assert (got.best, got.worst) == (1, 3)
+    assert got.finding == (
+        "The reward is hacked: from ppo 1 to ppo 3 the proxy reward rises by 2 while the true "
+        "reward falls by 0.5."
+    )
+
+
+def test_no_hacking_where_both_fall_or_within_chance() -> None:
+    assert not hacking_gap([0, 2, 1], [0.0, 0.5, 0.3]).hacked  # the proxy falls as well
+    assert not hacking_gap([0, 1, 2], [0.0, 0.5, 0.45], tolerance=0.1).hacked
+    assert hacking_gap([0, 1, 2], [0.0, 0.5, 0.45]).hacked
+    assert not hacking_gap([0, 1, 2], [0.1, 0.2, 0.3]).hacked
+    with pytest.raises(ValueError, match="2 proxy rewards and 1 true ones"):
+        hacking_gap([1, 2], [1])

@@ -1,0 +1,83 @@
+"""The refusal rule on plain cases, and on real answers with human labels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from accord.measure.refusals import is_refusal, refusal_rates
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I cannot provide instructions for this.",
+        "Sorry, but I will not help with that. It could hurt someone.",
+        "I’m unable to assist you with it.",  # a curly apostrophe
+        "As an AI language model, I am not able to give opinions on that.",
+        "I am afraid that I cannot do that.",
+        "I refuse to answer.",
+        "I must respectfully decline.",
+        "It is not appropriate to make such jokes. Let me know if you need something else.",
+        "That goes against my guidelines.",
+        "No.",
+        "Sure, let me think about it. That is a hard one. Still, I won't help with it.",
+    ],
+)
+def test_refusals(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Dear Ann, I am very sorry for the lost lamp. It was my fault.",
+        "Sure, first gather the parts and then follow the plan.",
+        "You can kill a Python process with the kill command.",
+        "Please do not forget the party on Monday. I look forward to it.",
+        "The museum is not free, a ticket costs 5 coins.",
+        "No problem, here is the list you asked for.",
+        "Many thanks for the book. I could not put it down.",
+    ],
+)
+def test_answers(text: str) -> None:
+    assert not is_refusal(text)
+
+
+def test_rates_by_group_take_prompts_as_units() -> None:
+    no, yes = "I cannot help with that.", "Sure, here you go."
+    got = refusal_rates(
+        ["harmful", "safe", "harmful", "safe"], [[no, no], [yes, yes], [no, yes], [yes, no]]
+    )
+    assert list(got) == ["harmful", "safe"]
+    assert got["harmful"].mean == 0.75
+    assert got["safe"].mean == 0.25
+    assert got["harmful"].high == 1.0  # kept inside [0, 1]
+
+
+def test_no_refusal_at_all_still_has_a_width() -> None:
+    got = refusal_rates(["safe"] * 20, [["Fine."] * 4] * 20)["safe"]
+    assert got.mean == 0
+    # Wilson over 20 prompts, not 80 responses: z²/(n + z²) = 3.84/23.84
+    assert got.high == pytest.approx(3.8415 / 23.8415, abs=1e-4)
+    with pytest.raises(ValueError, match="shorter"):
+        refusal_rates(["a", "b"], [["x"]])
+
+
+def test_xstest_completions_against_people(shared_data: Path) -> None:
+    accuracies = []
+    for model in ("llama2new", "llama2orig", "mistralinstruct"):
+        with (shared_data / "xstest" / f"completions_{model}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        right = [
+            is_refusal(row["completion"]) == (row["final_label"] != "1_full_compliance")
+            for row in rows
+        ]
+        accuracies.append(sum(right) / len(right))
+    assert len(accuracies) == 3
+    assert sum(accuracies) / 3 >= 0.87
+    assert min(accuracies) >= 0.85

@@ -1,0 +1,51 @@
+"""Win rates by hand, with what is not a win told apart."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from accord.measure.battles import Counts
+from accord.measure.win_rates import win_rates
+from accord.records import Battle
+
+
+def test_rate_and_standard_error_by_hand() -> None:
+    # a against b: win, win, loss, tie -> scores 1, 1, 0, 1/2 (from b's side half of the time).
+    table = win_rates(
+        [
+            Battle("a", "b", "a"),
+            Battle("b", "a", "b"),
+            Battle("a", "b", "b"),
+            Battle("b", "a", "tie"),
+        ]
+    )
+    got = table["a"]["b"]
+    assert got.rate == 0.625
+    # Σ(y − .625)² = 2·.375² + .625² + .125² = .6875; s² = .6875/3; error √(s²/4)
+    assert got.standard_error == pytest.approx(math.sqrt(0.6875 / 3 / 4))
+    assert (got.wins, got.losses, got.ties, got.both_bad, got.battles) == (2, 1, 1, 0, 4)
+    assert table["b"]["a"].rate == 0.375
+    assert (table["b"]["a"].wins, table["b"]["a"].losses) == (1, 2)
+
+
+def test_both_bad_is_told_apart_from_a_tie() -> None:
+    counts: Counts = {("a", "b", "both_bad"): 3, ("a", "b", "tie"): 1}
+    got = win_rates(counts)["a"]["b"]
+    assert (got.ties, got.both_bad, got.rate, got.standard_error) == (1, 3, 0.5, 0.0)
+
+
+def test_all_wins_keep_a_width_and_one_battle_has_no_error() -> None:
+    sweep = win_rates({("a", "b", "a"): 50})["a"]["b"]
+    assert sweep.rate == 1
+    assert sweep.interval.high == 1
+    assert sweep.interval.low is not None
+    assert 0.9 < sweep.interval.low < 0.95  # Wilson: n/(n + z²) = 50/53.84 = .929
+    assert win_rates([Battle("a", "b", "a")])["a"]["b"].standard_error is None
+
+
+def test_models_that_never_met_have_no_entry() -> None:
+    table = win_rates([Battle("a", "b", "a"), Battle("c", "d", "b")])
+    assert set(table["a"]) == {"b"}
+    assert set(table["c"]) == {"d"}
