@@ -97,7 +97,7 @@ def recover_folder(final: str | Path) -> None:
     The second happens only where the file system can't exchange two names in one step and the
     process died between two renames.
     """
-    final = Path(final)
+    final = Path(final).resolve()
     aside = final.parent / f".{final.name}{_ASIDE}"
     if aside.exists():
         if final.exists():

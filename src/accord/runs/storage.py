@@ -21,6 +21,8 @@ _WHAT = {
     errno.EACCES: "permission was denied",
     errno.EPERM: "the operation is not permitted",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the name is too long for the disk",
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 ONLY_WRITING = frozenset({*_FULL, errno.EROFS})
@@ -59,7 +61,7 @@ def _message(path: Path, code: int) -> str:
     elif code == errno.EIO:
         remedy = "Check the disk, or point `output_dir` to another one"
     else:
-        remedy = "Change the folder's rights, or point `output_dir` to a folder you can write to"
+        remedy = "Put that right, or point `output_dir` to a folder you can write to"
     return (
         f"Could not write {path}: {_WHAT.get(code, os.strerror(code))}{_free(path)}. {remedy}; "
         "then run the same command again: it goes on from what is complete."

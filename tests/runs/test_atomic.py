@@ -1,0 +1,242 @@
+"""Folders and files that are whole or absent: killed writers, full disks, readers in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from accord.errors import StorageError
+from accord.runs import atomic, atomic_folder, recover_folder, write_json_atomic
+from accord.runs.storage import storage_errors
+
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+from accord.runs import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("new")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "half").write_text("ha")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def fill(folder: Path, text: str) -> None:
+    (folder / "weights").write_text(text)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "config").write_text(text)
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    final = tmp_path / "a" / "model"
+    with atomic_folder(final) as folder:
+        fill(folder, "one")
+        assert not final.exists()
+    assert (final / "deep" / "config").read_text() == "one"
+    assert [p.name for p in final.parent.iterdir()] == ["model"]
+
+
+def test_an_old_folder_is_replaced_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    final = tmp_path / "model"
+    with atomic_folder(final) as folder:
+        fill(folder, "one")
+        (folder / "only in the first").write_text("")
+    with atomic_folder(final) as folder:
+        fill(folder, "two")
+        assert (final / "weights").read_text() == "one"  # still there while the new one is made
+    assert sorted(p.name for p in final.iterdir()) == ["deep", "weights"]
+    assert (final / "weights").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_error_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:
+    final = tmp_path / "model"
+    with atomic_folder(final) as folder:
+        fill(folder, "one")
+    with pytest.raises(FileExistsError), atomic_folder(final) as folder:
+        fill(folder, "two")
+        fill(folder, "again")  # makes the same folder a second time
+    assert (final / "weights").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_killed_writer_changes_nothing_and_its_rest_is_removed(
+    tmp_path: Path, existed: bool
+) -> None:
+    final = tmp_path / "model"
+    if existed:
+        with atomic_folder(final) as folder:
+            fill(folder, "old")
+    killed = subprocess.run([sys.executable, "-c", WRITER, str(final)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    rest = [p for p in tmp_path.iterdir() if p.name != "model"]
+    assert len(rest) == 1  # the killed process could not clean up
+    assert final.exists() is existed
+    if existed:
+        assert (final / "weights").read_text() == "old"
+    with atomic_folder(final) as folder:
+        assert not rest[0].exists()
+        fill(folder, "next")
+    assert (final / "weights").read_text() == "next"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_folder_of_a_live_writer_is_left_alone(tmp_path: Path) -> None:
+    final = tmp_path / "model"
+    with atomic_folder(final) as folder:
+        fill(folder, "mine")
+        recover_folder(final)
+        assert (folder / "weights").read_text() == "mine"
+
+
+def read_inside(folder: int, name: str) -> str:
+    """The text of a file in a folder that is held open, wherever its name has gone."""
+    with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=folder)) as file:
+        return file.read()
+
+
+def test_a_reader_never_finds_the_folder_missing_or_mixed(tmp_path: Path) -> None:
+    if atomic._renameat2() is None:
+        pytest.skip("this system can't exchange two names in one step")
+    final = tmp_path / "model"
+    with atomic_folder(final) as folder:
+        fill(folder, "0")
+    faults: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                descriptor = os.open(final, os.O_RDONLY)
+            except FileNotFoundError:
+                faults.append("missing")
+                continue
+            try:
+                texts = [read_inside(descriptor, name) for name in ("weights", "deep/config")]
+                if len(set(texts)) != 1:
+                    faults.append(f"mixed {texts}")
+            except FileNotFoundError:
+                pass  # the folder that was opened has been replaced and removed meanwhile
+            finally:
+                os.close(descriptor)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(1, 40):
+            with atomic_folder(final) as folder:
+                fill(folder, str(i))
+    finally:
+        done.set()
+        reader.join()
+    assert faults == []
+
+
+def test_without_an_exchange_the_old_folder_is_put_aside_and_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_renameat2", lambda: None)
+    final = tmp_path / "model"
+    for text in ("one", "two"):
+        with atomic_folder(final) as folder:
+            fill(folder, text)
+    assert (final / "weights").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    # A process that died between its two renames: nothing at the name, the old folder aside.
+    final.rename(tmp_path / ".model.aside")
+    recover_folder(final)
+    assert (final / "weights").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "disk" / "model")
+    with atomic_folder(link) as folder:
+        fill(folder, "one")
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "model" / "weights").read_text() == "one"
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with (
+        pytest.raises(StorageError, match="is a file where a folder must be"),
+        atomic_folder(tmp_path / "model"),
+    ):
+        pass
+    (tmp_path / "plain").write_text("a file")
+    with pytest.raises(StorageError, match=r"Could not write .*plain/model: "):
+        write_json_atomic(tmp_path / "plain" / "model", {})
+
+
+def test_json_is_whole_and_valid(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.json"
+    write_json_atomic(path, {"a": float("nan"), "b": [float("inf"), 1.5], "c": Path("d")})
+    # JSON has no NaN: a strict reader must be able to read every file.
+    read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert read == {"a": None, "b": [None, 1.5], "c": "d"}
+    with pytest.raises(TypeError, match="JSON can't hold"):
+        write_json_atomic(path, {"a": object()})
+    assert json.loads(path.read_text())["c"] == "d"
+    assert [p.name for p in path.parent.iterdir()] == ["x.json"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte, mounted for the test."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk needs more rights: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_with_its_space_and_leaves_the_old_folder(small_disk: Path) -> None:
+    final = small_disk / "model"
+    with atomic_folder(final) as folder:
+        (folder / "weights").write_bytes(b"1" * 300_000)
+    with pytest.raises(StorageError) as caught, atomic_folder(final) as folder:
+        (folder / "weights").write_bytes(b"2" * 900_000)
+    message = str(caught.value)
+    assert message.startswith(f"Could not write {final}: no space is left on the disk (")
+    assert "of 1.0 MB are free there). Free some space, or point `output_dir` to" in message
+    assert "run the same command again" in message
+    assert (final / "weights").read_bytes() == b"1" * 300_000
+    assert [p.name for p in small_disk.iterdir()] == ["model"]
+
+
+def test_a_full_disk_keeps_the_old_file(small_disk: Path) -> None:
+    path = small_disk / "x.json"
+    write_json_atomic(path, "old")
+    with pytest.raises(StorageError, match="no space is left"):
+        write_json_atomic(path, "2" * 2_000_000)
+    assert json.loads(path.read_text()) == "old"
+    assert [p.name for p in small_disk.iterdir()] == ["x.json"]
+
+
+def test_what_libraries_in_rust_say_of_a_full_disk_is_understood(tmp_path: Path) -> None:
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(StorageError, match="no space is left on the disk"), storage_errors("x"):
+        raise RuntimeError(said)
+
+
+def test_an_error_in_reading_is_not_taken_for_a_failure_to_write(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_folder(tmp_path / "model"):
+        raise PermissionError(13, "Permission denied", "/some/input")
