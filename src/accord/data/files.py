@@ -56,7 +56,7 @@ def read_rows(place: str | Path) -> Iterator[Row]:
     elif is_hub_name(place) and _extension(path) not in READERS and not path.parent.is_dir():
         rows = hub_rows(place)
     else:
-        raise DataError(_missing(path))
+        raise DataError(missing(path))
     return _not_empty(
         (Row(values, Source(name, line)) for name, line, values in rows),
         place,
@@ -121,7 +121,8 @@ def _split_word(path: Path) -> str:
     return path.name.lower().replace("-", ".").replace("_", ".").split(".")[0]
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
+    """What to tell of a path that is not there: what was meant, or what is there instead."""
     if not path.parent.is_dir():
         return (
             f"{path} does not exist, nor does its folder {path.parent}. "

@@ -1,0 +1,118 @@
+"""Connections to a preference store: SQLite in a file, or any database by URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from accord.data.files import missing
+from accord.errors import DataError, StorageError
+
+BUSY_SECONDS = 60.0
+STORE_ENDINGS = {".db", ".sqlite", ".sqlite3"}
+
+
+def is_store(place: str | Path) -> bool:
+    """Whether `place` names a preference store: a database file or a database URL."""
+    text = str(place)
+    return "://" in text or Path(text).suffix.lower() in STORE_ENDINGS
+
+
+def engine_for(place: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
+    """An engine for `place`, and the name to show for it (a URL's password hidden).
+
+    Raises DataError where the URL or its driver can't be used, or where the file is not there and
+    must not be created.
+    """
+    text = str(place)
+    if "://" in text:
+        try:
+            url = sa.make_url(text)
+            shown = url.render_as_string(hide_password=True)
+            engine = sa.create_engine(url, json_serializer=_to_json)
+        except (exc.ArgumentError, ModuleNotFoundError) as error:
+            scheme = text.split("://")[0]
+            raise DataError(
+                f"The store {scheme}://… can't be opened: {error}. Give a file ending in .db or a "
+                "URL such as postgresql+psycopg://user@host/name, and install its driver."
+            ) from error
+    else:
+        path = Path(text).expanduser()
+        if not create and not path.is_file():
+            raise DataError(missing(path))
+        if create:
+            _make_folder(path.parent)
+        shown = text
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)), json_serializer=_to_json
+        )
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine, shown
+
+
+_to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The folder {folder} can't be made: {error.strerror}. Give another place."
+        ) from error
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver would begin transactions by itself, and only at the first change: two processes
+    # that have read before they write would then lock each other out. `_begin_sqlite` begins them.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: sa.Engine, place: str, *, writes: bool) -> Iterator[sa.Connection]:
+    """One transaction: all of it or nothing.
+
+    Raises DataError where the file is no database or a value can't be stored, StorageError where
+    the database refuses (it is locked, full, read-only or can't be reached).
+    """
+    try:
+        with engine.execution_options(writes=writes).begin() as connection:
+            yield connection
+    except exc.IntegrityError:
+        raise
+    except exc.DBAPIError as error:
+        told = str(error.orig)
+        if "not a database" in told or "malformed" in told:
+            raise DataError(
+                f"{place} is not a preference store: {told}. Give a store, or a new file's name."
+            ) from error
+        remedy = (
+            f"Another process has been writing for more than {BUSY_SECONDS:.0f} seconds; wait "
+            "for it to end."
+            if "locked" in told
+            else "Check that the place is there, has free space and may be written to."
+        )
+        raise StorageError(f"The store {place} failed: {told}. {remedy}") from error
+    except exc.StatementError as error:
+        raise DataError(
+            f"A value can't be kept in the store {place}: {error.orig}. "
+            "Meta and settings must be what JSON can hold."
+        ) from error
