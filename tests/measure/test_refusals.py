@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from accord.measure.refusals import is_refusal, refusal_rates
+from accord.world.grammar import COMPLIANCE, FAMILIES, REFUSAL
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,21 @@ def test_xstest_completions_against_people(shared_data: Path) -> None:
     assert len(accuracies) == 3
     assert sum(accuracies) / 3 >= 0.87
     assert min(accuracies) >= 0.85
+
+
+def test_the_embedded_world_is_read_without_a_mistake() -> None:
+    refusals = [
+        f"{opening} {core}. {warmth}"
+        for opening in (*REFUSAL.openings, "")
+        for core in (*REFUSAL.cores, *REFUSAL.blunt)
+        for warmth in REFUSAL.warmth
+    ]
+    answers = [
+        f"{opening} {core}. {warmth}"
+        for family in FAMILIES.values()
+        for opening in (*family.openings, "")
+        for core in (*family.cores, *family.blunt, *family.vague)
+        for warmth in family.warmth
+    ]
+    assert [text for text in refusals if not is_refusal(text)] == []
+    assert [text for text in (*answers, *COMPLIANCE) if is_refusal(text)] == []

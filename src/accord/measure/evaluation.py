@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accord.measure.diversity import (
     collapse,
@@ -19,6 +17,7 @@ from accord.measure.diversity import (
     duplicate_share,
     words,
 )
+from accord.measure.lengths import LengthBin, length_bins, length_edges
 from accord.measure.refusals import refusal_rates
 from accord.measure.statistics import (
     NO_DATA,
@@ -29,9 +28,6 @@ from accord.measure.statistics import (
 
 REFUSAL_KINDS = ("harmful", "safe", "jailbreak")
 """Kinds of prompts whose refusals are told; "safe" ones only look dangerous."""
-LENGTH_BINS = 5
-
-Bools = NDArray[np.bool_]
 
 Nested = Sequence[Sequence[float]]
 """[prompts][responses]"""
@@ -55,18 +51,6 @@ class Measured:
     kl: Nested | float | None = None
     kl_kind: str = "not measured"
     seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LengthBin:
-    """Mean rewards of the responses with `least` to `most` words; the bins are the same for all
-    models, so that answers of equal length can be compared."""
-
-    least: int
-    most: int
-    responses: int
-    true_reward: float | None
-    reward_model_score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +111,7 @@ def evaluation_rows(
     pooled = {one.model: _round_robin(one.texts) for one in measured}
     sizes = [sum(len(words(text)) for text in texts) for texts in pooled.values()]
     shared = min((size for size in sizes if size), default=0)
-    edges = _length_edges(measured)
+    edges = length_edges([text for texts in pooled.values() for text in texts])
     return [_row(one, pooled[one.model], shared, edges, confidence) for one in measured]
 
 
@@ -196,7 +180,12 @@ def _row(
         refusals=dict(
             refusal_rates([k for k, _ in told], [t for _, t in told], confidence=confidence)
         ),
-        by_length=_by_length(one, edges),
+        by_length=length_bins(
+            [text for texts in one.texts for text in texts],
+            edges,
+            true_reward=_flat(one.true_reward),
+            reward_model_score=_flat(one.reward_model_score),
+        ),
         prompts=len(one.texts),
         responses=len(pooled),
         seconds=one.seconds,
@@ -224,35 +213,8 @@ def _round_robin(texts_by_prompt: Sequence[Sequence[str]]) -> list[str]:
     return [texts[i] for i in range(most) for texts in texts_by_prompt if i < len(texts)]
 
 
-def _length_edges(measured: Sequence[Measured]) -> list[int]:
-    """Where bins begin (quantiles of all models' lengths in words), and where the last one ends."""
-    lengths = [len(words(text)) for one in measured for texts in one.texts for text in texts]
-    quantiles = np.quantile(lengths, np.arange(LENGTH_BINS) / LENGTH_BINS, method="lower")
-    return [*np.unique(quantiles).astype(int).tolist(), max(lengths) + 1]
-
-
-def _by_length(one: Measured, edges: Sequence[int]) -> tuple[LengthBin, ...]:
-    lengths = np.array([len(words(text)) for texts in one.texts for text in texts])
-
-    def mean(values: Nested | None, chosen: Bools) -> float | None:
-        if values is None:
-            return None
-        return float(np.array([value for row in values for value in row])[chosen].mean())
-
-    bins = []
-    for start, stop in pairwise(edges):
-        chosen = (lengths >= start) & (lengths < stop)
-        if chosen.any():
-            bins.append(
-                LengthBin(
-                    least=start,
-                    most=stop - 1,
-                    responses=int(chosen.sum()),
-                    true_reward=mean(one.true_reward, chosen),
-                    reward_model_score=mean(one.reward_model_score, chosen),
-                )
-            )
-    return tuple(bins)
+def _flat(values: Nested | None) -> list[float] | None:
+    return None if values is None else [value for row in values for value in row]
 
 
 def _sign_share(margin: float) -> float:

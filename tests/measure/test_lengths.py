@@ -1,0 +1,50 @@
+"""Rewards at equal length, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from accord.measure.lengths import LengthBin, length_bins, length_edges, length_matched_gain
+
+
+def text(count: int) -> str:
+    return " ".join(["w"] * count)
+
+
+def test_bins_cover_every_length_once() -> None:
+    texts = [text(n) for n in range(11)]
+    edges = length_edges(texts)
+    assert edges == [0, 2, 4, 6, 8, 11]  # quantiles of 0..10 at 0, .2, .4, .6, .8; and the end
+    bins = length_bins(texts, edges, true_reward=list(range(11)))
+    assert sum(b.responses for b in bins) == 11
+    assert bins[0] == LengthBin(0, 1, 2, 0.5, None)
+    assert bins[-1] == LengthBin(8, 10, 3, 9.0, None)
+    with pytest.raises(ValueError, match="no texts"):
+        length_edges([])
+
+
+def test_a_gain_that_is_only_length_vanishes_at_equal_length() -> None:
+    # The reward is the length. One model is long, the other short; in the bin they share the
+    # rewards are equal.
+    short = (LengthBin(1, 9, 50, 5.0, None), LengthBin(10, 20, 10, 15.0, None))
+    long = (LengthBin(1, 9, 10, 5.0, None), LengthBin(10, 20, 50, 15.0, None))
+    assert length_matched_gain(long, short) == 0
+
+
+def test_gains_are_weighted_by_the_fewer_responses_and_thin_bins_are_left_out() -> None:
+    ours = (
+        LengthBin(1, 2, 10, 1.0, 3.0),
+        LengthBin(3, 4, 30, 2.0, None),
+        LengthBin(5, 6, 4, 99.0, None),
+    )
+    theirs = (
+        LengthBin(1, 2, 90, 0.5, 1.0),
+        LengthBin(3, 4, 30, 1.0, None),
+        LengthBin(5, 6, 90, 0.0, None),
+    )
+    # (10·0.5 + 30·1.0) / 40; the third bin has only 4 of ours.
+    assert length_matched_gain(ours, theirs) == pytest.approx(35 / 40)
+    assert length_matched_gain(ours, theirs, "reward_model_score") == pytest.approx(2.0)
+    assert math.isnan(length_matched_gain(ours[2:], theirs[2:]))
