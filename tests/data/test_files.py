@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accord.data.files import read_rows
@@ -297,6 +297,7 @@ def test_a_local_folder_goes_before_a_hub_owner(
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
 
 
+@settings(deadline=None, max_examples=50)  # files each
 @given(st.lists(st.fixed_dictionaries({"a": text, "b": text}), min_size=1, max_size=4))
 def test_any_text_survives_each_file_kind(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accord.data.write import ResponseRow, read_responses, write_jsonl, write_responses
@@ -72,6 +72,7 @@ def test_responses_as_they_lie_in_the_file(tmp_path: Path) -> None:
 text = st.text(st.characters(codec="utf-8"))
 
 
+@settings(deadline=None, max_examples=50)  # files each
 @given(
     prompt=text | st.tuples(st.builds(Message, st.just("user"), text)),
     answers=st.lists(

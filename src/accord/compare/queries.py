@@ -243,7 +243,7 @@ def _prompt_ids(connection: sa.Connection, digests: Sequence[str]) -> dict[str, 
         wanted = sa.select(PROMPTS.c.digest, PROMPTS.c.id).where(
             PROMPTS.c.digest.in_(digests[start : start + CHUNK])
         )
-        found |= dict(connection.execute(wanted).tuples().all())
+        found.update((row.digest, row.id) for row in connection.execute(wanted))
     return found
 
 
@@ -254,7 +254,7 @@ def _prompt_of_responses(connection: sa.Connection, ids: Sequence[int]) -> dict[
         chosen = sa.select(RESPONSES.c.id, RESPONSES.c.prompt_id).where(
             RESPONSES.c.id.in_(wanted[start : start + CHUNK])
         )
-        found |= dict(connection.execute(chosen).tuples().all())
+        found.update((row.id, row.prompt_id) for row in connection.execute(chosen))
     return found
 
 
