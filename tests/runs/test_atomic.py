@@ -35,6 +35,11 @@ def fill(folder: Path, text: str) -> None:
     (folder / "deep" / "config").write_text(text)
 
 
+def fill_twice(folder: Path) -> None:
+    fill(folder, "two")
+    fill(folder, "again")  # fails, since the inner folder is there already
+
+
 def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
     final = tmp_path / "a" / "model"
     with atomic_folder(final) as folder:
@@ -62,8 +67,7 @@ def test_an_error_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:
     with atomic_folder(final) as folder:
         fill(folder, "one")
     with pytest.raises(FileExistsError), atomic_folder(final) as folder:
-        fill(folder, "two")
-        fill(folder, "again")  # makes the same folder a second time
+        fill_twice(folder)
     assert (final / "weights").read_text() == "one"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import accord
-
-if TYPE_CHECKING:
-    from accord.settings.recipe import StagePlan
 
 app = typer.Typer(
     name="accord",
@@ -94,14 +91,9 @@ def demo(
     Example:
       accord demo --output-dir runs/demo --seed 1
     """
-    from accord.pipeline import run_recipe
-    from accord.settings.recipe import load_recipe
-
     # JSON text is YAML text, so that any name of a folder is read as it is.
     asked = [f"output_dir={json.dumps(output_dir)}", f"seed={seed}", *(overrides or [])]
-    recipe = load_recipe("demo", asked)
-    run_recipe(recipe)
-    _say_report(Path(recipe.output_dir))
+    _run_recipe("demo", asked)
 
 
 @app.command("run")
@@ -115,12 +107,7 @@ def run_(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
     Example:
       accord run my.yaml output_dir=runs/two dpo.beta=0.2
     """
-    from accord.pipeline import run_recipe
-    from accord.settings.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    run_recipe(loaded)
-    _say_report(Path(loaded.output_dir))
+    _run_recipe(recipe, overrides or [])
 
 
 @app.command()
@@ -133,10 +120,12 @@ def plan(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
     Example:
       accord plan demo sft.max_steps=10
     """
-    from accord.pipeline import plan_recipe
     from accord.settings.recipe import load_recipe
 
-    typer.echo(plan_recipe(load_recipe(recipe, overrides or [])))
+    loaded = load_recipe(recipe, overrides or [])
+    from accord.pipeline import plan_recipe
+
+    typer.echo(plan_recipe(loaded))
 
 
 @app.command()
@@ -279,17 +268,13 @@ def doctor() -> None:
 def _run_stage(
     kind: str, overrides: list[str] | None, config: Path | None, *, method: str | None = None
 ) -> None:
-    from accord.pipeline import run_stage
-
-    stage = _stage(kind, overrides or [], config, method)
-    run_stage(stage)
-    typer.echo(f"Done: {stage.settings.output_dir}")  # type: ignore[attr-defined]
-
-
-def _stage(kind: str, overrides: list[str], config: Path | None, method: str | None) -> StagePlan:
     from accord.settings.recipe import single_stage
 
-    return single_stage(kind, method, config=config, overrides=overrides)
+    stage = single_stage(kind, method, config=config, overrides=overrides or [])
+    from accord.pipeline import run_stage
+
+    run_stage(stage)
+    typer.echo(f"Done: {stage.settings.output_dir}")  # type: ignore[attr-defined]
 
 
 def _unless_given(key: str, value: str, overrides: list[str]) -> list[str]:
@@ -298,6 +283,12 @@ def _unless_given(key: str, value: str, overrides: list[str]) -> list[str]:
     return [f"{key}={json.dumps(value)}", *overrides]
 
 
-def _say_report(folder: Path) -> None:
-    page = folder / "report.html"
-    typer.echo(f"Done: {page if page.is_file() else folder}")
+def _run_recipe(name: str, overrides: list[str]) -> None:
+    from accord.settings.recipe import load_recipe
+
+    recipe = load_recipe(name, overrides)
+    from accord.pipeline import run_recipe  # imports torch: after what can be wrong before it
+
+    run_recipe(recipe)
+    page = Path(recipe.output_dir) / "report.html"
+    typer.echo(f"Done: {page if page.is_file() else page.parent}")

@@ -1,0 +1,126 @@
+"""docs/settings.md, written from the settings themselves.
+
+Regenerate it with `python -m accord.settings.document > docs/settings.md`; a test holds the two
+together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from pydantic.fields import FieldInfo
+
+from accord.settings.aliases import RENAMED
+from accord.settings.allowed import allowed, default_text, table_of
+from accord.settings.base import Settings
+from accord.settings.recipe import METHOD_SETTINGS, STAGES
+from accord.settings.training import TrainSettings
+
+_INTRODUCTION = """\
+# Settings
+
+<!-- Written by `python -m accord.settings.document > docs/settings.md`; do not edit by hand. -->
+
+A stage's settings stand in a YAML file (`--config`), in a recipe, or on the command line as
+`key=value`; the command line wins. A value is read as YAML: `1e-5` is a number, `off` is false,
+and text that looks like something else goes in quotes. A key with a dot reaches into a table
+(`lora.r=8`) or a list (`contestants.0.name=base`). An unknown key, a key given twice and a value
+of the wrong type are errors: nothing is converted in silence. A path may begin with `~/`.
+
+## Recipes
+
+| key | what it holds | default |
+|---|---|---|
+| `output_dir` | Folder of the whole run; each stage writes to a folder in it. | `runs/` and the \
+recipe's name |
+| `seed` | Seed of every stage that has one and is not given its own. | 0 |
+| `title` | Title of the run. | absent |
+| `stages` | The stages in order: each a table with `stage` (its kind), `method` (where the kind \
+is `train`), a `name` if the default (the method or the kind) is taken, and the settings below. | \
+must be given |
+
+`$NAME/…` in a stage's settings is the folder of the earlier stage called NAME, and `$run` the
+run's folder. On the command line `NAME.key=value` sets a key of the stage called NAME.
+"""
+
+
+def settings_page() -> str:
+    """The page as Markdown, every kind of stage and every method with each of its keys."""
+    return "\n".join([_INTRODUCTION, *_training(), *_others(), *_aliases()])
+
+
+def _training() -> Iterator[str]:
+    yield "## train\n"
+    yield f"{_sentence(TrainSettings)} In a recipe: `stage: train` and `method: NAME`.\n"
+    yield from _table(TrainSettings.model_fields)
+    for method, settings_class in METHOD_SETTINGS.items():
+        yield f"### train {method}\n"
+        yield f"{_sentence(settings_class)}\n"
+        yield f"All keys of `train`, {_differing(settings_class)}\n"
+        shared = TrainSettings.model_fields
+        own = {
+            key: field
+            for key, field in settings_class.model_fields.items()
+            if key not in shared or _row(key, field) != _row(key, shared[key])
+        }
+        yield from _table(own)
+
+
+def _differing(settings_class: type[Settings]) -> str:
+    own = [key for key in settings_class.model_fields if key not in TrainSettings.model_fields]
+    return "and these, or with these defaults:" if own else "with these defaults:"
+
+
+def _others() -> Iterator[str]:
+    for kind, settings_class in STAGES.items():
+        if isinstance(settings_class, dict):
+            continue
+        yield f"## {kind}\n"
+        yield f"{_sentence(settings_class)}\n"
+        yield from _table(settings_class.model_fields)
+
+
+def _aliases() -> Iterator[str]:
+    yield "## Other names that are accepted\n"
+    yield (
+        "These names of the Hugging Face world mean exactly the same. The names of other tools "
+        "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, Unsloth) are refused with the name "
+        "to use here.\n"
+    )
+    yield "| name | is |\n|---|---|"
+    for alias, path in RENAMED.items():
+        yield f"| `{alias}` | `{'.'.join(map(str, path))}` |"
+    yield "| `use_peft` | `lora`: `on` or `off` |"
+
+
+def _sentence(settings_class: type[Settings]) -> str:
+    return " ".join((settings_class.__doc__ or "").split())
+
+
+def _table(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[str]:
+    yield "| key | what it is | may be | default |\n|---|---|---|---|"
+    yield from _rows(fields, prefix)
+    yield ""
+
+
+def _rows(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[str]:
+    for key, field in fields.items():
+        yield _row(prefix + key, field)
+        table = table_of(field.annotation)
+        if table:
+            inner = (
+                f"{prefix}{key}." if "list" not in str(field.annotation) else f"{prefix}{key}.N."
+            )
+            yield from _rows(table.model_fields, inner)
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    default = default_text(field)
+    shown = "must be given" if default is None else default
+    cells = (f"`{key}`", field.description or "", allowed(field), shown)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_page())
