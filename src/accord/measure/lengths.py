@@ -1,4 +1,4 @@
-"""Reward at equal length: most of a gain may be nothing but longer answers (Singhal et al. 2023)."""
+"""Reward at equal length: much of a gain may be mere length (Singhal et al. 2023)."""
 
 from __future__ import annotations
 
