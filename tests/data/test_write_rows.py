@@ -52,7 +52,9 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError) as caught:
         write_jsonl(tmp_path / "file" / "a.jsonl", [])
-    assert str(caught.value).startswith(f"{tmp_path / 'file' / 'a.jsonl'} can't be written: ")
+    assert str(caught.value).startswith(
+        f"Could not write {tmp_path / 'file' / 'a.jsonl'}: a part of the path is a file, not a folder"
+    )
 
 
 def test_responses_as_they_lie_in_the_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import exc
 
 from accord.data.files import missing
 from accord.errors import DataError, StorageError
+from accord.runs.storage import storage_errors
 
 BUSY_SECONDS = 60.0
 STORE_ENDINGS = {".db", ".sqlite", ".sqlite3"}
@@ -48,7 +49,8 @@ def engine_for(place: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
         if not create and not path.is_file():
             raise DataError(missing(path))
         if create:
-            _make_folder(path.parent)
+            with storage_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
         shown = text
         engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(path)), json_serializer=_to_json
@@ -60,15 +62,6 @@ def engine_for(place: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
 
 
 _to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"The folder {folder} can't be made: {error.strerror}. Give another place."
-        ) from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

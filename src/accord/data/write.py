@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accord.data.files import Row, read_rows
-from accord.errors import DataError, StorageError
+from accord.errors import DataError
 from accord.records import Prompt, Response, prompt_from_json, prompt_json
+from accord.runs.atomic import write_text_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +30,12 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
     Raises DataError at a row that JSON can't hold, StorageError where the disk refuses.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                for count, row in enumerate(rows, start=1):
-                    file.write(_line(path, count, row))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{path} can't be written: {error.strerror or error}. "
-            "Free space or give a folder that may be written to."
-        ) from error
-    return count
+    lines = [_line(path, number, row) for number, row in enumerate(rows, start=1)]
+    write_text_atomic(path, "".join(lines))
+    return len(lines)
 
 
-def _line(path: Path, number: int, row: Mapping[str, Any]) -> str:
+def _line(path: str | Path, number: int, row: Mapping[str, Any]) -> str:
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         line.encode("utf-8")
