@@ -50,10 +50,11 @@ def test_row_that_json_cannot_hold(tmp_path: Path, value: Any) -> None:
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "a.jsonl"
     with pytest.raises(StorageError) as caught:
-        write_jsonl(tmp_path / "file" / "a.jsonl", [])
+        write_jsonl(path, [])
     assert str(caught.value).startswith(
-        f"Could not write {tmp_path / 'file' / 'a.jsonl'}: a part of the path is a file, not a folder"
+        f"Could not write {path}: a part of the path is a file, not a folder"
     )
 
 
