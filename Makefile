@@ -1,0 +1,48 @@
+# Every target sets up what it needs: a virtual environment in .venv with the pinned versions.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help .venv demo test check bench format docs
+
+help:
+	@echo "make demo    the whole cycle on the embedded world, then runs/demo/report.html"
+	@echo "make test    every test"
+	@echo "make check   lint, format, types, and the rules of the repository"
+	@echo "make bench   the benchmarks"
+	@echo "make format  put the code in the shape that check wants"
+	@echo "make docs    write the pages that are made from the code"
+
+.venv: $(STAMP)
+
+# torch comes first and alone, so that a build for this machine (the CPU's) is taken where an index
+# offers one; what depends on it is then content with it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/accord demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m accord.settings.document > docs/settings.md
