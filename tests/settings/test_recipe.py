@@ -88,7 +88,7 @@ def test_stages_in_order_with_folders_and_seeds(
 def test_overrides_address_the_run_and_its_stages(recipe_file: Path) -> None:
     recipe = load_recipe(
         recipe_file,
-        ["output_dir=else", "seed=5", "sft.max_steps=2", "stages.sft.lora.r=4", "stages.0.seed=9"],
+        ["output_dir=else/", "seed=5", "sft.max_steps=2", "stages.sft.lora.r=4", "stages.0.seed=9"],
     )
     assert recipe.seed == 5
     sft = recipe.stage("sft").settings
@@ -113,6 +113,7 @@ def test_overrides_address_the_run_and_its_stages(recipe_file: Path) -> None:
         ("sft.model=$wrld/m", "no stage is called `wrld`. Did you mean `$world/m`?"),
         ("sft.model=$sft", "`sft` is this stage itself. Name an earlier stage."),
         ("sft.model=$arena/m", "the stage `arena` comes later"),
+        ("sft.output_dir=./out//world", "is the folder of the stage `world` too"),
         ("sft.output_dir=$world", "is the folder of the stage `world` too"),
         ("sft.beta=1", "sft: `sft.beta` is not a key (on the command line)"),
     ],

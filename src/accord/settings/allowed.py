@@ -62,7 +62,7 @@ def default_text(field: FieldInfo) -> str | None:
     if value is PydanticUndefined:
         return None
     if isinstance(value, Settings):
-        return "its defaults"
+        return "its keys' defaults"
     return plain(value)
 
 

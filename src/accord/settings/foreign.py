@@ -66,6 +66,15 @@ FOREIGN: dict[str, Foreign] = {
     "torch_compile": Foreign(_HF, "", "Models are not compiled; leave it out."),
     "tf32": Foreign(_HF, "precision"),
     "attn_implementation": Foreign(_TRL, "", _PREFERS),
+    "remove_unused_columns": Foreign(_HF, "", "Only known columns are read; leave it out."),
+    "no_remove_unused_columns": Foreign(_TRL, "", "Only known columns are read; leave it out."),
+    "gradient_checkpointing_kwargs": Foreign(_HF, "gradient_checkpointing"),
+    "load_best_model_at_end": Foreign(_HF, "", "The last model is kept; leave it out."),
+    "ddp_find_unused_parameters": Foreign(_HF, "", "Leave it out."),
+    "use_liger_kernel": Foreign(_HF, "", "Losses are computed in chunks already; leave it out."),
+    "disable_tqdm": Foreign(_HF, "", "There is no progress bar to disable; leave it out."),
+    "top_k": Foreign(_HF, "top_p", "Sampling takes `temperature` and `top_p`."),
+    "do_sample": Foreign(_HF, "temperature", "Write `temperature: 0` for the likeliest tokens."),
     # TRL
     "dataset_config": Foreign(_TRL, "dataset", "Export that configuration to a file first."),
     "dataset_train_split": Foreign(_TRL, "dataset", "Name a file or a folder of that split."),
@@ -123,6 +132,7 @@ FOREIGN: dict[str, Foreign] = {
     "auto_resume_from_checkpoints": Foreign(_AX, "resume"),
     "chat_template": Foreign(_AX, "", "The tokenizer's own chat template is used; leave it out."),
     # LLaMA-Factory
+    "stage": Foreign(_LF, "method", _METHOD),
     "cutoff_len": Foreign(_LF, "max_length"),
     "finetuning_type": Foreign(_LF, "lora", f"`full` is the default here. {_LORA}"),
     "lora_rank": Foreign(f"{_LF}, {_TT} and {_OR}", "lora.r"),
@@ -209,6 +219,8 @@ FOREIGN: dict[str, Foreign] = {
     "use_gradient_checkpointing": Foreign(_US, "gradient_checkpointing"),
     "random_state": Foreign(_US, "seed"),
     "full_finetuning": Foreign(_US, "lora", "All weights are trained when `lora` is off."),
+    # accord's own
+    "stages": Foreign("A recipe", "", "This is one stage; run a recipe with `accord run FILE`."),
 }
 
 FOREIGN_IN_LORA: dict[str, Foreign] = {

@@ -83,6 +83,7 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     entries, names = _entries(given)
     output_dir = _top(given, "output_dir", str, f"runs/{path.stem}")
     output_dir = os.path.expanduser(output_dir) if output_dir.startswith("~/") else output_dir
+    output_dir = os.path.normpath(output_dir)  # a slash at the end would be doubled
     seed = _top(given, "seed", int, 0)
     if seed < 0:
         raise SettingsError(
@@ -93,7 +94,8 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     for name, entry in zip(names, entries, strict=True):
         plan = _plan(name, entry, folders=folders, later=names[len(plans) :], seed=seed)
         folder: str = plan.settings.output_dir  # type: ignore[attr-defined]
-        taken = [other for other, used in folders.items() if used == folder and other != "run"]
+        same = os.path.normpath(folder)
+        taken = [n for n, used in folders.items() if os.path.normpath(used) == same and n != "run"]
         if taken:
             raise SettingsError(
                 f"`{name}.output_dir` is the folder of the stage `{taken[0]}` too "
