@@ -163,7 +163,7 @@ def prompt_from_json(value: Any) -> Prompt:
                 and isinstance(turn.get("content"), str)
             ):
                 raise ValueError(f"a turn must be {{role, content}}, got {turn!r}")
-            messages.append(Message(turn["role"], turn["content"]))  # type: ignore[arg-type]
+            messages.append(Message(turn["role"], turn["content"]))
         if messages:
             return tuple(messages)
     raise ValueError(f"a prompt must be text or a list of {{role, content}}, got {value!r}")
