@@ -123,9 +123,13 @@ def _at_home(value: Any) -> Any:
 def _told(
     settings_class: type[Settings], given: LocatedMapping, error: ValidationError, where: str
 ) -> list[str]:
-    """One paragraph a problem, in the order of the fields; alternatives of a union told once."""
+    """A sentence a problem, alternatives of a union told once.
+
+    Unknown keys come first: a wrong name is often why another key is missing.
+    """
     told: dict[KeyPath, str] = {}
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in sorted(problems, key=lambda each: each["type"] != "extra_forbidden"):
         path = _path_in(given.values, problem["loc"], problem["type"])
         if path in told:
             continue
