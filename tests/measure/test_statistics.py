@@ -12,6 +12,7 @@ from accord.measure.statistics import (
     Interval,
     bootstrap_interval,
     clustered_interval,
+    difference_interval,
     mean_interval,
     proportion_interval,
 )
@@ -127,3 +128,17 @@ def test_wilson_at_the_edges_has_a_width_and_stays_inside() -> None:
     assert math.isnan(proportion_interval(0, 0).mean)
     with pytest.raises(ValueError, match="3 successes in 2 trials is not a share"):
         proportion_interval(3, 2)
+
+
+def test_a_difference_by_hand() -> None:
+    # Half-widths 3 and 4 add up to 5 as variances do.
+    got = difference_interval(Interval(10, 7, 13), Interval(2, -2, 6))
+    assert got == Interval(8, 3, 13)
+    # Lopsided: below a by 1 and above b by 0 gives 1; above a by 3 and below b by 4 gives 5.
+    assert difference_interval(Interval(0, -1, 3), Interval(0, -4, 0)) == Interval(0, -1, 5)
+
+
+def test_a_difference_with_an_open_end() -> None:
+    assert difference_interval(Interval(5, 4, None), Interval(1, 1, 1)) == Interval(4, 3, None)
+    assert difference_interval(Interval(5), Interval(1)) == Interval(4)
+    assert difference_interval(Interval(5), Interval(1, 0, 3)) == Interval(4, 2, 5)

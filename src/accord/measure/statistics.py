@@ -146,6 +146,26 @@ def clustered_proportion(
     return Interval(got.mean, max(0.0, got.low), min(1.0, got.high))
 
 
+def difference_interval(a: Interval, b: Interval) -> Interval:
+    """a − b from two intervals, by the method of variance estimates recovery (Zou and Donner 2008).
+
+    Each bound lies √((a − a_low)² + (b_high − b)²) from the difference, which keeps lopsided
+    intervals lopsided. Exact for independent normal means; too wide, never too narrow, where both
+    rise and fall together, as scores on the same prompts do. An unknown end stays unknown; a value
+    without any interval counts as exact only beside one that has one.
+    """
+    gap = a.mean - b.mean
+    if a.low is a.high is b.low is b.high is None:
+        return Interval(gap)
+    a, b = _exact_if_bare(a), _exact_if_bare(b)
+    low = high = None
+    if a.low is not None and b.high is not None:
+        low = gap - math.hypot(a.mean - a.low, b.high - b.mean)
+    if a.high is not None and b.low is not None:
+        high = gap + math.hypot(a.high - a.mean, b.mean - b.low)
+    return Interval(gap, low, high)
+
+
 def normal_quantile(confidence: float) -> float:
     """The z that a standard normal stays within, on both sides, with this probability."""
     return float(special.ndtri(0.5 + confidence / 2))
@@ -154,6 +174,12 @@ def normal_quantile(confidence: float) -> float:
 def _student(mean: float, error: float, freedom: int, confidence: float) -> Interval:
     half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * error
     return Interval(mean, mean - half, mean + half)
+
+
+def _exact_if_bare(value: Interval) -> Interval:
+    if value.low is None and value.high is None:
+        return Interval(value.mean, value.mean, value.mean)
+    return value
 
 
 def _finite(values: ArrayLike) -> Floats:

@@ -1,0 +1,163 @@
+"""report.html: the whole run on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from accord.report.curves import Curve, learning_curves
+from accord.report.drawing import colours
+from accord.report.examples import examples
+from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
+from accord.report.plain import duration, moment, visible
+from accord.report.reading import ReportInputs, read_inputs
+from accord.report.results import merge_results
+from accord.report.rows import Row
+from accord.report.run_tables import data_lines, stage_line
+from accord.report.tables import model_cells, model_columns, win_table
+from accord.report.verdict import verdict
+from accord.runs import write_json_atomic
+from accord.runs.atomic import write_text_atomic
+from accord.settings.stages import ReportSettings
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A heading, how to read it, and its drawings; with several it takes the whole width."""
+
+    title: str
+    caption: str
+    drawings: list[Markup]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training stage's learning curves."""
+
+    name: str
+    kind: str
+    steps: int
+    curves: list[Curve]
+
+
+def write_report(settings: ReportSettings) -> Path:
+    """Write report.html and results.json to `output_dir`, and return the page's path.
+
+    The page loads nothing and runs no script; what a run does not have is left out. Raises
+    DataError as `read_inputs` does, StorageError when the disk fails.
+    """
+    inputs = read_inputs(settings)
+    results = merge_results(inputs)
+    page = render(settings, inputs, results)
+    folder = Path(settings.output_dir)
+    write_json_atomic(folder / "results.json", results)
+    write_text_atomic(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str, Any]) -> str:
+    """The page as text; the same inputs give the same bytes."""
+    rows: list[Row] = results["models"]
+    columns = model_columns(rows)
+    names = list(dict.fromkeys([*(row["model"] for row in rows), *inputs.answers]))
+    run = results["run"]
+    return _TEMPLATES.get_template("report.html.j2").render(
+        title=visible(settings.title),
+        verdict=verdict(results, inputs.evaluation),
+        names=names,
+        colours=colours(names),
+        visible=visible,
+        rows=rows,
+        columns=columns,
+        cells=model_cells(rows, columns),
+        notes=[visible(note) for note in results["notes"]],
+        figures=_figures(rows, inputs),
+        wins=win_table(inputs.ratings),
+        examples=examples(inputs.answers, settings.examples),
+        trainings=_trainings(inputs),
+        stages=[stage_line(stage) for stage in inputs.stages if stage.settings],
+        data=data_lines(inputs.stages),
+        facts=_facts(run),
+        versions=[f"{visible(name)} {visible(str(v))}" for name, v in run["versions"].items()],
+    )
+
+
+def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[Figure]:
+    measured = (inputs.evaluation or {}).get("models", [])
+    details = {row["model"]: row for row in measured}
+    drawn = (
+        (
+            "Reward and distance",
+            "How far a model went from the reference, and what it gained. A reward model's score "
+            "that rises where the true reward falls is being hacked.",
+            reward_figures(rows),
+        ),
+        (
+            "Who wins",
+            "Ratings from all comparisons with their intervals; an arrow is an open end.",
+            [ratings_figure(rows)],
+        ),
+        (
+            "Refusals",
+            "A good model refuses what is harmful, also in disguise, and nothing that is safe.",
+            [refusals_figure(rows, details)],
+        ),
+        (
+            "Reward and length",
+            "Dots are models; a line follows one model's answers from short to long, so that "
+            "models can be compared at equal length.",
+            [length_figure(rows, details)],
+        ),
+    )
+    figures = [Figure(t, caption, [d for d in drawings if d]) for t, caption, drawings in drawn]
+    return [figure for figure in figures if figure.drawings]
+
+
+def _trainings(inputs: ReportInputs) -> list[Training]:
+    told = []
+    for i, stage in enumerate(inputs.stages):
+        curves = learning_curves(stage.metrics, f"stage{i}") if stage.metrics else []
+        if curves:
+            kind = visible(stage.kind) if stage.kind not in (stage.name, "train") else ""
+            steps = int(stage.metrics[-1]["step"])
+            told.append(Training(visible(stage.name), kind, steps, curves))
+    return told
+
+
+def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine = run.get("machine")
+    facts = (
+        ("Run", moment(run.get("date"))),
+        ("Work", duration(run["seconds"]) if run.get("seconds") else ""),
+        ("Machine", _machine(machine)),
+        ("Seed", "" if run.get("seed") is None else str(run["seed"])),
+        ("Command", str(run.get("command") or "")),
+    )
+    return [(name, visible(value)) for name, value in facts if value]
+
+
+def _machine(machine: Any) -> str:
+    if not isinstance(machine, Mapping):
+        return str(machine or "")
+    memory = machine.get("memory")
+    cores = machine.get("cores")
+    parts = (
+        machine.get("gpu"),
+        machine.get("cpu"),
+        f"{cores} cores" if cores else None,
+        f"{memory / 2**30:.0f} GiB" if isinstance(memory, int | float) else None,
+    )
+    return ", ".join(str(part) for part in parts if part)
