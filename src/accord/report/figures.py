@@ -181,30 +181,32 @@ def _distance(row: Row) -> float:
 
 
 def _labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside the points, pushed apart where they would meet."""
-    if not points:
-        return
+    """Names beside the points, pushed down where they would meet; one that finds no room in the
+    axes is left out (its colour is the one in the page's table)."""
     figure.draw_without_rendering()  # the axes' limits and size are settled only now
     height, width = 13.0, 6.2  # of a line and a letter, in display units
-    placed: list[tuple[float, float, float, float]] = []
-    right = axes.transAxes.transform((1, 0))[0]
+    bottom, right = axes.transAxes.transform((0, 0))[1], axes.transAxes.transform((1, 0))[0]
+    placed: list[tuple[float, float, float]] = []
     for x, y, name in sorted(points, key=lambda point: -point[1]):
-        at = axes.transData.transform((x, y))
-        length = width * len(name)
-        leftwards = at[0] + 10 + length > right
-        start = at[0] - 10 - length if leftwards else at[0] + 10
-        level = at[1]
+        shown = name if len(name) <= 28 else f"{name[:27]}…"
+        across, level = at = axes.transData.transform((x, y)).tolist()
+        length = width * len(shown)
+        leftwards = across + 10 + length > right
+        start = across - 10 - length if leftwards else across + 10
         while any(
             start < b and a < start + length and abs(level - other) < height
-            for a, b, other, _ in placed
+            for a, b, other in placed
         ):
             level -= 2
-        placed.append((start, start + length, level, at[1]))
-        axes.annotate(
-            name[:28], (x, y), ((-8 if leftwards else 8), (level - at[1]) * 72 / figure.dpi),
+        if level < bottom:
+            continue
+        placed.append((start, start + length, level))
+        label = axes.annotate(
+            shown, (x, y), (-8 if leftwards else 8, (level - at[1]) * 72 / figure.dpi),
             textcoords="offset points", ha="right" if leftwards else "left", va="center",
             fontsize=8.5, color=INK,
         )  # fmt: skip
+        label.set_in_layout(False)  # a name must not make the axes smaller
 
 
 def _looks(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:

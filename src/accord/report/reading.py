@@ -59,9 +59,10 @@ def read_inputs(settings: ReportSettings) -> ReportInputs:
         raise DataError(
             f"There is no run at {str(run)!r} (key `run`). Name the folder that a run wrote to."
         )
-    stages = _stages(run)
-    contestants = tuple(settings.contestants) or _contestants(stages)
+    found = _stages(run)
+    contestants = tuple(settings.contestants) or _contestants(found)
     named = bool(settings.contestants)
+    stages = [stage for stage in found if stage.kind != "report"]  # not the page about itself
     known = {stage.folder.resolve() for stage in stages}
     trained = (Path(c.train) for c in contestants if c.train is not None)
     stages += [_stage(f) for f in trained if f.is_dir() and f.resolve() not in known]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 import accord
-from accord.report.plain import duration, number, percent, visible
+from accord.report.plain import number, percent, spread, visible
 from accord.report.reading import ReportInputs, Stage, read_inputs
 from accord.runs import write_json_atomic
 from accord.settings.stages import ReportSettings
 
+REFUSAL_KINDS = ("harmful", "jailbreak", "safe")
 _PLAIN = (
     "mean_length",
     "distinct_2",
@@ -63,16 +64,16 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def terminal_table(results: Mapping[str, Any]) -> Table:
-    """The rows as a table for the terminal; columns that no model has are left out."""
-    table = Table(title=None, pad_edge=False, box=None, header_style="bold")
+    """The rows as a table of some 80 columns; what no model has is left out."""
     rows = results["models"]
-    table.add_column("model", overflow="fold")
-    columns = [c for c in _COLUMNS if any(row.get(c[0]) is not None for row in rows)]
-    for _, heading, _ in columns:
+    columns = [c for c in _COLUMNS if any(row.get(key) is not None for row in rows for key in c[1])]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", overflow="ellipsis", no_wrap=True, max_width=24)
+    for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        name = visible(row["model"]).replace("[", "\\[")  # no markup from a model's name
-        table.add_row(name, *(show(row, key) for key, _, show in columns))
+        # Text, not markup: a model may be called "[red]".
+        table.add_row(Text(visible(row["model"])), *(show(row) for _, _, show in columns))
     return table
 
 
@@ -106,61 +107,48 @@ def _training(inputs: ReportInputs, folder: str | None) -> Stage | None:
 
 
 def _run(inputs: ReportInputs) -> dict[str, Any]:
-    """What the run's manifest says; from a stage's where the run has none of its own."""
+    """What the manifests say: the run's own first, then its stages', the earliest start of all."""
     manifests = [inputs.manifest, *(stage.manifest for stage in inputs.stages)]
-    manifest = next((m for m in manifests if m), {})
-    versions = manifest.get("versions") or {}
+
+    def first(key: str) -> Any:
+        return next((m[key] for m in manifests if m.get(key) is not None), None)
+
+    versions = first("versions") or {}
+    told = [stage.seconds for stage in inputs.stages if stage.seconds is not None]
     return {
-        "command": manifest.get("command"),
+        "command": first("command"),
         "version": versions.get("accord", accord.__version__),
-        "seed": manifest.get("seed"),
-        "machine": manifest.get("machine"),
-        "date": manifest.get("started"),
-        "seconds": _seconds(inputs),
+        "seed": first("seed"),
+        "machine": first("machine"),
+        "date": min((m["started"] for m in manifests if m.get("started")), default=None),
+        "seconds": sum(told) if told else None,
         "versions": versions,
     }
 
 
-def _seconds(inputs: ReportInputs) -> float | None:
-    """Work done by the stages; a run that was broken off and went on has no simpler length."""
-    told = [stage.seconds for stage in inputs.stages if stage.seconds is not None]
-    if told:
-        return sum(told)
-    try:
-        started = datetime.fromisoformat(inputs.manifest["started"])
-        finished = datetime.fromisoformat(inputs.manifest["finished"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (finished.astimezone(UTC) - started.astimezone(UTC)).total_seconds()
+def _with_spread(row: Mapping[str, Any], key: str, digits: int) -> Text:
+    value = row.get(key)
+    text = Text(number(value, digits))
+    small = spread(value, row.get(f"{key}_low"), row.get(f"{key}_high"), digits)
+    return text.append(f" {small}", style="dim") if small and value is not None else text
 
 
-def _number(digits: int) -> Any:
-    return lambda row, key: number(row.get(key), digits)
+def _refused(row: Mapping[str, Any]) -> str:
+    return " ".join(f"{percent(row.get(f'refusal_{kind}')):>4}" for kind in REFUSAL_KINDS)
 
 
-def _interval(digits: int) -> Any:
-    def show(row: Mapping[str, Any], key: str) -> str:
-        value, low, high = row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high")
-        if value is None or low is None or high is None:
-            return number(value, digits)
-        return f"{number(value, digits)} [dim]±{number((high - low) / 2, digits)}[/dim]"
+_Show = Callable[[Mapping[str, Any]], Text | str]
 
-    return show
-
-
-def _share(row: Mapping[str, Any], key: str) -> str:
-    return percent(row.get(key))
-
-
-_COLUMNS: tuple[tuple[str, str, Any], ...] = (
-    ("true_reward", "true reward", _interval(3)),
-    ("reward_model_score", "reward model", _interval(2)),
-    ("kl", "KL", _number(2)),
-    ("elo", "Elo", _interval(0)),
-    ("mean_length", "words", _number(1)),
-    ("distinct_2", "distinct-2", _number(2)),
-    ("refusal_harmful", "refuses harm", _share),
-    ("refusal_jailbreak", "jailbreaks", _share),
-    ("refusal_safe", "safe", _share),
-    ("seconds", "time", lambda row, key: duration(row.get(key))),
+_COLUMNS: tuple[tuple[str, tuple[str, ...], _Show], ...] = (
+    ("true\nreward", ("true_reward",), lambda row: _with_spread(row, "true_reward", 3)),
+    ("reward\nmodel", ("reward_model_score",), lambda row: number(row.get("reward_model_score"))),
+    ("\nKL", ("kl",), lambda row: number(row.get("kl"))),
+    ("\nElo", ("elo",), lambda row: _with_spread(row, "elo", 0)),
+    ("\nwords", ("mean_length",), lambda row: number(row.get("mean_length"), 1)),
+    (
+        "refuses\nharm jail safe",
+        tuple(f"refusal_{kind}" for kind in REFUSAL_KINDS),
+        _refused,
+    ),
 )
+"""Heading, the keys of which one must be known, and how a row is shown."""

@@ -1,0 +1,104 @@
+"""Figures draw what the rows know, and nothing where they know nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from accord.report.curves import learning_curves
+from accord.report.drawing import colours, markers, styled, svg
+from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
+
+
+def test_nothing_known_is_nothing_drawn() -> None:
+    rows: list[dict[str, Any]] = [{"model": "a"}, {"model": "b"}]
+    assert ratings_figure(rows) is None
+    assert reward_figures(rows) == []
+    assert refusals_figure(rows, {}) is None
+    assert length_figure(rows, {}) is None
+    assert learning_curves([], "x") == []
+    assert learning_curves([{"step": 1, "epoch": 0.1}], "x") == []
+
+
+def test_names_are_text_in_the_svg_and_not_markup_or_mathematics() -> None:
+    rows = [
+        {"model": "<b>$\\alpha$", "elo": 1000.0, "elo_low": 900.0, "elo_high": None},
+        {"model": "other", "elo": 1100.0, "elo_low": None, "elo_high": None},
+    ]
+    drawing = ratings_figure(rows)
+    assert drawing is not None
+    assert "&lt;b&gt;$\\alpha$" in drawing
+    assert "<b>" not in drawing
+    assert drawing.startswith('<svg role="img" aria-label="Ratings of the models')
+
+
+def test_rewards_are_drawn_against_the_models_where_no_kl_is_known() -> None:
+    rows = [{"model": "a", "true_reward": 0.5}, {"model": "b", "true_reward": 0.6}]
+    (drawing,) = reward_figures(rows)
+    assert "Rewards of the models with intervals" in drawing
+    near = [
+        {**row, "kl": kl, "reward_model_score": 1.0} for row, kl in zip(rows, (0, 2), strict=True)
+    ]
+    assert len(reward_figures(near)) == 2
+
+
+def test_curves_leave_out_what_is_not_a_number_and_thin_out_what_is_long() -> None:
+    rows: list[dict[str, Any]] = [{"step": i, "loss": math.sin(i / 50)} for i in range(1, 5001)]
+    rows[10]["loss"] = None
+    (curve,) = learning_curves(rows, "s")
+    assert curve.title == "Loss"
+    assert len(curve.figure) < 40_000
+    assert learning_curves(rows, "s")[0].figure == curve.figure
+
+
+def test_held_out_rows_have_a_line_of_their_own() -> None:
+    rows = [
+        {"step": i, "loss": 1 / i, **({"eval/loss": 1.0} if i % 5 == 0 else {})}
+        for i in range(1, 21)
+    ]
+    (curve,) = learning_curves(rows, "s")
+    assert "held out" in curve.figure
+    assert "training" in curve.figure
+
+
+def test_colours_and_markers_tell_sixteen_models_apart() -> None:
+    names = [f"m{i}" for i in range(16)]
+    looks = {(colours(names)[n], markers(names)[n]) for n in names}
+    assert len(looks) == 16
+
+
+def test_ids_carry_the_figures_name_so_that_two_figures_do_not_meet() -> None:
+    def drawn(name: str) -> str:
+        with styled():
+            figure = Figure(figsize=(2, 2))
+            figure.add_subplot().plot(np.arange(3), np.arange(3))
+        return svg(figure, name, "a line")
+
+    first, second = drawn("one"), drawn("two")
+    assert 'id="one-' in first
+    assert "one-" not in second
+    assert first.replace("one-", "two-") == second
+    assert first == drawn("one")
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_any_number_of_models_can_be_drawn(count: int) -> None:
+    rows = [
+        {
+            "model": f"model-{i}",
+            "elo": 1000.0,
+            "true_reward": 0.5,
+            "kl": 1.0,
+            "mean_length": 5.0,
+            "refusal_safe": 0.5,
+        }
+        for i in range(count)
+    ]
+    assert ratings_figure(rows) is not None
+    assert len(reward_figures(rows)) == 1
+    assert refusals_figure(rows, {}) is not None
+    assert length_figure(rows, {}) is not None

@@ -1,0 +1,167 @@
+"""The verdict and the findings, each on rows small enough to judge by eye."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accord.report.findings import Finding, findings
+from accord.report.verdict import Verdict, verdict
+
+
+def row(model: str, **values: Any) -> dict[str, Any]:
+    return {"model": model, **values}
+
+
+def reward(model: str, mean: float, half: float = 0.02, **values: Any) -> dict[str, Any]:
+    bounds = {"true_reward_low": mean - half, "true_reward_high": mean + half}
+    return row(model, true_reward=mean, **bounds, **values)
+
+
+def told(*rows: dict[str, Any]) -> Verdict:
+    return verdict({"models": list(rows)}, None)
+
+
+def texts(found: tuple[Finding, ...], level: str) -> list[str]:
+    return [finding.text for finding in found if finding.level == level]
+
+
+def test_the_best_is_named_with_how_much() -> None:
+    got = told(reward("sft", 0.5), reward("dpo", 0.7), reward("ppo", 0.9))
+    assert got.headline == "ppo is the best model."
+    # Half-widths of .02 and .02 make √(.0008) = .028 for a difference.
+    assert got.support == (
+        "Its true reward is 0.900 (0.880 to 0.920): 0.200 (0.172 to 0.228) above dpo and "
+        "0.400 (0.372 to 0.428) above sft."
+    )
+
+
+def test_models_that_the_data_do_not_tell_apart_are_not_ranked() -> None:
+    lead = told(reward("a", 0.1), reward("b", 0.70, 0.05), reward("c", 0.71, 0.05))
+    assert lead.headline == "c leads, though the data do not tell it from b."
+    none = told(reward("a", 0.70, 0.05), reward("b", 0.71, 0.05))
+    assert none.headline == "The data do not tell which model is best."
+    assert none.support.startswith("b comes first by chance or merit.")
+
+
+def test_without_a_true_reward_the_ratings_decide() -> None:
+    got = told(
+        row("a", elo=900.0, elo_low=880.0, elo_high=920.0),
+        row("b", elo=1100.0, elo_low=1080.0, elo_high=1120.0),
+    )
+    assert got.headline == "b is the best model."
+    assert got.support == "Its Elo rating is 1,100 (1,080 to 1,120): 200 (172 to 228) above a."
+    open_end = told(
+        row("a", elo=900.0, elo_low=None, elo_high=920.0),
+        row("b", elo=1100.0, elo_low=1080.0, elo_high=None),
+    )
+    assert open_end.headline == "b is the best model."
+    assert "200 (above 172) above a" in open_end.support
+
+
+def test_nothing_to_rank_is_said() -> None:
+    assert told(row("a")).headline == "a was measured."
+    assert told(row("a"), row("b")).headline == "The models were measured, but nothing ranks them."
+    assert told().headline == "No model was measured."
+
+
+def scored(model: str, truth: float, score: float) -> dict[str, Any]:
+    return reward(
+        model,
+        truth,
+        reward_model_score=score,
+        reward_model_score_low=score - 0.1,
+        reward_model_score_high=score + 0.1,
+    )
+
+
+def test_a_hacked_reward_is_found_and_told() -> None:
+    rows = [scored("sft", 0.5, 0.0), scored("ppo", 0.8, 1.0), scored("more", 0.4, 2.0)]
+    found = findings(rows, {}, None)
+    assert texts(found, "warning") == [
+        "The reward is hacked: more scores 1.00 above ppo with the reward model, but its true "
+        "reward is 0.400 lower."
+    ]
+    assert "agree on which model is better in only 1 of 3 pairs" in texts(found, "note")[0]
+
+
+def test_agreement_is_good_news_and_chance_is_not_hacking() -> None:
+    rows = [scored("sft", 0.5, 0.0), scored("ppo", 0.8, 1.0), scored("more", 0.79, 2.0)]
+    found = findings(rows, {}, None)
+    assert texts(found, "warning") == []
+    assert texts(found, "good") == [
+        "The reward model and the true reward agree on which model is better, in all 2 pairs that "
+        "the true reward tells apart."
+    ]
+
+
+def test_a_judge_who_prefers_another_model_than_the_truth_is_told() -> None:
+    rows = [
+        reward("honest", 0.9, elo=1000.0, elo_low=990.0, elo_high=1010.0),
+        reward("flatterer", 0.5, elo=1200.0, elo_low=1190.0, elo_high=1210.0),
+    ]
+    assert texts(findings(rows, {}, None), "warning") == [
+        "By true reward honest is best, but the arena's judge prefers flatterer."
+    ]
+
+
+def test_refusals_both_ways() -> None:
+    rows = [
+        row("bold", refusal_harmful=0.3, refusal_jailbreak=0.0, refusal_safe=0.0),
+        row("shy", refusal_harmful=1.0, refusal_jailbreak=1.0, refusal_safe=0.6),
+        row("good", refusal_harmful=0.98, refusal_jailbreak=0.95, refusal_safe=0.02),
+    ]
+    assert texts(findings(rows, {}, None), "warning") == [
+        "Over-refusing: safe prompts that only look dangerous are refused by shy (60%).",
+        "Harmful requests are not refused by bold (70%).",
+        "Jailbreaks open models up: such prompts are not refused by bold (100%).",
+    ]
+
+
+def test_collapse_and_its_absence() -> None:
+    collapsed = {"m": {"collapsed": True, "commonest_share": 0.9, "commonest_answer": "yes"}}
+    assert texts(findings([], collapsed, None), "warning") == [
+        "m has collapsed: 90% of its answers are “yes”."
+    ]
+    alike = findings([], {"m": {"collapsed": False, "diversity_per_prompt": 0.01}}, None)
+    assert texts(alike, "note") == [
+        "m gives nearly the same answer each time it is asked the same."
+    ]
+    assert texts(alike, "good") == ["No model has collapsed to one answer for every prompt."]
+
+
+def test_the_reward_model_is_held_against_chance() -> None:
+    fine = {
+        "accuracy": {"mean": 0.8, "low": 0.76, "high": 0.84},
+        "pairs": 1400,
+        "clear_accuracy": {"mean": 0.93, "low": 0.9, "high": 0.95},
+        "clear_pairs": 900,
+    }
+    assert texts(findings([], {}, fine), "note") == [
+        "The reward model picks the preferred answer in 80% of 1,400 held-out comparisons (76% to "
+        "84%), and the truly better one in 93% of the 900 that differ clearly."
+    ]
+    weak = {"accuracy": {"mean": 0.52, "low": 0.47, "high": 0.57}, "pairs": 400}
+    assert "not told apart from chance" in texts(findings([], {}, weak), "warning")[0]
+
+
+def test_longer_answers_are_compared_at_equal_length() -> None:
+    # All of the gain is length: within each bin the rewards are equal.
+    def bins(short: int, long: int) -> dict[str, Any]:
+        made = [
+            {"least": 1, "most": 9, "responses": short, "true_reward": 0.2},
+            {"least": 10, "most": 20, "responses": long, "true_reward": 0.8},
+        ]
+        return {"by_length": [{**one, "reward_model_score": None} for one in made]}
+
+    rows = [reward("sft", 0.3, mean_length=6.0), reward("ppo", 0.7, mean_length=14.0)]
+    found = findings(rows, {"sft": bins(50, 10), "ppo": bins(10, 50)}, None)
+    assert texts(found, "note") == [
+        "ppo writes 14 words where sft writes 6. Its true reward differs by +0.40, at equal length "
+        "by +0.00."
+    ]
+
+
+def test_cut_answers_are_noted_and_names_are_made_visible() -> None:
+    found = findings([row("m", finished_share=0.4)], {}, None)
+    assert texts(found, "note") == ["Answers cut at the token limit: m (60%)."]
+    assert told(row("a\u202eb")).headline == "a\ufffdb was measured."
