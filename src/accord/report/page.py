@@ -14,10 +14,10 @@ from accord.report.curves import Curve, learning_curves
 from accord.report.drawing import colours
 from accord.report.examples import examples
 from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
-from accord.report.plain import duration, moment, visible
+from accord.report.plain import duration, listed, moment, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.results import merge_results
-from accord.report.rows import Row
+from accord.report.rows import Row, known
 from accord.report.run_tables import data_lines, stage_line
 from accord.report.tables import model_cells, model_columns, win_table
 from accord.report.verdict import verdict
@@ -83,6 +83,7 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
         rows=rows,
         columns=columns,
         cells=model_cells(rows, columns),
+        kl_kinds=_kl_kinds(rows),
         notes=[visible(note) for note in results["notes"]],
         figures=_figures(rows, inputs),
         wins=win_table(inputs.ratings),
@@ -95,14 +96,26 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
     )
 
 
+def _kl_kinds(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """How each KL was found, with the models it holds for."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        if known(row, "kl") and row.get("kl_kind"):
+            kinds.setdefault(row["kl_kind"], []).append(visible(row["model"]))
+    return [(visible(kind), listed(models)) for kind, models in kinds.items()]
+
+
 def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[Figure]:
     measured = (inputs.evaluation or {}).get("models", [])
     details = {row["model"]: row for row in measured}
+    far = sum(known(row, "kl") for row in rows) > 1
     drawn = (
         (
-            "Reward and distance",
+            "Reward and distance" if far else "Rewards",
             "How far a model went from the reference, and what it gained. A reward model's score "
-            "that rises where the true reward falls is being hacked.",
+            "that rises where the true reward falls is being hacked."
+            if far
+            else "Mean rewards with their intervals.",
             reward_figures(rows),
         ),
         (
