@@ -35,6 +35,7 @@ Kind = Literal[
     "prompts",
     "preferences",
     "sft",
+    "any",
 ]
 KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "text": (Text,),
@@ -45,6 +46,7 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "prompts": (PromptOnly,),
     "preferences": (Comparison, Ranking),
     "sft": (Demonstration, Text),
+    "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
 }
 # The formats that serve a kind, those that say it outright first.
 SERVES: dict[Kind, tuple[Format, ...]] = {
@@ -67,6 +69,18 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
     ),
     "preferences": ("preference", "implicit preference", "ranking"),
     "sft": ("prompt-completion", "messages", "text", "preference", "implicit preference"),
+    "any": (
+        "preference",
+        "ranking",
+        "responses",
+        "unpaired",
+        "rating",
+        "prompt-completion",
+        "implicit preference",
+        "messages",
+        "prompt",
+        "text",
+    ),
 }
 FITS: dict[Format, str] = {
     "battle": "an arena's ratings",

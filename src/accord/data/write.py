@@ -10,7 +10,18 @@ from typing import Any
 
 from accord.data.files import Row, read_rows
 from accord.errors import DataError
-from accord.records import Prompt, Response, prompt_from_json, prompt_json
+from accord.records import (
+    Demonstration,
+    Prompt,
+    PromptOnly,
+    Ranking,
+    Rating,
+    Record,
+    Response,
+    Text,
+    prompt_from_json,
+    prompt_json,
+)
 from accord.runs.atomic import write_text_atomic
 
 
@@ -44,12 +55,30 @@ def _line(path: str | Path, number: int, row: Mapping[str, Any]) -> str:
     return line
 
 
+def record_json(record: Record) -> dict[str, Any]:
+    """A record as a row that `read_records` reads back as the same record."""
+    if isinstance(record, Text):
+        return {"text": record.text}
+    prompt = {"prompt": prompt_json(record.prompt)}
+    if isinstance(record, PromptOnly):
+        return {**prompt, "meta": dict(record.meta)}
+    if isinstance(record, Demonstration):
+        return {**prompt, "completion": record.response}
+    if isinstance(record, Rating):
+        return {**prompt, "response": record.response, "score": record.score}
+    if isinstance(record, Ranking):
+        return {**prompt, "responses": list(record.responses), "ranks": list(record.ranks)}
+    row = {**prompt, "chosen": record.chosen, "rejected": record.rejected}
+    return row if record.margin is None else {**row, "margin": record.margin}
+
+
 def write_responses(path: str | Path, rows: Iterable[ResponseRow]) -> int:
     """Write responses.jsonl, one line a prompt, and return the number of lines."""
-    return write_jsonl(path, map(_response_json, rows))
+    return write_jsonl(path, map(response_json, rows))
 
 
-def _response_json(row: ResponseRow) -> dict[str, Any]:
+def response_json(row: ResponseRow) -> dict[str, Any]:
+    """A line of responses.jsonl."""
     return {
         "prompt": prompt_json(row.prompt),
         "meta": dict(row.meta),

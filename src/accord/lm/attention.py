@@ -21,7 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 NAME = "accord"
 BLOCK_CELLS = 1 << 22  # query-key cells in a block
-BLOCK_FILL = 0.75  # a block is closed when less of it than this would be real tokens
+BLOCK_FILL = 0.6  # a block is closed when less of it than this would be real cells
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,19 @@ def plan_attention(
 
 
 def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """Rows in blocks that are mostly real cells and not too large."""
+    """Rows, sorted by keys, in blocks that are mostly real cells and not too large."""
     blocks: list[list[_Row]] = []
     current: list[_Row] = []
-    real = 0
+    real = queries = 0
     for row in rows:
-        queries = max([r.queries for r in current] + [row.queries])
-        keys = max([r.keys for r in current] + [row.keys])
-        cells = (len(current) + 1) * queries * keys
+        cells = (len(current) + 1) * max(queries, row.queries) * row.keys
         filled = real + row.queries * row.keys
         same_kind = not current or (current[0].prefix_length > 0) == (row.prefix_length > 0)
-        if current and (not same_kind or cells > BLOCK_CELLS or filled < BLOCK_FILL**2 * cells):
+        if current and (not same_kind or cells > BLOCK_CELLS or filled < BLOCK_FILL * cells):
             blocks.append(current)
-            current, filled = [], row.queries * row.keys
+            current, queries, filled = [], 0, row.queries * row.keys
         current.append(row)
-        real = filled
+        queries, real = max(queries, row.queries), filled
     blocks.append(current)
     return blocks
 

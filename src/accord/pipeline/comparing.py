@@ -1,0 +1,155 @@
+"""The stages that compare: verdicts on responses for learning, and battles for ratings."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from accord.compare.store import Store
+from accord.compare.verdicts import PairVerdict, RankingVerdict, Verdict
+from accord.data.write import ResponseRow, read_responses
+from accord.errors import DataError
+from accord.measure.ratings import rate_models
+from accord.pipeline.judges import NamedJudge, judge_of
+from accord.pipeline.progress import Progress
+from accord.records import Outcome, Prompt, Response
+from accord.runs import write_json_atomic
+from accord.settings.stages import ArenaSettings, CompareSettings
+
+CHUNK = 100  # prompts judged between two reports of progress
+
+
+def compare(settings: CompareSettings) -> Iterator[Progress]:
+    """Write store.db: all responses, and a judge's verdicts on those to the same prompt."""
+    judge = judge_of(settings.judge)
+    by_prompt: dict[Prompt, list[Response]] = defaultdict(list)
+    for place in settings.responses:
+        for row in read_responses(place):
+            by_prompt[row.prompt] += row.responses
+    final = Path(settings.output_dir) / "store.db"
+    with _fresh_store(final) as store:
+        prompts = list(by_prompt)
+        yield Progress(0, len(prompts))
+        for start in range(0, len(prompts), CHUNK):
+            part = prompts[start : start + CHUNK]
+            ids = store.add_responses([r for p in part for r in by_prompt[p]])
+            numbered = iter(ids)
+            verdicts: list[Verdict] = []
+            for offset, prompt in enumerate(part):
+                own = [(next(numbered), r.text) for r in by_prompt[prompt]]
+                verdicts += _verdicts(judge, prompt, own, settings, start + offset)
+            store.add_verdicts(verdicts)
+            yield Progress(start + len(part), len(prompts))
+        counts = store.counts()
+    _finish(final)
+    write_json_atomic(Path(settings.output_dir) / "counts.json", counts)
+
+
+def _verdicts(
+    judge: NamedJudge,
+    prompt: Prompt,
+    responses: Sequence[tuple[int, str]],
+    settings: CompareSettings,
+    number: int,
+) -> list[Verdict]:
+    rng = random.Random(f"compare {settings.seed} {number}")
+    order = list(responses)
+    rng.shuffle(order)  # neither the judge nor the pairing may depend on who came first
+    if settings.form == "rankings" and len(order) > 1:
+        ranks = judge.judge(prompt, [text for _, text in order], seed=rng.getrandbits(32))
+        return [RankingVerdict(tuple(i for i, _ in order), ranks, judge.name)]
+    found: list[Verdict] = []
+    for (a, text_a), (b, text_b) in zip(order[::2], order[1::2], strict=False):
+        ranks = judge.judge(prompt, [text_a, text_b], seed=rng.getrandbits(32))
+        found.append(PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first="a"))
+    return found
+
+
+def outcome_of(ranks: Sequence[int]) -> Outcome:
+    """A pair's outcome from the places of its two responses."""
+    first, second = ranks
+    return "tie" if first == second else "a" if first < second else "b"
+
+
+def arena(settings: ArenaSettings) -> Iterator[Progress]:
+    """Write store.db, each pair of models compared on each shared prompt, and ratings.json."""
+    judge = judge_of(settings.judge)
+    answers = {c.name: _first_answers(read_responses(c.responses)) for c in settings.contestants}
+    if len(answers) < 2:
+        raise DataError("An arena needs at least two contestants with different names.")
+    first = next(iter(answers.values()))
+    shared = [p for p in first if all(p in own for own in answers.values())]
+    if not shared:
+        raise DataError(
+            "The contestants have answered no prompt in common. Sample all of them on one data set."
+        )
+    final = Path(settings.output_dir) / "store.db"
+    with _fresh_store(final) as store:
+        yield Progress(0, len(shared))
+        for start in range(0, len(shared), CHUNK):
+            part = shared[start : start + CHUNK]
+            _battle(store, judge, part, answers, settings.seed)
+            yield Progress(start + len(part), len(shared), f"{len(answers)} models")
+        battles = store.battles()
+    _finish(final)
+    ratings = rate_models(
+        battles,
+        anchor=settings.anchor,
+        bootstrap=settings.bootstrap,
+        confidence=settings.confidence,
+        prior=settings.prior,
+        seed=settings.seed,
+    )
+    write_json_atomic(Path(settings.output_dir) / "ratings.json", ratings.to_json())
+
+
+def _first_answers(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
+    return {row.prompt: row.responses[0] for row in rows if row.responses}
+
+
+def _battle(
+    store: Store,
+    judge: NamedJudge,
+    prompts: Sequence[Prompt],
+    answers: dict[str, dict[Prompt, Response]],
+    seed: int,
+) -> None:
+    """Every pair of models on each prompt, sides by the toss of a coin."""
+    names = list(answers)
+    items = [
+        Response(p, own.text, name, own.settings, own.logp, own.tokens, own.finished)
+        for p in prompts
+        for name in names
+        for own in [answers[name][p]]
+    ]
+    ids = iter(store.add_responses(items))
+    verdicts: list[Verdict] = []
+    for prompt in prompts:
+        own_ids = {name: next(ids) for name in names}
+        rng = random.Random(f"arena {seed} {prompt}")
+        for pair in itertools.combinations(names, 2):
+            a, b = pair if rng.random() < 0.5 else pair[::-1]
+            ranks = judge.judge(
+                prompt,
+                [answers[a][prompt].text, answers[b][prompt].text],
+                seed=rng.getrandbits(32),
+            )
+            verdicts.append(
+                PairVerdict(own_ids[a], own_ids[b], outcome_of(ranks), judge.name, shown_first="a")
+            )
+    store.add_verdicts(verdicts)
+
+
+def _fresh_store(final: Path) -> Store:
+    """A store under a temporary name; what an interrupted start left of it is cleared."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for old in final.parent.glob(f"{final.name}.partial*"):
+        old.unlink()
+    return Store.open(final.with_name(final.name + ".partial"))
+
+
+def _finish(final: Path) -> None:
+    final.with_name(final.name + ".partial").replace(final)

@@ -1,0 +1,49 @@
+"""The stages that make what others start from: the world, a model from scratch, a split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from accord.compare.dataset import load_records
+from accord.data.read import read_records
+from accord.data.split import split_by_prompt
+from accord.data.write import record_json, write_jsonl
+from accord.lm.scratch import model_from_scratch, texts_of
+from accord.pipeline.progress import Progress
+from accord.runs import write_json_atomic
+from accord.settings.stages import ScratchSettings, SplitSettings, WorldSettings
+from accord.world.build import build_world
+
+log = logging.getLogger(__name__)
+
+
+def world(settings: WorldSettings) -> Iterator[Progress]:
+    """Write the embedded world's prompts, demonstrations, corpus and untrained model."""
+    yield Progress(0, 1)
+    build_world(settings)
+    yield Progress(1, 1)
+
+
+def scratch(settings: ScratchSettings) -> Iterator[Progress]:
+    """Write `model/`: a tokenizer trained on the rows' text, and an untrained model for it."""
+    yield Progress(0, 1)
+    records, read = load_records(settings.dataset, "any")
+    log.info("%s", read.summary())
+    model_from_scratch(texts_of(records), settings)
+    yield Progress(1, 1)
+
+
+def split(settings: SplitSettings) -> Iterator[Progress]:
+    """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json on what was used."""
+    yield Progress(0, 1)
+    records, read = read_records(settings.dataset, "any")
+    log.info("%s", read.summary())
+    train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
+    folder = Path(settings.output_dir)
+    write_jsonl(folder / "train.jsonl", map(record_json, train))
+    write_jsonl(folder / "test.jsonl", map(record_json, test))
+    about = {"read": read.to_json(), "train": len(train), "test": len(test)}
+    write_json_atomic(folder / "data.json", about)
+    yield Progress(1, 1, f"{len(train):,} rows to train on, {len(test):,} held out")

@@ -1,0 +1,282 @@
+"""Run a recipe: skip what is finished, go on with what is not, show how far it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from accord.learn.fit import StepResult
+from accord.learn.offline import train_offline
+from accord.learn.online import train_ppo
+from accord.pipeline.comparing import arena, compare
+from accord.pipeline.making import scratch, split, world
+from accord.pipeline.measuring import evaluate, report
+from accord.pipeline.progress import Progress
+from accord.pipeline.sampling import sample, select
+from accord.report.results import terminal_table
+from accord.runs import digest_json, digest_path, recorded, write_json_atomic
+from accord.settings.base import Settings
+from accord.settings.recipe import Recipe, StagePlan
+
+log = logging.getLogger(__name__)
+
+STAGE_FILE = "stage.json"
+
+STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
+    "world": world,
+    "scratch": scratch,
+    "split": split,
+    "sample": sample,
+    "compare": compare,
+    "select": select,
+    "arena": arena,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+TOLD = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
+
+
+def work_of(plan: StagePlan) -> Iterator[Progress]:
+    """The stage's work, as far as it goes."""
+    if plan.kind != "train":
+        return STAGES[plan.kind](plan.settings)
+    assert plan.method is not None
+    settings: Any = plan.settings
+    steps = train_ppo(settings) if plan.method == "ppo" else train_offline(plan.method, settings)
+    return _told(steps)
+
+
+def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:
+    try:
+        for step in steps:
+            note = "  ".join(
+                f"{name.split('/')[-1]} {step.metrics[name]:.3f}"
+                for name in TOLD
+                if name in step.metrics
+            )
+            yield Progress(step.step, step.total, note)
+    finally:
+        steps.close()  # type: ignore[attr-defined]
+
+
+def run_recipe(recipe: Recipe) -> None:
+    """Run all stages that are not finished, then print the table of results if there is one."""
+    console = Console(stderr=True)
+    with _logging(console):
+        for plan in recipe.stages:
+            run_one(plan, console)
+    results = Path(recipe.output_dir) / "results.json"
+    for plan in recipe.stages:
+        if plan.kind == "report":
+            results = _folder(plan) / "results.json"
+    if results.is_file():
+        Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
+
+
+def run_stage(plan: StagePlan) -> None:
+    """Run a single stage, unless it is finished with the same settings and inputs."""
+    console = Console(stderr=True)
+    with _logging(console):
+        run_one(plan, console)
+
+
+def run_one(plan: StagePlan, console: Console) -> None:
+    """Run a stage with a progress bar. Ctrl-C stops it between two pieces of work."""
+    folder = _folder(plan)
+    about = _about(plan)
+    before = _read(folder)
+    if before.get("digest") == about["digest"] and before.get("finished"):
+        console.print(f"[dim]{plan.name}: finished before, not run again[/dim]", highlight=False)
+        return
+    if before and before.get("digest") != about["digest"]:
+        _begin_anew(plan, folder, before, about, console)
+    spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
+    began = time.perf_counter()
+    seed = getattr(plan.settings, "seed", None)
+    try:
+        with recorded(folder, settings=plan.settings, seed=seed, inputs=about["inputs"]):
+            _show(plan, work_of(plan), console)
+    except BaseException:
+        seconds = spent + time.perf_counter() - began
+        if folder.is_dir():
+            write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": None})
+        raise
+    seconds = spent + time.perf_counter() - began
+    finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": finished})
+
+
+def _show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}[/dim]"),
+    )
+    with _interrupts() as interrupted, Bar(*columns, console=console) as bar:
+        task = bar.add_task(plan.name, total=None, note="")
+        for progress in work:
+            bar.update(task, completed=progress.done, total=progress.total or 1, note=progress.note)
+            if interrupted():
+                work.close()  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+        bar.update(task, note="")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) waits for the piece of work in hand; the second does not."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals do not arrive
+        before = {}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logging(console: Console) -> Iterator[None]:
+    """accord's messages above the progress bar, as they are."""
+    logger = logging.getLogger("accord")
+    handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def plan_recipe(recipe: Recipe) -> str:
+    """The stages with all their settings, and which are finished; runs nothing."""
+    lines = [f"output_dir: {recipe.output_dir}", f"seed: {recipe.seed}"]
+    for plan in recipe.stages:
+        kind = plan.kind if plan.method is None else f"{plan.kind} {plan.method}"
+        lines.append(f"\n{plan.name} ({kind}): {_state(plan)}")
+        lines += [
+            f"  {key}: {json.dumps(value)}"
+            for key, value in plan.settings.model_dump(mode="json").items()
+        ]
+    return "\n".join(lines)
+
+
+def _state(plan: StagePlan) -> str:
+    before = _read(_folder(plan))
+    if not before:
+        return "not begun"
+    if before.get("digest") != _about(plan)["digest"]:
+        return "to run again: " + _changed(before, _about(plan))
+    return (
+        f"finished {before['finished']}" if before.get("finished") else "goes on where it stopped"
+    )
+
+
+def _about(plan: StagePlan) -> dict[str, Any]:
+    """What identifies a stage's work: kind, method, settings, and its inputs by digest."""
+    settings = plan.settings.model_dump(mode="json")
+    settings.pop("output_dir", None)
+    inputs = {place: digest_path(place) for place in sorted(set(_places(plan.settings)))}
+    about = {
+        "stage": plan.kind,
+        "method": plan.method,
+        "name": plan.name,
+        "settings": settings,
+        "inputs": inputs,
+    }
+    return {**about, "digest": digest_json(about)}
+
+
+def _places(settings: Settings) -> Iterator[str]:
+    """Values of settings that are files or folders now, the stage's own folder left out."""
+    own = getattr(settings, "output_dir", None)
+    skipped = {"output_dir", "run", "train", "store"}
+
+    def walk(value: Any, key: str) -> Iterator[str]:
+        if isinstance(value, str):
+            if key not in skipped and value != own and ("/" in value or Path(value).suffix):
+                place = Path(value).expanduser()
+                if place.exists():
+                    yield value
+        elif isinstance(value, Mapping):
+            for inner, item in value.items():
+                yield from walk(item, inner)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from walk(item, key)
+
+    yield from walk(settings.model_dump(mode="json"), "")
+
+
+def _begin_anew(
+    plan: StagePlan,
+    folder: Path,
+    before: Mapping[str, Any],
+    about: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """The folder was made under other settings or from other inputs: it makes way, announced."""
+    console.print(
+        f"{plan.name}: {_changed(before, about)}; runs again from the start",
+        highlight=False,
+        markup=False,
+    )
+    if plan.kind != "report":  # a report may share its folder with the run
+        shutil.rmtree(folder)
+
+
+def _changed(before: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    then, now = before.get("settings", {}), about["settings"]
+    keys = [k for k in sorted(set(then) | set(now)) if then.get(k) != now.get(k)]
+    if keys:
+        return ", ".join(f"{k} was {then.get(k)!r}, is {now.get(k)!r}" for k in keys[:3])
+    places = [p for p, d in about["inputs"].items() if before.get("inputs", {}).get(p) != d]
+    return f"{places[0]} has changed" if places else "its inputs have changed"
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _folder(plan: StagePlan) -> Path:
+    return Path(plan.settings.output_dir)  # type: ignore[attr-defined]

@@ -1,0 +1,174 @@
+"""The stages that answer: sample K responses a prompt, and select the best of N."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from accord.compare.dataset import load_records
+from accord.compare.rewards import reward_of_model
+from accord.compare.store import Store
+from accord.data.write import ResponseRow, read_responses, response_json, write_responses
+from accord.errors import DataError
+from accord.learn.rollout import sample_text
+from accord.lm.encode import Limits, encode_prompts
+from accord.lm.load import load_causal, load_scalar
+from accord.lm.model import LanguageModel
+from accord.pipeline.judges import world_reward
+from accord.pipeline.progress import Progress
+from accord.records import PromptOnly, Response
+from accord.respond.local import local_sampler
+from accord.respond.protocol import Sample, SamplingSettings
+from accord.runs import digest_json
+from accord.settings.stages import SampleSettings, SelectSettings
+
+log = logging.getLogger(__name__)
+
+UNLIMITED = 1 << 30
+BATCHES_A_CHUNK = 4  # sorted by length together, written together
+
+
+def sample(settings: SampleSettings) -> Iterator[Progress]:
+    """Write responses.jsonl: `num_responses` to each prompt. Goes on where it stopped."""
+    lm = load_causal(
+        settings.model,
+        precision=settings.precision,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    records, read = load_records(settings.dataset, "prompts")
+    log.info("%s", read.summary())
+    wanted = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
+    limits = Limits(UNLIMITED, settings.max_prompt_length)
+    prompts, kept, report = encode_prompts(wanted, lm.tokenizer, limits)
+    log.info("%s: %s", settings.dataset, report.summary())
+    folder = Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "responses.partial.jsonl"
+    done = _lines_done(partial, settings)
+    size = BATCHES_A_CHUNK * max(1, settings.batch_size // settings.num_responses)
+    yield Progress(done, len(prompts))
+    while done < len(prompts):
+        stop = min(done + size, len(prompts))
+        rows = _answers(lm, prompts, kept, settings, range(done, stop))
+        with partial.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(response_json(row), ensure_ascii=False) + "\n")
+        done = stop
+        yield Progress(done, len(prompts), f"{stop * settings.num_responses:,} responses")
+    lines = partial.read_text(encoding="utf-8").splitlines()[1:]
+    final = folder / "responses.jsonl"
+    temporary = folder / ".responses.jsonl"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(final)
+    partial.unlink()
+    if settings.store is not None:
+        with Store.open(settings.store) as store:
+            store.add_responses([r for row in read_responses(final) for r in row.responses])
+
+
+def _lines_done(partial: Path, settings: SampleSettings) -> int:
+    """Prompts answered by an earlier start under the same settings; a torn line is cut off."""
+    header = json.dumps({"settings": digest_json(settings.model_dump(mode="json"))})
+    if partial.is_file():
+        lines = partial.read_text(encoding="utf-8").split("\n")
+        if lines[0] == header:
+            whole = lines[:-1]  # what follows the last line break is torn, or empty
+            partial.write_text("\n".join(whole) + "\n", encoding="utf-8")
+            return len(whole) - 1
+    partial.write_text(header + "\n", encoding="utf-8")
+    return 0
+
+
+def _answers(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[int, ...]],
+    records: Sequence[PromptOnly],
+    settings: SampleSettings,
+    rows: range,
+) -> list[ResponseRow]:
+    sampling = SamplingSettings(
+        settings.num_responses,
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        settings.batch_size,
+    )
+    found = local_sampler(lm)(
+        [prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows
+    )
+    name = settings.model_name or _model_name(settings.model)
+    told = {
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": settings.seed,
+    }
+    return [
+        ResponseRow(
+            records[i].prompt,
+            records[i].meta,
+            name,
+            told,
+            tuple(_response(s, records[i], name, told, lm) for s in samples),
+        )
+        for i, samples in zip(rows, found, strict=True)
+    ]
+
+
+def _response(
+    sample: Sample,
+    record: PromptOnly,
+    name: str,
+    told: dict[str, object],
+    lm: LanguageModel,
+) -> Response:
+    return Response(
+        record.prompt,
+        sample_text(sample, lm),
+        name,
+        told,
+        logp=sum(sample.logps),
+        tokens=len(sample.tokens),
+        finished=sample.finished,
+    )
+
+
+def _model_name(place: str) -> str:
+    path = Path(place)
+    return path.parent.name if path.name == "model" else path.name
+
+
+def select(settings: SelectSettings) -> Iterator[Progress]:
+    """Best-of-N (Stiennon et al. 2020): the highest reward of each prompt's first N responses."""
+    rows = read_responses(settings.responses)
+    short = next((r for r in rows if len(r.responses) < settings.n), None)
+    if short is not None:
+        raise DataError(
+            f"{settings.responses} has {len(short.responses)} responses to a prompt, too few for "
+            f"best-of-{settings.n}. Sample with num_responses={settings.n} or more."
+        )
+    reward = world_reward
+    if settings.reward_model is not None:
+        reward = reward_of_model(load_scalar(settings.reward_model, device=settings.device))
+    chosen: list[ResponseRow] = []
+    chunk = max(1, 1024 // settings.n)
+    yield Progress(0, len(rows))
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        candidates = [r for row in part for r in row.responses[: settings.n]]
+        scores = reward(
+            [r.prompt for r in candidates],
+            [r.text for r in candidates],
+            [r.finished for r in candidates],
+        )
+        for i, row in enumerate(part):
+            own = scores[i * settings.n : (i + 1) * settings.n]
+            best = row.responses[own.index(max(own))]
+            told = {**row.settings, "best_of": settings.n}
+            chosen.append(ResponseRow(row.prompt, row.meta, settings.model_name, told, (best,)))
+        yield Progress(min(start + chunk, len(rows)), len(rows))
+    write_responses(Path(settings.output_dir) / "responses.jsonl", chosen)
