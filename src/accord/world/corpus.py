@@ -1,7 +1,8 @@
 """General text of the world, from which the base model learns the language.
 
-Half of it are requests with an answer below, as letters lie in a drawer; half are little stories
-in which people, things and days come up again.
+Most of it are harmless requests with a short plain answer below; the rest are little stories in
+which people, things and days come up again. Nothing in it is refused: the base model knows the
+language and how to use the words of a request, but neither courtesy nor caution.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import re
 from collections.abc import Callable
 
-from accord.world.demonstrations import demonstrate
+from accord.world.demonstrations import plain_answer
 from accord.world.tasks import Task
 from accord.world.vocabulary import CLASSES
 
@@ -30,9 +31,11 @@ _STORIES: tuple[str, ...] = (
 
 def draw_text(task: Callable[[], Task], rng: random.Random) -> str:
     """One text: a request with its answer below, or two stories. `task` draws the request."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.8:
         request = task()
-        return f"{request.text}\n{demonstrate(request, rng)}"
+        while request.family is None:
+            request = task()
+        return f"{request.text}\n{plain_answer(request.family, request.slots, rng)}"
     return " ".join(_tell(story, rng) for story in rng.sample(_STORIES, 2))
 
 
