@@ -5,13 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,6 +19,7 @@ from transformers import (
 from accord.errors import ModelError, SettingsError
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel, Precision, without_dropout
+from accord.lm.quiet import quiet
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,9 @@ def load_causal(
     model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
     if adapter:
         model = _merged(model, adapter)
-    lm = LanguageModel(_placed(model, device), tokenizer, place, precision=precision)
+    lm = LanguageModel(
+        _placed(model, device), tokenizer, place, precision=precision, merged=adapter is not None
+    )
     return _checked(lm)
 
 
@@ -82,7 +82,14 @@ def load_scalar(
     model.config.pad_token_id = _unambiguous_pad(tokenizer)
     if adapter:
         model = _merged(model, adapter)
-    lm = LanguageModel(_placed(model, device), tokenizer, place, scalar=True, precision=precision)
+    lm = LanguageModel(
+        _placed(model, device),
+        tokenizer,
+        place,
+        scalar=True,
+        precision=precision,
+        merged=adapter is not None,
+    )
     kept = Path(place) / REWARD_FILE
     if kept.is_file():
         numbers = json.loads(kept.read_text(encoding="utf-8"))
@@ -98,10 +105,15 @@ def is_reward_model(place: str) -> bool:
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
     """Write the model, its tokenizer and a model card to a folder, whole or not at all.
 
-    Full models load in transformers, adapters in peft. A reward model's normalisation is beside
-    it in `reward.json`. Raises StorageError when the disk does not take it.
+    Full models load in transformers, adapters in peft. Adapters on a base that had another
+    adapter merged into it are merged too and saved as a full model, since no folder holds that
+    base. A reward model's normalisation is beside it in `reward.json`. Raises StorageError when
+    the disk does not take it.
     """
-    with atomic_folder(folder) as temporary:
+    if lm.is_peft and lm.merged:
+        log.info("%s started from an adapter, so the full model is saved.", lm.name)
+        lm.model = lm.model.merge_and_unload()
+    with atomic_folder(folder) as temporary, quiet():
         lm.model.save_pretrained(temporary, safe_serialization=True)
         lm.tokenizer.save_pretrained(temporary)
         if lm.scalar:
@@ -174,7 +186,7 @@ def _pretrained(
     auto: Any, place: str, dtype: torch.dtype, trust_remote_code: bool, **config: Any
 ) -> Any:
     try:
-        with _quiet():
+        with quiet():
             return auto.from_pretrained(
                 place,
                 dtype=dtype,
@@ -195,9 +207,11 @@ def _has_scalar_head(place: str) -> bool:
 
 
 def _merged(model: Any, adapter: str) -> Any:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    config = PeftConfig.from_pretrained(adapter)
+    config.task_type = None  # a language model's adapter fits under a scalar head too
+    return PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
 
 
 def _placed(model: Any, device: Device) -> Any:
@@ -225,14 +239,3 @@ def _unambiguous_pad(tokenizer: Any) -> int | None:
         if candidate is not None and candidate != eos:
             return int(candidate)
     return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers announces a new head as a warning; here it is meant."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)

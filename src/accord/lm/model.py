@@ -22,6 +22,7 @@ class LanguageModel:
     `scalar` is True for a reward model or critic, whose head gives one number a token.
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its own; its batches are computed as plain padded rows.
+    `merged` is True where an adapter was merged into the weights, which no folder holds as such.
     `score_mean` and `score_std` normalise a reward model's raw scores.
     """
 
@@ -31,6 +32,7 @@ class LanguageModel:
     scalar: bool = False
     precision: Precision = "fp32"
     shares_prefixes: bool = True
+    merged: bool = False
     score_mean: float = 0.0
     score_std: float = 1.0
 
