@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -28,17 +29,22 @@ def local_sampler(
         streams: Sequence[int],
     ) -> list[list[Sample]]:
         found: list[list[Sample]] = [[] for _ in prompts]
-        for members in _batches(prompts, settings):
-            results = _sample_batch(
-                lm,
-                [prompts[i] for i in members],
-                settings,
-                _uniforms(seed, [streams[i] for i in members], settings),
-            )
-            for i, samples in zip(members, results, strict=True):
-                found[i] = samples
-            if on_progress is not None:
-                on_progress(len(members))
+        training = lm.model.training
+        lm.model.eval()  # in training mode checkpointed layers drop their key-value memory
+        try:
+            for members in _batches(prompts, settings):
+                results = _sample_batch(
+                    lm,
+                    [prompts[i] for i in members],
+                    settings,
+                    _uniforms(seed, [streams[i] for i in members], settings),
+                )
+                for i, samples in zip(members, results, strict=True):
+                    found[i] = samples
+                if on_progress is not None:
+                    on_progress(len(members))
+        finally:
+            lm.model.train(training)
         return found
 
     return sample
@@ -76,7 +82,8 @@ def _sample_batch(
     ids, mask = ids.to(device), mask.to(device)
     cache = DynamicCache(config=lm.inner.config)
     logits = _logits(lm, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-    cache.batch_repeat_interleave(k)
+    # Beam search's call: all kinds of layers have it, state-space ones too.
+    cache.reorder_cache(torch.arange(len(prompts), device=device).repeat_interleave(k))
     logits = logits.repeat_interleave(k, 0)
     mask = mask.repeat_interleave(k, 0)
     position = mask.sum(1, keepdim=True)
@@ -100,7 +107,7 @@ def _sample_batch(
         keep = ~ended[active]
         if keep.float().mean() <= COMPACT_AT:
             rows_kept = keep.nonzero().squeeze(1).to(device)
-            cache.batch_select_indices(rows_kept)
+            cache.reorder_cache(rows_kept)
             active, token = active[keep], token[keep]
             mask, position = mask[rows_kept], position[rows_kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
@@ -123,13 +130,18 @@ def _logits(
     lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
 ) -> Tensor:
     """Next-token logits (rows, V) in float32 after the last of ids (rows, n)."""
+    memory = "past_key_values"
+    # Pure state-space models name their memory otherwise, would ignore the usual name, and take
+    # the mask of the new tokens alone.
+    if "cache_params" in inspect.signature(lm.backbone.forward).parameters:
+        memory, mask = "cache_params", mask[:, -ids.shape[1] :]
     with lm.compute():
         hidden = lm.backbone(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{memory: cache},
         ).last_hidden_state[:, -1]
     return lm.head.logits(hidden)
 
