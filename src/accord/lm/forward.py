@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from accord.errors import ModelError
 from accord.lm.attention import NAME
@@ -138,6 +139,10 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: 
     config = lm.inner.config.get_text_config()
     if getattr(config, "attention_chunk_size", None) is not None:
         return False  # attends within chunks, which a short probe would not show
+    if any(
+        hasattr(layer, "update_recurrent_state") for layer in DynamicCache(config=config).layers
+    ):
+        return False  # passes a state on, which new weights hardly let the probe show
     before = config._attn_implementation
     try:
         lm.inner.set_attn_implementation(NAME)
