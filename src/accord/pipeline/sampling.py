@@ -47,8 +47,8 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "responses.partial.jsonl"
-    done = _lines_done(partial, settings)
     size = BATCHES_A_CHUNK * max(1, settings.batch_size // settings.num_responses)
+    done = _lines_done(partial, settings, size)
     yield Progress(done, len(prompts))
     while done < len(prompts):
         stop = min(done + size, len(prompts))
@@ -58,10 +58,10 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
                 file.write(json.dumps(response_json(row), ensure_ascii=False) + "\n")
         done = stop
         yield Progress(done, len(prompts), f"{stop * settings.num_responses:,} responses")
-    lines = partial.read_text(encoding="utf-8").splitlines()[1:]
     final = folder / "responses.jsonl"
     temporary = folder / ".responses.jsonl"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _, rows_written = partial.read_bytes().split(b"\n", 1)  # without the header
+    temporary.write_bytes(rows_written)
     temporary.replace(final)
     partial.unlink()
     if settings.store is not None:
@@ -69,17 +69,18 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
             store.add_responses([r for row in read_responses(final) for r in row.responses])
 
 
-def _lines_done(partial: Path, settings: SampleSettings) -> int:
-    """Prompts answered by an earlier start under the same settings; a torn line is cut off."""
+def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
+    """Prompts answered by an earlier start under the same settings, in whole chunks of `size`.
+
+    What was written of a chunk is cut off: other batches would round log-probs another way.
+    """
     header = json.dumps({"settings": digest_json(settings.model_dump(mode="json"))})
-    if partial.is_file():
-        lines = partial.read_text(encoding="utf-8").split("\n")
-        if lines[0] == header:
-            whole = lines[:-1]  # what follows the last line break is torn, or empty
-            partial.write_text("\n".join(whole) + "\n", encoding="utf-8")
-            return len(whole) - 1
-    partial.write_text(header + "\n", encoding="utf-8")
-    return 0
+    lines = partial.read_bytes().split(b"\n") if partial.is_file() else [b""]
+    done = 0
+    if lines[0] == header.encode():
+        done = max(0, len(lines) - 2) // size * size  # without the header and what is torn
+    partial.write_bytes(b"\n".join([header.encode(), *lines[1 : done + 1], b""]))
+    return done
 
 
 def _answers(
