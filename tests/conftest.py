@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.commands import CommandServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +19,33 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded world with a few prompts and a model of some 35,000 parameters. Read only."""
+    from accord.settings.stages import WorldSettings
+    from accord.world.build import build_world
+
+    folder = tmp_path_factory.mktemp("tiny_world")
+    settings = WorldSettings(
+        output_dir=str(folder),
+        demonstrations=64,
+        corpus=64,
+        train_prompts=24,
+        test_prompts=12,
+        vocab_size=700,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    build_world(settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[CommandServer]:
+    """Starts `accord` commands as processes that can be killed."""
+    server = CommandServer()
+    yield server
+    server.close()

@@ -1,0 +1,150 @@
+"""`accord` commands in processes of their own, without the seconds that importing torch takes.
+
+A server imports everything once; each command is a fork of it. So a test can start a command many
+times, and kill it as a machine would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started. It stays known to the server until `wait` was called."""
+
+    server: CommandServer
+    pid: int
+    log: Path
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def ended(self) -> bool:
+        return bool(self.server.ask({"ended": self.pid}))
+
+    def wait(self) -> int:
+        """The exit code, or the negative number of the signal that ended it."""
+        return int(self.server.ask({"wait": self.pid}))
+
+    def until_lines(self, path: Path, lines: int) -> None:
+        """Return when a file has so many lines, or when the command has ended."""
+        while not self.ended():
+            if path.is_file() and path.read_bytes().count(b"\n") >= lines:
+                return
+            time.sleep(0.002)
+
+
+class CommandServer:
+    """The process that commands are forked from. They compute on one thread."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, *arguments: str, cwd: Path, dies_in_checkpoint: int = 0) -> Running:
+        """Start `accord ARGUMENTS` in `cwd`; what it prints goes to `log` there.
+
+        With `dies_in_checkpoint` = n it is killed when half of its n-th checkpoint is written.
+        """
+        log = cwd / "log"
+        request = {
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "log": str(log),
+            "dies_in_checkpoint": dies_in_checkpoint,
+        }
+        return Running(self, int(self.ask(request)), log)
+
+    def close(self) -> None:
+        self.process.communicate()  # the end of its input ends it
+
+
+def serve() -> None:
+    """Answer requests, one JSON line each, until there are no more."""
+    from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+    import accord.cli.entry
+    import accord.pipeline
+    import accord.report.page
+
+    imported = (accord, LlamaForCausalLM, LlamaForSequenceClassification)
+    assert all(imported)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif "ended" in request:
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            answer = os.waitid(os.P_PID, request["ended"], how) is not None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _be_the_command(request)
+        print(json.dumps(answer), flush=True)
+
+
+def _be_the_command(request: dict[str, Any]) -> None:
+    code = 1
+    try:
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(number, target)
+        os.chdir(request["cwd"])
+        sys.argv = ["accord", *request["arguments"]]
+        if request["dies_in_checkpoint"]:
+            _die_in_checkpoint(request["dies_in_checkpoint"])
+        from accord.cli.entry import run
+
+        code = run(request["arguments"])
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _die_in_checkpoint(number: int) -> None:
+    from accord.learn import checkpoints
+
+    whole, written = checkpoints.save_file, []
+
+    def save(tensors: Any, path: Path) -> None:
+        whole(tensors, path)
+        written.append(path)
+        if len(written) == number:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.save_file = save
+
+
+if __name__ == "__main__":
+    serve()

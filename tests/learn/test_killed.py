@@ -1,0 +1,305 @@
+"""Killed at any moment and started again, a stage gives what it gives undisturbed, to the bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.runs import digest_path, read_metrics
+from tests.commands import CommandServer
+
+CLOCKS = ("seconds", "peak_memory_mb")
+"""The only numbers of metrics.jsonl that may differ between two runs."""
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+
+def arguments(place: str, settings: Mapping[str, object]) -> list[str]:
+    method, *_ = place.split()
+    return ["train", method, "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
+
+
+@pytest.fixture(scope="session")
+def pairs(tiny_world: Path) -> Path:
+    """Comparisons: a demonstration against the next one's answer."""
+    lines = (tiny_world / "demonstrations.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    path = tiny_world.parent / "pairs.jsonl"
+    with path.open("w") as file:
+        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+            if row["completion"] != other["completion"]:
+                pair = {"chosen": row["completion"], "rejected": other["completion"]}
+                file.write(json.dumps({"prompt": row["prompt"], **pair}) + "\n")
+    return path
+
+
+def sft(world: Path, steps: int) -> list[str]:
+    settings = {
+        "model": world / "model",
+        "dataset": world / "demonstrations.jsonl",
+        "eval_dataset": world / "demonstrations.jsonl",
+        "eval_steps": 5,
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.001,
+        "save_steps": 3,
+    }
+    return arguments("sft", settings)
+
+
+def dpo(world: Path, pairs: Path, steps: int) -> list[str]:
+    settings = {
+        "model": world / "model",
+        "dataset": pairs,
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.001,
+        "save_steps": 3,
+    }
+    return arguments("dpo", settings)
+
+
+def ppo(world: Path, steps: int) -> list[str]:
+    settings = {
+        "model": world / "model",
+        "reward_model": world / "model",  # its head is drawn from the seed: any score will do
+        "dataset": world / "train_prompts.jsonl",
+        "max_steps": steps,
+        "per_device_train_batch_size": 8,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_new_tokens": 12,
+        "max_length": 160,
+        "learning_rate": 0.001,
+        "adaptive_kl_target": 0.1,
+        "adaptive_kl_horizon": 100,
+        "save_steps": 3,
+    }
+    return arguments("ppo", settings)
+
+
+def undisturbed(commands: CommandServer, command: Sequence[str], folder: Path) -> Path:
+    folder.mkdir()
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    return folder / "out"
+
+
+def killed(
+    commands: CommandServer,
+    command: Sequence[str],
+    folder: Path,
+    moments: Sequence[tuple[int, float]],
+    watched: str = "out/metrics.jsonl",
+) -> Path:
+    """Run a command to its end, killed once at each moment: lines of a file, and seconds more."""
+    folder.mkdir()
+    for lines, more in moments:
+        running = commands.start(*command, cwd=folder)
+        running.until_lines(folder / watched, lines)
+        time.sleep(more)
+        running.send(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, running.log.read_text()
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    return folder / "out"
+
+
+def moments(seed: int, kills: int, steps: int) -> list[tuple[int, float]]:
+    """Random moments, later and later; none after the last step but one."""
+    rng = random.Random(seed)
+    return [(row, rng.uniform(0, 0.004)) for row in sorted(rng.sample(range(1, steps - 1), kills))]
+
+
+def same(one: Path, other: Path) -> None:
+    """All rows and all files are equal; a row that was taken back occurs once."""
+    assert rows_of(one) == rows_of(other)
+    assert digest_path(one) == digest_path(other)
+
+
+def test_sft_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = sft(tiny_world, 24)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    assert [row["step"] for row in rows_of(whole)] == list(range(1, 25))
+    same(whole, killed(commands, command, tmp_path / "killed", moments(0, 4, 24)))
+
+
+def test_killed_while_a_checkpoint_is_written(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = sft(tiny_world, 12)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    for attempt, step in enumerate((0, 3)):
+        # The first dies in its second checkpoint, of step 6; the second, which goes on from step
+        # 3, in its first, of step 6 again. Each leaves half a file beside the one that is whole.
+        running = commands.start(*command, cwd=folder, dies_in_checkpoint=2 - attempt)
+        assert running.wait() == -signal.SIGKILL
+        names = sorted(p.name for p in (folder / "out/checkpoints").iterdir())
+        assert names[-1] == "step-00000003"
+        (partial,) = names[:-1]
+        assert partial.startswith(".step-00000006.partial-")
+        if step:
+            assert "goes on after step 3" in running.log.read_text()
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    same(whole, folder / "out")
+    assert not [p for p in (folder / "out/checkpoints").iterdir() if ".partial-" in p.name]
+
+
+def test_dpo_killed_at_a_random_moment(
+    commands: CommandServer, tiny_world: Path, pairs: Path, tmp_path: Path
+) -> None:
+    command = dpo(tiny_world, pairs, 10)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    # At the start the policy is the reference, so every margin is 0. A reference that was taken
+    # anew from a checkpoint's weights would bring the margins back to 0 after a kill.
+    assert rows_of(whole)[0]["rewards/margins"] == 0
+    assert all(row["rewards/margins"] != 0 for row in rows_of(whole)[1:])
+    same(whole, killed(commands, command, tmp_path / "killed", moments(1, 2, 10)))
+
+
+def test_ppo_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = ppo(tiny_world, 10)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    # The adaptive β is part of the state: it must have moved for the comparison to hold it.
+    assert len({row["objective/beta"] for row in rows_of(whole)}) == 10
+    same(whole, killed(commands, command, tmp_path / "killed", moments(2, 3, 10)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_the_same_command_goes_on(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path, number: int
+) -> None:
+    command = sft(tiny_world, 24)
+    command[-1] = "save_steps=100"  # so that the checkpoint is the interrupt's own
+    folder = tmp_path / "interrupted"
+    folder.mkdir()
+    running = commands.start(*command, cwd=folder)
+    running.until_lines(folder / "out/metrics.jsonl", 5)
+    running.send(number)
+    assert running.wait() == 130
+    assert "Interrupted. The same command goes on where it stopped." in running.log.read_text()
+    last = rows_of(folder / "out")[-1]["step"]
+    assert 5 <= last < 24
+    (checkpoint,) = (folder / "out/checkpoints").iterdir()
+    assert checkpoint.name == f"step-{last:08d}"
+    assert json.loads((folder / "out/manifest.json").read_text())["status"] == "interrupted"
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0
+    assert f"goes on after step {last}" in running.log.read_text()
+    same(undisturbed(commands, command, tmp_path / "whole"), folder / "out")
+
+
+def test_sampling_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = [
+        "sample",
+        "output_dir=out",
+        f"model={tiny_world / 'model'}",
+        f"dataset={tiny_world / 'train_prompts.jsonl'}",
+        "num_responses=2",
+        "max_new_tokens=24",
+        "batch_size=2",
+    ]
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    assert len((whole / "responses.jsonl").read_text().splitlines()) == 24
+    partial = "out/responses.partial.jsonl"
+    again = killed(commands, command, tmp_path / "killed", [(1, 0.0), (6, 0.001), (14, 0)], partial)
+    assert (again / "responses.jsonl").read_bytes() == (whole / "responses.jsonl").read_bytes()
+    assert not (again / "responses.partial.jsonl").exists()
+
+
+def test_sampling_goes_on_from_a_torn_line(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = [
+        "sample",
+        "output_dir=out",
+        f"model={tiny_world / 'model'}",
+        f"dataset={tiny_world / 'train_prompts.jsonl'}",
+        "num_responses=2",
+        "max_new_tokens=24",
+        "batch_size=4",
+    ]
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    folder = tmp_path / "torn"
+    folder.mkdir()
+    running = commands.start(*command, cwd=folder)
+    partial = folder / "out/responses.partial.jsonl"
+    running.until_lines(partial, 9)
+    running.send(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    lines = partial.read_bytes().splitlines(keepends=True)
+    # A header and at least eight answers; three of them and a half reached the disk.
+    partial.write_bytes(b"".join(lines[:4]) + lines[4][:40])
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    again = folder / "out/responses.jsonl"
+    assert again.read_bytes() == (whole / "responses.jsonl").read_bytes()
+
+
+RECIPE = """\
+output_dir: out
+stages:
+  - {stage: sample, name: answers, model: MODEL, dataset: WORLD/train_prompts.jsonl,
+     num_responses: 4, max_new_tokens: 16}
+  - {stage: compare, responses: [$answers/responses.jsonl], form: rankings, judge: {noise: 0.1}}
+  - {stage: train, method: dpo, model: MODEL, dataset: $compare/store.db, max_steps: 12,
+     per_device_train_batch_size: 4, learning_rate: 1.0e-3, save_steps: 3}
+  - {stage: sample, name: later, model: $dpo/model, dataset: WORLD/test_prompts.jsonl,
+     num_responses: 2, max_new_tokens: 16}
+"""
+
+
+def test_a_recipe_killed_goes_on_and_leaves_finished_stages_alone(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    recipe = RECIPE.replace("MODEL", f"{tiny_world}/model").replace("WORLD", str(tiny_world))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    command = ["run", str(path)]
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    finished: dict[Path, bytes] = {}
+    moments = [("out/answers/stage.json", 1), ("out/dpo/metrics.jsonl", 2), ("out/later", 5)]
+    for watched, lines in moments:
+        running = commands.start(*command, cwd=folder)
+        if lines == 5:
+            while not (folder / watched).is_dir() and not running.ended():
+                time.sleep(0.002)
+        else:
+            running.until_lines(folder / watched, lines)
+        running.send(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, running.log.read_text()
+        for stage in folder.glob("out/*/stage.json"):
+            if json.loads(stage.read_text())["finished"]:
+                finished.setdefault(stage, stage.read_bytes())
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    assert {"answers", "compare", "dpo"} <= {stage.parent.name for stage in finished}
+    for stage, content in finished.items():
+        assert stage.read_bytes() == content
+        assert f"{stage.parent.name}: finished before, not run again" in running.log.read_text()
+    same(whole / "dpo", folder / "out/dpo")
+    for name in ("answers", "later"):
+        answers = f"{name}/responses.jsonl"
+        assert (folder / "out" / answers).read_bytes() == (whole / answers).read_bytes()

@@ -1,0 +1,65 @@
+"""Sampling goes on from what a killed start left, whatever bytes that ends with."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from accord.data.write import read_responses
+from accord.pipeline.sampling import sample
+from accord.settings.stages import SampleSettings
+
+
+@pytest.fixture
+def settings(tiny_world: Path, tmp_path: Path) -> SampleSettings:
+    return SampleSettings(
+        model=str(tiny_world / "model"),
+        dataset=str(tiny_world / "test_prompts.jsonl"),
+        output_dir=str(tmp_path / "out"),
+        num_responses=1,
+        max_new_tokens=8,
+        batch_size=1,  # four prompts are written at a time
+    )
+
+
+def first_chunk(settings: SampleSettings) -> bytes:
+    """The header and the first four rows, as a start that was stopped left them."""
+    assert [progress.done for progress in islice(sample(settings), 2)] == [0, 4]
+    return (Path(settings.output_dir) / "responses.partial.jsonl").read_bytes()
+
+
+def test_line_separators_and_a_character_cut_in_half(settings: SampleSettings) -> None:
+    written = first_chunk(settings)
+    folder = Path(settings.output_dir)
+    header, *rows = [json.loads(line) for line in written.splitlines()]
+    # A model may write any character. These are written as they are, and some functions take
+    # them for the end of a line.
+    rows[0]["responses"][0]["text"] = "a\u2028b\u0085c\u2029d"
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in (header, *rows, rows[0])]
+    cut = lines[-1].index("\u2028".encode()) + 1
+    partial = folder / "responses.partial.jsonl"
+    partial.write_bytes(b"\n".join(lines)[: cut - len(lines[-1])])
+    assert next(sample(settings)).done == 4
+    assert list(sample(settings))[-1].done == 12
+    read = read_responses(folder / "responses.jsonl")
+    assert len(read) == 12
+    assert read[0].responses[0].text == "a\u2028b\u0085c\u2029d"
+
+
+@pytest.mark.parametrize("kept", [0, 5, -1])
+def test_a_torn_header_or_chunk_begins_the_chunk_again(settings: SampleSettings, kept: int) -> None:
+    written = first_chunk(settings)
+    header = written.index(b"\n")
+    partial = Path(settings.output_dir) / "responses.partial.jsonl"
+    for content in (written[:kept], written[:header], written[: header + 1]):
+        partial.write_bytes(content)
+        assert [progress.done for progress in islice(sample(settings), 2)] == [0, 4]
+        assert partial.read_bytes() == written
+
+
+def test_other_settings_begin_anew(settings: SampleSettings) -> None:
+    first_chunk(settings)
+    assert next(sample(settings.model_copy(update={"temperature": 0.5}))).done == 0
