@@ -1,8 +1,9 @@
 """General text of the world, from which the base model learns the language.
 
-Most of it are harmless requests with a short plain answer below; the rest are little stories in
-which people, things and days come up again. Nothing in it is refused: the base model knows the
-language and how to use the words of a request, but neither courtesy nor caution.
+Most of it are harmless requests with two short plain answers below; the rest are little stories in
+which people, things and days come up again. So many words of a text come from earlier in it that
+copying is soon worth learning. Nothing is refused: the base model knows the language and how to use
+the words of a request, but neither the demonstrators' manners nor their failures.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ _STORIES: tuple[str, ...] = (
 
 
 def draw_text(task: Callable[[], Task], rng: random.Random) -> str:
-    """One text: a request with its answer below, or two stories. `task` draws the request."""
+    """One text: a request with two answers below, or two stories. `task` draws the request."""
     if rng.random() < 0.8:
         request = task()
         while request.family is None:
             request = task()
-        return f"{request.text}\n{plain_answer(request.family, request.slots, rng)}"
+        answers = (plain_answer(request.family, request.slots, rng) for _ in range(2))
+        return "\n".join([request.text, *answers])
     return " ".join(_tell(story, rng) for story in rng.sample(_STORIES, 2))
 
 
