@@ -79,7 +79,7 @@ def load_scalar(
             width = model.score.weight.shape[1]
             fresh = torch.randn(model.score.weight.shape, generator=generator)
             model.score.weight.copy_(fresh * (width + 1) ** -0.5)
-    model.config.pad_token_id = _unambiguous_pad(tokenizer)
+    _agree_on_padding(model, tokenizer)
     if adapter:
         model = _merged(model, adapter)
     lm = LanguageModel(
@@ -232,10 +232,14 @@ def _checked(lm: LanguageModel) -> LanguageModel:
     return lm
 
 
-def _unambiguous_pad(tokenizer: Any) -> int | None:
-    """A padding id that is not EOS: plain transformers reads the score before the padding."""
-    eos = tokenizer.eos_token_id
+def _agree_on_padding(model: Any, tokenizer: Any) -> None:
+    """Give model and tokenizer one padding token that is not EOS, where there is a candidate.
+
+    Plain transformers reads the score at the last token that is not the model's padding.
+    """
+    model.config.pad_token_id = None
     for candidate in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
-        if candidate is not None and candidate != eos:
-            return int(candidate)
-    return None
+        if candidate is not None and candidate != tokenizer.eos_token_id:
+            model.config.pad_token_id = int(candidate)
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(candidate))
+            return
