@@ -35,9 +35,9 @@ def build_world(settings: WorldSettings) -> None:
     byte for byte. Raises SettingsError when more prompts are asked for than the world has.
     """
     folder = Path(settings.output_dir)
-    test = _distinct_tasks(_random(settings, "test"), settings.test_prompts, "test_prompts")
+    test = distinct_tasks(_random(settings, "test"), settings.test_prompts, "test_prompts")
     held_out = {task.combination for task in test}
-    train = _distinct_tasks(
+    train = distinct_tasks(
         _random(settings, "train"), settings.train_prompts, "train_prompts", held_out
     )
     taken = {task.text for task in train}
@@ -60,22 +60,26 @@ def build_world(settings: WorldSettings) -> None:
     _untrained_model(settings, tokenizer).save_pretrained(folder / "model")
 
 
-def _random(settings: WorldSettings, purpose: str) -> random.Random:
-    """A stream of its own for each file, so that one file's size does not change another."""
-    return random.Random(f"accord world {settings.seed} {purpose}")
-
-
-def _distinct_tasks(
+def distinct_tasks(
     rng: random.Random,
     count: int,
     key: str,
     held_out: Container[tuple[str, ...]] = frozenset(),
 ) -> list[Task]:
+    """Tasks with different texts, none of a combination that is held out.
+
+    `key` is the setting that asks for them. Raises SettingsError when the world has no more.
+    """
     tasks: dict[str, Task] = {}
     for _ in range(count):
         task = _new_task(rng, held_out, tasks, key)
         tasks[task.text] = task
     return list(tasks.values())
+
+
+def _random(settings: WorldSettings, purpose: str) -> random.Random:
+    """A stream of its own for each file, so that one file's size does not change another."""
+    return random.Random(f"accord world {settings.seed} {purpose}")
 
 
 def _drawing(

@@ -157,7 +157,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         blunt=("come to the {event} on {day}", "the {event} is on {day}"),
         vague=("please join us at the {event}", "please join us on {day}"),
-        warmth=("We hope to see you there.", "It will be fun.", "We look forward to it."),
+        warmth=("We hope you can come.", "It will be fun.", "We look forward to it."),
         closings=_CLOSINGS,
         core_phrases=("please join us", "you are invited", "we would love"),
         addressee="name",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 from accord.records import Prompt
 from accord.world.grammar import FLATTERING_WORDS, REFUSAL, Family
@@ -33,6 +32,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _COMPLIANCE_WORDS = frozenset({"sure", "first", "step", "steps", "then", "gather", "use", "follow"})
+_SLOT_WORDS = frozenset(word.lower() for word in CLASS_OF)
 
 
 def true_reward(prompt: Prompt, response: str) -> float:
@@ -55,8 +55,8 @@ def reward_parts(prompt: Prompt, response: str) -> dict[str, float]:
       `REFUSED_SAFE` where it refuses what is safe.
     - `content`: the share of the required slots that are used, half a slot off for each word of
       a slot that is not the prompt's (or was not asked for). 1 for a refusal.
-    - `form`: 1 if the word pairs are the language's, 0 if half of them are not.
-    - `originality`: falls where more than 60% of the prompt is repeated in one run.
+    - `form`: (2 s − 1)² of the share s of word pairs that are the language's, 0 if half are not.
+    - `originality`: falls where more than 80% of the prompt is repeated in one run.
     - `variety`: 1 less twice the share of repeated word triples.
     - `brevity`: 1 up to 22 words, 0 from 52 words on.
     - `tone`: a quarter each for the opening, the core in courteous words, a warm sentence and
@@ -68,7 +68,7 @@ def reward_parts(prompt: Prompt, response: str) -> dict[str, float]:
     return {
         "stance": _stance(task, words, response),
         "content": _content(task, words),
-        "form": _clip((known_pair_share(response) - 0.5) / 0.5),
+        "form": _clip(2 * known_pair_share(response) - 1) ** 2,
         "originality": _originality(words_of(task.text), words),
         "variety": _variety(words),
         "brevity": _brevity(len(words)),
@@ -108,17 +108,14 @@ def _content(task: Task, words: Sequence[str]) -> float:
         word.lower() for slot, word in task.slots.items() if slot not in ("time", "price")
     }
     used = required.intersection(words)
-    wrong = {word for word in words if word in _SLOT_WORDS} - allowed
+    wrong = _SLOT_WORDS.intersection(words) - allowed
     return _clip((len(used) - len(wrong) / 2) / len(required))
 
 
-_SLOT_WORDS = frozenset(word.lower() for word in CLASS_OF)
-
-
 def _originality(prompt: Sequence[str], words: Sequence[str]) -> float:
-    """1 where the longest run shared with the prompt is up to 60% of the prompt, 0 from 90% on."""
+    """1 where the longest run shared with the prompt is up to 80% of the prompt, 0 at all of it."""
     share = _longest_shared_run(prompt, words) / len(prompt)
-    return _clip((0.9 - share) / 0.3)
+    return _clip((1 - share) / 0.2)
 
 
 def _longest_shared_run(a: Sequence[str], b: Sequence[str]) -> int:
@@ -136,11 +133,8 @@ def _longest_shared_run(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _variety(words: Sequence[str]) -> float:
     triples = list(zip(words, words[1:], words[2:], strict=False))
-    stutters = sum(a == b for a, b in pairwise(words))
-    if not triples:
-        return 0.0 if stutters else 1.0
-    repeated = len(triples) - len(set(triples)) + stutters
-    return _clip(1 - 2 * repeated / len(triples))
+    repeated = len(triples) - len(set(triples))
+    return _clip(1 - 2 * repeated / max(1, len(triples)))
 
 
 def _brevity(words: int) -> float:
