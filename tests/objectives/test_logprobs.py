@@ -1,0 +1,171 @@
+"""Chunked log-probs against log_softmax in float64 by plain autograd."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from accord.objectives import logprobs
+from accord.objectives.logprobs import Head, row_chunks, token_kl, token_logps, token_statistics
+
+ROWS, WIDTH, VOCABULARY = 7, 5, 11
+
+
+def plain_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
+) -> Tensor:
+    logits = hidden @ weight.T
+    if bias is not None:
+        logits = logits + bias
+    logits = logits * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits / temperature
+
+
+def numbers(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hidden, weight, bias, targets, and a gradient that comes from above."""
+    g = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(ROWS, WIDTH, generator=g),
+        torch.randn(VOCABULARY, WIDTH, generator=g),
+        torch.randn(VOCABULARY, generator=g),
+        torch.randint(VOCABULARY, (ROWS,), generator=g),
+        torch.randn(ROWS, generator=g),
+    )
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 3 * VOCABULARY, 1 << 25])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_value_and_gradients_are_those_of_log_softmax(
+    monkeypatch: pytest.MonkeyPatch,
+    with_bias: bool,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
+    chunk_elements: int,
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+    hidden, weight, bias, targets, above = numbers()
+    leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
+    head = Head(leaves[1], leaves[2] if with_bias else None, scale, softcap)
+    found = token_logps(leaves[0], head, targets, temperature)
+    found.backward(above)
+
+    exact = [t.double().requires_grad_() for t in (hidden, weight, bias)]
+    logits = plain_logits(
+        exact[0], exact[1], exact[2] if with_bias else None, scale, softcap, temperature
+    )
+    expected = logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    expected.backward(above.double())
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    for leaf, true in zip(leaves, exact, strict=True):
+        if true.grad is None:
+            assert leaf.grad is None
+        else:
+            torch.testing.assert_close(leaf.grad.double(), true.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_agrees_with_finite_differences() -> None:
+    # (f(x + ε) − f(x − ε)) / 2ε in one direction; the function is float32, so ε is large.
+    hidden, weight, bias, targets, above = numbers(1)
+    head = Head(weight, bias, 0.5, 4.0)
+    direction = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(9))
+    leaf = hidden.clone().requires_grad_()
+    token_logps(leaf, head, targets, 0.8).backward(above)
+    assert leaf.grad is not None
+
+    def f(x: Tensor) -> float:
+        return float((token_logps(x, head, targets, 0.8).double() * above).sum())
+
+    eps = 1e-2
+    slope = (f(hidden + eps * direction) - f(hidden - eps * direction)) / (2 * eps)
+    assert slope == pytest.approx(float((leaf.grad * direction).sum()), rel=1e-2)
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, weight, bias, targets, _ = numbers()
+    hidden.requires_grad_()
+    token_logps(hidden, Head(weight, bias), targets).sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+    assert bias.grad is None
+
+
+def test_uniform_logits_give_minus_log_v() -> None:
+    # All logits 0: p = 1/V for every token, so log p = −log V and the entropy is log V.
+    head = Head(torch.zeros(VOCABULARY, WIDTH))
+    hidden, targets = torch.ones(2, WIDTH), torch.tensor([0, 10])
+    logps = token_logps(hidden, head, targets)
+    assert logps.tolist() == pytest.approx([-math.log(VOCABULARY)] * 2)
+    entropy, _ = token_statistics(hidden, head, targets)
+    assert entropy.tolist() == pytest.approx([math.log(VOCABULARY)] * 2, abs=1e-6)
+
+
+def test_half_precision_hidden_states_give_float32_log_probs() -> None:
+    hidden, weight, _, targets, _ = numbers()
+    half = hidden.bfloat16().requires_grad_()
+    found = token_logps(half, Head(weight), targets)
+    found.sum().backward()
+    assert found.dtype == torch.float32
+    assert half.grad is not None
+    assert half.grad.dtype == torch.bfloat16
+    exact = (hidden @ weight.T).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.1)
+
+
+def test_statistics_by_hand() -> None:
+    # logits (log 4, log 2, log 2): p = (½, ¼, ¼), entropy = ½·log 2 + 2·¼·log 4 = 1.5·log 2;
+    # its mode is token 0. At temperature ½ the logits double: p = (16, 4, 4)/24 = (⅔, ⅙, ⅙).
+    head = Head(torch.tensor([[math.log(4.0)], [math.log(2.0)], [math.log(2.0)]]))
+    hidden = torch.ones(2, 1)
+    entropy, correct = token_statistics(hidden, head, torch.tensor([0, 2]))
+    assert entropy.tolist() == pytest.approx([1.5 * math.log(2)] * 2, abs=1e-6)
+    assert correct.tolist() == [1.0, 0.0]
+    sharper, _ = token_statistics(hidden, head, torch.tensor([0, 2]), temperature=0.5)
+    expected = 2 / 3 * math.log(1.5) + 1 / 3 * math.log(6)
+    assert sharper.tolist() == pytest.approx([expected] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 1 << 25])
+def test_kl_is_the_sum_over_the_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, chunk_elements: int
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+    hidden, weight, bias, _, _ = numbers()
+    other_hidden, other_weight, _, _, _ = numbers(2)
+    found = token_kl(
+        hidden, Head(weight, bias), other_hidden, Head(other_weight, softcap=2.0), temperature=1.3
+    )
+    p = plain_logits(hidden.double(), weight.double(), bias.double(), 1.0, None, 1.3).softmax(1)
+    q = plain_logits(other_hidden.double(), other_weight.double(), None, 1.0, 2.0, 1.3).softmax(1)
+    for row in range(ROWS):
+        expected = sum(
+            float(a) * math.log(float(a) / float(b)) for a, b in zip(p[row], q[row], strict=True)
+        )
+        assert float(found[row]) == pytest.approx(expected, abs=1e-5)
+    same = token_kl(hidden, Head(weight, bias), hidden, Head(weight, bias))
+    assert same.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "vocabulary"), [(10, 3), (1, 1000), (7, 1)])
+def test_chunks_cover_all_rows_once_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, rows: int, vocabulary: int
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 12)
+    chunks = list(row_chunks(rows, vocabulary))
+    assert [i for c in chunks for i in range(rows)[c]] == list(range(rows))
+    assert all(len(range(rows)[c]) in range(1, max(2, 12 // vocabulary + 1)) for c in chunks)
