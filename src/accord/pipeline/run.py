@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,22 +24,30 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from accord.errors import SettingsError, StorageError
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_ppo
 from accord.pipeline.comparing import arena, compare
+from accord.pipeline.identity import (
+    STAGE_FILE,
+    changed,
+    folder_of,
+    identity_of,
+    places_of,
+    read_stage,
+    same_kind,
+    state_of,
+)
 from accord.pipeline.making import scratch, split, world
 from accord.pipeline.measuring import evaluate, report
 from accord.pipeline.progress import Progress
 from accord.pipeline.sampling import sample, select
 from accord.report.results import terminal_table
-from accord.runs import digest_json, digest_path, recorded, write_json_atomic
-from accord.settings.base import Settings
+from accord.runs import recorded, write_json_atomic
 from accord.settings.recipe import Recipe, StagePlan
 
 log = logging.getLogger(__name__)
-
-STAGE_FILE = "stage.json"
 
 STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
     "world": world,
@@ -88,7 +96,7 @@ def run_recipe(recipe: Recipe) -> None:
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
         if plan.kind == "report":
-            results = _folder(plan) / "results.json"
+            results = folder_of(plan) / "results.json"
     if results.is_file():
         Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
 
@@ -102,11 +110,20 @@ def run_stage(plan: StagePlan) -> None:
 
 def run_one(plan: StagePlan, console: Console) -> None:
     """Run a stage with a progress bar. Ctrl-C stops it between two pieces of work."""
-    folder = _folder(plan)
-    about = _about(plan)
-    before = _read(folder)
+    folder = folder_of(plan)
+    about = identity_of(plan)
+    before = read_stage(folder)
     if before.get("digest") == about["digest"] and before.get("finished"):
-        console.print(f"[dim]{plan.name}: finished before, not run again[/dim]", highlight=False)
+        console.print(
+            f"{plan.name}: finished before, not run again",
+            style="dim",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return
+    if plan.kind == "report" and before and not same_kind(plan, before):
+        _show(plan, work_of(plan), console)  # its folder goes on telling of the stage that made it
         return
     if before and before.get("digest") != about["digest"]:
         _begin_anew(plan, folder, before, about, console)
@@ -120,7 +137,7 @@ def run_one(plan: StagePlan, console: Console) -> None:
             _show(plan, work_of(plan), console)
     except BaseException:
         seconds = spent + time.perf_counter() - began
-        if folder.is_dir():
+        with suppress(StorageError):  # the disk may be what failed; the first error is told
             write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": None})
         raise
     seconds = spent + time.perf_counter() - began
@@ -187,61 +204,22 @@ def _logging(console: Console) -> Iterator[None]:
 def plan_recipe(recipe: Recipe) -> str:
     """The stages with all their settings, and which are finished; runs nothing."""
     lines = [f"output_dir: {recipe.output_dir}", f"seed: {recipe.seed}"]
+    running: dict[str, str] = {}  # the names of stages that will run, by their folders
     for plan in recipe.stages:
         kind = plan.kind if plan.method is None else f"{plan.kind} {plan.method}"
-        lines.append(f"\n{plan.name} ({kind}): {_state(plan)}")
+        state = state_of(plan)
+        places = places_of(plan)
+        used = [running[start] for start in running for p in places if p.startswith(start)]
+        if state.startswith("finished") and used:
+            state = f"to run again if `{used[0]}`, which runs before it, gives something else"
+        if not state.startswith("finished"):
+            running[f"{folder_of(plan)}/"] = plan.name
+        lines.append(f"\n{plan.name} ({kind}): {state}")
         lines += [
             f"  {key}: {json.dumps(value)}"
             for key, value in plan.settings.model_dump(mode="json").items()
         ]
     return "\n".join(lines)
-
-
-def _state(plan: StagePlan) -> str:
-    before = _read(_folder(plan))
-    if not before:
-        return "not begun"
-    if before.get("digest") != _about(plan)["digest"]:
-        return "to run again: " + _changed(before, _about(plan))
-    return (
-        f"finished {before['finished']}" if before.get("finished") else "goes on where it stopped"
-    )
-
-
-def _about(plan: StagePlan) -> dict[str, Any]:
-    """What identifies a stage's work: kind, method, settings, and its inputs by digest."""
-    settings = plan.settings.model_dump(mode="json")
-    settings.pop("output_dir", None)
-    inputs = {place: digest_path(place) for place in sorted(set(_places(plan.settings)))}
-    about = {
-        "stage": plan.kind,
-        "method": plan.method,
-        "name": plan.name,
-        "settings": settings,
-        "inputs": inputs,
-    }
-    return {**about, "digest": digest_json(about)}
-
-
-def _places(settings: Settings) -> Iterator[str]:
-    """Values of settings that are files or folders now, the stage's own folder left out."""
-    own = getattr(settings, "output_dir", None)
-    skipped = {"output_dir", "run", "train", "store"}
-
-    def walk(value: Any, key: str) -> Iterator[str]:
-        if isinstance(value, str):
-            if key not in skipped and value != own and ("/" in value or Path(value).suffix):
-                place = Path(value).expanduser()
-                if place.exists():
-                    yield value
-        elif isinstance(value, Mapping):
-            for inner, item in value.items():
-                yield from walk(item, inner)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                yield from walk(item, key)
-
-    yield from walk(settings.model_dump(mode="json"), "")
 
 
 def _begin_anew(
@@ -251,32 +229,22 @@ def _begin_anew(
     about: Mapping[str, Any],
     console: Console,
 ) -> None:
-    """The folder was made under other settings or from other inputs: it makes way, announced."""
+    """The folder was made under other settings or from other inputs: it makes way, announced.
+
+    Raises SettingsError where another kind of stage made it, such as the report in a run's folder.
+    """
+    if not same_kind(plan, before):
+        made_by = before.get("method") or before.get("stage")
+        raise SettingsError(
+            f"output_dir={folder} is the folder of the `{made_by}` stage `{before.get('name')}`, "
+            f"which `{plan.name}` would replace with all that lies in it. Name another output_dir, "
+            f"or remove the folder."
+        )
     console.print(
-        f"{plan.name}: {_changed(before, about)}; runs again from the start",
+        f"{plan.name}: {changed(before, about)}; runs again from the start",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     if plan.kind != "report":  # a report may share its folder with the run
         shutil.rmtree(folder)
-
-
-def _changed(before: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    then, now = before.get("settings", {}), about["settings"]
-    keys = [k for k in sorted(set(then) | set(now)) if then.get(k) != now.get(k)]
-    if keys:
-        return ", ".join(f"{k} was {then.get(k)!r}, is {now.get(k)!r}" for k in keys[:3])
-    places = [p for p, d in about["inputs"].items() if before.get("inputs", {}).get(p) != d]
-    return f"{places[0]} has changed" if places else "its inputs have changed"
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _folder(plan: StagePlan) -> Path:
-    return Path(plan.settings.output_dir)  # type: ignore[attr-defined]

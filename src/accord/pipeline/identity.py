@@ -1,0 +1,98 @@
+"""What identifies a stage's work, and what became of it when it was last run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from accord.learn.checkpoints import FREE
+from accord.runs import digest_json, digest_path
+from accord.settings.recipe import StagePlan
+
+STAGE_FILE = "stage.json"
+
+PLACES = frozenset(
+    "model dataset eval_dataset reward_model ref_model reference reference_dataset responses "
+    "comparisons evaluation ratings".split()
+)
+"""Settings that name a file or folder which a stage reads, where it is not on the hub."""
+
+
+def identity_of(plan: StagePlan) -> dict[str, Any]:
+    """What identifies a stage's work: kind, method, settings, and its inputs by digest.
+
+    Settings of a training stage that do not change what is learned are told, but do not count.
+    """
+    settings = plan.settings.model_dump(mode="json")
+    settings.pop("output_dir", None)
+    places = {place for place in _named(settings) if Path(place).exists()}
+    inputs = {place: digest_path(place) for place in sorted(places)}
+    about = {
+        "stage": plan.kind,
+        "method": plan.method,
+        "name": plan.name,
+        "settings": settings,
+        "inputs": inputs,
+    }
+    learned = {k: v for k, v in settings.items() if plan.kind != "train" or k not in FREE}
+    return {**about, "digest": digest_json({**about, "settings": learned})}
+
+
+def _named(value: Any, key: str = "") -> Iterator[str]:
+    """Values of the settings in PLACES, in tables and lists too."""
+    if isinstance(value, str) and key in PLACES:
+        yield value
+    elif isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _named(item, inner)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _named(item, key)
+
+
+def places_of(plan: StagePlan) -> list[str]:
+    """What the stage's settings name as its inputs."""
+    return list(_named(plan.settings.model_dump(mode="json")))
+
+
+def state_of(plan: StagePlan) -> str:
+    """Whether the stage is finished, and if not, why it will run."""
+    before, now = read_stage(folder_of(plan)), identity_of(plan)
+    if not before:
+        return "not begun"
+    if before.get("digest") != now["digest"]:
+        return "to run again: " + changed(before, now)
+    return (
+        f"finished {before['finished']}" if before.get("finished") else "goes on where it stopped"
+    )
+
+
+def changed(before: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """What is not as it was: settings, else inputs."""
+    then, now = before.get("settings", {}), about["settings"]
+    keys = [k for k in sorted(set(then) | set(now)) if then.get(k) != now.get(k)]
+    if keys:
+        return ", ".join(f"{k} was {then.get(k)!r}, is {now.get(k)!r}" for k in keys[:3])
+    places = [p for p, d in about["inputs"].items() if before.get("inputs", {}).get(p) != d]
+    return f"{places[0]} has changed" if places else "its inputs have changed"
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The folder's stage.json; empty where there is none."""
+    try:
+        found = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def same_kind(plan: StagePlan, before: Mapping[str, Any]) -> bool:
+    """Whether the folder was made by this kind of stage and method."""
+    return (before.get("stage"), before.get("method")) == (plan.kind, plan.method)
+
+
+def folder_of(plan: StagePlan) -> Path:
+    """The stage's own folder."""
+    return Path(plan.settings.output_dir)  # type: ignore[attr-defined]
