@@ -204,10 +204,11 @@ def _capped(
     scores = cap * torch.tanh(scores / cap)
     if mask is None and q.shape[-2] > 1:  # transformers leaves a plain causal mask out
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    if mask is not None:
-        scores = (
-            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        )
+    if mask is not None and mask.dtype == torch.bool:
+        # Finite, since a padded query sees nobody, and its NaN would reach the others as 0·NaN.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
     weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
     return (weights @ v).transpose(1, 2)
 

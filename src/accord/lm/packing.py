@@ -90,7 +90,7 @@ class PackedBatch:
             ]
             better += [first + i for i, _ in found]
             worse += [first + j for _, j in found]
-            weights += [1.0 / len(found)] * len(found)
+            weights += [1.0 / len(found) for _ in found]
             margins += [group.margin or 0.0] * len(found)
             first += len(group.responses)
         return Pairs(
