@@ -1,0 +1,430 @@
+"""The packed forward pass against plain rows and against the model's own logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    JambaConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    OPTConfig,
+)
+
+from accord.errors import ModelError
+from accord.lm import attention
+from accord.lm.attention import plan_attention
+from accord.lm.forward import (
+    check_packing,
+    hidden_states,
+    response_kl,
+    response_logps,
+    response_logps_and_entropy,
+    response_scores,
+    token_values,
+)
+from accord.lm.load import _checked
+from accord.lm.model import LanguageModel, without_dropout
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
+from tests.lm.toys import random_groups
+
+# K from 1 to 4, a prompt of one token, responses of one token, and rows of up to 21 tokens, which
+# are longer than the sliding windows (6) of the models that have one.
+SHAPES = [(9, (5, 12, 1, 7)), (1, (4,)), (4, (6, 2)), (12, (3, 3, 8)), (1, (1, 9))]
+GROUPS = random_groups(SHAPES, VOCABULARY)
+
+
+class NoTokenizer:
+    eos_token_id = 2
+
+
+def wrapped(model: Any, **more: Any) -> LanguageModel:
+    return LanguageModel(model, NoTokenizer(), "toy", **more)
+
+
+def own_logps(model: Any, groups: Sequence[PromptGroup], temperature: float = 1.0) -> Tensor:
+    """Log-probs from the model's logits, one unpadded row at a time."""
+    found = []
+    for group in groups:
+        for response in group.responses:
+            logits = model(input_ids=torch.tensor([[*group.prompt, *response]])).logits[0]
+            logps = (logits[len(group.prompt) - 1 : -1].double() / temperature).log_softmax(-1)
+            found.append(logps.gather(1, torch.tensor(response)[:, None]).squeeze(1))
+    return torch.cat(found)
+
+
+def own_scores(model: Any, groups: Sequence[PromptGroup]) -> Tensor:
+    """A reward model's scores as transformers gives them, one unpadded row at a time."""
+    return torch.cat(
+        [
+            model(input_ids=torch.tensor([[*g.prompt, *r]])).logits[0]
+            for g in groups
+            for r in g.responses
+        ]
+    )
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, gradient in found.items():
+        size = float(expected[name].norm())
+        assert float((gradient - expected[name]).norm()) <= 1e-4 * size + 1e-7, name
+
+
+def weighted(values: Tensor) -> Tensor:
+    """A loss to which every value has a different slope."""
+    return (values.float() * torch.linspace(-1, 1.5, values.numel())).sum()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_log_probs_and_gradients_are_the_models_own(name: str) -> None:
+    model = causal(name)
+    expected = own_logps(model, GROUPS)
+    expected_gradients = gradients(model, weighted(expected))
+
+    lm, batch = wrapped(model), pack(GROUPS)
+    assert check_packing(lm)
+    for packed in (True, False):
+        lm.shares_prefixes = packed
+        found = response_logps(lm, batch)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+        assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_scores_and_gradients_are_the_models_own(name: str) -> None:
+    model = scalar(name)
+    model.config.pad_token_id = 0
+    expected = own_scores(model, GROUPS).squeeze(-1)
+    expected_gradients = gradients(model, weighted(expected))
+
+    lm, batch = wrapped(model, scalar=True), pack(GROUPS)
+    assert check_packing(lm)
+    for packed in (True, False):
+        lm.shares_prefixes = packed
+        found = response_scores(lm, batch)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    model = without_dropout(causal(name))
+    lm, batch = wrapped(model), pack(GROUPS)
+    assert check_packing(lm)
+    plain = response_logps(lm, batch)
+    expected = gradients(model, weighted(plain))
+    lm.recompute_activations()
+    again = response_logps(lm, batch)
+    torch.testing.assert_close(again, plain, rtol=0, atol=1e-6)
+    assert_same_gradients(gradients(model, weighted(again)), expected)
+
+
+def test_dropout_stays_off_in_the_training_mode_of_checkpointing() -> None:
+    # OPT gives a number of its module, not an nn.Dropout, to functional dropout.
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        ffn_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        dropout=0.5,
+    )
+    model = without_dropout(AutoModelForCausalLM.from_config(config).eval())
+    lm, batch = wrapped(model), pack(GROUPS)
+    check_packing(lm)
+    before = response_logps(lm, batch)
+    lm.recompute_activations()
+    torch.testing.assert_close(response_logps(lm, batch), before, rtol=0, atol=1e-6)
+
+
+def test_temperature_divides_the_logits() -> None:
+    model = causal("gemma2")  # its soft cap comes before the temperature
+    lm = wrapped(model)
+    assert check_packing(lm)
+    found, entropy = response_logps_and_entropy(lm, pack(GROUPS), temperature=0.6)
+    torch.testing.assert_close(
+        found.double(), own_logps(model, GROUPS, temperature=0.6), rtol=0, atol=1e-5
+    )
+    assert entropy.shape == found.shape
+
+
+def test_values_are_read_before_each_token_and_normalised() -> None:
+    model = scalar("llama")
+    lm = wrapped(model, scalar=True, score_mean=0.5, score_std=2.0)
+    check_packing(lm)
+    found = token_values(lm, pack(GROUPS))
+    expected = []
+    for group in GROUPS:
+        for response in group.responses:
+            ids = torch.tensor([[*group.prompt, *response]])
+            raw = model.score(model.model(input_ids=ids).last_hidden_state)[0, :, 0]
+            expected.append((raw[len(group.prompt) - 1 : -1] - 0.5) / 2.0)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sequence_kl_is_the_sum_over_tokens_and_vocabulary() -> None:
+    model, other = causal("llama", seed=0), causal("llama", seed=1)
+    with torch.no_grad():
+        for each in (model, other):
+            each.lm_head.weight.mul_(20)
+    lm, reference = wrapped(model), wrapped(other)
+    check_packing(lm)
+    check_packing(reference)
+    found = response_kl(lm, reference, pack(GROUPS))
+    expected = []
+    for group in GROUPS:
+        for response in group.responses:
+            ids, begin = torch.tensor([[*group.prompt, *response]]), len(group.prompt) - 1
+            p = model(input_ids=ids).logits[0, begin:-1].double().log_softmax(-1)
+            q = other(input_ids=ids).logits[0, begin:-1].double().log_softmax(-1)
+            expected.append(float((p.exp() * (p - q)).sum()))
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 0.01
+
+
+def mamba() -> Any:
+    config = MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def jamba() -> Any:
+    config = JambaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=4,
+        expert_layer_offset=3,
+        num_experts=2,
+        mamba_d_state=4,
+        pad_token_id=0,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def lfm2() -> Any:
+    config = Lfm2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        pad_token_id=0,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("make", [mamba, jamba, lfm2])
+def test_models_that_keep_a_state_fall_back_to_plain_rows(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = make()
+    expected = own_logps(model, GROUPS)
+    expected_gradients = gradients(model, weighted(expected))
+    with caplog.at_level("WARNING", logger="accord"):
+        lm = _checked(wrapped(model))
+    assert not lm.shares_prefixes
+    assert "can't share a prompt between its responses" in caplog.text
+    found = response_logps(lm, pack(GROUPS))
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+
+
+class DoubledLogits(torch.nn.Linear):
+    """A head that does more than a product, which accord can't know of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x) + x.sum(-1, keepdim=True) * torch.arange(self.out_features)
+
+
+def test_an_unknown_head_is_refused() -> None:
+    model = causal("qwen3")
+    head = DoubledLogits(32, VOCABULARY, bias=False)
+    model.lm_head = head
+    with pytest.raises(ModelError, match="are not its hidden states times its output embeddings"):
+        check_packing(wrapped(model))
+
+
+def test_attention_in_chunks_falls_back() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "attention_chunk_size": 4})
+    lm = wrapped(AutoModelForCausalLM.from_config(config).eval())
+    assert not check_packing(lm)
+
+
+def test_a_group_does_not_see_its_neighbours() -> None:
+    lm = wrapped(causal("llama"))
+    assert check_packing(lm)
+    together = response_logps(lm, pack(GROUPS))
+    apart = torch.cat([response_logps(lm, pack([g])) for g in GROUPS])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+    reverse = torch.cat(
+        response_logps(lm, pack(GROUPS[::-1])).split(
+            [sum(map(len, g.responses)) for g in GROUPS[::-1]]
+        )[::-1]
+    )
+    torch.testing.assert_close(together, reverse, rtol=0, atol=1e-5)
+
+
+def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = wrapped(causal("mistral"))
+    assert check_packing(lm)
+    whole = response_logps(lm, pack(GROUPS))
+    monkeypatch.setattr(attention, "BLOCK_CELLS", 1)  # every row a block of its own
+    torch.testing.assert_close(response_logps(lm, pack(GROUPS)), whole, rtol=0, atol=1e-5)
+
+
+def test_attention_sinks_are_not_taken_for_plain_attention() -> None:
+    q = torch.zeros(1, 1, 3, 4)
+    plan = pack(random_groups([(1, (2,))], VOCABULARY)).attention
+    with pytest.raises(NotImplementedError, match="attention sinks"):
+        attention.packed_attention(
+            torch.nn.Module(), q, q, q, None, packed=plan, s_aux=torch.zeros(1)
+        )
+
+
+LENGTHS = st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=4))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(LENGTHS, min_size=1, max_size=6), st.sampled_from([None, 1, 5]))
+def test_the_plan_holds_each_token_once_with_its_own_past(
+    groups: list[tuple[int, list[int]]], window: int | None
+) -> None:
+    plan = plan_attention(groups, torch.device("cpu"))
+    # What each flat token may see, told independently of the plan: its group's prompt and its own
+    # response, up to itself, and within the window.
+    expected: dict[int, set[int]] = {}
+    start = 0
+    for prompt, responses in groups:
+        first = list(range(start, start + prompt))
+        begin = start + prompt
+        rows = []
+        for n in responses:
+            rows.append((first, list(range(begin, begin + n))))
+            begin += n
+        for shared, own in rows:
+            row = shared + own
+            for position, token in enumerate(row):
+                low = 0 if window is None else max(0, position - window + 1)
+                expected[token] = set(row[low : position + 1])
+        start = begin
+
+    seen: list[int] = []
+    for block in plan.blocks:
+        mask = block.mask(window)[:, 0]
+        for i in range(block.queries.shape[0]):
+            for j in range(block.queries.shape[1]):
+                if not block.real_queries[i, j]:
+                    assert bool(mask[i, j].any())  # softmax over nothing would be NaN
+                    continue
+                query = int(block.queries[i, j])
+                seen.append(query)
+                keys = block.keys[i][mask[i, j]].tolist()
+                assert len(keys) == len(set(keys))
+                assert set(keys) == expected[query]
+    assert sorted(seen) == list(range(start))
+    assert [seen[int(i)] for i in plan.order] == list(range(start))
+
+
+def test_a_packed_batch_by_hand() -> None:
+    # Prompt (10, 11) with responses (20, 21) and (30); prompt (12) with response (40).
+    batch = pack([PromptGroup((10, 11), ((20, 21), (30,))), PromptGroup((12,), ((40,),))])
+    assert batch.input_ids.tolist() == [10, 11, 20, 21, 30, 12, 40]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1]
+    assert batch.targets.tolist() == [20, 21, 30, 40]
+    assert batch.predict.tolist() == [1, 2, 1, 5]  # the token before each
+    assert batch.response_of.tolist() == [0, 0, 1, 2]
+    assert batch.last.tolist() == [3, 4, 6]
+    assert batch.lengths.tolist() == [2, 1, 1]
+    assert batch.group_of.tolist() == [0, 0, 1]
+    assert batch.per_response(torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [3.0, 4.0, 8.0]
+
+
+def test_pairs_weigh_one_a_group() -> None:
+    # Ranks (0, 1, 1): two pairs of weight ½; (1, 0): one pair, the second better, margin 2;
+    # all tied: none.
+    answers = ((5,), (6,), (7,))
+    batch = pack(
+        [
+            PromptGroup((3,), answers, (0, 1, 1)),
+            PromptGroup((3,), answers[:2], (1, 0), margin=2.0),
+            PromptGroup((3,), answers[:2], (0, 0)),
+        ]
+    )
+    assert batch.pairs.better.tolist() == [0, 0, 4]
+    assert batch.pairs.worse.tolist() == [1, 2, 3]
+    assert batch.pairs.weights.tolist() == [0.5, 0.5, 1.0]
+    assert batch.pairs.margins.tolist() == [0.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "group", [PromptGroup((), ((1,),)), PromptGroup((1,), ()), PromptGroup((1,), ((),))]
+)
+def test_a_group_without_tokens_is_refused(group: PromptGroup) -> None:
+    with pytest.raises(ValueError, match="need a token each"):
+        pack([group])
+    with pytest.raises(ValueError, match="at least one group"):
+        pack([])
+
+
+def test_hidden_states_have_one_row_a_token_and_a_response() -> None:
+    lm = wrapped(causal("llama"))
+    batch: PackedBatch = pack(GROUPS)
+    check_packing(lm)
+    states = hidden_states(lm, batch)
+    assert states.before.shape == (sum(sum(n) for _, n in SHAPES), 32)
+    assert states.last.shape == (sum(len(n) for _, n in SHAPES), 32)
+
+
+def test_bf16_runs_near_fp32() -> None:
+    lm = wrapped(causal("llama"))
+    assert check_packing(lm)
+    exact = response_logps(lm, pack(GROUPS))
+    lm.precision = "bf16"
+    rough = response_logps(lm, pack(GROUPS))
+    rough.sum().backward()
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.1)
+    half = wrapped(causal("llama").bfloat16())
+    assert check_packing(half)
+    torch.testing.assert_close(response_logps(half, pack(GROUPS)), exact, rtol=0.02, atol=0.1)
+
+
+def test_a_scalar_model_of_a_hybrid_falls_back() -> None:
+    torch.manual_seed(0)
+    config = JambaConfig(**{**jamba().config.to_dict(), "num_labels": 1})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    lm = wrapped(model, scalar=True)
+    assert not check_packing(lm)
+    expected = own_scores(model, GROUPS).squeeze(-1)
+    torch.testing.assert_close(response_scores(lm, pack(GROUPS)), expected, rtol=0, atol=1e-5)
