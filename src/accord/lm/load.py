@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -132,6 +133,7 @@ def _base_and_adapter(place: str) -> tuple[str, str | None]:
             )
         return place, None  # a hub name
     if (folder / "adapter_config.json").is_file():
+        _no_pickle(folder)
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return str(config["base_model_name_or_path"]), place
     if not (folder / "config.json").is_file():
@@ -139,15 +141,19 @@ def _base_and_adapter(place: str) -> tuple[str, str | None]:
             f"{place} holds no model: there is no config.json in it.{_near(folder / 'model')} "
             f"Name the folder that save_pretrained wrote."
         )
+    _no_pickle(folder)
+    return place, None
+
+
+def _no_pickle(folder: Path) -> None:
     weights = [p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")]
     if not any(name.endswith(".safetensors") for name in weights):
         found = f"only {', '.join(sorted(weights))}, which is pickle" if weights else "none"
         raise ModelError(
-            f"{place} has no safetensors weights ({found}). accord does not open pickle files, "
+            f"{folder} has no safetensors weights ({found}). accord does not open pickle files, "
             f"which can run code. Load it where you trust it and save it anew with "
             f"save_pretrained(..., safe_serialization=True)."
         )
-    return place, None
 
 
 def _near(path: Path) -> str:
@@ -194,7 +200,7 @@ def _pretrained(
                 trust_remote_code=trust_remote_code,
                 **config,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         hint = ""
         if "trust_remote_code" in str(error):
             hint = " Set trust_remote_code=true if you trust the code that comes with it."

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from accord.errors import SettingsError
+from accord.lm.quiet import quiet
 from accord.records import Comparison, Demonstration, Ranking, Rating, Record, Text, prompt_text
 from accord.runs import atomic_folder
 from accord.settings.stages import ScratchSettings
@@ -109,7 +110,7 @@ def untrained_model(
 
 def save_untrained(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer to a folder, whole or not at all."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, quiet():
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from accord.lm.model import LanguageModel
+from accord.respond.cache import sampling_cache
 from accord.respond.protocol import Sample, SamplingSettings
 
 COMPACT_AT = 0.5  # finished rows leave the batch once so large a share of it is finished
@@ -80,7 +81,7 @@ def _sample_batch(
         mask[i, width - len(prompt) :] = 1
     device = lm.device
     ids, mask = ids.to(device), mask.to(device)
-    cache = DynamicCache(config=lm.inner.config)
+    cache = sampling_cache(lm.inner.config, width + settings.max_new_tokens)
     logits = _logits(lm, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     # Beam search's call: all kinds of layers have it, state-space ones too.
     cache.reorder_cache(torch.arange(len(prompts), device=device).repeat_interleave(k))
