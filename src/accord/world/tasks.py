@@ -65,7 +65,7 @@ def draw_task(rng: random.Random) -> Task:
     kind = rng.choices(list(KIND_WEIGHTS), weights=list(KIND_WEIGHTS.values()))[0]
     number = rng.randrange(len(REQUESTS[kind]))
     slots = {
-        slot: _draw_slot(slot, rng)
+        slot: rng.choice(CLASSES[slot])
         for slot in re.findall(r"\{(\w+)\}", REQUESTS[kind][number])
         if slot != "question"
     }
@@ -90,10 +90,6 @@ def parse_task(prompt: Prompt) -> Task:
         f"The prompt has no user turn, so the embedded world cannot score it: {prompt!r}. "
         "Give it a conversation with a user message."
     )
-
-
-def _draw_slot(slot: str, rng: random.Random) -> str:
-    return rng.choice(CLASSES[slot])
 
 
 def _task(kind: Kind, number: int, slots: Mapping[str, str]) -> Task:
