@@ -1,0 +1,264 @@
+"""From text to tokens: nothing lost without being counted."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from accord.errors import DataError
+from accord.lm.encode import (
+    Limits,
+    encode,
+    encode_prompt,
+    encode_prompts,
+    encode_response,
+)
+from accord.records import (
+    Comparison,
+    Demonstration,
+    Message,
+    PromptOnly,
+    Ranking,
+    Source,
+    Text,
+)
+from tests.lm.toys import toy_tokenizer
+
+TOKENIZER = toy_tokenizer()
+PAD, BOS, EOS = 0, 1, 2  # as scratch.train_tokenizer numbers its special tokens
+EOS_IDS = frozenset({EOS})
+ROOMY = Limits(max_length=100)
+CHAT = (Message("user", "the cat"),)
+
+
+def plain(text: str) -> tuple[int, ...]:
+    return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def role(name: str) -> int:
+    return int(TOKENIZER.convert_tokens_to_ids(f"<|{name}|>"))
+
+
+def tokenizer_with(**changes: Any) -> Any:
+    changed = copy.deepcopy(TOKENIZER)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def test_the_chat_template_is_split_into_prompt_and_answer() -> None:
+    ids = encode_prompt(CHAT, TOKENIZER)
+    assert ids == (BOS, role("user"), *plain("the cat"), role("assistant"))
+    answer, added = encode_response(CHAT, "sat", TOKENIZER, EOS_IDS)
+    assert answer == (*plain("sat"), EOS)
+    assert not added  # the template wrote it
+
+
+def test_a_system_turn_and_earlier_answers_are_part_of_the_prompt() -> None:
+    talk = (
+        Message("system", "be kind"),
+        Message("user", "yes"),
+        Message("assistant", "no"),
+        Message("user", "the sea"),
+    )
+    assert encode_prompt(talk, TOKENIZER) == (
+        BOS,
+        *(role("system"), *plain("be kind")),
+        *(role("user"), *plain("yes")),
+        *(role("assistant"), *plain("no"), EOS),
+        *(role("user"), *plain("the sea")),
+        role("assistant"),
+    )
+
+
+def test_text_prompts_are_taken_as_they_stand_and_get_an_eos() -> None:
+    assert encode_prompt("the cat", TOKENIZER) == plain("the cat")
+    assert encode_prompt("", TOKENIZER) == (BOS,)  # there must be something to go on from
+    assert encode_response("the cat", " sat", TOKENIZER, EOS_IDS) == ((*plain(" sat"), EOS), True)
+
+
+def test_an_eos_that_is_there_is_kept_and_not_doubled() -> None:
+    ids, added = encode_response("the cat", " sat<|end|>", TOKENIZER, EOS_IDS)
+    assert ids == (*plain(" sat"), EOS)
+    assert not added
+
+
+def test_a_second_end_token_counts_as_eos() -> None:
+    # generation_config may name more end tokens than the tokenizer has.
+    other = role("user")
+    ids, added = encode_response("a", " b<|user|>", TOKENIZER, frozenset({EOS, other}))
+    assert ids == (*plain(" b"), other)
+    assert not added
+
+
+def test_what_the_template_writes_after_eos_is_not_learned() -> None:
+    newline = TOKENIZER.chat_template.replace("{{- eos_token }}", "{{- eos_token + '\\n' }}")
+    changed = tokenizer_with(chat_template=newline)
+    ids, added = encode_response(CHAT, "sat", changed, EOS_IDS)
+    assert ids == (*plain("sat"), EOS)
+    assert not added
+
+
+def test_a_template_without_eos_gets_one() -> None:
+    without = TOKENIZER.chat_template.replace("{{- eos_token }}", "")
+    changed = tokenizer_with(chat_template=without)
+    assert encode_response(CHAT, "sat", changed, EOS_IDS) == ((*plain("sat"), EOS), True)
+    _, report = encode([Demonstration(CHAT, "sat")], changed, ROOMY, eos_ids=EOS_IDS)
+    assert report.eos_added == 1
+
+
+def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
+    changed = tokenizer_with(chat_template="{{ messages | length }}{{ messages[0]['content'] }}")
+    with pytest.raises(DataError, match="renders a prompt differently once it is answered"):
+        encode_response(CHAT, "sat", changed, EOS_IDS)
+
+
+def test_no_chat_template() -> None:
+    changed = tokenizer_with(chat_template=None)
+    with pytest.raises(DataError, match="the tokenizer has no chat template"):
+        encode([Demonstration(CHAT, "sat")], changed, ROOMY, eos_ids=EOS_IDS)
+
+
+def test_pad_equal_to_eos_keeps_the_real_eos() -> None:
+    changed = tokenizer_with(pad_token="<|end|>")
+    assert changed.pad_token_id == changed.eos_token_id == EOS
+    records = [Comparison(CHAT, "sat", "ran away"), Comparison("the", " cat", " dog")]
+    groups, report = encode(records, changed, ROOMY, eos_ids=EOS_IDS)
+    assert all(r[-1] == EOS and r.count(EOS) == 1 for g in groups for r in g.responses)
+    assert report.eos_added == 2  # the two plain texts'
+    assert report.tokens == sum(len(g.prompt) + sum(map(len, g.responses)) for g in groups)
+
+
+def test_some_tokenizers_end_every_text_with_eos() -> None:
+    class Ending:
+        """As T5's and a few others': EOS behind every text."""
+
+        eos_token_id, bos_token_id = EOS, BOS
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            ids = list(plain(text))
+            return {"input_ids": [BOS, *ids, EOS] if add_special_tokens else ids}
+
+    assert encode_prompt("the cat", Ending()) == (BOS, *plain("the cat"))
+
+
+def test_an_empty_response_is_dropped_and_counted_with_its_place() -> None:
+    where = Source("rows.jsonl", 7)
+    records = [Comparison(CHAT, "sat", "  ", source=where), Demonstration(CHAT, "sat")]
+    groups, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert len(groups) == 1
+    assert report.dropped == {"a response is empty": [where]}
+    assert "1 dropped: a response is empty (rows.jsonl:7)" in report.summary()
+    assert report.to_json()["dropped"] == {"a response is empty": 1}
+
+
+LONG = "the cat sat on the mat and looked at the door"
+
+
+def test_a_long_prompt_is_dropped_or_keeps_its_end() -> None:
+    short, long = Demonstration("the", " cat"), Demonstration(LONG, " cat", Source("f", 2))
+    limits = Limits(max_length=50, max_prompt_length=4)
+    groups, report = encode([short, long], TOKENIZER, limits, eos_ids=EOS_IDS)
+    assert [g.prompt for g in groups] == [plain("the")]
+    assert report.dropped == {"the prompt has more than 4 tokens": [Source("f", 2)]}
+
+    keep = Limits(max_length=50, max_prompt_length=4, long_prompts="keep_end")
+    groups, report = encode([short, long], TOKENIZER, keep, eos_ids=EOS_IDS)
+    assert groups[1].prompt == plain(LONG)[-4:]
+    assert report.prompts_cut == 1
+    assert "1 prompts cut at their start" in report.summary()
+
+
+def test_a_prompt_always_leaves_room_for_a_token() -> None:
+    n = len(plain(LONG))
+    keep = Limits(max_length=n, long_prompts="keep_end")
+    (group,), _ = encode([Demonstration(LONG, " cat")], TOKENIZER, keep, eos_ids=EOS_IDS)
+    assert len(group.prompt) == n - 1
+    assert len(group.responses[0]) == 1
+
+
+def test_a_long_response_is_cut_and_loses_its_eos_or_is_dropped() -> None:
+    prompt, n = plain("the"), 3
+    limits = Limits(max_length=len(prompt) + n)
+    (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
+    assert group.responses == (plain(LONG)[:n],)  # no EOS is made up
+    assert (report.responses_cut, report.eos_added) == (1, 0)
+    assert "1 responses cut short (they lost their EOS)" in report.summary()
+
+    drop = Limits(max_length=len(prompt) + n, long_responses="drop")
+    both = [Demonstration("the", LONG), Demonstration("the", "a")]
+    groups, report = encode(both, TOKENIZER, drop, eos_ids=EOS_IDS)
+    assert len(groups) == 1
+    assert list(report.dropped) == [f"prompt and response have more than {3 + len(prompt)} tokens"]
+
+
+def test_a_response_that_fits_to_the_token_keeps_its_eos() -> None:
+    limits = Limits(max_length=len(plain("the")) + len(plain(LONG)) + 1)
+    (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
+    assert group.responses[0][-1] == EOS
+    assert report.responses_cut == 0
+
+
+def test_responses_equal_after_the_cut_are_dropped() -> None:
+    limits = Limits(max_length=len(plain("the")) + 3)
+    records = [Comparison("the", LONG + " yes", LONG + " no"), Demonstration("the", "a")]
+    groups, report = encode(records, TOKENIZER, limits, eos_ids=EOS_IDS)
+    assert len(groups) == 1
+    assert list(report.dropped) == ["its responses are equal after the cut"]
+    assert report.responses_cut == 0  # a dropped row's cuts are not counted
+    same = [Comparison("the", "a", "a"), Demonstration("the", "a")]
+    _, report = encode(same, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert list(report.dropped) == ["its responses are equal"]
+
+
+def test_a_ranking_of_ties_is_dropped_and_others_keep_their_ranks() -> None:
+    tied = Ranking("the", (" cat", " dog", " sea"), (0, 0, 0))
+    mixed = Ranking("the", (" cat", " dog", " sea"), (1, 0, 1))
+    (group,), report = encode([tied, mixed], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert group.ranks == (1, 0, 1)
+    assert list(report.dropped) == ["all its responses are tied"]
+
+
+def test_a_comparison_keeps_its_order_margin_and_place() -> None:
+    record = Comparison("the", " cat", " dog", margin=0.5, source=Source("f", 3))
+    (group,), _ = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert group.responses == ((*plain(" cat"), EOS), (*plain(" dog"), EOS))
+    assert (group.ranks, group.margin, group.source) == ((0, 1), 0.5, Source("f", 3))
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 100])
+def test_text_in_pieces_loses_nothing(length: int) -> None:
+    groups, report = encode([Text(LONG)], TOKENIZER, Limits(length), eos_ids=EOS_IDS)
+    learned = [t for g in groups for t in g.responses[0]]
+    assert learned == [*plain(LONG), EOS]
+    assert all(g.prompt == (BOS,) and g.tokens <= length for g in groups)
+    assert report.groups == len(groups)
+
+
+def test_all_rows_dropped_is_an_error_with_reasons() -> None:
+    records = [Demonstration("the", ""), Demonstration("the", " "), Demonstration(LONG, "a")]
+    limits = Limits(max_length=20, max_prompt_length=2)
+    with pytest.raises(DataError) as error:
+        encode(records, TOKENIZER, limits, eos_ids=EOS_IDS)
+    message = str(error.value)
+    assert "None of the 3 rows can be used: 2 × a response is empty; 1 × the prompt" in message
+    assert "max_length=20 and max_prompt_length=2" in message
+    with pytest.raises(DataError, match="there are no rows"):
+        encode([], TOKENIZER, limits, eos_ids=EOS_IDS)
+
+
+def test_prompts_keep_their_records() -> None:
+    records = [PromptOnly("the", Source("f", 1)), PromptOnly(LONG, Source("f", 2))]
+    limits = Limits(max_length=50, max_prompt_length=4)
+    ids, kept, report = encode_prompts(records, TOKENIZER, limits)
+    assert (ids, kept) == ([plain("the")], records[:1])
+    assert report.dropped == {"the prompt has more than 4 tokens": [Source("f", 2)]}
+    with pytest.raises(DataError, match="None of the 1 prompts can be used"):
+        encode_prompts(records[1:], TOKENIZER, limits)
+
+
+def test_prompts_alone_have_nothing_to_learn_from() -> None:
+    with pytest.raises(DataError, match="f:1: a PromptOnly has no response to learn from"):
+        encode([PromptOnly("the", Source("f", 1))], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
