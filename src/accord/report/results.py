@@ -52,9 +52,11 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
     order = [c.name for c in inputs.contestants if c.name in measured or c.name in rated]
     names = list(dict.fromkeys([*order, *measured, *rated]))
     trained = {c.name: _training(inputs, c.train) for c in inputs.contestants}
+    ceilings = {c.name for c in inputs.contestants if c.ceiling}
     return {
         "models": [
             _row(name, measured.get(name, {}), rated.get(name, {}), trained.get(name))
+            | {"ceiling": name in ceilings}
             for name in names
         ],
         "reward_model": evaluation.get("reward_model"),

@@ -54,7 +54,8 @@ def model_columns(rows: Sequence[Row]) -> list[Column]:
 
 def model_cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[Cell]]:
     """One list of cells a model."""
-    best = {column.key: _best(rows, column) for column in columns}
+    eligible = [row for row in rows if not row.get("ceiling")]
+    best = {column.key: _best(eligible, column) for column in columns}
     return [[_cell(row, column, best[column.key]) for column in columns] for row in rows]
 
 

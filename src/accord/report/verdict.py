@@ -21,8 +21,15 @@ class Verdict:
 
 
 def verdict(results: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> Verdict:
-    """The verdict on results.json, with evaluation.json's finer numbers where there are any."""
-    rows = [{**row, "model": visible(row["model"])} for row in results["models"]]
+    """The verdict on results.json, with evaluation.json's finer numbers where there are any.
+
+    A ceiling, chosen by the truth itself, is no model that anyone could use, and is left out.
+    """
+    rows = [
+        {**row, "model": visible(row["model"])}
+        for row in results["models"]
+        if not row.get("ceiling")
+    ]
     measured = (evaluation or {}).get("models", [])
     details = {visible(row["model"]): row for row in measured}
     headline, support = _headline(rows)

@@ -136,6 +136,10 @@ class Contestant(Settings):
         None, ge=1, description="N of best-of-N on the reference, whose KL has a closed form."
     )
     train: str | None = Field(None, description="Its training stage's folder, for the curves.")
+    ceiling: bool = Field(
+        False,
+        description="Chosen by the truth itself: shows what could be reached, and wins no headline.",
+    )
 
 
 class ArenaSettings(Settings):
