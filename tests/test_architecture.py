@@ -35,7 +35,7 @@ ORDER = (
 )
 # The world stands apart: what is true in it must not depend on what learns from it.
 ONLY = {
-    "world": {"records", "errors", "settings", "runs", "data"},
+    "world": {"records", "errors", "settings", "runs", "data", "lm"},
     "objectives": {"errors"},
 }
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "scipy", "sqlalchemy", "peft"}

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from accord.errors import SettingsError
+from accord.lm.scratch import train_tokenizer
 from accord.settings.stages import WorldSettings
 from accord.world.build import build_world, distinct_tasks
 from accord.world.language import words_of
 from accord.world.reward import true_reward
 from accord.world.tasks import parse_task
-from accord.world.tokenizer import train_tokenizer
 from accord.world.vocabulary import CLASS_OF
 
 SIZES = {"demonstrations": 1500, "corpus": 1500, "train_prompts": 400, "test_prompts": 100}
@@ -177,5 +177,5 @@ def test_asking_for_more_prompts_than_there_are_is_an_error() -> None:
 
 def test_the_tokenizer_takes_any_texts() -> None:
     texts = [f"word{random.Random(i).randrange(50)}" for i in range(200)]
-    tokenizer = train_tokenizer(texts, 300)
+    tokenizer = train_tokenizer(texts, 300, 512)
     assert tokenizer.decode(tokenizer.encode("äöü")) == "äöü"

@@ -70,12 +70,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
 
 
 def untrained_model(
-    architecture: str, config: Mapping[str, Any], tokenizer: Any, *, seed: int
+    architecture: str,
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    *,
+    seed: int,
+    embedding_scale: float | None = None,
 ) -> Any:
     """A causal model of a transformers model type, with weights from the seed.
 
-    `config` holds keys of that type's configuration. Raises SettingsError for an unknown type or
-    key; torch's own random state is left alone.
+    `config` holds keys of that type's configuration; `embedding_scale` is the token embeddings'
+    standard deviation, the configuration's own where it is not given. Raises SettingsError for an
+    unknown type or key; torch's own random state is left alone.
     """
     if architecture not in CONFIG_MAPPING:
         raise SettingsError(
@@ -104,6 +110,8 @@ def untrained_model(
             raise SettingsError(
                 f"The {architecture} configuration makes no causal language model: {error}"
             ) from error
+        if embedding_scale is not None:
+            torch.nn.init.normal_(model.get_input_embeddings().weight, std=embedding_scale)
     model.generation_config = GenerationConfig(**special)
     return model
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from accord.data.write import write_jsonl
 from accord.errors import SettingsError
+from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import prompt_json
 from accord.settings.stages import WorldSettings
 from accord.world.corpus import draw_text
 from accord.world.demonstrations import demonstrate
 from accord.world.tasks import Task, draw_task
-from accord.world.tokenizer import train_tokenizer
 from accord.world.vocabulary import CLASS_OF
 
 MAX_LENGTH = 512
@@ -55,9 +55,16 @@ def build_world(settings: WorldSettings) -> None:
     write_jsonl(
         folder / "corpus.jsonl", ({"text": draw_text(draw, rng)} for _ in range(settings.corpus))
     )
-    tokenizer = train_tokenizer(_tokenizer_texts(settings, held_out), settings.vocab_size)
-    tokenizer.save_pretrained(folder / "model")
-    _untrained_model(settings, tokenizer).save_pretrained(folder / "model")
+    texts = _tokenizer_texts(settings, held_out)
+    tokenizer = train_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
+    model = untrained_model(
+        "llama",
+        _config(settings),
+        tokenizer,
+        seed=settings.seed,
+        embedding_scale=EMBEDDING_SCALE,
+    )
+    save_untrained(model, tokenizer, folder / "model")
 
 
 def distinct_tasks(
@@ -121,31 +128,15 @@ def _tokenizer_texts(
         yield f" {word}" * _WORD_WEIGHT
 
 
-def _untrained_model(settings: WorldSettings, tokenizer: Any) -> Any:
-    """A `LlamaForCausalLM` with weights from the seed; torch's own random state is left alone."""
-    import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-    special = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+def _config(settings: WorldSettings) -> dict[str, Any]:
+    """The Llama that fits the world."""
+    return {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": -(-settings.hidden_size * 8 // 24) * 8,
+        "num_hidden_layers": settings.num_hidden_layers,
+        "num_attention_heads": settings.num_attention_heads,
+        "num_key_value_heads": settings.num_attention_heads,
+        "max_position_embeddings": MAX_LENGTH,
+        "initializer_range": WEIGHT_SCALE,
+        "tie_word_embeddings": True,
     }
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=-(-settings.hidden_size * 8 // 24) * 8,
-        num_hidden_layers=settings.num_hidden_layers,
-        num_attention_heads=settings.num_attention_heads,
-        num_key_value_heads=settings.num_attention_heads,
-        max_position_embeddings=MAX_LENGTH,
-        initializer_range=WEIGHT_SCALE,
-        tie_word_embeddings=True,
-        **special,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(config)
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_SCALE)
-    model.generation_config = GenerationConfig(**special)
-    return model
