@@ -189,7 +189,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
+            value = json.loads(text.rstrip("\r\n"))  # so that the place of an error is in this line
         except json.JSONDecodeError as error:
             raise _broken(path, line, error, text) from error
         yield line, _object(path, line, value)
