@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ def load_checkpoint(
     try:
         about = json.loads((newest / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(newest / "state.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StorageError(
             f"The checkpoint {newest} can't be read: {error}. Remove it to go on from the one "
             f"before, or from the start."
