@@ -21,7 +21,7 @@ from accord.pipeline.progress import Progress
 from accord.records import PromptOnly, Response
 from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.runs import digest_json
+from accord.runs import digest_json, storage_errors
 from accord.settings.stages import SampleSettings, SelectSettings
 
 log = logging.getLogger(__name__)
@@ -53,16 +53,17 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     while done < len(prompts):
         stop = min(done + size, len(prompts))
         rows = _answers(lm, prompts, kept, settings, range(done, stop))
-        with partial.open("a", encoding="utf-8") as file:
+        with storage_errors(partial), partial.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(response_json(row), ensure_ascii=False) + "\n")
         done = stop
         yield Progress(done, len(prompts), f"{stop * settings.num_responses:,} responses")
     final = folder / "responses.jsonl"
-    temporary = folder / ".responses.jsonl"
-    _, rows_written = partial.read_bytes().split(b"\n", 1)  # without the header
-    temporary.write_bytes(rows_written)
-    temporary.replace(final)
+    with storage_errors(final):
+        temporary = folder / ".responses.jsonl"
+        _, rows_written = partial.read_bytes().split(b"\n", 1)  # without the header
+        temporary.write_bytes(rows_written)
+        temporary.replace(final)
     partial.unlink()
     if settings.store is not None:
         with Store.open(settings.store) as store:
@@ -79,7 +80,8 @@ def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
     done = 0
     if lines[0] == header.encode():
         done = max(0, len(lines) - 2) // size * size  # without the header and what is torn
-    partial.write_bytes(b"\n".join([header.encode(), *lines[1 : done + 1], b""]))
+    with storage_errors(partial):
+        partial.write_bytes(b"\n".join([header.encode(), *lines[1 : done + 1], b""]))
     return done
 
 
