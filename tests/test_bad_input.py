@@ -1,0 +1,340 @@
+"""What people get wrong, one test each: the exit code, and a message that says what to do.
+
+Those that need no model stand beside the code they test: a port in use in tests/cli/test_serve.py,
+a `$name` of no stage in tests/settings/test_recipe.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from accord.cli.entry import run
+from accord.errors import SettingsError
+from accord.learn.offline import train_offline
+from accord.learn.order import RowOrder
+from accord.runs import read_metrics
+from accord.settings.training import SftSettings
+from tests.commands import CommandServer
+
+Fails = Callable[..., str]
+GOOD = {"prompt": "a", "completion": "b"}
+
+
+@pytest.fixture
+def place(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model `m`, which a test may spoil."""
+    shutil.copytree(tiny_world / "model", tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(place: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a command that must fail; returns its message, the last line on stderr."""
+
+    def check(*arguments: str, code: int = 2) -> str:
+        capsys.readouterr()
+        assert run(list(arguments)) == code
+        *_, message = capsys.readouterr().err.strip().splitlines()
+        assert message.startswith("Error: ")
+        return message.removeprefix("Error: ")
+
+    return check
+
+
+def write(rows: list[Any], name: str = "rows.jsonl") -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    Path(name).write_text("".join(line + "\n" for line in lines))
+
+
+SFT = ("train", "sft", "model=m", "dataset=rows.jsonl", "output_dir=out", "max_steps=8")
+
+
+# Data
+
+
+def test_a_missing_file(fails: Fails) -> None:
+    write([GOOD], "row.jsonl")
+    assert fails(*SFT).startswith("rows.jsonl does not exist. Did you mean row.jsonl?")
+
+
+def test_broken_json_at_a_line(fails: Fails) -> None:
+    write([GOOD, '{"prompt": "a", "completion": '])
+    # The value is missing where the line ends, behind its 30 characters.
+    message = fails(*SFT)
+    assert message.startswith("rows.jsonl:2 is not valid JSON: Expecting value at character 3")
+    assert message.endswith("Correct or remove that line.")
+
+
+def test_wrong_columns(fails: Fails) -> None:
+    write([{"prompt": "a", "score": 1}])
+    message = fails(*SFT)
+    assert message.startswith("rows.jsonl has the columns prompt, score; sft need prompt, ")
+
+
+def test_an_empty_data_set(fails: Fails) -> None:
+    write([])
+    assert fails(*SFT) == "rows.jsonl holds no rows. Give a data set with at least one."
+
+
+def test_no_row_that_can_be_read(fails: Fails) -> None:
+    write([{"prompt": "a", "completion": " "}, {"prompt": "", "completion": "c"}])
+    message = fails(*SFT)
+    assert message.startswith("rows.jsonl has 2 rows, none of which can be used as sft: ")
+    assert "1 an empty response (rows.jsonl:1); 1 an empty prompt (rows.jsonl:2)" in message
+
+
+def test_no_row_within_the_limits(fails: Fails) -> None:
+    write([{"prompt": "word " * 100, "completion": "b"}] * 3)
+    message = fails(*SFT, "max_length=16")
+    assert message.startswith(
+        "None of the 3 rows can be used: 3 × the prompt has more than 15 tokens. "
+        "The limits are max_length=16"
+    )
+
+
+def test_conversations_without_a_chat_template(fails: Fails, place: Path) -> None:
+    (place / "m/chat_template.jinja").unlink()
+    write([{"prompt": [{"role": "user", "content": "hi"}], "completion": "b"}])
+    message = fails(*SFT)
+    assert message.startswith("The rows are conversations, but the tokenizer has no chat template.")
+    assert "plain text" in message
+    write([GOOD])  # which needs none
+    assert run([*SFT[:4], "output_dir=plain", "max_steps=1"]) == 0
+
+
+# Settings
+
+
+def test_an_unknown_key(fails: Fails) -> None:
+    assert fails(*SFT, "learning_rat=1").endswith("Did you mean `learning_rate`?")
+
+
+def test_a_key_of_another_tool(fails: Fails) -> None:
+    assert "Axolotl's `num_epochs` is `num_train_epochs` here." in fails(*SFT, "num_epochs=3")
+
+
+def test_a_value_of_the_wrong_type(fails: Fails) -> None:
+    message = fails(*SFT, "learning_rate=high")
+    assert "`learning_rate` must be a number greater than 0, not 'high'" in message
+
+
+@pytest.mark.parametrize("method", ["kto", "dp0", ""])
+def test_an_unknown_method(fails: Fails, method: str) -> None:
+    message = fails("train", method, *SFT[2:])
+    assert message.startswith(f"There is no method {method!r}. ")
+    assert "`sft`, `reward`, `dpo`" in message
+
+
+# Models
+
+
+def test_a_missing_model(fails: Fails) -> None:
+    write([GOOD])
+    message = fails(*SFT[:2], "model=./mm", *SFT[3:])
+    assert message == "No model folder './mm'. Did you mean 'm'? Check the path of `model`."
+
+
+def test_a_model_without_a_tokenizer(fails: Fails, place: Path) -> None:
+    write([GOOD])
+    for file in [*(place / "m").glob("tokenizer*")]:
+        file.unlink()
+    assert fails(*SFT).startswith("m holds a model but no tokenizer (none of tokenizer.json, ")
+
+
+def test_weights_in_pickle_are_not_opened(fails: Fails, place: Path) -> None:
+    write([GOOD])
+    (place / "m/model.safetensors").unlink()
+    # Loaded as pickle, this would make the folder `opened`.
+    (place / "m/pytorch_model.bin").write_bytes(b"cos\nmkdir\n(S'opened'\ntR.")
+    message = fails(*SFT)
+    assert message.startswith("m has no safetensors weights (only pytorch_model.bin, which is ")
+    assert "safe_serialization=True" in message
+    assert not (place / "opened").exists()
+
+
+# Responses
+
+
+def answers(name: str, prompts: list[str]) -> None:
+    write([{"prompt": p, "model": name, "responses": [{"text": "x"}] * 2} for p in prompts], name)
+
+
+def test_best_of_n_with_too_few_responses(fails: Fails) -> None:
+    answers("a.jsonl", ["p"])
+    write(["stages:", "- {stage: select, responses: a.jsonl, n: 4, model_name: b}"], "r.yaml")
+    assert fails("run", "r.yaml") == (
+        "a.jsonl has 2 responses to a prompt, too few for best-of-4. "
+        "Sample with num_responses=4 or more."
+    )
+
+
+def test_an_arena_without_a_shared_prompt(fails: Fails) -> None:
+    answers("a.jsonl", ["p", "q"])
+    answers("b.jsonl", ["r"])
+    contestants = "[{name: a, responses: a.jsonl}, {name: b, responses: b.jsonl}]"
+    message = fails("arena", f"contestants={contestants}", "output_dir=out")
+    assert message.startswith("The contestants have answered no prompt in common.")
+
+
+# A training that stops
+
+
+def steps(settings: SftSettings, count: int) -> None:
+    """Take so many steps, then stop as Ctrl-C does: a checkpoint is written."""
+    work = train_offline("sft", settings)
+    for _ in range(count):
+        next(work)
+    work.close()  # type: ignore[attr-defined]
+
+
+def checkpoints() -> list[str]:
+    return sorted(p.name for p in Path("out/checkpoints").iterdir())
+
+
+@pytest.fixture
+def stopped(place: Path) -> SftSettings:
+    """The settings of a training that was stopped after two steps."""
+    write([GOOD, {"prompt": "c", "completion": "d"}])
+    settings = SftSettings(model="m", dataset="rows.jsonl", output_dir="out", max_steps=8)
+    steps(settings, 2)
+    assert checkpoints() == ["step-00000002"]
+    return settings
+
+
+def test_a_checkpoint_of_other_settings(stopped: SftSettings) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"written under other settings: learning_rate was 2e-05 and is 0\.5; max_steps was 8 "
+        r"and is 9\. Set them back to go on, name another output_dir, or remove out/checkpoints",
+    ):
+        steps(stopped.model_copy(update={"learning_rate": 0.5, "max_steps": 9}), 1)
+    assert checkpoints() == ["step-00000002"]
+    steps(stopped.model_copy(update={"save_steps": 1, "logging_steps": 1, "device": "cpu"}), 1)
+    assert checkpoints() == ["step-00000003"]
+
+
+def test_going_on_refused_though_there_is_a_checkpoint(stopped: SftSettings, fails: Fails) -> None:
+    assert fails(*SFT, "resume=false") == (
+        "out holds a checkpoint at step 2, and resume=false refuses to go on from it. "
+        "Name another output_dir, or remove out/checkpoints."
+    )
+    assert checkpoints() == ["step-00000002"]
+
+
+def test_a_checkpoint_that_cannot_be_read(stopped: SftSettings, fails: Fails) -> None:
+    os.truncate("out/checkpoints/step-00000002/state.safetensors", 100)
+    message = fails(*SFT, code=1)
+    assert message.startswith("The checkpoint out/checkpoints/step-00000002 can't be read: ")
+    assert message.endswith("Remove it to go on from the one before, or from the start.")
+
+
+def test_a_loss_that_is_not_a_number(place: Path, fails: Fails) -> None:
+    """One row holds a token whose embedding is NaN: training stops when its turn comes."""
+    rows = [{"prompt": f"word {i}", "completion": "yes"} for i in range(8)]
+    rows[5]["prompt"] = "~"
+    write(rows)
+    config = json.loads((place / "m/config.json").read_text())
+    config["tie_word_embeddings"] = False  # with one matrix for both, every logit would be NaN
+    (place / "m/config.json").write_text(json.dumps(config))
+    vocabulary = json.loads((place / "m/tokenizer.json").read_text())["model"]["vocab"]
+    weights = load_file(place / "m/model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding.clone()
+    embedding[vocabulary["~"]] = float("nan")
+    save_file(weights, place / "m/model.safetensors", metadata={"format": "pt"})
+    turns = [[RowOrder(8, seed).at(i) for i in range(8)].index(5) for seed in range(20)]
+    seed, turn = next((s, t) for s, t in enumerate(turns) if t >= 3)  # some steps go well before
+    one = ("per_device_train_batch_size=1", "save_steps=1", f"seed={seed}")
+    assert fails(*SFT, *one, code=1).startswith(
+        f"The loss is nan at step {turn + 1}, so training stops; the last checkpoint is kept. "
+        "The rows in the batch: rows.jsonl:6. Look at them first; then try a lower learning_rate"
+    )
+    assert checkpoints() == [f"step-{turn:08d}"]
+    kept = load_file(f"out/checkpoints/step-{turn:08d}/state.safetensors")
+    name = "model/weight/model.layers.0.self_attn.q_proj.weight"
+    assert kept[name].isfinite().all()
+    assert [row["step"] for row in read_metrics("out/metrics.jsonl")] == list(range(1, turn + 1))
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["error"].startswith("TrainingError: The loss is nan at step")
+    assert not Path("out/model").exists()
+
+
+@pytest.fixture
+def small_disk(place: Path) -> Iterator[Path]:
+    """A disk of 700 kB, where one checkpoint of the tiny model fits and a second does not."""
+    disk = place / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk needs more rights: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_no_space_for_a_checkpoint(small_disk: Path, place: Path, fails: Fails) -> None:
+    write([GOOD, {"prompt": "c", "completion": "d"}])
+    out = small_disk / "out"
+    command = [*SFT[:4], f"output_dir={out}", "max_steps=4", "save_steps=1"]
+    message = fails(*command, code=1)
+    failed = out / "checkpoints/step-00000002"
+    assert message.startswith(f"Could not write {failed}: no space is left on the disk (")
+    assert "point `output_dir` to another disk; then run the same command again" in message
+    assert [p.name for p in failed.parent.iterdir()] == ["step-00000001"]
+    assert not json.loads((out / "stage.json").read_text())["finished"]
+    # With space again, the same command goes on from the checkpoint that was kept.
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert run(command) == 0
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert (out / "model/model.safetensors").is_file()
+
+
+def test_no_space_for_responses(
+    small_disk: Path, place: Path, tiny_world: Path, fails: Fails
+) -> None:
+    # Some 50 kB are left: enough for the stage's records, not for 24 × 16 responses.
+    (small_disk / "filler").write_bytes(b"0" * 660_000)
+    out = small_disk / "out"
+    prompts = f"dataset={tiny_world / 'train_prompts.jsonl'}"
+    command = ["sample", "model=m", prompts, f"output_dir={out}", "num_responses=16"]
+    command += ["batch_size=16", "max_new_tokens=32"]
+    message = fails(*command, code=1)
+    assert message.startswith(f"Could not write {out / 'responses.partial.jsonl'}: no space is ")
+    (small_disk / "filler").unlink()
+    assert run(command) == 0
+    assert len((out / "responses.jsonl").read_text().splitlines()) == 24
+
+
+def test_a_second_interrupt_does_not_wait(
+    commands: CommandServer, tiny_world: Path, place: Path
+) -> None:
+    """The first Ctrl-C waits for the piece of work in hand; who presses twice will not wait."""
+    write([GOOD])
+    many = ["max_steps=100000", "gradient_accumulation_steps=100000", "save_steps=1"]
+    running = commands.start(*SFT[:5], *many, cwd=place)
+    while not (place / "out/data.json").exists():
+        assert not running.ended()
+    running.send(signal.SIGINT)
+    running.send(signal.SIGINT)
+    for _ in range(50):
+        if running.ended():
+            break
+        time.sleep(0.05)
+        running.send(signal.SIGINT)
+    assert running.wait() == 130
