@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
+from accord.errors import SettingsError
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import StepResult
 from accord.learn.offline import start_model
@@ -33,6 +34,12 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     goes on from it.
     """
+    room = settings.max_length - settings.max_new_tokens
+    if room < 1:
+        raise SettingsError(
+            f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
+            f"max_length={settings.max_length}. Raise max_length, or lower max_new_tokens."
+        )
     policy = start_model(settings, scalar=False)
     reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
     scorer = load_scalar(
@@ -41,11 +48,8 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
     critic = _critic(settings, policy, scorer)
     records, read = load_records(settings.dataset, "prompts")
     wanted = [r for r in records if isinstance(r, PromptOnly)]
-    room = settings.max_length - settings.max_new_tokens
     limits = Limits(
-        settings.max_length,
-        min(settings.max_prompt_length or room, max(1, room)),
-        settings.long_prompts,
+        settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts
     )
     prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
     log.info("%s", read.summary())

@@ -128,7 +128,6 @@ def run_one(plan: StagePlan, console: Console) -> None:
     if before and before.get("digest") != about["digest"]:
         _begin_anew(plan, folder, before, about, console)
     spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
     began = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
