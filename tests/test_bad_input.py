@@ -137,6 +137,20 @@ def test_an_unknown_method(fails: Fails, method: str) -> None:
     assert "`sft`, `reward`, `dpo`" in message
 
 
+def test_no_room_for_a_prompt(fails: Fails) -> None:
+    settings = ["reward_model=m", "max_length=20", "max_new_tokens=20"]
+    assert fails("train", "ppo", *SFT[2:5], *settings) == (
+        "max_new_tokens=20 leaves no room for a prompt within max_length=20. "
+        "Raise max_length, or lower max_new_tokens."
+    )
+
+
+def test_a_file_where_the_output_folder_must_be(fails: Fails) -> None:
+    write([GOOD], "out")
+    message = fails(*SFT, code=1)
+    assert message.startswith("Could not write out/stage.json: a part of the path is a file, not a")
+
+
 # Models
 
 
