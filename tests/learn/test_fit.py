@@ -1,0 +1,318 @@
+"""The optimiser loop: accumulation, order, learning rate, and what happens to NaN."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from accord.errors import TrainingError
+from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.fit import Schedule, StepResult, fit, schedule_of
+from accord.learn.losses import Losses, merge_metrics, metric
+from accord.learn.methods import METHODS
+from accord.learn.optimiser import adamw, clip_gradients, learning_rate_factor
+from accord.learn.order import RowOrder, total_examples
+from accord.learn.reference import reference_logps
+from accord.lm.forward import check_packing
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PackedBatch, PromptGroup
+from accord.records import Source
+from accord.settings.training import (
+    DpoSettings,
+    RewardSettings,
+    SftSettings,
+    TrainSettings,
+)
+from tests.lm.models import VOCABULARY, causal, scalar
+from tests.lm.toys import random_groups
+
+NAMES = {"model": "toy", "dataset": "toy", "output_dir": "nowhere"}
+# Eight pairs or rankings whose responses have from 1 to 13 tokens.
+SHAPES = [(4, (1, 9)), (2, (13, 2)), (7, (5, 5, 3)), (1, (8, 1))]
+GROUPS = [
+    replace(g, source=Source("rows.jsonl", i + 1))
+    for i, g in enumerate(random_groups(SHAPES + SHAPES, VOCABULARY))
+]
+
+
+class NoTokenizer:
+    eos_token_id = 2
+
+
+class Recorder:
+    """An optimiser that keeps the gradients of every step and moves nothing."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.param_groups: list[dict[str, Any]] = [{"lr": 0.0}]
+        self.state: dict[Any, Any] = {}
+        self.gradients: list[list[Tensor]] = []
+        self.rates: list[float] = []
+
+    def step(self) -> None:
+        self.gradients.append(
+            [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.parameters]
+        )
+        self.rates.append(self.param_groups[0]["lr"])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def model_for(name: str) -> LanguageModel:
+    is_scalar = METHODS[name].scalar
+    inner = scalar("llama") if is_scalar else causal("llama")
+    lm = LanguageModel(inner, NoTokenizer(), "toy", scalar=is_scalar)
+    assert check_packing(lm)
+    return lm
+
+
+def recorded(
+    name: str, settings: TrainSettings, groups: Sequence[PromptGroup] = GROUPS
+) -> tuple[list[StepResult], Recorder]:
+    lm, method = model_for(name), METHODS[name]
+    reference = []
+    if method.needs_reference:  # some way off, so that the log-ratios are not all 0
+        other = LanguageModel(causal("llama", seed=5), NoTokenizer(), "other")
+        check_packing(other)
+        reference = reference_logps(other, groups, batch_size=4)
+    recorder = Recorder(list(lm.trainable().values()))
+    state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
+    objective = method.objective(lm, settings, reference)
+    return list(fit(state, groups, objective, method.weight, settings, lm.device)), recorder
+
+
+KINDS: dict[str, Any] = {
+    "sft": (SftSettings, {}),
+    "reward": (RewardSettings, {"center_rewards_coefficient": 0.1}),
+    "dpo": (DpoSettings, {"beta": 0.5, "label_smoothing": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", [*KINDS, "plackett_luce"])
+def test_accumulation_changes_neither_loss_nor_gradient(name: str) -> None:
+    # 8 × 1 = 4 × 2 = 2 × 4 = 1 × 8, rows of unequal length and rankings among pairs.
+    kind, more = KINDS.get(name, (RewardSettings, {"ranking_loss": "plackett_luce"}))
+    method = name if name in KINDS else "reward"
+    runs = []
+    for micro, accumulation in ((8, 1), (4, 2), (3, 3), (1, 8)):
+        settings = kind(
+            **NAMES,
+            **more,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0,
+        )
+        # 3 × 3 is 9 a step, but an epoch of 8 rows ends the run there.
+        results, recorder = recorded(method, settings)
+        assert len(results) == 1
+        runs.append((results[0].metrics, recorder.gradients[0]))
+    (expected, gradients), *others = runs
+    for metrics, found in others:
+        for key, value in expected.items():
+            if key != "seconds":
+                assert metrics[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+        for a, b in zip(found, gradients, strict=True):
+            assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-7
+
+
+def test_sft_is_the_mean_over_tokens() -> None:
+    # Not the mean of the rows' means: the longer response counts more.
+    groups = random_groups([(3, (2,)), (3, (11,))], VOCABULARY)
+    results, _ = recorded("sft", SftSettings(**NAMES), groups)
+    model, total = causal("llama"), 0.0
+    for g in groups:
+        logps = model(input_ids=torch.tensor([[*g.prompt, *g.responses[0]]])).logits[0]
+        logps = logps[len(g.prompt) - 1 : -1].log_softmax(-1)
+        total -= float(logps.gather(1, torch.tensor(g.responses[0])[:, None]).sum().detach())
+    assert results[0].metrics["loss"] == pytest.approx(total / 13, rel=1e-5)
+    assert results[0].metrics["num_tokens"] == 3 + 2 + 3 + 11
+
+
+def test_dpo_begins_at_log_2_and_counts_a_ranking_once() -> None:
+    settings = DpoSettings(**NAMES)
+    lm, method = model_for("dpo"), METHODS["dpo"]
+    reference = reference_logps(lm, GROUPS, batch_size=3)
+    recorder = Recorder(list(lm.trainable().values()))
+    state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
+    objective = method.objective(lm, settings, reference)
+    (result,) = fit(state, GROUPS, objective, method.weight, settings, lm.device)
+    assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert result.metrics["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_rows_cross_the_ends_of_epochs_and_none_is_left_out() -> None:
+    # 10 rows, 2.5 epochs: 25 examples, 6 a step in two passes of 3: four steps of 6, one of 1.
+    schedule = Schedule(rows=10, examples=25, micro=3, accumulation=2)
+    assert schedule.per_step == 6
+    assert schedule.steps == 5
+    order = RowOrder(10, seed=4)
+    steps = [schedule.micro_batches(s, order) for s in range(schedule.steps)]
+    assert [[len(rows) for rows in step] for step in steps] == [[3, 3]] * 4 + [[1]]
+    seen = [i for step in steps for rows in step for i in rows]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert len(set(seen[20:])) == 5
+    assert seen[:10] != seen[10:20]
+
+
+def test_the_order_is_a_function_of_seed_and_position() -> None:
+    order = RowOrder(7, seed=1)
+    there = [order.at(i) for i in range(21)]
+    backwards = [RowOrder(7, seed=1).at(i) for i in reversed(range(21))]
+    assert there == backwards[::-1]
+    assert [RowOrder(7, seed=2).at(i) for i in range(21)] != there
+    assert Counter(there) == dict.fromkeys(range(7), 3)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "expected"),
+    [(1, None, 10), (2.5, None, 25), (0.25, None, 3), (0.001, None, 1), (3, 4, 32)],
+)
+def test_examples_in_a_run(epochs: float, max_steps: int | None, expected: int) -> None:
+    found = total_examples(10, epochs=epochs, max_steps=max_steps, step_size=8)
+    assert found == expected
+
+
+def test_the_schedule_of_settings() -> None:
+    settings = SftSettings(
+        **NAMES, per_device_train_batch_size=4, gradient_accumulation_steps=3, num_train_epochs=2
+    )
+    schedule = schedule_of(10, settings)
+    assert (schedule.examples, schedule.per_step, schedule.steps) == (20, 12, 2)
+
+
+def test_epoch_and_learning_rate_are_told_and_set() -> None:
+    # 8 rows, 2 a step, linear from 0.8: 4 steps at 1, ¾, ½, ¼ of it.
+    settings = SftSettings(**NAMES, per_device_train_batch_size=2, learning_rate=0.8)
+    results, recorder = recorded("sft", settings)
+    assert [r.metrics["epoch"] for r in results] == [0.25, 0.5, 0.75, 1.0]
+    assert recorder.rates == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert [r.metrics["learning_rate"] for r in results] == pytest.approx(recorder.rates)
+    assert [(r.step, r.total) for r in results] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_learning_rate_shapes() -> None:
+    # 10 steps, the first 2 warm-up: ½, 1; then 8 more from step 2.
+    def shape(name: Any) -> list[float]:
+        return [learning_rate_factor(s, 10, shape=name, warmup_ratio=0.2) for s in range(10)]
+
+    assert shape("constant") == [0.5] + [1.0] * 9
+    assert shape("linear") == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 0.5, 3 / 8, 2 / 8, 1 / 8]
+    )
+    cosine = [0.5 * (1 + math.cos(math.pi * s / 8)) for s in range(8)]
+    assert shape("cosine") == pytest.approx([0.5, 1.0, *cosine])
+    assert learning_rate_factor(10, 10, shape="linear", warmup_ratio=0.0) == 0.0
+    assert learning_rate_factor(0, 1, shape="cosine", warmup_ratio=0.0) == 1.0
+
+
+def test_gradients_are_clipped_to_a_norm() -> None:
+    def parameter() -> torch.nn.Parameter:
+        p = torch.nn.Parameter(torch.zeros(2))
+        p.grad = torch.tensor([3.0, 4.0])  # norm 5
+        return p
+
+    clipped, whole, small = parameter(), parameter(), parameter()
+    assert clip_gradients([clipped], 1.0) == 5.0
+    assert clipped.grad is not None
+    assert clipped.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-5)
+    assert clip_gradients([whole], 0) == 5.0
+    assert whole.grad is not None
+    assert whole.grad.tolist() == [3.0, 4.0]
+    clip_gradients([small], 10.0)
+    assert small.grad is not None
+    assert small.grad.tolist() == [3.0, 4.0]
+
+
+def test_matrices_alone_decay() -> None:
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    settings = SftSettings(**NAMES, weight_decay=0.1, learning_rate=0.5, adam_beta1=0.8)
+    optimiser = adamw([matrix, vector], settings)
+    for parameter in (matrix, vector):
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    # No gradient: θ ← θ·(1 − lr·decay) = 0.95 for the matrix; the vector stays.
+    assert matrix.detach().flatten().tolist() == pytest.approx([0.95] * 4)
+    assert vector.detach().tolist() == [1.0, 1.0]
+    assert optimiser.defaults["betas"] == (0.8, 0.999)
+
+
+def weights_after(objective_of: Any, settings: SftSettings) -> tuple[TrainState, Any, str]:
+    """Run until the error; the state, whether the weights are the last step's, the message."""
+    lm = model_for("sft")
+    before = {n: p.detach().clone() for n, p in lm.trainable().items()}
+    learner = Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+    state = TrainState({"model": learner})
+    steps = fit(state, GROUPS, objective_of(lm), METHODS["sft"].weight, settings, lm.device)
+
+    def take_all() -> None:
+        nonlocal before
+        for _ in steps:
+            before = {n: p.detach().clone() for n, p in lm.trainable().items()}
+
+    with pytest.raises(TrainingError) as error:
+        take_all()
+    same = all(torch.equal(before[n], p) for n, p in lm.trainable().items())
+    return state, same, str(error.value)
+
+
+def test_nan_in_the_loss_names_the_rows_and_leaves_the_weights() -> None:
+    # Row 5 (line 6) gives NaN; the steps before the one that holds it have moved the weights.
+    settings = SftSettings(**NAMES, per_device_train_batch_size=2, learning_rate=0.01)
+    bad = GROUPS[5]  # rows are told apart by their source
+
+    def objective_of(lm: LanguageModel) -> Any:
+        plain = METHODS["sft"].objective(lm, settings, [])
+
+        def objective(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+            losses = plain(batch, rows, log=log)
+            broken = math.nan if bad in batch.groups else 1.0
+            return Losses(losses.values * broken, losses.weights)
+
+        return objective
+
+    state, same, message = weights_after(objective_of, settings)
+    step = next(i // 2 for i in range(8) if RowOrder(8, 0).at(i) == 5)
+    assert state.step == step
+    assert same
+    assert f"The loss is nan at step {step + 1}" in message
+    assert "rows.jsonl:6" in message
+    assert message.count("rows.jsonl:") == 2  # the batch's rows, and no others
+    assert "lower learning_rate" in message
+
+
+def test_nan_in_the_gradient_alone_is_caught() -> None:
+    settings = SftSettings(**NAMES, per_device_train_batch_size=8)
+
+    def objective_of(lm: LanguageModel) -> Any:
+        def objective(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+            zero = 0 * lm.head.weight.sum()
+            values = zero.sqrt().expand(1)  # 0, but its slope is 0·∞
+            return Losses(values, torch.ones(1))
+
+        return objective
+
+    state, same, message = weights_after(objective_of, settings)
+    assert state.step == 0
+    assert same
+    assert "The gradient is nan at step 1" in message
+    assert "rows.jsonl:1" in message
+
+
+def test_metrics_are_weighted_over_passes() -> None:
+    # (1 + 2)/2 values in one pass, 9 in another of one value: (1 + 2 + 9)/3 = 4.
+    parts = [
+        {"a": metric(torch.tensor([1.0, 2.0])), "b": metric(torch.tensor([5.0]))},
+        {"a": metric(torch.tensor([9.0])), "none": (0.0, 0.0)},
+    ]
+    assert merge_metrics(parts) == {"a": 4.0, "b": 5.0}
+    weighted = metric(torch.tensor([1.0, 4.0]), torch.tensor([0.75, 0.25]))
+    assert weighted == (1.75, 1.0)

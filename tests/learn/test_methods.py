@@ -1,0 +1,353 @@
+"""Every method trains saved models of several families, from files to a model that loads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accord.compare.dataset import load_records
+from accord.compare.rewards import reward_of_model
+from accord.errors import SettingsError
+from accord.learn.fit import StepResult
+from accord.learn.offline import train_offline
+from accord.learn.online import train_ppo
+from accord.lm.encode import Limits, encode
+from accord.lm.forward import response_logps, response_scores
+from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.packing import PromptGroup, pack
+from accord.records import Comparison
+from accord.settings.training import (
+    DpoSettings,
+    PpoSettings,
+    RewardSettings,
+    SftSettings,
+    TrainSettings,
+)
+from tests.lm.toys import ARCHITECTURES, random_groups, save_toy, toy_tokenizer
+
+PROBE = random_groups([(4, (5, 3))], len(toy_tokenizer()))
+SETTINGS: dict[str, Callable[..., TrainSettings]] = {
+    "sft": SftSettings,
+    "reward": RewardSettings,
+    "dpo": DpoSettings,
+    "ppo": PpoSettings,
+}
+DATA = {"sft": "sft.jsonl", "reward": "pairs.jsonl", "dpo": "pairs.jsonl", "ppo": "prompts.jsonl"}
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sft.jsonl": [
+        {"prompt": chat("the cat"), "completion": "sat on the mat"},
+        {"prompt": chat("a dog"), "completion": "ran"},
+        {"prompt": chat("the answer"), "completion": "is yes, and the answer is no"},
+    ],
+    "pairs.jsonl": [
+        {"prompt": chat("the cat"), "chosen": "sat on the mat", "rejected": "ran far away"},
+        {"prompt": chat("a dog"), "chosen": "ran", "rejected": "sat on the sea, please"},
+        {"prompt": chat("the answer"), "chosen": "is yes", "rejected": "no"},
+    ],
+    "prompts.jsonl": [{"prompt": chat(text)} for text in ("the cat", "a dog", "the sea", "yes")],
+}
+
+
+class Toys:
+    """Saved models, made once each, and data files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name, rows in ROWS.items():
+            (root / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    def model(self, architecture: str) -> str:
+        folder = self.root / architecture
+        return str(folder) if folder.is_dir() else save_toy(folder, architecture)
+
+    def reward_model(self, architecture: str) -> str:
+        folder = self.root / f"{architecture}-reward"
+        if not folder.is_dir():
+            lm = load_scalar(self.model(architecture), seed=1)
+            lm.score_mean, lm.score_std = 0.5, 2.0
+            save_model(lm, folder, card="")
+        return str(folder)
+
+    def settings(self, method: str, architecture: str, output: Path, **more: Any) -> TrainSettings:
+        own: dict[str, Any] = {}
+        if method == "ppo":
+            own = {
+                "reward_model": self.reward_model(architecture),
+                "per_device_train_batch_size": 4,
+                "max_new_tokens": 5,
+                "num_ppo_epochs": 1,
+            }
+        return SETTINGS[method](
+            **{
+                "model": self.model(architecture),
+                "dataset": str(self.root / DATA[method]),
+                "output_dir": str(output),
+                "max_steps": 1,
+                "learning_rate": 1e-2,
+                "max_length": 64,
+                "device": "cpu",
+                **own,
+                **more,
+            }
+        )
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
+    return Toys(tmp_path_factory.mktemp("toys"))
+
+
+def train(method: str, settings: TrainSettings) -> list[StepResult]:
+    steps: Iterator[StepResult]
+    if isinstance(settings, PpoSettings):
+        steps = train_ppo(settings)
+    else:
+        steps = train_offline(method, settings)
+    return list(steps)
+
+
+@torch.no_grad()
+def read(method: str, place: str, seed: int = 0) -> torch.Tensor:
+    """Log-probs, or scores, of a few fixed tokens under a saved model."""
+    if method == "reward":
+        return response_scores(load_scalar(place, seed=seed), pack(PROBE))
+    return response_logps(load_causal(place), pack(PROBE))
+
+
+def assert_trained(method: str, settings: TrainSettings, results: list[StepResult]) -> None:
+    (result,) = results
+    assert (result.step, result.total) == (1, 1)
+    assert all(math.isfinite(v) for v in result.metrics.values())
+    output = Path(settings.output_dir)
+    before, after = read(method, settings.model), read(method, str(output / "model"))
+    assert float((after - before).abs().max()) > 1e-4
+    (row,) = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert row["step"] == 1
+    assert row["loss"] == pytest.approx(result.metrics["loss"])
+    used = json.loads((output / "data.json").read_text())["encoded"]["used"]
+    assert used == len(ROWS[DATA[method]])
+    assert f"accord train {method}" in (output / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_of_full_tuning(method: str, architecture: str, toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings(method, architecture, tmp_path)
+    results = train(method, settings)
+    assert_trained(method, settings, results)
+    metrics = results[0].metrics
+    if method == "dpo":
+        assert metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    if method == "ppo":
+        assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
+        assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # it is its own reference
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_step_of_lora(method: str, architecture: str, toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings(method, architecture, tmp_path, lora={"r": 2})
+    results = train(method, settings)
+    assert_trained(method, settings, results)
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+    if method == "dpo":
+        assert results[0].metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    if method == "ppo":
+        assert results[0].metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
+        assert results[0].metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_a_step_in_bf16(
+    method: str, lora: dict[str, int] | None, toys: Toys, tmp_path: Path
+) -> None:
+    settings = toys.settings(method, "llama", tmp_path, precision="bf16", lora=lora)
+    assert_trained(method, settings, train(method, settings))
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_checkpointing_changes_no_number(
+    method: str, lora: dict[str, int] | None, toys: Toys, tmp_path: Path
+) -> None:
+    plain = train(method, toys.settings(method, "llama", tmp_path / "plain", lora=lora))
+    settings = toys.settings(
+        method, "llama", tmp_path / "again", lora=lora, gradient_checkpointing=True
+    )
+    again = train(method, settings)
+    assert_trained(method, settings, again)
+    for key, value in plain[0].metrics.items():
+        if key != "seconds":
+            assert again[0].metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def test_sft_loss_is_the_mean_log_prob_of_the_completions(toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings("sft", "llama", tmp_path, per_device_train_batch_size=3)
+    (result,) = train("sft", settings)
+    lm, tokenizer = load_causal(toys.model("llama")), toy_tokenizer()
+    total, count = 0.0, 0
+    for row in ROWS["sft.jsonl"]:
+        shown = tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        prompt = tokenizer(shown, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [2]
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([prompt + answer])).logits[0]
+        rows = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        total -= float(rows.gather(1, torch.tensor(answer)[:, None]).sum())
+        count += len(answer)
+    assert result.metrics["loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_trained_reward_has_mean_0_and_deviation_1(toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings("reward", "llama", tmp_path, max_steps=3)
+    train("reward", settings)
+    numbers = json.loads((tmp_path / "model" / "reward.json").read_text())
+    lm = load_scalar(str(tmp_path / "model"))
+    assert (lm.score_mean, lm.score_std) == (numbers["mean"], numbers["std"])
+    records, _ = load_records(settings.dataset, "preferences")
+    pairs = [r for r in records if isinstance(r, Comparison)]
+    prompts = [r.prompt for r in pairs] * 2
+    texts = [r.chosen for r in pairs] + [r.rejected for r in pairs]
+    scores = torch.tensor(reward_of_model(lm, batch_size=4)(prompts, texts))
+    assert float(scores.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(scores.std()) == pytest.approx(1.0, abs=1e-4)
+    one_by_one = reward_of_model(lm, batch_size=1)(prompts, texts)
+    assert scores.tolist() == pytest.approx(one_by_one, abs=1e-4)
+
+
+def test_reward_is_normalised_on_reference_rows_where_given(toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings(
+        "reward", "llama", tmp_path, reference_dataset=str(toys.root / "sft.jsonl")
+    )
+    train("reward", settings)
+    lm = load_scalar(str(tmp_path / "model"))
+    records, _ = load_records(toys.root / "sft.jsonl", "sft")
+    groups, _ = encode(records, lm.tokenizer, Limits(64), eos_ids=lm.eos_ids)
+    with torch.no_grad():
+        raw = response_scores(lm, pack(groups))
+    assert lm.score_mean == pytest.approx(float(raw.mean()), abs=1e-5)
+    assert lm.score_std == pytest.approx(float(raw.std()), abs=1e-5)
+
+
+def test_a_cut_response_is_scored_without_an_end(toys: Toys) -> None:
+    lm = load_scalar(toys.reward_model("llama"))
+    reward = reward_of_model(lm)
+    tokenizer = toy_tokenizer()
+    prompt = tuple(tokenizer("the cat", add_special_tokens=False)["input_ids"])
+    text = tuple(tokenizer(" sat", add_special_tokens=False)["input_ids"])
+    with torch.no_grad():
+        raw = response_scores(lm, pack([PromptGroup(prompt, (text, (*text, 2)))]))
+    cut, whole = ((raw - 0.5) / 2.0).tolist()
+    assert reward(["the cat"] * 2, [" sat"] * 2, [False, True]) == pytest.approx([cut, whole])
+    assert reward(["the cat"], [" sat"]) == pytest.approx([whole])
+
+
+def test_rankings_and_plackett_luce(toys: Toys, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": chat("the cat"), "responses": ["yes", "no", "the sea"], "ranks": [1, 0, 2]},
+        {"prompt": chat("a dog"), "responses": ["ran", "sat", "one"], "ranks": [0, 1, 1]},
+    ]
+    data = tmp_path / "rankings.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for loss in ("pairs", "plackett_luce"):
+        settings = toys.settings(
+            "reward", "llama", tmp_path / loss, dataset=str(data), ranking_loss=loss
+        )
+        (result,) = train("reward", settings)
+        assert math.isfinite(result.metrics["loss"])
+    (result,) = train("dpo", toys.settings("dpo", "llama", tmp_path / "dpo", dataset=str(data)))
+    assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_lora_from_end_to_end(toys: Toys, tmp_path: Path) -> None:
+    # SFT, a reward model and PPO on it, each an adapter that starts from the SFT adapter.
+    lora = {"r": 2}
+    train("sft", toys.settings("sft", "llama", tmp_path / "sft", lora=lora))
+    sft = str(tmp_path / "sft" / "model")
+    train("reward", toys.settings("reward", "llama", tmp_path / "rm", model=sft, lora=lora))
+    settings = toys.settings(
+        "ppo",
+        "llama",
+        tmp_path / "ppo",
+        model=sft,
+        reward_model=str(tmp_path / "rm" / "model"),
+        lora=lora,
+        max_steps=2,
+        learning_rate=1e-3,
+    )
+    first, second = train("ppo", settings)
+    assert first.metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+    assert second.metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
+    # What is saved is the SFT model moved a little, not the base with a second adapter alone.
+    start, end = read("ppo", sft), read("ppo", str(tmp_path / "ppo" / "model"))
+    base = read("ppo", toys.model("llama"))
+    assert float((end - start).abs().mean()) < 0.3 * float((base - start).abs().mean())
+
+
+def test_a_reward_model_with_another_tokenizer_scores_text(toys: Toys, tmp_path: Path) -> None:
+    from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
+
+    other = train_tokenizer(["entirely different words are in here"], 280, 128)
+    model = untrained_model("llama", ARCHITECTURES["llama"], other, seed=4)
+    save_untrained(model, other, tmp_path / "other")
+    lm = load_scalar(str(tmp_path / "other"))
+    save_model(lm, tmp_path / "rm", card="")
+    settings = toys.settings("ppo", "llama", tmp_path / "out", reward_model=str(tmp_path / "rm"))
+    assert_trained("ppo", settings, train("ppo", settings))
+
+
+def test_evaluation_rows_are_measured_and_not_learned(toys: Toys, tmp_path: Path) -> None:
+    held = str(toys.root / "pairs.jsonl")
+    for method in ("dpo", "reward"):
+        settings = toys.settings(
+            method, "llama", tmp_path / method, eval_dataset=held, eval_steps=1, max_steps=2
+        )
+        results = train(method, settings)
+        assert all("eval/loss" in r.metrics for r in results)
+        assert all(0 <= r.metrics["eval/rewards/accuracies"] <= 1 for r in results)
+
+
+def test_another_reference_than_the_start(toys: Toys, tmp_path: Path) -> None:
+    other = save_toy(tmp_path / "other", "llama", seed=7)
+    settings = toys.settings("ppo", "llama", tmp_path / "ppo", ref_model=other)
+    (result,) = train("ppo", settings)
+    assert abs(result.metrics["objective/kl"]) > 1e-3
+    settings = toys.settings("dpo", "llama", tmp_path / "dpo", ref_model=other)
+    (result,) = train("dpo", settings)
+    assert abs(result.metrics["rewards/margins"]) > 1e-4
+
+
+def test_the_same_seed_gives_the_same_run(toys: Toys, tmp_path: Path) -> None:
+    for method in ("sft", "ppo"):
+        runs = [
+            train(method, toys.settings(method, "llama", tmp_path / method / str(i), max_steps=2))
+            for i in range(2)
+        ]
+        for a, b in zip(*runs, strict=True):
+            same = {k: v for k, v in a.metrics.items() if k != "seconds"}
+            assert same == {k: v for k, v in b.metrics.items() if k != "seconds"}
+
+
+def test_a_second_run_in_the_same_folder_that_may_not_resume(toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings("sft", "llama", tmp_path, max_steps=4, save_steps=1)
+    steps = train_offline("sft", settings)
+    next(steps)
+    steps.close()
+    again = toys.settings("sft", "llama", tmp_path, max_steps=4, save_steps=1, resume=False)
+    with pytest.raises(SettingsError, match="resume=false refuses to go on from it"):
+        train("sft", again)
