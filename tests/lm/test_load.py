@@ -222,7 +222,7 @@ def test_an_adapter_that_is_a_pickle_is_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(ModelError, match="only adapter_model.bin, which is pickle"):
+    with pytest.raises(ModelError, match=r"only adapter_model\.bin, which is pickle"):
         load_causal(str(tmp_path / "adapter"))
     assert not mark.exists()
 
