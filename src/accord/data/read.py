@@ -93,7 +93,7 @@ FITS: dict[Format, str] = {
     "prompt-completion": "`sft`",
     "messages": "`sft`",
     "text": "`sft`",
-    "prompt": "`ppo`, `grpo`, `rloo` or `accord sample`, as prompts",
+    "prompt": "`ppo` or `accord sample`, as prompts",
 }
 
 

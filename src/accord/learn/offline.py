@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from accord.compare.dataset import load_records
-from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
 from accord.learn.fit import StepResult, fit
 from accord.learn.losses import Metric, Objective, merge_metrics
 from accord.learn.methods import METHODS, Method
@@ -62,6 +62,7 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     if isinstance(settings, RewardSettings):
         _normalise(lm, method, settings, groups)
     save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
+    remove_checkpoints(Path(settings.output_dir))
 
 
 def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:

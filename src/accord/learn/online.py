@@ -10,7 +10,7 @@ from pathlib import Path
 from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
-from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
 from accord.learn.fit import StepResult
 from accord.learn.offline import start_model
 from accord.learn.optimiser import adamw
@@ -73,6 +73,7 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
         lambda s: ppo(s, roles, prompts, kept, settings, iterations=iterations), state, settings
     )
     save_model(policy, folder / "model", card=model_card(policy, "ppo", settings))
+    remove_checkpoints(folder)
 
 
 def _frozen(settings: PpoSettings) -> LanguageModel:

@@ -127,7 +127,8 @@ def _base_and_adapter(place: str) -> tuple[str, str | None]:
     """The base model's place, and the adapter's if `place` is an adapter folder."""
     folder = Path(place)
     if not folder.is_dir():
-        if folder.suffix or place.startswith((".", "/", "~")) or place.count("/") != 1:
+        local = folder.suffix or place.startswith((".", "/", "~")) or place.count("/") != 1
+        if local or folder.parent.is_dir():  # a hub name's owner is no folder here
             raise ModelError(
                 f"No model folder {place!r}.{_near(folder)} Check the path of `model`."
             )

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from accord.errors import SettingsError, StorageError
+from accord.learn.checkpoints import FOLDER
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_ppo
@@ -102,14 +103,21 @@ def run_recipe(recipe: Recipe) -> None:
 
 
 def run_stage(plan: StagePlan) -> None:
-    """Run a single stage, unless it is finished with the same settings and inputs."""
+    """Run a single stage, unless it is finished with the same settings and inputs.
+
+    Raises SettingsError when its folder holds what other settings or inputs made: outside of a
+    recipe nobody said that it may be made anew.
+    """
     console = Console(stderr=True)
     with _logging(console):
-        run_one(plan, console)
+        run_one(plan, console, replace=False)
 
 
-def run_one(plan: StagePlan, console: Console) -> None:
-    """Run a stage with a progress bar. Ctrl-C stops it between two pieces of work."""
+def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
+    """Run a stage with a progress bar. Ctrl-C stops it between two pieces of work.
+
+    With `replace`, what other settings made in its folder makes way, announced.
+    """
     folder = folder_of(plan)
     about = identity_of(plan)
     before = read_stage(folder)
@@ -126,7 +134,7 @@ def run_one(plan: StagePlan, console: Console) -> None:
         _show(plan, work_of(plan), console)  # its folder goes on telling of the stage that made it
         return
     if before and before.get("digest") != about["digest"]:
-        _begin_anew(plan, folder, before, about, console)
+        _begin_anew(plan, folder, before, about, console, replace=replace)
     spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
     began = time.perf_counter()
@@ -227,10 +235,13 @@ def _begin_anew(
     before: Mapping[str, Any],
     about: Mapping[str, Any],
     console: Console,
+    *,
+    replace: bool,
 ) -> None:
     """The folder was made under other settings or from other inputs: it makes way, announced.
 
-    Raises SettingsError where another kind of stage made it, such as the report in a run's folder.
+    Raises SettingsError where another kind of stage made it, such as the report in a run's folder,
+    and without `replace` where there is a result or a checkpoint to lose.
     """
     if not same_kind(plan, before):
         made_by = before.get("method") or before.get("stage")
@@ -238,6 +249,12 @@ def _begin_anew(
             f"output_dir={folder} is the folder of the `{made_by}` stage `{before.get('name')}`, "
             f"which `{plan.name}` would replace with all that lies in it. Name another output_dir, "
             f"or remove the folder."
+        )
+    if not replace and (before.get("finished") or (folder / FOLDER).is_dir()):
+        raise SettingsError(
+            f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
+            f"{changed(before, about)}. Set them back to go on, name another output_dir, or remove "
+            f"the folder to begin anew."
         )
     console.print(
         f"{plan.name}: {changed(before, about)}; runs again from the start",

@@ -138,7 +138,7 @@ class Contestant(Settings):
     train: str | None = Field(None, description="Its training stage's folder, for the curves.")
     ceiling: bool = Field(
         False,
-        description="Chosen by the truth itself: shows what could be reached, and wins no headline.",
+        description="Chosen by the truth itself: tells what could be reached, wins no headline.",
     )
 
 
