@@ -33,6 +33,8 @@ from accord.settings.training import PpoSettings
 
 RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
 
+RATIO = "policy/log_ratio_max"  # checked, not logged
+
 
 @dataclass(frozen=True, slots=True)
 class Roles:
@@ -192,10 +194,10 @@ def improve(
         for rows in np.array_split(shuffled, settings.num_mini_batches):
             found = _minibatch(state, roles, episodes, targets, settings, rows.tolist(), learns)
             if not parts:
-                _same_policy(found["policy/log_ratio_max"], settings)
+                _same_policy(found[RATIO], settings)
             parts.append(found)
     means = merge_metrics(parts)
-    means.pop("policy/log_ratio_max")
+    means.pop(RATIO)
     return {
         "loss": means["loss/policy_avg"] + settings.vf_coef * means["loss/value_avg"],
         **means,
@@ -213,7 +215,8 @@ def _minibatch(
 ) -> dict[str, Metric]:
     """One step of policy and critic on some episodes, in as many forward passes as set."""
     tokens = float(episodes.mask[rows].sum())
-    totals: dict[str, list[float]] = {}
+    totals: dict[str, list[float]] = {RATIO: [0.0, 1.0]}
+    largest = 0.0
     for part in np.array_split(np.array(rows), settings.gradient_accumulation_steps):
         if len(part) == 0:
             continue
@@ -222,10 +225,12 @@ def _minibatch(
         loss, found = _losses(roles, episodes, targets, settings, members, groups, learns)
         check_finite(float(loss.detach()), "loss", state.step + 1, groups)
         (loss / tokens).backward()
+        largest = max(largest, found.pop(RATIO)[0])
         for name, (total, weight) in found.items():
             entry = totals.setdefault(name, [0.0, 0.0])
             entry[0] += total
             entry[1] += weight
+    totals[RATIO][0] = largest
     everyone = [episodes.groups[i] for i in rows]
     norms = {
         name: step_optimiser(learner, settings.max_grad_norm, state.step + 1, everyone)
@@ -276,7 +281,7 @@ def _losses(
             "val/clipfrac_avg": metric(moved.float()),
             "val/ratio": metric(ratio),
             "val/ratio_var": metric((ratio - ratio.mean()).square()),
-            "policy/log_ratio_max": (float(log_ratio.abs().max()), 1.0),
+            RATIO: (float(log_ratio.abs().max()), 1.0),
         }
     return loss, metrics
 

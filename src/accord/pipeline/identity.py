@@ -74,9 +74,15 @@ def changed(before: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     then, now = before.get("settings", {}), about["settings"]
     keys = [k for k in sorted(set(then) | set(now)) if then.get(k) != now.get(k)]
     if keys:
-        return ", ".join(f"{k} was {then.get(k)!r}, is {now.get(k)!r}" for k in keys[:3])
+        return ", ".join(_change(k, then.get(k), now.get(k)) for k in keys[:3])
     places = [p for p, d in about["inputs"].items() if before.get("inputs", {}).get(p) != d]
     return f"{places[0]} has changed" if places else "its inputs have changed"
+
+
+def _change(key: str, then: Any, now: Any) -> str:
+    if isinstance(then, list | dict) or isinstance(now, list | dict):
+        return f"{key} changed"  # a list of contestants would fill the screen
+    return f"{key} was {then!r}, is {now!r}"
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
