@@ -24,9 +24,9 @@ from typing import Any
 from accord.measure.statistics import Interval, mean_interval
 from accord.runs import write_json_atomic
 
-MODELS = ("base", "sft", "dpo", "ppo", "best-of-16", "best-of-64 by truth")
+MODELS = ("base", "sft", "dpo", "ppo", "best-of-16", "true best-of-64")
 METHODS = ("dpo", "ppo", "best-of-16")
-CEILING = "best-of-64 by truth"
+CEILING = "true best-of-64"
 
 
 def run_seed(seed: int, folder: Path, jobs: int) -> float:

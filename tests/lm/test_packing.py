@@ -366,7 +366,6 @@ def test_a_packed_batch_by_hand() -> None:
     assert batch.response_of.tolist() == [0, 0, 1, 2]
     assert batch.last.tolist() == [3, 4, 6]
     assert batch.lengths.tolist() == [2, 1, 1]
-    assert batch.group_of.tolist() == [0, 0, 1]
     assert batch.per_response(torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [3.0, 4.0, 8.0]
 
 

@@ -35,8 +35,8 @@ def test_settings_that_change_nothing_learned_run_nothing_again(place: Path) -> 
     assert (place / "out/stage.json").read_bytes() == before
     with pytest.raises(
         SettingsError,
-        match=r"out holds a `sft` stage that other settings or inputs made: learning_rate was .* is "
-        r"0\.5\. Set them back to go on, name another output_dir, or remove the folder",
+        match=r"out holds a `sft` stage that other settings or inputs made: learning_rate was .*, "
+        r"is 0\.5\. Set them back to go on, name another output_dir, or remove the folder",
     ):
         train("learning_rate=0.5")
     assert (place / "out/stage.json").read_bytes() == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -29,12 +29,7 @@ class Reward(Protocol):
     ) -> list[float]: ...
 
 
-def reward_of_model(
-    lm: LanguageModel,
-    *,
-    batch_size: int = 64,
-    on_progress: Callable[[int], None] | None = None,
-) -> Reward:
+def reward_of_model(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
     """A reward model's normalised scores. It reads text, so its tokenizer may be any."""
 
     @torch.no_grad()
@@ -56,8 +51,6 @@ def reward_of_model(
             normal = (raw - lm.score_mean) / lm.score_std
             for i, value in zip(members, normal.tolist(), strict=True):
                 found[i] = value
-            if on_progress is not None:
-                on_progress(len(members))
         return found
 
     return scores

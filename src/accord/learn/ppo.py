@@ -25,7 +25,7 @@ from accord.lm.forward import response_logps, token_values
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.objectives.advantages import gae, token_rewards, whiten
-from accord.objectives.divergences import kl_k3
+from accord.objectives.divergences import kl_k1, kl_k3
 from accord.objectives.policy import adapted_beta, clipped_policy_loss, clipped_value_loss
 from accord.records import PromptOnly
 from accord.respond.protocol import Sampler, SamplingSettings
@@ -160,7 +160,7 @@ def score(
     )
     if settings.whiten_advantages:
         advantages = whiten(advantages, mask)
-    kl = log_ratio.sum(1)
+    kl = kl_k1(log_ratio).sum(1)
     unexplained = (returns - episodes.values)[mask].var(unbiased=False)
     spread = returns[mask].var(unbiased=False)
     numbers = {

@@ -52,7 +52,7 @@ class PackedBatch:
 
     input_ids, position_ids (T,); targets (R,) the response tokens; predict (R,) the flat index
     of the token before each; response_of (R,) which response each belongs to; last (N,) the flat
-    index of each response's last token; lengths (N,); group_of (N,).
+    index of each response's last token; lengths (N,).
     """
 
     groups: tuple[PromptGroup, ...]
@@ -63,7 +63,6 @@ class PackedBatch:
     response_of: Tensor
     last: Tensor
     lengths: Tensor
-    group_of: Tensor
     device: torch.device
 
     @cached_property
@@ -117,8 +116,7 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
     owner: list[int] = []
     last: list[int] = []
     lengths: list[int] = []
-    group_of: list[int] = []
-    for g, group in enumerate(groups):
+    for group in groups:
         if not group.prompt or not group.responses or not all(group.responses):
             raise ValueError(f"{group.source}: a prompt and its responses need a token each")
         ids += group.prompt
@@ -133,7 +131,6 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
             owner += [len(lengths)] * len(response)
             last.append(len(ids) - 1)
             lengths.append(len(response))
-            group_of.append(g)
     device = torch.device(device)
 
     def flat(values: list[int]) -> Tensor:
@@ -148,6 +145,5 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
         response_of=flat(owner),
         last=flat(last),
         lengths=flat(lengths),
-        group_of=flat(group_of),
         device=device,
     )

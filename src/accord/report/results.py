@@ -131,7 +131,12 @@ def _run(inputs: ReportInputs) -> dict[str, Any]:
 def _with_spread(row: Mapping[str, Any], key: str, digits: int) -> Text:
     value = row.get(key)
     text = Text(number(value, digits))
-    small = spread(value, row.get(f"{key}_low"), row.get(f"{key}_high"), digits)
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    if value is not None and low is not None and high is not None:
+        # The wider side, so that a lopsided interval is not told as narrower than it is.
+        small = f"±{max(high - value, value - low):.{digits}f}"
+    else:
+        small = spread(value, low, high, digits)
     return text.append(f" {small}", style="dim") if small and value is not None else text
 
 

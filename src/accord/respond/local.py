@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,15 +12,13 @@ from transformers import DynamicCache
 
 from accord.lm.model import LanguageModel
 from accord.respond.cache import sampling_cache
-from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.protocol import Sample, Sampler, SamplingSettings
 
 COMPACT_AT = 0.5  # finished rows leave the batch once so large a share of it is finished
 
 
-def local_sampler(
-    lm: LanguageModel, on_progress: Callable[[int], None] | None = None
-) -> Callable[..., list[list[Sample]]]:
-    """A Sampler (`respond.protocol`) on a loaded model; `on_progress` hears of prompts done."""
+def local_sampler(lm: LanguageModel) -> Sampler:
+    """A Sampler (`respond.protocol`) on a loaded model."""
 
     def sample(
         prompts: Sequence[tuple[int, ...]],
@@ -42,8 +40,6 @@ def local_sampler(
                 )
                 for i, samples in zip(members, results, strict=True):
                     found[i] = samples
-                if on_progress is not None:
-                    on_progress(len(members))
         finally:
             lm.model.train(training)
         return found
