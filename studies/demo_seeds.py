@@ -42,7 +42,7 @@ def run_seed(seed: int, folder: Path, jobs: int) -> float:
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": threads},
         )
-    stages = (folder / f"seed-{seed}").glob("*/stage.json")
+    stages = (folder / f"seed-{seed}").glob("**/stage.json")
     return sum(float(json.loads(s.read_text())["seconds"]) for s in stages)
 
 

@@ -67,23 +67,33 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two responses to one prompt, `chosen` preferred to `rejected`."""
+    """Two responses to one prompt, `chosen` preferred to `rejected`.
+
+    A response that was cut at the token limit when it was sampled is not finished: it is learned
+    without an end.
+    """
 
     prompt: Prompt
     chosen: str
     rejected: str
     margin: float | None = None
     source: Source = UNKNOWN
+    chosen_finished: bool = True
+    rejected_finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K responses to one prompt; `ranks[i]` is the place of `responses[i]`, 0 best, equal = tie."""
+    """K responses to one prompt; `ranks[i]` is the place of `responses[i]`, 0 best, equal = tie.
+
+    `finished[i]` is False for a response that was cut at the token limit; None: all ended.
+    """
 
     prompt: Prompt
     responses: tuple[str, ...]
     ranks: tuple[int, ...]
     source: Source = UNKNOWN
+    finished: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.responses) != len(self.ranks):

@@ -21,6 +21,7 @@ from accord.lm.encode import Limits, encode
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Comparison
 from accord.settings.training import (
     DpoSettings,
@@ -320,6 +321,27 @@ def test_evaluation_rows_are_measured_and_not_learned(toys: Toys, tmp_path: Path
         results = train(method, settings)
         assert all("eval/loss" in r.metrics for r in results)
         assert all(0 <= r.metrics["eval/rewards/accuracies"] <= 1 for r in results)
+
+
+def test_ppo_is_measured_on_held_out_prompts(toys: Toys, tmp_path: Path) -> None:
+    held = str(toys.root / DATA["ppo"])
+    settings = toys.settings("ppo", "llama", tmp_path, eval_dataset=held, eval_steps=2, max_steps=3)
+    results = train("ppo", settings)
+    measured = [r.step for r in results if "eval/objective/kl" in r.metrics]
+    assert measured == [2, 3]  # every second step, and the last
+    assert results[-1].metrics["eval/response_length"] <= 5
+
+
+def test_a_reference_of_another_tokenizer_is_refused(toys: Toys, tmp_path: Path) -> None:
+    other = train_tokenizer(["quite other words"], 290, 128)
+    model = untrained_model("llama", ARCHITECTURES["llama"], other, seed=0)
+    save_untrained(model, other, tmp_path / "other")
+    for method in ("dpo", "ppo"):
+        settings = toys.settings(
+            method, "llama", tmp_path / method, ref_model=str(tmp_path / "other")
+        )
+        with pytest.raises(SettingsError, match="has another tokenizer than"):
+            train(method, settings)
 
 
 def test_another_reference_than_the_start(toys: Toys, tmp_path: Path) -> None:

@@ -307,6 +307,13 @@ def test_it_stops_where_the_kl_passes_its_limit() -> None:
     assert not moved(policy, roles.policy)
 
 
+def test_a_run_that_stopped_at_its_limit_does_not_go_on() -> None:
+    roles, settings = roles_of(), settings_of(max_kl=0.01)
+    state, _ = run_ppo(roles, settings, iterations=5)
+    again = ppo(state, roles, PROMPTS, RECORDS, settings, iterations=5)
+    assert list(again) == []
+
+
 def test_beta_adapts_towards_its_target() -> None:
     # KL far above the target: the error is clipped to 0.2, so β grows by 1 + 0.2·8/80 = 1.02.
     settings = settings_of(adaptive_kl_target=1e-3, adaptive_kl_horizon=80, beta=0.1)

@@ -21,7 +21,7 @@ from transformers import (
 from accord.errors import ModelError, SettingsError
 from accord.lm.adapters import add_adapters
 from accord.lm.forward import response_logps, response_scores
-from accord.lm.load import is_reward_model, load_causal, load_scalar, save_model
+from accord.lm.load import REWARD_FILE, load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import LoraSettings
 from tests.lm.toys import ARCHITECTURES, random_groups, save_toy, toy_tokenizer, with_adapters
@@ -62,7 +62,7 @@ def test_a_saved_model_loads_in_plain_transformers(name: str, tmp_path: Path) ->
     again = response_logps(load_causal(str(tmp_path / "saved")), pack(GROUPS)).double()
     torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card\n"
-    assert not is_reward_model(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved" / REWARD_FILE).exists()
     kinds = {p.suffix for p in (tmp_path / "saved").iterdir()}
     assert not kinds & {".bin", ".pt", ".pkl"}
 
@@ -89,7 +89,7 @@ def test_a_saved_reward_model_scores_the_same_in_plain_transformers(
     again = load_scalar(str(tmp_path / "rm"))
     assert (again.score_mean, again.score_std) == (1.25, 0.5)
     torch.testing.assert_close(response_scores(again, pack(ENDED)), expected, rtol=0, atol=1e-6)
-    assert is_reward_model(str(tmp_path / "rm"))
+    assert (tmp_path / "rm" / REWARD_FILE).is_file()
 
 
 def test_a_new_head_comes_from_the_seed(tmp_path: Path) -> None:

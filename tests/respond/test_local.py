@@ -360,10 +360,3 @@ def test_bf16_samples() -> None:
             again = response_logps(lm, batch)
             sampled = torch.tensor([x for s in own for x in s.logps])
             assert float((again - sampled).abs().max()) < 0.3
-
-
-def test_progress_counts_prompts() -> None:
-    heard: list[int] = []
-    sampler = local_sampler(ready(causal("llama")), heard.append)
-    sampler(PROMPTS, SamplingSettings(max_new_tokens=2, batch_size=3), seed=0, streams=range(4))
-    assert heard == [3, 1]

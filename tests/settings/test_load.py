@@ -74,7 +74,8 @@ def test_every_problem_is_told_at_once() -> None:
     assert message.startswith("train dpo: 3 problems. (1) ")
     assert "`beta` must be a number greater than 0, not 'x' (x.yaml:4)" in message
     assert "`max_step` is not a key (x.yaml:5). Did you mean `max_steps`?" in message
-    assert "`seed` must be a whole number at least 0, not -1 (on the command line)" in message
+    seed = "`seed` must be a whole number at least 0 and less than 9223372036854775808, not -1"
+    assert f"{seed} (on the command line)" in message
     assert message.index("max_step`") < message.index("beta")  # unknown keys come first
 
 

@@ -201,11 +201,11 @@ def responses_judged(connection: sa.Connection, kind: VerdictKind) -> dict[int, 
         .where(VERDICTS.c.kind == kind)
     )
     rows = connection.execute(
-        sa.select(RESPONSES.c.id, RESPONSES.c.text, RESPONSES.c.model).where(
+        sa.select(RESPONSES.c.id, RESPONSES.c.text, RESPONSES.c.model, RESPONSES.c.finished).where(
             RESPONSES.c.id.in_(judged)
         )
     )
-    return {r.id: Said(r.text, r.model) for r in rows}
+    return {r.id: Said(r.text, r.model, r.finished) for r in rows}
 
 
 def counts(connection: sa.Connection) -> dict[str, int]:

@@ -59,8 +59,13 @@ def reward_of_model(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
 def response_group(
     lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True
 ) -> PromptGroup:
-    """A prompt and a sampled response in a model's tokens; without EOS if it was cut short."""
-    ids, _ = encode_response(prompt, response, lm.tokenizer, lm.eos_ids)
-    if not finished and len(ids) > 1 and ids[-1] in lm.eos_ids:
-        ids = ids[:-1]
-    return PromptGroup(encode_prompt(prompt, lm.tokenizer), (ids,), (0,))
+    """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.
+
+    What is longer than the model was trained on, or has positions for, loses the prompt's start.
+    """
+    ids, _ = encode_response(prompt, response, lm.tokenizer, lm.eos_ids, finished=finished)
+    before = encode_prompt(prompt, lm.tokenizer)
+    if lm.max_length is not None:
+        ids = ids[: lm.max_length - 1]
+        before = before[-min(lm.max_prompt_length or lm.max_length, lm.max_length - len(ids)) :]
+    return PromptGroup(before, (ids,), (0,))

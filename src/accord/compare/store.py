@@ -182,6 +182,8 @@ class Store:
                 chosen=said[_with_rank(v, 0)].text,
                 rejected=said[_with_rank(v, 1)].text,
                 source=self.source(v),
+                chosen_finished=said[_with_rank(v, 0)].finished,
+                rejected_finished=said[_with_rank(v, 1)].finished,
             )
             for v in verdicts
             if v.outcome in ("a", "b")
@@ -196,6 +198,7 @@ class Store:
                 responses=tuple(said[item.response_id].text for item in v.items),
                 ranks=tuple(item.rank or 0 for item in v.items),
                 source=self.source(v),
+                finished=_finished([said[item.response_id].finished for item in v.items]),
             )
             for v in verdicts
         ]
@@ -254,6 +257,11 @@ class Store:
             # one writes at a time): it is there now.
             with transaction(self.engine, self.place, writes=True) as connection:
                 return work(connection)
+
+
+def _finished(ended: Sequence[bool]) -> tuple[bool, ...] | None:
+    """What a Ranking holds: nothing, where all responses ended by themselves."""
+    return None if all(ended) else tuple(ended)
 
 
 def _with_rank(verdict: StoredVerdict, rank: int) -> int:

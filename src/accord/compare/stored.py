@@ -47,7 +47,8 @@ class StoredVerdict:
 
 
 class Said(NamedTuple):
-    """A response's text and the model that said it."""
+    """A response's text, the model that said it, and whether it ended by itself."""
 
     text: str
     model: str
+    finished: bool

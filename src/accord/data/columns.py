@@ -47,7 +47,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "score": ("score", "rating"),
 }
 # Read beside any format that has a prompt.
-BESIDES = ("system", "input", "margin", "meta")
+BESIDES = ("system", "input", "margin", "meta", "finished")
 
 
 def names_of(columns: Collection[str]) -> dict[str, str]:

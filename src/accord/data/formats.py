@@ -138,12 +138,15 @@ def _pair(cells: Cells, chosen: tuple[Prompt, str], rejected: tuple[Prompt, str]
     if chosen[1] == rejected[1]:
         raise RowError("chosen and rejected are equal")
     margin = cells.get("margin")
+    ended = _finished(cells.get("finished"), 2)
     return Comparison(
         prompt=chosen[0],
         chosen=chosen[1],
         rejected=rejected[1],
         margin=None if margin is None or margin == "" else _number(margin, "margin"),
         source=cells.source,
+        chosen_finished=ended is None or ended[0],
+        rejected_finished=ended is None or ended[1],
     )
 
 
@@ -218,7 +221,17 @@ def _ranking(cells: Cells) -> Ranking:
         tuple(answer[1] for answer in answers),
         tuple(rank - best for rank in ranks),
         cells.source,
+        _finished(cells.get("finished"), len(ranks)),
     )
+
+
+def _finished(value: Any, count: int) -> tuple[bool, ...] | None:
+    """Which responses ended by themselves; None, where the row does not say, is all of them."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or [type(v) for v in value] != [bool] * count:
+        raise RowError(f"`finished` must be {count} times true or false", str(value))
+    return None if all(value) else tuple(value)
 
 
 def _unpaired(cells: Cells) -> Rating:

@@ -236,6 +236,6 @@ def _unread(
     if "prompt" in COLUMNS[forms[0]]:
         read |= set(BESIDES) - ({"input"} if names["prompt"] == "prompt" else set())
     else:
-        read |= {"margin", "meta"}
+        read |= {"margin", "meta", "finished"}
     others = [c for c in columns if c not in read]
     return [f"columns not read: {', '.join(others)}"] if others else []

@@ -67,8 +67,12 @@ def record_json(record: Record) -> dict[str, Any]:
     if isinstance(record, Rating):
         return {**prompt, "response": record.response, "score": record.score}
     if isinstance(record, Ranking):
-        return {**prompt, "responses": list(record.responses), "ranks": list(record.ranks)}
+        row: dict[str, Any] = {**prompt, "responses": list(record.responses)}
+        row["ranks"] = list(record.ranks)
+        return row if record.finished is None else {**row, "finished": list(record.finished)}
     row = {**prompt, "chosen": record.chosen, "rejected": record.rejected}
+    if not (record.chosen_finished and record.rejected_finished):
+        row["finished"] = [record.chosen_finished, record.rejected_finished]
     return row if record.margin is None else {**row, "margin": record.margin}
 
 

@@ -107,7 +107,7 @@ def load_checkpoint(
                 if f"{name}/{key}/{parameter_name}" in tensors
             }
             if kept:
-                on_device = {k: v if k == "step" else v.to(parameter) for k, v in kept.items()}
+                on_device = {k: v.to(parameter.device) for k, v in kept.items()}
                 learner.optimiser.state[parameter] = on_device
     state.step = int(about["step"])
     state.numbers = about["numbers"]

@@ -35,7 +35,7 @@ class Method:
     summed log-probs a row where `needs_reference`, else empty.
     """
 
-    kind: Literal["sft", "preferences", "ratings"]
+    kind: Literal["sft", "preferences"]
     scalar: bool
     needs_reference: bool
     weight: Callable[[PromptGroup], float]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from accord.compare.dataset import load_records
+from accord.errors import SettingsError
 from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
 from accord.learn.fit import StepResult, fit
 from accord.learn.losses import Metric, Objective, merge_metrics
@@ -60,6 +61,7 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
         None if held_out is None else evaluate,
     )
     if isinstance(settings, RewardSettings):
+        lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
         _normalise(lm, method, settings, groups)
     save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
     remove_checkpoints(Path(settings.output_dir))
@@ -90,6 +92,15 @@ def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
     if settings.gradient_checkpointing:
         lm.recompute_activations()
     return lm
+
+
+def same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
+    """Raise SettingsError where a reference reads tokens as other words than the model does."""
+    if lm.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise SettingsError(
+            f"The reference {reference.name} has another tokenizer than {lm.name}, so their "
+            f"log-probs can't be compared. Set ref_model to a model of the same family."
+        )
 
 
 def limits_of(settings: TrainSettings) -> Limits:
@@ -134,8 +145,12 @@ def _references(
             settings.model,
         )
         reference = load_causal(
-            settings.ref_model, precision=settings.precision, device=settings.device
+            settings.ref_model,
+            precision=settings.precision,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
         )
+        same_tokenizer(lm, reference)
     size = settings.per_device_train_batch_size
     return (
         kept_reference(Path(settings.output_dir), reference, groups, batch_size=size),

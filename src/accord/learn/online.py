@@ -12,9 +12,9 @@ from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
 from accord.learn.fit import StepResult
-from accord.learn.offline import start_model
+from accord.learn.offline import same_tokenizer, start_model
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles, ppo
+from accord.learn.ppo import Roles, held_out, ppo
 from accord.learn.stage import keep_going, model_card
 from accord.lm.adapters import add_adapters
 from accord.lm.encode import Limits, encode_prompts
@@ -34,29 +34,28 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     goes on from it.
     """
-    room = settings.max_length - settings.max_new_tokens
-    if room < 1:
+    if settings.max_length - settings.max_new_tokens < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
             f"max_length={settings.max_length}. Raise max_length, or lower max_new_tokens."
         )
     policy = start_model(settings, scalar=False)
     reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
+    if reference is not None:
+        same_tokenizer(policy, reference)
     scorer = load_scalar(
-        settings.reward_model, precision=settings.precision, device=settings.device
+        settings.reward_model,
+        precision=settings.precision,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
     )
     critic = _critic(settings, policy, scorer)
-    records, read = load_records(settings.dataset, "prompts")
-    wanted = [r for r in records if isinstance(r, PromptOnly)]
-    limits = Limits(
-        settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts
-    )
-    prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
-    log.info("%s", read.summary())
-    log.info("%s: %s", settings.dataset, encoded.summary())
     folder = Path(settings.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / "data.json", {"read": read.to_json(), "encoded": encoded.to_json()})
+    prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
+    unseen = None
+    if settings.eval_dataset is not None:
+        place = folder / "eval_data.json"
+        unseen = _prompts(settings.eval_dataset, policy, settings, place)
     state = TrainState(
         {
             "policy": _learner(policy, settings, settings.learning_rate),
@@ -70,10 +69,31 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
         settings.num_train_epochs * len(prompts) / episodes
     )
     yield from keep_going(
-        lambda s: ppo(s, roles, prompts, kept, settings, iterations=iterations), state, settings
+        lambda s: ppo(s, roles, prompts, kept, settings, iterations=iterations),
+        state,
+        settings,
+        None if unseen is None else lambda: held_out(roles, *unseen, settings),
     )
     save_model(policy, folder / "model", card=model_card(policy, "ppo", settings))
     remove_checkpoints(folder)
+
+
+def _prompts(
+    place: str, policy: LanguageModel, settings: PpoSettings, told: Path
+) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
+    """Prompt ids with their records, within the room that the response leaves."""
+    records, read = load_records(place, "prompts")
+    room = settings.max_length - settings.max_new_tokens
+    limits = Limits(
+        settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts
+    )
+    wanted = [r for r in records if isinstance(r, PromptOnly)]
+    prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
+    log.info("%s", read.summary())
+    log.info("%s: %s", place, encoded.summary())
+    told.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
+    return prompts, kept
 
 
 def _frozen(settings: PpoSettings) -> LanguageModel:
@@ -97,6 +117,7 @@ def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel)
         seed=settings.seed,
         precision=settings.precision,
         device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
         half_weights=settings.lora is not None and settings.precision == "bf16",
     )
     if settings.lora is not None:
@@ -118,15 +139,8 @@ def _log_memory(roles: dict[str, LanguageModel | None]) -> None:
             log.info("%s: the policy's base, adapters off; no memory of its own", name)
             continue
         weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        learning = (
-            sum(p.numel() for p in lm.trainable().values())
-            if name
-            in (
-                "policy",
-                "critic",
-            )
-            else 0
-        )
+        learns = name in ("policy", "critic")
+        learning = sum(p.numel() for p in lm.trainable().values()) if learns else 0
         log.info(
             "%s: %.1f MB of weights, %.1f MB of gradients and Adam moments",
             name,

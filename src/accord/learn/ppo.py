@@ -33,6 +33,14 @@ from accord.settings.training import PpoSettings
 
 RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
 
+HELD_OUT = (  # told of held-out prompts
+    "objective/scores",
+    "objective/kl",
+    "objective/rlhf_reward",
+    "objective/entropy",
+    "eos_rate",
+    "response_length",
+)
 RATIO = "policy/log_ratio_max"  # checked, not logged
 
 
@@ -71,7 +79,7 @@ def ppo(
     """
     order = RowOrder(len(prompts), settings.seed)
     state.numbers.setdefault("beta", settings.beta)
-    while state.step < iterations:
+    while state.step < iterations and not state.numbers.get("stopped"):
         began = time.perf_counter()
         factor = _set_rates(state, iterations, settings)
         episodes = collect(roles, prompts, records, settings, order, state.step)
@@ -82,6 +90,7 @@ def ppo(
         if not stop:
             numbers |= improve(state, roles, episodes, targets, settings)
         state.step += 1
+        state.numbers["stopped"] = stop
         if settings.adaptive_kl_target is not None:
             state.numbers["beta"] = adapted_beta(
                 beta,
@@ -117,28 +126,45 @@ def collect(
     first = iteration * settings.per_device_train_batch_size
     streams = range(first, first + settings.per_device_train_batch_size)
     rows = [order.at(i) for i in streams]
+    chosen = [records[i] for i in rows]
+    return _episodes(roles, [prompts[i] for i in rows], chosen, settings, streams)
+
+
+def held_out(
+    roles: Roles,
+    prompts: Sequence[tuple[int, ...]],
+    records: Sequence[PromptOnly],
+    settings: PpoSettings,
+) -> dict[str, float]:
+    """How the policy does on prompts that it does not learn from, with the same draws each time."""
+    episodes = _episodes(roles, prompts, records, settings, range(len(prompts)))
+    _, numbers = score(episodes, settings, settings.beta)
+    return {name: numbers[name] for name in HELD_OUT}
+
+
+def _episodes(
+    roles: Roles,
+    prompts: Sequence[tuple[int, ...]],
+    records: Sequence[PromptOnly],
+    settings: PpoSettings,
+    streams: Sequence[int],
+) -> Episodes:
     sampling = SamplingSettings(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature
     )
-    own = [records[i] for i in rows]
     answered = answer(
-        roles.policy,
-        roles.sampler,
-        [prompts[i] for i in rows],
-        own,
-        sampling,
-        seed=settings.seed,
-        streams=streams,
+        roles.policy, roles.sampler, prompts, records, sampling, seed=settings.seed, streams=streams
     )
+    passes = settings.num_mini_batches * settings.gradient_accumulation_steps
     return measure(
         roles.policy,
         roles.reference,
         roles.critic,
         answered,
-        [r.prompt for r in own],
+        [r.prompt for r in records],
         roles.reward,
         temperature=settings.temperature,
-        batch_size=max(1, len(rows) // _passes(settings)),
+        batch_size=max(1, settings.per_device_train_batch_size // passes),
     )
 
 
@@ -303,7 +329,3 @@ def _set_rates(state: TrainState, iterations: int, settings: PpoSettings) -> flo
     for name, learner in state.learners.items():
         factor = set_learning_rate(learner, state.step, iterations, settings, peaks[name])
     return factor
-
-
-def _passes(settings: PpoSettings) -> int:
-    return settings.num_mini_batches * settings.gradient_accumulation_steps

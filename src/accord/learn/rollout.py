@@ -73,9 +73,9 @@ def answer(
 
 
 def sample_text(sample: Sample, lm: LanguageModel) -> str:
-    """A response as people read it."""
+    """A response as text, without its EOS; blanks at its ends are its own and stay."""
     tokens = sample.tokens[:-1] if sample.finished else sample.tokens
-    return str(lm.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+    return str(lm.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 @torch.no_grad()

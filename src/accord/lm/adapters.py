@@ -32,4 +32,6 @@ def add_adapters(lm: LanguageModel, settings: LoraSettings, *, seed: int) -> Lan
                 f"lora.target_modules = {settings.target_modules!r} fits no layer of {lm.name}: "
                 f"{error}. Use `all-linear`, or names as in the model's state dict."
             ) from error
+    for parameter in lm.trainable().values():
+        parameter.data = parameter.data.float()  # peft leaves a copied scalar head in half
     return lm

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jinja2.exceptions import TemplateError
+
 from accord.errors import DataError
 from accord.lm.packing import PromptGroup
 from accord.records import (
@@ -43,6 +45,7 @@ class EncodeReport:
     prompts_cut: int = 0
     responses_cut: int = 0
     eos_added: int = 0
+    unfinished: int = 0
     dropped: dict[str, list[Source]] = field(default_factory=dict)
 
     def drop(self, reason: str, source: Source) -> None:
@@ -55,6 +58,8 @@ class EncodeReport:
             parts.append(f"{self.prompts_cut:,} prompts cut at their start")
         if self.responses_cut:
             parts.append(f"{self.responses_cut:,} responses cut short (they lost their EOS)")
+        if self.unfinished:
+            parts.append(f"{self.unfinished:,} responses without an end, as they were sampled")
         for reason, sources in self.dropped.items():
             shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
             parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
@@ -68,6 +73,7 @@ class EncodeReport:
             "prompts_cut": self.prompts_cut,
             "responses_cut": self.responses_cut,
             "eos_added": self.eos_added,
+            "unfinished": self.unfinished,
             "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
         }
 
@@ -122,14 +128,23 @@ def encode_prompt(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
 
 
 def encode_response(
-    prompt: Prompt, response: str, tokenizer: Any, eos_ids: frozenset[int]
+    prompt: Prompt,
+    response: str,
+    tokenizer: Any,
+    eos_ids: frozenset[int],
+    *,
+    finished: bool = True,
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of a response to the prompt, ending with EOS, and whether EOS had to be added.
 
-    What the template writes after the answer's EOS (a line break, say) is not part of it.
+    A response that is not finished (cut when it was sampled) has no EOS. What the template writes
+    after the answer's EOS (a line break, say) is not part of it.
     """
+    if not finished:
+        ids, _ = encode_response(prompt, response, tokenizer, eos_ids)
+        return (ids[:-1] if len(ids) > 1 else ids), False
     if isinstance(prompt, str):
-        ids = _plain(tokenizer, response)
+        own = _plain(tokenizer, response)
     else:
         before = _render(prompt, tokenizer, None)
         after = _render(prompt, tokenizer, response)
@@ -139,13 +154,13 @@ def encode_response(
                 "so the answer's tokens can't be told apart. Use a template with a generation "
                 f"prompt. The prompt was {before[-80:]!r}."
             )
-        ids = _plain(tokenizer, after[len(before) :])
-        ends = [i for i, token in enumerate(ids) if token in eos_ids]
-        if ends and not _plain_text(tokenizer, ids[ends[-1] + 1 :]):
-            return tuple(ids[: ends[-1] + 1]), False
-    if ids and ids[-1] in eos_ids:
-        return tuple(ids), False
-    return (*ids, tokenizer.eos_token_id), True
+        own = _plain(tokenizer, after[len(before) :])
+        ends = [i for i, token in enumerate(own) if token in eos_ids]
+        if ends and not _plain_text(tokenizer, own[ends[-1] + 1 :]):
+            return tuple(own[: ends[-1] + 1]), False
+    if own and own[-1] in eos_ids:
+        return tuple(own), False
+    return (*own, tokenizer.eos_token_id), True
 
 
 def fit_prompt(ids: tuple[int, ...], limits: Limits) -> tuple[tuple[int, ...], bool]:
@@ -167,6 +182,7 @@ def encode_prompts(
     kept: list[PromptOnly] = []
     for record in records:
         try:
+            _refuse_control_tokens(record.prompt, (), tokenizer)
             ids, cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
         except _Dropped as reason:
             report.drop(str(reason), record.source)
@@ -180,13 +196,29 @@ def encode_prompts(
     return found, kept, report
 
 
-def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: Any) -> None:
+    """Drop a conversation whose text spells one of the tokenizer's special tokens.
+
+    It would be read as that token: a turn could be forged, or a response end in its middle. Plain
+    text is taken as it stands, since it may have been rendered on purpose.
+    """
+    if isinstance(prompt, str):
+        return
+    parts = [*(turn.content for turn in prompt), *responses]
+    for token in tokenizer.all_special_tokens:
+        if any(token in part for part in parts):
+            raise _Dropped(f"its text spells the control token {token}")
+
+
+def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:
+    """The responses' texts, their ranks, and which of them ended."""
     if isinstance(record, Demonstration | Rating):
-        return (record.response,), (0,)
+        return (record.response,), (0,), (True,)
     if isinstance(record, Comparison):
-        return (record.chosen, record.rejected), (0, 1)
+        ended = (record.chosen_finished, record.rejected_finished)
+        return (record.chosen, record.rejected), (0, 1), ended
     if isinstance(record, Ranking):
-        return record.responses, record.ranks
+        return record.responses, record.ranks, record.finished or (True,) * len(record.ranks)
     raise DataError(f"{record.source}: a {type(record).__name__} has no response to learn from.")
 
 
@@ -198,14 +230,15 @@ def _group(
     report: EncodeReport,
 ) -> PromptGroup:
     assert not isinstance(record, Text)
-    texts, ranks = _responses(record)
+    texts, ranks, finished = _responses(record)
     if not all(text.strip() for text in texts):
         raise _Dropped("a response is empty")
+    _refuse_control_tokens(record.prompt, texts, tokenizer)
     prompt, prompt_cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
     room = limits.max_length - len(prompt)
     encoded, cut, added = [], 0, 0
-    for text in texts:
-        ids, eos_added = encode_response(record.prompt, text, tokenizer, eos_ids)
+    for text, ended in zip(texts, finished, strict=True):
+        ids, eos_added = encode_response(record.prompt, text, tokenizer, eos_ids, finished=ended)
         if len(ids) > room:
             if limits.long_responses == "drop":
                 raise _Dropped(f"prompt and response have more than {limits.max_length} tokens")
@@ -219,6 +252,7 @@ def _group(
         raise _Dropped("all its responses are tied")
     report.prompts_cut += prompt_cut
     report.responses_cut += cut
+    report.unfinished += finished.count(False)
     report.eos_added += added
     margin = record.margin if isinstance(record, Comparison) else None
     return PromptGroup(prompt, tuple(encoded), ranks, margin, record.source)
@@ -257,6 +291,11 @@ def _render(prompt: Prompt, tokenizer: Any, response: str | None) -> str:
     assert isinstance(turns, list)
     if response is not None:
         turns = [*turns, {"role": "assistant", "content": response}]
-    return str(
-        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=response is None)
-    )
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=response is None
+            )
+        )
+    except TemplateError as error:
+        raise _Dropped(f"the chat template refuses it ({error})") from error

@@ -44,7 +44,8 @@ def load_causal(
     """
     base, adapter = _base_and_adapter(place)
     tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
-    dtype = torch.bfloat16 if half_weights else torch.float32
+    # Half weights would round away most of a small update that is merged into them.
+    dtype = torch.bfloat16 if half_weights and not adapter else torch.float32
     model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
     if adapter:
         model = _merged(model, adapter)
@@ -70,7 +71,7 @@ def load_scalar(
     """
     base, adapter = _base_and_adapter(place)
     tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
-    dtype = torch.bfloat16 if half_weights else torch.float32
+    dtype = torch.bfloat16 if half_weights and not adapter else torch.float32
     model = _pretrained(
         AutoModelForSequenceClassification, base, dtype, trust_remote_code, num_labels=1
     )
@@ -95,12 +96,9 @@ def load_scalar(
     if kept.is_file():
         numbers = json.loads(kept.read_text(encoding="utf-8"))
         lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
+        lm.max_length = numbers.get("max_length") or lm.max_length
+        lm.max_prompt_length = numbers.get("max_prompt_length")
     return _checked(lm)
-
-
-def is_reward_model(place: str) -> bool:
-    """Whether a folder holds a reward model that accord trained."""
-    return (Path(place) / REWARD_FILE).is_file()
 
 
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
@@ -118,7 +116,12 @@ def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
         lm.model.save_pretrained(temporary, safe_serialization=True)
         lm.tokenizer.save_pretrained(temporary)
         if lm.scalar:
-            numbers = {"mean": lm.score_mean, "std": lm.score_std}
+            numbers = {
+                "mean": lm.score_mean,
+                "std": lm.score_std,
+                "max_length": lm.max_length,
+                "max_prompt_length": lm.max_prompt_length,
+            }
             (temporary / REWARD_FILE).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
@@ -229,6 +232,8 @@ def _placed(model: Any, device: Device) -> Any:
 
 
 def _checked(lm: LanguageModel) -> LanguageModel:
+    positions = getattr(lm.inner.config.get_text_config(), "max_position_embeddings", None)
+    lm.max_length = lm.max_length or positions
     if not check_packing(lm):
         log.warning(
             "%s (%s) can't share a prompt between its responses; its batches are computed as "

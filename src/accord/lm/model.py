@@ -23,7 +23,8 @@ class LanguageModel:
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its own; its batches are computed as plain padded rows.
     `merged` is True where an adapter was merged into the weights, which no folder holds as such.
-    `score_mean` and `score_std` normalise a reward model's raw scores.
+    `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
+    `max_prompt_length` are the tokens it can be given: those it was trained on, or its positions.
     """
 
     model: Any
@@ -35,6 +36,8 @@ class LanguageModel:
     merged: bool = False
     score_mean: float = 0.0
     score_std: float = 1.0
+    max_length: int | None = None
+    max_prompt_length: int | None = None
 
     @property
     def inner(self) -> Any:
@@ -84,7 +87,9 @@ class LanguageModel:
     def scores_of(self, hidden: Tensor) -> Tensor:
         """The scalar head's float32 value (n,) of hidden states (n, D)."""
         head = self.inner.score
-        return head(hidden.to(next(head.parameters()).dtype)).float().squeeze(-1)
+        copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the copy that learns
+        weight = next(iter(copies.values())) if copies else head
+        return head(hidden.to(next(weight.parameters()).dtype)).float().squeeze(-1)
 
     def compute(self) -> AbstractContextManager[Any]:
         """The precision that forward passes run in."""

@@ -39,7 +39,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
             numbered = iter(ids)
             verdicts: list[Verdict] = []
             for offset, prompt in enumerate(part):
-                own = [(next(numbered), r.text) for r in by_prompt[prompt]]
+                own = [(next(numbered), r) for r in by_prompt[prompt]]
                 verdicts += _verdicts(judge, prompt, own, settings, start + offset)
             store.add_verdicts(verdicts)
             yield Progress(start + len(part), len(prompts))
@@ -51,7 +51,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
 def _verdicts(
     judge: NamedJudge,
     prompt: Prompt,
-    responses: Sequence[tuple[int, str]],
+    responses: Sequence[tuple[int, Response]],
     settings: CompareSettings,
     number: int,
 ) -> list[Verdict]:
@@ -59,13 +59,20 @@ def _verdicts(
     order = list(responses)
     rng.shuffle(order)  # neither the judge nor the pairing may depend on who came first
     if settings.form == "rankings" and len(order) > 1:
-        ranks = judge.judge(prompt, [text for _, text in order], seed=rng.getrandbits(32))
+        ranks = _judged(judge, prompt, [r for _, r in order], rng)
         return [RankingVerdict(tuple(i for i, _ in order), ranks, judge.name)]
     found: list[Verdict] = []
-    for (a, text_a), (b, text_b) in zip(order[::2], order[1::2], strict=False):
-        ranks = judge.judge(prompt, [text_a, text_b], seed=rng.getrandbits(32))
+    for (a, said_a), (b, said_b) in zip(order[::2], order[1::2], strict=False):
+        ranks = _judged(judge, prompt, [said_a, said_b], rng)
         found.append(PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first="a"))
     return found
+
+
+def _judged(
+    judge: NamedJudge, prompt: Prompt, responses: Sequence[Response], rng: random.Random
+) -> tuple[int, ...]:
+    texts, finished = [r.text for r in responses], [r.finished for r in responses]
+    return judge.judge(prompt, texts, finished, seed=rng.getrandbits(32))
 
 
 def outcome_of(ranks: Sequence[int]) -> Outcome:
@@ -132,11 +139,7 @@ def _battle(
         rng = random.Random(f"arena {seed} {prompt}")
         for pair in itertools.combinations(names, 2):
             a, b = pair if rng.random() < 0.5 else pair[::-1]
-            ranks = judge.judge(
-                prompt,
-                [answers[a][prompt].text, answers[b][prompt].text],
-                seed=rng.getrandbits(32),
-            )
+            ranks = _judged(judge, prompt, [answers[a][prompt], answers[b][prompt]], rng)
             verdicts.append(
                 PairVerdict(own_ids[a], own_ids[b], outcome_of(ranks), judge.name, shown_first="a")
             )

@@ -18,10 +18,13 @@ from accord.world.reward import true_reward
 
 
 class Judge(Protocol):
-    """The place of each response to a prompt, 0 best, equal = tie. `seed` fixes its noise."""
+    """The place of each response to a prompt, 0 best, equal = tie. `seed` fixes its noise.
+
+    `finished[i]` is False for a response that was cut before its end.
+    """
 
     def __call__(
-        self, prompt: Prompt, responses: Sequence[str], *, seed: int
+        self, prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
     ) -> tuple[int, ...]: ...
 
 
@@ -49,15 +52,19 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
 def by_reward(reward: Reward) -> Judge:
     """A judge that ranks by a reward; equal scores tie."""
 
-    def judge(prompt: Prompt, responses: Sequence[str], *, seed: int) -> tuple[int, ...]:
-        scores = reward([prompt] * len(responses), responses)
+    def judge(
+        prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
+    ) -> tuple[int, ...]:
+        scores = reward([prompt] * len(responses), responses, finished)
         return tuple(sum(other > score for other in scores) for score in scores)
 
     return judge
 
 
 def _annotator(settings: JudgeSettings) -> Judge:
-    def judge(prompt: Prompt, responses: Sequence[str], *, seed: int) -> tuple[int, ...]:
+    def judge(
+        prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
+    ) -> tuple[int, ...]:
         digest = hashlib.sha256("\0".join((prompt_text(prompt), *responses)).encode()).hexdigest()
         rng = random.Random(f"{settings.name} {seed} {digest}")
         perceived = [perceived_reward(prompt, text, settings.flaws) for text in responses]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -104,13 +105,11 @@ def _kl(
         found += response_kl(lm, reference, batch).tolist()
     values = iter(found)
     nested = [[next(values) for _ in row.responses] for row in rows]
-    return nested, "exact at each token, summed over sampled responses"
+    return nested, "exact at each token, summed along the sampled text"
 
 
 def _seconds(contestant: Contestant) -> float | None:
     """The time its training took, as its stage wrote it down."""
-    import json
-
     if contestant.train is None:
         return None
     stage = Path(contestant.train) / "stage.json"

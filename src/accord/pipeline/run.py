@@ -160,7 +160,7 @@ def _show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}[/dim]"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with _interrupts() as interrupted, Bar(*columns, console=console) as bar:
         task = bar.add_task(plan.name, total=None, note="")

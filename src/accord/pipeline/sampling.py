@@ -11,7 +11,7 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.compare.store import Store
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
-from accord.errors import DataError
+from accord.errors import DataError, SettingsError
 from accord.learn.rollout import sample_text
 from accord.lm.encode import Limits, encode_prompts
 from accord.lm.load import load_causal, load_scalar
@@ -26,7 +26,7 @@ from accord.settings.stages import SampleSettings, SelectSettings
 
 log = logging.getLogger(__name__)
 
-UNLIMITED = 1 << 30
+UNLIMITED = 1 << 30  # positions of a model that does not count them
 BATCHES_A_CHUNK = 4  # sorted by length together, written together
 
 
@@ -41,7 +41,7 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     records, read = load_records(settings.dataset, "prompts")
     log.info("%s", read.summary())
     wanted = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
-    limits = Limits(UNLIMITED, settings.max_prompt_length)
+    limits = Limits(_room(lm, settings), settings.max_prompt_length)
     prompts, kept, report = encode_prompts(wanted, lm.tokenizer, limits)
     log.info("%s: %s", settings.dataset, report.summary())
     folder = Path(settings.output_dir)
@@ -68,6 +68,19 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     if settings.store is not None:
         with Store.open(settings.store) as store:
             store.add_responses([r for row in read_responses(final) for r in row.responses])
+
+
+def _room(lm: LanguageModel, settings: SampleSettings) -> int:
+    """Tokens a prompt may have and one more, so that the response stays within the positions."""
+    if lm.max_length is None:
+        return UNLIMITED
+    room = lm.max_length - settings.max_new_tokens
+    if room < 1:
+        raise SettingsError(
+            f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
+            f"{lm.max_length} positions of {settings.model}. Lower max_new_tokens."
+        )
+    return room + 1
 
 
 def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:

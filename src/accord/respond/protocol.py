@@ -33,8 +33,8 @@ class Sample:
 class Sampler(Protocol):
     """Prompts (token ids) to `num_responses` samples each, in order.
 
-    `streams[i]` numbers prompt i's random stream: the same seed and stream give the same
-    responses, whatever else is in the batch.
+    `streams[i]` numbers prompt i's random stream: the same seed and stream give the same draws,
+    whatever else is in the batch, and so the same responses but for rounding.
     """
 
     def __call__(

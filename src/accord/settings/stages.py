@@ -21,7 +21,7 @@ class WorldSettings(Settings):
     """The embedded world: prompts, demonstrations and an untrained model, written to a folder."""
 
     output_dir: str = Field(description="Folder to write to.")
-    seed: int = Field(0, ge=0, description="Seed of everything the world draws.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything the world draws.")
     demonstrations: int = Field(8000, ge=1, description="Prompts with a demonstration.")
     corpus: int = Field(8000, ge=0, description="Texts for the base model.")
     train_prompts: int = Field(2000, ge=1, description="Prompts without an answer to train on.")
@@ -42,7 +42,7 @@ class ScratchSettings(Settings):
         default_factory=dict, description="Keys of that model type's configuration."
     )
     vocab_size: int = Field(8192, ge=300, description="Entries of the byte-level BPE tokenizer.")
-    seed: int = Field(0, ge=0, description="Seed of the weights.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the weights.")
 
 
 class SplitSettings(Settings):
@@ -51,7 +51,7 @@ class SplitSettings(Settings):
     dataset: str = Field(description="A file, a folder, or a hub name.")
     output_dir: str = Field(description="Folder for train.jsonl and test.jsonl and the report.")
     test_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the prompts held out.")
-    seed: int = Field(0, ge=0, description="Seed of the split.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split.")
 
 
 class SampleSettings(Settings):
@@ -76,7 +76,7 @@ class SampleSettings(Settings):
         None, ge=1, description="Longer prompts (in tokens) are left out, and counted."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the model.")
-    seed: int = Field(0, ge=0, description="Seed; a response depends on nothing but this and it.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
 
@@ -108,7 +108,7 @@ class CompareSettings(Settings):
     form: Literal["pairs", "rankings"] = Field(
         "pairs", description="Disjoint pairs, or one ranking of all responses to a prompt."
     )
-    seed: int = Field(0, ge=0, description="Seed of the pairs, of their order and of the noise.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of pairs, order and noise.")
 
 
 class SelectSettings(Settings):
@@ -161,7 +161,7 @@ class ArenaSettings(Settings):
             "that won or lost every battle has a finite rating; 0 adds none."
         ),
     )
-    seed: int = Field(0, ge=0, description="Seed of sides, noise and bootstrap.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of sides, noise and bootstrap.")
 
 
 class EvaluateSettings(Settings):
@@ -178,7 +178,7 @@ class EvaluateSettings(Settings):
     clear_gap: float = Field(
         0.2, ge=0, description="World: pairs whose true rewards differ by this differ clearly."
     )
-    seed: int = Field(0, ge=0, description="Seed of the intervals' bootstrap.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the intervals' bootstrap.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
 
 
