@@ -58,11 +58,15 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt and the response to imitate."""
+    """A prompt and the response to imitate.
+
+    `finished` is False for a response that was cut at the token limit.
+    """
 
     prompt: Prompt
     response: str
     source: Source = UNKNOWN
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,16 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One response with a score of its own; a thumbs-up is 1.0, a thumbs-down 0.0."""
+    """One response with a score of its own; a thumbs-up is 1.0, a thumbs-down 0.0.
+
+    `finished` is False for a response that was cut at the token limit.
+    """
 
     prompt: Prompt
     response: str
     score: float
     source: Source = UNKNOWN
+    finished: bool = True
 
 
 Record = PromptOnly | Text | Demonstration | Comparison | Ranking | Rating

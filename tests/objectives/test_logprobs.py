@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from accord.objectives import logprobs
-from accord.objectives.logprobs import Head, row_chunks, token_kl, token_logps, token_statistics
+from accord.objectives.logprobs import (
+    Head,
+    chunk_sizes,
+    token_kl,
+    token_logps,
+    token_logps_and_statistics,
+)
 
 ROWS, WIDTH, VOCABULARY = 7, 5, 11
 
@@ -111,7 +117,7 @@ def test_uniform_logits_give_minus_log_v() -> None:
     hidden, targets = torch.ones(2, WIDTH), torch.tensor([0, 10])
     logps = token_logps(hidden, head, targets)
     assert logps.tolist() == pytest.approx([-math.log(VOCABULARY)] * 2)
-    entropy, _ = token_statistics(hidden, head, targets)
+    _, entropy, _ = token_logps_and_statistics(hidden, head, targets)
     assert entropy.tolist() == pytest.approx([math.log(VOCABULARY)] * 2, abs=1e-6)
 
 
@@ -132,10 +138,10 @@ def test_statistics_by_hand() -> None:
     # its mode is token 0. At temperature ½ the logits double: p = (16, 4, 4)/24 = (⅔, ⅙, ⅙).
     head = Head(torch.tensor([[math.log(4.0)], [math.log(2.0)], [math.log(2.0)]]))
     hidden = torch.ones(2, 1)
-    entropy, correct = token_statistics(hidden, head, torch.tensor([0, 2]))
+    _, entropy, correct = token_logps_and_statistics(hidden, head, torch.tensor([0, 2]))
     assert entropy.tolist() == pytest.approx([1.5 * math.log(2)] * 2, abs=1e-6)
     assert correct.tolist() == [1.0, 0.0]
-    sharper, _ = token_statistics(hidden, head, torch.tensor([0, 2]), temperature=0.5)
+    _, sharper, _ = token_logps_and_statistics(hidden, head, torch.tensor([0, 2]), temperature=0.5)
     expected = 2 / 3 * math.log(1.5) + 1 / 3 * math.log(6)
     assert sharper.tolist() == pytest.approx([expected] * 2, abs=1e-6)
 
@@ -161,11 +167,37 @@ def test_kl_is_the_sum_over_the_vocabulary(
     assert same.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(("rows", "vocabulary"), [(10, 3), (1, 1000), (7, 1)])
-def test_chunks_cover_all_rows_once_within_the_limit(
+@pytest.mark.parametrize("tile", [2, 5, 100])
+@pytest.mark.parametrize("chunk_elements", [1, 6, 40, 1 << 20])
+def test_statistics_are_the_same_in_all_chunks(
+    monkeypatch: pytest.MonkeyPatch, chunk_elements: int, tile: int
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(logprobs, "ROW_TILE", tile)
+    hidden, weight, bias, targets, above = numbers(3)
+    hidden.mul_(5).requires_grad_()  # sharp, so that maxima move far from chunk to chunk
+    weight.requires_grad_()
+    logps, entropy, correct = token_logps_and_statistics(hidden, Head(weight, bias), targets)
+    logps.backward(above)
+    logits = (hidden @ weight.T + bias).detach().double()
+    p = logits.softmax(1)
+    torch.testing.assert_close(
+        entropy.double(), -(p * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5
+    )
+    assert correct.tolist() == (logits.argmax(1) == targets).double().tolist()
+    # Σ_i g_i·(onehot_i − p_i)·h_i, written out.
+    d = (torch.nn.functional.one_hot(targets, VOCABULARY) - p) * above[:, None].double()
+    expected = d.T @ hidden.detach().double()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "vocabulary"), [(10, 3), (1, 1000), (7, 1), (5000, 7)])
+def test_a_chunk_is_within_its_limit(
     monkeypatch: pytest.MonkeyPatch, rows: int, vocabulary: int
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 12)
-    chunks = list(row_chunks(rows, vocabulary))
-    assert [i for c in chunks for i in range(rows)[c]] == list(range(rows))
-    assert all(len(range(rows)[c]) in range(1, max(2, 12 // vocabulary + 1)) for c in chunks)
+    tile, width = chunk_sizes(rows, vocabulary, torch.device("cpu"))
+    assert 1 <= tile <= rows
+    assert 1 <= width <= vocabulary
+    assert width == 1 or tile * width <= 12

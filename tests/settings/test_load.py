@@ -8,8 +8,10 @@ import pytest
 
 from accord.errors import SettingsError
 from accord.settings.load import apply_overrides, build
+from accord.settings.ppo import PpoSettings
+from accord.settings.preferences import DpoSettings
 from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
-from accord.settings.training import DpoSettings, PpoSettings, SftSettings
+from accord.settings.training import SftSettings
 from accord.settings.yaml_lines import read_yaml
 
 NEEDED = "model: m\ndataset: d\noutput_dir: o\n"
@@ -111,7 +113,8 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("report_to", "Hugging Face's `report_to` has no counterpart here."),
         ("stages", "run a recipe with `accord run FILE`."),
         ("stage", "LLaMA-Factory's `stage` is `method` here."),
-        ("loss_type", "The method names the loss"),
+        ("rl", "The method names the loss"),
+        ("pref_loss", "LLaMA-Factory's `pref_loss` is `loss_type` here."),
     ],
 )
 def test_unknown_keys(key: str, message: str) -> None:

@@ -1,11 +1,14 @@
 """Log-probabilities of given tokens without ever holding the whole logits.
 
 The head's logits of R tokens over a vocabulary of V are R·V numbers, most of a model's memory.
-Here they are made in chunks of rows, reduced, and made again in the backward pass.
+Here the vocabulary is read in chunks: a running maximum and sum give each row's normaliser (Milakov
+& Gimelshein 2018, "Online normalizer calculation for softmax"), and the backward pass makes each
+chunk again, so that the head's gradient is written once, chunk by chunk.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 25  # logits held at a time: 128 MiB in float32
+CHUNK_ELEMENTS = 1 << 20  # logits held at a time on a CPU: what its caches take
+ROW_TILE = 2048  # rows of a chunk, so that it keeps enough columns for fast products
+LOG2_E = 1.0 / math.log(2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +36,122 @@ class Head:
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """float32 logits (R, V) of hidden states (R, D), divided by the temperature."""
         x = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)).float()
-        if self.bias is not None:
-            x = x + self.bias.float()
+        bias = None if self.bias is None else self.bias.float()
+        return self._shaped(x, bias, temperature)
+
+    def _shaped(self, x: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+        """Bias, scale, softcap and temperature, in place."""
+        if bias is not None:
+            x += bias
         if self.scale != 1.0:
-            x = x * self.scale
+            x *= self.scale
         if self.softcap is not None:
-            x = self.softcap * torch.tanh(x / self.softcap)
-        return x if temperature == 1.0 else x / temperature
+            x.div_(self.softcap).tanh_().mul_(self.softcap)
+        return x if temperature == 1.0 else x.div_(temperature)
 
 
-def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Slices that cover `rows` with at most CHUNK_ELEMENTS logits each."""
-    size = max(1, CHUNK_ELEMENTS // max(1, vocabulary))
-    for start in range(0, rows, size):
-        yield slice(start, min(rows, start + size))
+def chunk_sizes(rows: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
+    """Rows and vocabulary entries of a chunk of logits.
+
+    On a CPU what its caches hold is fastest. On a CUDA device launches cost more than memory, so a
+    chunk takes up to a sixteenth of what is free, in float32 and the model's own precision.
+    """
+    elements, tile = CHUNK_ELEMENTS, ROW_TILE
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        elements = min(max(free // (16 * 6), 1 << 22), 1 << 28)
+        tile = 1 << 14
+    tile = min(rows, tile)
+    return tile, min(vocabulary, max(1, elements // tile))
+
+
+class _Chunks:
+    """Chunks of logits in one set of buffers: each is overwritten by the next."""
+
+    def __init__(self, hidden: Tensor, head: Head, temperature: float) -> None:
+        self.hidden, self.head, self.temperature = hidden, head, temperature
+        self.tile, self.width = chunk_sizes(len(hidden), len(head.weight), hidden.device)
+        size = self.tile * self.width
+        self.buffer = hidden.new_empty(size, dtype=torch.float32)
+        self.own = self.buffer if hidden.dtype == torch.float32 else hidden.new_empty(size)
+
+    def columns(self) -> Iterator[slice]:
+        vocabulary = len(self.head.weight)
+        for a in range(0, vocabulary, self.width):
+            yield slice(a, min(vocabulary, a + self.width))
+
+    def rows(self) -> Iterator[slice]:
+        for a in range(0, len(self.hidden), self.tile):
+            yield slice(a, min(len(self.hidden), a + self.tile))
+
+    def weight(self, columns: slice) -> Tensor:
+        return self.head.weight[columns].to(self.hidden.dtype)
+
+    def logits(self, rows: slice, columns: slice, weight: Tensor) -> Tensor:
+        """float32 logits of a chunk, in the buffer."""
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        x = self.buffer[: shape[0] * shape[1]].view(shape)
+        if self.own is self.buffer:
+            torch.mm(self.hidden[rows], weight.T, out=x)
+        else:
+            own = self.own[: x.numel()].view(shape)
+            x.copy_(torch.mm(self.hidden[rows], weight.T, out=own))
+        bias = None if self.head.bias is None else self.head.bias[columns].float()
+        return self.head._shaped(x, bias, self.temperature)
+
+    def half(self, x: Tensor) -> Tensor:
+        """A chunk in the hidden states' own precision."""
+        if self.own is self.buffer:
+            return x
+        return self.own[: x.numel()].view(x.shape).copy_(x)
+
+
+def _exp(x: Tensor) -> Tensor:
+    """exp in place; by powers of two, which are several times faster on a CPU."""
+    return x.mul_(LOG2_E).exp2_()
+
+
+def _inside(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Which rows' targets lie in a chunk's columns, and where in it."""
+    rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero().squeeze(1)
+    return rows, targets[rows] - columns.start
+
+
+def _reduce(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float, *, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normaliser, log-prob, entropy and whether the target is the mode, all (R,) float32.
+
+    With z = logits − max: S = Σ e^z, T = Σ e^z·z, entropy = log S − T/S. A new maximum, larger by
+    d, makes S into e^−d·S and T into e^−d·(T − d·S). Entropy and mode are empty if not asked for.
+    """
+    chunks = _Chunks(hidden, head, temperature)
+    zeros = hidden.new_zeros(len(hidden), dtype=torch.float32)
+    peak, mass = zeros - torch.inf, zeros.clone()
+    moment, at_target = zeros.clone(), zeros.clone()
+    scratch = torch.empty_like(chunks.buffer) if statistics else chunks.buffer
+    for columns in chunks.columns():
+        weight = chunks.weight(columns)
+        for rows in chunks.rows():
+            z = chunks.logits(rows, columns, weight)
+            found, where = _inside(targets[rows], columns)
+            at_target[rows][found] = z[found, where]
+            new = torch.maximum(peak[rows], z.amax(1))
+            rise = torch.where(peak[rows].isinf(), 0.0, new - peak[rows])
+            shrink = torch.exp(-rise)
+            z.sub_(new[:, None])
+            if statistics:
+                e = _exp(scratch[: z.numel()].view(z.shape).copy_(z))
+                moment[rows] = shrink * (moment[rows] - rise * mass[rows]) + z.mul_(e).sum(1)
+            else:
+                e = _exp(z)
+            mass[rows] = shrink * mass[rows] + e.sum(1)
+            peak[rows] = new
+    normaliser = peak + mass.log()
+    logps = at_target - normaliser
+    if not statistics:
+        return normaliser, logps, zeros[:0], zeros[:0]
+    return normaliser, logps, mass.log() - moment / mass, (at_target >= peak).float()
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -60,50 +167,55 @@ class _TokenLogProbs(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         temperature: float,
-    ) -> Tensor:
+        statistics: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         head = Head(weight, bias, scale, softcap)
-        logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        normaliser = torch.empty_like(logps)
-        for rows in row_chunks(len(targets), weight.shape[0]):
-            logits = head.logits(hidden[rows], temperature)
-            normaliser[rows] = logits.logsumexp(1)
-            logps[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normaliser[rows]
+        normaliser, logps, entropy, correct = _reduce(
+            hidden, head, targets, temperature, statistics=statistics
+        )
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
         ctx.scale, ctx.softcap, ctx.temperature = scale, softcap, temperature
-        return logps
+        ctx.mark_non_differentiable(entropy, correct)
+        return logps, entropy, correct
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
         hidden, weight, bias, targets, normaliser = ctx.saved_tensors
-        head = Head(weight, bias, ctx.scale, ctx.softcap)
+        chunks = _Chunks(hidden, Head(weight, bias, ctx.scale, ctx.softcap), ctx.temperature)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
-        for rows in row_chunks(len(targets), weight.shape[0]):
-            logits = head.logits(hidden[rows], ctx.temperature)
-            d = torch.exp(logits - normaliser[rows, None]).neg_()
-            d.scatter_add_(1, targets[rows, None], torch.ones_like(d[:, :1]))
-            d *= grad[rows, None] / ctx.temperature
-            if ctx.softcap is not None:  # d tanh(x) = 1 − tanh²(x)
-                d *= 1.0 - (logits * ctx.temperature / ctx.softcap).square()
-            if ctx.scale != 1.0:
-                d *= ctx.scale
-            if grad_bias is not None:
-                grad_bias += d.sum(0)
-            d = d.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = d @ weight.to(hidden.dtype)
+        above = (grad * (ctx.scale / ctx.temperature))[:, None]
+        for columns in chunks.columns():
+            part = chunks.weight(columns)
+            weight_sum = None
+            for rows in chunks.rows():
+                d = chunks.logits(rows, columns, part)
+                slope = None
+                if ctx.softcap is not None:  # d tanh(x) = 1 − tanh²(x)
+                    slope = 1.0 - (d * (ctx.temperature / ctx.softcap)).square()
+                _exp(d.sub_(normaliser[rows, None])).mul_(-above[rows])
+                found, where = _inside(targets[rows], columns)
+                d[found, where] += above[rows][found, 0]
+                if slope is not None:
+                    d *= slope
+                if grad_bias is not None:
+                    grad_bias[columns] += d.sum(0)
+                d = chunks.half(d)
+                if grad_hidden is not None:
+                    grad_hidden[rows] += d @ part
+                if grad_weight is not None:
+                    share = d.T @ hidden[rows]
+                    weight_sum = share if weight_sum is None else weight_sum.float() + share
             if grad_weight is not None:
-                grad_weight += (d.T @ hidden[rows]).float()
+                assert weight_sum is not None
+                grad_weight[columns] = weight_sum
         return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            grad_weight,
             None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
 
 
@@ -112,26 +224,23 @@ def token_logps(hidden: Tensor, head: Head, targets: Tensor, temperature: float 
 
     Differentiable in hidden and in the head's weight and bias.
     """
-    return _TokenLogProbs.apply(
-        hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature
-    )
+    return _apply(hidden, head, targets, temperature, statistics=False)[0]
 
 
-@torch.no_grad()
-def token_statistics(
+def token_logps_and_statistics(
     hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Entropy in nats of each next-token distribution, and 1.0 where its mode is the target.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`token_logps`, and without gradient each next-token distribution's entropy in nats and 1.0
+    where its mode is the target, all float32 (R,); for steps that are logged."""
+    return _apply(hidden, head, targets, temperature, statistics=True)
 
-    Both float32 (R,), without gradient; for steps that are logged.
-    """
-    entropy = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    correct = torch.empty_like(entropy)
-    for rows in row_chunks(len(hidden), head.weight.shape[0]):
-        logp = head.logits(hidden[rows], temperature).log_softmax(1)
-        entropy[rows] = -(logp.exp() * logp).sum(1)
-        correct[rows] = (logp.argmax(1) == targets[rows]).float()
-    return entropy, correct
+
+def _apply(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float, *, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _TokenLogProbs.apply(
+        hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature, statistics
+    )
 
 
 @torch.no_grad()
@@ -148,7 +257,10 @@ def token_kl(
     sequence KL, never negative, with less variance than the log-ratio of the sampled tokens.
     """
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    for rows in row_chunks(len(hidden), 2 * head.weight.shape[0]):
+    tile, width = chunk_sizes(len(hidden), len(head.weight), hidden.device)
+    size = max(1, 4 * tile * width // len(head.weight))
+    for start in range(0, len(hidden), size):
+        rows = slice(start, start + size)
         logp = head.logits(hidden[rows], temperature).log_softmax(1)
         logq = reference_head.logits(reference_hidden[rows], temperature).log_softmax(1)
         out[rows] = (logp.exp() * (logp - logq)).sum(1)

@@ -1,20 +1,127 @@
-"""Losses on preferences. One value a pair; the mean is taken once, by the training loop.
+"""Losses on pairs through the difference of the two rewards. One value a pair, (pairs,).
 
-A margin is log-prob(chosen) − log-prob(rejected), each summed over the response's tokens.
+`chosen_logratio` and `rejected_logratio` are log π(y|x) − log π_ref(y|x), summed over the
+response's tokens. Where another divergence than the reverse KL holds the policy to the reference,
+its rewards of `f_divergences` stand in their place; log-probs alone make a loss reference-free.
+β times the difference is called h. The mean over pairs is taken once, by the training loop.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def dpo_loss(
-    policy_margin: Tensor, reference_margin: Tensor, *, beta: float, label_smoothing: float = 0.0
-) -> Tensor:
-    """Rafailov et al. 2023, eq. 7; with label smoothing ε, Mitchell 2023's conservative DPO.
+def dpo_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
+    """Rafailov et al. 2023, eq. 7: −log σ(h)."""
+    return -logsigmoid(beta * (chosen_logratio - rejected_logratio))
 
-    −(1−ε)·log σ(h) − ε·log σ(−h) with h = β·(policy_margin − reference_margin), all (pairs,).
+
+def cdpo_loss(
+    chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float, label_smoothing: float
+) -> Tensor:
+    """Conservative DPO (Mitchell 2023): −(1−ε)·log σ(h) − ε·log σ(−h).
+
+    The expected DPO loss when a pair is the other way round with probability ε; least at
+    h = log((1−ε)/ε), so margins stop growing. ε = 0 is DPO.
     """
-    h = beta * (policy_margin - reference_margin)
+    h = beta * (chosen_logratio - rejected_logratio)
     return -(1 - label_smoothing) * logsigmoid(h) - label_smoothing * logsigmoid(-h)
+
+
+def robust_loss(
+    chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float, label_smoothing: float
+) -> Tensor:
+    """Robust DPO (Chowdhury et al. 2024): [−(1−ε)·log σ(h) + ε·log σ(−h)] / (1 − 2ε).
+
+    Unbiased: its mean over labels flipped with probability ε is the DPO loss on the true labels.
+    No bound below: a pair gains without end as h grows. Raises ValueError unless 0 ≤ ε < ½.
+    """
+    if not 0.0 <= label_smoothing < 0.5:
+        raise ValueError(f"a flip probability is at least 0 and below ½, not {label_smoothing}")
+    h = beta * (chosen_logratio - rejected_logratio)
+    kept, flipped = -logsigmoid(h), -logsigmoid(-h)
+    return ((1 - label_smoothing) * kept - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def hinge_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
+    """max(0, 1 − h): SLiC-HF's hinge (Zhao et al. 2023) on log-ratios, as in RSO (Liu et al. 2023).
+
+    SLiC-HF has no reference in its margin, and adds a cross-entropy term, which is left out.
+    """
+    return torch.relu(1 - beta * (chosen_logratio - rejected_logratio))
+
+
+def ipo_summed_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
+    """Azar et al. 2023, eq. 17, to the letter: (difference − 1/(2β))², where their τ is β.
+
+    The target is one for a whole response, so long responses reach it by a nudge to each token.
+    """
+    return (chosen_logratio - rejected_logratio - 1 / (2 * beta)).square()
+
+
+def ipo_loss(
+    chosen_logratio: Tensor,
+    rejected_logratio: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """IPO on mean log-ratios a token: (chosen/|y_w| − rejected/|y_l| − 1/(2β))².
+
+    Departs from Azar et al. 2023, eq. 17, which sums: the authors report that their own results
+    are from the mean. Lengths are in tokens, (pairs,).
+    """
+    return ipo_summed_loss(
+        chosen_logratio / chosen_length, rejected_logratio / rejected_length, beta=beta
+    )
+
+
+def dpo_normalised_loss(
+    chosen_logratio: Tensor,
+    rejected_logratio: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """Length-normalised DPO (Lambert et al. 2024, Tülu 3): −log σ(β·(mean − mean)).
+
+    Means of the log-ratio over each response's tokens; β is therefore larger than DPO's (5 there).
+    """
+    return dpo_loss(chosen_logratio / chosen_length, rejected_logratio / rejected_length, beta=beta)
+
+
+def exo_pair_loss(
+    chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float, label_smoothing: float
+) -> Tensor:
+    """EXO on preferences (Ji et al. 2024, eq. 16): KL((σ(h), σ(−h)) ‖ (1−ε, ε)).
+
+    The reverse of cDPO's KL (up to a constant), least, at 0, where h = log((1−ε)/ε). Its slope
+    fades at both ends, so a pair that is far wrong is given up. The paper advises ε = 10⁻³.
+    Raises ValueError unless 0 < ε < 1, since the KL to a certain label is infinite.
+    """
+    if not 0.0 < label_smoothing < 1.0:
+        raise ValueError(f"EXO needs a label smoothing between 0 and 1, not {label_smoothing}")
+    h = beta * (chosen_logratio - rejected_logratio)
+    chosen = h.sigmoid() * (logsigmoid(h) - math.log1p(-label_smoothing))
+    return chosen + (-h).sigmoid() * (logsigmoid(-h) - math.log(label_smoothing))
+
+
+def discopop_loss(
+    chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float, tau: float
+) -> Tensor:
+    """Log-ratio modulated loss (Lu et al. 2024, eq. 5): (1 − σ(h/τ))·(−log σ(h)) + σ(h/τ)·e^−h.
+
+    Found by search, not derived. DPO where h is well below 0 and exponential where it is well
+    above; between them, with the paper's τ of 0.05, it has a dip just below 0, so it is neither
+    convex nor monotonic. From τ = 1 on the exponential is no longer held down as h falls.
+    """
+    h = beta * (chosen_logratio - rejected_logratio)
+    # One exponential of a sum: e^−h alone overflows where σ(h/τ) is 0.
+    exponential = torch.exp(logsigmoid(h / tau) - h)
+    return (-h / tau).sigmoid() * -logsigmoid(h) + exponential

@@ -22,7 +22,7 @@ _HF, _TRL, _AX, _LF = "Hugging Face", "TRL", "Axolotl", "LLaMA-Factory"
 _TT, _OR, _US = "torchtune", "OpenRLHF", "Unsloth"
 _LORA = "Write `lora: {r: 16, alpha: 32}`, or `lora: on` for the defaults."
 _PACKED = "Batches are always packed without padding; leave it out."
-_MASKED = "Only the response is learned, always; leave it out."
+_MASKED = "It is `response`, `assistant` or `all`."
 _TRACKER = "metrics.jsonl is always written, and nothing is sent anywhere; leave it out."
 _NO_QUANT = "Weights are not quantised; `precision: bf16` and `lora` save memory."
 _HUB = "Nothing is uploaded; leave it out."
@@ -79,12 +79,10 @@ FOREIGN: dict[str, Foreign] = {
     "dataset_config": Foreign(_TRL, "dataset", "Export that configuration to a file first."),
     "dataset_train_split": Foreign(_TRL, "dataset", "Name a file or a folder of that split."),
     "dataset_test_split": Foreign(_TRL, "eval_dataset"),
-    "loss_type": Foreign(_TRL, "", _METHOD),
-    "precompute_ref_log_probs": Foreign(_TRL, "", "The reference is always computed once."),
     "packing": Foreign(_TRL, "", _PACKED),
     "padding_free": Foreign(_TRL, "", _PACKED),
-    "completion_only_loss": Foreign(_TRL, "", _MASKED),
-    "assistant_only_loss": Foreign(_TRL, "", _MASKED),
+    "completion_only_loss": Foreign(_TRL, "loss_on", _MASKED),
+    "assistant_only_loss": Foreign(_TRL, "loss_on", _MASKED),
     "truncation_mode": Foreign(_TRL, "long_prompts", "It is `drop` or `keep_end`."),
     "dataset_num_proc": Foreign(_TRL, "", "Rows are tokenised in one go; leave it out."),
     "max_completion_length": Foreign(_TRL, "max_new_tokens"),
@@ -124,7 +122,7 @@ FOREIGN: dict[str, Foreign] = {
     "val_set_size": Foreign(_AX, "eval_dataset", _SPLIT),
     "saves_per_epoch": Foreign(_AX, "save_steps", _STEPS),
     "evals_per_epoch": Foreign(_AX, "eval_steps", _STEPS),
-    "train_on_inputs": Foreign(_AX, "", _MASKED),
+    "train_on_inputs": Foreign(_AX, "loss_on", _MASKED),
     "sample_packing": Foreign(_AX, "", _PACKED),
     "pad_to_sequence_len": Foreign(_AX, "", _PACKED),
     "flash_attention": Foreign(_AX, "", _PREFERS),
@@ -139,7 +137,7 @@ FOREIGN: dict[str, Foreign] = {
     "lora_target": Foreign(_LF, "lora.target_modules"),
     "adapter_name_or_path": Foreign(_LF, "model", "Name the folder with the adapter."),
     "pref_beta": Foreign(_LF, "beta"),
-    "pref_loss": Foreign(_LF, "", _METHOD),
+    "pref_loss": Foreign(_LF, "loss_type", "`ipo`, `kto`, `orpo` and `simpo` are methods."),
     "dpo_label_smoothing": Foreign(_LF, "label_smoothing"),
     "dataset_dir": Foreign(_LF, "dataset", "Give the whole path of the file."),
     "val_size": Foreign(_LF, "eval_dataset", _SPLIT),

@@ -10,6 +10,14 @@ from accord.errors import SettingsError
 from accord.settings.base import Settings
 from accord.settings.load import apply_overrides, build, load_yaml
 from accord.settings.located import COMMAND_LINE, LocatedMapping
+from accord.settings.ppo import PpoSettings
+from accord.settings.preferences import (
+    DpoSettings,
+    IpoSettings,
+    KtoSettings,
+    OrpoSettings,
+    SimpoSettings,
+)
 from accord.settings.stages import (
     ArenaSettings,
     CompareSettings,
@@ -22,12 +30,16 @@ from accord.settings.stages import (
     WorldSettings,
 )
 from accord.settings.suggest import listed, nearest
-from accord.settings.training import DpoSettings, PpoSettings, RewardSettings, SftSettings
+from accord.settings.training import RewardSettings, SftSettings
 
 METHOD_SETTINGS: dict[str, type[Settings]] = {
     "sft": SftSettings,
     "reward": RewardSettings,
     "dpo": DpoSettings,
+    "ipo": IpoSettings,
+    "kto": KtoSettings,
+    "orpo": OrpoSettings,
+    "simpo": SimpoSettings,
     "ppo": PpoSettings,
 }
 """Training methods, and what each may be told."""

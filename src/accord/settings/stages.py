@@ -105,8 +105,11 @@ class CompareSettings(Settings):
     responses: list[str] = Field(description="responses.jsonl files.")
     output_dir: str = Field(description="Folder for store.db.")
     judge: JudgeSettings = Field(JudgeSettings(), description="Who compares.")
-    form: Literal["pairs", "rankings"] = Field(
-        "pairs", description="Disjoint pairs, or one ranking of all responses to a prompt."
+    form: Literal["pairs", "rankings", "labels"] = Field(
+        "pairs",
+        description="Disjoint pairs; one ranking of all responses to a prompt; or, of the same "
+        "ranking, a label for each response by itself: 1 if it beats more of the others than beat "
+        "it, 0 if fewer.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of pairs, order and noise.")
 

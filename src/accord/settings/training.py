@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accord.settings.base import Settings
 
@@ -37,6 +37,13 @@ class TrainSettings(Settings):
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
     per_device_train_batch_size: int = Field(
         8, ge=1, description="Examples in one forward pass; a pair or a ranking counts one."
+    )
+    max_tokens_per_forward: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens in one forward pass: a step is split into more passes where one would "
+        "have more. Memory grows with it; what is learned does not change, but for losses that "
+        "look at all pairs of a pass.",
     )
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="Forward passes added up before one optimiser step."
@@ -95,6 +102,21 @@ class SftSettings(TrainSettings):
     """Supervised fine-tuning: cross-entropy of the responses, each token weighted the same."""
 
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    loss_on: Literal["response", "assistant", "all"] = Field(
+        "response",
+        description="What is learned: the last answer, every turn of the assistant's with its "
+        "end, or every token after the first; rows of plain text are learned whole in any case. "
+        "The limits take what comes before for the prompt, and the rest for the response.",
+    )
+
+    @model_validator(mode="after")
+    def _a_prompt_where_it_has_a_limit(self) -> SftSettings:
+        if self.loss_on == "all" and self.max_prompt_length is not None:
+            raise ValueError(
+                "`max_prompt_length` limits nothing with `loss_on=all`, which takes prompt and "
+                "response as one text. Leave it out, and set `max_length`."
+            )
+        return self
 
 
 class RewardSettings(TrainSettings):
@@ -109,6 +131,30 @@ class RewardSettings(TrainSettings):
         ge=0,
         description="Weight of the mean squared sum of a pair's scores, which centres scores on 0.",
     )
+    length_regularisation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of what length alone explains of the preferences that is kept out of "
+        "the score.",
+    )
+    length_slope: float | None = Field(
+        None,
+        description="Log-odds that a token more adds to winning; by default fitted to the "
+        "training pairs where `length_regularisation` needs it.",
+    )
+    heads: int = Field(
+        1, ge=1, description="Scalar heads on one backbone: an ensemble where more than one."
+    )
+    bootstrap: bool = Field(
+        True, description="Each head of an ensemble learns from its own draw of the rows."
+    )
+    ensemble_penalty: float = Field(
+        0.0,
+        ge=0,
+        description="What disagreement costs: the score is the heads' mean less this times their "
+        "standard deviation.",
+    )
     reference_dataset: str | None = Field(
         None,
         description=(
@@ -120,74 +166,17 @@ class RewardSettings(TrainSettings):
         512, ge=2, description="Rows of it that are scored for the mean and standard deviation."
     )
 
-
-class DpoSettings(TrainSettings):
-    """Direct preference optimisation (Rafailov et al. 2023)."""
-
-    learning_rate: float = Field(1e-6, gt=0, description="Peak learning rate.")
-    beta: float = Field(0.1, gt=0, description="Strength of the KL penalty to the reference.")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Probability that a preference is flipped (cDPO)."
-    )
-    ref_model: str | None = Field(
-        None, description="Reference model; by default the model that training starts from."
-    )
-
-
-class PpoSettings(TrainSettings):
-    """Reinforcement learning from a reward model by PPO under a KL penalty."""
-
-    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
-    adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
-    reward_model: str = Field(description="Reward model folder; its scores are normalised.")
-    ref_model: str | None = Field(
-        None, description="Reference of the KL penalty; by default the starting model."
-    )
-    critic_learning_rate: float | None = Field(
-        None, gt=0, description="Peak learning rate of the critic; by default the policy's."
-    )
-    max_steps: int | None = Field(
-        None, ge=1, description="PPO iterations; overrides `num_train_epochs` over the prompts."
-    )
-    per_device_train_batch_size: int = Field(
-        64, ge=1, description="Episodes (prompts answered) in one iteration."
-    )
-    num_ppo_epochs: int = Field(4, ge=1, description="Passes over an iteration's episodes.")
-    num_mini_batches: int = Field(
-        1, ge=1, description="Optimiser steps in a pass; the episodes are split evenly."
-    )
-    max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
-    temperature: float = Field(1.0, gt=0, description="Divides the logits in every log-prob.")
-    beta: float = Field(0.05, ge=0, description="KL penalty on each response token.")
-    adaptive_kl_target: float | None = Field(
-        None, gt=0, description="Adapt beta towards this KL an episode; fixed beta when absent."
-    )
-    adaptive_kl_horizon: int = Field(
-        10_000, ge=1, description="Episodes over which the adaptive beta reacts."
-    )
-    max_kl: float | None = Field(
-        None, gt=0, description="Stop when the mean KL an episode passes this many nats."
-    )
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's λ (Schulman et al. 2016).")
-    cliprange: float = Field(0.2, gt=0, description="Policy ratio clip, below 1.")
-    cliprange_high: float | None = Field(
-        None, gt=0, description="Policy ratio clip above 1; by default the same."
-    )
-    cliprange_value: float = Field(0.2, gt=0, description="Value clip around the old value.")
-    vf_coef: float = Field(0.1, ge=0, description="Weight of the value loss.")
-    whiten_advantages: bool = Field(
-        True, description="Advantages to mean 0 and variance 1 over all response tokens."
-    )
-    whiten_rewards: bool = Field(
-        False, description="Rewards to variance 1, their mean kept, before the advantages."
-    )
-    missing_eos_penalty: float = Field(
-        1.0, ge=0, description="Taken off the score of a response that does not end."
-    )
-    reward_clip: float | None = Field(
-        10.0, gt=0, description="Normalised scores are clipped to ± this."
-    )
-    critic_warmup_steps: int = Field(
-        0, ge=0, description="Iterations in which the critic learns and the policy stands still."
-    )
+    @model_validator(mode="after")
+    def _what_fits_together(self) -> RewardSettings:
+        if self.ranking_loss == "plackett_luce" and self.center_rewards_coefficient:
+            raise ValueError(
+                "`center_rewards_coefficient` centres pairs, and `ranking_loss=plackett_luce` has "
+                "none. Use `ranking_loss=pairs`, or leave it out: scores are centred at the end."
+            )
+        if self.length_slope is not None and not self.length_regularisation:
+            raise ValueError(
+                "`length_slope` does nothing without `length_regularisation`. Set that too."
+            )
+        if self.ensemble_penalty and self.heads == 1:
+            raise ValueError("`ensemble_penalty` needs heads that can disagree. Set `heads`.")
+        return self

@@ -1,0 +1,30 @@
+"""Alignment by optimal transport (Melnyk et al. 2024): distributions compared, not single pairs.
+
+The better distribution is to dominate the other at every quantile. Among one-dimensional samples
+the optimal plan matches equal ranks, so both sides are sorted over the pairs at hand. This couples
+all pairs of a forward pass: the value at place i belongs to the i-th quantile and not to the i-th
+pair, so pairs can't have weights of their own, and the loss depends on how a batch is split.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def aot_loss(policy_margin: Tensor, reference_margin: Tensor, *, beta: float) -> Tensor:
+    """Paired AOT with the logistic loss: −log σ(β·(sorted policy − sorted reference margins)).
+
+    A margin is log-prob(chosen) − log-prob(rejected), each summed over tokens; all (pairs,). For
+    one pair it is DPO. The paper leaves the convex loss open; its experiments use this one.
+    """
+    return -logsigmoid(beta * (policy_margin.sort().values - reference_margin.sort().values))
+
+
+def aot_unpaired_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
+    """Unpaired AOT with the logistic loss: −log σ(β·(sorted chosen − sorted rejected log-ratios)).
+
+    Log-ratios are log π − log π_ref, summed over tokens; both (n,), of responses that need not be
+    to the same prompts. For one pair it is DPO.
+    """
+    return -logsigmoid(beta * (chosen_logratio.sort().values - rejected_logratio.sort().values))
