@@ -12,10 +12,12 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     PhiConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 VOCABULARY = 96
@@ -50,16 +52,36 @@ CONFIGS: dict[str, Any] = {
         eos_token_id=2,
         pad_token_id=0,
     ),
+    "qwen3-moe": Qwen3MoeConfig(
+        **_SHAPE, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2
+    ),
+    # Mixture of experts, attention sinks, and a window in every other layer.
+    "gpt-oss": GptOssConfig(
+        **_SHAPE,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=6,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
     "phi": PhiConfig(**{k: v for k, v in _SHAPE.items() if k != "head_dim"}),
 }
 
 
 def causal(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    return _with_sinks(model)
 
 
-def scalar(name: str, seed: int = 0) -> Any:
+def scalar(name: str, seed: int = 0, heads: int = 1) -> Any:
     torch.manual_seed(seed)
-    config = CONFIGS[name].__class__(**{**CONFIGS[name].to_dict(), "num_labels": 1})
-    return AutoModelForSequenceClassification.from_config(config).eval()
+    config = CONFIGS[name].__class__(**{**CONFIGS[name].to_dict(), "num_labels": heads})
+    return _with_sinks(AutoModelForSequenceClassification.from_config(config).eval())
+
+
+def _with_sinks(model: Any) -> Any:
+    """Sinks that matter: they begin near 0, where a wrong sign would hardly show."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("sinks"):
+            parameter.data.normal_(0.5, 1.0, generator=torch.Generator().manual_seed(1))
+    return model

@@ -8,19 +8,15 @@ from typing import Any
 import pytest
 
 from accord.errors import DataError
-from accord.lm.encode import (
-    Limits,
-    encode,
-    encode_prompt,
-    encode_prompts,
-    encode_response,
-)
+from accord.lm.encode import Limits, encode, encode_prompts
+from accord.lm.template import encode_prompt, encode_response
 from accord.records import (
     Comparison,
     Demonstration,
     Message,
     PromptOnly,
     Ranking,
+    Rating,
     Source,
     Text,
 )
@@ -219,6 +215,45 @@ def test_a_ranking_of_ties_is_dropped_and_others_keep_their_ranks() -> None:
     (group,), report = encode([tied, mixed], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
     assert group.ranks == (1, 0, 1)
     assert list(report.dropped) == ["all its responses are tied"]
+
+
+def test_a_demonstration_that_was_cut_when_it_was_sampled_has_no_end() -> None:
+    record = Demonstration("the", " cat", finished=False)
+    (group,), report = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert group.responses == (plain(" cat"),)
+    assert (report.unfinished, report.eos_added) == (1, 0)
+
+
+def test_labels_of_ratings_pairs_and_rankings() -> None:
+    records = [
+        Rating("the", " cat", 4.0, Source("f", 1)),
+        Rating("the", " cat", 2.9, Source("f", 2), finished=False),
+        Comparison("the", " cat", " dog"),
+        # Better than two and worse than none, tied in the middle (one each), worse than two.
+        Ranking("the", (" cat", " dog", " sea", " mat"), (0, 1, 1, 2)),
+        # Two tied as best beat one each.
+        Ranking("the", (" cat", " dog", " sea"), (0, 1, 0)),
+        Ranking("the", (" cat", " dog"), (0, 0), Source("f", 6)),
+    ]
+    groups, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS, desirable_from=3.0)
+    assert [g.labels for g in groups] == [
+        (True,),
+        (False,),
+        (True, False),
+        (True, False),
+        (True, False, True),
+    ]
+    assert groups[0].responses == ((*plain(" cat"), EOS),)
+    assert groups[1].responses == (plain(" cat"),)  # it was cut when it was sampled
+    assert groups[3].responses == ((*plain(" cat"), EOS), (*plain(" mat"), EOS))
+    assert groups[3].ranks == (0, 2)
+    assert (report.desirable, report.undesirable, report.neither) == (5, 4, 2)
+    assert report.dropped == {"all its responses are tied": [Source("f", 6)]}
+    assert "5 responses desirable, 4 not" in report.summary()
+    assert "2 responses in the middle of their ranking left out" in report.summary()
+    unlabelled, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert all(g.labels == () for g in unlabelled)
+    assert len(unlabelled[3].responses) == 4
 
 
 def test_a_comparison_keeps_its_order_margin_and_place() -> None:

@@ -99,7 +99,7 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
     base = save_toy(tmp_path / "base")
     place = base
     for stage in ("sft", "dpo"):
-        lm = load_causal(place, precision="bf16", half_weights=True)
+        lm = load_causal(place, precision="bf16")
         lm = add_adapters(lm, LoraSettings(r=4), seed=0)
         with torch.no_grad():
             for name, parameter in lm.trainable().items():
@@ -117,7 +117,7 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
 
 
 def test_a_scalar_head_learns_in_fp32_on_a_half_base(tmp_path: Path) -> None:
-    lm = load_scalar(save_toy(tmp_path / "m"), half_weights=True)
+    lm = load_scalar(save_toy(tmp_path / "m"), precision="bf16")
     lm = add_adapters(lm, LoraSettings(r=4), seed=0)
     assert {p.dtype for p in lm.trainable().values()} == {torch.float32}
     (score,) = reward_of_model(lm)([PROMPT], ["yes"])

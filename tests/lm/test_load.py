@@ -273,7 +273,7 @@ def test_end_tokens_are_those_of_tokenizer_and_generation(tmp_path: Path) -> Non
 def test_half_weights_and_bf16(tmp_path: Path) -> None:
     place = save_toy(tmp_path / "toy")
     full = load_causal(place)
-    half = load_causal(place, precision="bf16", half_weights=True)
+    half = load_causal(place, precision="bf16", learns=False)
     assert next(half.model.parameters()).dtype == torch.bfloat16
     with torch.no_grad():
         exact = response_logps(full, pack(GROUPS))

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from accord.errors import ModelError
-from accord.lm import attention
-from accord.lm.attention import plan_attention
+from accord.lm import attention_plan
+from accord.lm.attention_plan import AttentionPlan
 from accord.lm.forward import (
     check_packing,
     hidden_states,
@@ -295,21 +295,28 @@ def test_a_group_does_not_see_its_neighbours() -> None:
     torch.testing.assert_close(together, reverse, rtol=0, atol=1e-5)
 
 
-def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = wrapped(causal("mistral"))
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral", "gpt-oss"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"BLOCK_CELLS": 1},  # every short row a block of its own
+        {"LONG_ROW": 1, "QUERY_TILE": 4},  # every row read in place, in tiles
+        {"QUERY_TILE": 5, "BLOCK_FILL": 0.0},  # few blocks with much padding, in tiles
+        {"LONG_ROW": 6},
+    ],
+)
+def test_how_rows_are_laid_out_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, limits: dict[str, float]
+) -> None:
+    lm = wrapped(causal(name))
     assert check_packing(lm)
     whole = response_logps(lm, pack(GROUPS))
-    monkeypatch.setattr(attention, "BLOCK_CELLS", 1)  # every row a block of its own
-    torch.testing.assert_close(response_logps(lm, pack(GROUPS)), whole, rtol=0, atol=1e-5)
-
-
-def test_attention_sinks_are_not_taken_for_plain_attention() -> None:
-    q = torch.zeros(1, 1, 3, 4)
-    plan = pack(random_groups([(1, (2,))], VOCABULARY)).attention
-    with pytest.raises(NotImplementedError, match="attention sinks"):
-        attention.packed_attention(
-            torch.nn.Module(), q, q, q, None, packed=plan, s_aux=torch.zeros(1)
-        )
+    expected = gradients(lm.model, weighted(whole))
+    for limit, value in limits.items():
+        monkeypatch.setattr(attention_plan, limit, value)
+    found = response_logps(lm, pack(GROUPS))
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(lm.model, weighted(found)), expected)
 
 
 LENGTHS = st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=4))
@@ -320,7 +327,7 @@ LENGTHS = st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1,
 def test_the_plan_holds_each_token_once_with_its_own_past(
     groups: list[tuple[int, list[int]]], window: int | None
 ) -> None:
-    plan = plan_attention(groups, torch.device("cpu"))
+    plan = AttentionPlan(tuple((p, tuple(rs)) for p, rs in groups), torch.device("cpu"))
     # What each flat token may see, told independently of the plan: its group's prompt and its own
     # response, up to itself, and within the window.
     expected: dict[int, set[int]] = {}
@@ -341,19 +348,26 @@ def test_the_plan_holds_each_token_once_with_its_own_past(
 
     seen: list[int] = []
     for block in plan.blocks:
-        mask = block.mask(window)[:, 0]
-        for i in range(block.queries.shape[0]):
-            for j in range(block.queries.shape[1]):
-                if not block.real_queries[i, j]:
-                    assert bool(mask[i, j].any())  # softmax over nothing would be NaN
-                    continue
-                query = int(block.queries[i, j])
-                seen.append(query)
-                keys = block.keys[i][mask[i, j]].tolist()
-                assert len(keys) == len(set(keys))
-                assert set(keys) == expected[query]
-    assert sorted(seen) == list(range(start))
-    assert [seen[int(i)] for i in plan.order] == list(range(start))
+        keys = torch.cat([block.prefix, block.own], 1)
+        for start, stop in block.tiles():
+            width = block.prefix_length + stop
+            visible = torch.ones(len(block.rows), stop - start, width, dtype=torch.bool)
+            if (masked := block.mask(start, stop, window)) is not None:
+                first, hidden = masked
+                visible[:, :, first:] &= ~hidden
+            for i in range(len(block.rows)):
+                for j in range(start, stop):
+                    allowed = visible[i, j - start]
+                    assert bool(allowed.any())  # softmax over nothing would be even
+                    if not block.real_own[i, j]:
+                        continue
+                    query = int(block.own[i, j])
+                    seen.append(query)
+                    chosen = keys[i, :width][allowed].tolist()
+                    assert len(chosen) == len(set(chosen))
+                    assert set(chosen) == expected[query]
+    assert plan.tokens == sum(p + sum(rs) for p, rs in groups)
+    assert sorted(seen) == list(range(plan.tokens))
 
 
 def test_a_packed_batch_by_hand() -> None:

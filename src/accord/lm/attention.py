@@ -1,151 +1,39 @@
 """Shared-prefix attention, registered with transformers so that any decoder can use it.
 
 The linear layers of a model see a packed batch flat. Attention alone needs to know who may look
-at whom, and works on rows: a group's prompt with its first response is one causal row; each
-further response is a row of its own, whose queries are its tokens and whose keys are the prompt
-and itself. Rows of like shape are padded to blocks, and each block is one call.
+at whom: `AttentionPlan`. On a CPU a plan is carried out here block by block, with a backward pass
+of its own that computes the attention weights again instead of keeping them; on a CUDA device
+`accord.lm.flex` does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from accord.lm.attention_plan import AttentionPlan, Block
+from accord.lm.flex import flex_packed
+
 NAME = "accord"
-BLOCK_CELLS = 1 << 22  # query-key cells in a block
-BLOCK_FILL = 0.6  # a block is closed when less of it than this would be real cells
-
-
-@dataclass(frozen=True)
-class Block:
-    """n rows of attention: indices into the flat tokens, and which cells are real.
-
-    queries (n, Lq) and keys (n, Lk), padded with index 0; query_positions, key_positions the
-    same shapes; real_queries (n, Lq) and real_keys (n, Lk) bools.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    query_positions: Tensor
-    key_positions: Tensor
-    real_queries: Tensor
-    real_keys: Tensor
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-
-    def mask(self, window: int | None) -> Tensor:
-        """(n, 1, Lq, Lk) bools: causal, within the window, real keys only; never an empty row."""
-        if window not in self.masks:
-            q, k = self.query_positions[:, :, None], self.key_positions[:, None, :]
-            allowed = (k <= q) & self.real_keys[:, None, :]
-            if window is not None:
-                allowed &= k > q - window
-            allowed |= ~self.real_queries[:, :, None]  # a padded query looks anywhere
-            self.masks[window] = allowed[:, None]
-        return self.masks[window]
-
-
-@dataclass(frozen=True)
-class AttentionPlan:
-    """The blocks of a batch, and `order` (T,): where each flat token's output is found."""
-
-    blocks: tuple[Block, ...]
-    order: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    start: int  # flat index and position of the first query
-    position: int
-    queries: int
-    prefix: int  # flat index of the prompt, whose tokens are keys before the queries
-    prefix_length: int
+class Scores:
+    """How a model makes attention weights of queries and keys.
 
-    @property
-    def keys(self) -> int:
-        return self.prefix_length + self.queries
+    weights = softmax over keys (and the sink, if any) of cap(scale · q·k), where cap(x) is
+    c·tanh(x/c) for a softcap c (Gemma 2) and x itself without.
+    """
 
-
-def plan_attention(
-    groups: Sequence[tuple[int, Sequence[int]]], device: torch.device
-) -> AttentionPlan:
-    """Plan the attention of packed groups, each (prompt length, response lengths)."""
-    rows: list[_Row] = []
-    start = 0
-    for prompt, responses in groups:
-        rows.append(_Row(start, 0, prompt + responses[0], start, 0))
-        begin = start + prompt + responses[0]
-        for length in responses[1:]:
-            rows.append(_Row(begin, prompt, length, start, prompt))
-            begin += length
-        start = begin
-    rows.sort(key=lambda r: (r.prefix_length > 0, r.keys, r.queries, r.start))
-    blocks: list[Block] = []
-    produced: list[Tensor] = []
-    for members in _alike(rows):
-        block = _block(members)
-        blocks.append(block)
-        produced.append(block.queries[block.real_queries])
-    order = torch.empty(start, dtype=torch.long)
-    order[torch.cat(produced)] = torch.arange(start)
-    return AttentionPlan(tuple(_to(b, device) for b in blocks), order.to(device))
-
-
-def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """Rows, sorted by keys, in blocks that are mostly real cells and not too large."""
-    blocks: list[list[_Row]] = []
-    current: list[_Row] = []
-    real = queries = 0
-    for row in rows:
-        cells = (len(current) + 1) * max(queries, row.queries) * row.keys
-        filled = real + row.queries * row.keys
-        same_kind = not current or (current[0].prefix_length > 0) == (row.prefix_length > 0)
-        if current and (not same_kind or cells > BLOCK_CELLS or filled < BLOCK_FILL * cells):
-            blocks.append(current)
-            current, queries, filled = [], 0, row.queries * row.keys
-        current.append(row)
-        queries, real = max(queries, row.queries), filled
-    blocks.append(current)
-    return blocks
-
-
-def _block(rows: Sequence[_Row]) -> Block:
-    lq, lk = max(r.queries for r in rows), max(r.keys for r in rows)
-    i, j = torch.arange(lq)[None, :], torch.arange(lk)[None, :]
-
-    def column(name: str) -> Tensor:
-        return torch.tensor([getattr(r, name) for r in rows])[:, None]
-
-    start, position, prefix = column("start"), column("position"), column("prefix")
-    prefix_length = column("prefix_length")
-    real_q, real_k = i < column("queries"), j < column("keys")
-    keys = torch.where(j < prefix_length, prefix + j, start + j - prefix_length)
-    return Block(
-        queries=torch.where(real_q, start + i, 0),
-        keys=torch.where(real_k, keys, 0),
-        query_positions=position + i,
-        key_positions=j.expand(len(rows), -1),  # a row's keys are the sequence from its start
-        real_queries=real_q,
-        real_keys=real_k,
-    )
-
-
-def _to(block: Block, device: torch.device) -> Block:
-    return Block(
-        block.queries.to(device),
-        block.keys.to(device),
-        block.query_positions.to(device),
-        block.key_positions.to(device),
-        block.real_queries.to(device),
-        block.real_keys.to(device),
-    )
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
 
 
 def packed_attention(
@@ -158,58 +46,231 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     packed: AttentionPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
 
-    Without a plan (sampling from a cache) it is transformers' own SDPA. Dropout is never applied.
-    Raises NotImplementedError for what it does not know, such as attention sinks.
+    `s_aux` (H,) are attention sinks: a logit each head may attend to that has no value (gpt-oss).
+    Without a plan (sampling from a cache) keys and mask are transformers' own. Dropout is never
+    applied. Returns (1, T, H, D).
     """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may be float32
     if packed is None:
-        if softcap is not None:
-            return _capped(query, key, value, attention_mask, scaling, softcap), None
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=0.0, **kwargs
+        if softcap is None and s_aux is None:
+            out, _ = sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=0.0, **kwargs
+            )
+            return out, None
+        return _masked(query, key, value, attention_mask, scale, softcap, s_aux), None
+    if query.is_cuda:
+        out = flex_packed(
+            query,
+            key,
+            value,
+            packed,
+            scale=scale,
+            softcap=softcap,
+            window=sliding_window,
+            sinks=s_aux,
         )
-        return out, None
-    if kwargs.get("s_aux") is not None:
-        raise NotImplementedError("attention sinks")  # the caller falls back to plain rows
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, D)
-    outputs = []
-    for block in packed.blocks:
-        o = _capped(
-            q[block.queries].transpose(1, 2),
-            k[block.keys].transpose(1, 2),
-            v[block.keys].transpose(1, 2),
-            block.mask(sliding_window),
-            scaling,
-            softcap,
-        )
-        outputs.append(o[block.real_queries])
-    return torch.cat(outputs)[packed.order].unsqueeze(0), None
+        return out.transpose(1, 2), None
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    scores = Scores(scale, softcap, sliding_window)
+    out = _PackedAttention.apply(query[0], key[0], value[0], s_aux, packed, scores)
+    return out.transpose(0, 1).unsqueeze(0), None
 
 
-def _capped(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float | None
+class _PackedAttention(torch.autograd.Function):
+    """q, k, v (H, T, D) to (H, T, D). With weights P = softmax(S) and dP = dO·Vᵀ,
+    dS = P∘(dP − rowsum(dP∘P)); a sink takes part in the softmax, and its dP is 0."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        plan: AttentionPlan,
+        scores: Scores,
+    ) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out = torch.empty_like(q)
+        for block in plan.blocks:
+            bq, bk, bv = _own(q, block), _keys(k, block), _keys(v, block)
+            parts = []
+            for start, stop in block.tiles():
+                seen = block.prefix_length + stop
+                weights, _ = _weights(
+                    bq[:, start:stop], bk[:, :seen], block, (start, stop), scores, sinks
+                )
+                parts.append(torch.bmm(weights, bv[:, :seen]))
+            _put(out, parts[0] if len(parts) == 1 else torch.cat(parts, 1), block)
+        ctx.save_for_backward(q, k, v, sinks)
+        ctx.plan, ctx.scores = plan, scores
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        q, k, v, sinks = ctx.saved_tensors
+        scores: Scores = ctx.scores
+        grad = grad.contiguous()
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dsinks = None if sinks is None else torch.zeros_like(sinks, dtype=torch.float32)
+        for block in ctx.plan.blocks:
+            bq, bk, bv = _own(q, block), _keys(k, block), _keys(v, block)
+            bg = _own(grad, block)
+            if len(block.rows) > 1:  # a padded query has no output, and so no gradient
+                bg = bg * _by_head(block.real_own, q.shape[0])[..., None]
+            gq, gk, gv = torch.empty_like(bq), None, None
+            for start, stop in reversed(list(block.tiles())):  # the last sees all keys
+                seen = block.prefix_length + stop
+                tile_q, tile_g, tile_k = bq[:, start:stop], bg[:, start:stop], bk[:, :seen]
+                weights, slope = _weights(tile_q, tile_k, block, (start, stop), scores, sinks)
+                gv = _added(gv, torch.bmm(weights.transpose(1, 2), tile_g))
+                ds = torch.bmm(tile_g, bv[:, :seen].transpose(1, 2))
+                if dsinks is not None and sinks is not None:
+                    left = 1.0 - weights.float().sum(-1)  # the sink's weight
+                    inner = (ds.float() * weights).sum(-1)
+                    dsinks -= (left * inner).view(len(sinks), -1).sum(1)
+                ds = torch._softmax_backward_data(ds, weights, -1, weights.dtype)
+                if slope is not None:
+                    ds *= slope
+                gq[:, start:stop] = _scaled_bmm(ds, tile_k, scores.scale)
+                gk = _added(gk, _scaled_bmm(ds.transpose(1, 2), tile_q, scores.scale))
+            assert gk is not None
+            assert gv is not None
+            _put(dq, gq, block)
+            _add_keys(dk, gk, block)
+            _add_keys(dv, gv, block)
+        return dq, dk, dv, None if dsinks is None else dsinks.to(sinks.dtype), None, None
+
+
+def _weights(
+    q: Tensor,
+    k: Tensor,
+    block: Block,
+    tile: tuple[int, int],
+    scores: Scores,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention weights (H·n, Lq, Lk) of a tile's queries, and the softcap's slope or None."""
+    s = _scaled_bmm(q, k.transpose(1, 2), scores.scale)
+    slope = None
+    if scores.softcap is not None:
+        t = torch.tanh(s / scores.softcap)
+        s, slope = scores.softcap * t, 1.0 - t.square()
+    masked = block.mask(*tile, scores.window)
+    if masked is not None:
+        first, hidden = masked
+        by_row = s.view(-1, len(hidden), *s.shape[1:])[..., first:]
+        by_row.masked_fill_(hidden, torch.finfo(s.dtype).min)
+    if sinks is None:
+        return torch.softmax(s, -1), slope
+    heads = sinks.to(s.dtype).repeat_interleave(len(s) // len(sinks))[:, None, None]
+    s = torch.cat([s, heads.expand(-1, s.shape[1], 1)], -1)
+    return torch.softmax(s, -1)[..., :-1].contiguous(), slope
+
+
+def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale)
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    """The sum of what tiles give to keys; an earlier tile gives to fewer of them."""
+    if total is None:
+        return part
+    total[:, : part.shape[1]] += part
+    return total
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(n, …) to (H·n, …), head by head."""
+    return x.repeat(heads, *[1] * (x.ndim - 1))
+
+
+def _own(x: Tensor, block: Block) -> Tensor:
+    """The rows' own tokens (H·n, Lq, D) of x (H, T, D); a view where the block is one row."""
+    if len(block.rows) == 1:
+        row = block.rows[0]
+        return x[:, row.start : row.start + row.queries]
+    return x.index_select(1, block.own.flatten()).view(-1, block.queries, x.shape[-1])
+
+
+def _keys(x: Tensor, block: Block) -> Tensor:
+    """The rows' prefixes and own tokens (H·n, Lp + Lq, D) of x (H, T, D)."""
+    own = _own(x, block)
+    if block.prefix_length == 0:
+        return own
+    if len(block.rows) == 1:
+        row = block.rows[0]
+        prefix = x[:, row.prefix : row.prefix + row.prefix_length]
+    else:
+        prefix = x.index_select(1, block.prefix.flatten())
+        prefix = prefix.view(-1, block.prefix_length, x.shape[-1])
+    return torch.cat([prefix, own], 1)
+
+
+def _put(x: Tensor, values: Tensor, block: Block) -> None:
+    """Write what belongs to the rows' own tokens, (H·n, Lq, D), into x (H, T, D)."""
+    if len(block.rows) == 1:
+        row = block.rows[0]
+        x[:, row.start : row.start + row.queries] = values
+        return
+    by_row = values.view(len(x), *block.own.shape, -1)
+    x[:, block.own[block.real_own]] = by_row[:, block.real_own]
+
+
+def _add_keys(x: Tensor, values: Tensor, block: Block) -> None:
+    """Add what belongs to the rows' keys, (H·n, Lp + Lq, D), to x (H, T, D)."""
+    width = block.prefix_length
+    by_row = values.view(len(x), len(block.rows), -1, x.shape[-1])
+    for i, row in enumerate(block.rows):
+        if row.prefix_length:  # rows of a block may have the same prompt, so one after another
+            x[:, row.prefix : row.prefix + row.prefix_length] += by_row[
+                :, i, width - row.prefix_length : width
+            ]
+    if len(block.rows) == 1:
+        row = block.rows[0]
+        x[:, row.start : row.start + row.queries] += values[:, width:]
+    else:
+        x[:, block.own[block.real_own]] += by_row[:, :, width:][:, block.real_own]
+
+
+def _masked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    cap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Attention (n, Lq, H, D) of q (n, H, Lq, D), k and v (n, G, Lk, D); scores soft-capped."""
+    """Plain attention (n, Lq, H, D) of q (n, H, Lq, D), k and v (n, G, Lk, D), under
+    transformers' mask; with softcap and sinks."""
     shared = q.shape[1] // k.shape[1]
     if shared > 1:
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-    if cap is None:
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-        return out.transpose(1, 2)
-    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = cap * torch.tanh(scores / cap)
+    s = q @ k.transpose(-1, -2) * scale
+    if cap is not None:
+        s = cap * torch.tanh(s / cap)
     if mask is None and q.shape[-2] > 1:  # transformers leaves a plain causal mask out
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     if mask is not None and mask.dtype == torch.bool:
         # Finite, since a padded query sees nobody, and its NaN would reach the others as 0·NaN.
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        s = s.masked_fill(~mask, torch.finfo(s.dtype).min)
     elif mask is not None:
-        scores = scores + mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        s = s + mask
+    if sinks is not None:
+        s = torch.cat([s, sinks.to(s.dtype).view(1, -1, 1, 1).expand(*s.shape[:3], 1)], -1)
+    weights = s.softmax(-1, dtype=torch.float32).to(q.dtype)
+    if sinks is not None:
+        weights = weights[..., :-1]
     return (weights @ v).transpose(1, 2)
 
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2.exceptions import TemplateError
-
 from accord.errors import DataError
+from accord.lm.encode_report import EncodeReport
 from accord.lm.packing import PromptGroup
+from accord.lm.template import (
+    RowDropped,
+    earlier_answers,
+    encode_prompt,
+    encode_response,
+    first_token,
+    plain_tokens,
+    refuse_control_tokens,
+)
 from accord.records import (
     Comparison,
     Demonstration,
-    Prompt,
     PromptOnly,
     Ranking,
     Rating,
     Record,
-    Source,
     Text,
-    prompt_json,
 )
+
+LossOn = Literal["response", "assistant", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,60 +42,28 @@ class Limits:
     long_responses: Literal["cut", "drop"] = "cut"
 
 
-@dataclass
-class EncodeReport:
-    """What became of the records: groups made, what was cut, what was dropped and where."""
-
-    records: int = 0
-    groups: int = 0
-    tokens: int = 0
-    prompts_cut: int = 0
-    responses_cut: int = 0
-    eos_added: int = 0
-    unfinished: int = 0
-    dropped: dict[str, list[Source]] = field(default_factory=dict)
-
-    def drop(self, reason: str, source: Source) -> None:
-        self.dropped.setdefault(reason, []).append(source)
-
-    def summary(self) -> str:
-        """One line for people."""
-        parts = [f"{self.groups:,} of {self.records:,} rows used, {self.tokens:,} tokens"]
-        if self.prompts_cut:
-            parts.append(f"{self.prompts_cut:,} prompts cut at their start")
-        if self.responses_cut:
-            parts.append(f"{self.responses_cut:,} responses cut short (they lost their EOS)")
-        if self.unfinished:
-            parts.append(f"{self.unfinished:,} responses without an end, as they were sampled")
-        for reason, sources in self.dropped.items():
-            shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
-            parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
-        return "; ".join(parts)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "records": self.records,
-            "used": self.groups,
-            "tokens": self.tokens,
-            "prompts_cut": self.prompts_cut,
-            "responses_cut": self.responses_cut,
-            "eos_added": self.eos_added,
-            "unfinished": self.unfinished,
-            "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
-        }
-
-
-class _Dropped(Exception):  # noqa: N818 - not an error: the row is counted and left out
-    pass
-
-
 def encode(
-    records: Sequence[Record], tokenizer: Any, limits: Limits, *, eos_ids: frozenset[int]
+    records: Sequence[Record],
+    tokenizer: Any,
+    limits: Limits,
+    *,
+    eos_ids: frozenset[int],
+    loss_on: LossOn = "response",
+    desirable_from: float | None = None,
 ) -> tuple[list[PromptGroup], EncodeReport]:
     """Token groups of records, in order. Raises DataError when none is left.
 
     A response ends with EOS unless it had to be cut. Text longer than the limit is learned in
     pieces, so nothing of it is lost. Prompts without responses come as `encode_prompts`.
+
+    `loss_on` says what of a demonstration is learned: its last answer, each turn of the
+    assistant's, or every token but the first. Then what comes before the first token to be
+    learned is the group's prompt, under the limits of one, and the rest is its response, of which
+    at least that first token stays.
+
+    With `desirable_from` every response has a label: a rating's by its score; a comparison's
+    chosen one is desirable and its rejected one is not; of a ranking those are that beat more
+    responses than beat them, and those in its very middle are left out.
     """
     report = EncodeReport(records=len(records))
     groups: list[PromptGroup] = []
@@ -96,9 +71,13 @@ def encode(
         try:
             if isinstance(record, Text):
                 groups += _text_groups(record, tokenizer, limits)
+            elif isinstance(record, Demonstration):
+                group = _demonstration(record, tokenizer, limits, eos_ids, loss_on, report)
+                groups.append(group)
             else:
-                groups.append(_group(record, tokenizer, limits, eos_ids, report))
-        except _Dropped as reason:
+                group = _group(record, tokenizer, limits, eos_ids, desirable_from, report)
+                groups.append(group)
+        except RowDropped as reason:
             report.drop(str(reason), record.source)
     report.groups = len(groups)
     report.tokens = sum(g.tokens for g in groups)
@@ -113,63 +92,13 @@ def encode(
     return groups, report
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids of a prompt as the model is to continue it: the chat template, or the text.
-
-    Raises DataError for a conversation when the tokenizer has no chat template.
-    """
-    if isinstance(prompt, str):
-        ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
-        eos = tokenizer.eos_token_id
-        if ids and ids[-1] == eos and tokenizer.bos_token_id != eos:
-            ids = ids[:-1]  # some tokenizers end every text with EOS; a prompt has not ended
-        return tuple(ids) or (_first_token(tokenizer),)
-    return tuple(_plain(tokenizer, _render(prompt, tokenizer, None)))
-
-
-def encode_response(
-    prompt: Prompt,
-    response: str,
-    tokenizer: Any,
-    eos_ids: frozenset[int],
-    *,
-    finished: bool = True,
-) -> tuple[tuple[int, ...], bool]:
-    """Token ids of a response to the prompt, ending with EOS, and whether EOS had to be added.
-
-    A response that is not finished (cut when it was sampled) has no EOS. What the template writes
-    after the answer's EOS (a line break, say) is not part of it.
-    """
-    if not finished:
-        ids, _ = encode_response(prompt, response, tokenizer, eos_ids)
-        return (ids[:-1] if len(ids) > 1 else ids), False
-    if isinstance(prompt, str):
-        own = _plain(tokenizer, response)
-    else:
-        before = _render(prompt, tokenizer, None)
-        after = _render(prompt, tokenizer, response)
-        if not after.startswith(before):
-            raise DataError(
-                "The tokenizer's chat template renders a prompt differently once it is answered, "
-                "so the answer's tokens can't be told apart. Use a template with a generation "
-                f"prompt. The prompt was {before[-80:]!r}."
-            )
-        own = _plain(tokenizer, after[len(before) :])
-        ends = [i for i, token in enumerate(own) if token in eos_ids]
-        if ends and not _plain_text(tokenizer, own[ends[-1] + 1 :]):
-            return tuple(own[: ends[-1] + 1]), False
-    if own and own[-1] in eos_ids:
-        return tuple(own), False
-    return (*own, tokenizer.eos_token_id), True
-
-
 def fit_prompt(ids: tuple[int, ...], limits: Limits) -> tuple[tuple[int, ...], bool]:
     """The prompt within its limit, and whether it was cut. Raises when it is to be dropped."""
     limit = min(limits.max_prompt_length or limits.max_length, limits.max_length - 1)
     if len(ids) <= limit:
         return ids, False
     if limits.long_prompts == "drop":
-        raise _Dropped(f"the prompt has more than {limit} tokens")
+        raise RowDropped(f"the prompt has more than {limit} tokens")
     return ids[-limit:], True
 
 
@@ -182,9 +111,9 @@ def encode_prompts(
     kept: list[PromptOnly] = []
     for record in records:
         try:
-            _refuse_control_tokens(record.prompt, (), tokenizer)
+            refuse_control_tokens(record.prompt, (), tokenizer)
             ids, cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
-        except _Dropped as reason:
+        except RowDropped as reason:
             report.drop(str(reason), record.source)
             continue
         report.prompts_cut += cut
@@ -196,24 +125,18 @@ def encode_prompts(
     return found, kept, report
 
 
-def _refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: Any) -> None:
-    """Drop a conversation whose text spells one of the tokenizer's special tokens.
-
-    It would be read as that token: a turn could be forged, or a response end in its middle. Plain
-    text is taken as it stands, since it may have been rendered on purpose.
-    """
-    if isinstance(prompt, str):
-        return
-    parts = [*(turn.content for turn in prompt), *responses]
-    for token in tokenizer.all_special_tokens:
-        if any(token in part for part in parts):
-            raise _Dropped(f"its text spells the control token {token}")
+def _labels(record: Record, ranks: Sequence[int], desirable_from: float) -> dict[int, bool]:
+    """Which responses are desirable, by their numbers; those that are neither left out."""
+    if isinstance(record, Rating):
+        return {0: record.score >= desirable_from}
+    balance = [sum((own < other) - (own > other) for other in ranks) for own in ranks]
+    return {k: b > 0 for k, b in enumerate(balance) if b != 0}
 
 
 def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:
     """The responses' texts, their ranks, and which of them ended."""
-    if isinstance(record, Demonstration | Rating):
-        return (record.response,), (0,), (True,)
+    if isinstance(record, Rating):
+        return (record.response,), (0,), (record.finished,)
     if isinstance(record, Comparison):
         ended = (record.chosen_finished, record.rejected_finished)
         return (record.chosen, record.rejected), (0, 1), ended
@@ -222,80 +145,104 @@ def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[
     raise DataError(f"{record.source}: a {type(record).__name__} has no response to learn from.")
 
 
+def _cut_to(room: int, ids: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
+    """A response within the room that the prompt leaves it. Raises where it is to be dropped."""
+    if len(ids) > room and limits.long_responses == "drop":
+        raise RowDropped(f"prompt and response have more than {limits.max_length} tokens")
+    return ids[:room]
+
+
+def _demonstration(
+    record: Demonstration,
+    tokenizer: Any,
+    limits: Limits,
+    eos_ids: frozenset[int],
+    loss_on: LossOn,
+    report: EncodeReport,
+) -> PromptGroup:
+    turns = () if isinstance(record.prompt, str) else record.prompt
+    earlier = [turn.content for turn in turns if turn.role == "assistant"]
+    learned_texts = [*earlier, record.response] if loss_on == "assistant" else [record.response]
+    if not all(text.strip() for text in learned_texts):
+        raise RowDropped("a response is empty")
+    refuse_control_tokens(record.prompt, (record.response,), tokenizer)
+    before = encode_prompt(record.prompt, tokenizer)
+    answer, added = encode_response(
+        record.prompt, record.response, tokenizer, eos_ids, finished=record.finished
+    )
+    spans = [(len(before), len(before) + len(answer))]
+    if loss_on == "assistant":
+        spans = [*earlier_answers(record.prompt, before, tokenizer, eos_ids), *spans]
+    elif loss_on == "all":
+        spans = [(1, spans[0][1])]
+    whole, first = (*before, *answer), max(1, spans[0][0])
+    prompt, prompt_cut = fit_prompt(whole[:first], limits)
+    response = _cut_to(limits.max_length - len(prompt), whole[first:], limits)
+    mask = tuple(
+        any(start <= place < end for start, end in spans)
+        for place in range(first, first + len(response))
+    )
+    cut = len(whole) - first - len(response)
+    report.prompts_cut += prompt_cut
+    report.responses_cut += cut > 0
+    report.eos_added += added and not cut
+    report.unfinished += not record.finished
+    report.answers_not_learned += loss_on == "response" and bool(earlier)
+    learned = () if all(mask) else (mask,)
+    return PromptGroup(prompt, (response,), (0,), source=record.source, learned=learned)
+
+
 def _group(
     record: Record,
     tokenizer: Any,
     limits: Limits,
     eos_ids: frozenset[int],
+    desirable_from: float | None,
     report: EncodeReport,
 ) -> PromptGroup:
     assert not isinstance(record, Text)
     texts, ranks, finished = _responses(record)
+    if len(ranks) > 1 and len(set(ranks)) == 1:
+        raise RowDropped("all its responses are tied")
+    labels: dict[int, bool] = {}
+    if desirable_from is not None:
+        labels = _labels(record, ranks, desirable_from)
+        neither = len(texts) - len(labels)
+        texts = tuple(texts[k] for k in labels)
+        ranks = tuple(ranks[k] for k in labels)
+        finished = tuple(finished[k] for k in labels)
     if not all(text.strip() for text in texts):
-        raise _Dropped("a response is empty")
-    _refuse_control_tokens(record.prompt, texts, tokenizer)
+        raise RowDropped("a response is empty")
+    refuse_control_tokens(record.prompt, texts, tokenizer)
     prompt, prompt_cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
     room = limits.max_length - len(prompt)
     encoded, cut, added = [], 0, 0
     for text, ended in zip(texts, finished, strict=True):
         ids, eos_added = encode_response(record.prompt, text, tokenizer, eos_ids, finished=ended)
-        if len(ids) > room:
-            if limits.long_responses == "drop":
-                raise _Dropped(f"prompt and response have more than {limits.max_length} tokens")
-            ids, cut = ids[:room], cut + 1
-        elif eos_added:
-            added += 1
-        encoded.append(ids)
+        kept = _cut_to(room, ids, limits)
+        cut += len(kept) < len(ids)
+        added += eos_added and len(kept) == len(ids)
+        encoded.append(kept)
     if len(encoded) > 1 and all(ids == encoded[0] for ids in encoded):
-        raise _Dropped("its responses are equal" + (" after the cut" if cut else ""))
-    if len(ranks) > 1 and len(set(ranks)) == 1:
-        raise _Dropped("all its responses are tied")
+        raise RowDropped("its responses are equal" + (" after the cut" if cut else ""))
     report.prompts_cut += prompt_cut
     report.responses_cut += cut
     report.unfinished += finished.count(False)
     report.eos_added += added
+    if labels:
+        report.desirable += sum(labels.values())
+        report.undesirable += len(labels) - sum(labels.values())
+        report.neither += neither
     margin = record.margin if isinstance(record, Comparison) else None
-    return PromptGroup(prompt, tuple(encoded), ranks, margin, record.source)
+    marks = tuple(labels.values())
+    return PromptGroup(prompt, tuple(encoded), ranks, margin, record.source, marks)
 
 
 def _text_groups(record: Text, tokenizer: Any, limits: Limits) -> list[PromptGroup]:
-    ids = _plain(tokenizer, record.text)
+    ids = plain_tokens(tokenizer, record.text)
     if not ids:
-        raise _Dropped("the text is empty")
+        raise RowDropped("the text is empty")
     ids.append(tokenizer.eos_token_id)
-    first, room = _first_token(tokenizer), limits.max_length - 1
+    first, room = first_token(tokenizer), limits.max_length - 1
     pieces = [tuple(ids[i : i + room]) for i in range(0, len(ids), room)]
     return [PromptGroup((first,), (piece,), (0,), source=record.source) for piece in pieces]
-
-
-def _first_token(tokenizer: Any) -> int:
-    bos = tokenizer.bos_token_id
-    return int(tokenizer.eos_token_id if bos is None else bos)
-
-
-def _plain(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def _render(prompt: Prompt, tokenizer: Any, response: str | None) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            "The rows are conversations, but the tokenizer has no chat template. Save one with "
-            "the tokenizer (`chat_template`), or give prompts and responses as plain text."
-        )
-    turns = prompt_json(prompt)
-    assert isinstance(turns, list)
-    if response is not None:
-        turns = [*turns, {"role": "assistant", "content": response}]
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=response is None
-            )
-        )
-    except TemplateError as error:
-        raise _Dropped(f"the chat template refuses it ({error})") from error

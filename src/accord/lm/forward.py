@@ -12,7 +12,7 @@ from accord.errors import ModelError
 from accord.lm.attention import NAME
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.objectives.logprobs import token_kl, token_logps, token_statistics
+from accord.objectives.logprobs import token_kl, token_logps, token_logps_and_statistics
 
 # Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -52,13 +52,11 @@ def _row_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
         ids[i, : len(row)] = torch.tensor(row)
     ends = torch.tensor([len(row) for row in rows])
     mask = torch.arange(width)[None] < ends[:, None]
-    begins = ends - batch.lengths.cpu()
-    offsets = torch.cat([torch.arange(int(n)) for n in batch.lengths])
-    owner = batch.response_of.cpu()
+    before = batch.position_ids[batch.predict]  # a token's position is its place in its row
     out = lm.backbone(
         input_ids=ids.to(batch.device), attention_mask=mask.to(batch.device), use_cache=False
     ).last_hidden_state
-    return Hidden(out[owner, begins[owner] - 1 + offsets], out[torch.arange(len(rows)), ends - 1])
+    return Hidden(out[batch.response_of, before], out[torch.arange(len(rows)), ends - 1])
 
 
 def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
@@ -72,13 +70,18 @@ def response_logps_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each response token (R,), and the entropy of its distribution (R,)."""
     hidden = hidden_states(lm, batch).before
-    logps = token_logps(hidden, lm.head, batch.targets, temperature)
-    return logps, token_statistics(hidden.detach(), lm.head, batch.targets, temperature)[0]
+    logps, entropy, _ = token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)
+    return logps, entropy
 
 
 def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The raw score of each response, float32 (N,), read at its last token."""
     return lm.scores_of(hidden_states(lm, batch).last)
+
+
+def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """Each head's raw score of each response, float32 (N, heads), read at its last token."""
+    return lm.head_scores_of(hidden_states(lm, batch).last)
 
 
 def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -148,7 +151,7 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: 
         lm.inner.set_attn_implementation(NAME)
         packed = _read(lm, batch)
         agrees = bool(torch.allclose(packed, own, atol=allowed, rtol=allowed))
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError):
         agrees = False
     if not agrees:
         lm.inner.set_attn_implementation(before)
@@ -167,7 +170,7 @@ def _own(lm: LanguageModel, batch: PackedBatch) -> Tensor:
             ids = torch.tensor([[*group.prompt, *response]], device=lm.device)
             if lm.scalar:
                 hidden = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
-                found.append(lm.inner.score(hidden)[0, -1].float())
+                found.append(lm.scores_of(hidden)[0, -1:])
                 continue
             logps = lm.inner(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
             begin = len(group.prompt)

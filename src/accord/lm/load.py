@@ -19,6 +19,7 @@ from transformers import (
 
 from accord.errors import ModelError, SettingsError
 from accord.lm.forward import check_packing
+from accord.lm.heads import draw_heads
 from accord.lm.model import LanguageModel, Precision, without_dropout
 from accord.lm.quiet import quiet
 from accord.runs import atomic_folder
@@ -35,17 +36,17 @@ def load_causal(
     precision: Precision = "fp32",
     device: Device = "auto",
     trust_remote_code: bool = False,
-    half_weights: bool = False,
+    learns: bool = False,
 ) -> LanguageModel:
     """A causal language model from a folder or hub name; an adapter is merged into its base.
 
-    Weights are float32 unless `half_weights` (frozen bases under adapters). Raises ModelError
-    for a folder without configuration, tokenizer or safetensors weights.
+    With precision bf16 the weights are bfloat16, unless they are to learn themselves: an
+    optimiser's steps are too small for them. Raises ModelError for a folder without
+    configuration, tokenizer or safetensors weights.
     """
     base, adapter = _base_and_adapter(place)
     tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
-    # Half weights would round away most of a small update that is merged into them.
-    dtype = torch.bfloat16 if half_weights and not adapter else torch.float32
+    dtype = _dtype(precision, learns, adapter)
     model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
     if adapter:
         model = _merged(model, adapter)
@@ -59,28 +60,40 @@ def load_scalar(
     place: str,
     *,
     seed: int = 0,
+    heads: int | None = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     trust_remote_code: bool = False,
-    half_weights: bool = False,
+    learns: bool = False,
 ) -> LanguageModel:
     """A model with a scalar head: a trained reward model, or a new head on a language model.
 
     A new head's weights are normal with standard deviation 1/√(width + 1), without bias, from the
-    seed. The mean and standard deviation of `reward.json` come along where there is one.
+    seed. What `reward.json` says of the scores comes along where there is one. `heads` is how many
+    there are to be: by default as many as were trained, or one. Raises SettingsError where others
+    were trained already.
     """
     base, adapter = _base_and_adapter(place)
     tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
-    dtype = torch.bfloat16 if half_weights and not adapter else torch.float32
+    dtype = _dtype(precision, learns, adapter)
+    kept = Path(place) / REWARD_FILE
+    numbers = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    trained = int(numbers.get("heads", 1)) if numbers or _has_scalar_head(base) else None
+    if None not in (heads, trained) and heads != trained:
+        raise SettingsError(
+            f"{place} is a reward model with heads={trained}, and heads={heads} was asked for. "
+            f"Set heads={trained} to train it further, or start from a language model."
+        )
     model = _pretrained(
-        AutoModelForSequenceClassification, base, dtype, trust_remote_code, num_labels=1
+        AutoModelForSequenceClassification,
+        base,
+        dtype,
+        trust_remote_code,
+        num_labels=trained or heads or 1,
     )
     if not _has_scalar_head(base):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            width = model.score.weight.shape[1]
-            fresh = torch.randn(model.score.weight.shape, generator=generator)
-            model.score.weight.copy_(fresh * (width + 1) ** -0.5)
+        draw_heads(model, seed)
+    model.score.float()
     _agree_on_padding(model, tokenizer)
     if adapter:
         model = _merged(model, adapter)
@@ -92,12 +105,13 @@ def load_scalar(
         precision=precision,
         merged=adapter is not None,
     )
-    kept = Path(place) / REWARD_FILE
-    if kept.is_file():
-        numbers = json.loads(kept.read_text(encoding="utf-8"))
+    if numbers:
         lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
         lm.max_length = numbers.get("max_length") or lm.max_length
         lm.max_prompt_length = numbers.get("max_prompt_length")
+        lm.head_means = tuple(map(float, numbers.get("head_means", ())))
+        lm.score_penalty = float(numbers.get("ensemble_penalty", 0.0))
+        lm.length_slope = numbers.get("length_slope")
     return _checked(lm)
 
 
@@ -121,9 +135,19 @@ def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
                 "std": lm.score_std,
                 "max_length": lm.max_length,
                 "max_prompt_length": lm.max_prompt_length,
+                "heads": lm.heads,
+                "head_means": list(lm.head_means),
+                "ensemble_penalty": lm.score_penalty,
+                "length_slope": lm.length_slope,
             }
             (temporary / REWARD_FILE).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _dtype(precision: Precision, learns: bool, adapter: str | None) -> torch.dtype:
+    # Half weights would also round away most of a small update that is merged into them.
+    half = precision == "bf16" and not learns and adapter is None
+    return torch.bfloat16 if half else torch.float32
 
 
 def _base_and_adapter(place: str) -> tuple[str, str | None]:

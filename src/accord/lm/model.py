@@ -19,12 +19,15 @@ Precision = Literal["fp32", "bf16"]
 class LanguageModel:
     """A transformers model (or a peft model around one) and what accord needs to know of it.
 
-    `scalar` is True for a reward model or critic, whose head gives one number a token.
+    `scalar` is True for a reward model or critic, whose head gives one number a token; an
+    ensemble has several heads on one backbone.
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its own; its batches are computed as plain padded rows.
     `merged` is True where an adapter was merged into the weights, which no folder holds as such.
     `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
     `max_prompt_length` are the tokens it can be given: those it was trained on, or its positions.
+    `head_means` are the means of an ensemble's heads, and `score_penalty` what their disagreement
+    costs; `length_slope` is what length alone explained where it was taken out of the scores.
     """
 
     model: Any
@@ -38,6 +41,9 @@ class LanguageModel:
     score_std: float = 1.0
     max_length: int | None = None
     max_prompt_length: int | None = None
+    head_means: tuple[float, ...] = ()
+    score_penalty: float = 0.0
+    length_slope: float | None = None
 
     @property
     def inner(self) -> Any:
@@ -84,18 +90,53 @@ class LanguageModel:
             softcap=getattr(config, "final_logit_softcapping", None),
         )
 
-    def scores_of(self, hidden: Tensor) -> Tensor:
-        """The scalar head's float32 value (n,) of hidden states (n, D)."""
+    @property
+    def heads(self) -> int:
+        """How many scalar heads there are; none in a causal language model."""
+        return int(self.inner.config.num_labels) if self.scalar else 0
+
+    def head_scores_of(self, hidden: Tensor) -> Tensor:
+        """Each scalar head's float32 value (n, heads) of hidden states (n, D)."""
         head = self.inner.score
         copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the copy that learns
         weight = next(iter(copies.values())) if copies else head
-        return head(hidden.to(next(weight.parameters()).dtype)).float().squeeze(-1)
+        scores: Tensor = head(hidden.to(next(weight.parameters()).dtype))
+        return scores.float()
+
+    def combined(self, scores: Tensor) -> Tensor:
+        """One score (n,) from the heads' (n, heads): their mean less what disagreement costs.
+
+        Uncertainty-weighted, after Coste et al. 2023, who take off the variance; the standard
+        deviation has the scores' own unit. A head's scores are known up to a constant only, so
+        its mean is taken off first.
+        """
+        if scores.shape[-1] == 1:
+            return scores.squeeze(-1)
+        if self.head_means:
+            scores = scores - scores.new_tensor(self.head_means)
+        return scores.mean(-1) - self.score_penalty * scores.std(-1, unbiased=False)
+
+    def scores_of(self, hidden: Tensor) -> Tensor:
+        """The float32 score (n,) of hidden states (n, D)."""
+        return self.combined(self.head_scores_of(hidden))
 
     def compute(self) -> AbstractContextManager[Any]:
-        """The precision that forward passes run in."""
-        if self.precision == "fp32":
+        """The precision that forward passes run in: the weights' own, cast where it is another."""
+        if self.precision == "fp32" or self.weights_dtype == torch.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """The type of the backbone's matrices."""
+        return next(p.dtype for p in self.backbone.parameters() if p.ndim > 1)
+
+    def stays_float32(self, name: str) -> bool:
+        """Whether a parameter is float32 in bf16 too: a scalar head's, and those that the
+        architecture keeps so."""
+        strict = getattr(self.inner, "_keep_in_fp32_modules_strict", None) or ()
+        parts = name.split(".")
+        return (self.scalar and "score" in parts) or any(m in parts for m in strict)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that learn, by name."""
@@ -103,7 +144,8 @@ class LanguageModel:
 
     def recompute_activations(self) -> None:
         """Gradient checkpointing: keep layer inputs only, compute the rest again going back."""
-        self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(self.inner, "activation_checkpointing_enable", None)  # its later name
+        (enable or self.inner.gradient_checkpointing_enable)({"use_reentrant": False})
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from accord.lm.attention import AttentionPlan, plan_attention
+from accord.lm.attention_plan import AttentionPlan
 from accord.records import UNKNOWN, Source
 
 
@@ -21,7 +21,9 @@ from accord.records import UNKNOWN, Source
 class PromptGroup:
     """Token ids of a prompt (at least one) and of K responses (at least one token each).
 
-    `ranks[k]` is the place of response k, 0 best, equal = tie; `margin` is a pair's, if known.
+    `ranks[k]` is the place of response k, 0 best, equal = tie; `margin` is a pair's, if known;
+    `labels[k]` says whether it is desirable. `learned[k]` says which of its tokens are learned
+    from; empty, all are.
     """
 
     prompt: tuple[int, ...]
@@ -29,11 +31,28 @@ class PromptGroup:
     ranks: tuple[int, ...] = ()
     margin: float | None = None
     source: Source = UNKNOWN
+    labels: tuple[bool, ...] = ()
+    learned: tuple[tuple[bool, ...], ...] = ()
 
     @property
     def tokens(self) -> int:
         """Tokens a packed batch holds of this group."""
         return len(self.prompt) + sum(len(r) for r in self.responses)
+
+    @property
+    def ordered(self) -> list[tuple[int, int]]:
+        """Pairs of responses that the ranks tell apart, by number, the better one first."""
+        return [
+            (i, j)
+            for i, place in enumerate(self.ranks)
+            for j, other in enumerate(self.ranks)
+            if place < other
+        ]
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are learned from."""
+        return sum(map(sum, self.learned)) if self.learned else sum(map(len, self.responses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +67,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Groups packed flat, with T tokens, R response tokens and N responses in all.
+    """Groups packed flat, with T tokens, R response tokens that are learned, N responses in all.
 
     input_ids, position_ids (T,); targets (R,) the response tokens; predict (R,) the flat index
     of the token before each; response_of (R,) which response each belongs to; last (N,) the flat
-    index of each response's last token; lengths (N,).
+    index of each response's last token; lengths (N,) how many of the R each response has.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -68,9 +87,8 @@ class PackedBatch:
     @cached_property
     def attention(self) -> AttentionPlan:
         """Which tokens attend to which, made once for all layers."""
-        return plan_attention(
-            [(len(g.prompt), [len(r) for r in g.responses]) for g in self.groups], self.device
-        )
+        groups = tuple((len(g.prompt), tuple(map(len, g.responses))) for g in self.groups)
+        return AttentionPlan(groups, self.device)
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -81,12 +99,7 @@ class PackedBatch:
         margins: list[float] = []
         first = 0
         for group in self.groups:
-            found = [
-                (i, j)
-                for i, place in enumerate(group.ranks)
-                for j, other in enumerate(group.ranks)
-                if place < other
-            ]
+            found = group.ordered
             better += [first + i for i, _ in found]
             worse += [first + j for _, j in found]
             weights += [1.0 / len(found) for _ in found]
@@ -122,15 +135,21 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
         ids += group.prompt
         positions += range(len(group.prompt))
         end_of_prompt = len(ids) - 1
-        for response in group.responses:
+        for k, response in enumerate(group.responses):
             start = len(ids)
             ids += response
             positions += range(len(group.prompt), len(group.prompt) + len(response))
-            targets += response
-            predict += [end_of_prompt, *range(start, start + len(response) - 1)]
-            owner += [len(lengths)] * len(response)
+            before = [end_of_prompt, *range(start, start + len(response) - 1)]
+            kept: Sequence[int] = response
+            if group.learned:
+                mask = group.learned[k]
+                kept = [t for t, on in zip(response, mask, strict=True) if on]
+                before = [i for i, on in zip(before, mask, strict=True) if on]
+            targets += kept
+            predict += before
+            owner += [len(lengths)] * len(kept)
             last.append(len(ids) - 1)
-            lengths.append(len(response))
+            lengths.append(len(kept))
     device = torch.device(device)
 
     def flat(values: list[int]) -> Tensor:

@@ -1,0 +1,68 @@
+"""What became of records on their way to token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from accord.records import Source
+
+
+@dataclass
+class EncodeReport:
+    """What became of the records: groups made, what was cut, what was dropped and where."""
+
+    records: int = 0
+    groups: int = 0
+    tokens: int = 0
+    prompts_cut: int = 0
+    responses_cut: int = 0
+    eos_added: int = 0
+    unfinished: int = 0
+    answers_not_learned: int = 0
+    desirable: int = 0
+    undesirable: int = 0
+    neither: int = 0
+    dropped: dict[str, list[Source]] = field(default_factory=dict)
+
+    def drop(self, reason: str, source: Source) -> None:
+        self.dropped.setdefault(reason, []).append(source)
+
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [f"{self.groups:,} of {self.records:,} rows used, {self.tokens:,} tokens"]
+        if self.prompts_cut:
+            parts.append(f"{self.prompts_cut:,} prompts cut at their start")
+        if self.responses_cut:
+            parts.append(f"{self.responses_cut:,} responses cut short (they lost their EOS)")
+        if self.unfinished:
+            parts.append(f"{self.unfinished:,} responses without an end, as they were sampled")
+        if self.answers_not_learned:
+            parts.append(
+                f"{self.answers_not_learned:,} rows with earlier answers, of which only the last "
+                f"is learned (loss_on=assistant learns all)"
+            )
+        if self.desirable or self.undesirable:
+            parts.append(f"{self.desirable:,} responses desirable, {self.undesirable:,} not")
+        if self.neither:
+            parts.append(f"{self.neither:,} responses in the middle of their ranking left out")
+        for reason, sources in self.dropped.items():
+            shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
+            parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
+        return "; ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "records": self.records,
+            "used": self.groups,
+            "tokens": self.tokens,
+            "prompts_cut": self.prompts_cut,
+            "responses_cut": self.responses_cut,
+            "eos_added": self.eos_added,
+            "unfinished": self.unfinished,
+            "answers_not_learned": self.answers_not_learned,
+            "desirable": self.desirable,
+            "undesirable": self.undesirable,
+            "neither": self.neither,
+            "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
+        }

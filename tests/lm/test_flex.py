@@ -1,0 +1,40 @@
+"""FlexAttention's reading of a plan against the blocks' (plain matrices here, no CUDA)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from accord.lm.attention import packed_attention
+from accord.lm.flex import flex_packed
+from accord.lm.packing import pack
+from tests.lm.toys import random_groups
+
+SHAPES = [(9, (5, 12, 1, 7)), (1, (4,)), (4, (6, 2)), (1, (1, 9))]
+
+
+@pytest.mark.parametrize("window", [None, 1, 6])
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_it_sees_what_the_blocks_see(
+    window: int | None, softcap: float | None, with_sinks: bool
+) -> None:
+    plan = pack(random_groups(SHAPES, 50)).attention
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, plan.tokens, 8, generator=g)
+    k, v = (torch.randn(1, 2, plan.tokens, 8, generator=g) for _ in range(2))
+    sinks = torch.randn(4, generator=g) if with_sinks else None
+    expected, _ = packed_attention(
+        torch.nn.Module(),
+        q,
+        k,
+        v,
+        None,
+        scaling=0.4,
+        sliding_window=window,
+        softcap=softcap,
+        s_aux=sinks,
+        packed=plan,
+    )
+    found = flex_packed(q, k, v, plan, scale=0.4, softcap=softcap, window=window, sinks=sinks)
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=0, atol=1e-5)

@@ -1,0 +1,225 @@
+"""What of a conversation is learned: the last answer, every answer, or everything."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from accord.errors import DataError
+from accord.lm.encode import EncodeReport, Limits, LossOn, encode
+from accord.lm.forward import check_packing, response_logps
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PromptGroup, pack
+from accord.records import Demonstration, Message, Source, Text
+from tests.lm.models import VOCABULARY, causal
+from tests.lm.toys import random_groups, toy_tokenizer
+
+TOKENIZER = toy_tokenizer()
+BOS, EOS = 1, 2
+TALK = (
+    Message("user", "the cat"),
+    Message("assistant", "sat"),
+    Message("user", "a dog"),
+)
+RECORD = Demonstration(TALK, "ran away", Source("rows.jsonl", 4))
+OTHER = Demonstration("the", " sea")
+
+
+def plain(text: str) -> tuple[int, ...]:
+    return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def role(name: str) -> int:
+    return int(TOKENIZER.convert_tokens_to_ids(f"<|{name}|>"))
+
+
+CAT, SAT, DOG, RAN = plain("the cat"), plain("sat"), plain("a dog"), plain("ran away")
+# The whole conversation as the toy template writes it: no end token but the assistant's.
+BEGINNING = (BOS, role("user"), *CAT, role("assistant"))
+MIDDLE = (role("user"), *DOG, role("assistant"))
+WHOLE = (*BEGINNING, *SAT, EOS, *MIDDLE, *RAN, EOS)
+
+
+def encoded(
+    *records: Any, loss_on: LossOn, tokenizer: Any = TOKENIZER, **limits: Any
+) -> tuple[list[PromptGroup], EncodeReport]:
+    return encode(
+        records,
+        tokenizer,
+        Limits(**{"max_length": 100, **limits}),
+        eos_ids=frozenset({EOS}),
+        loss_on=loss_on,
+    )
+
+
+def with_template(change: str, into: str) -> Any:
+    changed = copy.deepcopy(TOKENIZER)
+    assert change in changed.chat_template
+    changed.chat_template = changed.chat_template.replace(change, into)
+    return changed
+
+
+def test_the_last_answer_alone_and_what_was_left_is_told() -> None:
+    (group,), report = encoded(RECORD, loss_on="response")
+    assert group.prompt == (*BEGINNING, *SAT, EOS, *MIDDLE)
+    assert group.responses == ((*RAN, EOS),)
+    assert group.learned == ()
+    assert group.targets == len(RAN) + 1
+    assert report.answers_not_learned == 1
+    assert "1 rows with earlier answers, of which only the last is learned" in report.summary()
+
+
+def test_every_answer_with_its_end() -> None:
+    (group,), report = encoded(RECORD, loss_on="assistant")
+    assert (*group.prompt, *group.responses[0]) == WHOLE
+    assert group.prompt == BEGINNING
+    (mask,) = group.learned
+    learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
+    assert learned == [*SAT, EOS, *RAN, EOS]
+    # The user's turn between the answers is read, and not learned.
+    assert [t for t, on in zip(group.responses[0], mask, strict=True) if not on] == [*MIDDLE]
+    assert group.targets == len(learned)
+    assert report.answers_not_learned == 0
+
+
+def test_a_single_answer_needs_no_mask() -> None:
+    record = Demonstration(TALK[:1], "sat")
+    (response,), _ = encoded(record, loss_on="response")
+    (assistant,), _ = encoded(record, loss_on="assistant")
+    assert assistant == response
+    (text,), _ = encoded(OTHER, loss_on="assistant")
+    assert text == encoded(OTHER, loss_on="response")[0][0]
+
+
+def test_everything_after_the_first_token() -> None:
+    (group, text), report = encoded(RECORD, OTHER, loss_on="all")
+    assert (group.prompt, group.responses, group.learned) == (WHOLE[:1], (WHOLE[1:],), ())
+    assert (*text.prompt, *text.responses[0]) == (*plain("the"), *plain(" sea"), EOS)
+    assert len(text.prompt) == 1
+    assert report.answers_not_learned == 0
+
+
+def test_text_rows_are_learned_whole_in_any_case() -> None:
+    groups = {on: encoded(Text("the cat sat"), loss_on=on)[0] for on in ("response", "assistant")}
+    assert (
+        groups["response"] == groups["assistant"] == encoded(Text("the cat sat"), loss_on="all")[0]
+    )
+
+
+def test_a_long_conversation_loses_its_last_turns() -> None:
+    # Room for the first answer with its end, and one token of what follows.
+    n = len(BEGINNING) + len(SAT) + 2
+    (group,), report = encoded(RECORD, loss_on="assistant", max_length=n)
+    assert group.responses == ((*SAT, EOS, role("user")),)
+    assert group.learned == ((*(True,) * (len(SAT) + 1), False),)
+    assert (report.responses_cut, report.prompts_cut, report.eos_added) == (1, 0, 0)
+    (group, _), report = encoded(
+        RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="cut"
+    )
+    assert group.targets == len(SAT) + 1
+    _, report = encoded(RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="drop")
+    assert report.dropped == {f"prompt and response have more than {n} tokens": [RECORD.source]}
+
+
+def test_what_follows_an_end_token_in_the_template_is_not_learned() -> None:
+    changed = with_template("{{- eos_token }}", "{{- eos_token + '\\n' }}")
+    (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
+    (mask,) = group.learned
+    learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
+    assert learned == [*SAT, EOS, *RAN, EOS]
+
+
+def test_a_template_that_adds_thoughts_to_the_last_turn_alone() -> None:
+    # As reasoning models' templates do: the last answer begins with an empty thought, which is
+    # gone from it when the conversation goes on.
+    changed = with_template(
+        "{{- '<|' + message['role'] + '|>' + message['content'] }}",
+        "{{- '<|' + message['role'] + '|>' }}"
+        "{%- if loop.last and message['role'] == 'assistant' %}{{- 'yes ' }}{%- endif %}"
+        "{{- message['content'] }}",
+    )
+    (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
+    (mask,) = group.learned
+    learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
+    assert learned == [*SAT, EOS, *plain("yes ran away"), EOS]
+
+
+ROLE_AND_TEXT = "{{- '<|' + message['role'] + '|>' + message['content'] }}"
+LAST_ANSWER = "{{- 'yes ' if loop.last and message['role'] == 'assistant' else '' }}"
+REWRITTEN = {
+    # The beginning tells how many questions there are.
+    "beginning": (
+        "{{- bos_token }}",
+        "{{- messages | selectattr('role', 'eq', 'user') | list | length }}",
+    ),
+    # The last answer alone has a thought, and no answer an end token that would tell it apart.
+    "no end": (ROLE_AND_TEXT, ROLE_AND_TEXT.replace("'|>' +", f"'|>' }}}}{LAST_ANSWER}{{{{-")),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_template_whose_turns_cannot_be_told_apart(name: str) -> None:
+    changed = with_template(*REWRITTEN[name])
+    if name == "no end":
+        changed.chat_template = changed.chat_template.replace("{{- eos_token }}", "")
+    groups, report = encoded(RECORD, OTHER, loss_on="assistant", tokenizer=changed)
+    assert len(groups) == 1
+    reason = "the chat template rewrites earlier turns, so their answers can't be found"
+    assert report.dropped == {reason: [RECORD.source]}
+    with pytest.raises(DataError, match="1 × the chat template rewrites earlier turns"):
+        encoded(RECORD, loss_on="assistant", tokenizer=changed)
+
+
+def test_an_empty_answer_is_nothing_to_learn() -> None:
+    talk = (TALK[0], Message("assistant", " "), TALK[2])
+    _, report = encoded(Demonstration(talk, "ran"), OTHER, loss_on="assistant")
+    assert list(report.dropped) == ["a response is empty"]
+    groups, _ = encoded(Demonstration(talk, "ran"), OTHER, loss_on="response")
+    assert len(groups) == 2  # as context it does no harm
+
+
+MASKED = [
+    PromptGroup(g.prompt, g.responses, g.ranks, learned=mask)
+    for g, mask in zip(
+        random_groups([(3, (6,)), (5, (4,)), (1, (3,))], VOCABULARY),
+        [((True, False, False, True, True, False),), (), ((False, False, True),)],
+        strict=True,
+    )
+]
+
+
+def test_packing_has_no_padding_and_keeps_learned_tokens_alone() -> None:
+    batch = pack(MASKED)
+    assert len(batch.input_ids) == 3 + 6 + 5 + 4 + 1 + 3
+    a, b, c = (g.responses[0] for g in MASKED)
+    assert batch.targets.tolist() == [a[0], a[3], a[4], *b, c[2]]
+    # The token before each: of the first response, flat indices 2 (the prompt's last), 5 and 6.
+    assert batch.predict.tolist() == [2, 5, 6, 13, 14, 15, 16, 20]
+    assert batch.response_of.tolist() == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert batch.lengths.tolist() == [3, 4, 1]
+    assert batch.last.tolist() == [8, 17, 21]
+    assert batch.per_response(torch.ones(8)).tolist() == [3, 4, 1]
+
+
+@pytest.mark.parametrize("shares_prefixes", [True, False])
+@torch.no_grad()
+def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: bool) -> None:
+    lm = LanguageModel(causal("llama"), type("NoTokenizer", (), {"eos_token_id": 2})(), "toy")
+    assert check_packing(lm)
+    lm.shares_prefixes = shares_prefixes
+    found = response_logps(lm, pack(MASKED))
+    plain_model, expected = causal("llama"), []
+    for group in MASKED:
+        (row,) = group.responses
+        logits = plain_model(input_ids=torch.tensor([[*group.prompt, *row]])).logits[0]
+        logps = logits.log_softmax(-1)
+        mask = group.learned[0] if group.learned else (True,) * len(row)
+        expected += [
+            logps[len(group.prompt) - 1 + i, token]
+            for i, (token, on) in enumerate(zip(row, mask, strict=True))
+            if on
+        ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-4)
