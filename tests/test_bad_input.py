@@ -130,7 +130,7 @@ def test_a_value_of_the_wrong_type(fails: Fails) -> None:
     assert "`learning_rate` must be a number greater than 0, not 'high'" in message
 
 
-@pytest.mark.parametrize("method", ["kto", "dp0", ""])
+@pytest.mark.parametrize("method", ["grpo", "dp0", ""])
 def test_an_unknown_method(fails: Fails, method: str) -> None:
     message = fails("train", method, *SFT[2:])
     assert message.startswith(f"There is no method {method!r}. ")

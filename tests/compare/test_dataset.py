@@ -78,6 +78,22 @@ def test_ratings_or_else_two_from_each_comparison(store: Store) -> None:
     assert report.notes == []
 
 
+def test_kto_takes_all_verdicts_that_tell_good_from_bad(store: Store) -> None:
+    (cut,) = store.add_responses([Response("p", "d", "m", finished=False)])
+    store.add_rating(cut, 0.25, annotator="x")
+    store.add_pair(1, 2, "a", annotator="x")
+    store.add_pair(1, 2, "tie", annotator="x")
+    store.add_ranking([1, 2, 3], [2, 0, 1], annotator="x")
+    records, report = load_records(store.place, "kto")
+    assert records == [
+        Rating("p", "d", 0.25, Source(store.place, 1), finished=False),
+        Comparison("p", "a", "b", None, Source(store.place, 2)),
+        Ranking("p", ("a", "b", "c"), (2, 0, 1), Source(store.place, 4)),
+    ]
+    assert (report.rows, report.used, report.records) == (4, 3, 3)
+    assert list(report.dropped) == ["tie"]
+
+
 def test_demonstrations_are_the_chosen_responses(store: Store) -> None:
     store.add_pair(1, 2, "b", annotator="x")
     for kind in ("sft", "demonstrations"):

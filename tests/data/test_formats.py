@@ -112,7 +112,7 @@ def test_messages() -> None:
     assert said(messages=turns) == expected
 
 
-def test_earlier_answers_are_context_and_that_is_noted() -> None:
+def test_earlier_answers_are_part_of_the_prompt() -> None:
     turns = [
         turn("user", "hi"),
         turn("assistant", "hello"),
@@ -121,9 +121,6 @@ def test_earlier_answers_are_context_and_that_is_noted() -> None:
     ]
     expected = (Message("user", "hi"), Message("assistant", "hello"), ASK)
     assert said(messages=turns) == Demonstration(expected, "4", HERE)
-    assert noted(messages=turns) == [
-        "earlier answers of a conversation are context, only the last is learned"
-    ]
 
 
 def test_messages_that_end_with_the_user_are_a_prompt() -> None:

@@ -94,6 +94,44 @@ def test_demonstrations_from_comparisons_are_announced(file: Any) -> None:
     assert read_records(path, "demonstrations")[0] == records
 
 
+def test_kto_takes_labels_scores_pairs_and_rankings_together(file: Any) -> None:
+    path = file(
+        {"prompt": "p", "completion": "a", "label": True},
+        {"prompt": "p", "completion": "b", "label": False, "finished": False},
+        {"prompt": "p", "completion": "c", "score": 0.7},
+        PAIRS[0],
+        {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 0, 2]},
+        {"prompt": "p", "completion": "a"},
+        {"prompt": "p", "completion": "a", "label": True, "finished": [True]},
+    )
+    records, report = read_records(path, "kto")
+    places = [Source(str(path), line) for line in range(1, 8)]
+    assert records == [
+        Rating("p", "a", 1.0, places[0]),
+        Rating("p", "b", 0.0, places[1], finished=False),
+        Rating("p", "c", 0.7, places[2]),
+        Comparison("p", "a", "b", None, places[3]),
+        Ranking("p", ("a", "b", "c"), (1, 0, 2), places[4]),
+    ]
+    assert report.dropped == {
+        "`label` is neither true nor false": [(places[5], "None")],
+        "`finished` must be true or false": [(places[6], "[True]")],
+    }
+    assert report.notes == []
+
+
+def test_what_was_cut_stays_so_when_it_is_converted(file: Any) -> None:
+    path = file({"prompt": "p", "chosen": "a", "rejected": "b", "finished": [False, True]})
+    place = Source(str(path), 1)
+    assert read_records(path, "sft")[0] == [Demonstration("p", "a", place, finished=False)]
+    assert read_records(path, "ratings")[0] == [
+        Rating("p", "a", 1.0, place, finished=False),
+        Rating("p", "b", 0.0, place),
+    ]
+    path = file({"prompt": "p", "completion": "a", "finished": False})
+    assert read_records(path, "sft")[0] == [Demonstration("p", "a", place, finished=False)]
+
+
 def test_ratings_from_comparisons_are_two_each(file: Any) -> None:
     path = file(PAIRS[0])
     records, report = read_records(path, "ratings")
@@ -201,7 +239,7 @@ def test_wrong_columns_name_what_fits(file: Any) -> None:
     path = file(PAIRS[0])
     assert refused(path, "text") == (
         f"{path} has the columns prompt, chosen, rejected; text need text. "
-        "These rows would fit `reward`, `dpo`, `ipo`, `orpo` or `simpo`."
+        "These rows would fit `reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`."
     )
     path = file({"question_id": 1, "choosen": "a", "reject": "b"})
     assert refused(path, "comparisons").endswith("Did you mean `chosen` by `choosen`? Rename it.")
@@ -232,7 +270,7 @@ def test_battles(file: Any) -> None:
         read_battles(path)
     assert str(caught.value) == (
         f"{path} has the columns prompt, chosen, rejected; battles need model_a, model_b, winner. "
-        "These rows would fit `reward`, `dpo`, `ipo`, `orpo` or `simpo`."
+        "These rows would fit `reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`."
     )
     path = file({"model_a": "x", "model_b": "x", "winner": "tie"})
     with pytest.raises(DataError, match="none of which is a battle: 1 a model against itself"):

@@ -15,21 +15,23 @@ from torch import Tensor
 from accord.errors import TrainingError
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import Schedule, StepResult, fit, schedule_of
-from accord.learn.losses import Losses, merge_metrics, metric
+from accord.learn.losses import Losses, MakeReference, Objective, merge_metrics, metric
 from accord.learn.methods import METHODS
 from accord.learn.optimiser import adamw, clip_gradients, learning_rate_factor
 from accord.learn.order import RowOrder, total_examples
-from accord.learn.reference import reference_logps
+from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.records import Source
-from accord.settings.training import (
+from accord.settings.preferences import (
     DpoSettings,
-    RewardSettings,
-    SftSettings,
-    TrainSettings,
+    IpoSettings,
+    KtoSettings,
+    OrpoSettings,
+    SimpoSettings,
 )
+from accord.settings.training import RewardSettings, SftSettings, TrainSettings
 from tests.lm.models import VOCABULARY, causal, scalar
 from tests.lm.toys import random_groups
 
@@ -37,7 +39,11 @@ NAMES = {"model": "toy", "dataset": "toy", "output_dir": "nowhere"}
 # Eight pairs or rankings whose responses have from 1 to 13 tokens.
 SHAPES = [(4, (1, 9)), (2, (13, 2)), (7, (5, 5, 3)), (1, (8, 1))]
 GROUPS = [
-    replace(g, source=Source("rows.jsonl", i + 1))
+    replace(
+        g,
+        source=Source("rows.jsonl", i + 1),
+        labels=tuple((i + k) % 3 == 0 for k in range(len(g.responses))),
+    )
     for i, g in enumerate(random_groups(SHAPES + SHAPES, VOCABULARY))
 ]
 
@@ -67,26 +73,28 @@ class Recorder:
             parameter.grad = None
 
 
-def model_for(name: str) -> LanguageModel:
+def model_for(name: str, heads: int = 1) -> LanguageModel:
     is_scalar = METHODS[name].scalar
-    inner = scalar("llama") if is_scalar else causal("llama")
+    inner = scalar("llama", heads=heads) if is_scalar else causal("llama")
     lm = LanguageModel(inner, NoTokenizer(), "toy", scalar=is_scalar)
     assert check_packing(lm)
     return lm
 
 
+def reference_of(lm: LanguageModel) -> MakeReference:
+    return lambda groups: kept_log_probs(token_log_probs(lm, groups, batch_size=4))
+
+
 def recorded(
     name: str, settings: TrainSettings, groups: Sequence[PromptGroup] = GROUPS
 ) -> tuple[list[StepResult], Recorder]:
-    lm, method = model_for(name), METHODS[name]
-    reference = []
-    if method.needs_reference:  # some way off, so that the log-ratios are not all 0
-        other = LanguageModel(causal("llama", seed=5), NoTokenizer(), "other")
-        check_packing(other)
-        reference = reference_logps(other, groups, batch_size=4)
+    lm, method = model_for(name, getattr(settings, "heads", 1)), METHODS[name]
+    other = LanguageModel(causal("llama", seed=5), NoTokenizer(), "other")
+    check_packing(other)
     recorder = Recorder(list(lm.trainable().values()))
     state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
-    objective = method.objective(lm, settings, reference)
+    # A reference some way off, so that the log-ratios are not all 0.
+    objective = method.objective(lm, settings, groups, reference_of(other))
     return list(fit(state, groups, objective, method.weight, settings, lm.device)), recorder
 
 
@@ -94,14 +102,30 @@ KINDS: dict[str, Any] = {
     "sft": (SftSettings, {}),
     "reward": (RewardSettings, {"center_rewards_coefficient": 0.1}),
     "dpo": (DpoSettings, {"beta": 0.5, "label_smoothing": 0.1}),
+    "ipo": (IpoSettings, {}),
+    "kto": (KtoSettings, {"beta": 0.5, "desirable_weight": 1.7}),
+    "orpo": (OrpoSettings, {}),
+    "simpo": (SimpoSettings, {}),
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "assistant": ("sft", {}),
+    "plackett_luce": ("reward", {"ranking_loss": "plackett_luce"}),
+    "ensemble": ("reward", {"heads": 3, "length_regularisation": 0.5}),
+    "mixture": ("dpo", {"loss_type": ["apo_zero", "sft"], "loss_weights": [1.0, 0.3]}),
+    "length-desensitised": ("dpo", {"ld_alpha": 0.4, "f_divergence_type": "js_divergence"}),
+}
+# Of each response the first token and every third after it.
+MASKED = [
+    replace(g, learned=tuple(tuple(i % 3 == 0 for i in range(len(r))) for r in g.responses))
+    for g in GROUPS
+]
 
 
-@pytest.mark.parametrize("name", [*KINDS, "plackett_luce"])
+@pytest.mark.parametrize("name", [*KINDS, *VARIANTS])
 def test_accumulation_changes_neither_loss_nor_gradient(name: str) -> None:
     # 8 × 1 = 4 × 2 = 2 × 4 = 1 × 8, rows of unequal length and rankings among pairs.
-    kind, more = KINDS.get(name, (RewardSettings, {"ranking_loss": "plackett_luce"}))
-    method = name if name in KINDS else "reward"
+    method, more = VARIANTS[name] if name in VARIANTS else (name, KINDS[name][1])
+    kind, groups = KINDS[method][0], MASKED if name == "assistant" else GROUPS
     runs = []
     for micro, accumulation in ((8, 1), (4, 2), (3, 3), (1, 8)):
         settings = kind(
@@ -112,7 +136,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(name: str) -> None:
             max_grad_norm=0,
         )
         # 3 × 3 is 9 a step, but an epoch of 8 rows ends the run there.
-        results, recorder = recorded(method, settings)
+        results, recorder = recorded(method, settings, groups)
         assert len(results) == 1
         runs.append((results[0].metrics, recorder.gradients[0]))
     (expected, gradients), *others = runs
@@ -140,13 +164,23 @@ def test_sft_is_the_mean_over_tokens() -> None:
 def test_dpo_begins_at_log_2_and_counts_a_ranking_once() -> None:
     settings = DpoSettings(**NAMES)
     lm, method = model_for("dpo"), METHODS["dpo"]
-    reference = reference_logps(lm, GROUPS, batch_size=3)
     recorder = Recorder(list(lm.trainable().values()))
     state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
-    objective = method.objective(lm, settings, reference)
+    objective = method.objective(lm, settings, GROUPS, reference_of(lm))
     (result,) = fit(state, GROUPS, objective, method.weight, settings, lm.device)
     assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert result.metrics["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_passes_have_about_as_many_tokens() -> None:
+    # Tokens 20, 9, 8, 7, 4: the largest first, each to the lighter side: 20 + 4 and 9 + 8 + 7.
+    groups = random_groups([(10, (10,)), (4, (5,)), (4, (4,)), (3, (4,)), (2, (2,))], VOCABULARY)
+    schedule = Schedule(rows=5, examples=5, micro=3, accumulation=2)
+    assert schedule.passes(range(5), groups) == [[0, 4], [1, 2, 3]]
+    # No pass above 17 tokens, as far as rows allow: 20 stays alone.
+    capped = Schedule(rows=5, examples=5, micro=3, accumulation=2, max_tokens=17)
+    for rows in capped.passes(range(5), groups):
+        assert len(rows) == 1 or sum(groups[i].tokens for i in rows) <= 17
 
 
 def test_rows_cross_the_ends_of_epochs_and_none_is_left_out() -> None:
@@ -155,9 +189,13 @@ def test_rows_cross_the_ends_of_epochs_and_none_is_left_out() -> None:
     assert schedule.per_step == 6
     assert schedule.steps == 5
     order = RowOrder(10, seed=4)
-    steps = [schedule.micro_batches(s, order) for s in range(schedule.steps)]
+    groups = random_groups([(4, (3, 3))] * 10, VOCABULARY)
+    steps = [schedule.passes(schedule.rows_of(s, order), groups) for s in range(schedule.steps)]
     assert [[len(rows) for rows in step] for step in steps] == [[3, 3]] * 4 + [[1]]
-    seen = [i for step in steps for rows in step for i in rows]
+    seen = [i for s in range(schedule.steps) for i in schedule.rows_of(s, order)]
+    assert [sorted(seen[6 * s : 6 * s + 6]) for s in range(5)] == [
+        sorted(i for rows in step for i in rows) for step in steps
+    ]
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
     assert len(set(seen[20:])) == 5
     assert seen[:10] != seen[10:20]
@@ -270,14 +308,14 @@ def test_nan_in_the_loss_names_the_rows_and_leaves_the_weights() -> None:
     bad = GROUPS[5]  # rows are told apart by their source
 
     def objective_of(lm: LanguageModel) -> Any:
-        plain = METHODS["sft"].objective(lm, settings, [])
+        plain = METHODS["sft"].objective(lm, settings, GROUPS, reference_of(lm))
 
         def objective(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-            losses = plain(batch, rows, log=log)
+            losses = plain.losses(batch, rows, log=log)
             broken = math.nan if bad in batch.groups else 1.0
             return Losses(losses.values * broken, losses.weights)
 
-        return objective
+        return Objective(objective)
 
     state, same, message = weights_after(objective_of, settings)
     step = next(i // 2 for i in range(8) if RowOrder(8, 0).at(i) == 5)
@@ -298,7 +336,7 @@ def test_nan_in_the_gradient_alone_is_caught() -> None:
             values = zero.sqrt().expand(1)  # 0, but its slope is 0·∞
             return Losses(values, torch.ones(1))
 
-        return objective
+        return Objective(objective)
 
     state, same, message = weights_after(objective_of, settings)
     assert state.step == 0

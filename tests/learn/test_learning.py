@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from accord.learn.offline import train_offline
-from accord.settings.training import DpoSettings, RewardSettings, SftSettings
+from accord.settings.preferences import DpoSettings
+from accord.settings.training import RewardSettings, SftSettings
 from tests.lm.toys import save_toy
 
 WORDS = "cat dog sea house door mat answer word old far".split()

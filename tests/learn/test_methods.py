@@ -23,13 +23,15 @@ from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Comparison
-from accord.settings.training import (
+from accord.settings.ppo import PpoSettings
+from accord.settings.preferences import (
     DpoSettings,
-    PpoSettings,
-    RewardSettings,
-    SftSettings,
-    TrainSettings,
+    IpoSettings,
+    KtoSettings,
+    OrpoSettings,
+    SimpoSettings,
 )
+from accord.settings.training import RewardSettings, SftSettings, TrainSettings
 from tests.lm.toys import ARCHITECTURES, random_groups, save_toy, toy_tokenizer
 
 PROBE = random_groups([(4, (5, 3))], len(toy_tokenizer()))
@@ -38,8 +40,40 @@ SETTINGS: dict[str, Callable[..., TrainSettings]] = {
     "reward": RewardSettings,
     "dpo": DpoSettings,
     "ppo": PpoSettings,
+    "ipo": IpoSettings,
+    "kto": KtoSettings,
+    "orpo": OrpoSettings,
+    "simpo": SimpoSettings,
 }
-DATA = {"sft": "sft.jsonl", "reward": "pairs.jsonl", "dpo": "pairs.jsonl", "ppo": "prompts.jsonl"}
+DATA = {
+    "sft": "sft.jsonl",
+    "ppo": "prompts.jsonl",
+    "kto": "judged.jsonl",
+    **dict.fromkeys(("reward", "dpo", "ipo", "orpo", "simpo"), "pairs.jsonl"),
+}
+# These run on every architecture; the others, which share all but their loss with one of them, on
+# llama and one more.
+EVERYWHERE = ("sft", "reward", "dpo", "ppo")
+ELSEWHERE = {"ipo": "qwen3", "kto": "gemma", "orpo": "gpt2", "simpo": "phi"}
+FULL = [
+    *((method, architecture) for method in EVERYWHERE for architecture in ARCHITECTURES),
+    *(
+        (method, architecture)
+        for method, other in ELSEWHERE.items()
+        for architecture in ("llama", other)
+    ),
+]
+LORA = [
+    *((method, architecture) for method in EVERYWHERE for architecture in ("llama", "gpt2")),
+    *((method, "llama") for method in ELSEWHERE),
+]
+HALF = [
+    *((method, lora) for method in EVERYWHERE for lora in (None, {"r": 2})),
+    *((method, None) for method in ELSEWHERE),
+]
+# What a method's first loss is where the policy is its own reference: −log σ(0), λ·σ(0) with the
+# two kinds of equal weight, and (0 − 1/(2β))² for β = 0.1.
+AT_THE_REFERENCE = {"dpo": math.log(2), "kto": 0.5, "ipo": 25.0}
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -56,6 +90,11 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"prompt": chat("the cat"), "chosen": "sat on the mat", "rejected": "ran far away"},
         {"prompt": chat("a dog"), "chosen": "ran", "rejected": "sat on the sea, please"},
         {"prompt": chat("the answer"), "chosen": "is yes", "rejected": "no"},
+    ],
+    "judged.jsonl": [
+        {"prompt": chat("the cat"), "completion": "sat on the mat", "label": True},
+        {"prompt": chat("the sea"), "completion": "no", "label": False},
+        {"prompt": chat("a dog"), "chosen": "ran", "rejected": "sat on the sea, please"},
     ],
     "prompts.jsonl": [{"prompt": chat(text)} for text in ("the cat", "a dog", "the sea", "yes")],
 }
@@ -142,36 +181,33 @@ def assert_trained(method: str, settings: TrainSettings, results: list[StepResul
     assert f"accord train {method}" in (output / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("method", "architecture"), FULL)
 def test_a_step_of_full_tuning(method: str, architecture: str, toys: Toys, tmp_path: Path) -> None:
     settings = toys.settings(method, architecture, tmp_path)
     results = train(method, settings)
     assert_trained(method, settings, results)
     metrics = results[0].metrics
-    if method == "dpo":
-        assert metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    if method in AT_THE_REFERENCE:
+        assert metrics["loss"] == pytest.approx(AT_THE_REFERENCE[method], rel=1e-4)
     if method == "ppo":
         assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
         assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # it is its own reference
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(("method", "architecture"), LORA)
 def test_a_step_of_lora(method: str, architecture: str, toys: Toys, tmp_path: Path) -> None:
     settings = toys.settings(method, architecture, tmp_path, lora={"r": 2})
     results = train(method, settings)
     assert_trained(method, settings, results)
     assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
-    if method == "dpo":
-        assert results[0].metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    if method in AT_THE_REFERENCE:
+        assert results[0].metrics["loss"] == pytest.approx(AT_THE_REFERENCE[method], rel=1e-4)
     if method == "ppo":
         assert results[0].metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
         assert results[0].metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("lora", [None, {"r": 2}])
+@pytest.mark.parametrize(("method", "lora"), HALF)
 def test_a_step_in_bf16(
     method: str, lora: dict[str, int] | None, toys: Toys, tmp_path: Path
 ) -> None:
@@ -179,8 +215,9 @@ def test_a_step_in_bf16(
     assert_trained(method, settings, train(method, settings))
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize("lora", [None, {"r": 2}])
+@pytest.mark.parametrize(
+    ("method", "lora"), [*((m, lora) for m, lora in HALF if m in EVERYWHERE), ("kto", {"r": 2})]
+)
 def test_checkpointing_changes_no_number(
     method: str, lora: dict[str, int] | None, toys: Toys, tmp_path: Path
 ) -> None:
@@ -193,6 +230,65 @@ def test_checkpointing_changes_no_number(
     for key, value in plain[0].metrics.items():
         if key != "seconds":
             assert again[0].metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("precision", "lora"), [("fp32", None), ("fp32", {"r": 2}), ("bf16", None)]
+)
+def test_an_ensemble_takes_a_step(
+    precision: str, lora: dict[str, int] | None, toys: Toys, tmp_path: Path
+) -> None:
+    settings = toys.settings(
+        "reward",
+        "llama",
+        tmp_path,
+        heads=2,
+        ensemble_penalty=0.5,
+        length_regularisation=0.5,
+        precision=precision,
+        lora=lora,
+    )
+    results = train("reward", settings)
+    assert results[0].metrics["rewards/std"] > 0
+    lm = load_scalar(str(tmp_path / "model"))
+    assert (lm.heads, lm.score_penalty) == (2, 0.5)
+    assert lm.length_slope is not None
+
+
+@pytest.mark.parametrize("loss_on", ["response", "assistant", "all"])
+def test_what_of_a_conversation_is_learned(loss_on: str, toys: Toys, tmp_path: Path) -> None:
+    talk = [
+        *chat("the cat"),
+        {"role": "assistant", "content": "sat on the mat"},
+        *chat("a dog"),
+        {"role": "assistant", "content": "ran"},
+    ]
+    data = tmp_path / "talk.jsonl"
+    data.write_text(json.dumps({"messages": talk}) + "\n")
+    settings = toys.settings("sft", "llama", tmp_path / "out", dataset=str(data), loss_on=loss_on)
+    (result,) = train("sft", settings)
+    tokenizer = toy_tokenizer()
+    ids = tokenizer(tokenizer.apply_chat_template(talk, tokenize=False), add_special_tokens=False)[
+        "input_ids"
+    ]
+    # Turns of the assistant's: from behind its role token to its end token.
+    learned = [False] * len(ids)
+    for i, token in enumerate(ids):
+        if token == tokenizer.convert_tokens_to_ids("<|assistant|>"):
+            end = ids.index(2, i)
+            learned[i + 1 : end + 1] = [True] * (end - i)
+    if loss_on == "response":
+        last = len(ids) - ids[::-1].index(tokenizer.convert_tokens_to_ids("<|assistant|>"))
+        learned[:last] = [False] * last
+    elif loss_on == "all":
+        learned = [False] + [True] * (len(ids) - 1)
+    with torch.no_grad():
+        logits = load_causal(toys.model("llama")).model(input_ids=torch.tensor([ids])).logits[0]
+    logps = logits[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
+    chosen = logps[torch.tensor(learned[1:])]
+    assert result.metrics["loss"] == pytest.approx(-float(chosen.mean()), rel=1e-4)
+    encoded = json.loads((tmp_path / "out" / "data.json").read_text())["encoded"]
+    assert encoded["answers_not_learned"] == (loss_on == "response")
 
 
 def test_sft_loss_is_the_mean_log_prob_of_the_completions(toys: Toys, tmp_path: Path) -> None:
@@ -373,3 +469,25 @@ def test_a_second_run_in_the_same_folder_that_may_not_resume(toys: Toys, tmp_pat
     again = toys.settings("sft", "llama", tmp_path, max_steps=4, save_steps=1, resume=False)
     with pytest.raises(SettingsError, match="resume=false refuses to go on from it"):
         train("sft", again)
+
+
+def test_health_is_looked_at_though_little_is_logged(toys: Toys, tmp_path: Path) -> None:
+    # Looked at every step here, and logged every fifth.
+    settings = toys.settings("dpo", "llama", tmp_path, max_steps=6, logging_steps=5)
+    results = train("dpo", settings)
+    assert len(results) == 6
+    assert json.loads((tmp_path / "health.json").read_text()) == []
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_in_bf16_the_reference_computes_as_the_policy_does(
+    lora: dict[str, int] | None, toys: Toys, tmp_path: Path
+) -> None:
+    # In the same passes the first step's log-ratios are 0 to the bit, and not bf16's noise.
+    settings = toys.settings(
+        "dpo", "llama", tmp_path, max_steps=1, precision="bf16", lora=lora, num_train_epochs=1.0
+    )
+    settings = settings.model_copy(update={"per_device_train_batch_size": 64})
+    (result,) = train("dpo", settings)
+    assert abs(result.metrics["rewards/chosen"]) < 1e-6
+    assert abs(result.metrics["rewards/margins"]) < 1e-6

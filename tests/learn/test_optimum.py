@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import fit
-from accord.learn.losses import Losses
+from accord.learn.losses import Losses, Objective
 from accord.learn.methods import METHODS
 from accord.learn.optimiser import adamw
 from accord.learn.ppo import Roles, ppo
-from accord.learn.reference import reference_logps
+from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly
 from accord.respond.local import local_sampler
 from accord.respond.protocol import SamplingSettings
-from accord.settings.training import DpoSettings, PpoSettings
-from tests.learn.one_token import ANSWERS, PROMPTS, make_world
+from accord.settings.ppo import PpoSettings
+from accord.settings.preferences import DpoSettings, IpoSettings
+from tests.learn.one_token import ANSWERS, PROMPTS, World, make_world
 
 NAMES = {"model": "one-token", "dataset": "one-token", "output_dir": "nowhere"}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
-def test_dpo_reaches_the_optimum(beta: float, seed: int) -> None:
-    # Every ordered pair of answers, weighted by its Bradley-Terry probability under r: the
-    # minimum of the expected DPO loss is then at β·(log-ratio difference) = r_a − r_b, so π = π*.
-    world = make_world(seed)
+def learn_all_pairs(world: World, method: str, settings: Any, *, flipped: float = 0.0) -> None:
+    """Train the policy on every ordered pair of answers, weighted by the probability that it is
+    so labelled: Bradley-Terry's under the rewards, of which a share `flipped` is turned round."""
     groups, odds = [], []
     for x, prompt in enumerate(PROMPTS):
         for a in range(ANSWERS):
@@ -39,29 +38,98 @@ def test_dpo_reaches_the_optimum(beta: float, seed: int) -> None:
                     groups.append(PromptGroup(prompt, ((a,), (b,)), (0, 1)))
                     odds.append(torch.sigmoid(world.rewards[x, a] - world.rewards[x, b]))
     probability = torch.stack(odds)
-    settings = DpoSettings(
-        **NAMES,
-        beta=beta,
-        learning_rate=1e-2,
-        max_steps=150,
-        per_device_train_batch_size=len(groups),
-        max_grad_norm=0,
-    )
-    reference = reference_logps(world.reference, groups, batch_size=64)
-    plain = METHODS["dpo"].objective(world.policy, settings, reference)
+    probability = probability * (1 - flipped) + (1 - probability) * flipped
+    settings = settings.model_copy(update={"per_device_train_batch_size": len(groups)})
+    known = kept_log_probs(token_log_probs(world.reference, groups, batch_size=64))
+    plain = METHODS[method].objective(world.policy, settings, groups, lambda _: known)
 
     def weighted(batch, rows, *, log):  # type: ignore[no-untyped-def]
-        losses = plain(batch, rows, log=log)
+        losses = plain.losses(batch, rows, log=log)
         return Losses(losses.values, probability[rows], losses.metrics)
 
     learner = Learner(world.policy.trainable(), adamw(world.policy.trainable().values(), settings))
-    before = world.kl_to_optimum(beta)
     state = TrainState({"model": learner})
-    for _ in fit(state, groups, weighted, lambda g: 0.5, settings, world.policy.device):
+    for _ in fit(state, groups, Objective(weighted), lambda g: 0.5, settings, world.policy.device):
         pass
-    after = world.kl_to_optimum(beta)
+
+
+LEARNING = {**NAMES, "learning_rate": 1e-2, "max_steps": 150, "max_grad_norm": 0.0}
+
+
+def kl_from(world: World, best: torch.Tensor) -> float:
+    policy = world.distribution(world.policy)
+    return float((policy * (policy / best).log()).sum(1).mean())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_dpo_reaches_the_optimum(beta: float, seed: int) -> None:
+    # The minimum of the expected DPO loss is at β·(log-ratio difference) = r_a − r_b, so π = π*.
+    world = make_world(seed)
+    before = world.kl_to_optimum(beta)
+    learn_all_pairs(world, "dpo", DpoSettings(**LEARNING, beta=beta))
     assert before > 0.05
-    assert after < 0.02
+    assert world.kl_to_optimum(beta) < 0.02
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_robust_dpo_reaches_the_optimum_through_flipped_labels(seed: int) -> None:
+    # With a known share ε of labels flipped its expected loss is DPO's on the true labels; plain
+    # DPO on the same labels learns smaller differences, and stays away.
+    world, plain = make_world(seed), make_world(seed)
+    settings = DpoSettings(**LEARNING, beta=0.5, loss_type="robust", label_smoothing=0.2)
+    learn_all_pairs(world, "dpo", settings, flipped=0.2)
+    learn_all_pairs(plain, "dpo", DpoSettings(**LEARNING, beta=0.5), flipped=0.2)
+    assert world.kl_to_optimum(0.5) < 0.02
+    assert plain.kl_to_optimum(0.5) > 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("beta", [0.25, 1.0])
+def test_ipo_reaches_its_optimum(beta: float, seed: int) -> None:
+    # Least squares of u_a − u_b to (2p_ab − 1)/(2β), u = log π/π_ref, over all pairs of answers:
+    # u_a is the mean of the targets over b, up to a constant of the prompt.
+    world = make_world(seed)
+    p = torch.sigmoid(world.rewards[:, :, None] - world.rewards[:, None, :])
+    u = ((2 * p - 1) / (2 * beta)).mean(2)
+    best = world.distribution(world.reference) * u.exp()
+    best = best / best.sum(1, keepdim=True)
+    before = kl_from(world, best)
+    learn_all_pairs(world, "ipo", IpoSettings(**LEARNING, beta=beta))
+    assert before > 0.01
+    assert kl_from(world, best) < 0.05 * before + 1e-3
+
+
+INVERSES = {  # u = π/π_ref of z = f'(u): 1 − 1/u, and log(2u/(1 + u))
+    "forward_kl": lambda z: 1 / (1 - z),
+    "js_divergence": lambda z: z.exp() / (2 - z.exp()),
+}
+HIGHEST = {"forward_kl": 1.0, "js_divergence": math.log(2)}  # where u would be infinite
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("divergence", INVERSES)
+def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
+    # The best policy under D_f has β·f'(u) = r − λ, with λ(x) such that π sums to 1 (Wang et al.
+    # 2023): the larger λ, the smaller the sum, so it is found by halving.
+    beta, world = 1.0, make_world(seed)
+    reference = world.distribution(world.reference)
+    best = []
+    for x in range(len(PROMPTS)):
+        low = float(world.rewards[x].max()) - beta * HIGHEST[divergence] + 1e-6
+        high = low + 50.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            u = INVERSES[divergence]((world.rewards[x] - middle) / beta)
+            low, high = (middle, high) if float((reference[x] * u).sum()) > 1 else (low, middle)
+        best.append(reference[x] * u)
+    settings = DpoSettings(**LEARNING, beta=beta, f_divergence_type=divergence)
+    optimum = torch.stack(best)
+    before = kl_from(world, optimum)
+    learn_all_pairs(world, "dpo", settings)
+    assert before > 0.02
+    assert kl_from(world, optimum) < 0.02
+    assert world.kl_to_optimum(beta) > kl_from(world, optimum)  # another one than reverse KL's
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from accord.lm.packing import PromptGroup
 from accord.records import PromptOnly, Source
 from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample
-from accord.settings.training import PpoSettings
+from accord.settings.ppo import PpoSettings
 from tests.learn.test_fit import Recorder
 from tests.lm.models import causal, scalar
 

@@ -89,6 +89,13 @@ def _preferences(store: Store) -> Read:
     return together, tied_pairs | tied_rankings, []
 
 
+def _judged(store: Store) -> Read:
+    preferences, dropped, _ = _preferences(store)
+    together: list[Record] = [*preferences, *store.ratings()]
+    together.sort(key=lambda record: record.source.line or 0)
+    return together, dropped, []
+
+
 def _ratings(store: Store) -> Read:
     ratings = store.ratings()
     return (ratings, {}, []) if ratings else _converted(store, Rating)
@@ -116,5 +123,6 @@ READERS: dict[Kind, Callable[[Store], Read]] = {
     "ratings": _ratings,
     "demonstrations": _demonstrations,
     "sft": _demonstrations,
+    "kto": _judged,
     "prompts": _prompts,
 }

@@ -7,10 +7,10 @@ from typing import Protocol
 
 import torch
 
-from accord.lm.encode import encode_prompt, encode_response
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.template import encode_prompt, encode_response
 from accord.records import Prompt
 
 

@@ -212,6 +212,7 @@ class Store:
                 response=said[v.items[0].response_id].text,
                 score=v.items[0].score or 0.0,
                 source=self.source(v),
+                finished=said[v.items[0].response_id].finished,
             )
             for v in verdicts
         ]

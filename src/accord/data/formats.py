@@ -127,8 +127,6 @@ def _conversation(cells: Cells) -> Record:
     before, response = split_answer(turns, name)
     if all(turn.role == "system" for turn in before):
         raise RowError("a conversation in which nobody asks", f"`{name}`")
-    if any(turn.role == "assistant" for turn in before):
-        cells.notes["earlier answers of a conversation are context, only the last is learned"] += 1
     return Demonstration(before, response, cells.source)
 
 
@@ -241,12 +239,21 @@ def _unpaired(cells: Cells) -> Rating:
     if not isinstance(label, bool):
         raise RowError("`label` is neither true nor false", repr(label))
     prompt, response = _answered(cells)
-    return Rating(prompt, response, float(label), cells.source)
+    return Rating(prompt, response, float(label), cells.source, _ended(cells))
 
 
 def _rating(cells: Cells) -> Rating:
     prompt, response = _answered(cells)
-    return Rating(prompt, response, _number(cells.get("score"), cells.name("score")), cells.source)
+    score = _number(cells.get("score"), cells.name("score"))
+    return Rating(prompt, response, score, cells.source, _ended(cells))
+
+
+def _ended(cells: Cells) -> bool:
+    """Whether a row's one response ended by itself, as it did where the row does not say."""
+    value = cells.get("finished")
+    if value is not None and not isinstance(value, bool):
+        raise RowError("`finished` must be true or false", str(value))
+    return value is not False
 
 
 def _number(value: Any, column: str) -> float:
@@ -264,7 +271,7 @@ def _number(value: Any, column: str) -> float:
 
 def _demonstration(cells: Cells) -> Demonstration:
     prompt, response = _answered(cells)
-    return Demonstration(prompt, response, cells.source)
+    return Demonstration(prompt, response, cells.source, _ended(cells))
 
 
 def _text(cells: Cells) -> Text:

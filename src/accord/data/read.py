@@ -35,6 +35,7 @@ Kind = Literal[
     "prompts",
     "preferences",
     "sft",
+    "kto",
     "any",
 ]
 KINDS: dict[Kind, tuple[type[Record], ...]] = {
@@ -46,6 +47,7 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "prompts": (PromptOnly,),
     "preferences": (Comparison, Ranking),
     "sft": (Demonstration, Text),
+    "kto": (Rating, Comparison, Ranking),
     "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
 }
 # The formats that serve a kind, those that say it outright first.
@@ -69,6 +71,7 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
     ),
     "preferences": ("preference", "implicit preference", "ranking"),
     "sft": ("prompt-completion", "messages", "text", "preference", "implicit preference"),
+    "kto": ("unpaired", "rating", "preference", "implicit preference", "ranking"),
     "any": (
         "preference",
         "ranking",
@@ -84,12 +87,12 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
 }
 FITS: dict[Format, str] = {
     "battle": "an arena's ratings",
-    "preference": "`reward`, `dpo`, `ipo`, `orpo` or `simpo`",
-    "implicit preference": "`reward`, `dpo`, `ipo`, `orpo` or `simpo`",
-    "ranking": "`reward`",
+    "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
+    "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
+    "ranking": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "responses": "`accord sample` and the online methods, as prompts",
     "unpaired": "`kto`",
-    "rating": "`kto`, where the score is 1 or 0",
+    "rating": "`kto`, whose `desirable_from` says from which score on a response is desirable",
     "prompt-completion": "`sft`",
     "messages": "`sft`",
     "text": "`sft`",
@@ -156,8 +159,12 @@ def _forms(place: str, kind: Kind, columns: list[str]) -> list[Format]:
     forms = [form for form in SERVES[kind] if form in there]
     if not forms:
         raise DataError(_wrong_columns(place, kind, columns, SERVES[kind]))
-    others = {"preferences": "ranking", "prompts": "prompt"}
-    return [forms[0], *(form for form in forms[1:] if form == others.get(kind))]
+    others: dict[str, tuple[Format, ...]] = {
+        "preferences": ("ranking",),
+        "prompts": ("prompt",),
+        "kto": SERVES["kto"],
+    }
+    return [forms[0], *(form for form in forms[1:] if form in others.get(kind, ()))]
 
 
 def _wrong_columns(place: str, what: str, columns: Sequence[str], forms: Sequence[Format]) -> str:
@@ -202,13 +209,13 @@ def _serve(
 FROM_COMPARISON: dict[type[Record], tuple[str, Callable[[Comparison], list[Record]]]] = {
     Demonstration: (
         "the chosen responses are read as demonstrations",
-        lambda pair: [Demonstration(pair.prompt, pair.chosen, pair.source)],
+        lambda pair: [Demonstration(pair.prompt, pair.chosen, pair.source, pair.chosen_finished)],
     ),
     Rating: (
         "each comparison is read as two ratings, chosen 1 and rejected 0",
         lambda pair: [
-            Rating(pair.prompt, pair.chosen, 1.0, pair.source),
-            Rating(pair.prompt, pair.rejected, 0.0, pair.source),
+            Rating(pair.prompt, pair.chosen, 1.0, pair.source, pair.chosen_finished),
+            Rating(pair.prompt, pair.rejected, 0.0, pair.source, pair.rejected_finished),
         ],
     ),
 }

@@ -13,24 +13,27 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from accord.errors import SettingsError, StorageError
+from accord.learn.learner import Learner
+from accord.learn.processes import processes
 from accord.runs import atomic_folder
 
 FOLDER = "checkpoints"
 # Settings that may change between a stop and going on: they do not change what is learned.
 FREE = frozenset(
-    {"output_dir", "save_steps", "save_total_limit", "logging_steps", "resume", "device"}
+    {
+        "output_dir",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "resume",
+        "device",
+        "precompute_ref_log_probs",
+        "max_tokens_per_forward",
+    }
 )
-
-
-@dataclass
-class Learner:
-    """One set of trainable parameters with its optimiser."""
-
-    parameters: Mapping[str, nn.Parameter]
-    optimiser: torch.optim.Optimizer
 
 
 @dataclass
@@ -62,6 +65,7 @@ def save_checkpoint(
         "numbers": state.numbers,
         "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
         "settings": dict(settings),
+        "processes": processes().count,
     }
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / "state.safetensors")
@@ -97,6 +101,7 @@ def load_checkpoint(
             f"before, or from the start."
         ) from error
     _same_settings(about["settings"], settings, newest)
+    _same_processes(about.get("processes", 1), newest)
     for name, learner in state.learners.items():
         for parameter_name, parameter in learner.parameters.items():
             with torch.no_grad():
@@ -109,6 +114,7 @@ def load_checkpoint(
             if kept:
                 on_device = {k: v.to(parameter.device) for k, v in kept.items()}
                 learner.optimiser.state[parameter] = on_device
+        learner.publish()
     state.step = int(about["step"])
     state.numbers = about["numbers"]
     rng = bytearray(base64.b64decode(about["torch_rng"]))
@@ -126,6 +132,16 @@ def _steps(output_dir: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.name.startswith("step-") and p.is_dir())
+
+
+def _same_processes(then: int, place: Path) -> None:
+    now = processes().count
+    if then != now:
+        raise SettingsError(
+            f"The checkpoint {place} was written by {then} process(es), and this run has {now}: a "
+            f"step would have another number of rows. Start as many as before, or remove "
+            f"{place.parent} to begin anew."
+        )
 
 
 def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from accord.errors import TrainingError
-from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.checkpoints import TrainState
+from accord.learn.learner import Learner
 from accord.learn.losses import Objective, merge_metrics
 from accord.learn.optimiser import clip_gradients, learning_rate_factor
 from accord.learn.order import RowOrder, total_examples
+from accord.learn.processes import Processes
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import TrainSettings
 
@@ -33,25 +36,52 @@ class Schedule:
 
     rows: int
     examples: int  # seen in the whole run
-    micro: int  # examples in a forward pass
+    micro: int  # examples in a forward pass, on average
     accumulation: int
+    processes: int = 1
+    max_tokens: int | None = None
 
     @property
     def per_step(self) -> int:
-        return self.micro * self.accumulation
+        return self.micro * self.accumulation * self.processes
 
     @property
     def steps(self) -> int:
         return math.ceil(self.examples / self.per_step)
 
-    def micro_batches(self, step: int, order: RowOrder) -> list[list[int]]:
-        """Row numbers of each forward pass of a step (from 0); the last step may be smaller."""
+    def rows_of(self, step: int, order: RowOrder) -> list[int]:
+        """Row numbers of a step (from 0); the last step may be smaller."""
         start = step * self.per_step
-        stop = min(start + self.per_step, self.examples)
-        return [order.slice(i, min(i + self.micro, stop)) for i in range(start, stop, self.micro)]
+        return order.slice(start, min(start + self.per_step, self.examples))
+
+    def passes(self, rows: Sequence[int], groups: Sequence[PromptGroup]) -> list[list[int]]:
+        """The rows dealt to the step's forward passes, so that all have about as many tokens.
+
+        There are as many as the settings say; more where one would have more than `max_tokens`.
+        """
+        sizes = {i: groups[i].tokens for i in rows}
+        count = min(len(rows), max(1, math.ceil(len(rows) / self.micro)))
+        while True:
+            dealt = _dealt(rows, sizes, count)
+            largest = max(sum(sizes[i] for i in part) for part in dealt)
+            if self.max_tokens is None or largest <= self.max_tokens or count == len(rows):
+                return dealt
+            count += self.processes - count % self.processes
+            count = min(count, len(rows))
 
 
-def schedule_of(rows: int, settings: TrainSettings) -> Schedule:
+def _dealt(rows: Sequence[int], sizes: Mapping[int, int], count: int) -> list[list[int]]:
+    """The largest first, each to the part with the fewest tokens; parts keep the rows' order."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    lightest = [(0, 0, part) for part in range(count)]  # tokens, rows, which
+    for place in sorted(range(len(rows)), key=lambda p: (-sizes[rows[p]], p)):
+        total, held, part = heapq.heappop(lightest)
+        parts[part].append(place)
+        heapq.heappush(lightest, (total + sizes[rows[place]], held + 1, part))
+    return [[rows[p] for p in sorted(part)] for part in parts if part]
+
+
+def schedule_of(rows: int, settings: TrainSettings, processes: int = 1) -> Schedule:
     """The schedule that the settings give a data set of `rows` rows."""
     micro, accumulation = (
         settings.per_device_train_batch_size,
@@ -61,9 +91,9 @@ def schedule_of(rows: int, settings: TrainSettings) -> Schedule:
         rows,
         epochs=settings.num_train_epochs,
         max_steps=settings.max_steps,
-        step_size=micro * accumulation,
+        step_size=micro * accumulation * processes,
     )
-    return Schedule(rows, examples, micro, accumulation)
+    return Schedule(rows, examples, micro, accumulation, processes, settings.max_tokens_per_forward)
 
 
 def fit(
@@ -73,38 +103,47 @@ def fit(
     weight: Callable[[PromptGroup], float],
     settings: TrainSettings,
     device: torch.device,
+    team: Processes = Processes(),  # noqa: B008 - frozen
 ) -> Iterator[StepResult]:
     """Take optimiser steps from `state.step` to the end, yielding after each.
 
     The gradient is that of the weighted mean over all examples (or tokens) of the step, however
-    they are split into forward passes. Raises TrainingError, with the rows in the batch, when the
-    loss or gradient is not finite; the weights are then those of the step before.
+    they are split into forward passes and over processes. Raises TrainingError, with the rows in
+    the batch, when the loss or gradient is not finite; the weights are then those of the step
+    before.
     """
     (learner,) = state.learners.values()
-    schedule, order = schedule_of(len(groups), settings), RowOrder(len(groups), settings.seed)
+    schedule = schedule_of(len(groups), settings, team.count)
+    order = RowOrder(len(groups), settings.seed)
     tokens = int(state.numbers.get("num_tokens", 0))
     while state.step < schedule.steps:
         began = time.perf_counter()
         factor = set_learning_rate(learner, state.step, schedule.steps, settings)
         log = (state.step + 1) % settings.logging_steps == 0 or state.step + 1 == schedule.steps
-        batches = schedule.micro_batches(state.step, order)
-        mass = sum(weight(groups[i]) for rows in batches for i in rows)
-        loss, parts = 0.0, []
-        for rows in batches:
+        in_step = schedule.rows_of(state.step, order)
+        mass = sum(weight(groups[i]) for i in in_step)
+        tokens += sum(groups[i].tokens for i in in_step)
+        objective.begin_step(in_step)
+        loss, parts, broken = 0.0, [], None
+        for rows in schedule.passes(in_step, groups)[team.rank :: team.count]:
             batch = pack([groups[i] for i in rows], device)
-            losses = objective(batch, rows, log=log)
+            losses = objective.losses(batch, rows, log=log)
             value = losses.total() / mass
-            check_finite(float(value.detach()), "loss", state.step + 1, [groups[i] for i in rows])
+            told = float(value.detach())
+            if not math.isfinite(told):
+                broken = (told, rows)
+                break
             value.backward()
-            loss += float(value.detach())
+            loss += told
             parts.append(losses.metrics)
-            tokens += len(batch.input_ids)
+        for found in team.gathered(broken):  # all processes stop with the same error
+            if found is not None:
+                check_finite(found[0], "loss", state.step + 1, [groups[i] for i in found[1]])
+        team.add_gradients(learner.parameters.values())
         norm = step_optimiser(
-            learner,
-            settings.max_grad_norm,
-            state.step + 1,
-            [groups[i] for rows in batches for i in rows],
+            learner, settings.max_grad_norm, state.step + 1, [groups[i] for i in in_step]
         )
+        shares = team.gathered((loss, parts))
         state.step += 1
         state.numbers["num_tokens"] = tokens
         seen = min(state.step * schedule.per_step, schedule.examples)
@@ -112,11 +151,11 @@ def fit(
             state.step,
             schedule.steps,
             {
-                "loss": loss,
+                "loss": sum(share for share, _ in shares),
                 "epoch": seen / schedule.rows,
                 "learning_rate": factor * settings.learning_rate,
                 "grad_norm": norm,
-                **merge_metrics(parts),
+                **merge_metrics([part for _, some in shares for part in some]),
                 "num_tokens": float(tokens),
                 "seconds": time.perf_counter() - began,
             },
@@ -142,6 +181,7 @@ def step_optimiser(
     norm = clip_gradients(learner.parameters.values(), max_norm)
     check_finite(norm, "gradient", step, groups)
     learner.optimiser.step()
+    learner.publish()
     learner.optimiser.zero_grad(set_to_none=True)
     return norm
 

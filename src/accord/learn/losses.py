@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from accord.lm.packing import PackedBatch
+from accord.lm.packing import PackedBatch, PromptGroup
 
 Metric = tuple[float, float]  # a weighted sum and its weight
 
@@ -26,10 +26,32 @@ class Losses:
         return (self.values * self.weights).sum()
 
 
-class Objective(Protocol):
+class Reference(Protocol):
+    """A batch and the row numbers of its groups to the reference's log-probs of all its response
+    tokens, float32 (R,), without gradient."""
+
+    def __call__(self, batch: PackedBatch, rows: Sequence[int]) -> Tensor: ...
+
+
+MakeReference = Callable[[Sequence[PromptGroup]], Reference]
+
+
+class LossesOf(Protocol):
     """A batch and the row numbers of its groups to losses; metrics only where they are logged."""
 
     def __call__(self, batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is learned from a batch, and what has to be known of a whole step beforehand.
+
+    `begin_step` is told the row numbers of all the step's forward passes, on all processes, before
+    the first of them, so that the loss does not depend on how the step is split.
+    """
+
+    losses: LossesOf
+    begin_step: Callable[[Sequence[int]], None] = lambda rows: None
 
 
 def metric(values: Tensor, weights: Tensor | None = None) -> Metric:

@@ -8,25 +8,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from accord.compare.dataset import load_records
 from accord.errors import SettingsError
-from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
+from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.fit import StepResult, fit
-from accord.learn.losses import Metric, Objective, merge_metrics
+from accord.learn.learner import make_learner
+from accord.learn.losses import MakeReference, Metric, Objective, Reference, merge_metrics
 from accord.learn.methods import METHODS, Method
-from accord.learn.optimiser import adamw
-from accord.learn.reference import batches_of, kept_reference, reference_logps
+from accord.learn.processes import processes
+from accord.learn.reference import adapters_off, batches_of, kept_log_probs, kept_reference
 from accord.learn.stage import keep_going, model_card
 from accord.lm.adapters import add_adapters
 from accord.lm.encode import Limits, encode
-from accord.lm.forward import response_scores
+from accord.lm.encode_report import EncodeReport
+from accord.lm.forward import response_head_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.records import Record
 from accord.runs import write_json_atomic
-from accord.settings.training import DpoSettings, RewardSettings, TrainSettings
+from accord.settings.preferences import KtoSettings, ReferenceSettings
+from accord.settings.training import RewardSettings, SftSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +40,26 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     Close the generator to stop between two steps: a checkpoint is written, and the same call goes
     on from it.
     """
-    method = METHODS[name]
+    method, team = METHODS[name], processes()
     lm = start_model(settings, scalar=method.scalar)
     groups = _rows(settings.dataset, lm, method, settings, "data.json")
     held_out = None
     if settings.eval_dataset is not None:
         held_out = _rows(settings.eval_dataset, lm, method, settings, "eval_data.json")
-    reference, eval_reference = _references(lm, method, settings, groups, held_out or [])
-    parameters = lm.trainable()
-    learner = Learner(parameters, adamw(parameters.values(), settings))
+    settings = method.settled(settings, groups)
+    learner = make_learner(lm, settings)  # before the reference, which computes as it does
+    reference = _reference(lm, settings)
+    objective = method.objective(lm, settings, groups, reference)
+    held_objective = method.objective(lm, method.measured(settings), held_out or [], reference)
+    del reference  # and with it another reference model, of which the log-probs are known now
     state = TrainState({"model": learner})
-    objective = method.objective(lm, settings, reference)
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
-        held_objective = method.objective(lm, settings, eval_reference)
         return evaluate_rows(lm, method, held_objective, held_out, settings)
 
     yield from keep_going(
-        lambda s: fit(s, groups, objective, method.weight, settings, lm.device),
+        lambda s: fit(s, groups, objective, method.weight, settings, lm.device, team),
         state,
         settings,
         None if held_out is None else evaluate,
@@ -63,21 +67,23 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     if isinstance(settings, RewardSettings):
         lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
         _normalise(lm, method, settings, groups)
-    save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
-    remove_checkpoints(Path(settings.output_dir))
+    learner.restore()
+    if team.main:
+        save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
+        remove_checkpoints(Path(settings.output_dir))
 
 
 def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
     """The model that training starts from, with what learns marked: all of it, or adapters."""
-    half = settings.lora is not None and settings.precision == "bf16"
     if scalar:
         lm = load_scalar(
             settings.model,
             seed=settings.seed,
+            heads=settings.heads if isinstance(settings, RewardSettings) else None,
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            half_weights=half,
+            learns=settings.lora is None,
         )
     else:
         lm = load_causal(
@@ -85,7 +91,7 @@ def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            half_weights=half,
+            learns=settings.lora is None,
         )
     if settings.lora is not None:
         lm = add_adapters(lm, settings.lora, seed=settings.seed)
@@ -112,50 +118,78 @@ def limits_of(settings: TrainSettings) -> Limits:
     )
 
 
+def rows_of(
+    records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
+) -> tuple[list[PromptGroup], EncodeReport]:
+    """Records as a method's rows of tokens, within its limits, and what became of them."""
+    return encode(
+        records,
+        lm.tokenizer,
+        limits_of(settings),
+        eos_ids=lm.eos_ids,
+        loss_on=settings.loss_on if isinstance(settings, SftSettings) else "response",
+        desirable_from=settings.desirable_from if isinstance(settings, KtoSettings) else None,
+    )
+
+
 def _rows(
     place: str, lm: LanguageModel, method: Method, settings: TrainSettings, report_name: str
 ) -> list[PromptGroup]:
     records, read = load_records(place, method.kind)
-    groups, encoded = encode(records, lm.tokenizer, limits_of(settings), eos_ids=lm.eos_ids)
+    groups, encoded = rows_of(records, lm, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
     folder = Path(settings.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()})
+    if processes().main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(
+            folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
+        )
     return groups
 
 
-def _references(
-    lm: LanguageModel,
-    method: Method,
-    settings: TrainSettings,
-    groups: Sequence[PromptGroup],
-    held_out: Sequence[PromptGroup],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Reference log-probs of the training and the held-out rows, before any weight has moved."""
-    if not method.needs_reference:
-        return [], []
-    assert isinstance(settings, DpoSettings)
-    reference = lm
-    if settings.ref_model is not None and settings.ref_model != settings.model:
+def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
+    """What gives rows their reference log-probs; to be asked before any weight has moved."""
+    loaded: list[LanguageModel] = []
+
+    def other() -> LanguageModel:
+        assert isinstance(settings, ReferenceSettings)
+        assert settings.ref_model is not None
         log.warning(
             "The reference %s is not the starting model %s: the KL penalty pulls towards it from "
             "the first step.",
             settings.ref_model,
             settings.model,
         )
-        reference = load_causal(
+        found = load_causal(
             settings.ref_model,
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
-        same_tokenizer(lm, reference)
-    size = settings.per_device_train_batch_size
-    return (
-        kept_reference(Path(settings.output_dir), reference, groups, batch_size=size),
-        reference_logps(reference, held_out, batch_size=size),
-    )
+        same_tokenizer(lm, found)
+        return found
+
+    def make(groups: Sequence[PromptGroup]) -> Reference:
+        assert isinstance(settings, ReferenceSettings)
+        if settings.ref_model is not None and settings.ref_model != settings.model:
+            loaded[:] = loaded or [other()]
+        elif lm.is_peft and not _precomputed(settings):
+            return adapters_off(lm)
+        size = settings.per_device_train_batch_size
+        model = loaded[0] if loaded else lm
+        return kept_log_probs(
+            kept_reference(model, groups, batch_size=size, processes=processes()) if groups else []
+        )
+
+    return make
+
+
+def _precomputed(settings: ReferenceSettings) -> bool:
+    """Whether the log-probs of a base under adapters are computed before training."""
+    if settings.precompute_ref_log_probs is not None:
+        return settings.precompute_ref_log_probs
+    return settings.max_steps is None and settings.num_train_epochs > 1
 
 
 @torch.no_grad()
@@ -168,9 +202,10 @@ def evaluate_rows(
 ) -> dict[str, float]:
     """The objective and its metrics over held-out rows."""
     total, mass, parts = 0.0, 0.0, list[dict[str, Metric]]()
+    objective.begin_step(range(len(groups)))
     for rows in batches_of(len(groups), settings.per_device_train_batch_size):
         batch = pack([groups[i] for i in rows], lm.device)
-        losses = objective(batch, rows, log=True)
+        losses = objective.losses(batch, rows, log=True)
         total += float(losses.total())
         mass += float(losses.weights.sum())
         parts.append(losses.metrics)
@@ -181,15 +216,19 @@ def evaluate_rows(
 def _normalise(
     lm: LanguageModel, method: Method, settings: RewardSettings, groups: Sequence[PromptGroup]
 ) -> None:
-    """Set the score's mean and standard deviation on reference responses to 0 and 1."""
+    """Set the score's mean and standard deviation on reference responses to 0 and 1; of an
+    ensemble each head's mean too."""
     if settings.reference_dataset is not None:
         records, _ = load_records(settings.reference_dataset, "sft")
-        groups, _ = encode(records, lm.tokenizer, limits_of(settings), eos_ids=lm.eos_ids)
+        groups, _ = rows_of(records, lm, settings)
     chosen = groups[:: max(1, len(groups) // settings.reference_rows)][: settings.reference_rows]
     scores = []
     for rows in batches_of(len(chosen), settings.per_device_train_batch_size):
-        scores.append(response_scores(lm, pack([chosen[i] for i in rows], lm.device)))
-    flat = torch.cat(scores)
+        scores.append(response_head_scores(lm, pack([chosen[i] for i in rows], lm.device)))
+    lm.score_penalty, lm.length_slope = settings.ensemble_penalty, settings.length_slope
+    raw = torch.cat(scores)
+    lm.head_means = tuple(raw.mean(0).tolist()) if lm.heads > 1 else ()
+    flat = lm.combined(raw)
     lm.score_mean = float(flat.mean())
     lm.score_std = max(float(flat.std()), 1e-6)
     if not math.isfinite(lm.score_std):

@@ -10,20 +10,22 @@ from pathlib import Path
 from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
-from accord.learn.checkpoints import Learner, TrainState, remove_checkpoints
+from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.fit import StepResult
+from accord.learn.learner import make_learner
 from accord.learn.offline import same_tokenizer, start_model
-from accord.learn.optimiser import adamw
 from accord.learn.ppo import Roles, held_out, ppo
+from accord.learn.processes import only_one
 from accord.learn.stage import keep_going, model_card
 from accord.lm.adapters import add_adapters
 from accord.lm.encode import Limits, encode_prompts
+from accord.lm.heads import keep_first_head
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly
 from accord.respond.local import local_sampler
 from accord.runs import write_json_atomic
-from accord.settings.training import PpoSettings
+from accord.settings.ppo import PpoSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     goes on from it.
     """
+    only_one("PPO")
     if settings.max_length - settings.max_new_tokens < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
@@ -58,8 +61,8 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
     state = TrainState(
         {
-            "policy": _learner(policy, settings, settings.learning_rate),
-            "critic": _learner(critic, settings, settings.critic_learning_rate),
+            "policy": make_learner(policy, settings, settings.learning_rate),
+            "critic": make_learner(critic, settings, settings.critic_learning_rate),
         }
     )
     roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
@@ -74,6 +77,7 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
         settings,
         None if unseen is None else lambda: held_out(roles, *unseen, settings),
     )
+    state.learners["policy"].restore()
     save_model(policy, folder / "model", card=model_card(policy, "ppo", settings))
     remove_checkpoints(folder)
 
@@ -108,7 +112,8 @@ def _frozen(settings: PpoSettings) -> LanguageModel:
 
 
 def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel) -> LanguageModel:
-    """A critic from the reward model; from the policy's start where it has another tokenizer."""
+    """A critic from the reward model (an ensemble's first head); from the policy's start where it
+    has another tokenizer."""
     same = policy.tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
     if not same:
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
@@ -118,18 +123,14 @@ def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel)
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
-        half_weights=settings.lora is not None and settings.precision == "bf16",
+        learns=settings.lora is None,
     )
+    keep_first_head(critic)
     if settings.lora is not None:
         critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
     if settings.gradient_checkpointing:
         critic.recompute_activations()
     return critic
-
-
-def _learner(lm: LanguageModel, settings: PpoSettings, rate: float | None) -> Learner:
-    parameters = lm.trainable()
-    return Learner(parameters, adamw(parameters.values(), settings, rate))
 
 
 def _log_memory(roles: dict[str, LanguageModel | None]) -> None:

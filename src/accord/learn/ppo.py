@@ -29,7 +29,7 @@ from accord.objectives.divergences import kl_k1, kl_k3
 from accord.objectives.policy import adapted_beta, clipped_policy_loss, clipped_value_loss
 from accord.records import PromptOnly
 from accord.respond.protocol import Sampler, SamplingSettings
-from accord.settings.training import PpoSettings
+from accord.settings.ppo import PpoSettings
 
 RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
 

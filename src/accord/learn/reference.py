@@ -1,4 +1,4 @@
-"""Log-probs under the reference model, computed once before training and kept on disk."""
+"""Log-probs under the reference model: computed once and kept on disk, or step by step."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from accord.errors import StorageError
+from accord.learn.losses import Reference
+from accord.learn.processes import Processes
+from accord.lm.digest import rows_digest, weights_digest
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PromptGroup, pack
-from accord.runs import atomic_folder
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.runs import atomic_folder, digest_json
+from accord.runs.cache import cache_folder, keep_newest
 
 log = logging.getLogger(__name__)
 
-FOLDER = "reference"
+KEPT = 64  # sets of log-probs in the cache
+LAYOUT = 1  # of the files, and of what is computed
+PROBED = 4  # rows that are computed again before a kept set is believed
+# Nats a token by which log-probs in other batches may differ, on average.
+AGREEMENT = {"fp32": 1e-3, "bf16": 0.05}
 
 
 def batches_of(rows: int, size: int) -> Iterator[range]:
@@ -27,43 +37,119 @@ def batches_of(rows: int, size: int) -> Iterator[range]:
         yield range(start, min(rows, start + size))
 
 
-@torch.no_grad()
-def reference_logps(
-    lm: LanguageModel, groups: Sequence[PromptGroup], *, batch_size: int
-) -> list[Tensor]:
-    """Summed log-probs (K,) of each group's responses under the reference.
+def kept_log_probs(known: Sequence[Tensor]) -> Reference:
+    """A reference of which each row's token log-probs are known."""
 
-    With adapters it is the base they sit on, adapters off; else the model as it is now.
+    def look_up(batch: PackedBatch, rows: Sequence[int]) -> Tensor:
+        return torch.cat([known[i] for i in rows]).to(batch.device)
+
+    return look_up
+
+
+def adapters_off(lm: LanguageModel) -> Reference:
+    """The base under a model's adapters, computed on each batch as it comes."""
+
+    def compute(batch: PackedBatch, rows: Sequence[int]) -> Tensor:
+        with lm.as_reference():
+            return response_logps(lm, batch)
+
+    return compute
+
+
+@torch.no_grad()
+def token_log_probs(
+    lm: LanguageModel,
+    groups: Sequence[PromptGroup],
+    *,
+    batch_size: int,
+    processes: Processes | None = None,
+) -> list[Tensor]:
+    """Each row's token log-probs (its R,) under the reference, on the CPU.
+
+    With adapters it is the base they sit on, adapters off; else the model as it is now. Several
+    processes take turns with the batches.
     """
-    found: list[Tensor] = []
+    team = processes or Processes()
+    found: dict[int, Tensor] = {}
     context: AbstractContextManager[None] = lm.as_reference() if lm.is_peft else nullcontext()
     with context:
-        for rows in batches_of(len(groups), batch_size):
+        for turn, rows in enumerate(batches_of(len(groups), batch_size)):
+            if turn % team.count != team.rank:
+                continue
             batch = pack([groups[i] for i in rows], lm.device)
-            sums = batch.per_response(response_logps(lm, batch)).cpu()
-            found += sums.split([len(groups[i].responses) for i in rows])
-    return found
+            logps = response_logps(lm, batch).cpu()
+            found.update(zip(rows, logps.split(_counts([groups[i] for i in rows])), strict=True))
+    for share in team.gathered(found):
+        found.update(share)
+    return [found[i] for i in range(len(groups))]
 
 
 def kept_reference(
-    output_dir: Path, lm: LanguageModel, groups: Sequence[PromptGroup], *, batch_size: int
+    lm: LanguageModel,
+    groups: Sequence[PromptGroup],
+    *,
+    batch_size: int,
+    processes: Processes | None = None,
 ) -> list[Tensor]:
-    """`reference_logps`, read from `output_dir/reference` where an earlier start left them.
+    """`token_log_probs`, from the cache where another run has left them.
 
-    They are taken only if they are as many as the responses and the first rows, computed anew,
-    agree to 1e-3 nats; otherwise they are computed and written again.
+    They are kept under a digest of all that decides them: the weights and configuration, the
+    rows' token ids (so the texts, template and lengths), and the precision. A few rows are computed
+    again before they are believed; where these differ, all are. A cache that can't be written is
+    done without, with a warning.
     """
-    folder = output_dir / FOLDER
-    counts = [len(g.responses) for g in groups]
-    if (folder / "logps.safetensors").is_file():
-        flat = load_file(folder / "logps.safetensors")["logps"]
-        if len(flat) == sum(counts):
-            kept = list(flat.split(counts))
-            probe = reference_logps(lm, groups[:4], batch_size=batch_size)
-            if torch.allclose(torch.cat(kept[: len(probe)]), torch.cat(probe), atol=1e-3):
-                return kept
-        log.warning("The reference log-probs in %s are of other rows or weights; again.", folder)
-    found = reference_logps(lm, groups, batch_size=batch_size)
-    with atomic_folder(folder) as temporary:
-        save_file({"logps": torch.cat(found)}, temporary / "logps.safetensors")
+    team = processes or Processes()
+    key = digest_json(
+        {
+            "layout": LAYOUT,
+            "weights": weights_digest(lm),
+            "rows": rows_digest(groups),
+            "precision": lm.precision,
+        }
+    )
+    folder = cache_folder("reference") / key[:32]
+    kept = team.told(_read(folder, groups) if team.main else None)
+    if kept is not None:
+        agree = _agree(lm, groups, kept, batch_size=batch_size)
+        if team.told(agree):  # the main process's word, or some would go on alone
+            log.info("The reference log-probs of %d rows were kept from before.", len(groups))
+            return kept
+        log.warning("The reference log-probs in %s are not this model's; again.", folder)
+    found = token_log_probs(lm, groups, batch_size=batch_size, processes=team)
+    if team.main:
+        _write(folder, found)
     return found
+
+
+def _counts(groups: Sequence[PromptGroup]) -> list[int]:
+    return [g.targets for g in groups]
+
+
+def _read(folder: Path, groups: Sequence[PromptGroup]) -> list[Tensor] | None:
+    place = folder / "logps.safetensors"
+    if not place.is_file():
+        return None
+    try:
+        flat = load_file(place)["logps"]
+        return list(flat.split(_counts(groups)))
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        log.warning("%s can't be read (%s); computed again.", place, error)
+        return None
+
+
+def _write(folder: Path, rows: Sequence[Tensor]) -> None:
+    try:
+        with atomic_folder(folder) as temporary:
+            save_file({"logps": torch.cat(list(rows))}, temporary / "logps.safetensors")
+        keep_newest(folder.parent, KEPT)
+    except (OSError, StorageError) as error:
+        log.warning("The reference log-probs are not kept for later runs: %s", error)
+
+
+def _agree(
+    lm: LanguageModel, groups: Sequence[PromptGroup], kept: Sequence[Tensor], *, batch_size: int
+) -> bool:
+    numbers = range(0, len(groups), max(1, len(groups) // PROBED))[:PROBED]
+    probe = token_log_probs(lm, [groups[i] for i in numbers], batch_size=batch_size)
+    off = torch.cat(probe) - torch.cat([kept[i] for i in numbers])
+    return bool(off.abs().mean() <= AGREEMENT[lm.precision])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import torch
 
 from accord.learn.checkpoints import TrainState, load_checkpoint, save_checkpoint
 from accord.learn.fit import StepResult
+from accord.learn.health import training_health
+from accord.learn.processes import processes
 from accord.lm.model import LanguageModel
-from accord.runs import MetricsLog
+from accord.runs import MetricsLog, read_metrics, write_json_atomic
 from accord.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
+
+CHECKS = 10  # looks at a run's health while it lasts
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -32,16 +37,19 @@ def keep_going(
     """Run a loop from its last checkpoint: log each step, evaluate and save when it is time.
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
-    process killed at any other moment goes on from the last one, at the same later losses.
+    process killed at any other moment goes on from the last one, at the same later losses. Of
+    several processes the main one writes.
     """
-    output_dir = Path(settings.output_dir)
+    output_dir, writes = Path(settings.output_dir), processes().main
     output_dir.mkdir(parents=True, exist_ok=True)
     plain = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
     if load_checkpoint(output_dir, state, plain, resume=settings.resume):
         log.info("%s goes on after step %d", output_dir, state.step)
-    metrics.truncate_after(state.step)
+    if writes:
+        metrics.truncate_after(state.step)
     saved = state.step
+    told: set[str] = set()
     try:
         for result in steps(state):
             last = result.step == result.total
@@ -50,16 +58,36 @@ def keep_going(
                 last or (settings.eval_steps and result.step % settings.eval_steps == 0)
             ):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
-            if result.step % settings.logging_steps == 0 or last:
+            if writes and (result.step % settings.logging_steps == 0 or last):
                 metrics.append({"step": result.step, **numbers, "peak_memory_mb": peak_memory_mb()})
-            if result.step % settings.save_steps == 0 and not last:
+            if writes and (last or result.step % max(1, result.total // CHECKS) == 0):
+                _tell_health(output_dir, plain, told, result)
+            if writes and result.step % settings.save_steps == 0 and not last:
                 save_checkpoint(output_dir, state, plain, keep=settings.save_total_limit)
                 saved = state.step
             yield StepResult(result.step, result.total, numbers)
     except GeneratorExit:
-        if state.step > saved:
+        if writes and state.step > saved:
             save_checkpoint(output_dir, state, plain, keep=settings.save_total_limit)
         raise
+
+
+def _tell_health(
+    output_dir: Path, settings: Mapping[str, Any], told: set[str], result: StepResult
+) -> None:
+    """Log remarks on the run so far, each subject once; at the end keep them in health.json."""
+    place = output_dir / "metrics.jsonl"
+    rows = read_metrics(place) if place.is_file() else []  # there may be none logged yet
+    kept = output_dir / "data.json"
+    data = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    found = training_health(rows, settings, data)
+    for remark in found:
+        if remark.about not in told:
+            level = logging.WARNING if remark.level == "warning" else logging.INFO
+            log.log(level, "After step %d, %s: %s", result.step, remark.about, remark.text)
+            told.add(remark.about)
+    if result.step == result.total:
+        write_json_atomic(output_dir / "health.json", [remark.to_json() for remark in found])
 
 
 def peak_memory_mb() -> float:

@@ -1,0 +1,37 @@
+"""What the methods that learn from pairs share: metrics, and sums over a pair's tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from accord.learn.losses import Metric, metric
+from accord.lm.packing import PackedBatch
+
+
+def accuracy(margins: Tensor) -> Tensor:
+    """1 where the margin is positive, ½ where it is zero."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
+def pair_metrics(rewards: Tensor, logps: Tensor, batch: PackedBatch) -> dict[str, Metric]:
+    """The numbers of a preference method, from the rewards and log-probs (N,) of responses."""
+    pairs, lengths = batch.pairs, batch.lengths.float()
+    metrics = {}
+    for name, values in (("rewards", rewards), ("logps", logps), ("lengths", lengths)):
+        metrics[f"{name}/chosen"] = metric(values[pairs.better], pairs.weights)
+        metrics[f"{name}/rejected"] = metric(values[pairs.worse], pairs.weights)
+    margins = rewards[pairs.better] - rewards[pairs.worse]
+    metrics["rewards/margins"] = metric(margins, pairs.weights)
+    metrics["rewards/accuracies"] = metric(accuracy(margins.detach()), pairs.weights)
+    return metrics
+
+
+def tokens_of(batch: PackedBatch, responses: Tensor) -> Tensor:
+    """Indices, among the batch's response tokens, of given responses (P,) one after another."""
+    starts = batch.lengths.cumsum(0) - batch.lengths
+    lengths = batch.lengths[responses]
+    ends = lengths.cumsum(0)
+    within = torch.arange(int(ends[-1]), device=batch.device)
+    within = within - (ends - lengths).repeat_interleave(lengths)
+    return starts[responses].repeat_interleave(lengths) + within

@@ -1,0 +1,87 @@
+"""The processes that share a training run, as `accelerate launch` (or torchrun) starts them.
+
+Every process holds the whole model and draws the same row order. Each takes its share of a step's
+forward passes; gradients are added up, since a loss is divided by the whole step's weight.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from accord.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process's number, from 0, and how many there are."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their sums over all processes; a missing one counts as 0."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process gives, in their order, on all of them."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def told(self, value: Any) -> Any:
+        """The main process's value, on all of them."""
+        if self.count == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        return box[0]
+
+
+@cache
+def processes() -> Processes:
+    """The processes of this run; a single one unless a launcher's variables say otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    from accelerate import PartialState
+
+    # The others wait while the main process does what runs in one, such as sampling.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+    # A process that ends with the group's threads still running is aborted, whatever its result.
+    atexit.register(state.destroy_process_group)
+    return Processes(state.process_index, state.num_processes)
+
+
+def leave() -> None:
+    """Wait for the other processes, at the end of the command: none ends before all are done."""
+    if processes().count > 1:
+        torch.distributed.barrier()
+
+
+def only_one(what: str) -> None:
+    """Raise SettingsError where several processes were started for what runs in one."""
+    if processes().count > 1:
+        raise SettingsError(
+            f"{what} runs in one process, but {processes().count} were started. Start it without "
+            f"a launcher."
+        )

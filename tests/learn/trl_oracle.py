@@ -1,0 +1,132 @@
+"""What TRL computes: the loss and gradients of one real training step of each case in a job.
+
+Runs in TRL's environment and knows nothing of accord: `python trl_oracle.py job.json`. The job
+names the output folder and its cases, each with a trainer, its configuration, rows and saved
+models. Each case leaves `NAME.safetensors`: the loss, the gradient of every parameter, and the
+token ids of the batch, right-padded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_VERBOSITY="error",
+    TRL_EXPERIMENTAL_SILENCE="1",
+    CUDA_VISIBLE_DEVICES="",
+)
+
+import datasets
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+datasets.disable_progress_bars()
+transformers.utils.logging.disable_progress_bar()
+
+TRAINERS: dict[str, tuple[Any, Any]] = {
+    "dpo": (DPOTrainer, DPOConfig),
+    "kto": (KTOTrainer, KTOConfig),
+    "orpo": (ORPOTrainer, ORPOConfig),
+    "cpo": (CPOTrainer, CPOConfig),
+    "reward": (RewardTrainer, RewardConfig),
+    "sft": (SFTTrainer, SFTConfig),
+}
+# One step over all rows in fp32, gradients as they come.
+STEP = {
+    "max_steps": 1,
+    "learning_rate": 1e-6,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "max_grad_norm": 0.0,
+    "use_cpu": True,
+    "report_to": [],
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "logging_strategy": "no",
+}
+TOKENS = ("input_ids", "KL_input_ids", "chosen_input_ids", "rejected_input_ids")
+
+
+class Gradients(TrainerCallback):
+    """Keeps every parameter's gradient as the optimiser is about to see it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self.found[name] = parameter.grad.clone()
+
+
+def run(case: dict[str, Any], output: Path) -> None:
+    trainer_class, config_class = TRAINERS[case["trainer"]]
+    tokenizer = AutoTokenizer.from_pretrained(case["model"])
+    load = AutoModelForCausalLM
+    if case["trainer"] == "reward":
+        load = AutoModelForSequenceClassification
+    model = load.from_pretrained(case["model"], dtype=torch.float32)
+    more = {}
+    if "reference" in case:
+        reference = load.from_pretrained(case["reference"], dtype=torch.float32)
+        more["ref_model"] = reference
+    gradients = Gradients()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_class(
+            model=model,
+            args=config_class(
+                **STEP,
+                output_dir=folder,
+                per_device_train_batch_size=len(case["rows"]),
+                **case["config"],
+            ),
+            train_dataset=datasets.Dataset.from_list(case["rows"]),
+            processing_class=tokenizer,
+            callbacks=[gradients],
+            **more,
+        )
+        found: dict[str, torch.Tensor] = {}
+        step = trainer.training_step
+
+        def observed(model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+            for name in TOKENS:
+                if name in inputs:
+                    found[f"tokens.{name}"] = inputs[name].clone()
+            found["loss"] = step(model, inputs, *rest)
+            return found["loss"]
+
+        trainer.training_step = observed
+        trainer.train()
+    found |= {f"gradient.{name}": value for name, value in gradients.found.items()}
+    save_file({k: v.contiguous() for k, v in found.items()}, output / f"{case['name']}.safetensors")
+
+
+if __name__ == "__main__":
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for case in job["cases"]:
+        run(case, Path(job["output"]))
