@@ -30,13 +30,15 @@ class FakePipeline:
     stages: list[StagePlan] = field(default_factory=list)
     failure: BaseException | None = None
 
-    def run_recipe(self, recipe: Recipe) -> None:
+    def run_recipe(self, recipe: Recipe) -> bool:
         self.recipes.append(recipe)
         self._fail()
+        return True
 
-    def run_stage(self, plan: StagePlan) -> None:
+    def run_stage(self, plan: StagePlan) -> bool:
         self.stages.append(plan)
         self._fail()
+        return True
 
     def plan_recipe(self, recipe: Recipe) -> str:
         return f"{len(recipe.stages)} stages [of a plan]"

@@ -124,13 +124,17 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
                 seconds=None,
             )
         )
-        trained = model.name in ("sft", "dpo", "ppo", "ppo-hacked")
+        trained = not model.name.startswith(("base", "best"))
         train = run / model.name
         if trained:
-            write_stage(train, model.name, rng)
+            start = "base" if model.name == "sft" else "sft"
+            write_stage(train, model.name, rng, start=str(run / start / "model"))
         contestants.append(
             Contestant(
-                name=model.name, responses=str(responses), train=str(train) if trained else None
+                name=model.name,
+                responses=str(responses),
+                model=str(train / "model") if trained else None,
+                train=str(train) if trained else None,
             )
         )
     write_json_atomic(
@@ -181,11 +185,18 @@ def fake_battles(
     return battles
 
 
-def write_stage(folder: Path, name: str, rng: random.Random, *, steps: int = 120) -> None:
+def write_stage(
+    folder: Path,
+    name: str,
+    rng: random.Random,
+    *,
+    steps: int = 120,
+    start: str = "runs/demo/base/model",
+) -> None:
     """A training stage's folder with plausible curves."""
     method = name.split("-")[0]
     settings: dict[str, Any] = {
-        "model": "runs/demo/base/model",
+        "model": start,
         "dataset": "runs/demo/compare/store.db",
         "output_dir": str(folder),
         "learning_rate": 0.0003,
@@ -223,6 +234,7 @@ def write_stage(folder: Path, name: str, rng: random.Random, *, steps: int = 120
         for step in range(1, steps + 1):
             t = step / steps
             row: dict[str, Any] = {"step": step, "loss": 0.7 - 0.4 * t + rng.gauss(0, 0.04)}
+            row["num_tokens"] = 3400.0 * step
             if method == "dpo":
                 row["rewards/chosen"] = 0.5 * t + rng.gauss(0, 0.05)
                 row["rewards/rejected"] = -1.2 * t + rng.gauss(0, 0.05)

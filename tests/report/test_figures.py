@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from accord.report.curves import learning_curves
 from accord.report.drawing import colours, markers, styled, svg
 from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
+from accord.report.labels import name_points
 
 
 def test_nothing_known_is_nothing_drawn() -> None:
@@ -102,3 +104,21 @@ def test_any_number_of_models_can_be_drawn(count: int) -> None:
     assert len(reward_figures(rows)) == 1
     assert refusals_figure(rows, {}) is not None
     assert length_figure(rows, {}) is not None
+
+
+def test_names_meet_neither_each_other_nor_a_point() -> None:
+    points = [(0.5 + 0.004 * i, 0.5 + 0.01 * (i % 3), f"model {i}") for i in range(7)]
+    with styled():
+        figure = Figure(figsize=(5.2, 3.1))
+        axes = figure.add_subplot()
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        name_points(figure, axes, [*points, (2.0, 0.5, "outside")])
+        figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.texts].count("outside") == 0
+    assert sorted(text.get_text() for text in axes.texts) == [name for _, _, name in points]
+    # Where the letters really are, as matplotlib measures them.
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        for x, y, _ in points:
+            assert not box.contains(*axes.transData.transform((x, y)))

@@ -131,7 +131,12 @@ def plan(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
 @app.command()
 def train(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="sft, reward, dpo or ppo.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="sft, reward, dpo, ipo, kto, orpo, simpo or ppo.",
+            show_default=False,
+        ),
     ],
     overrides: Overrides = None,
     config: Config = None,
@@ -142,6 +147,10 @@ def train(
     sft     imitates demonstrations (rows with prompt and completion)
     reward  learns to score responses from comparisons (prompt, chosen, rejected)
     dpo     learns from comparisons directly, without a reward model
+    ipo     does the same towards a margin of set size, which overfits less
+    kto     learns from single responses with a label, or from comparisons
+    orpo    learns from comparisons in one go with imitation, without a reference model
+    simpo   learns from comparisons by mean log-probs, without a reference model
     ppo     learns from a reward model's scores of its own responses to prompts
 
     `output_dir` then holds model/ (which loads in transformers or peft), metrics.jsonl,
@@ -273,7 +282,8 @@ def _run_stage(
     stage = single_stage(kind, method, config=config, overrides=overrides or [])
     from accord.pipeline import run_stage
 
-    run_stage(stage)
+    if not run_stage(stage):
+        return
     typer.echo(f"Done: {stage.settings.output_dir}")  # type: ignore[attr-defined]
 
 
@@ -289,6 +299,7 @@ def _run_recipe(name: str, overrides: list[str]) -> None:
     recipe = load_recipe(name, overrides)
     from accord.pipeline import run_recipe  # imports torch: after what can be wrong before it
 
-    run_recipe(recipe)
+    if not run_recipe(recipe):
+        return
     page = Path(recipe.output_dir) / "report.html"
     typer.echo(f"Done: {page if page.is_file() else page.parent}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from accord.compare.store import Store
-from accord.compare.verdicts import PairVerdict, RankingVerdict, Verdict
+from accord.compare.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
 from accord.measure.ratings import rate_models
@@ -58,9 +58,16 @@ def _verdicts(
     rng = random.Random(f"compare {settings.seed} {number}")
     order = list(responses)
     rng.shuffle(order)  # neither the judge nor the pairing may depend on who came first
-    if settings.form == "rankings" and len(order) > 1:
+    if settings.form != "pairs" and len(order) > 1:
         ranks = _judged(judge, prompt, [r for _, r in order], rng)
-        return [RankingVerdict(tuple(i for i, _ in order), ranks, judge.name)]
+        if settings.form == "rankings":
+            return [RankingVerdict(tuple(i for i, _ in order), ranks, judge.name)]
+        labels = zip(order, labels_of(ranks), strict=True)
+        return [
+            RatingVerdict(i, float(label), judge.name)
+            for (i, _), label in labels
+            if label is not None
+        ]
     found: list[Verdict] = []
     for (a, said_a), (b, said_b) in zip(order[::2], order[1::2], strict=False):
         ranks = _judged(judge, prompt, [said_a, said_b], rng)
@@ -73,6 +80,12 @@ def _judged(
 ) -> tuple[int, ...]:
     texts, finished = [r.text for r in responses], [r.finished for r in responses]
     return judge.judge(prompt, texts, finished, seed=rng.getrandbits(32))
+
+
+def labels_of(ranks: Sequence[int]) -> list[bool | None]:
+    """Whether each response beats more of the others than beat it; None where it is as many."""
+    balance = [sum((own < other) - (own > other) for other in ranks) for own in ranks]
+    return [None if b == 0 else b > 0 for b in balance]
 
 
 def outcome_of(ranks: Sequence[int]) -> Outcome:

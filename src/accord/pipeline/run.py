@@ -29,6 +29,7 @@ from accord.learn.checkpoints import FOLDER
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_ppo
+from accord.learn.processes import leave, processes
 from accord.pipeline.comparing import arena, compare
 from accord.pipeline.identity import (
     STAGE_FILE,
@@ -88,29 +89,55 @@ def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:
         steps.close()  # type: ignore[attr-defined]
 
 
-def run_recipe(recipe: Recipe) -> None:
-    """Run all stages that are not finished, then print the table of results if there is one."""
+def run_recipe(recipe: Recipe) -> bool:
+    """Run all stages that are not finished, then print the table of results if there is one.
+
+    Of several processes the main one runs and tells it all, and returns True; the others take
+    part in training.
+    """
     console = Console(stderr=True)
+    if not processes().main:
+        for plan in recipe.stages:
+            _take_part(plan)
+        leave()
+        return False
     with _logging(console):
         for plan in recipe.stages:
             run_one(plan, console)
+    leave()
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
         if plan.kind == "report":
             results = folder_of(plan) / "results.json"
     if results.is_file():
         Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
+    return True
 
 
-def run_stage(plan: StagePlan) -> None:
-    """Run a single stage, unless it is finished with the same settings and inputs.
+def run_stage(plan: StagePlan) -> bool:
+    """Run a single stage, unless it is finished with the same settings and inputs; True in the
+    main process.
 
     Raises SettingsError when its folder holds what other settings or inputs made: outside of a
     recipe nobody said that it may be made anew.
     """
+    if not processes().main:
+        _take_part(plan)
+        leave()
+        return False
     console = Console(stderr=True)
     with _logging(console):
         run_one(plan, console, replace=False)
+    leave()
+    return True
+
+
+def _take_part(plan: StagePlan) -> None:
+    """Another process's share of a stage: training, if the main one says that it runs."""
+    if processes().told(None) and plan.kind == "train":
+        with _interrupts():  # they reach the main process too, which stops between two steps
+            for _ in work_of(plan):
+                pass
 
 
 def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
@@ -129,14 +156,17 @@ def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
             markup=False,
             soft_wrap=True,
         )
+        processes().told(False)
         return
     if plan.kind == "report" and before and not same_kind(plan, before):
+        processes().told(False)
         _show(plan, work_of(plan), console)  # its folder goes on telling of the stage that made it
         return
     if before and before.get("digest") != about["digest"]:
         _begin_anew(plan, folder, before, about, console, replace=replace)
     spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
+    processes().told(True)
     began = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
     try:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from accord.measure.over_optimisation import kl_distance
 from accord.report.drawing import INK, colours, markers, styled, svg
+from accord.report.labels import name_points
 from accord.report.plain import number, visible
 from accord.report.rows import Row, known
 
@@ -68,7 +69,7 @@ def _reward_by_distance(
         axes.set_xlabel("Distance from the reference, √KL (√nats)")
         axes.margins(x=0.12, y=0.16)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _labels(figure, axes, [(_distance(r), r[key], visible(r["model"])) for r in points])
+        name_points(figure, axes, [(_distance(r), r[key], visible(r["model"])) for r in points])
     name = f"distance-{key.replace('_', '-')}"
     return svg(figure, name, f"{title} of the models against their distance by KL")
 
@@ -130,7 +131,7 @@ def length_figure(rows: Sequence[Row], details: Mapping[str, Row]) -> Markup | N
         axes.set_title(title)
         axes.set_xlabel("Words in a response")
         axes.margins(x=0.1, y=0.14)
-        _labels(figure, axes, [(r["mean_length"], r[key], visible(r["model"])) for r in points])
+        name_points(figure, axes, [(r["mean_length"], r[key], visible(r["model"])) for r in points])
     return svg(figure, "length", "Reward of the models against the length of their responses")
 
 
@@ -178,35 +179,6 @@ def _kl_mark(axes: Axes, row: Row, key: str, colour: str, marker: str) -> None:
 
 def _distance(row: Row) -> float:
     return kl_distance(row["kl"])
-
-
-def _labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside the points, pushed down where they would meet; one that finds no room in the
-    axes is left out (its colour is the one in the page's table)."""
-    figure.draw_without_rendering()  # the axes' limits and size are settled only now
-    height, width = 13.0, 6.2  # of a line and a letter, in display units
-    bottom, right = axes.transAxes.transform((0, 0))[1], axes.transAxes.transform((1, 0))[0]
-    placed: list[tuple[float, float, float]] = []
-    for x, y, name in sorted(points, key=lambda point: -point[1]):
-        shown = name if len(name) <= 28 else f"{name[:27]}…"
-        across, level = at = axes.transData.transform((x, y)).tolist()
-        length = width * len(shown)
-        leftwards = across + 10 + length > right
-        start = across - 10 - length if leftwards else across + 10
-        while any(
-            start < b and a < start + length and abs(level - other) < height
-            for a, b, other in placed
-        ):
-            level -= 2
-        if level < bottom:
-            continue
-        placed.append((start, start + length, level))
-        label = axes.annotate(
-            shown, (x, y), (-8 if leftwards else 8, (level - at[1]) * 72 / figure.dpi),
-            textcoords="offset points", ha="right" if leftwards else "left", va="center",
-            fontsize=8.5, color=INK,
-        )  # fmt: skip
-        label.set_in_layout(False)  # a name must not make the axes smaller
 
 
 def _looks(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:

@@ -10,10 +10,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from accord.report.bake_off import bake_offs
 from accord.report.curves import Curve, learning_curves
 from accord.report.drawing import colours
 from accord.report.examples import examples
 from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
+from accord.report.health import Remark, remarks
 from accord.report.plain import duration, listed, moment, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.results import merge_results
@@ -45,12 +47,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training stage's learning curves."""
+    """A training stage's learning curves, and remarks on its health."""
 
     name: str
     kind: str
     steps: int
     curves: list[Curve]
+    remarks: list[Remark]
 
 
 def write_report(settings: ReportSettings) -> Path:
@@ -85,10 +88,11 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
         cells=model_cells(rows, columns),
         kl_kinds=_kl_kinds(rows),
         notes=[visible(note) for note in results["notes"]],
+        bake_offs=bake_offs(inputs, rows),
         figures=_figures(rows, inputs),
         wins=win_table(inputs.ratings),
         examples=examples(inputs.answers, settings.examples),
-        trainings=_trainings(inputs),
+        trainings=_trainings(inputs, rows),
         stages=[stage_line(stage) for stage in inputs.stages if stage.settings],
         data=data_lines(inputs.stages),
         facts=_facts(run),
@@ -139,14 +143,16 @@ def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[Figure]:
     return [figure for figure in figures if figure.drawings]
 
 
-def _trainings(inputs: ReportInputs) -> list[Training]:
+def _trainings(inputs: ReportInputs, rows: Sequence[Row]) -> list[Training]:
     told = []
     for i, stage in enumerate(inputs.stages):
         curves = learning_curves(stage.metrics, f"stage{i}") if stage.metrics else []
         if curves:
             kind = visible(stage.kind) if stage.kind not in (stage.name, "train") else ""
             steps = int(stage.metrics[-1]["step"])
-            told.append(Training(visible(stage.name), kind, steps, curves))
+            told.append(
+                Training(visible(stage.name), kind, steps, curves, remarks(stage, inputs, rows))
+            )
     return told
 
 

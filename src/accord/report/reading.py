@@ -32,6 +32,7 @@ class Stage:
     manifest: Mapping[str, Any]
     data: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
+    health: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _stage(folder: Path) -> Stage:
         manifest=manifest,
         data={name: _optional(folder / f"{name}.json") for name in ("data", "eval_data")},
         metrics=tuple(rows),
+        health=_health(folder / "health.json"),
     )
 
 
@@ -168,6 +170,16 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds no JSON object. Run the stage that writes it again.")
     return value
+
+
+def _health(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return ()  # remarks, which the numbers beside them can tell as well
+    return tuple(one for one in told if isinstance(one, dict)) if isinstance(told, list) else ()
 
 
 def _optional(path: Path) -> Mapping[str, Any]:

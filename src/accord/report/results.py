@@ -51,7 +51,7 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
     rated = {row["model"]: row for row in ratings.get("models", [])}
     order = [c.name for c in inputs.contestants if c.name in measured or c.name in rated]
     names = list(dict.fromkeys([*order, *measured, *rated]))
-    trained = {c.name: _training(inputs, c.train) for c in inputs.contestants}
+    trained = {c.name: training_stage(inputs, c.train) for c in inputs.contestants}
     ceilings = {c.name for c in inputs.contestants if c.ceiling}
     return {
         "models": [
@@ -101,7 +101,8 @@ def _row(
     return row
 
 
-def _training(inputs: ReportInputs, folder: str | None) -> Stage | None:
+def training_stage(inputs: ReportInputs, folder: str | None) -> Stage | None:
+    """The stage that a contestant names as its training's, if it is among those read."""
     if folder is None:
         return None
     place = Path(folder).resolve()
