@@ -5,13 +5,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help .venv demo test check bench format docs
+.PHONY: help .venv .venv-trl demo test check bench format docs
 
 help:
 	@echo "make demo    the whole cycle on the embedded world, then runs/demo/report.html"
 	@echo "make test    every test"
 	@echo "make check   lint, format, types, and the rules of the repository"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmarks, beside TRL in .venv-trl"
 	@echo "make format  put the code in the shape that check wants"
 	@echo "make docs    write the pages that are made from the code"
 
@@ -37,8 +37,22 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+# The tool that the benchmarks run beside, in an environment of its own.
+TRL := .venv-trl/.installed
+.venv-trl: $(TRL)
+
+$(TRL): constraints.txt
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0
+	touch $(TRL)
+
+bench: $(STAMP) $(TRL)
+	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --work vocabulary --rows 2 --only "DPO, reference online"
+	$(BIN)/python benchmarks/training.py --work long-prompts --rows 4 --only "DPO, reference online"
+	$(BIN)/python benchmarks/growth.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

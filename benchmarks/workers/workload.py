@@ -1,0 +1,83 @@
+"""The work that is timed: a Llama with random weights, and rows of random words.
+
+No accord in here: both sides read the same saved model and the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+MAX_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model's size, and the mean lengths of prompts and responses in tokens (log-normal)."""
+
+    vocabulary: int = 32_000
+    hidden: int = 512
+    layers: int = 8
+    prompt: int = 120
+    response: int = 90
+    responses: int = 2  # to each prompt
+    longest: int = 384  # of a prompt or a response
+    rows: int = 256
+
+    def config(self) -> LlamaConfig:
+        heads = self.hidden // 64
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.hidden * 8 // 3 // 64 * 64,
+            num_hidden_layers=self.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=MAX_LENGTH,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+
+
+def write(work: Work, folder: Path) -> None:
+    """`folder`/model with its tokenizer, and rows.json of prompts, chosen and rejected."""
+    folder.mkdir(parents=True)
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
+    vocabulary |= {f"w{i}": i for i in range(3, work.vocabulary)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(work.config()).save_pretrained(folder / "model")
+    (folder / "rows.json").write_text(json.dumps(_rows(work)))
+    (folder / "work.json").write_text(json.dumps(asdict(work)))
+
+
+def _rows(work: Work) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+
+    def text(mean: int, shortest: int) -> str:
+        count = int(draw.lognormvariate(0, 0.7) * mean * 0.8)
+        count = max(shortest, min(work.longest, count))
+        return " ".join(f"w{draw.randrange(3, work.vocabulary)}" for _ in range(count))
+
+    rows = []
+    for _ in range(work.rows):
+        answers = [text(work.response, 8) for _ in range(work.responses)]
+        prompt = text(work.prompt, 16) + " "
+        rows.append(
+            {"prompt": prompt, "chosen": answers[0], "rejected": answers[-1], "responses": answers}
+        )
+    return rows

@@ -1,0 +1,56 @@
+"""The studies' arithmetic: gains are paired by seed, and only an interval above zero counts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from accord.measure.statistics import Interval
+from accord.runs import write_json_atomic
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+
+
+@pytest.fixture
+def bake_off(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    return importlib.import_module("bake_off")
+
+
+def write_seed(run: Path, start: float, gain: float) -> None:
+    rows = [
+        {"model": name, "true_reward": reward, "kl": 1.0, "mean_length": 12.0, "elo": 1000.0}
+        for name, reward in (("sft", start), ("dpo", start + gain))
+    ]
+    write_json_atomic(run / "results.json", {"models": rows})
+    for name in ("sft", "dpo"):
+        (run / name).mkdir()
+        lines = [json.dumps({"step": s, "num_tokens": 1000.0 * s}) for s in (1, 2)]
+        (run / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_gains_are_paired_by_seed(bake_off: ModuleType, tmp_path: Path) -> None:
+    runs = [tmp_path / str(seed) for seed in range(3)]
+    for run, start, gain in zip(runs, (0.1, 0.5, 0.3), (0.5, 0.6, 0.7), strict=True):
+        write_seed(run, start, gain)
+    gain = bake_off.summarise(runs)["dpo"]["gain"]
+    # The mean of 0.5, 0.6 and 0.7; their deviation is 0.1, and Student's t with 2 degrees of
+    # freedom is 4.30265 at 97.5%: 4.30265 · 0.1 / √3 = 0.24841, whatever the starts are.
+    assert gain.mean == pytest.approx(0.6)
+    assert gain.high - gain.mean == pytest.approx(0.24841, abs=1e-5)
+    text = bake_off.markdown(bake_off.summarise(runs))
+    assert "| 0.600 ± 0.248 | 1.00 ± 0.00 | 12.0 ± 0.0 | 1000 ± 0 | 2,000 |" in text
+    assert "| sft | 0.300 ± 0.497 |  | 1.00" in text  # the same deviation twice as large, no gain
+
+
+def test_a_gain_counts_when_its_interval_is_above_zero(bake_off: ModuleType) -> None:
+    def of(low: float | None) -> dict[str, dict[str, Interval]]:
+        return {"sft": {"gain": Interval(0.0)}, "dpo": {"gain": Interval(0.2, low, 0.4)}}
+
+    assert bake_off.verdict(of(0.01)).startswith("Every method")
+    assert bake_off.verdict(of(0.0)) == "Not shown to gain over SFT: dpo."
+    assert bake_off.verdict(of(None)) == "Not shown to gain over SFT: dpo."
