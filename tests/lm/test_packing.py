@@ -300,7 +300,7 @@ def test_a_group_does_not_see_its_neighbours() -> None:
     "limits",
     [
         {"BLOCK_CELLS": 1},  # every short row a block of its own
-        {"LONG_ROW": 1, "QUERY_TILE": 4},  # every row read in place, in tiles
+        {"LONG_ROW": 1, "QUERY_TILE": 4},  # every row read in place, and back in tiles
         {"QUERY_TILE": 5, "BLOCK_FILL": 0.0},  # few blocks with much padding, in tiles
         {"LONG_ROW": 6},
     ],
@@ -347,25 +347,34 @@ def test_the_plan_holds_each_token_once_with_its_own_past(
         start = begin
 
     seen: list[int] = []
+    written: set[int] = set()
     for block in plan.blocks:
-        keys = torch.cat([block.prefix, block.own], 1)
-        for start, stop in block.tiles():
-            width = block.prefix_length + stop
-            visible = torch.ones(len(block.rows), stop - start, width, dtype=torch.bool)
-            if (masked := block.mask(start, stop, window)) is not None:
-                first, hidden = masked
-                visible[:, :, first:] &= ~hidden
-            for i in range(len(block.rows)):
-                for j in range(start, stop):
-                    allowed = visible[i, j - start]
-                    assert bool(allowed.any())  # softmax over nothing would be even
-                    if not block.real_own[i, j]:
-                        continue
-                    query = int(block.own[i, j])
-                    seen.append(query)
-                    chosen = keys[i, :width][allowed].tolist()
-                    assert len(chosen) == len(set(chosen))
-                    assert set(chosen) == expected[query]
+        keys, bias = torch.cat([block.prefix, block.own], 1), block.bias(window, torch.float32)
+        bias = bias.expand(len(block.rows), -1, -1)
+        assert set(block.prefix[block.prefix != plan.tokens].tolist()) <= written
+        for i in range(len(block.rows)):
+            for j in range(block.queries):
+                allowed = bias[i, j] == 0
+                assert bool(allowed.any())  # softmax over nothing is not a number
+                query = int(block.own[i, j])
+                if query == plan.tokens:
+                    continue
+                seen.append(query)
+                chosen = keys[i][allowed].tolist()
+                assert len(chosen) == len(set(chosen))
+                assert set(chosen) == expected[query]
+        written |= set(block.own.flatten().tolist())
+        causal = torch.full(bias.shape[1:], -torch.inf).triu(1)
+        assert block.is_causal(window) == (
+            block.prefix_length == 0 and torch.equal(bias, causal.expand_as(bias))
+        )
+        covered = 0
+        for start, stop, first in block.tiles(window):
+            assert start == covered
+            covered = stop
+            assert bool((bias[:, start:stop, :first] < 0).all())
+            assert bool((bias[:, start:stop, block.prefix_length + stop :] < 0).all())
+        assert covered == block.queries
     assert plan.tokens == sum(p + sum(rs) for p, rs in groups)
     assert sorted(seen) == list(range(plan.tokens))
 

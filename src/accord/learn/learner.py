@@ -13,6 +13,9 @@ from accord.lm.model import LanguageModel
 from accord.settings.training import TrainSettings
 
 
+PART = 1 << 16
+
+
 @dataclass
 class Learner:
     """One set of trainable float32 parameters, by name, with its optimiser.
@@ -20,7 +23,7 @@ class Learner:
     `copies` are the model's own bfloat16 parameters that stand for some of them, by the same
     names. Their gradients, bfloat16 as the pass that made them, are added to the float32 ones at
     once: small updates and the sums over passes are not rounded, and no weight is cast in a
-    forward pass.
+    forward pass. The float32 gradients keep their memory from step to step.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -61,12 +64,17 @@ def make_learner(
 
 
 def _gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+    room: list[Tensor] = []  # new memory of this size costs more than what is done with it
+
     def add(copy: Tensor) -> None:
         assert copy.grad is not None
         if master.grad is None:
-            master.grad = copy.grad.float()
-        else:
-            master.grad += copy.grad
+            room[:] = room or [torch.empty_like(master)]
+            master.grad = room[0].copy_(copy.grad)
+        else:  # types differ, and the sum would copy the whole; a part stays in the cache
+            parts = zip(*(g.view(-1).split(PART) for g in (master.grad, copy.grad)), strict=True)
+            for total, more in parts:
+                total += more
         copy.grad = None
 
     return add

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LONG_ROW = 160  # queries from which a row stands alone
+LONG_ROW = 100  # queries from which a row stands alone
 BLOCK_CELLS = 1 << 20  # query-key cells in a padded block
 BLOCK_FILL = 0.7  # a block is closed when less of it than this would be real cells
-QUERY_TILE = 128  # queries taken at once: later tiles need not see the keys after them
+QUERY_TILE = 192  # queries that go back at once: later tiles need not see the keys after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,14 @@ class Block:
     """n rows as one call: a single row unpadded, or several with queries padded at their end and
     prefixes padded at their start, so that all rows' own tokens begin at the same key.
 
-    own (n, Lq) and prefix (n, Lp) are flat indices, 0 where padded; real_own and real_prefix the
-    cells that are not.
+    own (n, Lq) and prefix (n, Lp) are flat indices, `nowhere` where padded.
     """
 
     rows: tuple[Row, ...]
     own: Tensor
-    real_own: Tensor
     prefix: Tensor
-    real_prefix: Tensor
-    masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
+    nowhere: int
+    biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
     def queries(self) -> int:
@@ -67,37 +65,33 @@ class Block:
     def prefix_length(self) -> int:
         return self.prefix.shape[1]
 
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """Ranges of queries, each of which sees no key after its end."""
+    def is_causal(self, window: int | None) -> bool:
+        """Whether each query sees all keys up to its own number, and nothing else hides any."""
+        return self.prefix_length == 0 and (window is None or self.queries <= window)
+
+    def tiles(self, window: int | None) -> Iterator[tuple[int, int, int]]:
+        """Ranges of queries [start, stop), which see no key after prefix + stop, and the first
+        key that any of them sees."""
         for start in range(0, self.queries, QUERY_TILE):
-            yield start, min(start + QUERY_TILE, self.queries)
+            first = 0 if window is None else max(0, self.prefix_length + start - window + 1)
+            yield start, min(start + QUERY_TILE, self.queries), first
 
-    def mask(self, start: int, stop: int, window: int | None) -> tuple[int, Tensor] | None:
-        """What a tile of queries must not see: the first key column concerned, and True (n or 1,
-        stop − start, columns) where a key is hidden. None where all is seen."""
-        first = self.prefix_length + start  # the keys before are seen by all, but for two reasons:
-        if len(self.rows) > 1 and not bool(self.real_prefix.all()):
-            first = 0  # padding among the prefixes
-        if window is not None and self.prefix_length + stop > window:
-            first = 0  # keys too far back
-        key = (start, stop, window if first == 0 else None)
-        if key not in self.masks:
-            self.masks[key] = self._hidden(first, start, stop, window)
-        hidden = self.masks[key]
-        return None if hidden is None else (first, hidden)
-
-    def _hidden(self, first: int, start: int, stop: int, window: int | None) -> Tensor | None:
-        device, p = self.own.device, self.prefix_length
-        q = torch.arange(p + start, p + stop, device=device)[:, None]
-        k = torch.arange(first, p + stop, device=device)[None, :]
-        hidden = (k > q)[None]
-        if window is not None:
-            hidden = hidden | (k <= q - window)[None]
-        if first == 0 and len(self.rows) > 1:
-            padding = torch.zeros(len(self.rows), p + stop, dtype=torch.bool, device=device)
-            padding[:, :p] = ~self.real_prefix
-            hidden = hidden | padding[:, None]
-        return hidden if bool(hidden.any()) else None
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What is added to scores, (n or 1, Lq, Lp + Lq): 0 where a key is seen, else −∞."""
+        if (window, dtype) not in self.biases:
+            device, p = self.own.device, self.prefix_length
+            q = torch.arange(p, p + self.queries, device=device)[:, None]
+            k = torch.arange(p + self.queries, device=device)[None, :]
+            hidden = (k > q)[None]
+            if window is not None:
+                hidden = hidden | (k <= q - window)[None]
+            if bool((self.prefix == self.nowhere).any()):
+                padding = torch.zeros(len(self.rows), k.shape[1], dtype=torch.bool, device=device)
+                padding[:, :p] = self.prefix == self.nowhere
+                hidden = hidden | padding[:, None]
+            zeros = torch.zeros(hidden.shape, dtype=dtype, device=device)
+            self.biases[window, dtype] = zeros.masked_fill_(hidden, -torch.inf)
+        return self.biases[window, dtype]
 
 
 @dataclass(frozen=True)
@@ -110,12 +104,14 @@ class AttentionPlan:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The rows of all groups, the short ones in blocks."""
+        """The rows of all groups, the short ones in blocks; those that hold a prompt come before
+        those that only see it."""
         rows = _rows(self.groups)
         short = [r for r in rows if r.queries < LONG_ROW]
         short.sort(key=lambda r: (r.prefix_length > 0, r.keys, r.queries, r.start))
         blocks = [[r] for r in rows if r.queries >= LONG_ROW] + _alike(short)
-        return tuple(_block(b, self.device) for b in blocks)
+        blocks.sort(key=lambda rows: rows[0].prefix_length > 0)
+        return tuple(_block(b, self.tokens, self.device) for b in blocks)
 
     @property
     def tokens(self) -> int:
@@ -167,18 +163,17 @@ def _alike(rows: Sequence[Row]) -> list[list[Row]]:
     return [*blocks, current] if current else blocks
 
 
-def _block(rows: Sequence[Row], device: torch.device) -> Block:
+def _block(rows: Sequence[Row], nowhere: int, device: torch.device) -> Block:
     i = torch.arange(max(r.queries for r in rows))[None]
     width = max(r.prefix_length for r in rows)
     starts = torch.tensor([[r.start] for r in rows])
     prefixes = torch.tensor([[r.prefix] for r in rows])
     lengths = torch.tensor([[r.prefix_length] for r in rows])
     j = torch.arange(width)[None] - (width - lengths)  # the prefix ends where the row's own begin
-    real_own, real_prefix = i < torch.tensor([[r.queries] for r in rows]), j >= 0
+    real = i < torch.tensor([[r.queries] for r in rows])
     return Block(
         rows=tuple(rows),
-        own=torch.where(real_own, starts + i, 0).to(device),
-        real_own=real_own.to(device),
-        prefix=torch.where(real_prefix, prefixes + j, 0).to(device),
-        real_prefix=real_prefix.to(device),
+        own=torch.where(real, starts + i, nowhere).to(device),
+        prefix=torch.where(j >= 0, prefixes + j, nowhere).to(device),
+        nowhere=nowhere,
     )

@@ -21,6 +21,7 @@ from accord.errors import ModelError, SettingsError
 from accord.lm.forward import check_packing
 from accord.lm.heads import draw_heads
 from accord.lm.model import LanguageModel, Precision, without_dropout
+from accord.lm.norms import speed_up_norms
 from accord.lm.quiet import quiet
 from accord.runs import atomic_folder
 
@@ -258,6 +259,7 @@ def _placed(model: Any, device: Device) -> Any:
 def _checked(lm: LanguageModel) -> LanguageModel:
     positions = getattr(lm.inner.config.get_text_config(), "max_position_embeddings", None)
     lm.max_length = lm.max_length or positions
+    speed_up_norms(lm.inner)
     if not check_packing(lm):
         log.warning(
             "%s (%s) can't share a prompt between its responses; its batches are computed as "
