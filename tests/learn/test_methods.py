@@ -487,7 +487,7 @@ def test_in_bf16_the_reference_computes_as_the_policy_does(
     settings = toys.settings(
         "dpo", "llama", tmp_path, max_steps=1, precision="bf16", lora=lora, num_train_epochs=1.0
     )
-    settings = settings.model_copy(update={"per_device_train_batch_size": 64})
+    settings = settings.model_copy(update={"per_device_train_batch_size": 3})
     (result,) = train("dpo", settings)
     assert abs(result.metrics["rewards/chosen"]) < 1e-6
     assert abs(result.metrics["rewards/margins"]) < 1e-6

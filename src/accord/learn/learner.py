@@ -12,7 +12,6 @@ from accord.learn.optimiser import adamw
 from accord.lm.model import LanguageModel
 from accord.settings.training import TrainSettings
 
-
 PART = 1 << 16
 
 
