@@ -102,13 +102,13 @@ class DpoSettings(ReferenceSettings):
         count = len(self.loss_type) if isinstance(self.loss_type, list) else 1
         if count == 0:
             raise ValueError("`loss_type` is an empty list. Name at least one loss.")
-        if len(self.losses) != count:
-            raise ValueError("`loss_type` names a loss twice. Give it once, with its weight.")
         if self.loss_weights is not None and len(self.loss_weights) != count:
             raise ValueError(
                 f"`loss_weights` has {len(self.loss_weights)} weights for {count} losses. "
                 "Give one weight for each loss in `loss_type`."
             )
+        if len(self.losses) != count:
+            raise ValueError("`loss_type` names a loss twice. Give it once, with its weight.")
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,42 @@
+"""What fits together in the settings of preference methods, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from accord.settings.preferences import DpoSettings
+
+NAMES = {"model": "m", "dataset": "d", "output_dir": "o"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"loss_type": []}, "names? at least one|empty list"),
+        ({"loss_type": ["sigmoid", "sigmoid"]}, "names a loss twice"),
+        ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "1 weights for 2 losses"),
+        ({"loss_type": "apo_zero", "f_divergence_type": "js_divergence"}, "reads each by itself"),
+        ({"loss_type": "aot", "ld_alpha": 0.5}, "compares whole responses"),
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, "read by none of the losses"),
+        ({"precompute_ref_log_probs": False}, "needs `lora`"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        DpoSettings(**NAMES, **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0, 0.5]},
+        {"loss_type": "hinge", "f_divergence_type": "js_divergence"},
+        {"loss_type": "robust", "label_smoothing": 0.1},
+        {"precompute_ref_log_probs": False, "lora": {}},
+    ],
+)
+def test_what_fits_is_taken(given: dict[str, Any]) -> None:
+    assert DpoSettings(**NAMES, **given).losses
