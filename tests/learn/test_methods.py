@@ -16,7 +16,7 @@ from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
-from accord.learn.online import train_ppo
+from accord.learn.online import train_online
 from accord.lm.encode import Limits, encode
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
@@ -152,7 +152,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
 def train(method: str, settings: TrainSettings) -> list[StepResult]:
     steps: Iterator[StepResult]
     if isinstance(settings, PpoSettings):
-        steps = train_ppo(settings)
+        steps = train_online("ppo", settings)
     else:
         steps = train_offline(method, settings)
     return list(steps)

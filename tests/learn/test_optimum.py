@@ -12,8 +12,9 @@ from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import fit
 from accord.learn.losses import Losses, Objective
 from accord.learn.methods import METHODS
+from accord.learn.online_loop import learn_online
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles, ppo
+from accord.learn.ppo import Roles
 from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
@@ -163,7 +164,9 @@ def test_ppo_reaches_the_optimum(beta: float, seed: int) -> None:
     }
     records = [PromptOnly(str(x)) for x in range(len(PROMPTS))]
     before = world.kl_to_optimum(beta)
-    for _ in ppo(TrainState(learners), roles, PROMPTS, records, settings, iterations=40):
+    for _ in learn_online(
+        "ppo", TrainState(learners), roles, PROMPTS, records, settings, iterations=40
+    ):
         pass
     after = world.kl_to_optimum(beta)
     assert before > 0.05
