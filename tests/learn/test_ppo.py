@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,76 +18,26 @@ from accord.learn.fit import StepResult
 from accord.learn.losses import merge_metrics
 from accord.learn.online_loop import improve, learn_online
 from accord.learn.online_methods import ONLINE
-from accord.learn.optimiser import adamw
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Work
 from accord.learn.ppo import Roles, ppo_targets
 from accord.learn.rollout import sample_text
 from accord.learn.scoring import Targets, summary
-from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.records import PromptOnly, Source
-from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample
 from accord.settings.ppo import PpoSettings
 from tests.learn.test_fit import Recorder
-from tests.lm.models import causal, scalar
-
-NAMES = {"model": "toy", "dataset": "toy", "output_dir": "nowhere", "reward_model": "toy"}
-PROMPTS = [(5, 9, 11), (7,), (8, 4)]
-RECORDS = [PromptOnly(str(i), Source("prompts.jsonl", i + 1)) for i in range(3)]
-
-
-class NumberTokenizer:
-    """Tokens are numbers, and read as such."""
-
-    eos_token_id = 2
-
-    def decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        return " ".join(str(t) for t in tokens)
-
-
-def settings_of(**more: Any) -> PpoSettings:
-    return PpoSettings(
-        **{
-            **NAMES,
-            "per_device_train_batch_size": 8,
-            "max_new_tokens": 6,
-            "learning_rate": 1e-3,
-            **more,
-        }
-    )
-
-
-def roles_of(sharp: float = 3.0) -> Roles:
-    def wrap(inner: Any, **more: Any) -> LanguageModel:
-        with torch.no_grad():
-            for parameter in inner.parameters():
-                if parameter.ndim == 2:
-                    parameter.mul_(sharp)
-        lm = LanguageModel(inner, NumberTokenizer(), "toy", **more)
-        assert check_packing(lm)
-        return lm
-
-    policy, reference = wrap(causal("llama")), wrap(causal("llama", seed=3))
-
-    def length(
-        prompts: Sequence[Any], texts: Sequence[str], finished: Sequence[bool] | None = None
-    ) -> list[float]:
-        return [float(len(text.split()) % 4) for text in texts]
-
-    critic = wrap(scalar("llama"), scalar=True)
-    return Roles(policy, critic, reference, length, local_sampler(policy))
-
-
-def state_of(roles: Roles, settings: PpoSettings) -> TrainState:
-    return TrainState(
-        {
-            name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
-            for name, lm in (("policy", roles.policy), ("critic", roles.critic))
-        }
-    )
+from tests.learn.toy_episodes import (
+    PROMPTS,
+    RECORDS,
+    NumberTokenizer,
+    moved,
+    roles_of,
+    settings_of,
+    state_of,
+    weights,
+)
 
 
 def run_ppo(
@@ -121,14 +71,6 @@ def improved(
 ) -> dict[str, float]:
     work = Work(ONLINE["ppo"], roles, settings, episodes, targets, settings.beta)
     return merge_metrics(list(improve(state, work)))
-
-
-def weights(lm: LanguageModel) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in lm.trainable().values()]
-
-
-def moved(before: list[torch.Tensor], lm: LanguageModel) -> bool:
-    return any(not torch.equal(a, b) for a, b in zip(before, weights(lm), strict=True))
 
 
 def two_episodes() -> Episodes:
