@@ -203,6 +203,17 @@ def test_ppo_killed_at_random_moments(
     same(whole, killed(commands, command, tmp_path / "killed", moments(2, 3, 10)))
 
 
+def test_ppo_killed_within_an_iteration(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    # Episodes are there, steps are not yet all taken.
+    command = ppo(tiny_world, 6)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    kept = "out/episodes/iteration-00000004/about.json"
+    again = killed(commands, command, tmp_path / "killed", [(0, 0.0), (0, 0.01)], kept)
+    same(whole, again)
+
+
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
 def test_group_methods_killed_at_random_moments(
     commands: CommandServer, tiny_world: Path, tmp_path: Path, method: str
