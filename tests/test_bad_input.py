@@ -130,7 +130,7 @@ def test_a_value_of_the_wrong_type(fails: Fails) -> None:
     assert "`learning_rate` must be a number greater than 0, not 'high'" in message
 
 
-@pytest.mark.parametrize("method", ["grpo", "dp0", ""])
+@pytest.mark.parametrize("method", ["grop", "dp0", ""])
 def test_an_unknown_method(fails: Fails, method: str) -> None:
     message = fails("train", method, *SFT[2:])
     assert message.startswith(f"There is no method {method!r}. ")
@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_a_number(place: Path, fails: Fails) -> None:
     assert [row["step"] for row in read_metrics("out/metrics.jsonl")] == list(range(1, turn + 1))
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["status"] == "failed"
-    assert manifest["error"].startswith("TrainingError: The loss is nan at step")
+    assert manifest["error"].startswith("NotFiniteError: The loss is nan at step")
     assert not Path("out/model").exists()
 
 

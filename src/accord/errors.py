@@ -6,7 +6,8 @@
     │   ├── DataError         a file, row or column that can't be used
     │   └── ModelError        a model folder that can't be used
     └── WorkError             the request was right, the work failed: exit code 1
-        ├── TrainingError     NaN loss, a diverged run
+        ├── TrainingError     a diverged run
+        │   └── NotFiniteError   a loss or gradient that is NaN or infinite
         └── StorageError      a disk that is full, a checkpoint that can't be written or read
 
 A message is one paragraph: what happened, where (file, line or row, key), and the remedy.
@@ -42,6 +43,10 @@ class WorkError(AccordError):
 
 
 class TrainingError(WorkError):
+    pass
+
+
+class NotFiniteError(TrainingError):
     pass
 
 

@@ -89,6 +89,26 @@ def ppo(world: Path, steps: int) -> list[str]:
     return arguments("ppo", settings)
 
 
+def online(method: str, world: Path, steps: int) -> list[str]:
+    settings = {
+        "model": world / "model",
+        "reward_model": world / "model",
+        "dataset": world / "train_prompts.jsonl",
+        "max_steps": steps,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "num_iterations": 2,
+        "max_new_tokens": 12,
+        "max_length": 160,
+        "learning_rate": 0.003,
+        "beta": 0.1,
+        "max_kl": 0.2,
+        "max_kl_action": "rollback",
+        "save_steps": 3,
+    }
+    return arguments(method, settings)
+
+
 def undisturbed(commands: CommandServer, command: Sequence[str], folder: Path) -> Path:
     folder.mkdir()
     running = commands.start(*command, cwd=folder)
@@ -181,6 +201,30 @@ def test_ppo_killed_at_random_moments(
     # The adaptive β is part of the state: it must have moved for the comparison to hold it.
     assert len({row["objective/beta"] for row in rows_of(whole)}) == 10
     same(whole, killed(commands, command, tmp_path / "killed", moments(2, 3, 10)))
+
+
+def test_ppo_killed_within_an_iteration(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    # Episodes are there, steps are not yet all taken.
+    command = ppo(tiny_world, 6)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    kept = "out/episodes/iteration-00000004/about.json"
+    again = killed(commands, command, tmp_path / "killed", [(0, 0.0), (0, 0.01)], kept)
+    same(whole, again)
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_group_methods_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path, method: str
+) -> None:
+    command = online(method, tiny_world, 8)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    # Weights to go back to are part of the state: there must have been a rollback.
+    assert {row["rolled_back"] for row in rows_of(whole)} == {0.0, 1.0}
+    again = killed(commands, command, tmp_path / "killed", moments(3, 3, 8))
+    same(whole, again)
+    assert not (again / "episodes").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

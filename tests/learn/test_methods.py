@@ -16,13 +16,16 @@ from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
-from accord.learn.online import train_ppo
+from accord.learn.online import train_online
+from accord.learn.online_methods import ONLINE
 from accord.lm.encode import Limits, encode
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Comparison
+from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import (
     DpoSettings,
@@ -44,17 +47,26 @@ SETTINGS: dict[str, Callable[..., TrainSettings]] = {
     "kto": KtoSettings,
     "orpo": OrpoSettings,
     "simpo": SimpoSettings,
+    "grpo": GrpoSettings,
+    "rloo": RlooSettings,
 }
 DATA = {
     "sft": "sft.jsonl",
-    "ppo": "prompts.jsonl",
+    **dict.fromkeys(ONLINE, "prompts.jsonl"),
     "kto": "judged.jsonl",
     **dict.fromkeys(("reward", "dpo", "ipo", "orpo", "simpo"), "pairs.jsonl"),
 }
 # These run on every architecture; the others, which share all but their loss with one of them, on
 # llama and one more.
 EVERYWHERE = ("sft", "reward", "dpo", "ppo")
-ELSEWHERE = {"ipo": "qwen3", "kto": "gemma", "orpo": "gpt2", "simpo": "phi"}
+ELSEWHERE = {
+    "ipo": "qwen3",
+    "kto": "gemma",
+    "orpo": "gpt2",
+    "simpo": "phi",
+    "grpo": "mistral",
+    "rloo": "qwen3",
+}
 FULL = [
     *((method, architecture) for method in EVERYWHERE for architecture in ARCHITECTURES),
     *(
@@ -122,13 +134,13 @@ class Toys:
 
     def settings(self, method: str, architecture: str, output: Path, **more: Any) -> TrainSettings:
         own: dict[str, Any] = {}
-        if method == "ppo":
+        if method in ONLINE:
             own = {
                 "reward_model": self.reward_model(architecture),
                 "per_device_train_batch_size": 4,
                 "max_new_tokens": 5,
-                "num_ppo_epochs": 1,
             }
+            own |= {"num_ppo_epochs": 1} if method == "ppo" else {"num_generations": 2}
         return SETTINGS[method](
             **{
                 "model": self.model(architecture),
@@ -151,8 +163,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
 
 def train(method: str, settings: TrainSettings) -> list[StepResult]:
     steps: Iterator[StepResult]
-    if isinstance(settings, PpoSettings):
-        steps = train_ppo(settings)
+    if isinstance(settings, OnlineSettings):
+        steps = train_online(method, settings)
     else:
         steps = train_offline(method, settings)
     return list(steps)
@@ -189,7 +201,7 @@ def test_a_step_of_full_tuning(method: str, architecture: str, toys: Toys, tmp_p
     metrics = results[0].metrics
     if method in AT_THE_REFERENCE:
         assert metrics["loss"] == pytest.approx(AT_THE_REFERENCE[method], rel=1e-4)
-    if method == "ppo":
+    if method in ONLINE:
         assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
         assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # it is its own reference
 
@@ -202,7 +214,7 @@ def test_a_step_of_lora(method: str, architecture: str, toys: Toys, tmp_path: Pa
     assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
     if method in AT_THE_REFERENCE:
         assert results[0].metrics["loss"] == pytest.approx(AT_THE_REFERENCE[method], rel=1e-4)
-    if method == "ppo":
+    if method in ONLINE:
         assert results[0].metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
         assert results[0].metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)
 
@@ -491,3 +503,35 @@ def test_in_bf16_the_reference_computes_as_the_policy_does(
     (result,) = train("dpo", settings)
     assert abs(result.metrics["rewards/chosen"]) < 1e-6
     assert abs(result.metrics["rewards/margins"]) < 1e-6
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_without_a_kl_no_reference_is_loaded(
+    lora: dict[str, int] | None,
+    toys: Toys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("accord.learn.online._frozen", lambda settings: pytest.fail("loaded"))
+    settings = toys.settings("grpo", "llama", tmp_path, beta=0.0, lora=lora)
+    with caplog.at_level("INFO", logger="accord"):
+        (result,) = train("grpo", settings)
+    assert "objective/kl" not in result.metrics
+    assert "reference:" not in caplog.text
+    assert "critic:" not in caplog.text
+
+
+def test_ppo_with_pretraining_rows_and_without_critic(toys: Toys, tmp_path: Path) -> None:
+    settings = toys.settings(
+        "ppo",
+        "llama",
+        tmp_path,
+        ptx_dataset=str(toys.root / "sft.jsonl"),
+        vf_coef=0.0,
+        gae_lambda=1.0,
+    )
+    results = train("ppo", settings)
+    assert_trained("ppo", settings, results)
+    assert results[0].metrics["loss/ptx_avg"] > 0
+    assert "loss/value_avg" not in results[0].metrics

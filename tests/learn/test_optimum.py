@@ -12,17 +12,19 @@ from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import fit
 from accord.learn.losses import Losses, Objective
 from accord.learn.methods import METHODS
+from accord.learn.online_loop import learn_online
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles, ppo
+from accord.learn.ppo import Roles
 from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly
 from accord.respond.local import local_sampler
 from accord.respond.protocol import SamplingSettings
+from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings, IpoSettings
-from tests.learn.one_token import ANSWERS, PROMPTS, World, make_world
+from tests.learn.one_token import ANSWERS, PROMPTS, World, make_tree, make_world
 
 NAMES = {"model": "one-token", "dataset": "one-token", "output_dir": "nowhere"}
 
@@ -107,12 +109,8 @@ INVERSES = {  # u = π/π_ref of z = f'(u): 1 − 1/u, and log(2u/(1 + u))
 HIGHEST = {"forward_kl": 1.0, "js_divergence": math.log(2)}  # where u would be infinite
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("divergence", INVERSES)
-def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
-    # The best policy under D_f has β·f'(u) = r − λ, with λ(x) such that π sums to 1 (Wang et al.
-    # 2023): the larger λ, the smaller the sum, so it is found by halving.
-    beta, world = 1.0, make_world(seed)
+def optimum_under(world: World, divergence: str, beta: float) -> torch.Tensor:
+    """The best policy of E_π r − β·D_f, by halving for the λ of each prompt."""
     reference = world.distribution(world.reference)
     best = []
     for x in range(len(PROMPTS)):
@@ -123,8 +121,17 @@ def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
             u = INVERSES[divergence]((world.rewards[x] - middle) / beta)
             low, high = (middle, high) if float((reference[x] * u).sum()) > 1 else (low, middle)
         best.append(reference[x] * u)
+    return torch.stack(best)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("divergence", INVERSES)
+def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
+    # The best policy under D_f has β·f'(u) = r − λ, with λ(x) such that π sums to 1 (Wang et al.
+    # 2023): the larger λ, the smaller the sum, so it is found by halving.
+    beta, world = 1.0, make_world(seed)
     settings = DpoSettings(**LEARNING, beta=beta, f_divergence_type=divergence)
-    optimum = torch.stack(best)
+    optimum = optimum_under(world, divergence, beta)
     before = kl_from(world, optimum)
     learn_all_pairs(world, "dpo", settings)
     assert before > 0.02
@@ -132,42 +139,92 @@ def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
     assert world.kl_to_optimum(beta) > kl_from(world, optimum)  # another one than reverse KL's
 
 
+ONLINE: dict[str, dict[str, Any]] = {
+    # Whitened or scaled, the step would no longer depend on the size of the reward.
+    "ppo": {"num_ppo_epochs": 4, "whiten_advantages": False, "vf_coef": 1.0},
+    "grpo": {"num_iterations": 2, "num_mini_batches": 2, "scale_rewards": False},
+    "rloo": {"num_iterations": 2, "num_mini_batches": 2},
+}
+SETTINGS = {"ppo": PpoSettings, "grpo": GrpoSettings, "rloo": RlooSettings}
+
+
+def learn_from_scores(
+    world: World, method: str, seed: int, *, iterations: int = 40, **more: Any
+) -> list[dict[str, float]]:
+    settings = SETTINGS[method](
+        **{
+            **NAMES,
+            "reward_model": "toy",
+            "seed": seed,
+            "learning_rate": 3e-3,
+            "per_device_train_batch_size": 512,
+            "max_new_tokens": max(map(len, world.answers)),
+            "missing_eos_penalty": 0.0,
+            "loss_type": "fixed",
+            **ONLINE[method],
+            **more,
+        }
+    )
+    critic = world.critic if method == "ppo" else None
+    roles = Roles(world.policy, critic, world.reference, world.reward, local_sampler(world.policy))
+    models = {"policy": world.policy} | ({} if critic is None else {"critic": critic})
+    learners = {
+        name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+        for name, lm in models.items()
+    }
+    records = [PromptOnly(str(x)) for x in range(len(world.prompts))]
+    return [
+        result.metrics
+        for result in learn_online(
+            method,
+            TrainState(learners),
+            roles,
+            world.prompts,
+            records,
+            settings,
+            iterations=iterations,
+        )
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
-def test_ppo_reaches_the_optimum(beta: float, seed: int) -> None:
+@pytest.mark.parametrize("method", ONLINE)
+def test_online_methods_reach_the_optimum(method: str, beta: float, seed: int) -> None:
     world = make_world(seed)
-    settings = PpoSettings(
-        **NAMES,
-        reward_model="one-token",
-        beta=beta,
-        seed=seed,
-        learning_rate=3e-3,
-        per_device_train_batch_size=512,
-        num_ppo_epochs=4,
-        max_new_tokens=1,
-        missing_eos_penalty=0.0,
-        whiten_advantages=False,  # whitened, the step size no longer depends on the reward
-        vf_coef=1.0,
-    )
-
-    def reward(prompts, texts, finished=None):  # type: ignore[no-untyped-def]
-        return [
-            float(world.rewards[int(p), int(text)]) for p, text in zip(prompts, texts, strict=True)
-        ]
-
-    roles = Roles(world.policy, world.critic, world.reference, reward, local_sampler(world.policy))
-    learners = {
-        name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
-        for name, lm in (("policy", world.policy), ("critic", world.critic))
-    }
-    records = [PromptOnly(str(x)) for x in range(len(PROMPTS))]
     before = world.kl_to_optimum(beta)
-    for _ in ppo(TrainState(learners), roles, PROMPTS, records, settings, iterations=40):
-        pass
-    after = world.kl_to_optimum(beta)
+    learn_from_scores(world, method, seed, beta=beta)
     assert before > 0.05
-    assert after < 0.02
+    assert world.kl_to_optimum(beta) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("method", ONLINE)
+def test_online_methods_come_near_the_optimum_over_whole_responses(method: str, seed: int) -> None:
+    # Fifteen answers of one to three tokens; the best policy is over answers, not over tokens.
+    # With λ = 1 PPO's token-wise advantages have the gradient of the whole; GRPO's KL loss looks
+    # at each token's own KL, and not at what follows from it, so it comes near only.
+    beta, world = 1.0, make_tree(seed)
+    assert world.distribution(world.policy).sum(1).tolist() == pytest.approx([1.0, 1.0])
+    before = world.kl_to_optimum(beta)
+    more = {"gae_lambda": 1.0} if method == "ppo" else {}
+    learn_from_scores(world, method, seed, beta=beta, iterations=60, **more)
+    assert before > 0.1
+    assert world.kl_to_optimum(beta) < 0.2 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_plain_kl_loss_has_the_optimum_of_the_forward_kl(seed: int) -> None:
+    # The expected gradient of k3 is that of KL(π_ref‖π). Of E_π r − β·KL(π_ref‖π) the maximum is
+    # at π = π_ref·β/(λ − r), λ such that it sums to 1 (see above): not the reverse's.
+    beta, world = 1.0, make_world(seed)
+    best = optimum_under(world, "forward_kl", beta)
+    learn_from_scores(world, "grpo", seed, beta=beta, use_bias_correction_kl=False)
+    assert kl_from(world, best) < 0.02
+    assert kl_from(world, best) < world.kl_to_optimum(beta)
 
 
 @pytest.mark.parametrize("n", [2, 4, 16])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,91 +12,65 @@ import torch
 
 from accord.errors import TrainingError
 from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.collecting import collect
+from accord.learn.episodes import Episodes, grid_mask, to_grid
 from accord.learn.fit import StepResult
-from accord.learn.optimiser import adamw
+from accord.learn.losses import merge_metrics
+from accord.learn.online_loop import improve, learn_online
+from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
-from accord.learn.ppo import Roles, Targets, collect, improve, ppo, score
-from accord.learn.rollout import Episodes, grid_mask, sample_text, to_grid
-from accord.lm.forward import check_packing
+from accord.learn.policy_step import Work
+from accord.learn.ppo import Roles, ppo_targets
+from accord.learn.rollout import sample_text
+from accord.learn.scoring import Targets, summary
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.records import PromptOnly, Source
-from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample
 from accord.settings.ppo import PpoSettings
 from tests.learn.test_fit import Recorder
-from tests.lm.models import causal, scalar
-
-NAMES = {"model": "toy", "dataset": "toy", "output_dir": "nowhere", "reward_model": "toy"}
-PROMPTS = [(5, 9, 11), (7,), (8, 4)]
-RECORDS = [PromptOnly(str(i), Source("prompts.jsonl", i + 1)) for i in range(3)]
-
-
-class NumberTokenizer:
-    """Tokens are numbers, and read as such."""
-
-    eos_token_id = 2
-
-    def decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        return " ".join(str(t) for t in tokens)
-
-
-def settings_of(**more: Any) -> PpoSettings:
-    return PpoSettings(
-        **{
-            **NAMES,
-            "per_device_train_batch_size": 8,
-            "max_new_tokens": 6,
-            "learning_rate": 1e-3,
-            **more,
-        }
-    )
-
-
-def roles_of(sharp: float = 3.0) -> Roles:
-    def wrap(inner: Any, **more: Any) -> LanguageModel:
-        with torch.no_grad():
-            for parameter in inner.parameters():
-                if parameter.ndim == 2:
-                    parameter.mul_(sharp)
-        lm = LanguageModel(inner, NumberTokenizer(), "toy", **more)
-        assert check_packing(lm)
-        return lm
-
-    policy, reference = wrap(causal("llama")), wrap(causal("llama", seed=3))
-
-    def length(
-        prompts: Sequence[Any], texts: Sequence[str], finished: Sequence[bool] | None = None
-    ) -> list[float]:
-        return [float(len(text.split()) % 4) for text in texts]
-
-    critic = wrap(scalar("llama"), scalar=True)
-    return Roles(policy, critic, reference, length, local_sampler(policy))
-
-
-def state_of(roles: Roles, settings: PpoSettings) -> TrainState:
-    return TrainState(
-        {
-            name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
-            for name, lm in (("policy", roles.policy), ("critic", roles.critic))
-        }
-    )
+from tests.learn.toy_episodes import (
+    PROMPTS,
+    RECORDS,
+    NumberTokenizer,
+    moved,
+    roles_of,
+    settings_of,
+    state_of,
+    weights,
+)
 
 
 def run_ppo(
     roles: Roles, settings: PpoSettings, iterations: int = 1
 ) -> tuple[TrainState, list[StepResult]]:
     state = state_of(roles, settings)
-    steps = ppo(state, roles, PROMPTS, RECORDS, settings, iterations=iterations)
-    return state, list(steps)
+    return state, list(iterate(state, roles, settings, iterations))
 
 
-def weights(lm: LanguageModel) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in lm.trainable().values()]
+def iterate(
+    state: TrainState, roles: Roles, settings: PpoSettings, iterations: int
+) -> Iterator[StepResult]:
+    return learn_online("ppo", state, roles, PROMPTS, RECORDS, settings, iterations=iterations)
 
 
-def moved(before: list[torch.Tensor], lm: LanguageModel) -> bool:
-    return any(not torch.equal(a, b) for a, b in zip(before, weights(lm), strict=True))
+def collected(roles: Roles, settings: PpoSettings, iteration: int = 0) -> Episodes:
+    chosen = [RowOrder(3, 0).at(iteration * 8 + i) for i in range(8)]
+    prompts, records = [PROMPTS[i] for i in chosen], [RECORDS[i] for i in chosen]
+    return collect(ONLINE["ppo"], roles, prompts, records, settings, iteration)[0]
+
+
+def score(
+    episodes: Episodes, settings: PpoSettings, beta: float
+) -> tuple[Targets, dict[str, float]]:
+    targets = ppo_targets(episodes, settings, beta)
+    return targets, targets.numbers | summary(episodes, settings, beta)
+
+
+def improved(
+    state: TrainState, roles: Roles, episodes: Episodes, targets: Targets, settings: PpoSettings
+) -> dict[str, float]:
+    work = Work(ONLINE["ppo"], roles, settings, episodes, targets, settings.beta)
+    return merge_metrics(list(improve(state, work)))
 
 
 def two_episodes() -> Episodes:
@@ -105,6 +80,8 @@ def two_episodes() -> Episodes:
         groups=(PromptGroup((5,), ((6, 2),), (0,)), PromptGroup((5,), ((7,),), (0,))),
         texts=("6", "7"),
         mask=mask,
+        sampler_logps=torch.zeros(2, 2),
+        known=torch.tensor([True, True]),
         old_logps=torch.tensor([[-1.0, -2.0], [-1.5, 0.0]]),
         ref_logps=torch.tensor([[-1.1, -1.8], [-2.0, 0.0]]),  # log-ratios 0.1, −0.2; 0.5
         values=torch.tensor([[1.0, 2.0], [4.0, 0.0]]),
@@ -150,12 +127,7 @@ def test_score_without_clip_penalty_or_kl() -> None:
 def test_the_clip_holds_before_the_penalty() -> None:
     # A cut-off response of score −20 is at −10 − 1, not clipped to −10 again.
     episodes = two_episodes()
-    low = Episodes(
-        **{
-            **{name: getattr(episodes, name) for name in Episodes.__slots__},
-            "scores": torch.tensor([3.0, -20.0]),
-        }
-    )
+    low = replace(episodes, scores=torch.tensor([3.0, -20.0]))
     targets, _ = score(low, settings_of(gae_lambda=1.0, whiten_advantages=False), beta=0.0)
     assert float(targets.returns[1, 0]) == pytest.approx(-11.0)
 
@@ -173,12 +145,7 @@ def test_whitening_touches_advantages_and_not_returns() -> None:
 def test_whitened_rewards_keep_their_mean() -> None:
     # Rewards (−0.05, 3.1, 8.75) have mean 59/15; λ = 0 and values 0 make them the advantages.
     episodes = two_episodes()
-    without = Episodes(
-        **{
-            **{name: getattr(episodes, name) for name in Episodes.__slots__},
-            "values": torch.zeros(2, 2),
-        }
-    )
+    without = replace(episodes, values=torch.zeros(2, 2))
     settings = settings_of(gae_lambda=0.0, whiten_advantages=False, whiten_rewards=True)
     targets, _ = score(without, settings, beta=0.5)
     cells = targets.advantages[episodes.mask]
@@ -207,28 +174,11 @@ def test_a_model_that_is_not_deterministic_is_refused() -> None:
     assert "look for dropout or state in it" in str(error.value)
 
 
-def test_nan_rewards_stop_before_the_weights_move() -> None:
-    roles = roles_of()
-    before, critic = weights(roles.policy), weights(roles.critic)
-    broken = Roles(
-        roles.policy,
-        roles.critic,
-        roles.reference,
-        lambda p, t, finished=None: [math.nan] * len(t),
-        roles.sampler,
-    )
-    with pytest.raises(TrainingError, match=r"The loss is nan at step 1.*prompts.jsonl:"):
-        run_ppo(broken, settings_of())
-    assert not moved(before, roles.policy)
-    assert not moved(critic, roles.critic)
-
-
 def test_episodes_are_a_function_of_seed_and_iteration() -> None:
-    settings, order = settings_of(), RowOrder(3, 0)
+    order = RowOrder(3, 0)
 
     def episodes(iteration: int, seed: int = 0) -> Episodes:
-        chosen = settings.model_copy(update={"seed": seed})
-        return collect(roles_of(), PROMPTS, RECORDS, chosen, order, iteration)
+        return collected(roles_of(), settings_of(seed=seed), iteration)
 
     first = episodes(0)
     assert episodes(0).texts == first.texts
@@ -262,9 +212,9 @@ def test_accumulation_changes_neither_loss_nor_gradient(minibatches: int) -> Non
                 for name, lm in (("policy", roles.policy), ("critic", roles.critic))
             }
         )
-        episodes = collect(roles, PROMPTS, RECORDS, settings, RowOrder(3, 0), 0)
+        episodes = collected(roles, settings)
         targets, _ = score(episodes, settings, 0.05)
-        numbers = improve(state, roles, episodes, targets, settings)
+        numbers = improved(state, roles, episodes, targets, settings)
         runs.append((numbers, [r.gradients for r in recorders.values()]))
     (expected, gradients), *others = runs
     assert len(gradients[0]) == minibatches
@@ -310,8 +260,7 @@ def test_it_stops_where_the_kl_passes_its_limit() -> None:
 def test_a_run_that_stopped_at_its_limit_does_not_go_on() -> None:
     roles, settings = roles_of(), settings_of(max_kl=0.01)
     state, _ = run_ppo(roles, settings, iterations=5)
-    again = ppo(state, roles, PROMPTS, RECORDS, settings, iterations=5)
-    assert list(again) == []
+    assert list(iterate(state, roles, settings, 5)) == []
 
 
 def test_beta_adapts_towards_its_target() -> None:
@@ -349,27 +298,18 @@ def test_the_text_of_a_sample_leaves_its_end_out() -> None:
 
 def test_one_step_raises_what_had_a_positive_advantage() -> None:
     # A policy step along the advantages: tokens with a positive one become likelier, on the whole.
-    roles, settings = roles_of(), settings_of(num_ppo_epochs=1, vf_coef=0.0, learning_rate=1e-4)
-    episodes = collect(roles, PROMPTS, RECORDS, settings, RowOrder(3, 0), 0)
+    roles = roles_of()
+    settings = settings_of(num_ppo_epochs=1, vf_coef=0.01, learning_rate=1e-4)
+    episodes = collected(roles, settings)
     targets, _ = score(episodes, settings, 0.0)
-    improve(state_of(roles, settings), roles, episodes, targets, settings)
-    again = collect(
-        Roles(
-            roles.policy,
-            roles.critic,
-            roles.reference,
-            roles.reward,
-            lambda *a, **k: [
-                [Sample(g.responses[0], (0.0,) * len(g.responses[0]), bool(e))]
-                for g, e in zip(episodes.groups, episodes.finished, strict=True)
-            ],
-        ),
-        PROMPTS,
-        RECORDS,
-        settings,
-        RowOrder(3, 0),
-        0,
-    )
-    gain = ((again.old_logps - episodes.old_logps) * targets.advantages)[episodes.mask].sum()
+    improved(state_of(roles, settings), roles, episodes, targets, settings)
+
+    def again(*args: Any, **more: Any) -> list[list[Sample]]:
+        return [
+            [Sample(g.responses[0], (0.0,) * len(g.responses[0]), bool(e))]
+            for g, e in zip(episodes.groups, episodes.finished, strict=True)
+        ]
+
+    after = collected(replace(roles, sampler=again), settings)
+    gain = ((after.old_logps - episodes.old_logps) * targets.advantages)[episodes.mask].sum()
     assert float(gain) > 0
-    assert isinstance(targets, Targets)

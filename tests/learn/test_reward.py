@@ -22,7 +22,7 @@ from accord.errors import DataError, SettingsError
 from accord.learn.length_slope import length_slope
 from accord.learn.methods import METHODS
 from accord.learn.offline import train_offline
-from accord.learn.online import train_ppo
+from accord.learn.online import train_online
 from accord.learn.reward import bootstrap, measured, reward, settled
 from accord.lm.forward import check_packing, response_head_scores, response_scores
 from accord.lm.heads import keep_first_head
@@ -308,7 +308,7 @@ def test_an_ensemble_from_training_to_ppo(tmp_path: Path, lora: dict[str, int] |
         device="cpu",
         lora=lora,
     )
-    (step,) = train_ppo(ppo)
+    (step,) = train_online("ppo", ppo)
     assert math.isfinite(step.metrics["loss"])
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from accord.objectives.advantages import gae, token_rewards, whiten
+from accord.objectives.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out,
+    token_rewards,
+    whiten,
+)
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
@@ -108,3 +114,21 @@ def test_whitening_equal_or_missing_cells_is_finite() -> None:
     assert whiten(torch.full((2, 3), 7.0), MASK).abs().max() == 0.0
     nobody = torch.zeros(2, 3, dtype=torch.bool)
     assert whiten(torch.zeros(2, 3), nobody).tolist() == [[0.0] * 3] * 2
+
+
+def test_group_advantages_by_hand() -> None:
+    # (1, 2, 6): mean 3, sample variance (4 + 1 + 9)/2 = 7. The second group's scores are equal.
+    scores = torch.tensor([[1.0, 2.0, 6.0], [0.1, 0.1, 0.1]])
+    plain = group_advantages(scores, scale=False)
+    torch.testing.assert_close(plain, torch.tensor([[-2.0, -1.0, 3.0], [0.0, 0.0, 0.0]]))
+    scaled = group_advantages(scores, scale=True, eps=0.5)
+    torch.testing.assert_close(scaled[0], torch.tensor([-2.0, -1.0, 3.0]) / (7**0.5 + 0.5))
+    assert scaled[1].tolist() == [0.0, 0.0, 0.0]  # exactly, whatever the mean is rounded to
+
+
+def test_leave_one_out_by_hand() -> None:
+    # (1, 2, 6) against the means of the others, 4, 3½ and 1½. It is K/(K−1) times the centred one.
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [0.7, 0.7, 0.7]])
+    found = leave_one_out(rewards)
+    torch.testing.assert_close(found, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, 1.5 * group_advantages(rewards, scale=False))

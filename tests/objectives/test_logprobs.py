@@ -14,6 +14,7 @@ from accord.objectives.logprobs import (
     chunk_sizes,
     token_kl,
     token_logps,
+    token_logps_and_entropy,
     token_logps_and_statistics,
 )
 
@@ -190,6 +191,29 @@ def test_statistics_are_the_same_in_all_chunks(
     expected = d.T @ hidden.detach().double()
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_entropy_has_the_gradient_of_autograd(
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
+    found, expected = [], []
+    for grads in (found, expected):
+        hidden, weight, bias, targets, above = numbers(3)
+        leaves = [x.double() if grads is expected else x for x in (hidden, weight, bias)]
+        h, w, b = (x.requires_grad_() for x in leaves)
+        if grads is found:
+            head = Head(w, b, softcap=softcap)
+            logps, entropy = token_logps_and_entropy(h, head, targets, 1.3)
+        else:
+            log_p = plain_logits(h, w, b, 1.0, softcap, 1.3).log_softmax(1)
+            logps = log_p.gather(1, targets[:, None]).squeeze(1)
+            entropy = -(log_p.exp() * log_p).sum(1)
+        (above.to(logps) * logps + above.to(logps).flip(0) * entropy).sum().backward()
+        grads += [x.grad for x in (h, w, b)]
+    for a, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "vocabulary"), [(10, 3), (1, 1000), (7, 1), (5000, 7)])

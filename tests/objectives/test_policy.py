@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from accord.objectives.advantages import gae, token_rewards
-from accord.objectives.policy import adapted_beta, clipped_policy_loss, clipped_value_loss
+from accord.objectives.divergences import kl_k1, kl_k2, kl_k3
+from accord.objectives.policy import (
+    Aggregation,
+    adapted_beta,
+    clipped_policy_loss,
+    clipped_value_loss,
+    importance_weights,
+    kl_loss,
+    token_weights,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +90,85 @@ def test_with_lambda_one_the_first_step_is_reinforce_with_a_baseline() -> None:
     loss.sum().backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.tensor([[-1.0, 1.0], [0.75, -0.75]]))
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize(("below", "above"), [(0.0, 0.0), (0.0, 0.5), (0.5, 0.0)])
+def test_on_its_boundary_the_clip_lets_the_gradient_through(
+    advantage: float, below: float, above: float
+) -> None:
+    # Clips of 0 put the boundary at ratio 1, where plain and clipped term are equal: the slope to
+    # log ρ is −A, as inside. A hair beyond it, on the side where A pushes further, it is 0.
+    log_ratio = torch.zeros(1, requires_grad=True)
+    advantages = torch.tensor([advantage])
+    clipped_policy_loss(log_ratio, advantages, clip_low=below, clip_high=above).backward()
+    assert log_ratio.grad is not None
+    assert float(log_ratio.grad) == pytest.approx(-advantage)
+    limit = 1 + above if advantage > 0 else 1 - below
+    beyond = torch.tensor([math.log(limit) + 1e-4 * advantage], requires_grad=True)
+    clipped_policy_loss(beyond, advantages, clip_low=below, clip_high=above).backward()
+    assert beyond.grad is not None
+    assert float(beyond.grad) == 0.0
+
+
+def test_kl_estimators_and_their_slopes() -> None:
+    # x = log π − log π_ref = log 2: k1 = x with slope 1; k2 = ½x² with slope x; k3 = ½ − 1 + x
+    # with slope 1 − π_ref/π = ½.
+    x = math.log(2.0)
+    for estimate, value, slope in (
+        (kl_k1, x, 1.0),
+        (kl_k2, 0.5 * x * x, x),
+        (kl_k3, x - 0.5, 0.5),
+    ):
+        log_ratio = torch.tensor([x], requires_grad=True)
+        found = estimate(log_ratio)
+        found.backward()
+        assert log_ratio.grad is not None
+        assert float(found.detach()) == pytest.approx(value, rel=1e-6)
+        assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-6)
+
+
+def test_the_kl_loss_has_the_gradient_of_the_kl_it_names() -> None:
+    # Over all tokens, weighted by π: plain, Σ π·(1 − q/π)·∇log π = −Σ q·∇log π = ∇KL(q‖π);
+    # corrected, Σ π·log(π/q)·∇log π = ∇KL(π‖q). The KLs' own gradients come from autograd.
+    q = torch.tensor([0.5, 0.3, 0.2])
+    logits = torch.tensor([0.3, -0.4, 0.9])
+
+    def gradient(of: str) -> torch.Tensor:
+        z = logits.clone().requires_grad_(True)
+        logps = z.log_softmax(0)
+        if of == "forward":
+            value = (q * (q.log() - logps)).sum()
+        elif of == "reverse":
+            value = (logps.exp() * (logps - q.log())).sum()
+        else:
+            pi = logps.exp().detach()
+            ratio = logps - logps.detach()
+            value = (pi * kl_loss(logps - q.log(), ratio, corrected=of == "corrected")).sum()
+        value.backward()
+        assert z.grad is not None
+        return z.grad
+
+    torch.testing.assert_close(gradient("plain"), gradient("forward"))
+    torch.testing.assert_close(gradient("corrected"), gradient("reverse"))
+    assert not torch.allclose(gradient("plain"), gradient("corrected"), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("token", [1 / 6, 1 / 6, 1 / 6]),
+        ("sequence", [1 / 3, 1 / 6, 1 / 9]),  # 1/(3·length)
+        ("fixed", [1 / 30, 1 / 30, 1 / 30]),  # 1/(3·10)
+    ],
+)
+def test_what_a_token_weighs(kind: Aggregation, expected: list[float]) -> None:
+    found = token_weights(torch.tensor([1, 2, 3]), kind=kind, longest=10)
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_importance_weights_are_truncated() -> None:
+    # π_old/π_sampler of ½, 1 and 4; a cap of 2 cuts the last.
+    old = torch.tensor([0.1, 0.3, 0.8]).log()
+    sampler = torch.tensor([0.2, 0.3, 0.2]).log()
+    assert importance_weights(old, sampler, cap=2.0).tolist() == pytest.approx([0.5, 1.0, 2.0])

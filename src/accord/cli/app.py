@@ -134,7 +134,7 @@ def train(
         str,
         typer.Argument(
             metavar="METHOD",
-            help="sft, reward, dpo, ipo, kto, orpo, simpo or ppo.",
+            help="sft, reward, dpo, ipo, kto, orpo, simpo, ppo, grpo or rloo.",
             show_default=False,
         ),
     ],
@@ -152,6 +152,8 @@ def train(
     orpo    learns from comparisons in one go with imitation, without a reference model
     simpo   learns from comparisons by mean log-probs, without a reference model
     ppo     learns from a reward model's scores of its own responses to prompts
+    grpo    does the same by comparing several responses to a prompt, without a critic
+    rloo    does the same with the KL in the reward, each response against the others
 
     `output_dir` then holds model/ (which loads in transformers or peft), metrics.jsonl,
     checkpoints/ and manifest.json. All settings: docs/settings.md.

@@ -21,6 +21,7 @@ from accord.learn.processes import processes
 from accord.runs import atomic_folder
 
 FOLDER = "checkpoints"
+START = "start/"  # of the names of tensors to go back to
 # Settings that may change between a stop and going on: they do not change what is learned.
 FREE = frozenset(
     {
@@ -43,6 +44,38 @@ class TrainState:
     learners: dict[str, Learner]
     step: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+    """Weights and moments to go back to, where a method keeps them (see `learn.rollback`)."""
+
+
+def state_tensors(state: TrainState) -> dict[str, Tensor]:
+    """All weights that learn and their optimiser's moments, by name; not copied."""
+    tensors: dict[str, Tensor] = {}
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
+            for key, value in learner.optimiser.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
+    return tensors
+
+
+def put_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what `state_tensors` gave, here or in another process, back into the state."""
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
+            kept = {
+                key: tensors[f"{name}/{key}/{parameter_name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{key}/{parameter_name}" in tensors
+            }
+            learner.optimiser.state.pop(parameter, None)
+            if kept:
+                learner.optimiser.state[parameter] = {
+                    k: v.to(parameter.device, copy=True) for k, v in kept.items()
+                }
+        learner.publish()
 
 
 def save_checkpoint(
@@ -54,12 +87,8 @@ def save_checkpoint(
     """
     folder = output_dir / FOLDER / f"step-{state.step:08d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, learner in state.learners.items():
-        for parameter_name, parameter in learner.parameters.items():
-            tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
-            for key, value in learner.optimiser.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
+    tensors = state_tensors(state)
+    tensors |= {f"{START}{name}": tensor for name, tensor in state.start.items()}
     about = {
         "step": state.step,
         "numbers": state.numbers,
@@ -102,19 +131,12 @@ def load_checkpoint(
         ) from error
     _same_settings(about["settings"], settings, newest)
     _same_processes(about.get("processes", 1), newest)
-    for name, learner in state.learners.items():
-        for parameter_name, parameter in learner.parameters.items():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
-            kept = {
-                key: tensors[f"{name}/{key}/{parameter_name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}/{parameter_name}" in tensors
-            }
-            if kept:
-                on_device = {k: v.to(parameter.device) for k, v in kept.items()}
-                learner.optimiser.state[parameter] = on_device
-        learner.publish()
+    put_tensors(state, tensors)
+    state.start = {
+        name.removeprefix(START): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(START)
+    }
     state.step = int(about["step"])
     state.numbers = about["numbers"]
     rng = bytearray(base64.b64decode(about["torch_rng"]))
@@ -125,6 +147,17 @@ def load_checkpoint(
 def remove_checkpoints(output_dir: Path) -> None:
     """Remove all checkpoints of a run that ended well, or whose settings changed."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+
+
+def newest_step(output_dir: Path) -> int:
+    """The step of the newest checkpoint in place; 0 where there is none."""
+    found = _steps(output_dir)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change what is learned."""
+    return {key: value for key, value in settings.items() if key not in FREE}
 
 
 def _steps(output_dir: Path) -> list[Path]:

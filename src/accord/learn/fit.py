@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from accord.errors import TrainingError
+from accord.errors import NotFiniteError
 from accord.learn.checkpoints import TrainState
 from accord.learn.learner import Learner
 from accord.learn.losses import Objective, merge_metrics
 from accord.learn.optimiser import clip_gradients, learning_rate_factor
 from accord.learn.order import RowOrder, total_examples
+from accord.learn.passes import deal
 from accord.learn.processes import Processes
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import TrainSettings
@@ -59,26 +59,10 @@ class Schedule:
 
         There are as many as the settings say; more where one would have more than `max_tokens`.
         """
-        sizes = {i: groups[i].tokens for i in rows}
         count = min(len(rows), max(1, math.ceil(len(rows) / self.micro)))
-        while True:
-            dealt = _dealt(rows, sizes, count)
-            largest = max(sum(sizes[i] for i in part) for part in dealt)
-            if self.max_tokens is None or largest <= self.max_tokens or count == len(rows):
-                return dealt
-            count += self.processes - count % self.processes
-            count = min(count, len(rows))
-
-
-def _dealt(rows: Sequence[int], sizes: Mapping[int, int], count: int) -> list[list[int]]:
-    """The largest first, each to the part with the fewest tokens; parts keep the rows' order."""
-    parts: list[list[int]] = [[] for _ in range(count)]
-    lightest = [(0, 0, part) for part in range(count)]  # tokens, rows, which
-    for place in sorted(range(len(rows)), key=lambda p: (-sizes[rows[p]], p)):
-        total, held, part = heapq.heappop(lightest)
-        parts[part].append(place)
-        heapq.heappush(lightest, (total + sizes[rows[place]], held + 1, part))
-    return [[rows[p] for p in sorted(part)] for part in parts if part]
+        sizes = [groups[i].tokens for i in rows]
+        dealt = deal(sizes, count, most=self.max_tokens, multiple=self.processes)
+        return [[rows[place] for place in part] for part in dealt]
 
 
 def schedule_of(rows: int, settings: TrainSettings, processes: int = 1) -> Schedule:
@@ -108,7 +92,7 @@ def fit(
     """Take optimiser steps from `state.step` to the end, yielding after each.
 
     The gradient is that of the weighted mean over all examples (or tokens) of the step, however
-    they are split into forward passes and over processes. Raises TrainingError, with the rows in
+    they are split into forward passes and over processes. Raises NotFiniteError, with the rows in
     the batch, when the loss or gradient is not finite; the weights are then those of the step
     before.
     """
@@ -178,21 +162,34 @@ def step_optimiser(
     learner: Learner, max_norm: float, step: int, groups: Sequence[PromptGroup]
 ) -> float:
     """Clip, check and apply the gradients, then clear them; returns the norm before clipping."""
-    norm = clip_gradients(learner.parameters.values(), max_norm)
-    check_finite(norm, "gradient", step, groups)
-    learner.optimiser.step()
-    learner.publish()
-    learner.optimiser.zero_grad(set_to_none=True)
+    norm = clipped_norm(learner, max_norm, step, groups)
+    apply_gradients(learner)
     return norm
 
 
+def clipped_norm(
+    learner: Learner, max_norm: float, step: int, groups: Sequence[PromptGroup]
+) -> float:
+    """Clip and check the gradients; returns their norm before."""
+    norm = clip_gradients(learner.parameters.values(), max_norm)
+    check_finite(norm, "gradient", step, groups)
+    return norm
+
+
+def apply_gradients(learner: Learner) -> None:
+    """Take the optimiser's step, and clear the gradients."""
+    learner.optimiser.step()
+    learner.publish()
+    learner.optimiser.zero_grad(set_to_none=True)
+
+
 def check_finite(value: float, what: str, step: int, groups: Sequence[PromptGroup]) -> None:
-    """Raise TrainingError, naming the rows, where a value is NaN or infinite."""
+    """Raise NotFiniteError, naming the rows, where a value is NaN or infinite."""
     if math.isfinite(value):
         return
     sources = list(dict.fromkeys(str(g.source) for g in groups))
     shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
-    raise TrainingError(
+    raise NotFiniteError(
         f"The {what} is {value} at step {step}, so training stops; the last checkpoint is kept. "
         f"The rows in the batch: {shown}. Look at them first; then try a lower learning_rate, "
         f"precision=fp32, or a lower max_grad_norm."

@@ -1,4 +1,4 @@
-"""The stage around PPO: load the roles, go on from a checkpoint, write the policy."""
+"""The stage around PPO, GRPO and RLOO: load the roles, go on, write the policy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
+from accord.learn.collecting import held_out
 from accord.learn.fit import StepResult
+from accord.learn.kept_episodes import remove_episodes
 from accord.learn.learner import make_learner
-from accord.learn.offline import same_tokenizer, start_model
-from accord.learn.ppo import Roles, held_out, ppo
+from accord.learn.offline import rows_of, same_tokenizer, start_model
+from accord.learn.online_loop import learn_online
+from accord.learn.order import RowOrder
+from accord.learn.policy_step import Pretraining
+from accord.learn.ppo import Roles
 from accord.learn.processes import only_one
 from accord.learn.stage import keep_going, model_card
 from accord.lm.adapters import add_adapters
@@ -25,26 +30,28 @@ from accord.lm.model import LanguageModel
 from accord.records import PromptOnly
 from accord.respond.local import local_sampler
 from accord.runs import write_json_atomic
+from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 
 log = logging.getLogger(__name__)
 
 
-def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
-    """Train a policy by PPO, yielding after each iteration; writes `output_dir/model`.
+def train_online(name: str, settings: OnlineSettings) -> Iterator[StepResult]:
+    """Train a policy by ONLINE[name], yielding after each iteration; writes `output_dir/model`.
 
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     goes on from it.
     """
-    only_one("PPO")
+    only_one(name.upper())
     if settings.max_length - settings.max_new_tokens < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
             f"max_length={settings.max_length}. Raise max_length, or lower max_new_tokens."
         )
     policy = start_model(settings, scalar=False)
-    reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
-    if reference is not None:
+    reference = None
+    if settings.wants_reference and not (policy.is_peft and settings.ref_model is None):
+        reference = _frozen(settings)
         same_tokenizer(policy, reference)
     scorer = load_scalar(
         settings.reward_model,
@@ -52,38 +59,62 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
     )
-    critic = _critic(settings, policy, scorer)
+    learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
+    critic = None
+    if isinstance(settings, PpoSettings) and settings.vf_coef:
+        critic = _critic(settings, policy, scorer)
+        learners["critic"] = make_learner(critic, settings, settings.critic_learning_rate)
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
     if settings.eval_dataset is not None:
         place = folder / "eval_data.json"
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
-    state = TrainState(
-        {
-            "policy": make_learner(policy, settings, settings.learning_rate),
-            "critic": make_learner(critic, settings, settings.critic_learning_rate),
-        }
-    )
+    pretraining = _pretraining(policy, settings)
+    state = TrainState(learners)
     roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
-    _log_memory({"policy": policy, "critic": critic, "reference": reference, "reward": scorer})
-    episodes = settings.per_device_train_batch_size
+    held = {"policy": policy, "critic": critic, "reference": reference, "reward": scorer}
+    missing = set() if settings.wants_reference else {"reference"}
+    missing |= set() if critic is not None else {"critic"}
+    _log_memory({role: lm for role, lm in held.items() if role not in missing})
     iterations = settings.max_steps or math.ceil(
-        settings.num_train_epochs * len(prompts) / episodes
+        settings.num_train_epochs * len(prompts) / settings.prompts_a_step
     )
     yield from keep_going(
-        lambda s: ppo(s, roles, prompts, kept, settings, iterations=iterations),
+        lambda s: learn_online(
+            name,
+            s,
+            roles,
+            prompts,
+            kept,
+            settings,
+            iterations=iterations,
+            folder=folder,
+            pretraining=pretraining,
+        ),
         state,
         settings,
         None if unseen is None else lambda: held_out(roles, *unseen, settings),
     )
     state.learners["policy"].restore()
-    save_model(policy, folder / "model", card=model_card(policy, "ppo", settings))
+    save_model(policy, folder / "model", card=model_card(policy, name, settings))
     remove_checkpoints(folder)
+    remove_episodes(folder)
+
+
+def _pretraining(policy: LanguageModel, settings: OnlineSettings) -> Pretraining | None:
+    """The rows of PPO-ptx, where they are asked for."""
+    if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
+        return None
+    records, read = load_records(settings.ptx_dataset, "sft")
+    rows, encoded = rows_of(records, policy, settings)
+    log.info("%s", read.summary())
+    log.info("%s: %s", settings.ptx_dataset, encoded.summary())
+    return Pretraining(rows, RowOrder(len(rows), settings.seed))
 
 
 def _prompts(
-    place: str, policy: LanguageModel, settings: PpoSettings, told: Path
+    place: str, policy: LanguageModel, settings: OnlineSettings, told: Path
 ) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
     """Prompt ids with their records, within the room that the response leaves."""
     records, read = load_records(place, "prompts")
@@ -100,7 +131,7 @@ def _prompts(
     return prompts, kept
 
 
-def _frozen(settings: PpoSettings) -> LanguageModel:
+def _frozen(settings: OnlineSettings) -> LanguageModel:
     lm = load_causal(
         settings.ref_model or settings.model,
         precision=settings.precision,

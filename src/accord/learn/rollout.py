@@ -1,55 +1,46 @@
-"""Episodes: sample from the policy, score, and measure under policy, reference and critic."""
+"""Sample from the policy, score, and measure under policy, reference and critic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from accord.compare.rewards import Reward
-from accord.learn.reference import batches_of
+from accord.learn.episodes import Episodes, fill, grid_mask, part_of, to_grid
+from accord.learn.ppo import Roles
 from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.records import Prompt, PromptOnly
+from accord.records import PromptOnly
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Episodes:
-    """E answered prompts, and on each response token (E, T), masked: the log-probs under the
-    policy that sampled them and under the reference, the critic's values, the entropy.
-
-    scores (E,) are the reward's; finished (E,) says which responses ended with EOS.
-    """
+class Answered:
+    """P prompts with their K responses: token groups, and in order of the E = P·K responses their
+    texts without special tokens, who ended, and the sampler's log-probs of their tokens."""
 
     groups: tuple[PromptGroup, ...]
     texts: tuple[str, ...]
-    mask: Tensor
-    old_logps: Tensor
-    ref_logps: Tensor
-    values: Tensor
-    entropy: Tensor
-    scores: Tensor
-    finished: Tensor
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.mask.sum(1)
+    finished: tuple[bool, ...]
+    logps: tuple[float, ...]
 
 
-def grid_mask(lengths: Sequence[int]) -> Tensor:
-    """(E, T) bools: True on the first lengths[e] cells of row e."""
-    return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A forward pass with its graph, kept for the first optimiser step: which episodes it was
+    over, and the log-probs (R,) of their tokens."""
+
+    rows: list[int]
+    logps: Tensor
 
 
-def to_grid(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of response tokens (R,), in order of response and token, on the grid (E, T)."""
-    grid = torch.zeros(mask.shape, dtype=flat.dtype)
-    grid[mask] = flat.cpu()
-    return grid
+def is_trainer(sampler: Sampler) -> bool:
+    """Whether a sampler draws from the very model that learns. Another engine's, whose numbers
+    differ a little, has the attribute `is_trainer` False."""
+    return bool(getattr(sampler, "is_trainer", True))
 
 
 def answer(
@@ -61,15 +52,19 @@ def answer(
     *,
     seed: int,
     streams: Sequence[int],
-) -> tuple[list[PromptGroup], list[str], list[bool]]:
-    """One response to each prompt: token groups, texts without special tokens, and who ended."""
-    samples = [own[0] for own in sampler(prompts, settings, seed=seed, streams=streams)]
-    groups = [
-        PromptGroup(p, (s.tokens,), (0,), source=r.source)
-        for p, s, r in zip(prompts, samples, records, strict=True)
-    ]
-    texts = [sample_text(s, policy) for s in samples]
-    return groups, texts, [s.finished for s in samples]
+) -> Answered:
+    """K responses to each prompt."""
+    found = sampler(prompts, settings, seed=seed, streams=streams)
+    samples = [sample for own in found for sample in own]
+    return Answered(
+        tuple(
+            PromptGroup(p, tuple(s.tokens for s in own), source=r.source)
+            for p, own, r in zip(prompts, found, records, strict=True)
+        ),
+        tuple(sample_text(s, policy) for s in samples),
+        tuple(s.finished for s in samples),
+        tuple(logp for s in samples for logp in s.logps),
+    )
 
 
 def sample_text(sample: Sample, lm: LanguageModel) -> str:
@@ -78,66 +73,84 @@ def sample_text(sample: Sample, lm: LanguageModel) -> str:
     return str(lm.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-@torch.no_grad()
 def measure(
-    policy: LanguageModel,
-    reference: LanguageModel | None,
-    critic: LanguageModel,
-    answered: tuple[list[PromptGroup], list[str], list[bool]],
-    prompts: Sequence[Prompt],
-    reward: Reward,
+    roles: Roles,
+    answered: Answered,
+    records: Sequence[PromptOnly],
+    plan: Sequence[Sequence[list[int]]],
     *,
     temperature: float,
-    batch_size: int,
-) -> Episodes:
-    """Episodes from answered prompts. Without a reference model it is the policy's base.
+    reference: bool,
+    old: bool,
+    entropy: bool,
+    hold: bool = False,
+) -> tuple[Episodes, Held | None]:
+    """Episodes from answered prompts: scores, and log-probs and values pass by pass.
+
+    `plan` holds the episodes of each pass of each step; with it measured as trained, the first
+    ratio is 1 to the bit. `reference`, `old` and `entropy` say what is measured beside scores and
+    values. With `hold`, the pass of a first step that has one only keeps its graph, so that the
+    step need not compute it again.
 
     Log-probs are recomputed here, by the passes that training uses, never taken from the sampler.
     """
-    groups, texts, finished = answered
-    old, entropy = _two(
-        groups,
-        batch_size,
-        policy,
-        lambda b: response_logps_and_entropy(policy, b, temperature=temperature),
-    )
-    if reference is None:
-        with policy.as_reference():
-            ref = _each(groups, batch_size, policy, temperature)
-    else:
-        ref = _each(groups, batch_size, reference, temperature)
-    values = torch.cat([token_values(critic, b).cpu() for b in _packed(groups, batch_size, critic)])
-    mask = grid_mask([len(g.responses[0]) for g in groups])
-    return Episodes(
-        groups=tuple(groups),
-        texts=tuple(texts),
+    groups = answered.groups
+    mask = grid_mask([len(r) for g in groups for r in g.responses])
+    repeated = [r.prompt for r, g in zip(records, groups, strict=True) for _ in g.responses]
+    with torch.no_grad():
+        scores = roles.reward(repeated, answered.texts, answered.finished)
+    found = Episodes(
+        groups=groups,
+        texts=answered.texts,
         mask=mask,
-        old_logps=to_grid(old, mask),
-        ref_logps=to_grid(ref, mask),
-        values=to_grid(values, mask),
-        entropy=to_grid(entropy, mask),
-        scores=torch.tensor(reward(prompts, texts, finished)),
-        finished=torch.tensor(finished),
+        scores=torch.tensor(scores),
+        finished=torch.tensor(answered.finished),
+        sampler_logps=to_grid(torch.tensor(answered.logps), mask),
+        old_logps=torch.zeros(mask.shape),
+        known=torch.full((len(mask),), old),
+        ref_logps=torch.zeros(mask.shape) if reference else None,
+        values=None if roles.critic is None else torch.zeros(mask.shape),
+        entropy=torch.zeros(mask.shape) if entropy else None,
+        off_policy=not is_trainer(roles.sampler),
     )
+    held = None
+    passes = [rows for step in plan for rows in step]
+    # The first pass comes last: its graph is held in memory from here on.
+    for number, rows in [*list(enumerate(passes))[1:], (0, passes[0])]:
+        batch = pack(part_of(groups, rows), roles.policy.device)
+        with torch.no_grad():
+            if found.ref_logps is not None:
+                logps = _reference_logps(roles, batch, temperature)
+                fill(found.ref_logps, rows, mask, logps)
+            if found.values is not None and roles.critic is not None:
+                fill(found.values, rows, mask, token_values(roles.critic, batch))
+        if not old:
+            continue
+        keeps = hold and number == 0 and len(plan[0]) == 1
+        with torch.set_grad_enabled(keeps):
+            logps = _policy_logps(roles.policy, batch, temperature, found, rows)
+        fill(found.old_logps, rows, mask, logps)
+        held = Held(rows, logps) if keeps else held
+    return found, held
 
 
-def _packed(groups: Sequence[PromptGroup], size: int, lm: LanguageModel) -> list[PackedBatch]:
-    return [pack(groups[r.start : r.stop], lm.device) for r in batches_of(len(groups), size)]
-
-
-def _two(
-    groups: Sequence[PromptGroup],
-    size: int,
-    lm: LanguageModel,
-    read: Callable[[PackedBatch], tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor]:
-    found = [read(batch) for batch in _packed(groups, size, lm)]
-    return torch.cat([f[0].cpu() for f in found]), torch.cat([f[1].cpu() for f in found])
-
-
-def _each(
-    groups: Sequence[PromptGroup], size: int, lm: LanguageModel, temperature: float
+def _policy_logps(
+    policy: LanguageModel,
+    batch: PackedBatch,
+    temperature: float,
+    episodes: Episodes,
+    rows: Sequence[int],
 ) -> Tensor:
-    return torch.cat(
-        [response_logps(lm, b, temperature=temperature).cpu() for b in _packed(groups, size, lm)]
-    )
+    """The policy's log-probs; the entropies are put in the episodes where they are wanted."""
+    if episodes.entropy is None:
+        return response_logps(policy, batch, temperature=temperature)
+    logps, entropy = response_logps_and_entropy(policy, batch, temperature=temperature)
+    fill(episodes.entropy, rows, episodes.mask, entropy)
+    return logps
+
+
+def _reference_logps(roles: Roles, batch: PackedBatch, temperature: float) -> Tensor:
+    if roles.reference is not None:
+        return response_logps(roles.reference, batch, temperature=temperature)
+    with roles.policy.as_reference():
+        return response_logps(roles.policy, batch, temperature=temperature)

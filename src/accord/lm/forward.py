@@ -12,7 +12,12 @@ from accord.errors import ModelError
 from accord.lm.attention import NAME
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.objectives.logprobs import token_kl, token_logps, token_logps_and_statistics
+from accord.objectives.logprobs import (
+    token_kl,
+    token_logps,
+    token_logps_and_entropy,
+    token_logps_and_statistics,
+)
 
 # Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -66,10 +71,13 @@ def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float 
 
 
 def response_logps_and_entropy(
-    lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0
+    lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0, entropy_learns: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each response token (R,), and the entropy of its distribution (R,)."""
+    """Log-prob of each response token (R,), and the entropy of its distribution (R,), which has
+    a gradient only where it is to be learned from."""
     hidden = hidden_states(lm, batch).before
+    if entropy_learns:
+        return token_logps_and_entropy(hidden, lm.head, batch.targets, temperature)
     logps, entropy, _ = token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)
     return logps, entropy
 

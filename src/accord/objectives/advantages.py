@@ -54,3 +54,31 @@ def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
     scale = torch.rsqrt(cells.var(unbiased=False) + 1e-8)
     out = (values - mean) * scale
     return (out + mean if keep_mean else out) * mask
+
+
+def group_advantages(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tensor:
+    """GRPO (Shao et al. 2024, eq. 21): (r − mean of the group) / (std of the group + eps).
+
+    scores (P, K), K at least 2; returns (P, K). Without `scale` the division is left out (Dr.
+    GRPO, Liu et al. 2025): it favours prompts whose scores lie close together. The standard
+    deviation is the sample's, over K − 1, as in TRL. A group of equal scores gives exact zeros.
+    """
+    advantages = scores - scores.mean(1, keepdim=True)
+    if scale:
+        advantages = advantages / (scores.std(1, keepdim=True) + eps)
+    return advantages.masked_fill(_equal(scores), 0.0)
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """RLOO (Ahmadian et al. 2024, eq. 9): each reward less the mean of the others in its group.
+
+    rewards (P, K), K at least 2; returns (P, K). A group of equal rewards gives exact zeros.
+    """
+    count = rewards.shape[1]
+    others = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+    return (rewards - others).masked_fill(_equal(rewards), 0.0)
+
+
+def _equal(values: Tensor) -> Tensor:
+    """(P, 1): which rows hold one value only, rounding kept out."""
+    return values.amax(1, keepdim=True) == values.amin(1, keepdim=True)

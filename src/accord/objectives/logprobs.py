@@ -155,7 +155,10 @@ def _reduce(
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """logp_i = logits_i[y_i] − logsumexp(logits_i); its gradient to logits_i is onehot − p_i."""
+    """logp_i = logits_i[y_i] − logsumexp(logits_i); its gradient to logits_i is onehot − p_i.
+
+    The entropy's, where it is learned from, is −p·(log p + H).
+    """
 
     @staticmethod
     def forward(
@@ -168,25 +171,30 @@ class _TokenLogProbs(torch.autograd.Function):
         softcap: float | None,
         temperature: float,
         statistics: bool,
+        entropy_learns: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         head = Head(weight, bias, scale, softcap)
         normaliser, logps, entropy, correct = _reduce(
             hidden, head, targets, temperature, statistics=statistics
         )
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        kept = entropy if entropy_learns else None
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser, kept)
         ctx.scale, ctx.softcap, ctx.temperature = scale, softcap, temperature
-        ctx.mark_non_differentiable(entropy, correct)
+        ctx.mark_non_differentiable(*([] if entropy_learns else [entropy]), correct)
         return logps, entropy, correct
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, entropy_grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+        hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
         chunks = _Chunks(hidden, Head(weight, bias, ctx.scale, ctx.softcap), ctx.temperature)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         above = (grad * (ctx.scale / ctx.temperature))[:, None]
+        if entropy is not None:
+            above_entropy = (entropy_grad * (ctx.scale / ctx.temperature))[:, None]
+            scratch = torch.empty_like(chunks.buffer)
         for columns in chunks.columns():
             part = chunks.weight(columns)
             weight_sum = None
@@ -195,7 +203,12 @@ class _TokenLogProbs(torch.autograd.Function):
                 slope = None
                 if ctx.softcap is not None:  # d tanh(x) = 1 − tanh²(x)
                     slope = 1.0 - (d * (ctx.temperature / ctx.softcap)).square()
-                _exp(d.sub_(normaliser[rows, None])).mul_(-above[rows])
+                d.sub_(normaliser[rows, None])
+                if entropy is None:
+                    _exp(d).mul_(-above[rows])
+                else:  # dH/dlogits = −p·(log p + H)
+                    c = scratch[: d.numel()].view(d.shape).copy_(d).add_(entropy[rows, None])
+                    _exp(d).mul_(c.mul_(-above_entropy[rows]).sub_(above[rows]))
                 found, where = _inside(targets[rows], columns)
                 d[found, where] += above[rows][found, 0]
                 if slope is not None:
@@ -215,7 +228,7 @@ class _TokenLogProbs(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             grad_weight,
             None if grad_bias is None else grad_bias.to(bias.dtype),
-            *[None] * 5,
+            *[None] * 6,
         )
 
 
@@ -235,11 +248,25 @@ def token_logps_and_statistics(
     return _apply(hidden, head, targets, temperature, statistics=True)
 
 
+def token_logps_and_entropy(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logps` and the entropies, both with gradient, float32 (R,); for an entropy bonus."""
+    return _apply(hidden, head, targets, temperature, statistics=True, entropy_learns=True)[:2]
+
+
 def _apply(
-    hidden: Tensor, head: Head, targets: Tensor, temperature: float, *, statistics: bool
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    temperature: float,
+    *,
+    statistics: bool,
+    entropy_learns: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (head.scale, head.softcap, temperature)
     return _TokenLogProbs.apply(
-        hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature, statistics
+        hidden, head.weight, head.bias, targets, *shape, statistics, entropy_learns
     )
 
 

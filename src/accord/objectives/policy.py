@@ -1,9 +1,15 @@
-"""Policy-gradient losses. One value a token; the token-weighted mean is taken by the loop."""
+"""Policy-gradient losses: one value a token, and what each token weighs in a step's mean."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from accord.objectives.divergences import kl_k3
+
+Aggregation = Literal["token", "sequence", "fixed"]
 
 
 def clipped_policy_loss(
@@ -25,6 +31,41 @@ def clipped_value_loss(
     """½·max((V−R)², (clip(V, V_old±c)−R)²), all (tokens,). Schulman et al.'s baselines code."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
+
+
+def kl_loss(log_ratio_to_reference: Tensor, log_ratio: Tensor, *, corrected: bool) -> Tensor:
+    """The KL to the reference as a loss term, k3 on each token, all (tokens,).
+
+    Plain, as in Shao et al. 2024 (eq. 4), its gradient is (1 − π_ref/π)·∇log π: in expectation
+    that of the forward KL, KL(π_ref‖π). Corrected, each value is weighted by the ratio
+    π/π_old (DeepSeek-V3.2, 2025); at ratio 1 the gradient is then log(π/π_ref)·∇log π, that of
+    the reverse KL which the objective speaks of.
+    """
+    k3 = kl_k3(log_ratio_to_reference)
+    return log_ratio.exp() * k3 if corrected else k3
+
+
+def importance_weights(old_logps: Tensor, sampler_logps: Tensor, *, cap: float) -> Tensor:
+    """min(π_old/π_sampler, cap) on each token: truncated importance sampling (Yao et al. 2025).
+
+    For tokens drawn by another engine, whose probabilities differ a little from the trainer's.
+    """
+    return (old_logps - sampler_logps).exp().clamp(max=cap)
+
+
+def token_weights(lengths: Tensor, *, kind: Aggregation, longest: int) -> Tensor:
+    """What each token of a response weighs in the loss of an optimiser step, (E,) of lengths (E,).
+
+    `token`: all tokens of the step the same, 1/Σ length (DAPO, Yu et al. 2025, eq. 8).
+    `sequence`: all responses the same, 1/(E·length) (Shao et al. 2024, eq. 3).
+    `fixed`: 1/(E·longest), so that no response's own length matters (Dr. GRPO, Liu et al. 2025).
+    """
+    count = len(lengths)
+    if kind == "token":
+        return (1.0 / lengths.sum()).expand(count)
+    if kind == "sequence":
+        return 1.0 / (count * lengths)
+    return torch.full((count,), 1.0 / (count * longest), device=lengths.device)
 
 
 def adapted_beta(beta: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:

@@ -14,8 +14,8 @@ from accord.settings.recipe import StagePlan
 STAGE_FILE = "stage.json"
 
 PLACES = frozenset(
-    "model dataset eval_dataset reward_model ref_model reference reference_dataset responses "
-    "comparisons evaluation ratings".split()
+    "model dataset eval_dataset reward_model ref_model reference reference_dataset ptx_dataset "
+    "responses comparisons evaluation ratings".split()
 )
 """Settings that name a file or folder which a stage reads, where it is not on the hub."""
 

@@ -28,7 +28,8 @@ from accord.errors import SettingsError, StorageError
 from accord.learn.checkpoints import FOLDER
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
-from accord.learn.online import train_ppo
+from accord.learn.online import train_online
+from accord.learn.online_methods import ONLINE
 from accord.learn.processes import leave, processes
 from accord.pipeline.comparing import arena, compare
 from accord.pipeline.identity import (
@@ -72,8 +73,8 @@ def work_of(plan: StagePlan) -> Iterator[Progress]:
         return STAGES[plan.kind](plan.settings)
     assert plan.method is not None
     settings: Any = plan.settings
-    steps = train_ppo(settings) if plan.method == "ppo" else train_offline(plan.method, settings)
-    return _told(steps)
+    train = train_online if plan.method in ONLINE else train_offline
+    return _told(train(plan.method, settings))
 
 
 def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:

@@ -86,7 +86,6 @@ FOREIGN: dict[str, Foreign] = {
     "truncation_mode": Foreign(_TRL, "long_prompts", "It is `drop` or `keep_end`."),
     "dataset_num_proc": Foreign(_TRL, "", "Rows are tokenised in one go; leave it out."),
     "max_completion_length": Foreign(_TRL, "max_new_tokens"),
-    "num_generations": Foreign(_TRL, "num_responses"),
     "generation_batch_size": Foreign(_TRL, "per_device_train_batch_size"),
     "sft_model_path": Foreign(_TRL, "model"),
     "reward_model_path": Foreign(_TRL, "reward_model"),
@@ -103,6 +102,9 @@ FOREIGN: dict[str, Foreign] = {
     "use_rslora": Foreign(_TRL, "lora", "The scale is alpha / r; leave it out."),
     "load_in_4bit": Foreign(_TRL, "", _NO_QUANT),
     "load_in_8bit": Foreign(_TRL, "", _NO_QUANT),
+    "epsilon_high": Foreign(_TRL, "cliprange_high"),
+    "steps_per_generation": Foreign(_TRL, "num_mini_batches"),
+    "vllm_importance_sampling_clip_max": Foreign(_TRL, "sampler_importance_cap"),
     # Axolotl
     "base_model": Foreign(_AX, "model"),
     "datasets": Foreign(_AX, "dataset", "One file, folder or hub name."),
@@ -170,7 +172,7 @@ FOREIGN: dict[str, Foreign] = {
     "kl_coeff": Foreign(_TT, "beta"),
     "num_steps": Foreign(_TT, "max_steps"),
     "lmbda": Foreign(_TT, "gae_lambda"),
-    "epsilon": Foreign(_TT, "cliprange"),
+    "epsilon": Foreign(f"{_TRL} and {_TT}", "cliprange"),
     "value_coeff": Foreign(_TT, "vf_coef"),
     "value_clip_range": Foreign(_TT, "cliprange_value"),
     "max_generated_tokens": Foreign(_TT, "max_new_tokens"),
@@ -191,7 +193,9 @@ FOREIGN: dict[str, Foreign] = {
         "That times `gradient_accumulation_steps` is the batch of one optimiser step.",
     ),
     "rollout_batch_size": Foreign(_OR, "per_device_train_batch_size"),
-    "n_samples_per_prompt": Foreign(_OR, "num_responses"),
+    "n_samples_per_prompt": Foreign(
+        _OR, "num_generations", "A `sample` stage has `num_responses`."
+    ),
     "max_len": Foreign(_OR, "max_length"),
     "prompt_max_len": Foreign(_OR, "max_prompt_length"),
     "generate_max_len": Foreign(_OR, "max_new_tokens"),

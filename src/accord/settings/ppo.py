@@ -2,68 +2,70 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from accord.settings.training import TrainSettings
+from accord.settings.online import OnlineSettings
 
 
-class PpoSettings(TrainSettings):
+class PpoSettings(OnlineSettings):
     """Reinforcement learning from a reward model by PPO under a KL penalty."""
 
-    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
-    adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
     reward_model: str = Field(
         description="Reward model folder; its scores are normalised. The critic starts from it, "
         "of an ensemble from the first head."
     )
-    ref_model: str | None = Field(
-        None, description="Reference of the KL penalty; by default the starting model."
-    )
     critic_learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate of the critic; by default the policy's."
     )
-    max_steps: int | None = Field(
-        None, ge=1, description="PPO iterations; overrides `num_train_epochs` over the prompts."
-    )
-    per_device_train_batch_size: int = Field(
-        64, ge=1, description="Episodes (prompts answered) in one iteration."
-    )
     num_ppo_epochs: int = Field(4, ge=1, description="Passes over an iteration's episodes.")
-    num_mini_batches: int = Field(
-        1, ge=1, description="Optimiser steps in a pass; the episodes are split evenly."
-    )
-    max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
-    temperature: float = Field(1.0, gt=0, description="Divides the logits in every log-prob.")
-    beta: float = Field(0.05, ge=0, description="KL penalty on each response token.")
-    adaptive_kl_target: float | None = Field(
-        None, gt=0, description="Adapt beta towards this KL an episode; fixed beta when absent."
-    )
-    adaptive_kl_horizon: int = Field(
-        10_000, ge=1, description="Episodes over which the adaptive beta reacts."
-    )
-    max_kl: float | None = Field(
-        None, gt=0, description="Stop when the mean KL an episode passes this many nats."
-    )
     gamma: float = Field(1.0, gt=0, le=1, description="Discount.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's λ (Schulman et al. 2016).")
-    cliprange: float = Field(0.2, gt=0, description="Policy ratio clip, below 1.")
-    cliprange_high: float | None = Field(
-        None, gt=0, description="Policy ratio clip above 1; by default the same."
-    )
     cliprange_value: float = Field(0.2, gt=0, description="Value clip around the old value.")
-    vf_coef: float = Field(0.1, ge=0, description="Weight of the value loss.")
+    vf_coef: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of the value loss; 0 loads no critic, and needs `gae_lambda=1`: "
+        "REINFORCE, with the batch's mean as its baseline where advantages are whitened.",
+    )
     whiten_advantages: bool = Field(
         True, description="Advantages to mean 0 and variance 1 over all response tokens."
     )
     whiten_rewards: bool = Field(
         False, description="Rewards to variance 1, their mean kept, before the advantages."
     )
-    missing_eos_penalty: float = Field(
-        1.0, ge=0, description="Taken off the score of a response that does not end."
-    )
-    reward_clip: float | None = Field(
-        10.0, gt=0, description="Normalised scores are clipped to ± this."
-    )
     critic_warmup_steps: int = Field(
         0, ge=0, description="Iterations in which the critic learns and the policy stands still."
     )
+    ptx_dataset: str | None = Field(
+        None,
+        description="Demonstrations or text for PPO-ptx (Ouyang et al. 2022, eq. 2): their "
+        "likelihood is held up while the policy learns from scores.",
+    )
+    ptx_coef: float = Field(
+        27.8, gt=0, description="Weight of that likelihood's mean over its tokens."
+    )
+    ptx_batch_size: int = Field(
+        8, ge=1, description="Rows of `ptx_dataset` in an optimiser step, drawn by its number."
+    )
+
+    @property
+    def epochs(self) -> int:
+        return self.num_ppo_epochs
+
+    @model_validator(mode="after")
+    def _ppo_settings_that_fit(self) -> PpoSettings:
+        if not self.vf_coef and self.gae_lambda != 1:
+            raise ValueError(
+                f"without a critic (`vf_coef=0`) nothing stands in for what is still to come, and "
+                f"`gae_lambda={self.gae_lambda}` would fade it out. Set `gae_lambda=1`."
+            )
+        if not self.vf_coef and (self.critic_warmup_steps or self.critic_learning_rate):
+            raise ValueError(
+                "`critic_warmup_steps` and `critic_learning_rate` are of a critic, and "
+                "`vf_coef=0` loads none. Leave them out."
+            )
+        if self.ptx_dataset is None and {"ptx_coef", "ptx_batch_size"} & self.model_fields_set:
+            raise ValueError(
+                "`ptx_coef` and `ptx_batch_size` do nothing without `ptx_dataset`. Set that too."
+            )
+        return self

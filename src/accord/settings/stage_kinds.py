@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accord.errors import SettingsError
 from accord.settings.base import Settings
+from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.load import apply_overrides, build, load_yaml
 from accord.settings.located import COMMAND_LINE, LocatedMapping
 from accord.settings.ppo import PpoSettings
@@ -41,6 +42,8 @@ METHOD_SETTINGS: dict[str, type[Settings]] = {
     "orpo": OrpoSettings,
     "simpo": SimpoSettings,
     "ppo": PpoSettings,
+    "grpo": GrpoSettings,
+    "rloo": RlooSettings,
 }
 """Training methods, and what each may be told."""
 

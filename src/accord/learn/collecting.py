@@ -1,0 +1,170 @@
+"""An iteration's episodes: which prompts, sampled and measured, or as a killed run left them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from accord.learn.checkpoints import changing
+from accord.learn.episodes import Episodes, passes_of
+from accord.learn.kept_episodes import keep_episodes, kept_episodes
+from accord.learn.online_methods import OnlineMethod
+from accord.learn.order import RowOrder
+from accord.learn.ppo import Roles
+from accord.learn.rollout import Held, answer, measure
+from accord.learn.scoring import summary
+from accord.records import PromptOnly
+from accord.respond.protocol import SamplingSettings
+from accord.runs import digest_json
+from accord.settings.online import OnlineSettings
+
+HELD_OUT = (  # told of held-out prompts
+    "objective/scores",
+    "objective/kl",
+    "objective/rlhf_reward",
+    "objective/entropy",
+    "eos_rate",
+    "response_length",
+)
+
+Prompts = Sequence[tuple[int, ...]]
+
+
+def episodes_of(
+    method: OnlineMethod,
+    iteration: int,
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    *,
+    logs: bool,
+    folder: Path | None,
+) -> tuple[Episodes, Held | None]:
+    """The iteration's episodes, as a run that was killed has left them, or sampled."""
+    if folder is None:
+        return collect(method, roles, prompts, records, settings, iteration, logs=logs)
+    identity = {
+        "settings": digest_json(changing(settings.model_dump(mode="json"))),
+        "prompts": digest_json([list(p) for p in prompts]),
+        "entropy": logs,
+    }
+    if settings.resume:
+        kept = kept_episodes(folder, iteration, prompts, records, identity)
+        if kept is not None:
+            return kept, None
+    episodes, held = collect(method, roles, prompts, records, settings, iteration, logs=logs)
+    keep_episodes(folder, iteration, episodes, identity)
+    return episodes, held
+
+
+def collect(
+    method: OnlineMethod,
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    iteration: int,
+    *,
+    logs: bool = True,
+) -> tuple[Episodes, Held | None]:
+    """An iteration's episodes: a function of weights, prompts, seed and iteration alone.
+
+    The policy's log-probs are computed beforehand only where the reward needs them (a KL on the
+    tokens), a limit looks at them, or more than one step will be taken from them.
+    """
+    first = iteration * len(prompts)
+    answered = answer(
+        roles.policy,
+        roles.sampler,
+        prompts,
+        records,
+        _sampling(settings),
+        seed=settings.seed,
+        streams=range(first, first + len(prompts)),
+    )
+    in_reward = settings.wants_reference and not method.kl_in_loss
+    steps = settings.epochs * settings.num_mini_batches
+    before = in_reward or settings.max_kl is not None or steps > 1
+    plan = [
+        passes_of(
+            answered.groups,
+            members,
+            count=settings.gradient_accumulation_steps,
+            most=settings.max_tokens_per_forward,
+        )
+        for members in minibatches(range(len(prompts)), settings, iteration, epoch=0)
+    ]
+    learns = iteration >= getattr(settings, "critic_warmup_steps", 0)
+    return measure(
+        roles,
+        answered,
+        records,
+        plan,
+        temperature=settings.temperature,
+        reference=settings.wants_reference,
+        old=before,
+        entropy=logs,
+        hold=learns and not settings.entropy_coef,
+    )
+
+
+def held_out(
+    roles: Roles, prompts: Prompts, records: Sequence[PromptOnly], settings: OnlineSettings
+) -> dict[str, float]:
+    """How the policy does on prompts that it does not learn from, with the same draws each time,
+    one response to each."""
+    one = settings.model_copy(update={"num_generations": 1})
+    answered = answer(
+        roles.policy,
+        roles.sampler,
+        prompts,
+        records,
+        _sampling(one),
+        seed=settings.seed,
+        streams=range(len(prompts)),
+    )
+    passes = settings.num_mini_batches * settings.gradient_accumulation_steps
+    a_pass = max(1, settings.per_device_train_batch_size // passes)
+    most = settings.max_tokens_per_forward
+    count = math.ceil(len(prompts) / a_pass)
+    plan = [passes_of(answered.groups, range(len(prompts)), count=count, most=most)]
+    episodes, _ = measure(
+        roles,
+        answered,
+        records,
+        plan,
+        temperature=settings.temperature,
+        reference=settings.wants_reference,
+        old=True,
+        entropy=True,
+    )
+    numbers = summary(episodes, one, settings.beta)
+    return {name: numbers[name] for name in HELD_OUT if name in numbers}
+
+
+def rows_of(order: RowOrder, settings: OnlineSettings, iteration: int) -> list[int]:
+    """The prompts of an iteration (from 0)."""
+    first = iteration * settings.prompts_a_step
+    return order.slice(first, first + settings.prompts_a_step)
+
+
+def minibatches(
+    prompts: Sequence[int], settings: OnlineSettings, iteration: int, epoch: int
+) -> list[list[int]]:
+    """The prompts of each optimiser step of an epoch, shuffled anew; none is empty."""
+    key = [settings.seed, (iteration << 16) + epoch + 1]
+    shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(prompts))
+    parts = np.array_split(shuffled, settings.num_mini_batches)
+    return [[prompts[place] for place in part] for part in parts if len(part)]
+
+
+def _sampling(settings: OnlineSettings) -> SamplingSettings:
+    return SamplingSettings(
+        num_responses=settings.num_generations,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+    )

@@ -1,0 +1,259 @@
+"""One optimiser step of an iteration: policy, critic and PPO-ptx, pass by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accord.errors import TrainingError
+from accord.learn.checkpoints import TrainState
+from accord.learn.episodes import Episodes, fill, part_of, passes_of
+from accord.learn.fit import apply_gradients, check_finite, clipped_norm
+from accord.learn.losses import Metric, metric
+from accord.learn.online_methods import OnlineMethod
+from accord.learn.order import RowOrder
+from accord.learn.passes import deal
+from accord.learn.ppo import Roles
+from accord.learn.rollout import Held
+from accord.learn.scoring import Targets
+from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.objectives.divergences import kl_k3
+from accord.objectives.policy import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    importance_weights,
+    kl_loss,
+    token_weights,
+)
+
+RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
+SAMPLER_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}  # mean |log ratio| of sampling and training
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Rows whose likelihood PPO-ptx holds up, and the order in which they come."""
+
+    rows: Sequence[PromptGroup]
+    order: RowOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An iteration's work: on which episodes, towards what, and whether the policy learns yet.
+
+    `held` is a first pass whose graph was kept; `log`: entropies are wanted. `settings` are the
+    method's own.
+    """
+
+    method: OnlineMethod
+    roles: Roles
+    settings: Any
+    episodes: Episodes
+    targets: Targets
+    beta: float
+    learns: bool = True
+    log: bool = True
+    held: Held | None = None
+    pretraining: Pretraining | None = None
+
+
+def take_step(
+    state: TrainState, work: Work, members: Sequence[int], *, number: int, first: bool
+) -> dict[str, Metric]:
+    """One step of policy and critic on some prompts' episodes, in as many passes as set.
+
+    `number` counts the run's optimiser steps, `first` is an iteration's first. Raises
+    NotFiniteError before any weight has moved.
+    """
+    settings, episodes = work.settings, work.episodes
+    rows = episodes.rows_of(members)
+    weights = torch.zeros(len(episodes.scores))
+    weights[rows] = token_weights(
+        episodes.lengths[rows], kind=settings.loss_type, longest=settings.max_new_tokens
+    )
+    passes = passes_of(
+        episodes.groups,
+        members,
+        count=settings.gradient_accumulation_steps,
+        most=settings.max_tokens_per_forward,
+    )
+    parts: list[dict[str, Metric]] = [{"loss": (0.0, 1.0)}]
+    for part in passes:
+        groups = part_of(episodes.groups, part)
+        batch = pack(groups, work.roles.policy.device)
+        token = _Tokens(part, episodes.mask[part], batch.device)
+        share = token(weights[:, None].expand(episodes.mask.shape))
+        # One after the other, so that only one graph is in memory.
+        if work.learns:
+            loss, found = _policy_loss(work, batch, token, share, first)
+            parts += [found, _backward(loss, state, groups)]
+        if work.targets.returns is not None:
+            loss, found = _value_loss(work, batch, token, share)
+            parts += [found, _backward(loss, state, groups)]
+    if work.learns and work.pretraining is not None:
+        parts += _pretrain(state, work, work.pretraining, number)
+    everyone = [episodes.groups[p] for p in members]
+    learning = {n: x for n, x in state.learners.items() if work.learns or n != "policy"}
+    for name, learner in learning.items():
+        norm = clipped_norm(learner, settings.max_grad_norm, state.step + 1, everyone)
+        parts.append({f"grad_norm/{name}": (norm, 1.0)})
+    for learner in learning.values():
+        apply_gradients(learner)
+    return _added(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Reads a pass's tokens (R,) off a grid (E, T)."""
+
+    rows: list[int]
+    mask: Tensor
+    device: torch.device
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        return grid[self.rows][self.mask].to(self.device)
+
+
+def _policy_loss(
+    work: Work, batch: PackedBatch, token: _Tokens, share: Tensor, first: bool
+) -> tuple[Tensor, dict[str, Metric]]:
+    """The weighted loss of a pass's tokens, and metrics over them."""
+    settings, episodes = work.settings, work.episodes
+    new = not bool(episodes.known[token.rows].all())
+    logps, entropy = _forward(work, batch, token, first=first, new=new)
+    if new:  # its own old log-probs: the ratio is 1
+        fill(episodes.old_logps, token.rows, episodes.mask, logps)
+        episodes.known[token.rows] = True
+        if entropy is not None and episodes.entropy is not None:
+            fill(episodes.entropy, token.rows, episodes.mask, entropy)
+    old, advantages = token(episodes.old_logps), token(work.targets.advantages)
+    sampled = token(episodes.sampler_logps)
+    log_ratio = logps - old
+    if first:
+        _same_policy(log_ratio, old - sampled, settings.precision, episodes.off_policy)
+    high = settings.cliprange if settings.cliprange_high is None else settings.cliprange_high
+    policy_loss = clipped_policy_loss(
+        log_ratio, advantages, clip_low=settings.cliprange, clip_high=high
+    )
+    metrics: dict[str, Metric] = {}
+    if episodes.off_policy:
+        weights = importance_weights(old, sampled, cap=settings.sampler_importance_cap)
+        policy_loss = policy_loss * weights
+        metrics["sampler/weight_mean"] = metric(weights)
+        metrics["sampler/mismatch_kl"] = metric(kl_k3(sampled - old))
+    loss = policy_loss
+    if work.method.kl_in_loss and episodes.ref_logps is not None:
+        kl = kl_loss(
+            logps - token(episodes.ref_logps), log_ratio, corrected=settings.use_bias_correction_kl
+        )
+        loss = loss + work.beta * kl
+        metrics["loss/kl_avg"] = metric(kl)
+    if settings.entropy_coef:
+        assert entropy is not None
+        loss = loss - settings.entropy_coef * entropy
+    with torch.no_grad():
+        ratio = log_ratio.exp()
+        below, above = ratio < 1 - settings.cliprange, ratio > 1 + high
+        metrics |= {
+            "loss/policy_avg": metric(policy_loss),
+            "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
+            "policy/clipfrac_avg": metric((below | above).float()),
+            "val/ratio": metric(ratio),
+            "val/ratio_var": metric((ratio - ratio.mean()).square()),
+        }
+        if work.method.groups:
+            metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
+            metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
+    return (loss * share).sum(), metrics
+
+
+def _forward(
+    work: Work, batch: PackedBatch, token: _Tokens, *, first: bool, new: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs (R,) with gradient, and entropies (R,) where they are learned from or told."""
+    settings, held = work.settings, work.held
+    if first and held is not None and held.rows == token.rows:
+        return held.logps, None
+    policy, temperature = work.roles.policy, settings.temperature
+    learned = settings.entropy_coef > 0
+    if learned or (new and work.episodes.entropy is not None):
+        return response_logps_and_entropy(
+            policy, batch, temperature=temperature, entropy_learns=learned
+        )
+    return response_logps(policy, batch, temperature=temperature), None
+
+
+def _value_loss(
+    work: Work, batch: PackedBatch, token: _Tokens, share: Tensor
+) -> tuple[Tensor, dict[str, Metric]]:
+    critic, old_grid, returns = work.roles.critic, work.episodes.values, work.targets.returns
+    assert critic is not None
+    assert old_grid is not None
+    assert returns is not None
+    clip = work.settings.cliprange_value
+    values, old = token_values(critic, batch), token(old_grid)
+    loss = clipped_value_loss(values, old, token(returns), clip=clip)
+    moved = (values.detach() - old).abs() > clip
+    metrics = {"loss/value_avg": metric(loss), "val/clipfrac_avg": metric(moved.float())}
+    return work.settings.vf_coef * (loss * share).sum(), metrics
+
+
+def _pretrain(
+    state: TrainState, work: Work, pretraining: Pretraining, number: int
+) -> list[dict[str, Metric]]:
+    """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of other rows' tokens."""
+    settings = work.settings
+    size = settings.ptx_batch_size
+    places = pretraining.order.slice(number * size, (number + 1) * size)
+    rows = [pretraining.rows[i] for i in places]
+    tokens = sum(group.targets for group in rows)
+    count = min(len(rows), settings.gradient_accumulation_steps)
+    parts: list[dict[str, Metric]] = []
+    for part in deal([g.tokens for g in rows], count, most=settings.max_tokens_per_forward):
+        groups = [rows[i] for i in part]
+        logps = response_logps(work.roles.policy, pack(groups, work.roles.policy.device))
+        parts.append({"loss/ptx_avg": metric(-logps)})
+        parts.append(_backward(-settings.ptx_coef / tokens * logps.sum(), state, groups))
+    return parts
+
+
+def _backward(loss: Tensor, state: TrainState, groups: Sequence[PromptGroup]) -> dict[str, Metric]:
+    told = float(loss.detach())
+    check_finite(told, "loss", state.step + 1, groups)
+    loss.backward()
+    return {"loss": (told, 0.0)}
+
+
+def _same_policy(log_ratio: Tensor, to_sampler: Tensor, precision: str, off_policy: bool) -> None:
+    """Before the first step of an iteration the ratio must be 1, and so must be that to what was
+    sampled from, where it is the same model; raise where they are not."""
+    largest = float(log_ratio.detach().abs().max())
+    if largest > RATIO_TOLERANCE[precision]:
+        raise TrainingError(
+            f"Before the first step the policy's log-probs differ by up to {largest:.3g} nats from "
+            f"those recorded for the same tokens, so the ratio is not 1. The model does not give "
+            f"the same numbers twice: look for dropout or state in it."
+        )
+    mean = float(to_sampler.detach().abs().mean())
+    if not off_policy and mean > SAMPLER_TOLERANCE[precision]:
+        raise TrainingError(
+            f"Before the first step the policy's log-probs differ by {mean:.3g} nats on average "
+            f"from those its tokens were sampled with, so the ratio is not 1. The model does not "
+            f"give the same numbers twice: look for dropout or state in it."
+        )
+
+
+def _added(parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    sums: dict[str, list[float]] = {}
+    for part in parts:
+        for name, (total, weight) in part.items():
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += weight
+    return {name: (total, weight) for name, (total, weight) in sums.items()}

@@ -1,0 +1,41 @@
+"""Settings of the methods that compare several responses to one prompt: GRPO and RLOO."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from accord.settings.online import OnlineSettings
+
+
+class GroupSettings(OnlineSettings):
+    """What GRPO and RLOO share: a group of responses is its own baseline, without a critic."""
+
+    learning_rate: float = Field(1e-6, gt=0, description="Peak learning rate.")
+    num_generations: int = Field(
+        8, ge=2, description="Responses to each prompt; the prompt is computed once for all."
+    )
+    num_iterations: int = Field(1, ge=1, description="Passes over an iteration's episodes.")
+
+    @property
+    def epochs(self) -> int:
+        return self.num_iterations
+
+
+class GrpoSettings(GroupSettings):
+    """GRPO: a response's advantage is its score within its group; the KL is a loss term."""
+
+    beta: float = Field(0.04, ge=0, description="Weight of the KL loss on each response token.")
+    scale_rewards: bool = Field(
+        True,
+        description="Divide advantages by the group's standard deviation; Dr. GRPO does not, as "
+        "it favours prompts whose scores lie close together.",
+    )
+    use_bias_correction_kl: bool = Field(
+        True,
+        description="Weight the KL loss by the policy ratio, so that its gradient is that of the "
+        "reverse KL; without, it is the forward KL's.",
+    )
+
+
+class RlooSettings(GroupSettings):
+    """RLOO: a response's score, KL taken off, against the mean of the others in its group."""

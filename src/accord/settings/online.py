@@ -1,0 +1,148 @@
+"""Settings that the online methods share: PPO, GRPO and RLOO."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from accord.settings.training import TrainSettings
+
+
+class OnlineSettings(TrainSettings):
+    """What every method takes that learns from scores of its own responses."""
+
+    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
+    adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
+    reward_model: str = Field(description="Reward model folder; its scores are normalised.")
+    ref_model: str | None = Field(
+        None,
+        description="Reference of the KL penalty; by default the starting model. None is loaded "
+        "where nothing asks for a KL: `beta=0`, without `max_kl` and `adaptive_kl_target`.",
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="Iterations; overrides `num_train_epochs` over the prompts."
+    )
+    save_steps: int = Field(10, ge=1, description="A checkpoint every so many iterations.")
+    per_device_train_batch_size: int = Field(
+        64, ge=1, description="Episodes in one iteration: responses, `num_generations` a prompt."
+    )
+    num_generations: int = Field(
+        1, ge=1, description="Responses to each prompt; the prompt is computed once for all."
+    )
+    num_mini_batches: int = Field(
+        1,
+        ge=1,
+        description="Optimiser steps in a pass over the episodes; prompts are split evenly, with "
+        "all their responses.",
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="Forward passes of an optimiser step; episodes are dealt by tokens."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
+    temperature: float = Field(1.0, gt=0, description="Divides the logits in every log-prob.")
+    beta: float = Field(0.05, ge=0, description="KL penalty on each response token.")
+    adaptive_kl_target: float | None = Field(
+        None, gt=0, description="Adapt beta towards this KL an episode; fixed beta when absent."
+    )
+    adaptive_kl_horizon: int = Field(
+        10_000, ge=1, description="Episodes over which the adaptive beta reacts."
+    )
+    max_kl: float | None = Field(
+        None, gt=0, description="Limit of the mean KL an episode, in nats; see `max_kl_action`."
+    )
+    max_kl_action: Literal["stop", "rollback", "raise_beta"] = Field(
+        "stop",
+        description="Past `max_kl`: stop; go back to the last weights and Adam moments below it, "
+        "with half the learning rate from then on (a third time in a row stops); or take 1.5 "
+        "times the beta from then on.",
+    )
+    rollback_copy: Literal["off", "memory", "disk"] | None = Field(
+        None,
+        description="Where the weights and Adam moments an iteration starts from are kept to go "
+        "back to, 12 bytes a trained parameter: in the machine's memory, or in a file that is "
+        "read when needed. By default in memory with `lora` or `max_kl_action=rollback`, else "
+        "off: then a loss that is not finite can be skipped only before an iteration's first step.",
+    )
+    cliprange: float = Field(0.2, gt=0, description="Policy ratio clip, below 1.")
+    cliprange_high: float | None = Field(
+        None, gt=0, description="Policy ratio clip above 1 (DAPO: 0.28); by default the same."
+    )
+    loss_type: Literal["token", "sequence", "fixed"] = Field(
+        "token",
+        description="What counts the same in the mean of an optimiser step: every token; every "
+        "response, by the mean of its tokens; or every response, by the sum of its tokens over "
+        "`max_new_tokens` (Dr. GRPO).",
+    )
+    entropy_coef: float = Field(
+        0.0, ge=0, description="Weight of the entropy bonus: its mean is added to the objective."
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="Taken off the score of a response that does not end."
+    )
+    missing_eos_score: float | None = Field(
+        None,
+        description="The score of a response that does not end, instead of its own less "
+        "`missing_eos_penalty`.",
+    )
+    reward_clip: float | None = Field(
+        10.0, gt=0, description="Normalised scores are clipped to ± this."
+    )
+    sampler_importance_cap: float = Field(
+        2.0,
+        ge=1,
+        description="Where another engine samples: the policy loss of a token is weighted by "
+        "π_old/π_sampler, and by no more than this.",
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Passes over an iteration's episodes."""
+        return 1
+
+    @property
+    def prompts_a_step(self) -> int:
+        """Prompts answered in an iteration."""
+        return self.per_device_train_batch_size // self.num_generations
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether anything asks for a KL to the reference."""
+        return self.beta > 0 or self.max_kl is not None or self.adaptive_kl_target is not None
+
+    @property
+    def keeps_copy(self) -> Literal["off", "memory", "disk"]:
+        """Where an iteration's start is kept, its default filled in."""
+        if self.rollback_copy is not None:
+            return self.rollback_copy
+        wanted = self.lora is not None or self.rolls_back
+        return "memory" if wanted else "off"
+
+    @property
+    def rolls_back(self) -> bool:
+        return self.max_kl is not None and self.max_kl_action == "rollback"
+
+    @model_validator(mode="after")
+    def _online_settings_that_fit(self) -> OnlineSettings:
+        if self.per_device_train_batch_size % self.num_generations:
+            raise ValueError(
+                f"`per_device_train_batch_size` counts responses: "
+                f"{self.per_device_train_batch_size} can't be dealt to prompts with "
+                f"{self.num_generations} each. Make it a multiple of `num_generations`."
+            )
+        if self.max_kl_action != "stop" and self.max_kl is None:
+            raise ValueError("`max_kl_action` does nothing without `max_kl`. Set that too.")
+        if self.rolls_back and self.rollback_copy == "off":
+            raise ValueError(
+                "`max_kl_action=rollback` needs weights to go back to. Set `rollback_copy` to "
+                "memory or disk, or leave it out."
+            )
+        if self.max_kl_action == "raise_beta" and not self.beta:
+            raise ValueError("`max_kl_action=raise_beta` can't raise a beta of 0. Set `beta`.")
+        both = {"missing_eos_score", "missing_eos_penalty"} <= self.model_fields_set
+        if both and self.missing_eos_score is not None:
+            raise ValueError(
+                "`missing_eos_score` replaces the score that `missing_eos_penalty` is taken off. "
+                "Set one of them."
+            )
+        return self

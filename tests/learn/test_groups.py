@@ -1,0 +1,249 @@
+"""GRPO's and RLOO's advantages, groups, passes and steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import accord.learn.policy_step as policy_step
+from accord.learn.checkpoints import TrainState
+from accord.learn.collecting import collect
+from accord.learn.episodes import Episodes, part_of, passes_of
+from accord.learn.group_methods import grpo_targets, rloo_targets
+from accord.learn.learner import Learner
+from accord.learn.losses import merge_metrics
+from accord.learn.online_loop import improve, learn_online
+from accord.learn.online_methods import ONLINE
+from accord.learn.policy_step import Work
+from accord.learn.ppo import Roles
+from accord.learn.scoring import group_summary, summary
+from accord.lm.packing import PromptGroup
+from tests.learn.test_fit import Recorder
+from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
+
+
+def episodes_of(scores: list[float], finished: list[bool] | None = None) -> Episodes:
+    """Two prompts with two responses each, of 2, 1, 1 and 2 tokens."""
+    mask = torch.tensor([[True, True], [True, False], [True, False], [True, True]])
+    return Episodes(
+        groups=(PromptGroup((5,), ((6, 2), (7,))), PromptGroup((8, 9), ((3,), (4, 2)))),
+        texts=("6", "7", "3", "4"),
+        mask=mask,
+        scores=torch.tensor(scores),
+        finished=torch.tensor(finished or [True] * 4),
+        sampler_logps=torch.zeros(4, 2),
+        old_logps=torch.tensor([[-1.0, -1.0], [-2.0, 0.0], [-0.5, 0.0], [-1.0, -2.0]]),
+        known=torch.full((4,), True),
+        ref_logps=torch.tensor([[-1.5, -1.5], [-2.0, 0.0], [-0.5, 0.0], [-1.0, -1.0]]),
+        entropy=torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 0.0], [5.0, 6.0]]),
+    )
+
+
+def test_grpo_advantages_by_hand() -> None:
+    # (1, 3): mean 2, sample deviation √2. The second group's scores are equal.
+    targets = grpo_targets(episodes_of([1.0, 3.0, 2.0, 2.0]), settings_of("grpo"), beta=0.0)
+    a = 1 / (math.sqrt(2) + 1e-4)
+    expected = torch.tensor([[-a, -a], [a, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(targets.advantages, expected)
+    assert targets.part.tolist() == [True, False]
+    with_kl = grpo_targets(episodes_of([1.0, 3.0, 2.0, 2.0]), settings_of("grpo"), beta=0.1)
+    assert with_kl.part.tolist() == [True, True]
+    plain = settings_of("grpo", scale_rewards=False)
+    found = grpo_targets(episodes_of([1.0, 3.0, 2.0, 2.0]), plain, beta=0.0).advantages
+    assert found[:2].tolist() == [[-1.0, -1.0], [1.0, 0.0]]
+
+
+def test_rloo_advantages_by_hand() -> None:
+    # Log-ratios of the responses: 1, 0, 0, −1; with β = ½ the rewards are ½, 3, 2 and 2½.
+    episodes = episodes_of([1.0, 3.0, 2.0, 2.0])
+    found = rloo_targets(episodes, settings_of("rloo"), beta=0.5)
+    expected = torch.tensor([[-2.5, -2.5], [2.5, 0.0], [-0.5, 0.0], [0.5, 0.5]])
+    torch.testing.assert_close(found.advantages, expected)
+    assert found.part.tolist() == [True, True]
+    assert rloo_targets(episodes, settings_of("rloo"), beta=0.0).part.tolist() == [True, False]
+
+
+def test_a_missing_end_lowers_or_replaces_the_score() -> None:
+    episodes = episodes_of([1.0, 30.0, -2.0, 4.0], [True, False, True, False])
+
+    def rewards(**more: Any) -> float:
+        return group_summary(episodes, settings_of("grpo", **more))["reward"]
+
+    assert rewards() == pytest.approx((1 + 9 - 2 + 3) / 4)  # 30 is clipped to 10 first
+    assert rewards(missing_eos_score=-5.0) == pytest.approx((1 - 5 - 2 - 5) / 4)
+
+
+def test_what_is_told_of_groups() -> None:
+    episodes = episodes_of([1.0, 3.0, 2.0, 2.0], [True, True, True, False])
+    settings = settings_of("grpo", missing_eos_penalty=0.0)
+    told = group_summary(episodes, settings)
+    # k3 = e^−x − 1 + x of the tokens' log-ratios ½, ½, 0, 0, 0, −1.
+    k3 = [math.exp(-x) - 1 + x for x in (0.5, 0.5, 0.0, 0.0, 0.0, -1.0)]
+    assert told == pytest.approx(
+        {
+            "reward": 2.0,
+            "reward_std": math.sqrt(2 / 3),
+            "frac_reward_zero_std": 0.5,
+            "completions/mean_length": 1.5,
+            "completions/clipped_ratio": 0.25,
+            "entropy": 21 / 6,
+            "kl": sum(k3) / 6,
+        }
+    )
+    assert summary(episodes, settings, 0.1)["objective/kl"] == pytest.approx(0.0)  # (1 − 1)/4
+    # Of episodes that no pass has been over, log-probs and entropies are not told.
+    new = replace(episodes, known=torch.full((4,), False))
+    assert not {"kl", "entropy"} & set(group_summary(new, settings))
+    assert not {"objective/kl", "objective/entropy"} & set(summary(new, settings, 0.1))
+
+
+def test_passes_hold_whole_groups_where_they_fit() -> None:
+    groups = [PromptGroup((1,) * 4, ((2,) * 3,) * 3), PromptGroup((1,) * 2, ((3,) * 5,) * 3)]
+    assert passes_of(groups, [1, 0], count=1, most=None) == [[0, 1, 2, 3, 4, 5]]
+    assert passes_of(groups, [0, 1], count=2, most=None) == [[3, 4, 5], [0, 1, 2]]
+    assert passes_of(groups, [0, 1], count=8, most=None) == [[3, 4, 5], [0, 1, 2]]
+    # 13 and 17 tokens. Of at most 13 the second does not fit: 2 + 5 + 5, and 2 + 5.
+    capped = passes_of(groups, [0, 1], count=1, most=13)
+    assert sorted(capped) == [[0, 1, 2], [3, 4], [5]]
+    for rows in capped:
+        assert sum(g.tokens for g in part_of(groups, rows)) <= 13
+    # What lands in one pass again shares its prompt.
+    assert [len(g.responses) for g in part_of(groups, [0, 2, 3, 4, 5])] == [2, 3]
+
+
+def gradients_of(
+    method: str, settings: Any, change: Callable[[Episodes], Episodes] = lambda e: e
+) -> tuple[dict[str, float], list[list[torch.Tensor]]]:
+    """What one iteration's steps measured, and the gradients of each."""
+    roles = roles_of(method)
+    recorder = Recorder(list(roles.policy.trainable().values()))
+    state = TrainState({"policy": Learner(roles.policy.trainable(), recorder)})  # type: ignore[arg-type]
+    episodes, held = collect(ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0)
+    episodes = change(episodes)
+    targets = ONLINE[method].targets(episodes, settings, settings.beta)
+    work = Work(ONLINE[method], roles, settings, episodes, targets, settings.beta, held=held)
+    return merge_metrics(list(improve(state, work))), recorder.gradients
+
+
+def assert_same(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]]) -> None:
+    for step_found, step_expected in zip(found, expected, strict=True):
+        for a, b in zip(step_found, step_expected, strict=True):
+            assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
+
+
+@pytest.mark.parametrize("loss_type", ["token", "sequence", "fixed"])
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> None:
+    plain = {"loss_type": loss_type, "max_grad_norm": 0, "beta": 0.1, "entropy_coef": 0.01}
+    numbers, expected = gradients_of(method, settings_of(method, **plain))
+    assert len(expected) == 1
+    for more in ({"gradient_accumulation_steps": 2}, {"max_tokens_per_forward": 8}):
+        told, found = gradients_of(method, settings_of(method, **plain, **more))
+        assert told["loss"] == pytest.approx(numbers["loss"], rel=1e-4, abs=1e-6)
+        assert_same(found, expected)
+
+
+def test_the_ways_to_average_differ() -> None:
+    losses = {
+        kind: gradients_of("rloo", settings_of("rloo", loss_type=kind, max_grad_norm=0))[1][0]
+        for kind in ("token", "sequence", "fixed")
+    }
+    a, b, c = (torch.cat([g.flatten() for g in x]) for x in losses.values())
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(a, c, 0)) == pytest.approx(1.0, abs=1e-5)  # by a number only
+    assert float(a.norm()) > float(c.norm())
+    assert float(cosine(a, b, 0)) < 0.9999
+
+
+def test_equal_scores_add_nothing_and_take_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first group's scores are equal: the step is that of the second alone.
+    settings = settings_of("grpo", beta=0.0, max_grad_norm=0)
+
+    def equal(episodes: Episodes) -> Episodes:
+        return replace(episodes, scores=torch.cat([torch.ones(4), episodes.scores[4:]]))
+
+    seen: list[int] = []
+    pack = policy_step.pack
+    monkeypatch.setattr(policy_step, "pack", lambda g, d: (seen.append(len(g)), pack(g, d))[1])
+    _, found = gradients_of("grpo", settings, equal)
+    assert seen == [1]
+
+    def alone(episodes: Episodes) -> Episodes:
+        fields = ("mask", "scores", "finished", "sampler_logps", "old_logps", "known", "entropy")
+        rows = {name: getattr(episodes, name)[4:] for name in fields}
+        return replace(episodes, groups=episodes.groups[1:], texts=episodes.texts[4:], **rows)
+
+    _, expected = gradients_of("grpo", settings, alone)
+    assert_same(found, expected)
+    assert any(float(g.norm()) > 0 for g in expected[0])
+
+
+def test_an_iteration_of_equal_scores_moves_nothing() -> None:
+    roles, settings = roles_of("grpo"), settings_of("grpo", beta=0.0, missing_eos_penalty=0.0)
+    even = Roles(roles.policy, None, None, lambda p, t, f=None: [1.0] * len(t), roles.sampler)
+    before = [p.detach().clone() for p in roles.policy.trainable().values()]
+    state = state_of(even, settings)
+    (result,) = learn_online("grpo", state, even, PROMPTS, RECORDS, settings, iterations=1)
+    assert result.metrics["frac_reward_zero_std"] == 1.0
+    assert "loss" not in result.metrics
+    now = list(roles.policy.trainable().values())
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_one_step_computes_the_policy_once(method: str) -> None:
+    # One pass with gradient is all: GRPO needs no old log-probs, RLOO's first pass is kept.
+    roles, settings = roles_of(method), settings_of(method, beta=0.1)
+    runs: list[bool] = []
+    backbone = roles.policy.backbone
+    backbone.register_forward_hook(lambda m, a, o: runs.append(torch.is_grad_enabled()))
+    sampled = roles.sampler
+
+    def sampler(*args: Any, **more: Any) -> Any:
+        found = sampled(*args, **more)
+        runs.clear()
+        return found
+
+    again = replace(roles, sampler=sampler)
+    state = state_of(again, settings)
+    (result,) = learn_online(method, state, again, PROMPTS, RECORDS, settings, iterations=1)
+    assert runs == [True]
+    assert result.metrics["val/ratio"] == 1.0
+    assert result.metrics["kl"] > 0
+    assert result.metrics["entropy"] > 0
+
+
+def test_another_engines_samples_are_weighted() -> None:
+    # Its log-probs are off by ±log 4 on every other token: weights ¼ and, cut, 2.
+    roles = roles_of("rloo")
+
+    class Engine:
+        is_trainer = False
+
+        def __call__(self, *args: Any, **more: Any) -> Any:
+            found = roles.sampler(*args, **more)
+            off = math.log(4.0)
+            return [
+                [
+                    replace(s, logps=tuple(x + off * (-1) ** i for i, x in enumerate(s.logps)))
+                    for s in own
+                ]
+                for own in found
+            ]
+
+    settings = settings_of("rloo")
+    other = replace(roles, sampler=Engine())
+    state = state_of(other, settings)
+    (result,) = learn_online("rloo", state, other, PROMPTS, RECORDS, settings, iterations=1)
+    tokens = result.metrics["response_length"]
+    assert 0.25 < result.metrics["sampler/weight_mean"] < 2.0
+    assert result.metrics["sampler/mismatch_kl"] > 0.3
+    assert tokens > 0
+    own = state_of(roles_of("rloo"), settings)
+    (plain,) = learn_online("rloo", own, roles_of("rloo"), PROMPTS, RECORDS, settings, iterations=1)
+    assert "sampler/weight_mean" not in plain.metrics
