@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import reward_of_model
+from accord.compare.reward_sources import World, build_reward, first_reward_model
+from accord.compare.rewards import CombinedReward
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.fit import StepResult
@@ -30,11 +31,11 @@ from accord.settings.ppo import PpoSettings
 log = logging.getLogger(__name__)
 
 
-def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
+def train_ppo(settings: PpoSettings, *, world: World | None = None) -> Iterator[StepResult]:
     """Train a policy by PPO, yielding after each iteration; writes `output_dir/model`.
 
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
-    goes on from it.
+    goes on from it. `world` gives the embedded world's reward where that is a source.
     """
     only_one("PPO")
     if settings.max_length - settings.max_new_tokens < 1:
@@ -46,13 +47,14 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
     reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
     if reference is not None:
         same_tokenizer(policy, reference)
-    scorer = load_scalar(
-        settings.reward_model,
+    reward = build_reward(
+        settings.sources,
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
+        world=world,
     )
-    critic = _critic(settings, policy, scorer)
+    critic = _critic(settings, policy, reward)
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
@@ -65,8 +67,9 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
             "critic": make_learner(critic, settings, settings.critic_learning_rate),
         }
     )
-    roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
-    _log_memory({"policy": policy, "critic": critic, "reference": reference, "reward": scorer})
+    roles = Roles(policy, critic, reference, reward, local_sampler(policy))
+    models = {"policy": policy, "critic": critic, "reference": reference}
+    _log_memory(models | {f"reward {lm.name}": lm for lm in reward.models})
     episodes = settings.per_device_train_batch_size
     iterations = settings.max_steps or math.ceil(
         settings.num_train_epochs * len(prompts) / episodes
@@ -111,14 +114,15 @@ def _frozen(settings: PpoSettings) -> LanguageModel:
     return lm
 
 
-def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel) -> LanguageModel:
-    """A critic from the reward model (an ensemble's first head); from the policy's start where it
-    has another tokenizer."""
-    same = policy.tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
-    if not same:
+def _critic(settings: PpoSettings, policy: LanguageModel, reward: CombinedReward) -> LanguageModel:
+    """A critic from the first reward model (an ensemble's first head); from the policy's start
+    where there is none, or it has another tokenizer."""
+    start = first_reward_model(settings.sources)
+    if start and policy.tokenizer.get_vocab() != reward.models[0].tokenizer.get_vocab():
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
+        start = None
     critic = load_scalar(
-        settings.reward_model if same else settings.model,
+        start or settings.model,
         seed=settings.seed,
         precision=settings.precision,
         device=settings.device,

@@ -41,6 +41,7 @@ from accord.pipeline.identity import (
     same_kind,
     state_of,
 )
+from accord.pipeline.judges import flawed_reward
 from accord.pipeline.making import scratch, split, world
 from accord.pipeline.measuring import evaluate, report
 from accord.pipeline.progress import Progress
@@ -72,8 +73,9 @@ def work_of(plan: StagePlan) -> Iterator[Progress]:
         return STAGES[plan.kind](plan.settings)
     assert plan.method is not None
     settings: Any = plan.settings
-    steps = train_ppo(settings) if plan.method == "ppo" else train_offline(plan.method, settings)
-    return _told(steps)
+    if plan.method == "ppo":
+        return _told(train_ppo(settings, world=flawed_reward))
+    return _told(train_offline(plan.method, settings))
 
 
 def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:

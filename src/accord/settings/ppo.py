@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from accord.settings.rewards import Rewards, RewardSource, model_source
 from accord.settings.training import TrainSettings
 
 
@@ -12,9 +13,15 @@ class PpoSettings(TrainSettings):
 
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
     adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
-    reward_model: str = Field(
-        description="Reward model folder; its scores are normalised. The critic starts from it, "
-        "of an ensemble from the first head."
+    reward_model: str | None = Field(
+        None,
+        description="Reward model folder; its scores are normalised. Short for `rewards` with this "
+        "one source. The critic starts from it, of an ensemble from the first head.",
+    )
+    rewards: Rewards | None = Field(
+        None,
+        description="Sources whose weighted sum is the score. The critic starts from the first "
+        "reward model among them.",
     )
     ref_model: str | None = Field(
         None, description="Reference of the KL penalty; by default the starting model."
@@ -67,3 +74,16 @@ class PpoSettings(TrainSettings):
     critic_warmup_steps: int = Field(
         0, ge=0, description="Iterations in which the critic learns and the policy stands still."
     )
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> PpoSettings:
+        if self.reward_model is None and self.rewards is None:
+            raise ValueError("PPO needs what scores its answers. Set `reward_model` or `rewards`.")
+        if self.reward_model is not None and self.rewards is not None:
+            raise ValueError("`reward_model` and `rewards` both say what scores. Keep one of them.")
+        return self
+
+    @property
+    def sources(self) -> list[RewardSource]:
+        """What scores."""
+        return self.rewards or [model_source(self.reward_model or "")]
