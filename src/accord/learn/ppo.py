@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.compare.rewards import Reward
+from accord.compare.rewards import Reward, source_metrics
 from accord.errors import TrainingError
 from accord.learn.checkpoints import TrainState
 from accord.learn.fit import StepResult, check_finite, set_learning_rate, step_optimiser
@@ -139,7 +139,7 @@ def held_out(
     """How the policy does on prompts that it does not learn from, with the same draws each time."""
     episodes = _episodes(roles, prompts, records, settings, range(len(prompts)))
     _, numbers = score(episodes, settings, settings.beta)
-    return {name: numbers[name] for name in HELD_OUT}
+    return {name: numbers[name] for name in HELD_OUT} | source_metrics(episodes.by_source)
 
 
 def _episodes(
@@ -161,7 +161,7 @@ def _episodes(
         roles.reference,
         roles.critic,
         answered,
-        [r.prompt for r in records],
+        records,
         roles.reward,
         temperature=settings.temperature,
         batch_size=max(1, settings.per_device_train_batch_size // passes),
@@ -202,6 +202,7 @@ def score(
         "val/mean": float(episodes.values[mask].mean()),
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
+        **source_metrics(episodes.by_source),
     }
     return Targets(advantages, returns), numbers
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from accord.compare.rewards import Reward
+from accord.compare.rewards import Reward, scores_of
 from accord.learn.reference import batches_of
 from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.records import Prompt, PromptOnly
+from accord.records import PromptOnly
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
 
 
@@ -22,7 +22,8 @@ class Episodes:
     """E answered prompts, and on each response token (E, T), masked: the log-probs under the
     policy that sampled them and under the reference, the critic's values, the entropy.
 
-    scores (E,) are the reward's; finished (E,) says which responses ended with EOS.
+    scores (E,) are the reward's, and by_source those of what it was summed from; finished (E,)
+    says which responses ended with EOS.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -34,6 +35,7 @@ class Episodes:
     entropy: Tensor
     scores: Tensor
     finished: Tensor
+    by_source: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Tensor:
@@ -84,7 +86,7 @@ def measure(
     reference: LanguageModel | None,
     critic: LanguageModel,
     answered: tuple[list[PromptGroup], list[str], list[bool]],
-    prompts: Sequence[Prompt],
+    records: Sequence[PromptOnly],
     reward: Reward,
     *,
     temperature: float,
@@ -108,6 +110,9 @@ def measure(
         ref = _each(groups, batch_size, reference, temperature)
     values = torch.cat([token_values(critic, b).cpu() for b in _packed(groups, batch_size, critic)])
     mask = grid_mask([len(g.responses[0]) for g in groups])
+    scores = scores_of(
+        reward, [r.prompt for r in records], texts, finished, [r.meta for r in records]
+    )
     return Episodes(
         groups=tuple(groups),
         texts=tuple(texts),
@@ -116,8 +121,9 @@ def measure(
         ref_logps=to_grid(ref, mask),
         values=to_grid(values, mask),
         entropy=to_grid(entropy, mask),
-        scores=torch.tensor(reward(prompts, texts, finished)),
+        scores=torch.tensor(scores.total),
         finished=torch.tensor(finished),
+        by_source=scores.by_source,
     )
 
 
