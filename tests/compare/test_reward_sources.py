@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def test_length_in_tokens(tmp_path: Path) -> None:
     count = len(toy_tokenizer()("the cat sat", add_special_tokens=False)["input_ids"])
     reward = reward_from({"kind": "length", "at_most": 0, "penalty": 1.0, "tokenizer": place})
     assert reward(["p"], ["the cat sat"]) == [-count]
+    assert reward(["p"], ["half \ud800 a character"])[0] < 0
 
 
 @pytest.mark.parametrize(
@@ -143,8 +145,16 @@ def test_the_worlds_reward_is_passed_in() -> None:
 
 
 MODULE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+@dataclass
+class Kept:
+    value: float
+
 def plain(prompts, responses):
-    return [len(r) for r in responses]
+    return [Kept(len(r)).value for r in responses]
 
 def as_trl_has_it(completions, prompts, topic, **kwargs):
     assert isinstance(prompts[0], str) and prompts[1] == [{"role": "user", "content": "two"}]
@@ -182,6 +192,8 @@ number = 3
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "rewards_of_a_test", raising=False)
     path = tmp_path / "rewards_of_a_test.py"
     path.write_text(MODULE)
     return path

@@ -113,6 +113,19 @@ def test_score_and_length_grow_together() -> None:
     assert "no score" in told({"response_length": line(30.0, 60.0)})["length"]
 
 
+@pytest.mark.parametrize(("weight", "level"), [(0.0, "warning"), (0.5, "note"), (-1.0, None)])
+def test_a_source_that_falls_while_the_score_grows(weight: float, level: str | None) -> None:
+    settings = {"rewards": [{"kind": "world", "name": "truth", "weight": weight}]}
+    rows = rows_of({**HEALTHY, "rewards/truth/mean": line(0.5, 0.2)})
+    found = {h.about: h.level for h in training_health(rows, settings, {})}
+    assert found == ({} if level is None else {"source truth": level})
+    for curves in (
+        {**HEALTHY, "rewards/truth/mean": line(0.2, 0.5)},
+        {**HEALTHY, "rewards/truth/mean": line(0.5, 0.2), "objective/scores": line(1.0, 1.0)},
+    ):
+        assert training_health(rows_of(curves), settings, {}) == []
+
+
 def test_entropy_collapse() -> None:
     found = told(objective__entropy=line(1.2, 0.05))
     assert list(found) == ["entropy collapse"]

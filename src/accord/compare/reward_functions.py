@@ -19,7 +19,6 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,28 +81,21 @@ def load_function(source: PythonSource) -> Function:
 
 def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
-        with _this_folder():
-            return importlib.import_module(place)
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.append(here)  # the last place that is looked in, so it hides no module
+        return importlib.import_module(place)
     path = Path(place)
     if not path.is_file():
         raise FileNotFoundError(f"no file {place!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"rewards_in_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
-
-
-@contextmanager
-def _this_folder() -> Any:
-    """The current folder as the last place where modules are looked for: it hides none."""
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _parameters(source: PythonSource, function: Function) -> tuple[list[str], list[str], bool]:

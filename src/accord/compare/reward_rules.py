@@ -12,6 +12,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NoReturn
 
+import regex
+
 from accord.errors import RewardError
 from accord.settings.rewards import (
     AnswerSource,
@@ -55,8 +57,6 @@ def regex_rule(source: RegexSource) -> Rule:
     Raises RewardError where a search takes longer than SECONDS: some patterns, such as (a+)+b, take
     time that doubles with each letter.
     """
-    import regex
-
     compiled = regex.compile(source.pattern)
 
     def score(text: str) -> float:

@@ -113,7 +113,12 @@ def _counter(source: LengthSource, trust_remote_code: bool) -> Callable[[str], i
     if source.tokenizer is None:
         return words_in
     tokenizer = load_tokenizer(source.tokenizer, trust_remote_code=trust_remote_code)
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count(text: str) -> int:
+        whole = text.encode("utf-8", "replace").decode()  # half characters have no tokens
+        return len(tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return count
 
 
 def _in_the_world(source: WorldSource, world: World | None) -> Score:

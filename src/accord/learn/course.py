@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
+Level = Literal["warning", "note", "good"]
 
 STRETCHES = 10  # of a run, whose means are compared: one noisy step decides nothing
 SURE = 3.0  # standard errors that a change must have to be told from noise
@@ -19,7 +20,7 @@ class Health:
     """One remark: what it is about, how serious, and a sentence or two with the remedy."""
 
     about: str
-    level: Literal["warning", "note", "good"]
+    level: Level
     text: str
 
     def to_json(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ def training_health(
     found = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
     if len(rows) >= FEWEST:
         course = Course(rows)
-        found += [*offline_health(course, settings), *online_health(course)]
+        found += [*offline_health(course, settings), *online_health(course, settings)]
     return found
 
 

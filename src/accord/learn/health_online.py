@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accord.learn.course import SURE, Course, Health, Row, is_number
+from accord.learn.course import SURE, Course, Health, Level, Row
 
 SCORE = ("objective/scores", "reward")
 KL = ("objective/kl", "kl")
@@ -34,13 +34,14 @@ MISMATCH = 0.05  # nats a token: importance weights of 30 tokens are then off by
 ROLLED_BACK = 0.1  # share of steps
 
 
-def online_health(course: Course) -> list[Health]:
+def online_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
     """Remarks on a run that learns from scores of its own answers; none on others."""
     if course.named(*SCORE, *LENGTH) is None:
         return []
     score = course.named(*SCORE)
     return [
         *_score_fell(course, score),
+        *_sources(course, score, settings),
         *_negative_kl(course),
         *_lengths(course, score),
         *_entropy(course, score),
@@ -65,14 +66,12 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
             f"learning_rate."
         )
         found.append(Health("KL limit", "note", text))
-    back = [
-        int(row["step"]) for row in rows if is_number(row.get("rolled_back")) and row["rolled_back"]
-    ]
+    back = [row for row in rows if row.get("rolled_back") == 1]
     if back:
         often = len(back) > ROLLED_BACK * len(rows)
         text = (
             f"{len(back)} of {len(rows)} logged steps passed max_kl={limit} and were taken back, "
-            f"the last at step {back[-1]}."
+            f"the last at step {back[-1].get('step')}."
         )
         if often:
             text += " That is much work lost: lower learning_rate, or raise beta."
@@ -100,6 +99,32 @@ def _score_fell(course: Course, score: str | None) -> list[Health]:
         f"Lower learning_rate or num_ppo_epochs, raise beta, or end at max_kl={then:.2g}."
     )
     return [Health("KL up, score down", "warning", text)]
+
+
+def _sources(course: Course, score: str | None, settings: Mapping[str, Any]) -> list[Health]:
+    """Sources of the reward that fell while the score grew; a source of weight 0 only watches."""
+    if score is None or not course.rose(score):
+        return []
+    found = []
+    for source in settings.get("rewards") or ():
+        name, key = source.get("name"), f"rewards/{source.get('name')}/mean"
+        if source.get("weight", 1.0) < 0 or not course.moved(key) or course.rose(key):
+            continue
+        text = (
+            f"The score grew from {course.first(score):.2f} to {course.last(score):.2f} while "
+            f"{name}, one of its sources, fell from {course.first(key):.2f} to "
+            f"{course.last(key):.2f}: "
+        )
+        if source.get("weight", 1.0) == 0:
+            text += (
+                f"what is learned is not what {name} measures. Raise beta, end earlier (max_kl), "
+                f"or mend the sources that grew."
+            )
+        else:
+            text += "the others outweigh it. If that is not meant, raise its weight."
+        level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
+        found.append(Health(f"source {name}", level, text))
+    return found
 
 
 def _negative_kl(course: Course) -> list[Health]:

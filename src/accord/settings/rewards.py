@@ -266,17 +266,17 @@ RewardSource = Annotated[
 """A source of a reward; its `kind` says which."""
 
 
-def _names_differ(sources: list[RewardSource]) -> list[RewardSource]:
+def _named(sources: list[RewardSource]) -> list[RewardSource]:
     if not sources:
         raise ValueError("a reward needs at least one source")
     titles = [source.title for source in sources]
     twice = next((title for title in titles if titles.count(title) > 1), None)
     if twice is not None:
         raise ValueError(f"two sources are called `{twice}`. Give one of them a `name` of its own")
-    return sources
+    return [source.model_copy(update={"name": source.title}) for source in sources]
 
 
-Rewards = Annotated[list[RewardSource], AfterValidator(_names_differ)]
+Rewards = Annotated[list[RewardSource], AfterValidator(_named)]
 """Sources whose weighted sum is the score, each with a name that no other has."""
 
 
