@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +90,35 @@ def test_a_healthy_run_has_nothing_to_tell(seed: int) -> None:
     assert told(flat, seed=seed) == {}  # a run that learns nothing is not ill
 
 
+def real(name: str) -> list[dict[str, Any]]:
+    """Rows of a run on the embedded world: docs/reading-the-curves.md says how it was made."""
+    place = Path(__file__).with_name("curves") / f"{name}.jsonl"
+    return [json.loads(line) for line in place.read_text().splitlines()]
+
+
+def test_the_demos_ppo_is_healthy_at_any_moment() -> None:
+    rows = real("demo")
+    assert len(rows) == 40
+    for count in range(1, len(rows) + 1):
+        assert training_health(rows[:count], {}, {}) == [], count
+
+
+def test_a_hacked_reward_is_seen() -> None:
+    sources = [{"name": "flawed", "weight": 1.0}, {"name": "truth", "weight": 0.0}]
+    found = {h.about: h for h in training_health(real("hacked"), {"rewards": sources}, {})}
+    assert set(found) == {"source truth", "length", "explained variance"}
+    assert "while truth, one of its sources, fell from 0.4" in found["source truth"].text
+    assert "while the score grew" in found["length"].text
+    half = {h.about for h in training_health(real("hacked")[:24], {"rewards": sources}, {})}
+    assert {"source truth", "length"} <= half
+
+
+def test_steps_that_are_too_large_are_seen() -> None:
+    rows = real("steep")
+    assert {h.about for h in training_health(rows, {}, {})} >= {"entropy collapse", "ratio"}
+    assert {"clip fraction", "ratio"} <= {h.about for h in training_health(rows[:10], {}, {})}
+
+
 def test_too_few_rows_for_a_course() -> None:
     assert told(steps=9, objective__scores=line(1.0, -9.0)) == {}
 
@@ -141,6 +172,8 @@ def test_negative_kl() -> None:
     assert list(told(objective__kl=line(0.0, -3.0))) == ["negative KL"]
     noise = told(objective__kl=line(-0.02, -0.02))
     assert noise == {}  # near 0 it has either sign
+    rounding = [{"step": i, "objective/scores": 0.0, "objective/kl": -0.02} for i in range(40)]
+    assert training_health(rounding, {}, {}) == []
     assert list(told(GRPO, kl=line(0.0, -3.0))) == []  # another estimator; never below 0
 
 
@@ -181,7 +214,7 @@ def test_one_number_out_of_its_range(
 
 def test_a_value_loss_that_only_begins_high_is_none_that_explodes() -> None:
     assert told(loss__value_avg=line(50.0, 0.1)) == {}
-    assert told(loss__value_avg=peak(50.0, 0.1, 2.0)) == {}
+    assert told(loss__value_avg=lambda t: 50.0 if t < 0.2 else 0.1 if t < 0.8 else 20.0) == {}
 
 
 def test_the_kls_limit_is_told_of_however_short_the_run() -> None:

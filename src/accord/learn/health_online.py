@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accord.learn.course import SURE, Course, Health, Level, Row
+from accord.learn.course import SURE, Course, Health, Level, Row, is_number, mean_of
 
 SCORE = ("objective/scores", "reward")
 KL = ("objective/kl", "kl")
@@ -193,7 +193,9 @@ def _ends(course: Course) -> list[Health]:
             f"reward. Lower missing_eos_penalty, or add a `length` source with at_least."
         )
         return [Health("constant EOS", "warning", text)]
-    if first - last <= ENDS_FELL and last >= NEVER_ENDS:
+    name = course.named("eos_rate", "completions/clipped_ratio") or ""
+    fewer = first - last > ENDS_FELL and course.moved(name)
+    if not fewer and last >= NEVER_ENDS:
         return []
     text = (
         f"{last:.0%} of the answers end by themselves, {first:.0%} did at first; the others are "
@@ -212,8 +214,10 @@ def _end_rate(course: Course, late: bool) -> float | None:
 
 def _clipped(course: Course) -> list[Health]:
     name = course.named(*CLIPPED)
-    share = course.last(name) if name else None
-    if share is None or share <= OFTEN_CLIPPED:
+    if name is None:
+        return []
+    share = max(mean_of(course.rows, name) or 0.0, course.last(name) or 0.0)
+    if share <= OFTEN_CLIPPED:
         return []
     text = (
         f"{share:.0%} of the tokens are outside of the clip, where what would go further gets no "
@@ -224,13 +228,15 @@ def _clipped(course: Course) -> list[Health]:
 
 
 def _ratio(course: Course) -> list[Health]:
-    mean = course.late("val/ratio")
-    error = course.noise("val/ratio", len(course.rows) - len(course.rows) // 2)
-    if mean is None or abs(mean - 1) <= max(RATIO_AWAY, SURE * error):
+    """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
+    is not, a few tokens' ratios outweigh all others."""
+    away = [{"away": abs(r["val/ratio"] - 1)} for r in course.rows if is_number(r.get("val/ratio"))]
+    mean = mean_of(away, "away")
+    if mean is None or mean <= RATIO_AWAY:
         return []
     text = (
-        f"The probability ratio is {mean:.2f} on the mean, where 1 is expected: the steps of an "
-        f"iteration leave the policy that sampled. Lower learning_rate or num_ppo_epochs."
+        f"The probability ratio's mean is off by {mean:.2f} from the 1 that is expected: the steps "
+        f"of an iteration leave the policy that sampled. Lower learning_rate or num_ppo_epochs."
     )
     return [Health("ratio", "warning", text)]
 
