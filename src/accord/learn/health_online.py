@@ -172,8 +172,8 @@ def _entropy(course: Course, score: str | None) -> list[Health]:
     if score is not None and course.rose(score):
         grew = "while the score grew"
     text = (
-        f"The entropy fell from {first:.2f} to {last:.2f} nats a token {grew}: nearly every answer "
-        f"is the same now, and there is little left to learn from. Raise beta or temperature, "
+        f"The entropy fell from {first:.2f} to {last:.2f} nats a token {grew}: few different "
+        f"answers are left, and little to learn from. Raise beta or temperature, "
         f"lower learning_rate, or stop earlier; the report's diversity shows what it cost."
     )
     return [Health("entropy collapse", "warning", text)]
