@@ -4,7 +4,8 @@
     ├── RequestError          the request was wrong: exit code 2
     │   ├── SettingsError     an unknown key, a wrong type, an impossible combination
     │   ├── DataError         a file, row or column that can't be used
-    │   └── ModelError        a model folder that can't be used
+    │   ├── ModelError        a model folder that can't be used
+    │   └── RewardError       a source of a reward that gives no score for a response
     └── WorkError             the request was right, the work failed: exit code 1
         ├── TrainingError     a diverged run
         │   └── NotFiniteError   a loss or gradient that is NaN or infinite
@@ -35,6 +36,10 @@ class DataError(RequestError):
 
 
 class ModelError(RequestError):
+    pass
+
+
+class RewardError(RequestError):
     pass
 
 

@@ -308,3 +308,12 @@ def test_xstest_prompts(shared_data: Path) -> None:
     records, report = read_records(shared_data / "xstest" / "prompts.csv", "prompts")
     labels = [r.meta["label"] for r in records if isinstance(r, PromptOnly)]
     assert (labels.count("safe"), labels.count("unsafe"), report.used) == (250, 200, 450)
+
+
+def test_an_answer_stays_with_its_prompt(file: Any) -> None:
+    # What a response may be held against, as text or as a number.
+    path = file({"question": "2+2?", "answer": "4"}, {"question": "1+2?", "answer": 3})
+    records, report = read_records(path, "prompts")
+    assert [r.meta for r in records] == [{"answer": "4"}, {"answer": 3}]  # type: ignore[union-attr]
+    assert [r.prompt[0].content for r in records] == ["2+2?", "1+2?"]  # type: ignore[union-attr]
+    assert not report.dropped

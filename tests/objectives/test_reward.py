@@ -8,7 +8,13 @@ import math
 import pytest
 import torch
 
-from accord.objectives.reward import bradley_terry_loss, centering_penalty, plackett_luce_loss
+from accord.objectives.reward import (
+    bradley_terry_loss,
+    centering_penalty,
+    mean_minus_variance,
+    plackett_luce_loss,
+    worst_score,
+)
 
 
 def sequential_probability(scores: list[float], order: tuple[int, ...]) -> float:
@@ -92,3 +98,17 @@ def test_centering_by_hand() -> None:
     assert penalty.tolist() == pytest.approx([2.25, 0.0])
     assert chosen.grad is not None
     assert chosen.grad.tolist() == pytest.approx([3.0, 0.0])  # 2·(r_c + r_r)
+
+
+def test_an_ensembles_score_by_hand() -> None:
+    # Members 1, 2, 6: mean 3, variance (4 + 1 + 9) / 3 = 14/3.
+    scores = torch.tensor([[1.0, 2.0, 6.0], [2.0, 2.0, 2.0]], requires_grad=True)
+    assert worst_score(scores).tolist() == [1.0, 2.0]
+    found = mean_minus_variance(scores, penalty=0.3)
+    assert found.tolist() == pytest.approx([3 - 0.3 * 14 / 3, 2.0])
+    assert mean_minus_variance(scores, penalty=0.0).tolist() == pytest.approx([3.0, 2.0])
+    # ∂/∂s_i = 1/n − λ·2·(s_i − mean)/n.
+    found.sum().backward()
+    assert scores.grad is not None
+    slopes = [1 / 3 - 0.3 * 2 * (s - 3) / 3 for s in (1.0, 2.0, 6.0)]
+    assert scores.grad[0].tolist() == pytest.approx(slopes, rel=1e-5)

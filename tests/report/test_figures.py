@@ -122,3 +122,40 @@ def test_names_meet_neither_each_other_nor_a_point() -> None:
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
         for x, y, _ in points:
             assert not box.contains(*axes.transData.transform((x, y)))
+
+
+PPO = (
+    "objective/scores objective/kl response_length eos_rate objective/entropy "
+    "val/explained_variance loss"
+).split()
+GRPO = "reward kl completions/mean_length eos_rate frac_reward_zero_std entropy loss".split()
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (PPO, "Score KL Length Ends Entropy Value_fit Loss"),
+        (GRPO, "Score KL Length Ends Equal_groups Loss Entropy"),
+        ([*PPO, *GRPO], "Score KL Length Ends Entropy Equal_groups Value_fit Loss"),
+        (
+            [*PPO, "rewards/rm/mean", "rewards/rm/std", "rewards/length/mean", "rewards/chosen"],
+            "Score Sources KL Length Ends Entropy Value_fit Loss",
+        ),
+        ([*PPO, "rewards/rm/mean"], "Score KL Length Ends Entropy Value_fit Loss"),
+    ],
+)
+def test_curves_of_online_runs(names: list[str], titles: str) -> None:
+    rows = [{"step": i, **dict.fromkeys(names, float(i))} for i in range(1, 6)]
+    assert [curve.title.replace(" ", "_") for curve in learning_curves(rows, "s")] == titles.split()
+
+
+def test_sources_are_drawn_under_their_names() -> None:
+    rows = [
+        {"step": i, "rewards/proxy/mean": 0.1 * i, "rewards/<b>$t$/mean": -0.1 * i}
+        for i in range(1, 6)
+    ]
+    (curve,) = learning_curves(rows, "s")
+    assert "proxy" in curve.figure
+    assert "&lt;b&gt;" in curve.figure
+    many = {f"rewards/s{i}/mean": 1.0 for i in range(40)}
+    assert len(learning_curves([{"step": 1, **many}], "s")) == 1

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from accord.errors import RequestError
-from accord.settings.stages import FlawSettings
+from accord.settings.rewards import FlawSettings
 from accord.world.annotators import perceived_reward, simulated_preference
 from accord.world.reward import true_reward
 

@@ -190,13 +190,17 @@ def _complete(row: Row, form: Format, names: dict[str, str]) -> bool:
 def _serve(
     row: Row, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
 ) -> Iterable[Record]:
+    wanted, cells = KINDS[kind], Cells(row.values, names, row.source)
+    if kind == "prompts" and type(cells.get("completion")) in (int, float):
+        form = "prompt"  # a number to check answers with tells nothing of the prompt
     record = record_of(row, form, names, notes)
-    wanted = KINDS[kind]
     if isinstance(record, wanted):
         return [record]
     if PromptOnly in wanted and not isinstance(record, PromptOnly | Text):
         notes["only the prompts are read"] += 1
-        meta = meta_of(Cells(row.values, names, row.source), form)
+        meta = meta_of(cells, form)
+        if cells.name("completion") == "answer":  # what a response may be held against
+            meta = {"answer": cells.get("completion"), **meta}
         return [PromptOnly(record.prompt, row.source, meta)]
     if isinstance(record, Comparison):
         target = next(t for t in wanted if t in FROM_COMPARISON)

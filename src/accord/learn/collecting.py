@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from accord.compare.rewards import source_metrics
 from accord.learn.checkpoints import changing
 from accord.learn.episodes import Episodes, passes_of
 from accord.learn.kept_episodes import keep_episodes, kept_episodes
@@ -143,7 +144,8 @@ def held_out(
         entropy=True,
     )
     numbers = summary(episodes, one, settings.beta)
-    return {name: numbers[name] for name in HELD_OUT if name in numbers}
+    wanted = {name: numbers[name] for name in HELD_OUT if name in numbers}
+    return wanted | source_metrics(episodes.by_source)
 
 
 def rows_of(order: RowOrder, settings: OnlineSettings, iteration: int) -> list[int]:

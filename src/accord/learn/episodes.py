@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ class Episodes:
     e // K. On each response token (E, T), masked: log-probs under the policy that took part in
     sampling, under the engine that sampled and under the reference, critic's values, entropy.
 
-    scores (E,) are the reward's; finished (E,) says which responses ended with EOS. `known` (E,)
-    says whose old log-probs and entropies are known; those of the others are filled in by the
-    first training pass over them, whose own they are. `off_policy`: another engine sampled.
+    scores (E,) are the reward's, and `by_source` the parts they were summed of; finished (E,) says
+    which responses ended with EOS. `known` (E,) says whose old log-probs and entropies are known;
+    those of the others are filled in by the first training pass over them, whose own they are.
+    `off_policy`: another engine sampled.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -35,6 +36,7 @@ class Episodes:
     values: Tensor | None = None
     entropy: Tensor | None = None
     off_policy: bool = False
+    by_source: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Tensor:

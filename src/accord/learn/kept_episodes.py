@@ -38,7 +38,12 @@ def keep_episodes(
     for name in MAYBE:
         if getattr(episodes, name) is not None:
             tensors[name] = getattr(episodes, name).contiguous()
-    about = {**identity, "texts": episodes.texts, "off_policy": episodes.off_policy}
+    about = {
+        **identity,
+        "texts": episodes.texts,
+        "off_policy": episodes.off_policy,
+        "by_source": dict(episodes.by_source),
+    }
     with atomic_folder(_place(output_dir, iteration)) as folder:
         save_file(tensors, folder / "episodes.safetensors")
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -75,6 +80,7 @@ def kept_episodes(
         groups=groups,
         texts=tuple(about["texts"]),
         off_policy=about["off_policy"],
+        by_source=about["by_source"],
         **{name: tensors[name].clone() for name in ALWAYS},
         **{name: tensors[name].clone() for name in MAYBE if name in tensors},
     )

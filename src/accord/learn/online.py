@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import reward_of_model
+from accord.compare.reward_sources import World, build_reward, first_reward_model
+from accord.compare.rewards import CombinedReward
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
@@ -36,11 +37,13 @@ from accord.settings.ppo import PpoSettings
 log = logging.getLogger(__name__)
 
 
-def train_online(name: str, settings: OnlineSettings) -> Iterator[StepResult]:
+def train_online(
+    name: str, settings: OnlineSettings, *, world: World | None = None
+) -> Iterator[StepResult]:
     """Train a policy by ONLINE[name], yielding after each iteration; writes `output_dir/model`.
 
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
-    goes on from it.
+    goes on from it. `world` gives the embedded world's reward where that is a source.
     """
     only_one(name.upper())
     if settings.max_length - settings.max_new_tokens < 1:
@@ -53,16 +56,17 @@ def train_online(name: str, settings: OnlineSettings) -> Iterator[StepResult]:
     if settings.wants_reference and not (policy.is_peft and settings.ref_model is None):
         reference = _frozen(settings)
         same_tokenizer(policy, reference)
-    scorer = load_scalar(
-        settings.reward_model,
+    reward = build_reward(
+        settings.sources,
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
+        world=world,
     )
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     critic = None
     if isinstance(settings, PpoSettings) and settings.vf_coef:
-        critic = _critic(settings, policy, scorer)
+        critic = _critic(settings, policy, reward)
         learners["critic"] = make_learner(critic, settings, settings.critic_learning_rate)
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
@@ -72,8 +76,9 @@ def train_online(name: str, settings: OnlineSettings) -> Iterator[StepResult]:
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
     pretraining = _pretraining(policy, settings)
     state = TrainState(learners)
-    roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
-    held = {"policy": policy, "critic": critic, "reference": reference, "reward": scorer}
+    roles = Roles(policy, critic, reference, reward, local_sampler(policy))
+    held = {"policy": policy, "critic": critic, "reference": reference}
+    held |= {f"reward {lm.name}": lm for lm in reward.models}
     missing = set() if settings.wants_reference else {"reference"}
     missing |= set() if critic is not None else {"critic"}
     _log_memory({role: lm for role, lm in held.items() if role not in missing})
@@ -142,14 +147,15 @@ def _frozen(settings: OnlineSettings) -> LanguageModel:
     return lm
 
 
-def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel) -> LanguageModel:
-    """A critic from the reward model (an ensemble's first head); from the policy's start where it
-    has another tokenizer."""
-    same = policy.tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
-    if not same:
+def _critic(settings: PpoSettings, policy: LanguageModel, reward: CombinedReward) -> LanguageModel:
+    """A critic from the first reward model (an ensemble's first head); from the policy's start
+    where there is none, or it has another tokenizer."""
+    start = first_reward_model(settings.sources)
+    if start and policy.tokenizer.get_vocab() != reward.models[0].tokenizer.get_vocab():
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
+        start = None
     critic = load_scalar(
-        settings.reward_model if same else settings.model,
+        start or settings.model,
         seed=settings.seed,
         precision=settings.precision,
         device=settings.device,

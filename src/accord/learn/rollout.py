@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from accord.compare.rewards import scores_of
 from accord.learn.episodes import Episodes, fill, grid_mask, part_of, to_grid
 from accord.learn.ppo import Roles
 from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
@@ -96,14 +97,20 @@ def measure(
     """
     groups = answered.groups
     mask = grid_mask([len(r) for g in groups for r in g.responses])
-    repeated = [r.prompt for r, g in zip(records, groups, strict=True) for _ in g.responses]
+    repeated = [r for r, g in zip(records, groups, strict=True) for _ in g.responses]
     with torch.no_grad():
-        scores = roles.reward(repeated, answered.texts, answered.finished)
+        scores = scores_of(
+            roles.reward,
+            [r.prompt for r in repeated],
+            answered.texts,
+            answered.finished,
+            [r.meta for r in repeated],
+        )
     found = Episodes(
         groups=groups,
         texts=answered.texts,
         mask=mask,
-        scores=torch.tensor(scores),
+        scores=torch.tensor(scores.total),
         finished=torch.tensor(answered.finished),
         sampler_logps=to_grid(torch.tensor(answered.logps), mask),
         old_logps=torch.zeros(mask.shape),
@@ -112,6 +119,7 @@ def measure(
         values=None if roles.critic is None else torch.zeros(mask.shape),
         entropy=torch.zeros(mask.shape) if entropy else None,
         off_policy=not is_trainer(roles.sampler),
+        by_source=scores.by_source,
     )
     held = None
     passes = [rows for step in plan for rows in step]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from accord.compare.rewards import source_metrics
 from accord.learn.episodes import Episodes
 from accord.objectives.divergences import kl_k1, kl_k3
 from accord.settings.online import OnlineSettings
@@ -57,6 +58,7 @@ def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[s
         "objective/beta": beta,
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
+        **source_metrics(episodes.by_source),
     }
     known = episodes.known
     if not known.any():

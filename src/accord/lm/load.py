@@ -116,6 +116,11 @@ def load_scalar(
     return _checked(lm)
 
 
+def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
+    """A tokenizer alone, from a folder or hub name. Raises ModelError where there is none."""
+    return _tokenizer(place, place, trust_remote_code)
+
+
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
     """Write the model, its tokenizer and a model card to a folder, whole or not at all.
 

@@ -1,4 +1,4 @@
-"""Losses of a reward model. One value a comparison or ranking."""
+"""Losses of a reward model, one value a comparison or ranking; and an ensemble's one score."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def plackett_luce_loss(scores: Tensor, ranks: Sequence[int]) -> Tensor:
 def centering_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Eisenstein et al. 2023: (r_chosen + r_rejected)², which holds scores around 0. (pairs,)."""
     return (chosen + rejected).square()
+
+
+def worst_score(scores: Tensor) -> Tensor:
+    """Worst-case optimisation of an ensemble (Coste et al. 2023): the lowest member's score.
+
+    scores (n, members), normalised, to (n,).
+    """
+    return scores.min(-1).values
+
+
+def mean_minus_variance(scores: Tensor, *, penalty: float) -> Tensor:
+    """Uncertainty-weighted optimisation (Coste et al. 2023): the members' mean less λ times
+    their variance within the ensemble.
+
+    scores (n, members), normalised, to (n,). The variance divides by the number of members.
+    """
+    return scores.mean(-1) - penalty * scores.var(-1, unbiased=False)

@@ -15,7 +15,7 @@ STAGE_FILE = "stage.json"
 
 PLACES = frozenset(
     "model dataset eval_dataset reward_model ref_model reference reference_dataset ptx_dataset "
-    "responses comparisons evaluation ratings".split()
+    "responses comparisons evaluation ratings tokenizer".split()
 )
 """Settings that name a file or folder which a stage reads, where it is not on the hub."""
 
@@ -44,6 +44,8 @@ def _named(value: Any, key: str = "") -> Iterator[str]:
     """Values of the settings in PLACES, in tables and lists too."""
     if isinstance(value, str) and key in PLACES:
         yield value
+    elif isinstance(value, str) and key == "function":
+        yield value.partition(":")[0]  # a file of rewards, if it is one
     elif isinstance(value, Mapping):
         for inner, item in value.items():
             yield from _named(item, inner)

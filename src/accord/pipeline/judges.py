@@ -12,6 +12,7 @@ from accord.compare.rewards import Reward, reward_of_model
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
 from accord.records import Prompt, prompt_text
+from accord.settings.rewards import FlawSettings
 from accord.settings.stages import JudgeSettings
 from accord.world.annotators import perceived_reward, simulated_preference
 from accord.world.reward import true_reward
@@ -78,3 +79,14 @@ def world_reward(
 ) -> list[float]:
     """The embedded world's true reward, as a Reward."""
     return [true_reward(p, r) for p, r in zip(prompts, responses, strict=True)]
+
+
+def flawed_reward(flaws: FlawSettings) -> Reward:
+    """The true reward with planted flaws, as annotators perceive it."""
+
+    def reward(
+        prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> list[float]:
+        return [perceived_reward(p, r, flaws) for p, r in zip(prompts, responses, strict=True)]
+
+    return reward

@@ -42,6 +42,7 @@ from accord.pipeline.identity import (
     same_kind,
     state_of,
 )
+from accord.pipeline.judges import flawed_reward
 from accord.pipeline.making import scratch, split, world
 from accord.pipeline.measuring import evaluate, report
 from accord.pipeline.progress import Progress
@@ -73,8 +74,9 @@ def work_of(plan: StagePlan) -> Iterator[Progress]:
         return STAGES[plan.kind](plan.settings)
     assert plan.method is not None
     settings: Any = plan.settings
-    train = train_online if plan.method in ONLINE else train_offline
-    return _told(train(plan.method, settings))
+    if plan.method in ONLINE:
+        return _told(train_online(plan.method, settings, world=flawed_reward))
+    return _told(train_offline(plan.method, settings))
 
 
 def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import reward_of_model
+from accord.compare.reward_sources import build_reward
 from accord.compare.store import Store
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
 from accord.learn.rollout import sample_text
 from accord.lm.encode import Limits, encode_prompts
-from accord.lm.load import load_causal, load_scalar
+from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
-from accord.pipeline.judges import world_reward
+from accord.pipeline.judges import flawed_reward
 from accord.pipeline.progress import Progress
 from accord.records import PromptOnly, Response
 from accord.respond.local import local_sampler
@@ -167,20 +167,19 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             f"{settings.responses} has {len(short.responses)} responses to a prompt, too few for "
             f"best-of-{settings.n}. Sample with num_responses={settings.n} or more."
         )
-    reward = world_reward
-    if settings.reward_model is not None:
-        reward = reward_of_model(load_scalar(settings.reward_model, device=settings.device))
+    reward = build_reward(settings.sources, device=settings.device, world=flawed_reward)
     chosen: list[ResponseRow] = []
     chunk = max(1, 1024 // settings.n)
     yield Progress(0, len(rows))
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
         candidates = [r for row in part for r in row.responses[: settings.n]]
-        scores = reward(
+        scores = reward.scores(
             [r.prompt for r in candidates],
             [r.text for r in candidates],
             [r.finished for r in candidates],
-        )
+            [row.meta for row in part for _ in range(settings.n)],
+        ).total
         for i, row in enumerate(part):
             own = scores[i * settings.n : (i + 1) * settings.n]
             best = row.responses[own.index(max(own))]

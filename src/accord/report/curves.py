@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from accord.measure.statistics import Floats
 from accord.report.drawing import MUTED, PALETTE, styled, svg
+from accord.report.plain import visible
 
 Rows = Sequence[Mapping[str, Any]]
 MOST_PANELS = 8
@@ -30,10 +32,30 @@ class Panel:
     metrics: tuple[tuple[str, str], ...]
 
 
+SOURCES = re.compile(r"rewards/(?P<name>.+)/mean")
+
 PANELS = (
-    Panel("Score", "of the reward model, on the policy's responses", (("objective/scores", ""),)),
-    Panel("KL", "of the policy from its reference, nats a response", (("objective/kl", ""),)),
+    Panel(
+        "Score",
+        "of the policy's responses by the reward",
+        (("objective/scores", "training"), ("eval/objective/scores", "held out")),
+    ),
+    Panel("Score", "of the policy's responses by the reward", (("reward", ""),)),
+    Panel(
+        "KL",
+        "of the policy from its reference, nats a response",
+        (("objective/kl", "training"), ("eval/objective/kl", "held out")),
+    ),
+    Panel("KL", "of the policy from its reference, nats a token", (("kl", ""),)),
     Panel("Length", "tokens in a response", (("response_length", ""),)),
+    Panel("Length", "tokens in a response", (("completions/mean_length", ""),)),
+    Panel("Ends", "share of responses that end by themselves", (("eos_rate", ""),)),
+    Panel("Entropy", "of the next token, nats", (("objective/entropy", ""),)),
+    Panel(
+        "Equal groups",
+        "share of prompts whose answers all score the same",
+        (("frac_reward_zero_std", ""),),
+    ),
     Panel(
         "Value fit",
         "share of the returns' variance that the critic explains",
@@ -61,8 +83,8 @@ PANELS = (
         (("mean_token_accuracy", "training"), ("eval/mean_token_accuracy", "held out")),
     ),
     Panel("Entropy", "of the next token, nats", (("entropy", ""),)),
-    Panel("Entropy", "of the next token, nats", (("objective/entropy", ""),)),
 )
+"""In order; of those with the same title the first that has numbers is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +99,22 @@ class Curve:
 def learning_curves(rows: Rows, name: str) -> list[Curve]:
     """The panels for which the rows have numbers, the most telling first; `name` makes ids."""
     curves: list[Curve] = []
-    for panel in PANELS:
+    for panel in (PANELS[0], *_sources(rows), *PANELS[1:]):
         told = [(key, label) for key, label in panel.metrics if _series(rows, key)[0].size]
-        if told and len(curves) < MOST_PANELS:
+        drawn = any(curve.title == panel.title for curve in curves)
+        if told and not drawn and len(curves) < MOST_PANELS:
             figure = _draw(rows, told, f"{name}-{len(curves)}", panel.title)
             curves.append(Curve(panel.title, panel.meaning, figure))
     return curves
+
+
+def _sources(rows: Rows) -> list[Panel]:
+    """A panel of what the score is summed from, where there is more than one."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    found = [(key, visible(m["name"])) for key in keys if (m := SOURCES.fullmatch(key))]
+    found = found[: len(PALETTE)]
+    about = "mean of each source of the score, before its weight"
+    return [Panel("Sources", about, tuple(found))] if len(found) > 1 else []
 
 
 def _draw(rows: Rows, told: Sequence[tuple[str, str]], name: str, title: str) -> Markup:

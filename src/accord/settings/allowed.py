@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic.fields import FieldInfo
@@ -42,13 +42,20 @@ def allowed(field: FieldInfo) -> str:
 
 def table_of(annotation: Any) -> type[Settings] | None:
     """The settings class of a nested table or of a list of tables, if the annotation has one."""
+    found = tables_of(annotation)
+    return found[0] if len(found) == 1 else None
+
+
+def tables_of(annotation: Any) -> list[type[Settings]]:
+    """The settings classes in an annotation: several where a table's `kind` says which it is."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation
-    for inner in get_args(annotation):
-        found = table_of(inner)
-        if found:
-            return found
-    return None
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in tables_of(inner)]
+
+
+def kind_of(table: type[Settings]) -> str:
+    """The `kind` by which a table is told from the others that may stand in its place."""
+    return str(get_args(table.model_fields["kind"].annotation)[0])
 
 
 def may_be_absent(annotation: Any) -> bool:
@@ -84,8 +91,13 @@ def words_of(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return f"a table with the keys {_joined(list(annotation.model_fields), 'and')}"
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return words_of(inner[0])
     if origin is Literal:
         return _joined(list(inner), "or")
+    if _is_union(annotation) and len(tables_of(annotation)) > 1 and type(None) not in inner:
+        kinds = [kind_of(table) for table in tables_of(annotation)]
+        return f"a table whose `kind` is {_joined(kinds, 'or')}"
     if _is_union(annotation):
         words = _or([words_of(part) for part in inner if part is not type(None)])
         return f"{words}, or absent" if type(None) in inner else words

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pydantic.fields import FieldInfo
 
 from accord.settings.aliases import RENAMED
-from accord.settings.allowed import allowed, default_text, table_of
+from accord.settings.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.base import Settings
 from accord.settings.recipe import METHOD_SETTINGS, STAGES
+from accord.settings.rewards import RewardSource, SourceSettings
 from accord.settings.training import TrainSettings
 
 _INTRODUCTION = """\
@@ -47,7 +48,7 @@ run's folder. On the command line `NAME.key=value` sets a key of the stage calle
 
 def settings_page() -> str:
     """The page as Markdown, every kind of stage and every method with each of its keys."""
-    return "\n".join([_INTRODUCTION, *_training(), *_others(), *_aliases()])
+    return "\n".join([_INTRODUCTION, *_training(), *_others(), *_sources(), *_aliases()])
 
 
 def _training() -> Iterator[str]:
@@ -79,6 +80,21 @@ def _others() -> Iterator[str]:
         yield f"## {kind}\n"
         yield f"{_sentence(settings_class)}\n"
         yield from _table(settings_class.model_fields)
+
+
+def _sources() -> Iterator[str]:
+    yield "## Sources of a reward\n"
+    yield (
+        "`rewards` (of PPO, GRPO, RLOO and `select`) is a list of them; the score is the sum of "
+        "their scores,\neach times its weight. Every source has these keys and those of its kind.\n"
+    )
+    yield from _table(SourceSettings.model_fields)
+    for table in tables_of(RewardSource):
+        yield f"### kind: {kind_of(table)}\n"
+        yield f"{_sentence(table)}\n"
+        shared = SourceSettings.model_fields
+        own = {key: f for key, f in table.model_fields.items() if key not in shared}
+        yield from _table(own)
 
 
 def _aliases() -> Iterator[str]:

@@ -31,6 +31,7 @@ _SPLIT = "A `split` stage holds rows out; name them in `eval_dataset`."
 _METHOD = "The method names the loss: `accord train dpo`, or `method: dpo` in a recipe."
 _PREFERS = "accord chooses the attention that fits the device; leave it out."
 _NORMALISED = "Scores are always normalised with the reward model's mean and standard deviation."
+_SOURCES = "A function is `rewards: [{kind: python, function: module:name}]`."
 
 FOREIGN: dict[str, Foreign] = {
     # Hugging Face TrainingArguments
@@ -89,6 +90,8 @@ FOREIGN: dict[str, Foreign] = {
     "generation_batch_size": Foreign(_TRL, "per_device_train_batch_size"),
     "sft_model_path": Foreign(_TRL, "model"),
     "reward_model_path": Foreign(_TRL, "reward_model"),
+    "reward_funcs": Foreign(_TRL, "rewards", _SOURCES),
+    "reward_weights": Foreign(_TRL, "rewards", "Each source has a `weight` of its own."),
     "ref_model_name_or_path": Foreign(_TRL, "ref_model"),
     "total_episodes": Foreign(
         _TRL, "max_steps", "Episodes are `max_steps` times `per_device_train_batch_size`."

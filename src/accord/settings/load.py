@@ -10,11 +10,19 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from accord.errors import SettingsError
+from accord.records import Source
 from accord.settings.aliases import translate
-from accord.settings.allowed import allowed, default_text, table_of, words_of
+from accord.settings.allowed import (
+    allowed,
+    default_text,
+    kind_of,
+    table_of,
+    tables_of,
+    words_of,
+)
 from accord.settings.base import Settings
 from accord.settings.located import COMMAND_LINE, KeyPath, LocatedMapping, located
-from accord.settings.suggest import unknown_key
+from accord.settings.suggest import listed, nearest, unknown_key
 from accord.settings.yaml_lines import load_yaml, parse_value
 
 __all__ = ["apply_overrides", "build", "load_yaml", "parse_override"]
@@ -134,7 +142,7 @@ def _told(
         if path in told:
             continue
         name, source = given.named(path), given.source_of(path)
-        owner, field = _field_at(settings_class, path)
+        owner, field = _field_at(settings_class, path, given.values)
         if problem["type"] == "extra_forbidden":
             inside = f"`{given.named(path[:-1])}`" if len(path) > 1 else where
             told[path] = (
@@ -147,6 +155,8 @@ def _told(
                 f"`{name}` is missing ({source}).{sentence} "
                 f"Add `{path[-1]}: …`, or {name}=… on the command line."
             )
+        elif field is not None and problem["type"].startswith("union_tag"):
+            told[path] = _no_kind(name, source, field, problem["input"])
         elif field is None or problem["type"] in ("value_error", "assertion_error"):
             message = problem["msg"].removeprefix("Value error, ")
             told[path] = f"`{name}`: {message} ({source})." if path else f"{message} ({source})."
@@ -160,12 +170,25 @@ def _told(
     return list(told.values())
 
 
+def _no_kind(name: str, source: Source, field: FieldInfo, table: dict[str, Any]) -> str:
+    """A table of which nobody knows what it is."""
+    kinds = [kind_of(each) for each in tables_of(field.annotation)]
+    if "kind" not in table:
+        return f"`{name}.kind` is missing ({source}). The kinds are {listed(kinds)}."
+    said = table["kind"]
+    near = nearest(said, kinds) if isinstance(said, str) else None
+    meant = f"Did you mean `{near}`?" if near else f"The kinds are {listed(kinds)}."
+    return f"`{name}.kind` is {_quoted(said)} ({source}), which is none. {meant}"
+
+
 def _path_in(values: Any, location: tuple[str | int, ...], kind: str) -> KeyPath:
     """The location without pydantic's names of union members: what leads through the values."""
     path: list[str | int] = []
     for part in location:
         if isinstance(values, dict | list) and _has(values, part):
             values = values[part]  # type: ignore[index]
+        elif isinstance(values, dict) and part == values.get("kind"):
+            continue  # pydantic's name of the union's member
         elif kind != "missing" or part != location[-1]:
             break
         path.append(part)
@@ -179,19 +202,30 @@ def _has(container: dict[str, Any] | list[Any], part: str | int) -> bool:
 
 
 def _field_at(
-    settings_class: type[Settings], path: KeyPath
+    settings_class: type[Settings], path: KeyPath, values: Any
 ) -> tuple[type[Settings], FieldInfo | None]:
     """The class that holds the last key of `path`, and the field that the value belongs to."""
     owner, field = settings_class, None
     for part in path:
         if field is not None and isinstance(part, str):
-            table = table_of(field.annotation)
+            table = _table_at(field, values)
             if table is None:
                 return owner, field
             owner = table
         if isinstance(part, str):
             field = owner.model_fields.get(part)
+        there = isinstance(values, dict | list) and _has(values, part)
+        values = values[part] if there else None
     return owner, field
+
+
+def _table_at(field: FieldInfo, value: Any) -> type[Settings] | None:
+    """The class of a table; where there are several, the one of its `kind`."""
+    tables = tables_of(field.annotation)
+    if len(tables) == 1:
+        return tables[0]
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return next((table for table in tables if kind_of(table) == kind), None)
 
 
 def _what(owner: type[Settings], field: FieldInfo, path: KeyPath, given: LocatedMapping) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from accord.settings.rewards import Rewards, RewardSource, model_source
 from accord.settings.training import TrainSettings
 
 
@@ -14,7 +15,12 @@ class OnlineSettings(TrainSettings):
 
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
     adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
-    reward_model: str = Field(description="Reward model folder; its scores are normalised.")
+    reward_model: str | None = Field(
+        None,
+        description="Reward model folder; its scores are normalised. Short for `rewards` with this "
+        "one source.",
+    )
+    rewards: Rewards | None = Field(None, description="Sources whose weighted sum is the score.")
     ref_model: str | None = Field(
         None,
         description="Reference of the KL penalty; by default the starting model. None is loaded "
@@ -96,6 +102,11 @@ class OnlineSettings(TrainSettings):
     )
 
     @property
+    def sources(self) -> list[RewardSource]:
+        """What scores."""
+        return self.rewards or [model_source(self.reward_model or "")]
+
+    @property
     def epochs(self) -> int:
         """Passes over an iteration's episodes."""
         return 1
@@ -121,6 +132,14 @@ class OnlineSettings(TrainSettings):
     @property
     def rolls_back(self) -> bool:
         return self.max_kl is not None and self.max_kl_action == "rollback"
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> OnlineSettings:
+        if self.reward_model is None and self.rewards is None:
+            raise ValueError("nothing scores the answers. Set `reward_model` or `rewards`.")
+        if self.reward_model is not None and self.rewards is not None:
+            raise ValueError("`reward_model` and `rewards` both say what scores. Keep one of them.")
+        return self
 
     @model_validator(mode="after")
     def _online_settings_that_fit(self) -> OnlineSettings:

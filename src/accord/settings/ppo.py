@@ -5,14 +5,21 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from accord.settings.online import OnlineSettings
+from accord.settings.rewards import Rewards
 
 
 class PpoSettings(OnlineSettings):
     """Reinforcement learning from a reward model by PPO under a KL penalty."""
 
-    reward_model: str = Field(
-        description="Reward model folder; its scores are normalised. The critic starts from it, "
-        "of an ensemble from the first head."
+    reward_model: str | None = Field(
+        None,
+        description="Reward model folder; its scores are normalised. Short for `rewards` with this "
+        "one source. The critic starts from it, of an ensemble from the first head.",
+    )
+    rewards: Rewards | None = Field(
+        None,
+        description="Sources whose weighted sum is the score. The critic starts from the first "
+        "reward model among them.",
     )
     critic_learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate of the critic; by default the policy's."

@@ -38,7 +38,7 @@ __all__ = [
 _TOP = ("output_dir", "seed", "title", "stages")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"\$(?P<name>[A-Za-z0-9_-]+)(?P<rest>/.*)?", re.DOTALL)
-_NOT_PATHS = frozenset({"title", "name", "anchor"})
+_NOT_PATHS = frozenset({"title", "name", "anchor", "pattern", "text"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accord.settings.base import Settings
-
-
-class FlawSettings(Settings):
-    """Flaws planted in the simulated annotators, in units of the true reward."""
-
-    length: float = Field(0.0, description="Bonus for each 10 words of a response.")
-    flattery: float = Field(0.0, description="Bonus for a response that holds a flattering word.")
-    refusal: float = Field(0.0, description="Bonus for a response that refuses.")
+from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
 
 
 class WorldSettings(Settings):
@@ -121,10 +114,28 @@ class SelectSettings(Settings):
     output_dir: str = Field(description="Folder for responses.jsonl.")
     n: int = Field(16, ge=1, description="Responses to choose from.")
     reward_model: str | None = Field(
-        None, description="Reward model folder; absent, the embedded world's true reward."
+        None, description="Reward model folder: short for `rewards` with this one source."
+    )
+    rewards: Rewards | None = Field(
+        None,
+        description="Sources whose weighted sum is the score; without them and `reward_model` it "
+        "is the embedded world's true reward.",
     )
     model_name: str = Field(description="Name of the result, such as best-of-16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> SelectSettings:
+        if self.reward_model is not None and self.rewards is not None:
+            raise ValueError("`reward_model` and `rewards` both say what scores. Keep one of them.")
+        return self
+
+    @property
+    def sources(self) -> list[RewardSource]:
+        """What scores."""
+        if self.reward_model is not None:
+            return [model_source(self.reward_model)]
+        return self.rewards or [WorldSource(kind="world")]
 
 
 class Contestant(Settings):

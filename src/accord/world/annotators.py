@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from accord.errors import RequestError
 from accord.records import Prompt
-from accord.settings.stages import FlawSettings
+from accord.settings.rewards import FlawSettings
 from accord.world.language import words_of
 from accord.world.reward import flatters, is_refusal, true_reward
 

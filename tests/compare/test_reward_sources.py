@@ -1,0 +1,395 @@
+"""Sources of a reward put together: weights, parts, functions of users', ensembles, bad input."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.lm.toys import save_toy, toy_tokenizer
+
+from accord.compare.reward_sources import build_reward, first_reward_model
+from accord.compare.rewards import (
+    Answered,
+    CombinedReward,
+    WeightedSource,
+    reward_of_model,
+    scores_of,
+    source_metrics,
+)
+from accord.errors import RewardError, SettingsError
+from accord.lm.load import load_scalar, save_model
+from accord.records import Message, Prompt
+from accord.settings.base import Settings
+from accord.settings.load import build
+from accord.settings.ppo import PpoSettings
+from accord.settings.rewards import RewardSource
+from accord.settings.stages import SelectSettings
+
+PROMPTS: list[Prompt] = ["one", (Message("user", "two"),)]
+TEXTS = ["a b c d", "yes"]
+
+
+def sources_of(*tables: dict[str, Any]) -> list[RewardSource]:
+    given = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": list(tables)}
+    return build(PpoSettings, given, where="train ppo").sources
+
+
+def reward_from(*tables: dict[str, Any], **more: Any) -> CombinedReward:
+    return build_reward(sources_of(*tables), **more)
+
+
+def constant(name: str, weight: float, values: Sequence[Any]) -> WeightedSource:
+    return WeightedSource(name, weight, lambda rows: values)
+
+
+def test_the_score_is_the_weighted_sum_and_its_parts_are_told() -> None:
+    reward = CombinedReward(
+        (constant("a", 2.0, [1.0, 3.0]), constant("b", -0.5, [4, 0]), constant("c", 0.0, [9, 9]))
+    )
+    assert reward(PROMPTS, TEXTS) == [2 * 1 - 0.5 * 4, 2 * 3]
+    scores = scores_of(reward, PROMPTS, TEXTS)
+    assert scores.total == [0.0, 6.0]
+    assert scores.by_source == {"a": [1.0, 3.0], "b": [4.0, 0.0], "c": [9.0, 9.0]}
+    metrics = source_metrics(scores.by_source)
+    assert metrics["rewards/a/mean"] == 2.0
+    assert metrics["rewards/a/std"] == 1.0
+    assert metrics["rewards/c/std"] == 0.0
+    assert source_metrics({"a": []}) == {}
+
+
+def test_any_function_is_a_reward_without_parts() -> None:
+    scores = scores_of(lambda p, r, finished=None: [float(len(t)) for t in r], PROMPTS, TEXTS)
+    assert (scores.total, scores.by_source) == ([7.0, 3.0], {})
+
+
+def test_each_kind_of_rule_from_settings() -> None:
+    reward = reward_from(
+        {"kind": "length", "at_most": 3, "penalty": 1.0},
+        {"kind": "regex", "pattern": "^y"},
+        {"kind": "format", "form": "json"},
+        {"kind": "repetition", "ngram": 1},
+        {"kind": "contains", "text": "B", "weight": 10.0},
+        {"kind": "answer", "column": "right"},
+    )
+    scores = reward.scores(PROMPTS, TEXTS, metas=[{"right": "A  b c d"}, {"right": 4}])
+    assert scores.by_source == {
+        "length": [-1.0, 0.0],
+        "regex": [0.0, 1.0],
+        "format": [0.0, 0.0],
+        "repetition": [0.0, 0.0],
+        "contains": [1.0, 0.0],
+        "answer": [1.0, 0.0],
+    }
+    assert scores.total == [-1 + 10 + 1, 1]
+
+
+def test_length_in_tokens(tmp_path: Path) -> None:
+    place = save_toy(tmp_path / "toy")
+    count = len(toy_tokenizer()("the cat sat", add_special_tokens=False)["input_ids"])
+    reward = reward_from({"kind": "length", "at_most": 0, "penalty": 1.0, "tokenizer": place})
+    assert reward(["p"], ["the cat sat"]) == [-count]
+    assert reward(["p"], ["half \ud800 a character"])[0] < 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "gave 1 scores for 2 responses"),
+        ([1.0, math.nan], "gave nan, which is no finite number, for the response 'yes'"),
+        ([math.inf, 1.0], "gave inf, .* to the prompt 'one'"),
+        ([1.0, None], "gave None, "),
+        ([1.0, "2"], "gave '2', "),
+        ([10**400, 1.0], "no finite number"),
+    ],
+)
+def test_scores_that_are_none_are_refused(values: list[Any], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        CombinedReward((constant("mine", 1.0, values),))(PROMPTS, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("compare", "meta"),
+    [
+        ("exact", {}),
+        ("exact", {"answer": " "}),
+        ("exact", {"answer": True}),
+        ("contains", {"answer": ["a"]}),
+        ("number", {"answer": "four"}),
+    ],
+)
+def test_a_row_without_an_answer_is_named(compare: str, meta: dict[str, Any]) -> None:
+    reward = reward_from({"kind": "answer", "compare": compare})
+    with pytest.raises(RewardError, match=r"the column `answer`, and the row of the prompt 'one'"):
+        reward.scores(PROMPTS[:1], TEXTS[:1], metas=[{**meta, "topic": 1}])
+    with pytest.raises(RewardError, match=r"What it has besides: none"):
+        reward(PROMPTS, TEXTS)
+
+
+def test_the_worlds_reward_is_passed_in() -> None:
+    flaws: list[float] = []
+
+    def world(given: Any) -> Any:
+        flaws.append(given.length)
+        return lambda prompts, responses, finished=None: [float(len(r)) for r in responses]
+
+    reward = reward_from({"kind": "world", "flaws": {"length": 0.25}, "name": "true"}, world=world)
+    assert reward.scores(PROMPTS, TEXTS).by_source == {"true": [7.0, 3.0]}
+    assert flaws == [0.25]
+    with pytest.raises(SettingsError, match="is the embedded world's, which is not known here"):
+        reward_from({"kind": "world"})
+
+
+MODULE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+@dataclass
+class Kept:
+    value: float
+
+def plain(prompts, responses):
+    return [Kept(len(r)).value for r in responses]
+
+def as_trl_has_it(completions, prompts, topic, **kwargs):
+    assert isinstance(prompts[0], str) and prompts[1] == [{"role": "user", "content": "two"}]
+    assert kwargs["responses"] == ["a b c d", "yes"], kwargs
+    said = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    assert completions[1][0]["role"] == "assistant"
+    return [len(s) + (t or 0) for s, t in zip(said, topic)]
+
+def defaults(responses, topic=None, scale=2.0):
+    return [scale * (t or 0) for t in topic]
+
+def needs(responses, absent):
+    return [float(a is None) for a in absent]
+
+def blind(prompts):
+    return [0.0 for p in prompts]
+
+def fails(responses):
+    raise KeyError("no\\nsuch")
+
+def nothing(responses):
+    pass
+
+async def later(responses):
+    return [0.0]
+
+def tensor(responses):
+    import torch
+    return torch.tensor([0.5, 1.5])
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "rewards_of_a_test", raising=False)
+    path = tmp_path / "rewards_of_a_test.py"
+    path.write_text(MODULE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "scores"),
+    [
+        ("plain", [7.0, 3.0]),
+        ("as_trl_has_it", [8.0, 3.0]),
+        ("defaults", [2.0, 0.0]),
+        ("needs", [1.0, 1.0]),
+        ("tensor", [0.5, 1.5]),
+    ],
+)
+def test_a_function_of_yours(module: Path, name: str, scores: list[float]) -> None:
+    metas: list[dict[str, Any]] = [{"topic": 1}, {}]
+    for place in (str(module), "rewards_of_a_test"):
+        reward = reward_from({"kind": "python", "function": f"{place}:{name}"})
+        assert reward.scores(PROMPTS, TEXTS, metas=metas).by_source == {name: scores}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module:f", "importing no_such_module failed with ModuleNotFoundError"),
+        ("no/such.py:f", "FileNotFoundError: no file 'no/such.py'"),
+        ("rewards_of_a_test.py:plane", "has no function 'plane'. Its functions are plain, as_trl"),
+        ("rewards_of_a_test.py:number", "has no function 'number'"),
+        ("rewards_of_a_test.py:blind", "has no parameter `responses` or `completions`"),
+        ("broken.py:f", "importing broken.py failed with SyntaxError"),
+    ],
+)
+def test_a_function_that_cannot_be_used(module: Path, function: str, message: str) -> None:
+    Path("broken.py").write_text("def f(:\n")
+    with pytest.raises(RewardError, match=message) as caught:
+        reward_from({"kind": "python", "function": function})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("name", ["fails", "nothing", "later"])
+def test_a_function_that_fails(module: Path, name: str) -> None:
+    reward = reward_from({"kind": "python", "function": f"{module}:{name}"})
+    with pytest.raises(RewardError, match=f":{name} failed on 2 responses, the first 'a b c d': "):
+        reward(PROMPTS, TEXTS)
+
+
+def test_nothing_is_imported_that_was_not_named(module: Path) -> None:
+    module.write_text("raise SystemError('it ran')\n")
+    reward_from({"kind": "contains", "text": "rewards_of_a_test.py:plain"})
+    with pytest.raises(RewardError, match="SystemError: it ran"):
+        reward_from({"kind": "python", "function": "rewards_of_a_test.py:plain"})
+
+
+def trained(folder: Path, seed: int, heads: int, mean: float, std: float) -> str:
+    lm = load_scalar(save_toy(folder / "base", seed=seed), seed=seed, heads=heads)
+    lm.score_mean, lm.score_std = mean, std
+    lm.head_means = tuple(0.1 * k for k in range(heads)) if heads > 1 else ()
+    save_model(lm, folder / "model", card="")
+    return str(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A reward model of one head, and one of two."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    return trained(one / "first", 1, 1, 0.3, 2.0), trained(two / "second", 2, 2, 0.0, 0.5)
+
+
+def raw_heads(place: str) -> torch.Tensor:
+    """Each head's raw score as transformers gives it, one row at a time."""
+    from accord.compare.rewards import response_group
+
+    lm, rows = load_scalar(place), []
+    for prompt, text in zip(PROMPTS, TEXTS, strict=True):
+        group = response_group(lm, prompt, text)
+        ids = torch.tensor([[*group.prompt, *group.responses[0]]])
+        rows.append(lm.model(input_ids=ids).logits[0].detach())
+    return torch.stack(rows)
+
+
+def test_ensembles_of_folders_and_heads(models: tuple[str, str]) -> None:
+    first, second = models
+    members = torch.cat(
+        [(raw_heads(first) - 0.3) / 2.0, (raw_heads(second) - torch.tensor([0.0, 0.1])) / 0.5], 1
+    )
+
+    def found(**more: Any) -> list[float]:
+        return reward_from({"kind": "reward_model", "model": [first, second], **more})(
+            PROMPTS, TEXTS
+        )
+
+    close = {"abs": 1e-4}
+    assert found(combine="mean") == pytest.approx(members.mean(1).tolist(), **close)
+    assert found(combine="worst") == pytest.approx(members.min(1).values.tolist(), **close)
+    mean = members.mean(1, keepdim=True)
+    spread = (members - mean).square().sum(1) / 3
+    expected = (mean[:, 0] - 0.7 * spread).tolist()
+    combined = found(combine="mean_minus_variance", variance_penalty=0.7)
+    assert combined == pytest.approx(expected, **close)
+    own = [reward_of_model(load_scalar(place))(PROMPTS, TEXTS) for place in models]
+    assert found() == pytest.approx([sum(pair) / 2 for pair in zip(*own, strict=True)], **close)
+    heads = reward_from({"kind": "reward_model", "model": second, "combine": "worst"})
+    assert heads(PROMPTS, TEXTS) == pytest.approx(members[:, 1:].min(1).values.tolist(), **close)
+
+
+def test_one_head_is_no_ensemble(models: tuple[str, str]) -> None:
+    reward = reward_from({"kind": "reward_model", "model": models[0]})
+    assert reward.sources[0].name == "first"
+    assert [lm.name for lm in reward.models] == [models[0]]
+    assert reward(PROMPTS, TEXTS) == reward_of_model(load_scalar(models[0]))(PROMPTS, TEXTS)
+    assert reward([], []) == []
+    with pytest.raises(SettingsError, match="`combine=worst` needs members that can disagree"):
+        reward_from({"kind": "reward_model", "model": models[0], "combine": "worst"})
+
+
+def test_a_critic_starts_from_the_first_reward_model() -> None:
+    length = {"kind": "length", "at_most": 3}
+    tables = [length, {"kind": "reward_model", "model": ["a", "b"]}]
+    assert first_reward_model(sources_of(*tables)) == "a"
+    assert first_reward_model(sources_of(length)) is None
+
+
+def test_a_row_is_finished_unless_told_otherwise() -> None:
+    seen: list[Answered] = []
+    source = WeightedSource("s", 1.0, lambda rows: seen.extend(rows) or [0.0] * len(rows))
+    CombinedReward((source,))(PROMPTS, TEXTS)
+    CombinedReward((source,))(PROMPTS, TEXTS, [True, False])
+    assert [row.finished for row in seen] == [True, True, True, False]
+    assert [row.meta for row in seen] == [{}] * 4
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kind": "lenght"}, "`rewards.0.kind` is 'lenght' (x), which is none. Did you mean `l"),
+        ({"at_most": 3}, "`rewards.0.kind` is missing (x). The kinds are `reward_model`, `length`"),
+        ({"kind": "length", "at_most": 3, "limit": 4}, "`rewards.0.limit` is not a key (x)"),
+        ({"kind": "length", "at_most": "3"}, "`rewards.0.at_most` must be a whole number at least"),
+        ({"kind": "length"}, "A `length` needs `at_least`, `at_most`, or both"),
+        ({"kind": "length", "at_least": 4, "at_most": 3}, "no length lies between them"),
+        ({"kind": "length", "at_most": 3, "name": "a/b"}, "'a/b' can't be a metric's name"),
+        ({"kind": "regex", "pattern": "(a"}, "'(a' is no regular expression: missing )"),
+        ({"kind": "contains", "text": ""}, "an empty text is in every response"),
+        ({"kind": "world", "flaws": {"lenght": 1}}, "`rewards.0.flaws.lenght` is not a key"),
+        ({"kind": "format", "form": "tags"}, "`tags` belongs to `form=tags`"),
+        ({"kind": "format", "form": "tags", "tags": ["a"], "keys": ["b"]}, "`keys` belongs to"),
+        ({"kind": "format", "form": "tags", "tags": ["a", "a"]}, "repeated tag"),
+        ({"kind": "python", "function": "abc"}, "'abc' names no function. Write module:function"),
+        ({"kind": "reward_model", "model": []}, "`model` is an empty list"),
+        ({"kind": "reward_model", "model": ["a", "a"]}, "`model` names a folder twice"),
+        (
+            {"kind": "reward_model", "model": "a", "variance_penalty": 1},
+            "`variance_penalty` is read by `combine=mean_minus_variance` only",
+        ),
+        ({"kind": "regex", "pattern": "a", "weight": math.nan}, "`rewards.0.weight`"),
+    ],
+)
+def test_sources_that_are_refused(table: dict[str, Any], message: str) -> None:
+    given = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": [table]}
+    with pytest.raises(SettingsError) as caught:
+        build(PpoSettings, given, where="x")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "more", "message"),
+    [
+        (PpoSettings, {}, "Set `reward_model` or `rewards`"),
+        (PpoSettings, {"rewards": []}, "a reward needs at least one source"),
+        (PpoSettings, {"reward_model": "a", "rewards": [{"kind": "world"}]}, "Keep one of them"),
+        (SelectSettings, {"reward_model": "a", "rewards": [{"kind": "world"}]}, "Keep one of them"),
+        (PpoSettings, {"rewards": [{"kind": "world"}] * 2}, "two sources are called `world`"),
+    ],
+)
+def test_what_scores_is_said_once(
+    settings_class: type[Settings], more: dict[str, Any], message: str
+) -> None:
+    needed = {"model": "m", "dataset": "d", "output_dir": "o"}
+    if settings_class is SelectSettings:
+        needed = {"responses": "r", "output_dir": "o", "model_name": "n"}
+    with pytest.raises(SettingsError) as caught:
+        build(settings_class, {**needed, **more}, where="x")
+    assert message in str(caught.value)
+
+
+def test_short_for_one_source() -> None:
+    needed = {"responses": "r", "output_dir": "o", "model_name": "n"}
+    kinds = [
+        [(s.kind, s.title) for s in build(SelectSettings, {**needed, **more}, where="x").sources]
+        for more in ({}, {"reward_model": "runs/rm/model"}, {"reward_model": "hub/rm"})
+    ]
+    assert kinds == [[("world", "world")], [("reward_model", "rm")], [("reward_model", "rm")]]
+
+
+def test_blanks_in_a_pattern_are_kept() -> None:
+    (source,) = sources_of({"kind": "contains", "text": " no "})
+    assert source.model_dump()["text"] == " no "

@@ -1,0 +1,55 @@
+"""Best-of-N by any sources: what scores highest in their weighted sum is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.data.write import ResponseRow, read_responses, write_responses
+from accord.errors import RewardError
+from accord.pipeline.sampling import select
+from accord.records import Response
+from accord.settings.load import build
+from accord.settings.stages import SelectSettings
+
+ANSWERS = {"2+2?": ("it is 5", "well, well, it is 4", "4"), "1+2?": ("three", "3 3 3 3", "so 3")}
+
+
+@pytest.fixture
+def responses(tmp_path: Path) -> str:
+    rows = [
+        ResponseRow(
+            prompt, {"answer": answer}, "m", {}, tuple(Response(prompt, t, "m") for t in texts)
+        )
+        for (prompt, texts), answer in zip(ANSWERS.items(), ("4", 3), strict=True)
+    ]
+    write_responses(tmp_path / "responses.jsonl", rows)
+    return str(tmp_path / "responses.jsonl")
+
+
+def chosen(responses: str, n: int, *rewards: dict[str, Any]) -> list[str]:
+    out = Path(responses).parent / "best"
+    given = {"responses": responses, "output_dir": str(out), "n": n, "model_name": "best"}
+    settings = build(SelectSettings, {**given, "rewards": list(rewards)}, where="select")
+    assert [progress.done for progress in select(settings)][-1] == 2
+    return [row.responses[0].text for row in read_responses(out / "responses.jsonl")]
+
+
+def test_the_highest_sum_is_kept(responses: str) -> None:
+    right = {"kind": "answer", "compare": "number"}
+    assert chosen(responses, 3, right) == ["well, well, it is 4", "3 3 3 3"]
+    short = {"kind": "length", "at_most": 0, "penalty": 0.1}
+    assert chosen(responses, 3, right, short) == ["4", "so 3"]
+    assert chosen(responses, 3, right, {**short, "weight": -1.0}) == [
+        "well, well, it is 4",
+        "3 3 3 3",
+    ]
+    assert chosen(responses, 2, right, short) == ["well, well, it is 4", "3 3 3 3"]
+    assert chosen(responses, 3, {"kind": "repetition", "ngram": 1}) == ["it is 5", "three"]
+
+
+def test_a_column_that_is_not_there_is_told(responses: str) -> None:
+    with pytest.raises(RewardError, match=r"column `gold`, .*has besides: `answer`"):
+        chosen(responses, 3, {"kind": "answer", "column": "gold"})
