@@ -13,8 +13,9 @@ from accord.learn.fit import fit
 from accord.learn.losses import Losses, Objective
 from accord.learn.methods import METHODS
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles, ppo
+from accord.learn.ppo import ppo
 from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.roles import Roles
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly

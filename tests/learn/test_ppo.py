@@ -14,7 +14,8 @@ from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import StepResult
 from accord.learn.optimiser import adamw
 from accord.learn.order import RowOrder
-from accord.learn.ppo import Roles, Targets, collect, improve, ppo, score
+from accord.learn.ppo import Targets, collect, improve, ppo, score
+from accord.learn.roles import Roles
 from accord.learn.rollout import Episodes, grid_mask, sample_text, to_grid
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel

@@ -8,22 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.fit import StepResult
 from accord.learn.learner import make_learner
-from accord.learn.offline import same_tokenizer, start_model
-from accord.learn.ppo import Roles, held_out, ppo
+from accord.learn.ppo import held_out, ppo
 from accord.learn.processes import only_one
+from accord.learn.roles import load_roles
 from accord.learn.stage import keep_going, model_card
-from accord.lm.adapters import add_adapters
 from accord.lm.encode import Limits, encode_prompts
-from accord.lm.heads import keep_first_head
-from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly
-from accord.respond.local import local_sampler
 from accord.runs import write_json_atomic
 from accord.settings.ppo import PpoSettings
 
@@ -42,17 +38,9 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
             f"max_length={settings.max_length}. Raise max_length, or lower max_new_tokens."
         )
-    policy = start_model(settings, scalar=False)
-    reference = None if policy.is_peft and settings.ref_model is None else _frozen(settings)
-    if reference is not None:
-        same_tokenizer(policy, reference)
-    scorer = load_scalar(
-        settings.reward_model,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    critic = _critic(settings, policy, scorer)
+    roles = load_roles(settings)
+    policy, critic = roles.policy, roles.critic
+    assert critic is not None
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
@@ -65,8 +53,6 @@ def train_ppo(settings: PpoSettings) -> Iterator[StepResult]:
             "critic": make_learner(critic, settings, settings.critic_learning_rate),
         }
     )
-    roles = Roles(policy, critic, reference, reward_of_model(scorer), local_sampler(policy))
-    _log_memory({"policy": policy, "critic": critic, "reference": reference, "reward": scorer})
     episodes = settings.per_device_train_batch_size
     iterations = settings.max_steps or math.ceil(
         settings.num_train_epochs * len(prompts) / episodes
@@ -98,53 +84,3 @@ def _prompts(
     told.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
     return prompts, kept
-
-
-def _frozen(settings: PpoSettings) -> LanguageModel:
-    lm = load_causal(
-        settings.ref_model or settings.model,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    lm.model.requires_grad_(False)
-    return lm
-
-
-def _critic(settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel) -> LanguageModel:
-    """A critic from the reward model (an ensemble's first head); from the policy's start where it
-    has another tokenizer."""
-    same = policy.tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
-    if not same:
-        log.info("The reward model has another tokenizer; the critic starts from the policy.")
-    critic = load_scalar(
-        settings.reward_model if same else settings.model,
-        seed=settings.seed,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-        learns=settings.lora is None,
-    )
-    keep_first_head(critic)
-    if settings.lora is not None:
-        critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
-    if settings.gradient_checkpointing:
-        critic.recompute_activations()
-    return critic
-
-
-def _log_memory(roles: dict[str, LanguageModel | None]) -> None:
-    """Tell what each role holds, so that nobody has to guess where the memory went."""
-    for name, lm in roles.items():
-        if lm is None:
-            log.info("%s: the policy's base, adapters off; no memory of its own", name)
-            continue
-        weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        learns = name in ("policy", "critic")
-        learning = sum(p.numel() for p in lm.trainable().values()) if learns else 0
-        log.info(
-            "%s: %.1f MB of weights, %.1f MB of gradients and Adam moments",
-            name,
-            weights / 2**20,
-            learning * 12 / 2**20,
-        )

@@ -14,21 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.compare.rewards import Reward
 from accord.errors import TrainingError
 from accord.learn.checkpoints import TrainState
 from accord.learn.fit import StepResult, check_finite, set_learning_rate, step_optimiser
 from accord.learn.losses import Metric, merge_metrics, metric
 from accord.learn.order import RowOrder
+from accord.learn.roles import Roles
 from accord.learn.rollout import Episodes, answer, measure
-from accord.lm.forward import response_logps, token_values
-from accord.lm.model import LanguageModel
-from accord.lm.packing import PromptGroup, pack
+from accord.lm.forward import (
+    response_logps,
+    response_logps_and_values,
+    share_a_pass,
+    token_values,
+)
+from accord.lm.packing import pack
 from accord.objectives.advantages import gae, token_rewards, whiten
 from accord.objectives.divergences import kl_k1, kl_k3
 from accord.objectives.policy import adapted_beta, clipped_policy_loss, clipped_value_loss
 from accord.records import PromptOnly
-from accord.respond.protocol import Sampler, SamplingSettings
+from accord.respond.protocol import SamplingSettings
 from accord.settings.ppo import PpoSettings
 
 RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
@@ -42,17 +46,6 @@ HELD_OUT = (  # told of held-out prompts
     "response_length",
 )
 RATIO = "policy/log_ratio_max"  # checked, not logged
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Who takes part. `reference` None: the policy's base with its adapters off."""
-
-    policy: LanguageModel
-    critic: LanguageModel
-    reference: LanguageModel | None
-    reward: Reward
-    sampler: Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +148,8 @@ def _episodes(
     answered = answer(
         roles.policy, roles.sampler, prompts, records, sampling, seed=settings.seed, streams=streams
     )
+    assert roles.critic is not None
+    assert roles.reference is not None
     passes = settings.num_mini_batches * settings.gradient_accumulation_steps
     return measure(
         roles.policy,
@@ -248,9 +243,12 @@ def _minibatch(
             continue
         members = part.tolist()
         groups = [episodes.groups[i] for i in members]
-        loss, found = _losses(roles, episodes, targets, settings, members, groups, learns)
-        check_finite(float(loss.detach()), "loss", state.step + 1, groups)
-        (loss / tokens).backward()
+        found: dict[str, Metric] = {}
+        for loss, metrics in _losses(roles, episodes, targets, settings, members, learns):
+            check_finite(float(loss.detach()), "loss", state.step + 1, groups)
+            if loss.requires_grad:
+                (loss / tokens).backward()
+            found |= metrics
         largest = max(largest, found.pop(RATIO)[0])
         for name, (total, weight) in found.items():
             entry = totals.setdefault(name, [0.0, 0.0])
@@ -263,8 +261,8 @@ def _minibatch(
         for name, learner in state.learners.items()
         if learns or name != "policy"
     }
-    metrics: dict[str, Metric] = {name: (t, w) for name, (t, w) in totals.items()}
-    return metrics | {f"grad_norm/{name}": (norm, 1.0) for name, norm in norms.items()}
+    means: dict[str, Metric] = {name: (t, w) for name, (t, w) in totals.items()}
+    return means | {f"grad_norm/{name}": (norm, 1.0) for name, norm in norms.items()}
 
 
 def _losses(
@@ -273,43 +271,68 @@ def _losses(
     targets: Targets,
     settings: PpoSettings,
     members: list[int],
-    groups: Sequence[PromptGroup],
     learns: bool,
-) -> tuple[Tensor, dict[str, Metric]]:
-    """The summed loss over the tokens of some episodes, and metrics over them."""
-    mask = episodes.mask[members]
-    device = roles.policy.device
+) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
+    """Losses summed over the tokens of some episodes, each with metrics over them.
 
-    def tokens(grid: Tensor) -> Tensor:
-        return grid[members][mask].to(device)
-
-    advantages, old = tokens(targets.advantages), tokens(episodes.old_logps)
-    batch = pack(groups, device)
+    Go backward from one before asking for the next: the policy's and the critic's passes are then
+    never held at once. Where both share a pass there is one loss.
+    """
+    policy, critic = roles.policy, roles.critic
+    assert critic is not None
+    batch = pack([episodes.groups[i] for i in members], policy.device)
+    heat = settings.temperature
+    if share_a_pass(policy, critic):
+        logps, values = response_logps_and_values(
+            policy, critic, batch, temperature=heat, learns=learns
+        )
+        first, metrics = _policy_loss(logps, episodes, targets, settings, members)
+        second, more = _value_loss(values, episodes, targets, settings, members)
+        yield first + settings.vf_coef * second, metrics | more
+        return
     with torch.set_grad_enabled(learns):
-        log_ratio = response_logps(roles.policy, batch, temperature=settings.temperature) - old
-    high = settings.cliprange if settings.cliprange_high is None else settings.cliprange_high
-    policy_loss = clipped_policy_loss(
-        log_ratio, advantages, clip_low=settings.cliprange, clip_high=high
+        logps = response_logps(policy, batch, temperature=heat)
+    yield _policy_loss(logps, episodes, targets, settings, members)
+    del logps
+    value_loss, metrics = _value_loss(
+        token_values(critic, batch), episodes, targets, settings, members
     )
-    values = token_values(roles.critic, batch)
-    old_values, returns = tokens(episodes.values), tokens(targets.returns)
-    value_loss = clipped_value_loss(values, old_values, returns, clip=settings.cliprange_value)
-    loss = policy_loss.sum() + settings.vf_coef * value_loss.sum()
+    yield settings.vf_coef * value_loss, metrics
+
+
+def _policy_loss(
+    logps: Tensor, episodes: Episodes, targets: Targets, settings: PpoSettings, members: list[int]
+) -> tuple[Tensor, dict[str, Metric]]:
+    mask = episodes.mask[members]
+    advantages = targets.advantages[members][mask].to(logps.device)
+    log_ratio = logps - episodes.old_logps[members][mask].to(logps.device)
+    high = settings.cliprange if settings.cliprange_high is None else settings.cliprange_high
+    loss = clipped_policy_loss(log_ratio, advantages, clip_low=settings.cliprange, clip_high=high)
     with torch.no_grad():
         ratio = log_ratio.exp()
         outside = (ratio < 1 - settings.cliprange) | (ratio > 1 + high)
-        moved = (values - old_values).abs() > settings.cliprange_value
         metrics = {
-            "loss/policy_avg": metric(policy_loss),
-            "loss/value_avg": metric(value_loss),
+            "loss/policy_avg": metric(loss),
             "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
             "policy/clipfrac_avg": metric(outside.float()),
-            "val/clipfrac_avg": metric(moved.float()),
             "val/ratio": metric(ratio),
             "val/ratio_var": metric((ratio - ratio.mean()).square()),
             RATIO: (float(log_ratio.abs().max()), 1.0),
         }
-    return loss, metrics
+    return loss.sum(), metrics
+
+
+def _value_loss(
+    values: Tensor, episodes: Episodes, targets: Targets, settings: PpoSettings, members: list[int]
+) -> tuple[Tensor, dict[str, Metric]]:
+    mask = episodes.mask[members]
+    old = episodes.values[members][mask].to(values.device)
+    returns = targets.returns[members][mask].to(values.device)
+    loss = clipped_value_loss(values, old, returns, clip=settings.cliprange_value)
+    with torch.no_grad():
+        moved = (values - old).abs() > settings.cliprange_value
+        metrics = {"loss/value_avg": metric(loss), "val/clipfrac_avg": metric(moved.float())}
+    return loss.sum(), metrics
 
 
 def _same_policy(found: Metric, settings: PpoSettings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accord.compare.rewards import Reward
 from accord.learn.reference import batches_of
-from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
+from accord.lm.forward import response_logps, response_logps_entropy_and_values
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import Prompt, PromptOnly
@@ -81,7 +81,7 @@ def sample_text(sample: Sample, lm: LanguageModel) -> str:
 @torch.no_grad()
 def measure(
     policy: LanguageModel,
-    reference: LanguageModel | None,
+    reference: LanguageModel,
     critic: LanguageModel,
     answered: tuple[list[PromptGroup], list[str], list[bool]],
     prompts: Sequence[Prompt],
@@ -90,23 +90,17 @@ def measure(
     temperature: float,
     batch_size: int,
 ) -> Episodes:
-    """Episodes from answered prompts. Without a reference model it is the policy's base.
+    """Episodes from answered prompts.
 
     Log-probs are recomputed here, by the passes that training uses, never taken from the sampler.
     """
     groups, texts, finished = answered
-    old, entropy = _two(
-        groups,
-        batch_size,
-        policy,
-        lambda b: response_logps_and_entropy(policy, b, temperature=temperature),
-    )
-    if reference is None:
-        with policy.as_reference():
-            ref = _each(groups, batch_size, policy, temperature)
-    else:
-        ref = _each(groups, batch_size, reference, temperature)
-    values = torch.cat([token_values(critic, b).cpu() for b in _packed(groups, batch_size, critic)])
+    read = [
+        response_logps_entropy_and_values(policy, critic, b, temperature=temperature)
+        for b in _packed(groups, batch_size, policy)
+    ]
+    old, entropy, values = (torch.cat([found[i].cpu() for found in read]) for i in range(3))
+    ref = _each(groups, batch_size, reference, temperature)
     mask = grid_mask([len(g.responses[0]) for g in groups])
     return Episodes(
         groups=tuple(groups),
@@ -121,18 +115,8 @@ def measure(
     )
 
 
-def _packed(groups: Sequence[PromptGroup], size: int, lm: LanguageModel) -> list[PackedBatch]:
-    return [pack(groups[r.start : r.stop], lm.device) for r in batches_of(len(groups), size)]
-
-
-def _two(
-    groups: Sequence[PromptGroup],
-    size: int,
-    lm: LanguageModel,
-    read: Callable[[PackedBatch], tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor]:
-    found = [read(batch) for batch in _packed(groups, size, lm)]
-    return torch.cat([f[0].cpu() for f in found]), torch.cat([f[1].cpu() for f in found])
+def _packed(groups: Sequence[PromptGroup], size: int, lm: LanguageModel) -> Iterator[PackedBatch]:
+    return (pack(groups[r.start : r.stop], lm.device) for r in batches_of(len(groups), size))
 
 
 def _each(

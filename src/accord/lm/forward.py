@@ -89,6 +89,47 @@ def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     return (lm.scores_of(hidden_states(lm, batch).before) - lm.score_mean) / lm.score_std
 
 
+def share_a_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
+    """Whether a critic reads the policy's own hidden states."""
+    return critic.model is policy.model and critic.adapter == policy.adapter
+
+
+def response_logps_and_values(
+    policy: LanguageModel,
+    critic: LanguageModel,
+    batch: PackedBatch,
+    *,
+    temperature: float = 1.0,
+    learns: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each response token (R,) and the critic's value before it (R,).
+
+    One forward pass where policy and critic share it, else two. With `learns` False no gradient
+    reaches the policy, nor a backbone that is its own.
+    """
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        hidden = hidden_states(policy, batch).before
+        logps = token_logps(hidden, policy.head, batch.targets, temperature)
+    return logps, _values(policy, critic, batch, hidden)
+
+
+def response_logps_entropy_and_values(
+    policy: LanguageModel, critic: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob of each response token, its distribution's entropy, and the critic's value: (R,)."""
+    hidden = hidden_states(policy, batch).before
+    logps, entropy, _ = token_logps_and_statistics(hidden, policy.head, batch.targets, temperature)
+    return logps, entropy, _values(policy, critic, batch, hidden)
+
+
+def _values(
+    policy: LanguageModel, critic: LanguageModel, batch: PackedBatch, hidden: Tensor
+) -> Tensor:
+    if not share_a_pass(policy, critic):
+        return token_values(critic, batch)
+    return (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
+
+
 @torch.no_grad()
 def response_kl(
     lm: LanguageModel, reference: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0

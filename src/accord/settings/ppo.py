@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from accord.settings.training import TrainSettings
 
@@ -13,8 +15,15 @@ class PpoSettings(TrainSettings):
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
     adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
     reward_model: str = Field(
-        description="Reward model folder; its scores are normalised. The critic starts from it, "
-        "of an ensemble from the first head."
+        description="Reward model folder; its scores are normalised. Under LoRA it shares the "
+        "policy's base where it is an adapter on the same weights."
+    )
+    critic: Literal["adapter", "separate", "shared"] | None = Field(
+        None,
+        description="Where values come from: `adapter` (LoRA on the policy's base, starting as the "
+        "reward model where that is an adapter there too), `separate` (a model of its own, "
+        "starting as the reward model, of an ensemble from the first head) or `shared` (a new head "
+        "on the policy's own hidden states). By default `adapter` with LoRA, else `separate`.",
     )
     ref_model: str | None = Field(
         None, description="Reference of the KL penalty; by default the starting model."
@@ -67,3 +76,12 @@ class PpoSettings(TrainSettings):
     critic_warmup_steps: int = Field(
         0, ge=0, description="Iterations in which the critic learns and the policy stands still."
     )
+
+    @model_validator(mode="after")
+    def _a_critic_that_there_can_be(self) -> PpoSettings:
+        if self.critic == "adapter" and self.lora is None:
+            raise ValueError(
+                "`critic=adapter` is LoRA on the policy's base, and `lora` is off. Set `lora`, or "
+                "take `critic=separate` or `critic=shared`."
+            )
+        return self
