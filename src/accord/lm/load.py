@@ -259,7 +259,8 @@ def _merged(model: Any, adapter: str) -> Any:
 
     config = PeftConfig.from_pretrained(adapter)
     config.task_type = None  # a language model's adapter fits under a scalar head too
-    return PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze it; whether it learns is the caller's to say
 
 
 def _placed(model: Any, device: Device) -> Any:
