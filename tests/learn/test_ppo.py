@@ -11,10 +11,11 @@ import torch
 
 from accord.errors import TrainingError
 from accord.learn.checkpoints import Learner, TrainState
+from accord.learn.clipped import Targets
 from accord.learn.fit import StepResult
 from accord.learn.optimiser import adamw
 from accord.learn.order import RowOrder
-from accord.learn.ppo import Targets, collect, improve, ppo, score
+from accord.learn.ppo import collect, improve, ppo, score
 from accord.learn.roles import Roles
 from accord.learn.rollout import Episodes, grid_mask, sample_text, to_grid
 from accord.lm.forward import check_packing
