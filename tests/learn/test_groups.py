@@ -20,7 +20,7 @@ from accord.learn.losses import merge_metrics
 from accord.learn.online_loop import improve, learn_online
 from accord.learn.online_methods import ONLINE
 from accord.learn.policy_step import Work
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.learn.scoring import group_summary, summary
 from accord.lm.packing import PromptGroup
 from tests.learn.test_fit import Recorder

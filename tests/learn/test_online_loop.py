@@ -22,7 +22,7 @@ from accord.learn.online_loop import improve, learn_online
 from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining, Work
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder

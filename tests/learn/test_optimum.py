@@ -14,8 +14,8 @@ from accord.learn.losses import Losses, Objective
 from accord.learn.methods import METHODS
 from accord.learn.online_loop import learn_online
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles
 from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.roles import Roles
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly

@@ -20,7 +20,8 @@ from accord.learn.online_loop import improve, learn_online
 from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Work
-from accord.learn.ppo import Roles, ppo_targets
+from accord.learn.ppo import ppo_targets
+from accord.learn.roles import Roles
 from accord.learn.rollout import sample_text
 from accord.learn.scoring import Targets, summary
 from accord.lm.model import LanguageModel

@@ -9,7 +9,7 @@ import torch
 
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.optimiser import adamw
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly, Source

@@ -49,21 +49,25 @@ def build_reward(
     device: Device = "auto",
     trust_remote_code: bool = False,
     world: World | None = None,
+    load: Callable[[str], LanguageModel] | None = None,
 ) -> CombinedReward:
     """The weighted sum of the sources, with their models loaded and their functions imported.
 
+    `load` gives a reward model of its folder where the caller has one on another's base.
     Raises RewardError, SettingsError or ModelError for a source that can't be used.
     """
+
+    def alone(folder: str) -> LanguageModel:
+        return load_scalar(
+            folder, precision=precision, device=device, trust_remote_code=trust_remote_code
+        )
+
+    read = load or alone
     found: list[WeightedSource] = []
     models: list[LanguageModel] = []
     for source in sources:
         if isinstance(source, RewardModelSource):
-            loaded = [
-                load_scalar(
-                    folder, precision=precision, device=device, trust_remote_code=trust_remote_code
-                )
-                for folder in source.folders
-            ]
+            loaded = [read(folder) for folder in source.folders]
             models += loaded
             score: Score = ensemble_scores(source, loaded)
         elif isinstance(source, WorldSource):

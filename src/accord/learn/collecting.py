@@ -14,9 +14,10 @@ from accord.learn.episodes import Episodes, passes_of
 from accord.learn.kept_episodes import keep_episodes, kept_episodes
 from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.learn.rollout import Held, answer, measure
 from accord.learn.scoring import summary
+from accord.lm.forward import share_a_pass
 from accord.records import PromptOnly
 from accord.respond.protocol import SamplingSettings
 from accord.runs import digest_json
@@ -100,6 +101,8 @@ def collect(
         for members in minibatches(range(len(prompts)), settings, iteration, epoch=0)
     ]
     learns = iteration >= getattr(settings, "critic_warmup_steps", 0)
+    # A graph that is kept would be of the log-probs alone.
+    together = roles.critic is not None and share_a_pass(roles.policy, roles.critic)
     return measure(
         roles,
         answered,
@@ -109,7 +112,7 @@ def collect(
         reference=settings.wants_reference,
         old=before,
         entropy=logs,
-        hold=learns and not settings.entropy_coef,
+        hold=learns and not settings.entropy_coef and not together,
     )
 
 

@@ -8,28 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.reward_sources import World, build_reward, first_reward_model
-from accord.compare.rewards import CombinedReward
+from accord.compare.reward_sources import World
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
 from accord.learn.fit import StepResult
 from accord.learn.kept_episodes import remove_episodes
 from accord.learn.learner import make_learner
-from accord.learn.offline import rows_of, same_tokenizer, start_model
+from accord.learn.offline import rows_of
 from accord.learn.online_loop import learn_online
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining
-from accord.learn.ppo import Roles
 from accord.learn.processes import only_one
+from accord.learn.roles import load_roles
 from accord.learn.stage import keep_going, model_card
-from accord.lm.adapters import add_adapters
 from accord.lm.encode import Limits, encode_prompts
-from accord.lm.heads import keep_first_head
-from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly
-from accord.respond.local import local_sampler
 from accord.runs import write_json_atomic
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -51,23 +47,8 @@ def train_online(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
             f"max_length={settings.max_length}. Raise max_length, or lower max_new_tokens."
         )
-    policy = start_model(settings, scalar=False)
-    reference = None
-    if settings.wants_reference and not (policy.is_peft and settings.ref_model is None):
-        reference = _frozen(settings)
-        same_tokenizer(policy, reference)
-    reward = build_reward(
-        settings.sources,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-        world=world,
-    )
-    learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
-    critic = None
-    if isinstance(settings, PpoSettings) and settings.vf_coef:
-        critic = _critic(settings, policy, reward)
-        learners["critic"] = make_learner(critic, settings, settings.critic_learning_rate)
+    roles = load_roles(settings, world=world)
+    policy = roles.policy
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
@@ -75,13 +56,11 @@ def train_online(
         place = folder / "eval_data.json"
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
     pretraining = _pretraining(policy, settings)
+    learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
+    if roles.critic is not None:
+        rate = getattr(settings, "critic_learning_rate", None)
+        learners["critic"] = make_learner(roles.critic, settings, rate)
     state = TrainState(learners)
-    roles = Roles(policy, critic, reference, reward, local_sampler(policy))
-    held = {"policy": policy, "critic": critic, "reference": reference}
-    held |= {f"reward {lm.name}": lm for lm in reward.models}
-    missing = set() if settings.wants_reference else {"reference"}
-    missing |= set() if critic is not None else {"critic"}
-    _log_memory({role: lm for role, lm in held.items() if role not in missing})
     iterations = settings.max_steps or math.ceil(
         settings.num_train_epochs * len(prompts) / settings.prompts_a_step
     )
@@ -134,54 +113,3 @@ def _prompts(
     told.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
     return prompts, kept
-
-
-def _frozen(settings: OnlineSettings) -> LanguageModel:
-    lm = load_causal(
-        settings.ref_model or settings.model,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    lm.model.requires_grad_(False)
-    return lm
-
-
-def _critic(settings: PpoSettings, policy: LanguageModel, reward: CombinedReward) -> LanguageModel:
-    """A critic from the first reward model (an ensemble's first head); from the policy's start
-    where there is none, or it has another tokenizer."""
-    start = first_reward_model(settings.sources)
-    if start and policy.tokenizer.get_vocab() != reward.models[0].tokenizer.get_vocab():
-        log.info("The reward model has another tokenizer; the critic starts from the policy.")
-        start = None
-    critic = load_scalar(
-        start or settings.model,
-        seed=settings.seed,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-        learns=settings.lora is None,
-    )
-    keep_first_head(critic)
-    if settings.lora is not None:
-        critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
-    if settings.gradient_checkpointing:
-        critic.recompute_activations()
-    return critic
-
-
-def _log_memory(roles: dict[str, LanguageModel | None]) -> None:
-    """Tell what each role holds, so that nobody has to guess where the memory went."""
-    for name, lm in roles.items():
-        if lm is None:
-            log.info("%s: the policy's base, adapters off; no memory of its own", name)
-            continue
-        weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        learns = name in ("policy", "critic")
-        learning = sum(p.numel() for p in lm.trainable().values()) if learns else 0
-        log.info(
-            "%s: %.1f MB of weights, %.1f MB of gradients and Adam moments",
-            name,
-            weights / 2**20,
-            learning * 12 / 2**20,
-        )

@@ -20,7 +20,7 @@ from accord.learn.losses import Metric, merge_metrics
 from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining, Work, take_step
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.learn.rollback import drop_gradients, go_back, keep_start
 from accord.learn.scoring import group_summary, summary
 from accord.objectives.policy import adapted_beta

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,16 @@ from accord.learn.losses import Metric, metric
 from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
 from accord.learn.passes import deal
-from accord.learn.ppo import Roles
+from accord.learn.roles import Roles
 from accord.learn.rollout import Held
 from accord.learn.scoring import Targets
-from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
+from accord.lm.forward import (
+    response_logps,
+    response_logps_and_entropy,
+    share_a_pass,
+    shared_pass,
+    token_values,
+)
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.divergences import kl_k3
 from accord.objectives.policy import (
@@ -89,12 +95,7 @@ def take_step(
         batch = pack(groups, work.roles.policy.device)
         token = _Tokens(part, episodes.mask[part], batch.device)
         share = token(weights[:, None].expand(episodes.mask.shape))
-        # One after the other, so that only one graph is in memory.
-        if work.learns:
-            loss, found = _policy_loss(work, batch, token, share, first)
-            parts += [found, _backward(loss, state, groups)]
-        if work.targets.returns is not None:
-            loss, found = _value_loss(work, batch, token, share)
+        for loss, found in _losses(work, batch, token, share, first):
             parts += [found, _backward(loss, state, groups)]
     if work.learns and work.pretraining is not None:
         parts += _pretrain(state, work, work.pretraining, number)
@@ -120,14 +121,57 @@ class _Tokens:
         return grid[self.rows][self.mask].to(self.device)
 
 
-def _policy_loss(
+def _losses(
     work: Work, batch: PackedBatch, token: _Tokens, share: Tensor, first: bool
+) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
+    """The weighted losses of a pass's tokens, each with metrics over them.
+
+    The caller goes backward from one before it asks for the next, so that only one graph is in
+    memory. Policy and critic that share a pass have one loss.
+    """
+    policy, critic = work.roles.policy, work.roles.critic
+    if work.targets.returns is not None and critic is not None and share_a_pass(policy, critic):
+        logps, entropy, values = shared_pass(
+            policy,
+            critic,
+            batch,
+            temperature=work.settings.temperature,
+            learns=work.learns,
+            entropy=_wants_entropy(work, token),
+            entropy_learns=work.settings.entropy_coef > 0 and work.learns,
+        )
+        loss, metrics = _value_loss(work, values, token, share)
+        if work.learns:
+            more, found = _policy_loss(work, logps, entropy, token, share, first)
+            loss, metrics = loss + more, metrics | found
+        yield loss, metrics
+        return
+    if work.learns:
+        logps, entropy = _forward(work, batch, token, first=first)
+        yield _policy_loss(work, logps, entropy, token, share, first)
+    if work.targets.returns is not None and critic is not None:
+        yield _value_loss(work, token_values(critic, batch), token, share)
+
+
+def _new(work: Work, token: _Tokens) -> bool:
+    """Whether a pass's log-probs are its tokens' own old ones, not known before."""
+    return not bool(work.episodes.known[token.rows].all())
+
+
+def _wants_entropy(work: Work, token: _Tokens) -> bool:
+    return _new(work, token) and work.episodes.entropy is not None
+
+
+def _policy_loss(
+    work: Work,
+    logps: Tensor,
+    entropy: Tensor | None,
+    token: _Tokens,
+    share: Tensor,
+    first: bool,
 ) -> tuple[Tensor, dict[str, Metric]]:
-    """The weighted loss of a pass's tokens, and metrics over them."""
     settings, episodes = work.settings, work.episodes
-    new = not bool(episodes.known[token.rows].all())
-    logps, entropy = _forward(work, batch, token, first=first, new=new)
-    if new:  # its own old log-probs: the ratio is 1
+    if _new(work, token):  # the ratio is 1
         fill(episodes.old_logps, token.rows, episodes.mask, logps)
         episodes.known[token.rows] = True
         if entropy is not None and episodes.entropy is not None:
@@ -174,7 +218,7 @@ def _policy_loss(
 
 
 def _forward(
-    work: Work, batch: PackedBatch, token: _Tokens, *, first: bool, new: bool
+    work: Work, batch: PackedBatch, token: _Tokens, *, first: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (R,) with gradient, and entropies (R,) where they are learned from or told."""
     settings, held = work.settings, work.held
@@ -182,7 +226,7 @@ def _forward(
         return held.logps, None
     policy, temperature = work.roles.policy, settings.temperature
     learned = settings.entropy_coef > 0
-    if learned or (new and work.episodes.entropy is not None):
+    if learned or _wants_entropy(work, token):
         return response_logps_and_entropy(
             policy, batch, temperature=temperature, entropy_learns=learned
         )
@@ -190,14 +234,12 @@ def _forward(
 
 
 def _value_loss(
-    work: Work, batch: PackedBatch, token: _Tokens, share: Tensor
+    work: Work, values: Tensor, token: _Tokens, share: Tensor
 ) -> tuple[Tensor, dict[str, Metric]]:
-    critic, old_grid, returns = work.roles.critic, work.episodes.values, work.targets.returns
-    assert critic is not None
+    old_grid, returns = work.episodes.values, work.targets.returns
     assert old_grid is not None
     assert returns is not None
-    clip = work.settings.cliprange_value
-    values, old = token_values(critic, batch), token(old_grid)
+    clip, old = work.settings.cliprange_value, token(old_grid)
     loss = clipped_value_loss(values, old, token(returns), clip=clip)
     moved = (values.detach() - old).abs() > clip
     metrics = {"loss/value_avg": metric(loss), "val/clipfrac_avg": metric(moved.float())}

@@ -1,30 +1,13 @@
-"""PPO (Schulman et al. 2017; Ouyang et al. 2022): who takes part, and its advantages."""
+"""PPO's advantages and returns (Schulman et al. 2017; Ouyang et al. 2022)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from accord.compare.rewards import Reward
 from accord.learn.episodes import Episodes
 from accord.learn.scoring import Targets, final_scores, log_ratio_to_reference
-from accord.lm.model import LanguageModel
 from accord.objectives.advantages import gae, token_rewards, whiten
-from accord.respond.protocol import Sampler
 from accord.settings.ppo import PpoSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Who takes part. `reference` None: the policy's base with its adapters off, where a reference
-    is asked for at all. `critic` None: there is none."""
-
-    policy: LanguageModel
-    critic: LanguageModel | None
-    reference: LanguageModel | None
-    reward: Reward
-    sampler: Sampler
 
 
 def ppo_targets(episodes: Episodes, settings: PpoSettings, beta: float) -> Targets:

@@ -10,8 +10,14 @@ from torch import Tensor
 
 from accord.compare.rewards import scores_of
 from accord.learn.episodes import Episodes, fill, grid_mask, part_of, to_grid
-from accord.learn.ppo import Roles
-from accord.lm.forward import response_logps, response_logps_and_entropy, token_values
+from accord.learn.roles import Roles
+from accord.lm.forward import (
+    response_logps,
+    response_logps_and_entropy,
+    share_a_pass,
+    shared_pass,
+    token_values,
+)
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import PromptOnly
@@ -127,38 +133,43 @@ def measure(
     for number, rows in [*list(enumerate(passes))[1:], (0, passes[0])]:
         batch = pack(part_of(groups, rows), roles.policy.device)
         with torch.no_grad():
-            if found.ref_logps is not None:
-                logps = _reference_logps(roles, batch, temperature)
+            if found.ref_logps is not None and roles.reference is not None:
+                logps = response_logps(roles.reference, batch, temperature=temperature)
                 fill(found.ref_logps, rows, mask, logps)
-            if found.values is not None and roles.critic is not None:
+            if roles.critic is not None and not (old and share_a_pass(roles.policy, roles.critic)):
+                assert found.values is not None
                 fill(found.values, rows, mask, token_values(roles.critic, batch))
         if not old:
             continue
         keeps = hold and number == 0 and len(plan[0]) == 1
         with torch.set_grad_enabled(keeps):
-            logps = _policy_logps(roles.policy, batch, temperature, found, rows)
+            logps = _policy_logps(roles, batch, temperature, found, rows)
         fill(found.old_logps, rows, mask, logps)
         held = Held(rows, logps) if keeps else held
     return found, held
 
 
 def _policy_logps(
-    policy: LanguageModel,
+    roles: Roles,
     batch: PackedBatch,
     temperature: float,
     episodes: Episodes,
     rows: Sequence[int],
 ) -> Tensor:
-    """The policy's log-probs; the entropies are put in the episodes where they are wanted."""
-    if episodes.entropy is None:
-        return response_logps(policy, batch, temperature=temperature)
-    logps, entropy = response_logps_and_entropy(policy, batch, temperature=temperature)
-    fill(episodes.entropy, rows, episodes.mask, entropy)
+    """The policy's log-probs; put in the episodes are the entropies, where they are wanted, and
+    the values of a critic that shares the pass."""
+    policy, critic, entropy = roles.policy, roles.critic, None
+    if critic is not None and share_a_pass(policy, critic):
+        assert episodes.values is not None
+        wanted = episodes.entropy is not None
+        logps, entropy, values = shared_pass(
+            policy, critic, batch, temperature=temperature, entropy=wanted
+        )
+        fill(episodes.values, rows, episodes.mask, values)
+    elif episodes.entropy is None:
+        logps = response_logps(policy, batch, temperature=temperature)
+    else:
+        logps, entropy = response_logps_and_entropy(policy, batch, temperature=temperature)
+    if episodes.entropy is not None and entropy is not None:
+        fill(episodes.entropy, rows, episodes.mask, entropy)
     return logps
-
-
-def _reference_logps(roles: Roles, batch: PackedBatch, temperature: float) -> Tensor:
-    if roles.reference is not None:
-        return response_logps(roles.reference, batch, temperature=temperature)
-    with roles.policy.as_reference():
-        return response_logps(roles.policy, batch, temperature=temperature)

@@ -1,16 +1,21 @@
-"""Digests of what decides a model's log-probs: its weights and configuration, and token ids."""
+"""What decides a model's log-probs, told apart: weights and configuration, and token ids."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from transformers import AutoConfig
 
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
+from accord.lm.switch import adapter_of
 
 _ABOUT_FILES = ("_name_or_path", "transformers_version", "architectures", "dtype")
 
@@ -18,15 +23,45 @@ _ABOUT_FILES = ("_name_or_path", "transformers_version", "architectures", "dtype
 def weights_digest(lm: LanguageModel) -> str:
     """sha256 (hex) of a model's parameters and configuration; of a peft model's, the base alone."""
     digest = hashlib.sha256()
-    config = {k: v for k, v in lm.inner.config.to_dict().items() if k not in _ABOUT_FILES}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(_about(lm.inner.config), sort_keys=True, default=str).encode())
     for name, parameter in sorted(lm.inner.named_parameters()):
-        if lm.is_peft and parameter.requires_grad:
+        if adapter_of(name) is not None:
             continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         plain = parameter.detach().contiguous().cpu().view(-1)
         digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def same_weights(lm: LanguageModel, place: str) -> bool:
+    """Whether a model computes with the very weights of the full model at a place.
+
+    Of a peft model, its base. Equal to the bit in the precision that the model holds them in.
+    """
+    local = Path(place).is_dir()
+    same_place = Path(place).resolve() == Path(lm.name).resolve() if local else place == lm.name
+    if same_place and not lm.merged:
+        return True
+    if not local or _about(AutoConfig.from_pretrained(place)) != _about(lm.inner.config):
+        return False
+    named = lm.inner.named_parameters(remove_duplicate=False)
+    own = {n.replace(".base_layer.", "."): p for n, p in named if adapter_of(n) is None}
+    left = {n for n, _ in lm.backbone.named_parameters() if adapter_of(n) is None}
+    prefix = f"{lm.inner.base_model_prefix}."
+    left = {prefix + n.replace(".base_layer.", ".") for n in left}
+    for file in sorted(Path(place).glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                if name in own:
+                    theirs = tensors.get_tensor(name).to(own[name].device, own[name].dtype)
+                    if not torch.equal(theirs, own[name]):
+                        return False
+                left.discard(name)
+    return not left
+
+
+def _about(config: Any) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in _ABOUT_FILES}
 
 
 def rows_digest(groups: Sequence[PromptGroup]) -> str:

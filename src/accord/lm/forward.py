@@ -76,9 +76,8 @@ def response_logps_and_entropy(
     """Log-prob of each response token (R,), and the entropy of its distribution (R,), which has
     a gradient only where it is to be learned from."""
     hidden = hidden_states(lm, batch).before
-    if entropy_learns:
-        return token_logps_and_entropy(hidden, lm.head, batch.targets, temperature)
-    logps, entropy, _ = token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)
+    logps, entropy = _logps(lm, batch, hidden, temperature, True, entropy_learns)
+    assert entropy is not None
     return logps, entropy
 
 
@@ -95,6 +94,47 @@ def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
 def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """A critic's value before each response token, float32 (R,), in normalised scores."""
     return (lm.scores_of(hidden_states(lm, batch).before) - lm.score_mean) / lm.score_std
+
+
+def share_a_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
+    """Whether a critic reads the policy's own hidden states."""
+    return critic.model is policy.model and critic.adapter == policy.adapter
+
+
+def shared_pass(
+    policy: LanguageModel,
+    critic: LanguageModel,
+    batch: PackedBatch,
+    *,
+    temperature: float = 1.0,
+    learns: bool = True,
+    entropy: bool = False,
+    entropy_learns: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-prob of each response token, its distribution's entropy if wanted, and the value before
+    it, each (R,), of a critic that reads the policy's own hidden states.
+
+    With `learns` False no gradient reaches the policy, only the critic's head.
+    """
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        hidden = hidden_states(policy, batch).before
+        logps, found = _logps(policy, batch, hidden, temperature, entropy, entropy_learns)
+    return logps, found, (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
+
+
+def _logps(
+    lm: LanguageModel,
+    batch: PackedBatch,
+    hidden: Tensor,
+    temperature: float,
+    entropy: bool,
+    entropy_learns: bool,
+) -> tuple[Tensor, Tensor | None]:
+    if entropy_learns:
+        return token_logps_and_entropy(hidden, lm.head, batch.targets, temperature)
+    if not entropy:
+        return token_logps(hidden, lm.head, batch.targets, temperature), None
+    return token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)[:2]
 
 
 @torch.no_grad()

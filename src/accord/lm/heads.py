@@ -19,6 +19,16 @@ def draw_heads(model: Any, seed: int) -> None:
 
 
 @torch.no_grad()
+def value_head(width: int, device: torch.device, seed: int = 0) -> nn.Linear:
+    """A critic's head: float32 weights normal with deviation 1/√(width + 1), a bias of 0."""
+    head = nn.utils.skip_init(nn.Linear, width, 1)
+    generator = torch.Generator().manual_seed(seed)
+    head.weight.copy_(torch.randn(1, width, generator=generator) * (width + 1) ** -0.5)
+    head.bias.zero_()
+    return head.to(device)
+
+
+@torch.no_grad()
 def keep_first_head(lm: LanguageModel) -> None:
     """Make a model of several heads one of a single head, the first, with that head's mean.
 

@@ -23,6 +23,7 @@ from accord.lm.heads import draw_heads
 from accord.lm.model import LanguageModel, Precision, without_dropout
 from accord.lm.norms import speed_up_norms
 from accord.lm.quiet import quiet
+from accord.lm.switch import POLICY
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def load_causal(
     configuration, tokenizer or safetensors weights.
     """
     base, adapter = _base_and_adapter(place)
-    tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
+    tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
     dtype = _dtype(precision, learns, adapter)
     model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
     if adapter:
@@ -75,10 +76,9 @@ def load_scalar(
     were trained already.
     """
     base, adapter = _base_and_adapter(place)
-    tokenizer = _tokenizer(place if adapter else base, base, trust_remote_code)
+    tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
     dtype = _dtype(precision, learns, adapter)
-    kept = Path(place) / REWARD_FILE
-    numbers = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    numbers = _reward_numbers(place)
     trained = int(numbers.get("heads", 1)) if numbers or _has_scalar_head(base) else None
     if None not in (heads, trained) and heads != trained:
         raise SettingsError(
@@ -106,6 +106,13 @@ def load_scalar(
         precision=precision,
         merged=adapter is not None,
     )
+    read_normalisation(lm, place)
+    return _checked(lm)
+
+
+def read_normalisation(lm: LanguageModel, place: str) -> None:
+    """Take over what a reward model's `reward.json` says of its scores, where there is one."""
+    numbers = _reward_numbers(place)
     if numbers:
         lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
         lm.max_length = numbers.get("max_length") or lm.max_length
@@ -113,12 +120,17 @@ def load_scalar(
         lm.head_means = tuple(map(float, numbers.get("head_means", ())))
         lm.score_penalty = float(numbers.get("ensemble_penalty", 0.0))
         lm.length_slope = numbers.get("length_slope")
-    return _checked(lm)
+
+
+def _reward_numbers(place: str) -> dict[str, Any]:
+    kept = Path(place) / REWARD_FILE
+    found: dict[str, Any] = {}
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else found
 
 
 def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
     """A tokenizer alone, from a folder or hub name. Raises ModelError where there is none."""
-    return _tokenizer(place, place, trust_remote_code)
+    return tokenizer_of(place, place, trust_remote_code)
 
 
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
@@ -131,9 +143,11 @@ def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
     """
     if lm.is_peft and lm.merged:
         log.info("%s started from an adapter, so the full model is saved.", lm.name)
-        lm.model = lm.model.merge_and_unload()
+        lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])
+        lm.switch = lm.adapter = None
+    only = {"selected_adapters": [POLICY]} if lm.is_peft else {}  # not those of other roles
     with atomic_folder(folder) as temporary, quiet():
-        lm.model.save_pretrained(temporary, safe_serialization=True)
+        lm.model.save_pretrained(temporary, safe_serialization=True, **only)
         lm.tokenizer.save_pretrained(temporary)
         if lm.scalar:
             numbers = {
@@ -200,7 +214,7 @@ def _near(path: Path) -> str:
     return f" Did you mean {str(path.parent / close[0])!r}?" if close else ""
 
 
-def _tokenizer(place: str, base: str, trust_remote_code: bool) -> Any:
+def tokenizer_of(place: str, base: str, trust_remote_code: bool) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     folder = Path(place)
     if folder.is_dir() and not any((folder / name).is_file() for name in files):
@@ -251,7 +265,8 @@ def _merged(model: Any, adapter: str) -> Any:
 
     config = PeftConfig.from_pretrained(adapter)
     config.task_type = None  # a language model's adapter fits under a scalar head too
-    return PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze it; whether it learns is the caller's to say
 
 
 def _placed(model: Any, device: Device) -> Any:

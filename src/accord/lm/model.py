@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from accord.lm.switch import AdapterSwitch, adapter_of
 from accord.objectives.logprobs import Head
 
 Precision = Literal["fp32", "bf16"]
@@ -28,6 +29,10 @@ class LanguageModel:
     `max_prompt_length` are the tokens it can be given: those it was trained on, or its positions.
     `head_means` are the means of an ensemble's heads, and `score_penalty` what their disagreement
     costs; `length_slope` is what length alone explained where it was taken out of the scores.
+
+    Several language models can be views on one `model` (`lm/views.py`): each has its `adapter` of
+    those that `switch` turns on and off (None: the base alone), and a critic or reward model its
+    `score` head. Of a view with `head_only` the head alone learns; its backbone is another's.
     """
 
     model: Any
@@ -44,6 +49,10 @@ class LanguageModel:
     head_means: tuple[float, ...] = ()
     score_penalty: float = 0.0
     length_slope: float | None = None
+    switch: AdapterSwitch | None = None
+    adapter: str | None = None
+    score: nn.Linear | None = None
+    head_only: bool = False
 
     @property
     def inner(self) -> Any:
@@ -93,11 +102,13 @@ class LanguageModel:
     @property
     def heads(self) -> int:
         """How many scalar heads there are; none in a causal language model."""
+        if self.score is not None:
+            return self.score.out_features
         return int(self.inner.config.num_labels) if self.scalar else 0
 
     def head_scores_of(self, hidden: Tensor) -> Tensor:
         """Each scalar head's float32 value (n, heads) of hidden states (n, D)."""
-        head = self.inner.score
+        head = self.inner.score if self.score is None else self.score
         copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the copy that learns
         weight = next(iter(copies.values())) if copies else head
         scores: Tensor = head(hidden.to(next(weight.parameters()).dtype))
@@ -120,8 +131,15 @@ class LanguageModel:
         """The float32 score (n,) of hidden states (n, D)."""
         return self.combined(self.head_scores_of(hidden))
 
-    def compute(self) -> AbstractContextManager[Any]:
-        """The precision that forward passes run in: the weights' own, cast where it is another."""
+    @contextmanager
+    def compute(self) -> Iterator[None]:
+        """What forward passes run in: the own adapter on, and the precision."""
+        adapter = nullcontext() if self.switch is None else self.switch.using(self.adapter)
+        with adapter, self._cast():
+            yield
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        """The weights' own precision, cast where it is another."""
         if self.precision == "fp32" or self.weights_dtype == torch.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -139,21 +157,43 @@ class LanguageModel:
         return (self.scalar and "score" in parts) or any(m in parts for m in strict)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Parameters that learn, by name."""
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        """Parameters that learn, by name; of a view its own."""
+        return {n: p for n, p in self.held().items() if p.requires_grad}
+
+    def held(self) -> dict[str, nn.Parameter]:
+        """Parameters by name: the base's, and of the adapters and heads on it the own ones."""
+        found = (
+            {}
+            if self.score is None
+            else {f"score.{n}": p for n, p in self.score.named_parameters()}
+        )
+        if self.head_only:
+            return found
+        if self.switch is None:
+            return dict(self.model.named_parameters()) | found
+        mine = (None, self.adapter)
+        return {n: p for n, p in self.model.named_parameters() if adapter_of(n) in mine} | found
 
     def recompute_activations(self) -> None:
         """Gradient checkpointing: keep layer inputs only, compute the rest again going back."""
         enable = getattr(self.inner, "activation_checkpointing_enable", None)  # its later name
-        (enable or self.inner.gradient_checkpointing_enable)({"use_reentrant": False})
+        kind: dict[str, Any] = {"use_reentrant": False}
+        if self.switch is not None:
+            kind["context_fn"] = self.switch.once_more
+        (enable or self.inner.gradient_checkpointing_enable)(kind)
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
         """Adapters off: the model that training started from. Only for a peft model."""
-        with self.model.disable_adapter(), torch.no_grad():
-            yield
+        assert self.switch is not None
+        own, self.adapter = self.adapter, None
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.adapter = own
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

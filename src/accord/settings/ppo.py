@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from accord.settings.online import OnlineSettings
-from accord.settings.rewards import Rewards
 
 
 class PpoSettings(OnlineSettings):
@@ -14,12 +15,16 @@ class PpoSettings(OnlineSettings):
     reward_model: str | None = Field(
         None,
         description="Reward model folder; its scores are normalised. Short for `rewards` with this "
-        "one source. The critic starts from it, of an ensemble from the first head.",
+        "one source. Under LoRA it shares the policy's base where it is an adapter on the same "
+        "weights.",
     )
-    rewards: Rewards | None = Field(
+    critic: Literal["adapter", "separate", "shared"] | None = Field(
         None,
-        description="Sources whose weighted sum is the score. The critic starts from the first "
-        "reward model among them.",
+        description="Where values come from: `adapter` (LoRA on the policy's base, starting as the "
+        "first reward model where that is an adapter there too), `separate` (a model of its own, "
+        "starting as the first reward model, of an ensemble from the first head) or `shared` (a "
+        "new head on the policy's own hidden states). By default `adapter` with LoRA, else "
+        "`separate`.",
     )
     critic_learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate of the critic; by default the policy's."
@@ -61,14 +66,21 @@ class PpoSettings(OnlineSettings):
 
     @model_validator(mode="after")
     def _ppo_settings_that_fit(self) -> PpoSettings:
+        if self.critic == "adapter" and self.lora is None:
+            raise ValueError(
+                "`critic=adapter` is LoRA on the policy's base. Set `lora`, or use "
+                "`critic=separate` or `critic=shared`."
+            )
         if not self.vf_coef and self.gae_lambda != 1:
             raise ValueError(
                 f"without a critic (`vf_coef=0`) nothing stands in for what is still to come, and "
                 f"`gae_lambda={self.gae_lambda}` would fade it out. Set `gae_lambda=1`."
             )
-        if not self.vf_coef and (self.critic_warmup_steps or self.critic_learning_rate):
+        if not self.vf_coef and (
+            self.critic or self.critic_warmup_steps or self.critic_learning_rate
+        ):
             raise ValueError(
-                "`critic_warmup_steps` and `critic_learning_rate` are of a critic, and "
+                "`critic`, `critic_warmup_steps` and `critic_learning_rate` are of a critic, and "
                 "`vf_coef=0` loads none. Leave them out."
             )
         if self.ptx_dataset is None and {"ptx_coef", "ptx_batch_size"} & self.model_fields_set:
