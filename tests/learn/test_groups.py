@@ -247,3 +247,17 @@ def test_another_engines_samples_are_weighted() -> None:
     own = state_of(roles_of("rloo"), settings)
     (plain,) = learn_online("rloo", own, roles_of("rloo"), PROMPTS, RECORDS, settings, iterations=1)
     assert "sampler/weight_mean" not in plain.metrics
+
+
+def test_the_weights_are_on_the_policy_loss() -> None:
+    # The engine gave every token twice the probability: each weighs a half, and so the gradient.
+    settings = settings_of("rloo", max_grad_norm=0)
+    _, plain = gradients_of("rloo", settings)
+
+    def doubled(episodes: Episodes) -> Episodes:
+        sampled = (episodes.old_logps + math.log(2.0)) * episodes.mask
+        return replace(episodes, sampler_logps=sampled, off_policy=True)
+
+    told, halved = gradients_of("rloo", settings, doubled)
+    assert told["sampler/weight_mean"] == pytest.approx(0.5)
+    assert_same(halved, [[g / 2 for g in step] for step in plain])

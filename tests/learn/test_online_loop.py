@@ -23,6 +23,7 @@ from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining, Work
 from accord.learn.roles import Roles
+from accord.learn.rollback import go_back, keep_start
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder
@@ -133,6 +134,22 @@ def test_a_broken_gradient_takes_the_whole_iteration_back(where: str, tmp_path: 
     assert next(results).metrics["skipped"] == 0.0
     assert moved(before, roles.policy)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_one_copy_can_be_gone_back_to_again() -> None:
+    roles, settings = roles_of(), settings_of()
+    state = state_of(roles, settings)
+    next(iterate(state, roles, settings, 9))
+    keep_start(state, "memory", None)
+    before, held = weights(roles.policy), moments(state)
+    for _ in range(2):
+        start = dict(state.start)
+        next(iterate(state, roles, settings, 9))
+        assert not equal(held, moments(state))
+        state.start = start
+        go_back(state)
+        assert equal(held, moments(state))
+        assert not moved(before, roles.policy)
 
 
 def test_without_a_copy_a_later_step_can_not_be_taken_back() -> None:
