@@ -21,8 +21,9 @@ from transformers import (
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.respond import local
-from accord.respond.local import draw, local_sampler
+from accord.respond import padded, shared
+from accord.respond.draw import draw
+from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 
 EOS = 2
@@ -218,7 +219,7 @@ def test_a_response_ends_at_its_first_eos() -> None:
     assert_log_probs_are_the_models(lm, sample(lm, num_responses=16, max_new_tokens=30))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gpt-oss"])
 def test_rows_that_leave_the_batch_change_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,12 +227,12 @@ def test_rows_that_leave_the_batch_change_nothing(
     with torch.no_grad():
         lm.model.lm_head.weight[EOS] = lm.model.lm_head.weight.mean(0)
     found = {}
-    for share in (0.0, 0.5, 0.999):  # never, at half, and whenever one has ended
-        monkeypatch.setattr(local, "COMPACT_AT", share)
+    for share in (0.0, 0.5, 1.0):  # whenever one has ended, at half, and all together
+        monkeypatch.setattr(shared, "LEAVE_AT", share)
         own = sample(lm, num_responses=8, max_new_tokens=24)
         assert_log_probs_are_the_models(lm, own)
         found[share] = tokens_of(own)
-    assert found[0.0] == found[0.5] == found[0.999]
+    assert found[0.0] == found[0.5] == found[1.0]
     lengths = {len(t) for own in found[0.0] for t in own}
     assert len(lengths) > 2
 

@@ -8,7 +8,6 @@ of its own that computes the attention weights again instead of keeping them; on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,22 +17,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from accord.lm.attention_plan import AttentionPlan, Block
+from accord.lm.decoding import DecodeStep, Prefill, Scores
 from accord.lm.flex import flex_packed
 
 NAME = "accord"
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How a model makes attention weights of queries and keys.
-
-    weights = softmax over keys (and the sink, if any) of cap(scale · q·k), where cap(x) is
-    c·tanh(x/c) for a softcap c (Gemma 2) and x itself without.
-    """
-
-    scale: float
-    softcap: float | None = None
-    window: int | None = None
 
 
 def packed_attention(
@@ -48,16 +35,24 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     packed: AttentionPlan | None = None,
+    memory: Prefill | DecodeStep | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
 
     `s_aux` (H,) are attention sinks: a logit each head may attend to that has no value (gpt-oss).
-    Without a plan (sampling from a cache) keys and mask are transformers' own. Dropout is never
-    applied. Returns (1, T, H, D).
+    `memory` keeps the keys and values of a packed batch of prompts, or is a step of responses that
+    follow them. Without a plan (sampling from a cache) keys and mask are transformers' own.
+    Dropout is never applied. Returns (1, T, H, D).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may be float32
+    scores = Scores(scale, softcap, sliding_window)
+    if isinstance(memory, DecodeStep):
+        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+        return memory.attend(module, q, k, v, scores, s_aux)[None], None
+    if memory is not None:
+        memory.keep(module, key[0], value[0])
     if packed is None:
         if softcap is None and s_aux is None:
             out, _ = sdpa_attention_forward(
@@ -80,7 +75,6 @@ def packed_attention(
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    scores = Scores(scale, softcap, sliding_window)
     out = _PackedAttention.apply(query[0], key[0], value[0], s_aux, packed, scores)
     return out.transpose(0, 1).unsqueeze(0), None
 
