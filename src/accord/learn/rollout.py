@@ -15,6 +15,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import Prompt, PromptOnly
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
+from accord.respond.text import response_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,8 @@ def answer(
 
 
 def sample_text(sample: Sample, lm: LanguageModel) -> str:
-    """A response as text, without its EOS; blanks at its ends are its own and stay."""
-    tokens = sample.tokens[:-1] if sample.finished else sample.tokens
-    return str(lm.tokenizer.decode(tokens, skip_special_tokens=True))
+    """A response as text, without its EOS or stop string; blanks at its ends are its own."""
+    return response_text(sample, lm.tokenizer)
 
 
 @torch.no_grad()

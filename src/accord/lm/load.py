@@ -56,6 +56,12 @@ def load_causal(
     return _checked(lm)
 
 
+def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model or adapter, without its weights. Raises ModelError."""
+    base, adapter = _base_and_adapter(place)
+    return _tokenizer(place if adapter else base, base, trust_remote_code)
+
+
 def load_scalar(
     place: str,
     *,

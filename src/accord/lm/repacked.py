@@ -38,7 +38,7 @@ def repacked(lm: LanguageModel, rows: int) -> Iterator[Head]:
         return
     try:
         for module in modules:
-            module.forward = _linear(module.weight, module.bias, rows)  # type: ignore[method-assign]
+            vars(module)["forward"] = _linear(module.weight, module.bias, rows)
         if head.weight.dtype == torch.bfloat16:
             head = replace(head, product=_linear(head.weight, None, rows))
         yield head

@@ -16,9 +16,14 @@ from accord.respond.shared import write_shared
 
 @dataclass(frozen=True, slots=True)
 class LocalSampler:
-    """A Sampler (`respond.protocol`) on a loaded model, whose log-probs are the model's own."""
+    """A Sampler (`respond.protocol`) on a loaded model; its samples are `exact`."""
 
     lm: LanguageModel
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a prompt and its response may have together."""
+        return self.lm.max_length
 
     @torch.no_grad()
     def __call__(
