@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.lm.models import CONFIGS, VOCABULARY, causal
 from transformers import (
     AutoModelForCausalLM,
     JambaConfig,
@@ -27,6 +26,7 @@ from accord.respond import shared
 from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
+from tests.lm.models import CONFIGS, VOCABULARY, causal
 
 EOS = 2
 # Far apart in length, one beyond the sliding windows (6), so that there is much padding.

@@ -23,7 +23,7 @@ from accord.settings.sampling import SamplerSettings
 log = logging.getLogger(__name__)
 
 COMPLETIONS = "/v1/completions"
-PROBES = (1.0, 3.0)  # temperatures at which processed log-probs differ
+PROBES = (1.0, 2.0)  # temperatures at which processed log-probs differ
 
 
 class VllmSampler:
@@ -120,6 +120,7 @@ class VllmSampler:
         return {
             "model": self.model,
             "prompt": [list(p) for p in prompts],
+            "n": 1,
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
