@@ -53,6 +53,7 @@ bench: $(STAMP) $(TRL)
 	$(BIN)/python benchmarks/training.py --work vocabulary --rows 2 --only "DPO, reference online"
 	$(BIN)/python benchmarks/training.py --work long-prompts --rows 4 --only "DPO, reference online"
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/sampling.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

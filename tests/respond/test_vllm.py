@@ -123,7 +123,7 @@ def test_frequencies_are_the_models(sampler: VllmSampler, model: Path) -> None:
     counts = np.bincount([s.tokens[0] for s in own], minlength=VOCABULARY)
     lm = load_causal(str(model), device="cpu")
     with torch.no_grad():
-        p = lm.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].softmax(-1).numpy()
+        p = lm.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].double().softmax(-1).numpy()
     expected = p / p.sum() * len(own)
     common = expected >= 5
     seen = np.append(counts[common], counts[~common].sum())

@@ -267,6 +267,8 @@ def test_each_version_of_an_adapter_has_a_name_of_its_own(fake: FakeVllm, adapte
         ((400, {"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16"}}), "lora.r"),
         ((404, {"error": {"message": "No adapter found for /x"}}), "must see the same folder"),
         ((400, {"error": {"message": "lora is broken"}}), "Look at the server's log"),
+        # What vLLM 0.32 says: a failure of the worker, after which the server goes on.
+        ((500, {"error": {"message": "LoRA rank 16 is greater than max_lora_rank 8."}}), "lora.r"),
     ],
 )
 def test_an_adapter_that_is_refused(

@@ -47,8 +47,9 @@ class Server:
         return self._json(self._sent("POST", path, body), path)
 
     def command(self, path: str, body: dict[str, Any]) -> None:
-        """A request whose answer's text does not matter."""
-        self._sent("POST", path, body)
+        """A request whose answer's text does not matter. A server that goes on running after it
+        failed has refused: vLLM says so of an adapter that it can't load."""
+        self._sent("POST", path, body, again=False)
 
     def alive(self) -> bool:
         """Whether the server says that its engine runs."""
@@ -57,7 +58,10 @@ class Server:
         except httpx2.HTTPError:
             return False
 
-    def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+    def _sent(
+        self, method: str, path: str, body: dict[str, Any] | None, *, again: bool = True
+    ) -> httpx2.Response:
+        """The answer. `again` says that a failure (status 500) is worth another attempt."""
         fault = ""
         for attempt in range(self.settings.retries + 1):
             if attempt:
@@ -86,6 +90,8 @@ class Server:
                     f"Look at the server's log, start it anew, and run the same command again: it "
                     f"goes on where it stopped."
                 )
+            if not again and answer.status_code == 500:
+                raise RefusedError(self.url + path, answer.status_code, _message(answer))
         raise WorkError(
             f"The vLLM server at {self.url} did not answer {path} in {self.settings.retries + 1} "
             f"attempts: {fault}. Is it running, and is sampler.url right? Start it with "
