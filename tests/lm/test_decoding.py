@@ -58,7 +58,7 @@ def test_each_row_attends_to_its_prompt_and_itself(
         before = [] if shared else [prompts[PROMPT_OF[r]]]
         past = torch.cat([*before, tokens[:, :, :-1]], 2)
         if past.shape[2]:
-            store.keep(module, r, past[0], past[1])
+            store.keep((module, 1), r, past[0], past[1])
     if not shared:
         at = at + torch.tensor([PROMPTS[i] for i in PROMPT_OF])
     new = torch.stack([tokens[:, :, -1] for tokens in own], 1)
@@ -85,9 +85,21 @@ def test_moved_rows_keep_their_past() -> None:
     store, module = Store(), nn.Identity()
     rows = [random(2, GROUPS, n, DIM, seed=n) for n in (3, 70, 5)]
     for r, tokens in enumerate(rows):
-        store.keep(module, r, tokens[0], tokens[1])
+        store.keep((module, 1), r, tokens[0], tokens[1])
     store.move([2], [0], 5)
-    keys, values = store.read(module, 2, 70)
+    keys, values = store.read((module, 1), 2, 70)
     assert torch.equal(keys[0, :, :5], rows[2][0])
     assert torch.equal(values[0, :, :5], rows[2][1])
     assert torch.equal(keys[1], rows[1][0])
+
+
+def test_a_layer_that_is_gone_through_twice_has_two_memories() -> None:
+    store, module, scores = Store(), nn.Identity(), Scores(1.0)
+    query = random(1, HEADS, DIM, seed=0)
+    first, second = (random(1, GROUPS, DIM, seed=s) for s in (1, 2))
+    step = DecodeStep(store, torch.tensor([0]))
+    for key in (first, second):
+        out = step.attend(module, query, key, key, scores, None)
+        torch.testing.assert_close(out[0], key[0].repeat_interleave(HEADS // GROUPS, 0))
+    assert torch.equal(store.read((module, 1), 1, 1)[0][:, :, 0], first)
+    assert torch.equal(store.read((module, 2), 1, 1)[0][:, :, 0], second)

@@ -33,6 +33,21 @@ class Scores:
     window: int | None = None
 
 
+# An attention module, and which of its calls in a pass: a model may go through a layer again.
+Layer = tuple[nn.Module, int]
+
+
+@dataclass
+class Calls:
+    """Counts the calls of each attention module in one pass through a model."""
+
+    made: dict[nn.Module, int] = field(default_factory=dict)
+
+    def next(self, module: nn.Module) -> Layer:
+        self.made[module] = self.made.get(module, 0) + 1
+        return module, self.made[module]
+
+
 @dataclass
 class Store:
     """Keys and values (rows, G, room, D) of each attention layer, for sequences of many lengths.
@@ -40,33 +55,33 @@ class Store:
     What no row has written is zero. Rows and room grow as they are needed.
     """
 
-    layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[Layer, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def keep(self, module: nn.Module, row: int, keys: Tensor, values: Tensor) -> None:
+    def keep(self, layer: Layer, row: int, keys: Tensor, values: Tensor) -> None:
         """Write a row's first tokens, keys and values (G, n, D)."""
         for buffer, new in zip(
-            self._with_room(module, keys, row + 1, keys.shape[1]), (keys, values), strict=True
+            self._with_room(layer, keys, row + 1, keys.shape[1]), (keys, values), strict=True
         ):
             buffer[row, :, : new.shape[1]] = new
 
     def append(
-        self, module: nn.Module, step: DecodeStep, keys: Tensor, values: Tensor
+        self, layer: Layer, step: DecodeStep, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Write a token of each row, keys and values (R, G, D), where the step says; returns all
         so far (R, G, width, D)."""
         rows, width = len(keys), step.width
-        buffers = self._with_room(module, keys.transpose(0, 1), rows, width)
+        buffers = self._with_room(layer, keys.transpose(0, 1), rows, width)
         for buffer, new in zip(buffers, (keys, values), strict=True):
             if step.together:
                 buffer[:rows, :, width - 1] = new
             else:
                 where = step.places(*buffer.shape[1:3])
                 buffer.view(-1, buffer.shape[3]).index_copy_(0, where, new.flatten(0, 1))
-        return self.read(module, rows, width)
+        return self.read(layer, rows, width)
 
-    def read(self, module: nn.Module, rows: int, width: int) -> tuple[Tensor, Tensor]:
+    def read(self, layer: Layer, rows: int, width: int) -> tuple[Tensor, Tensor]:
         """The first `width` tokens of the first rows."""
-        keys, values = self.layers[module]
+        keys, values = self.layers[layer]
         return keys[:rows, :, :width], values[:rows, :, :width]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
@@ -77,10 +92,10 @@ class Store:
                     buffer[target, :, :width] = buffer[source, :, :width]
 
     def _with_room(
-        self, module: nn.Module, like: Tensor, rows: int, width: int
+        self, layer: Layer, like: Tensor, rows: int, width: int
     ) -> tuple[Tensor, Tensor]:
         """The layer's buffers, made or enlarged; `like` (G, n, D) tells their kind."""
-        old = self.layers.get(module)
+        old = self.layers.get(layer)
         if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= width:
             return old
         held, room = (0, FIRST_ROOM) if old is None else (old[0].shape[0], old[0].shape[2])
@@ -90,8 +105,8 @@ class Store:
         new = tuple(like.new_zeros(rows, like.shape[0], room, like.shape[2]) for _ in range(2))
         for buffer, before in zip(new, old or (), strict=False):
             buffer[: before.shape[0], :, : before.shape[2]] = before
-        self.layers[module] = (new[0], new[1])
-        return self.layers[module]
+        self.layers[layer] = (new[0], new[1])
+        return self.layers[layer]
 
 
 @dataclass
@@ -104,11 +119,14 @@ class Prefill:
     store: Store
     rows: Sequence[int]
     starts: Sequence[int]
+    calls: Calls = field(default_factory=Calls)
 
     def keep(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
         """Take a layer's keys and values (G, T, D)."""
-        for row, (a, b) in zip(self.rows, pairwise(self.starts), strict=True):
-            self.store.keep(module, row, keys[:, a:b], values[:, a:b])
+        layer = self.calls.next(module)
+        parts = list(zip(self.rows, pairwise(self.starts), strict=True))
+        for row, (a, b) in reversed(parts):  # room for the last is room for all
+            self.store.keep(layer, row, keys[:, a:b], values[:, a:b])
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,7 @@ class DecodeStep:
         default_factory=dict
     )
     flat: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
 
     @cached_property
     def width(self) -> int:
@@ -189,11 +208,12 @@ class DecodeStep:
     ) -> Tensor:
         """Attention (R, H, D) of query (R, H, D) to its past; key and value (R, G, D) are kept."""
         (rows, heads, dim), groups = query.shape, key.shape[1]
-        keys, values = self.store.append(module, self, key, value)
+        layer = self.calls.next(module)
+        keys, values = self.store.append(layer, self, key, value)
         mask = self._mask("own", scores.window, query.dtype, 1)
         found = [_partial(query.view(rows, groups, -1, dim), keys, values, mask, scores)]
         if self.sharing is not None:
-            found.append(self._of_prompts(module, query, groups, scores))
+            found.append(self._of_prompts(layer, query, groups, scores))
         outs = [o.reshape(rows, heads, -1) for o, _ in found]
         sums = [s.reshape(rows, heads) for _, s in found]
         if sinks is not None:
@@ -207,7 +227,7 @@ class DecodeStep:
         return out.to(query.dtype)
 
     def _of_prompts(
-        self, module: nn.Module, query: Tensor, groups: int, scores: Scores
+        self, layer: Layer, query: Tensor, groups: int, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         sharing = self.sharing
         assert sharing is not None
@@ -216,7 +236,7 @@ class DecodeStep:
         q = query.index_select(0, sharing.gather.flatten())
         q = q.view(count, most, groups, shared, dim).transpose(1, 2)
         q = q.reshape(count, groups, most * shared, dim)
-        keys, values = sharing.store.read(module, count, sharing.width)
+        keys, values = sharing.store.read(layer, count, sharing.width)
         mask = self._mask("prompt", scores.window, query.dtype, shared)
         out, sums = _partial(q, keys, values, mask, scores)
         out = out.reshape(count, groups, most, shared, -1).transpose(1, 2)
