@@ -248,6 +248,10 @@ def test_an_eos_at_the_last_step_is_finished() -> None:
     assert not any(s.finished for s in own if s.tokens != (EOS,))
 
 
+def test_no_prompts_have_no_responses() -> None:
+    assert sample(ready(causal("llama")), []) == []
+
+
 def test_without_eos_nothing_ends_early() -> None:
     found = sample(ready(causal("llama"), eos=None), max_new_tokens=5)
     assert all(len(s.tokens) == 5 and not s.finished for own in found for s in own)

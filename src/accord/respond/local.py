@@ -35,6 +35,8 @@ class LocalSampler:
         streams: Sequence[int],
     ) -> list[list[Sample]]:
         lm = self.lm
+        if not prompts:
+            return []
         responses = Responses(
             settings,
             seed=seed,

@@ -32,11 +32,8 @@ def write_shared(
 ) -> None:
     """Write all responses. The model must share prefixes (`lm.forward.check_packing`)."""
     rows = min(responses.settings.batch_size, len(responses.lengths))
-    with (
-        repacked(lm, rows)
-        if responses.settings.max_new_tokens >= LONG
-        else nullcontext(lm.head) as head
-    ):
+    long = responses.settings.max_new_tokens >= LONG
+    with repacked(lm, rows) if long else nullcontext(lm.head) as head:
         batch = _Batch(lm, head, prompts, responses)
         while batch.waiting or len(batch.rows):
             batch.admit()
