@@ -54,6 +54,7 @@ bench: $(STAMP) $(TRL)
 	$(BIN)/python benchmarks/training.py --work long-prompts --rows 4 --only "DPO, reference online"
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/sampling.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

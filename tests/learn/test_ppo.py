@@ -22,11 +22,11 @@ from accord.learn.order import RowOrder
 from accord.learn.policy_step import Work
 from accord.learn.ppo import ppo_targets
 from accord.learn.roles import Roles
-from accord.learn.rollout import sample_text
 from accord.learn.scoring import Targets, summary
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.respond.protocol import Sample
+from accord.respond.text import response_text
 from accord.settings.ppo import PpoSettings
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import (
@@ -293,8 +293,8 @@ def test_grids_hold_tokens_in_order() -> None:
 
 def test_the_text_of_a_sample_leaves_its_end_out() -> None:
     policy = LanguageModel(None, NumberTokenizer(), "toy")
-    assert sample_text(Sample((5, 6, 2), (0.0,) * 3, True), policy) == "5 6"
-    assert sample_text(Sample((5, 6), (0.0,) * 2, False), policy) == "5 6"
+    assert response_text(Sample((5, 6, 2), (0.0,) * 3, True), policy.tokenizer) == "5 6"
+    assert response_text(Sample((5, 6), (0.0,) * 2, False), policy.tokenizer) == "5 6"
 
 
 def test_one_step_raises_what_had_a_positive_advantage() -> None:

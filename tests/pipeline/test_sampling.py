@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from accord.data.write import read_responses
 from accord.pipeline.sampling import sample
+from accord.records import Response
 from accord.settings.stages import SampleSettings
 
 
@@ -63,3 +66,36 @@ def test_a_torn_header_or_chunk_begins_the_chunk_again(settings: SampleSettings,
 def test_other_settings_begin_anew(settings: SampleSettings) -> None:
     first_chunk(settings)
     assert next(sample(settings.model_copy(update={"temperature": 0.5}))).done == 0
+
+
+def answers(settings: SampleSettings) -> list[Response]:
+    for _ in sample(settings):
+        pass
+    rows = read_responses(f"{settings.output_dir}/responses.jsonl")
+    return [r for row in rows for r in row.responses]
+
+
+def test_stop_strings_end_the_text(settings: SampleSettings) -> None:
+    plain = answers(settings)
+    letter = Counter(c for r in plain for c in set(r.text)).most_common(1)[0][0]
+    there = f"{settings.output_dir}-stopped"
+    found = answers(settings.model_copy(update={"stop": [letter], "output_dir": there}))
+    for before, after in zip(plain, found, strict=True):
+        assert after.text == before.text.partition(letter)[0]
+        assert after.finished == (before.finished or letter in before.text)
+        assert after.settings["stop"] == [letter]
+    assert any(letter in r.text for r in plain)
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}])
+def test_cuts_reach_the_sampler(settings: SampleSettings, cut: dict[str, float]) -> None:
+    there = {"output_dir": f"{settings.output_dir}-cut", "num_responses": 3}
+    texts = [r.text for r in answers(settings.model_copy(update=there | cut))]
+    assert all(len(set(texts[i : i + 3])) == 1 for i in range(0, len(texts), 3))
+
+
+def test_blanks_of_a_stop_string_are_its_own() -> None:
+    required = {"model": "m", "dataset": "d", "output_dir": "o"}
+    assert SampleSettings(**required, stop=["\n\nHuman: "]).stop == ["\n\nHuman: "]
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        SampleSettings(**required, stop=[""])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.lm.models import CONFIGS, VOCABULARY, causal
 from transformers import (
     AutoModelForCausalLM,
     JambaConfig,
@@ -18,12 +17,16 @@ from transformers import (
     MambaConfig,
 )
 
+from accord.lm import decoding
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.respond import local
-from accord.respond.local import draw, local_sampler
+from accord.lm.repacked import repacked
+from accord.respond import shared
+from accord.respond.local import local_sampler
 from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.text import response_text
+from tests.lm.models import CONFIGS, VOCABULARY, causal
 
 EOS = 2
 # Far apart in length, one beyond the sliding windows (6), so that there is much padding.
@@ -218,7 +221,7 @@ def test_a_response_ends_at_its_first_eos() -> None:
     assert_log_probs_are_the_models(lm, sample(lm, num_responses=16, max_new_tokens=30))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gpt-oss"])
 def test_rows_that_leave_the_batch_change_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,12 +229,12 @@ def test_rows_that_leave_the_batch_change_nothing(
     with torch.no_grad():
         lm.model.lm_head.weight[EOS] = lm.model.lm_head.weight.mean(0)
     found = {}
-    for share in (0.0, 0.5, 0.999):  # never, at half, and whenever one has ended
-        monkeypatch.setattr(local, "COMPACT_AT", share)
+    for share in (0.0, 0.5, 1.0):  # whenever one has ended, at half, and all together
+        monkeypatch.setattr(shared, "LEAVE_AT", share)
         own = sample(lm, num_responses=8, max_new_tokens=24)
         assert_log_probs_are_the_models(lm, own)
         found[share] = tokens_of(own)
-    assert found[0.0] == found[0.5] == found[0.999]
+    assert found[0.0] == found[0.5] == found[1.0]
     lengths = {len(t) for own in found[0.0] for t in own}
     assert len(lengths) > 2
 
@@ -243,6 +246,10 @@ def test_an_eos_at_the_last_step_is_finished() -> None:
     assert ended
     assert all(s.finished for s in ended)
     assert not any(s.finished for s in own if s.tokens != (EOS,))
+
+
+def test_no_prompts_have_no_responses() -> None:
+    assert sample(ready(causal("llama")), []) == []
 
 
 def test_without_eos_nothing_ends_early() -> None:
@@ -314,33 +321,6 @@ def test_second_tokens_follow_the_first() -> None:
     assert chi_square(counts, p) > 1e-3
 
 
-def test_draw_inverts_the_distribution_function() -> None:
-    # p = (0.5, 0.25, 0.25): u below 0.5 gives token 0, below 0.75 token 1, else token 2.
-    logits = torch.tensor([0.5, 0.25, 0.25]).log().repeat(6, 1)
-    uniform = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 1 - 2**-24])
-    token, logp = draw(logits, uniform, SamplingSettings())
-    assert token.tolist() == [0, 0, 1, 1, 2, 2]
-    assert logp.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
-
-
-def test_top_p_keeps_the_token_that_reaches_it() -> None:
-    # p = (0.2, 0.5, 0.3) and top_p 0.6: 0.5 is not enough, so tokens 1 and 2 stay, with 0.625 and
-    # 0.375 of the mass. The log-probs are those before the cut.
-    logits = torch.tensor([0.2, 0.5, 0.3]).log().repeat(4, 1)
-    uniform = torch.tensor([0.0, 0.6, 0.65, 0.999])
-    token, logp = draw(logits, uniform, SamplingSettings(top_p=0.6))
-    assert token.tolist() == [1, 1, 2, 2]
-    assert logp.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3])
-    only, _ = draw(logits, uniform, SamplingSettings(top_p=0.1))
-    assert only.tolist() == [1] * 4  # the likeliest stays, however small top_p is
-
-
-def test_impossible_tokens_are_never_drawn() -> None:
-    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]).repeat(3, 1)
-    token, _ = draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]), SamplingSettings())
-    assert token.tolist() == [1, 3, 3]
-
-
 def test_checkpointing_changes_no_response() -> None:
     # Checkpointed layers drop their key-value memory in training mode.
     lm = ready(causal("llama"))
@@ -348,6 +328,106 @@ def test_checkpointing_changes_no_response() -> None:
     lm.recompute_activations()
     assert tokens_of(sample(lm)) == tokens_of(expected)
     assert lm.model.training  # as it was
+
+
+def test_few_places_make_no_difference() -> None:
+    # Three places for 8 responses to each of 4 prompts: rows end and others take their places, a
+    # prompt's responses begin at many steps, and prompts come and go.
+    lm = ready(causal("llama"))
+    with torch.no_grad():
+        lm.model.lm_head.weight[EOS] = lm.model.lm_head.weight.mean(0)
+    expected = sample(lm, num_responses=8, max_new_tokens=24)
+    found = sample(lm, num_responses=8, max_new_tokens=24, batch_size=3)
+    assert tokens_of(found) == tokens_of(expected)
+    assert len({len(s.tokens) for own in found for s in own}) > 4
+    assert_log_probs_are_the_models(lm, found)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_memory_grows_with_what_is_written(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = ready(causal("gemma2"))
+    expected = tokens_of(sample(lm, num_responses=k, max_new_tokens=12))
+    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    monkeypatch.setattr(shared, "PREFILL_TOKENS", 7)
+    monkeypatch.setattr(shared, "HEAD_ROWS", 2)
+    found = sample(lm, num_responses=k, max_new_tokens=12)
+    assert tokens_of(found) == expected
+    assert_log_probs_are_the_models(lm, found)
+
+
+def test_a_prompt_is_read_once() -> None:
+    # The embedding sees each prompt token once, whatever K is, and each drawn token but the last.
+    lm = ready(causal("llama"), eos=None)
+    seen: list[int] = []
+    lm.backbone.embed_tokens.register_forward_hook(lambda m, ids, out: seen.append(ids[0].numel()))
+    sample(lm, num_responses=5, max_new_tokens=4)
+    assert sum(seen) == sum(map(len, PROMPTS)) + len(PROMPTS) * 5 * 3
+
+
+def words(ids: Any, skip_special_tokens: bool) -> str:
+    """Token n reads " n"; the third of every three has no blank, so it joins what precedes."""
+    return "".join(str(i) if i % 3 == 0 else f" {i}" for i in ids)
+
+
+def with_words(lm: LanguageModel) -> LanguageModel:
+    lm.tokenizer.decode = words
+    return lm
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_stop_string_ends_a_response(shares: bool) -> None:
+    lm = with_words(ready(causal("llama"), eos=None))
+    lm.shares_prefixes = shares
+    whole = sample(lm, num_responses=16, max_new_tokens=12)
+    found = sample(lm, num_responses=16, max_new_tokens=12, stop=("1 ", "77"))
+    stopped = 0
+    for all_of_it, cut in zip(
+        (s for own in whole for s in own), (s for own in found for s in own), strict=True
+    ):
+        # By the definition: the shortest beginning whose text holds a stop string.
+        ends = [
+            n
+            for n in range(1, 13)
+            if any(s in words(all_of_it.tokens[:n], True) for s in ("1 ", "77"))
+        ]
+        length = ends[0] if ends else 12
+        assert cut.tokens == all_of_it.tokens[:length]
+        assert len(cut.logps) == length
+        assert cut.finished == bool(ends)
+        assert (cut.stop is not None) == bool(ends)
+        text = response_text(cut, lm.tokenizer)
+        assert "77" not in text
+        assert "1 " not in text
+        assert words(cut.tokens, True).startswith(text + (cut.stop or ""))
+        stopped += bool(ends)
+    assert 0 < stopped < 64
+
+
+def test_weights_are_laid_out_only_while_sampling() -> None:
+    lm = ready(causal("llama").bfloat16())
+    linear = lm.backbone.layers[0].mlp.up_proj
+    x = torch.randn(1, 5, 32).bfloat16()
+    plain = linear(x)
+    with torch.no_grad(), repacked(lm, 8) as head:
+        assert torch.equal(linear(x), plain)
+        assert torch.equal(head.logits(x[0]), lm.head.logits(x[0]))
+        if head.product is None:
+            pytest.skip("no bf16 products of oneDNN on this machine")
+        assert "forward" in vars(linear)
+        assert torch.equal(linear(x.float().bfloat16()), plain)
+    assert "forward" not in vars(linear)
+    with pytest.raises(RuntimeError, match="stop here"), torch.no_grad(), repacked(lm, 8):
+        raise RuntimeError("stop here")
+    assert "forward" not in vars(linear)
+
+
+def test_long_bf16_responses_are_those_of_the_plain_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = ready(causal("llama").bfloat16(), sharp=3.0)
+    found = sample(lm, max_new_tokens=20)
+    monkeypatch.setattr(shared, "LONG", 1000)
+    assert tokens_of(sample(lm, max_new_tokens=20)) == tokens_of(found)
 
 
 def test_bf16_samples() -> None:

@@ -79,6 +79,7 @@ def collect(
     tokens), a limit looks at them, or more than one step will be taken from them.
     """
     first = iteration * len(prompts)
+    roles.publish()
     answered = answer(
         roles.policy,
         roles.sampler,
@@ -122,6 +123,7 @@ def held_out(
     """How the policy does on prompts that it does not learn from, with the same draws each time,
     one response to each."""
     one = settings.model_copy(update={"num_generations": 1})
+    roles.publish()
     answered = answer(
         roles.policy,
         roles.sampler,
@@ -172,4 +174,5 @@ def _sampling(settings: OnlineSettings) -> SamplingSettings:
         num_responses=settings.num_generations,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
+        stop=tuple(settings.stop),
     )

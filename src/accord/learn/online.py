@@ -64,7 +64,7 @@ def train_online(
     iterations = settings.max_steps or math.ceil(
         settings.num_train_epochs * len(prompts) / settings.prompts_a_step
     )
-    yield from keep_going(
+    steps = keep_going(
         lambda s: learn_online(
             name,
             s,
@@ -80,6 +80,10 @@ def train_online(
         settings,
         None if unseen is None else lambda: held_out(roles, *unseen, settings),
     )
+    try:
+        yield from steps
+    finally:
+        roles.leave()
     state.learners["policy"].restore()
     save_model(policy, folder / "model", card=model_card(policy, name, settings))
     remove_checkpoints(folder)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from accord.compare.reward_sources import World, build_reward, first_reward_model
 from accord.compare.rewards import Reward
+from accord.errors import SettingsError
 from accord.learn.offline import same_tokenizer, start_model
 from accord.lm.adapters import add_adapters
 from accord.lm.heads import keep_first_head
-from accord.lm.load import load_causal, load_scalar
+from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.views import (
     base_view,
@@ -21,7 +24,8 @@ from accord.lm.views import (
     reward_view,
     why_not_shared,
 )
-from accord.respond.local import local_sampler
+from accord.respond.choose import make_sampler
+from accord.respond.local import LocalSampler
 from accord.respond.protocol import Sampler
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -32,13 +36,16 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Roles:
     """Who takes part. `critic` is None where a method estimates no values, `reference` where no
-    KL is measured."""
+    KL is measured. Where another engine samples, `publish` brings it the policy as it is now, and
+    `leave` takes that away at the end."""
 
     policy: LanguageModel
     critic: LanguageModel | None
     reference: LanguageModel | None
     reward: Reward
     sampler: Sampler
+    publish: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,31 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     models = {"policy": policy, "critic": critic, "reference": reference}
     for line in told(memory_plan(models | {f"reward {lm.name}": lm for lm in reward.models})):
         log.info("%s", line)
-    return Roles(policy, critic, reference, reward, local_sampler(policy))
+    sampler = make_sampler(settings.sampler, policy)
+    roles = Roles(policy, critic, reference, reward, sampler)
+    if isinstance(sampler, LocalSampler):
+        return roles
+    _one_base(policy, settings)
+    published = Path(settings.output_dir) / "published"
+
+    def publish() -> None:
+        save_model(policy, published, card="")
+        sampler.publish(published)
+
+    def leave() -> None:
+        sampler.close()
+        shutil.rmtree(published, ignore_errors=True)
+
+    return replace(roles, publish=publish, leave=leave)
+
+
+def _one_base(policy: LanguageModel, settings: OnlineSettings) -> None:
+    if policy.merged:
+        raise SettingsError(
+            f"{settings.model} is an adapter: it is merged into its base before new adapters are "
+            f"put on, and the vLLM server's base is another. Merge it into a model folder of its "
+            f"own, serve that, and name it in `model`; or use sampler.kind=local."
+        )
 
 
 def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemory]:

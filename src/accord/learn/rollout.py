@@ -21,18 +21,21 @@ from accord.lm.forward import (
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import PromptOnly
-from accord.respond.protocol import Sample, Sampler, SamplingSettings
+from accord.respond.protocol import Sampler, SamplingSettings
+from accord.respond.text import response_text
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """P prompts with their K responses: token groups, and in order of the E = P·K responses their
-    texts without special tokens, who ended, and the sampler's log-probs of their tokens."""
+    texts without special tokens, who ended, the sampler's log-probs of their tokens, and whether
+    the policy itself computed those."""
 
     groups: tuple[PromptGroup, ...]
     texts: tuple[str, ...]
     finished: tuple[bool, ...]
     logps: tuple[float, ...]
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,6 @@ class Held:
 
     rows: list[int]
     logps: Tensor
-
-
-def is_trainer(sampler: Sampler) -> bool:
-    """Whether a sampler draws from the very model that learns. Another engine's, whose numbers
-    differ a little, has the attribute `is_trainer` False."""
-    return bool(getattr(sampler, "is_trainer", True))
 
 
 def answer(
@@ -68,16 +65,11 @@ def answer(
             PromptGroup(p, tuple(s.tokens for s in own), source=r.source)
             for p, own, r in zip(prompts, found, records, strict=True)
         ),
-        tuple(sample_text(s, policy) for s in samples),
+        tuple(response_text(s, policy.tokenizer) for s in samples),
         tuple(s.finished for s in samples),
         tuple(logp for s in samples for logp in s.logps),
+        all(s.exact for s in samples),
     )
-
-
-def sample_text(sample: Sample, lm: LanguageModel) -> str:
-    """A response as text, without its EOS; blanks at its ends are its own and stay."""
-    tokens = sample.tokens[:-1] if sample.finished else sample.tokens
-    return str(lm.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def measure(
@@ -124,7 +116,7 @@ def measure(
         ref_logps=torch.zeros(mask.shape) if reference else None,
         values=None if roles.critic is None else torch.zeros(mask.shape),
         entropy=torch.zeros(mask.shape) if entropy else None,
-        off_policy=not is_trainer(roles.sampler),
+        off_policy=not answered.exact,
         by_source=scores.by_source,
     )
     held = None

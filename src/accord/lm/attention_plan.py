@@ -23,6 +23,19 @@ QUERY_TILE = 192  # queries that go back at once: later tiles need not see the k
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """How a model makes attention weights of queries and keys.
+
+    weights = softmax over keys (and the sink, if any) of cap(scale · q·k), where cap(x) is
+    c·tanh(x/c) for a softcap c (Gemma 2) and x itself without.
+    """
+
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Queries [start, start + queries) of the flat tokens, at positions that follow the prefix.
 

@@ -58,6 +58,12 @@ def load_causal(
     return _checked(lm)
 
 
+def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model or adapter, without its weights. Raises ModelError."""
+    base, adapter = _base_and_adapter(place)
+    return tokenizer_of(place if adapter else base, base, trust_remote_code)
+
+
 def load_scalar(
     place: str,
     *,
@@ -126,11 +132,6 @@ def _reward_numbers(place: str) -> dict[str, Any]:
     kept = Path(place) / REWARD_FILE
     found: dict[str, Any] = {}
     return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else found
-
-
-def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
-    """A tokenizer alone, from a folder or hub name. Raises ModelError where there is none."""
-    return tokenizer_of(place, place, trust_remote_code)
 
 
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:

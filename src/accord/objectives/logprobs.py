@@ -9,7 +9,7 @@ chunk again, so that the head's gradient is written once, chunk by chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +26,21 @@ class Head:
     """A vocabulary head: logits = softcap(scale · (hidden @ weight.T + bias)).
 
     weight is (V, D), bias (V,) or None. `softcap` c maps x to c·tanh(x/c) (Gemma 2); None is off.
+    `product` computes hidden @ weight.T another way, with the same numbers and without gradient.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    product: Callable[[Tensor], Tensor] | None = None
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """float32 logits (R, V) of hidden states (R, D), divided by the temperature."""
-        x = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)).float()
+        if self.product is None:
+            x = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)).float()
+        else:
+            x = self.product(hidden).float()
         bias = None if self.bias is None else self.bias.float()
         return self._shaped(x, bias, temperature)
 

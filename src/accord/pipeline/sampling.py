@@ -6,21 +6,21 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import build_reward
 from accord.compare.store import Store
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
-from accord.learn.rollout import sample_text
 from accord.lm.encode import Limits, encode_prompts
-from accord.lm.load import load_causal
-from accord.lm.model import LanguageModel
+from accord.lm.load import load_causal, load_tokenizer
 from accord.pipeline.judges import flawed_reward
 from accord.pipeline.progress import Progress
 from accord.records import PromptOnly, Response
-from accord.respond.local import local_sampler
-from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.choose import make_sampler
+from accord.respond.protocol import Sample, Sampler, SamplingSettings
+from accord.respond.text import response_text
 from accord.runs import digest_json, storage_errors
 from accord.settings.stages import SampleSettings, SelectSettings
 
@@ -32,17 +32,12 @@ BATCHES_A_CHUNK = 4  # sorted by length together, written together
 
 def sample(settings: SampleSettings) -> Iterator[Progress]:
     """Write responses.jsonl: `num_responses` to each prompt. Goes on where it stopped."""
-    lm = load_causal(
-        settings.model,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    tokenizer, sampler, longest = _engine(settings)
     records, read = load_records(settings.dataset, "prompts")
     log.info("%s", read.summary())
     wanted = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
-    limits = Limits(_room(lm, settings), settings.max_prompt_length)
-    prompts, kept, report = encode_prompts(wanted, lm.tokenizer, limits)
+    limits = Limits(_room(longest, settings), settings.max_prompt_length)
+    prompts, kept, report = encode_prompts(wanted, tokenizer, limits)
     log.info("%s: %s", settings.dataset, report.summary())
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +47,8 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     yield Progress(done, len(prompts))
     while done < len(prompts):
         stop = min(done + size, len(prompts))
-        rows = _answers(lm, prompts, kept, settings, range(done, stop))
+        part = range(done, stop)
+        rows = _answers(sampler, tokenizer, prompts, kept, settings, part)
         with storage_errors(partial), partial.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(response_json(row), ensure_ascii=False) + "\n")
@@ -70,15 +66,34 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
             store.add_responses([r for row in read_responses(final) for r in row.responses])
 
 
-def _room(lm: LanguageModel, settings: SampleSettings) -> int:
+def _engine(settings: SampleSettings) -> tuple[Any, Sampler, int | None]:
+    """A tokenizer, what writes the responses, and how long a prompt with its response may be.
+
+    The weights are not loaded where a server has them.
+    """
+    if settings.sampler.kind == "vllm":
+        tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+        sampler = make_sampler(settings.sampler, None)
+        return tokenizer, sampler, sampler.max_length
+    lm = load_causal(
+        settings.model,
+        precision=settings.precision,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    sampler = make_sampler(settings.sampler, lm)
+    return lm.tokenizer, sampler, sampler.max_length
+
+
+def _room(longest: int | None, settings: SampleSettings) -> int:
     """Tokens a prompt may have and one more, so that the response stays within the positions."""
-    if lm.max_length is None:
+    if longest is None:
         return UNLIMITED
-    room = lm.max_length - settings.max_new_tokens
+    room = longest - settings.max_new_tokens
     if room < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
-            f"{lm.max_length} positions of {settings.model}. Lower max_new_tokens."
+            f"{longest} positions of {settings.model}. Lower max_new_tokens."
         )
     return room + 1
 
@@ -99,7 +114,8 @@ def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
 
 
 def _answers(
-    lm: LanguageModel,
+    sampler: Sampler,
+    tokenizer: Any,
     prompts: Sequence[tuple[int, ...]],
     records: Sequence[PromptOnly],
     settings: SampleSettings,
@@ -111,15 +127,20 @@ def _answers(
         settings.temperature,
         settings.top_p,
         settings.batch_size,
+        settings.top_k,
+        settings.min_p,
+        tuple(settings.stop),
     )
-    found = local_sampler(lm)(
-        [prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows
-    )
+    found = sampler([prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows)
     name = settings.model_name or _model_name(settings.model)
     told = {
         "model": settings.model,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "min_p": settings.min_p,
+        "stop": settings.stop,
+        "sampler": settings.sampler.kind,
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
     }
@@ -129,7 +150,7 @@ def _answers(
             records[i].meta,
             name,
             told,
-            tuple(_response(s, records[i], name, told, lm) for s in samples),
+            tuple(_response(s, records[i], name, told, tokenizer) for s in samples),
         )
         for i, samples in zip(rows, found, strict=True)
     ]
@@ -140,11 +161,11 @@ def _response(
     record: PromptOnly,
     name: str,
     told: dict[str, object],
-    lm: LanguageModel,
+    tokenizer: Any,
 ) -> Response:
     return Response(
         record.prompt,
-        sample_text(sample, lm),
+        response_text(sample, tokenizer),
         name,
         told,
         logp=sum(sample.logps),

@@ -9,10 +9,11 @@ import annotated_types
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from accord.settings.base import Settings
+from accord.settings.base import Settings, Verbatim
 
 _PLAIN: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
+    Verbatim: ("text that is not empty", "texts that are not empty"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false"),

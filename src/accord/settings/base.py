@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+# Text whose blanks at both ends are its own.
+Verbatim = Annotated[str, StringConstraints(strip_whitespace=False, min_length=1)]
 
 
 class Settings(BaseModel):

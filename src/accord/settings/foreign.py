@@ -74,7 +74,6 @@ FOREIGN: dict[str, Foreign] = {
     "ddp_find_unused_parameters": Foreign(_HF, "", "Leave it out."),
     "use_liger_kernel": Foreign(_HF, "", "Losses are computed in chunks already; leave it out."),
     "disable_tqdm": Foreign(_HF, "", "There is no progress bar to disable; leave it out."),
-    "top_k": Foreign(_HF, "top_p", "Sampling takes `temperature` and `top_p`."),
     "do_sample": Foreign(_HF, "temperature", "Write `temperature: 0` for the likeliest tokens."),
     # TRL
     "dataset_config": Foreign(_TRL, "dataset", "Export that configuration to a file first."),

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from accord.settings.base import Verbatim
 from accord.settings.rewards import Rewards, RewardSource, model_source
+from accord.settings.sampling import SamplerSettings
 from accord.settings.training import TrainSettings
 
 
@@ -47,6 +49,15 @@ class OnlineSettings(TrainSettings):
     )
     max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
     temperature: float = Field(1.0, gt=0, description="Divides the logits in every log-prob.")
+    stop: list[Verbatim] = Field(
+        default_factory=list,
+        description="Texts that end a response; its last token is that in which one is completed.",
+    )
+    sampler: SamplerSettings = Field(
+        SamplerSettings(),
+        description="What writes the responses; a vLLM server is given the policy's adapter before "
+        "each iteration.",
+    )
     beta: float = Field(0.05, ge=0, description="KL penalty on each response token.")
     adaptive_kl_target: float | None = Field(
         None, gt=0, description="Adapt beta towards this KL an episode; fixed beta when absent."
@@ -148,6 +159,11 @@ class OnlineSettings(TrainSettings):
                 f"`per_device_train_batch_size` counts responses: "
                 f"{self.per_device_train_batch_size} can't be dealt to prompts with "
                 f"{self.num_generations} each. Make it a multiple of `num_generations`."
+            )
+        if self.sampler.kind == "vllm" and self.lora is None:
+            raise ValueError(
+                "`sampler.kind=vllm` needs `lora`: a server is given the policy's adapter before "
+                "each iteration, and could not be given a whole model. Set `lora`."
             )
         if self.max_kl_action != "stop" and self.max_kl is None:
             raise ValueError("`max_kl_action` does nothing without `max_kl`. Set that too.")

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import Settings
+from accord.settings.base import Settings, Verbatim
 from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
+from accord.settings.sampling import SamplerSettings
 
 
 class WorldSettings(Settings):
@@ -63,6 +64,15 @@ class SampleSettings(Settings):
     max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the likeliest.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest mass only.")
+    top_k: int = Field(0, ge=0, description="Sample from so many likeliest tokens; 0 is all.")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Leave out tokens less likely than this times the likeliest."
+    )
+    stop: list[Verbatim] = Field(
+        default_factory=list,
+        description="Texts that end a response, which is then what stands before.",
+    )
+    sampler: SamplerSettings = Field(SamplerSettings(), description="What writes the responses.")
     batch_size: int = Field(512, ge=1, description="Responses written at the same time.")
     max_prompts: int | None = Field(None, ge=1, description="Use the first so many prompts.")
     max_prompt_length: int | None = Field(

@@ -1,0 +1,29 @@
+"""The sampling engine that settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from accord.lm.model import LanguageModel
+from accord.respond.local import LocalSampler
+from accord.settings.sampling import SamplerSettings
+
+if TYPE_CHECKING:
+    from accord.respond.vllm import VllmSampler
+
+
+def make_sampler(settings: SamplerSettings, lm: LanguageModel | None) -> LocalSampler | VllmSampler:
+    """The engine that writes `lm`'s responses: the model itself, or a server that has it too and
+    needs no `lm` here.
+
+    A server samples from its base model until an adapter is published to it: before each iteration
+    of online training, save the policy's adapter to a folder and call `publish(folder)`. Raises
+    WorkError when there is no server, SettingsError when it does not serve the model.
+    """
+    if settings.kind == "local":
+        if lm is None:
+            raise ValueError("the local engine samples from a loaded model")
+        return LocalSampler(lm)
+    from accord.respond.vllm import VllmSampler
+
+    return VllmSampler(settings)

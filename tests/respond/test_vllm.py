@@ -1,0 +1,193 @@
+"""Sampling from a real vLLM server; runs where ACCORD_VLLM_PYTHON names a Python that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.workers.vllm_server import VllmServer, vllm_python
+from scipy import stats
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from accord.errors import SettingsError
+from accord.lm.adapters import add_adapters
+from accord.lm.forward import response_logps
+from accord.lm.load import load_causal, save_model
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PromptGroup, pack
+from accord.pipeline.sampling import sample as sample_stage
+from accord.respond.choose import make_sampler
+from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.vllm import VllmSampler
+from accord.settings.sampling import SamplerSettings
+from accord.settings.stages import SampleSettings
+from accord.settings.training import LoraSettings
+
+pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHON is not set")
+VOCABULARY, EOS = 200, 1
+PROMPTS = [(5, 6, 7), (9, 10), (20, 30, 40, 50, 60, 70, 80)]
+TOLERANCE = 2e-3  # nats, both in fp32 with kernels of their own
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vllm") / "model"
+    names = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
+    words = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    made = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=128,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            pad_token_id=0,
+            eos_token_id=EOS,
+            bos_token_id=None,
+        )
+    )
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+        made.lm_head.weight[EOS] = made.lm_head.weight[5:9].mean(0)
+    made.generation_config.top_k = 2  # a server takes what a request leaves out from here
+    made.generation_config.do_sample = True
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[VllmServer]:
+    python = vllm_python()
+    assert python is not None
+    arguments = ("--dtype", "float32", "--max-model-len", "128", "--served-model-name", "toy")
+    arguments += ("--enable-lora", "--max-lora-rank", "8")
+    found = VllmServer(python, model, *arguments, "--logprobs-mode", "processed_logprobs")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def sampler(server: VllmServer) -> Iterator[VllmSampler]:
+    made = make_sampler(SamplerSettings(kind="vllm", url=server.url), None)
+    assert isinstance(made, VllmSampler)
+    yield made
+    made.close()
+
+
+def ask(sampler: VllmSampler, prompts: list[tuple[int, ...]], **settings: object) -> object:
+    chosen = SamplingSettings(**{"num_responses": 6, "max_new_tokens": 12, **settings})  # type: ignore[arg-type]
+    return sampler(prompts, chosen, seed=0, streams=range(len(prompts)))
+
+
+def assert_log_probs_are_those_of(
+    lm: LanguageModel, found: list[list[Sample]], temperature: float = 1.0
+) -> None:
+    for prompt, own in zip(PROMPTS, found, strict=True):
+        batch = pack([PromptGroup(prompt, tuple(s.tokens for s in own))])
+        with torch.no_grad():
+            expected = response_logps(lm, batch, temperature=temperature).tolist()
+        assert [x for s in own for x in s.logps] == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_our_own_pass(
+    sampler: VllmSampler, model: Path, temperature: float
+) -> None:
+    found = ask(sampler, PROMPTS, temperature=temperature, num_responses=40)
+    assert_log_probs_are_those_of(load_causal(str(model), device="cpu"), found, temperature)
+    samples = [s for own in found for s in own]
+    assert not any(s.exact for s in samples)
+    assert len({s.tokens for s in samples}) > 20
+    ended = [s for s in samples if s.finished]
+    assert 0 < len(ended) < len(samples)
+    assert all(s.finished == (s.tokens[-1] == EOS) for s in samples)  # EOS is among the tokens
+    assert all(len(s.tokens) == 12 for s in samples if not s.finished)
+
+
+def test_frequencies_are_the_models(sampler: VllmSampler, model: Path) -> None:
+    # Over the whole vocabulary, though the model's generation_config.json says top_k=2.
+    (own,) = ask(sampler, PROMPTS[:1], num_responses=1500, max_new_tokens=1, batch_size=1500)
+    counts = np.bincount([s.tokens[0] for s in own], minlength=VOCABULARY)
+    lm = load_causal(str(model), device="cpu")
+    with torch.no_grad():
+        p = lm.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].double().softmax(-1).numpy()
+    expected = p / p.sum() * len(own)
+    common = expected >= 5
+    seen = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert stats.chisquare(seen, wanted).pvalue > 1e-6  # no seed: each run draws anew
+
+
+def test_an_adapter_is_sampled_from_once_it_is_published(
+    sampler: VllmSampler, model: Path, tmp_path: Path
+) -> None:
+    plain = load_causal(str(model), device="cpu")
+    for version in range(2):
+        lm = add_adapters(
+            load_causal(str(model), device="cpu"),
+            LoraSettings(r=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"]),
+            seed=version,
+        )
+        with torch.no_grad():
+            for name, parameter in lm.trainable().items():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(version))
+        save_model(lm, tmp_path / str(version), card="a test")
+        sampler.publish(tmp_path / str(version))
+        found = ask(sampler, PROMPTS)
+        assert_log_probs_are_those_of(lm, found)
+        with pytest.raises(AssertionError):
+            assert_log_probs_are_those_of(plain, found)
+
+
+def test_an_adapter_of_too_high_a_rank(sampler: VllmSampler, model: Path, tmp_path: Path) -> None:
+    lm = add_adapters(load_causal(str(model), device="cpu"), LoraSettings(r=16), seed=0)
+    save_model(lm, tmp_path / "adapter", card="a test")
+    with pytest.raises(SettingsError, match=r"--max-lora-rank that is at least lora\.r"):
+        sampler.publish(tmp_path / "adapter")
+    assert len(ask(sampler, PROMPTS)) == 3  # it goes on with what it had
+
+
+def test_too_long_a_response_is_refused(sampler: VllmSampler) -> None:
+    assert sampler.max_length == 128
+    with pytest.raises(SettingsError, match="128 tokens"):
+        ask(sampler, PROMPTS, max_new_tokens=500)
+
+
+def test_the_sample_stage_writes_what_a_server_answers(
+    server: VllmServer, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w5 w6"}\n{"prompt": "w9"}\n')
+    settings = SampleSettings(
+        model=str(model),
+        dataset=str(tmp_path / "prompts.jsonl"),
+        output_dir=str(tmp_path / "out"),
+        num_responses=20,
+        max_new_tokens=30,
+        stop=["w1"],
+        sampler=SamplerSettings(kind="vllm", url=server.url),
+    )
+    for _ in sample_stage(settings):
+        pass
+    text = (tmp_path / "out" / "responses.jsonl").read_text()
+    assert text.count("\n") == 2
+    assert '"finished": true' in text
+    from accord.data.write import read_responses
+
+    rows = read_responses(str(tmp_path / "out" / "responses.jsonl"))
+    found = [r for row in rows for r in row.responses]
+    assert len(found) == 40
+    assert not any("w1" in r.text or "eos" in r.text for r in found)
