@@ -308,3 +308,31 @@ def test_xstest_prompts(shared_data: Path) -> None:
     records, report = read_records(shared_data / "xstest" / "prompts.csv", "prompts")
     labels = [r.meta["label"] for r in records if isinstance(r, PromptOnly)]
     assert (labels.count("safe"), labels.count("unsafe"), report.used) == (250, 200, 450)
+
+
+def test_responses_are_demonstrations_for_sft(file: Any) -> None:
+    rows = [
+        {
+            "prompt": "p",
+            "meta": {},
+            "model": "best-of-4",
+            "settings": {},
+            "responses": [{"text": "a", "finished": True}, {"text": "b", "finished": False}],
+        },
+        {"prompt": "q", "model": "m", "responses": [{"text": " "}]},
+        {"prompt": "q", "model": "m", "responses": ["a"]},
+    ]
+    place = file(rows)
+    records, report = read_records(place, "sft")
+    shown = [(r.prompt, r.response, r.finished) for r in records if isinstance(r, Demonstration)]
+    assert shown == [("p", "a", True), ("p", "b", False)]
+    assert report.notes == ["each response is read as a demonstration"]
+    assert sorted(report.dropped) == [
+        "`responses` must be a list of objects, each with its `text`",
+        "an empty response",
+    ]
+    assert len(read_records(place, "prompts")[0]) == 3
+    # A ranking's responses are no such lines: its row still names what it fits.
+    ranking = file([{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}])
+    with pytest.raises(DataError, match="These rows would fit `reward`, `dpo`"):
+        read_records(ranking, "sft")

@@ -15,12 +15,12 @@ from accord.compare.store import Store
 from accord.data.write import read_responses
 from accord.errors import SettingsError
 from accord.measure.diversity import distinct_n, words
-from accord.pipeline import run_stage
+from accord.pipeline import plan_recipe, run_recipe, run_stage
 from accord.pipeline.rounds import dealt, rounds_of
 from accord.records import Comparison, Demonstration, PromptOnly
 from accord.runs import digest_path, read_metrics
 from accord.settings.iterate import IterateSettings
-from accord.settings.recipe import single_stage
+from accord.settings.recipe import load_recipe, single_stage
 
 ROUNDS = [
     "dataset=../world/train_prompts.jsonl",
@@ -308,3 +308,48 @@ def test_wrong_settings_are_told_with_their_remedy(given: list[str], message: st
 def test_more_prompts_than_there_are(place: Path) -> None:
     with pytest.raises(SettingsError, match=r"prompts_per_round=33, but .* has 32 prompts"):
         go("prompts_per_round=33", "eval_prompts=2")
+
+
+def test_rejection_sampling_as_a_recipe(place: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "best.yaml"
+    recipe.write_text(
+        """\
+output_dir: best
+stages:
+  - {stage: sample, model: ../sft/model, dataset: ../world/train_prompts.jsonl, max_new_tokens: 16}
+  - {stage: select, responses: $sample/responses.jsonl, n: 4, reward_model: ../reward/model,
+     model_name: best of 4}
+  - {stage: train, method: sft, model: ../sft/model, dataset: $select/responses.jsonl, max_steps: 1}
+"""
+    )
+    run_recipe(load_recipe(recipe))
+    data = json.loads(Path("best/sft/data.json").read_text())
+    selected = read_responses("best/select/responses.jsonl")
+    said = [row for row in selected if row.responses[0].text.strip()]
+    assert data["read"]["records"] == len(said) > 16
+
+
+def test_rounds_in_a_recipe_are_extended_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "rounds.yaml"
+    recipe.write_text(
+        """\
+output_dir: out
+stages:
+  - {stage: iterate, model: ../sft/model, dataset: ../world/train_prompts.jsonl, rounds: 1,
+     num_responses: 2, max_new_tokens: 16, eval_prompts: 2, judge: {noise: 0.5},
+     train: {method: dpo, max_steps: 1}}
+"""
+    )
+    run_recipe(load_recipe(recipe))
+    before = stage_files(Path("out/iterate"))
+    more = load_recipe(recipe, ["iterate.rounds=2"])
+    assert "iterate (iterate): goes on: rounds was 1, is 2" in plan_recipe(more)
+    run_recipe(more)
+    after = stage_files(Path("out/iterate"))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 6
+    run_recipe(load_recipe(recipe, ["iterate.rounds=2", "iterate.train.beta=0.5"]))
+    assert "iterate: train changed; runs again from the start" in capsys.readouterr().err
+    assert not set(stage_files(Path("out/iterate")).values()) & set(after.values())
