@@ -73,7 +73,8 @@ def _run_seed(recipe: str, seed: int, run: Path, jobs: int, overrides: list[str]
             stderr=subprocess.STDOUT,
             env={"OMP_NUM_THREADS": threads, **os.environ},
         )
-    return sum(float(_json(stage)["seconds"]) for stage in run.glob("**/stage.json"))
+    stages = [run / "stage.json", *run.glob("*/stage.json")]  # the time of rounds is in theirs
+    return sum(float(_json(stage)["seconds"]) for stage in stages if stage.is_file())
 
 
 def results_of(run: Path) -> dict[str, Any]:

@@ -54,3 +54,28 @@ def test_a_gain_counts_when_its_interval_is_above_zero(bake_off: ModuleType) -> 
     assert bake_off.verdict(of(0.01)).startswith("Every method")
     assert bake_off.verdict(of(0.0)) == "Not shown to gain over SFT: dpo."
     assert bake_off.verdict(of(None)) == "Not shown to gain over SFT: dpo."
+
+
+def test_rounds_gain_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    rounds = importlib.import_module("rounds")
+    runs = [tmp_path / str(seed) for seed in range(3)]
+    for run, start, gain in zip(runs, (0.1, 0.5, 0.3), (0.5, 0.6, 0.7), strict=True):
+        rewards = (start, start + gain, start + gain + 0.1)
+        rows = [
+            {"round": n, "true_reward": {"mean": r, "low": None, "high": None}, "kl": {"mean": 1.0}}
+            for n, r in enumerate(rewards)
+        ]
+        write_json_atomic(run / "iterate/rounds.json", {"rounds": rows})
+    first, second, third = rounds.summarise(runs)
+    assert "gain" not in first
+    # As above: a mean of 0.6 whose interval is 0.24841 wide either way.
+    assert second["gain"].mean == second["step"].mean == pytest.approx(0.6)
+    assert second["step"].high - 0.6 == pytest.approx(0.24841, abs=1e-5)
+    assert third["gain"].mean == pytest.approx(0.7)
+    assert third["step"].mean == pytest.approx(0.1)
+    assert rounds.verdict([first, second, third]).startswith("Every round gains")
+    worse = {**third, "step": Interval(0.1, -0.1, 0.3)}
+    assert rounds.verdict([first, second, worse]).endswith("the round before: round 2.")
+    table = rounds.markdown([first, second, third])
+    assert "| 1 | 0.900 ± 0.657 | 0.600 ± 0.248 | 0.600 ± 0.248 | 1.00 ± 0.00 |" in table

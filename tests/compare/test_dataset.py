@@ -135,3 +135,19 @@ def test_files_are_read_as_files(tmp_path: Path) -> None:
     assert load_records(path, "comparisons")[0] == [
         Comparison("p", "a", "b", None, Source(str(path), 1))
     ]
+
+
+def test_demonstrations_are_the_chosen_and_the_best(store: Store) -> None:
+    store.add_ranking([2, 3, 1], [1, 0, 2], annotator="x")
+    store.add_pair(1, 2, "a", annotator="x")
+    store.add_ranking([2, 1], [0, 0], annotator="x")  # the first of those that tie
+    records, report = load_records(store.place, "sft")
+    assert records == [
+        Demonstration("p", "c", Source(store.place, 1)),
+        Demonstration("p", "a", Source(store.place, 2)),
+        Demonstration("p", "b", Source(store.place, 3)),
+    ]
+    assert report.notes == [
+        "the chosen responses are read as demonstrations",
+        "the best of each ranking is read as a demonstration",
+    ]

@@ -317,3 +317,31 @@ def test_an_answer_stays_with_its_prompt(file: Any) -> None:
     assert [r.meta for r in records] == [{"answer": "4"}, {"answer": 3}]  # type: ignore[union-attr]
     assert [r.prompt[0].content for r in records] == ["2+2?", "1+2?"]  # type: ignore[union-attr]
     assert not report.dropped
+
+
+def test_responses_are_demonstrations_for_sft(file: Any) -> None:
+    rows = [
+        {
+            "prompt": "p",
+            "meta": {},
+            "model": "best-of-4",
+            "settings": {},
+            "responses": [{"text": "a", "finished": True}, {"text": "b", "finished": False}],
+        },
+        {"prompt": "q", "model": "m", "responses": [{"text": " "}]},
+        {"prompt": "q", "model": "m", "responses": ["a"]},
+    ]
+    place = file(rows)
+    records, report = read_records(place, "sft")
+    shown = [(r.prompt, r.response, r.finished) for r in records if isinstance(r, Demonstration)]
+    assert shown == [("p", "a", True), ("p", "b", False)]
+    assert report.notes == ["each response is read as a demonstration"]
+    assert sorted(report.dropped) == [
+        "`responses` must be a list of objects, each with its `text`",
+        "an empty response",
+    ]
+    assert len(read_records(place, "prompts")[0]) == 3
+    # A ranking's responses are no such lines: its row still names what it fits.
+    ranking = file([{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}])
+    with pytest.raises(DataError, match="These rows would fit `reward`, `dpo`"):
+        read_records(ranking, "sft")

@@ -347,3 +347,84 @@ def test_a_recipe_killed_goes_on_and_leaves_finished_stages_alone(
     for name in ("answers", "later"):
         answers = f"{name}/responses.jsonl"
         assert (folder / "out" / answers).read_bytes() == (whole / answers).read_bytes()
+
+
+def rounds(world: Path) -> list[str]:
+    settings = {
+        "model": world / "model",
+        "dataset": world / "train_prompts.jsonl",
+        "eval_dataset": world / "test_prompts.jsonl",
+        "rounds": 2,
+        "prompts_per_round": 12,
+        "num_responses": 3,
+        "max_new_tokens": 12,
+        "temperature": 4,  # an untrained model's likeliest answers are blank
+        "batch_size": 3,
+        "form": "rankings",
+        "keep_data": "all",
+        "train.method": "dpo",
+        "train.learning_rate": 0.001,
+        "train.max_steps": 6,
+        "train.per_device_train_batch_size": 4,
+        "train.save_steps": 2,
+    }
+    return ["iterate", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
+
+
+def test_rounds_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = rounds(tiny_world)
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    watched = [
+        ("round-0/answers/responses.partial.jsonl", 5),
+        ("round-1/sample/responses.partial.jsonl", 3),
+        ("round-1/train/metrics.jsonl", 3),
+        ("round-1/evaluate/stage.json", 1),
+        ("round-2/prompts.jsonl", 1),
+        ("round-2/compare/stage.json", 1),
+        ("round-2/train/metrics.jsonl", 5),
+        ("round-2/arena/stage.json", 1),
+    ]
+    rng = random.Random(3)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    kills = 0
+    for place, lines in watched:
+        running = commands.start(*command, cwd=folder)
+        running.until_lines(folder / "out" / place, lines)
+        time.sleep(rng.uniform(0, 0.004))
+        if not running.ended():
+            running.send(signal.SIGKILL)
+            kills += 1
+        assert running.wait() in (0, -signal.SIGKILL), running.log.read_text()
+    assert kills >= 4
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    again = folder / "out"
+    for number in (1, 2):
+        same(whole / f"round-{number}/train", again / f"round-{number}/train")
+    for answers in whole.glob("round-*/*/responses.jsonl"):
+        assert (again / answers.relative_to(whole)).read_bytes() == answers.read_bytes()
+    assert (again / "rounds.json").read_bytes() == (whole / "rounds.json").read_bytes()
+    assert digest_path(again / "model") == digest_path(whole / "model")
+
+
+def test_rounds_interrupted_leave_a_checkpoint_and_go_on(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    command = [*rounds(tiny_world)[:-1], "train.save_steps=100"]
+    folder = tmp_path / "interrupted"
+    folder.mkdir()
+    running = commands.start(*command, cwd=folder)
+    running.until_lines(folder / "out/round-2/train/metrics.jsonl", 2)
+    running.send(signal.SIGINT)
+    assert running.wait() == 130, running.log.read_text()
+    for place in (".", "round-2/train"):
+        manifest = json.loads((folder / "out" / place / "manifest.json").read_text())
+        assert manifest["status"] == "interrupted"
+    assert any((folder / "out/round-2/train/checkpoints").iterdir())
+    running = commands.start(*command, cwd=folder)
+    assert running.wait() == 0, running.log.read_text()
+    assert "round-1 train: finished before, not run again" in running.log.read_text()
+    assert "out/round-2/train goes on after step" in running.log.read_text()

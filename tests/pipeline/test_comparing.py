@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from accord.compare.dataset import load_records
 from accord.compare.store import Store
+from accord.errors import DataError
 from accord.pipeline.comparing import compare, labels_of
 from accord.records import Ranking, Rating
-from accord.settings.stages import CompareSettings
+from accord.runs import digest_path
+from accord.settings.stages import CompareSettings, JudgeSettings
 
 
 def test_a_label_says_whether_a_response_beats_more_than_beat_it() -> None:
@@ -46,3 +51,65 @@ def test_labels_are_those_of_the_rankings_one_row_a_response(
     with Store.open(tmp_path / "labels/store.db", create=False) as store:
         counts = store.counts()
     assert counts["ratings"] == counts["verdicts"] == len(expected) > 0
+
+
+def test_best_and_worst_are_the_ends_of_the_rankings(tiny_run: Path, tmp_path: Path) -> None:
+    for form in ("rankings", "best_worst"):
+        settings = CompareSettings(
+            responses=[str(tiny_run / "responses/responses.jsonl")],
+            output_dir=str(tmp_path / form),
+            form=form,
+        )
+        list(compare(settings))
+    with Store.open(tmp_path / "rankings/store.db", create=False) as store:
+        rankings = store.rankings()
+    with Store.open(tmp_path / "best_worst/store.db", create=False) as store:
+        pairs = store.comparisons()
+    assert len(pairs) == len(rankings) == 32
+    for pair, ranking in zip(pairs, rankings, strict=True):
+        by_rank = dict(zip(ranking.ranks, ranking.responses, strict=True))
+        assert (pair.prompt, pair.chosen, pair.rejected) == (
+            ranking.prompt,
+            by_rank[0],
+            by_rank[3],
+        )
+
+
+def test_responses_that_all_tie_are_a_tie(tmp_path: Path, tiny_run: Path) -> None:
+    rows = (tiny_run / "responses/responses.jsonl").read_text().splitlines()
+    row = json.loads(rows[0])
+    row["responses"] = [row["responses"][0]] * 3
+    (tmp_path / "same.jsonl").write_text(json.dumps(row) + "\n")
+    settings = CompareSettings(
+        responses=[str(tmp_path / "same.jsonl")],
+        output_dir=str(tmp_path),
+        form="best_worst",
+        judge=JudgeSettings(noise=0),
+    )
+    list(compare(settings))
+    with Store.open(tmp_path / "store.db", create=False) as store:
+        (verdict,) = store.verdicts()
+    assert verdict.outcome == "tie"
+
+
+def test_an_earlier_store_comes_first_and_stays_as_it_was(tiny_run: Path, tmp_path: Path) -> None:
+    earlier = tiny_run / "preferences/store.db"
+    before = digest_path(earlier)
+    settings = CompareSettings(
+        responses=[str(tiny_run / "responses/responses.jsonl")],
+        output_dir=str(tmp_path),
+        earlier=str(earlier),
+        round=7,
+    )
+    list(compare(settings))
+    assert digest_path(earlier) == before
+    with Store.open(earlier, create=False) as store:
+        old = store.verdicts()
+    with Store.open(tmp_path / "store.db", create=False) as store:
+        together = store.verdicts()
+    assert together[: len(old)] == old
+    new = together[len(old) :]
+    assert len(new) == 64  # two pairs of each of 32 prompts
+    assert {verdict.round for verdict in new} == {7}
+    with pytest.raises(DataError, match="must be a store in a file"):
+        list(compare(settings.model_copy(update={"earlier": "postgresql://host/name"})))

@@ -168,6 +168,22 @@ def train(
 
 
 @app.command()
+def iterate(overrides: Overrides = None, config: Config = None) -> None:
+    """Train in rounds on a model's own responses.
+
+    Each round samples responses from the current model, has a judge compare them, and trains on
+    the verdicts: iterative DPO, or with train.method=rejection_sampling SFT on the best responses.
+    model/ in `output_dir` is the last round's, and rounds.json tells what each round gained. More
+    rounds go on from the last one.
+
+    \b
+    Example:
+      accord iterate model=runs/sft/model dataset=prompts.jsonl output_dir=runs/rounds rounds=3
+    """
+    _run_stage("iterate", overrides, config)
+
+
+@app.command()
 def sample(overrides: Overrides = None, config: Config = None) -> None:
     """Write a model's responses to prompts.
 

@@ -102,7 +102,22 @@ def _ratings(store: Store) -> Read:
 
 
 def _demonstrations(store: Store) -> Read:
-    return _converted(store, Demonstration)
+    """The chosen of each pair, and the best of each ranking."""
+    best = [_best(ranking) for ranking in store.rankings()]
+    if not best:
+        return _converted(store, Demonstration)
+    pairs, dropped, notes = _converted(store, Demonstration)
+    together = [*pairs, *best]
+    together.sort(key=lambda record: record.source.line or 0)
+    notes = [*(notes if pairs else []), "the best of each ranking is read as a demonstration"]
+    return together, dropped, notes
+
+
+def _best(ranking: Ranking) -> Demonstration:
+    """The first of those in the best place: best-of-N takes one whoever ties with it."""
+    best = ranking.ranks.index(min(ranking.ranks))
+    ended = ranking.finished is None or ranking.finished[best]
+    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, ended)
 
 
 def _converted(store: Store, target: type[Record]) -> Read:

@@ -274,6 +274,26 @@ def _demonstration(cells: Cells) -> Demonstration:
     return Demonstration(prompt, response, cells.source, _ended(cells))
 
 
+def demonstrations_of(row: Row, names: Mapping[str, str]) -> list[Demonstration]:
+    """The responses of a line of responses.jsonl, each as something to imitate.
+
+    Raises RowError where the row is not of that form.
+    """
+    cells = Cells(row.values, names, row.source)
+    prompt, answers = _prompt(cells), cells.get("responses")
+    if not isinstance(answers, list | tuple) or not all(isinstance(a, Mapping) for a in answers):
+        raise RowError("`responses` must be a list of objects, each with its `text`")
+    return [
+        Demonstration(
+            prompt,
+            not_blank(text_of(answer.get("text"), "responses"), "responses"),
+            row.source,
+            answer.get("finished") is not False,
+        )
+        for answer in answers
+    ]
+
+
 def _text(cells: Cells) -> Text:
     text = text_of(cells.get("text"), "text")
     if not text.strip():

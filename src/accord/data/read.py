@@ -10,7 +10,7 @@ from typing import Literal
 
 from accord.data.columns import BESIDES, COLUMNS, Cells, Format, formats_of, names_of
 from accord.data.files import Row, read_rows
-from accord.data.formats import battle_of, meta_of, record_of
+from accord.data.formats import battle_of, demonstrations_of, meta_of, record_of
 from accord.data.report import ReadReport, reasons
 from accord.data.turns import RowError
 from accord.errors import DataError
@@ -53,7 +53,13 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
 # The formats that serve a kind, those that say it outright first.
 SERVES: dict[Kind, tuple[Format, ...]] = {
     "text": ("text",),
-    "demonstrations": ("prompt-completion", "messages", "preference", "implicit preference"),
+    "demonstrations": (
+        "prompt-completion",
+        "messages",
+        "preference",
+        "implicit preference",
+        "responses",
+    ),
     "comparisons": ("preference", "implicit preference"),
     "rankings": ("ranking",),
     "ratings": ("unpaired", "rating", "preference", "implicit preference"),
@@ -70,7 +76,14 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
         "implicit preference",
     ),
     "preferences": ("preference", "implicit preference", "ranking"),
-    "sft": ("prompt-completion", "messages", "text", "preference", "implicit preference"),
+    "sft": (
+        "prompt-completion",
+        "messages",
+        "text",
+        "preference",
+        "implicit preference",
+        "responses",
+    ),
     "kto": ("unpaired", "rating", "preference", "implicit preference", "ranking"),
     "any": (
         "preference",
@@ -90,7 +103,7 @@ FITS: dict[Format, str] = {
     "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "ranking": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "responses": "`accord sample` and the online methods, as prompts",
+    "responses": "`sft`, as demonstrations; `accord sample` and the online methods, as prompts",
     "unpaired": "`kto`",
     "rating": "`kto`, whose `desirable_from` says from which score on a response is desirable",
     "prompt-completion": "`sft`",
@@ -157,6 +170,8 @@ def _forms(place: str, kind: Kind, columns: list[str]) -> list[Format]:
     """The format that the columns have for `kind`, and what some of its rows may be instead."""
     there = formats_of(columns)
     forms = [form for form in SERVES[kind] if form in there]
+    if "ranking" in there and "ranking" not in SERVES[kind] and kind != "prompts":
+        forms = [form for form in forms if form != "responses"]  # a ranking's are no objects
     if not forms:
         raise DataError(_wrong_columns(place, kind, columns, SERVES[kind]))
     others: dict[str, tuple[Format, ...]] = {
@@ -193,6 +208,9 @@ def _serve(
     wanted, cells = KINDS[kind], Cells(row.values, names, row.source)
     if kind == "prompts" and type(cells.get("completion")) in (int, float):
         form = "prompt"  # a number to check answers with tells nothing of the prompt
+    if form == "responses" and Demonstration in wanted and PromptOnly not in wanted:
+        notes["each response is read as a demonstration"] += 1
+        return demonstrations_of(row, names)
     record = record_of(row, form, names, notes)
     if isinstance(record, wanted):
         return [record]
@@ -248,5 +266,7 @@ def _unread(
         read |= set(BESIDES) - ({"input"} if names["prompt"] == "prompt" else set())
     else:
         read |= {"margin", "meta", "finished"}
+    if "responses" in forms:
+        read |= {"model", "settings"}  # these tell of the responses
     others = [c for c in columns if c not in read]
     return [f"columns not read: {', '.join(others)}"] if others else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,21 +17,24 @@ from accord.measure.ratings import rate_models
 from accord.pipeline.judges import NamedJudge, judge_of
 from accord.pipeline.progress import Progress
 from accord.records import Outcome, Prompt, Response
-from accord.runs import write_json_atomic
+from accord.runs import storage_errors, write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
 
 CHUNK = 100  # prompts judged between two reports of progress
 
 
 def compare(settings: CompareSettings) -> Iterator[Progress]:
-    """Write store.db: all responses, and a judge's verdicts on those to the same prompt."""
+    """Write store.db: all responses, and a judge's verdicts on those to the same prompt.
+
+    What an earlier store holds comes first, so that one store can tell of all rounds.
+    """
     judge = judge_of(settings.judge)
     by_prompt: dict[Prompt, list[Response]] = defaultdict(list)
     for place in settings.responses:
         for row in read_responses(place):
             by_prompt[row.prompt] += row.responses
     final = Path(settings.output_dir) / "store.db"
-    with _fresh_store(final) as store:
+    with _fresh_store(final, settings.earlier) as store:
         prompts = list(by_prompt)
         yield Progress(0, len(prompts))
         for start in range(0, len(prompts), CHUNK):
@@ -61,17 +65,26 @@ def _verdicts(
     if settings.form != "pairs" and len(order) > 1:
         ranks = _judged(judge, prompt, [r for _, r in order], rng)
         if settings.form == "rankings":
-            return [RankingVerdict(tuple(i for i, _ in order), ranks, judge.name)]
+            ids = tuple(i for i, _ in order)
+            return [RankingVerdict(ids, ranks, judge.name, settings.round)]
+        if settings.form == "best_worst":
+            ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # the same one if all tie
+            best, worst = ends if ends[0] != ends[1] else (0, 1)
+            outcome = outcome_of((ranks[best], ranks[worst]))
+            return [
+                PairVerdict(order[best][0], order[worst][0], outcome, judge.name, settings.round)
+            ]
         labels = zip(order, labels_of(ranks), strict=True)
         return [
-            RatingVerdict(i, float(label), judge.name)
+            RatingVerdict(i, float(label), judge.name, settings.round)
             for (i, _), label in labels
             if label is not None
         ]
     found: list[Verdict] = []
     for (a, said_a), (b, said_b) in zip(order[::2], order[1::2], strict=False):
         ranks = _judged(judge, prompt, [said_a, said_b], rng)
-        found.append(PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first="a"))
+        outcome = outcome_of(ranks)
+        found.append(PairVerdict(a, b, outcome, judge.name, settings.round, shown_first="a"))
     return found
 
 
@@ -159,12 +172,26 @@ def _battle(
     store.add_verdicts(verdicts)
 
 
-def _fresh_store(final: Path) -> Store:
-    """A store under a temporary name; what an interrupted start left of it is cleared."""
+def _fresh_store(final: Path, earlier: str | None = None) -> Store:
+    """A store under a temporary name; what an interrupted start left of it is cleared.
+
+    It begins as a copy of an earlier store in a file, or empty. Raises DataError where that store
+    is not there, or is no file.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     for old in final.parent.glob(f"{final.name}.partial*"):
         old.unlink()
-    return Store.open(final.with_name(final.name + ".partial"))
+    partial = final.with_name(final.name + ".partial")
+    if earlier is not None:
+        if "://" in earlier:
+            raise DataError(
+                "`earlier` must be a store in a file, such as store.db, and not at a URL. Leave "
+                "it out, or copy that store to a file."
+            )
+        Store.open(earlier, create=False).close()  # its newest rows go from the log to the file
+        with storage_errors(partial):
+            shutil.copyfile(Path(earlier).expanduser(), partial)
+    return Store.open(partial)
 
 
 def _finish(final: Path) -> None:

@@ -15,15 +15,19 @@ STAGE_FILE = "stage.json"
 
 PLACES = frozenset(
     "model dataset eval_dataset reward_model ref_model reference reference_dataset ptx_dataset "
-    "responses comparisons evaluation ratings tokenizer".split()
+    "responses comparisons evaluation ratings tokenizer earlier".split()
 )
 """Settings that name a file or folder which a stage reads, where it is not on the hub."""
+
+GROWS = {"iterate": "rounds"}
+"""Kinds of stages that go on from what is there when this setting changes."""
 
 
 def identity_of(plan: StagePlan) -> dict[str, Any]:
     """What identifies a stage's work: kind, method, settings, and its inputs by digest.
 
-    Settings of a training stage that do not change what is learned are told, but do not count.
+    Settings of training that do not change what is learned are told, but do not count, and neither
+    does what a finished stage may be given more of.
     """
     settings = plan.settings.model_dump(mode="json")
     settings.pop("output_dir", None)
@@ -36,8 +40,24 @@ def identity_of(plan: StagePlan) -> dict[str, Any]:
         "settings": settings,
         "inputs": inputs,
     }
-    learned = {k: v for k, v in settings.items() if plan.kind != "train" or k not in FREE}
-    return {**about, "digest": digest_json({**about, "settings": learned})}
+    return {**about, "digest": digest_json({**about, "settings": _decisive(plan, settings)})}
+
+
+def _decisive(plan: StagePlan, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what the stage makes."""
+    free = FREE if plan.kind in ("train", "iterate") else frozenset[str]()
+    grows = GROWS.get(plan.kind)
+    kept = {k: v for k, v in settings.items() if k not in free and k != grows}
+    if plan.kind == "iterate":
+        kept["train"] = {k: v for k, v in settings["train"].items() if k not in free}
+    return kept
+
+
+def is_finished(plan: StagePlan, before: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    """Whether `before`, the folder's stage.json, is of this very work, done to its end."""
+    grows = GROWS.get(plan.kind)
+    as_far = grows is None or before.get("settings", {}).get(grows) == about["settings"][grows]
+    return bool(before.get("digest") == about["digest"] and before.get("finished") and as_far)
 
 
 def _named(value: Any, key: str = "") -> Iterator[str]:
@@ -66,6 +86,8 @@ def state_of(plan: StagePlan) -> str:
         return "not begun"
     if before.get("digest") != now["digest"]:
         return "to run again: " + changed(before, now)
+    if before.get("finished") and not is_finished(plan, before, now):
+        return f"goes on: {changed(before, now)}"
     return (
         f"finished {before['finished']}" if before.get("finished") else "goes on where it stopped"
     )

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 
 from accord.errors import SettingsError, StorageError
 from accord.learn.checkpoints import FOLDER
@@ -37,6 +25,7 @@ from accord.pipeline.identity import (
     changed,
     folder_of,
     identity_of,
+    is_finished,
     places_of,
     read_stage,
     same_kind,
@@ -46,12 +35,12 @@ from accord.pipeline.judges import flawed_reward
 from accord.pipeline.making import scratch, split, world
 from accord.pipeline.measuring import evaluate, report
 from accord.pipeline.progress import Progress
+from accord.pipeline.rounds import iterate, plans_of, rounds_table_of
 from accord.pipeline.sampling import sample, select
+from accord.pipeline.showing import interrupts, messages_above, show
 from accord.report.results import terminal_table
 from accord.runs import recorded, write_json_atomic
 from accord.settings.recipe import Recipe, StagePlan
-
-log = logging.getLogger(__name__)
 
 STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
     "world": world,
@@ -68,8 +57,10 @@ STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
 TOLD = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
 
 
-def work_of(plan: StagePlan) -> Iterator[Progress]:
+def work_of(plan: StagePlan, console: Console) -> Iterator[Progress]:
     """The stage's work, as far as it goes."""
+    if plan.kind == "iterate":
+        return iterate(plan, lambda inner: stage_work(inner, console))
     if plan.kind != "train":
         return STAGES[plan.kind](plan.settings)
     assert plan.method is not None
@@ -104,9 +95,11 @@ def run_recipe(recipe: Recipe) -> bool:
             _take_part(plan)
         leave()
         return False
-    with _logging(console):
+    with messages_above(console):
         for plan in recipe.stages:
             run_one(plan, console)
+            if plan.kind == "iterate":
+                Console().print(rounds_table_of(plan))
     leave()
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
@@ -129,17 +122,24 @@ def run_stage(plan: StagePlan) -> bool:
         leave()
         return False
     console = Console(stderr=True)
-    with _logging(console):
+    with messages_above(console):
         run_one(plan, console, replace=False)
     leave()
+    if plan.kind == "iterate":
+        Console().print(rounds_table_of(plan))
     return True
 
 
 def _take_part(plan: StagePlan) -> None:
     """Another process's share of a stage: training, if the main one says that it runs."""
-    if processes().told(None) and plan.kind == "train":
-        with _interrupts():  # they reach the main process too, which stops between two steps
-            for _ in work_of(plan):
+    if not processes().told(None):
+        return
+    if plan.kind == "iterate":
+        for inner in plans_of(plan):
+            _take_part(inner)
+    elif plan.kind == "train":
+        with interrupts():  # they reach the main process too, which stops between two steps
+            for _ in work_of(plan, Console(stderr=True)):
                 pass
 
 
@@ -148,10 +148,22 @@ def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
 
     With `replace`, what other settings made in its folder makes way, announced.
     """
+    work = stage_work(plan, console, replace=replace)
+    if work is not None:
+        show(plan, work, console)
+
+
+def stage_work(
+    plan: StagePlan, console: Console, *, replace: bool = True
+) -> Iterator[Progress] | None:
+    """What is left of a stage's work, with its record kept in its folder; None if it is finished.
+
+    Raises SettingsError without `replace` where other settings or inputs made what is there.
+    """
     folder = folder_of(plan)
     about = identity_of(plan)
     before = read_stage(folder)
-    if before.get("digest") == about["digest"] and before.get("finished"):
+    if is_finished(plan, before, about):
         console.print(
             f"{plan.name}: finished before, not run again",
             style="dim",
@@ -160,21 +172,28 @@ def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
             soft_wrap=True,
         )
         processes().told(False)
-        return
+        return None
     if plan.kind == "report" and before and not same_kind(plan, before):
         processes().told(False)
-        _show(plan, work_of(plan), console)  # its folder goes on telling of the stage that made it
-        return
+        return work_of(plan, console)  # its folder goes on telling of the stage that made it
     if before and before.get("digest") != about["digest"]:
         _begin_anew(plan, folder, before, about, console, replace=replace)
     spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
     processes().told(True)
+    return _recorded(plan, console, about, spent)
+
+
+def _recorded(
+    plan: StagePlan, console: Console, about: Mapping[str, Any], spent: float
+) -> Iterator[Progress]:
+    """The work, with manifest.json and stage.json saying how far it is and how it ended."""
+    folder = folder_of(plan)
     began = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
     try:
         with recorded(folder, settings=plan.settings, seed=seed, inputs=about["inputs"]):
-            _show(plan, work_of(plan), console)
+            yield from work_of(plan, console)
     except BaseException:
         seconds = spent + time.perf_counter() - began
         with suppress(StorageError):  # the disk may be what failed; the first error is told
@@ -183,62 +202,6 @@ def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
     seconds = spent + time.perf_counter() - began
     finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": finished})
-
-
-def _show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-    )
-    with _interrupts() as interrupted, Bar(*columns, console=console) as bar:
-        task = bar.add_task(plan.name, total=None, note="")
-        for progress in work:
-            bar.update(task, completed=progress.done, total=progress.total or 1, note=progress.note)
-            if interrupted():
-                work.close()  # type: ignore[attr-defined]
-                raise KeyboardInterrupt
-        bar.update(task, note="")
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) waits for the piece of work in hand; the second does not."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        before = {}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _logging(console: Console) -> Iterator[None]:
-    """accord's messages above the progress bar, as they are."""
-    logger = logging.getLogger("accord")
-    handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def plan_recipe(recipe: Recipe) -> str:
@@ -262,6 +225,11 @@ def plan_recipe(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _begun(folder: Path) -> bool:
+    """Whether there is work to lose: a checkpoint, or a stage inside that has begun."""
+    return (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))
+
+
 def _begin_anew(
     plan: StagePlan,
     folder: Path,
@@ -283,7 +251,7 @@ def _begin_anew(
             f"which `{plan.name}` would replace with all that lies in it. Name another output_dir, "
             f"or remove the folder."
         )
-    if not replace and (before.get("finished") or (folder / FOLDER).is_dir()):
+    if not replace and (before.get("finished") or _begun(folder)):
         raise SettingsError(
             f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
             f"{changed(before, about)}. Set them back to go on, name another output_dir, or remove "

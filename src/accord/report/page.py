@@ -19,6 +19,8 @@ from accord.report.health import Remark, remarks
 from accord.report.plain import duration, listed, moment, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.results import merge_results
+from accord.report.round_curves import round_curves
+from accord.report.rounds import RoundsTable, rounds_of_run
 from accord.report.rows import Row, known
 from accord.report.run_tables import data_lines, stage_line
 from accord.report.tables import model_cells, model_columns, win_table
@@ -43,6 +45,15 @@ class Figure:
     title: str
     caption: str
     drawings: list[Markup]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The rounds of one stage: their table, and curves over them."""
+
+    name: str
+    table: RoundsTable
+    curves: list[Curve]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,10 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
         kl_kinds=_kl_kinds(rows),
         notes=[visible(note) for note in results["notes"]],
         bake_offs=bake_offs(inputs, rows),
+        rounds=[
+            Rounds(visible(name), rounds_of_run(told), round_curves(told["rounds"], f"rounds{i}"))
+            for i, (name, told) in enumerate(inputs.rounds.items())
+        ],
         figures=_figures(rows, inputs),
         wins=win_table(inputs.ratings),
         examples=examples(inputs.answers, settings.examples),

@@ -37,7 +37,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """Everything read. `answers` holds each contestant's lines of responses.jsonl, by name."""
+    """Everything read. `answers` holds each contestant's lines of responses.jsonl, by name, and
+    `rounds` the content of each rounds.json by its stage's name."""
 
     run: Path
     manifest: Mapping[str, Any]
@@ -46,6 +47,7 @@ class ReportInputs:
     evaluation: Mapping[str, Any] | None
     ratings: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[ResponseRow]] = field(default_factory=dict)
+    rounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_inputs(settings: ReportSettings) -> ReportInputs:
@@ -78,6 +80,11 @@ def read_inputs(settings: ReportSettings) -> ReportInputs:
             c.name: _read(c.responses, read_responses, f"contestants.{c.name}.responses")
             for c in contestants
             if named or Path(c.responses).is_file()
+        },
+        rounds={
+            stage.name: _read_json(stage.folder / "rounds.json")
+            for stage in stages
+            if (stage.folder / "rounds.json").is_file()
         },
     )
     if not (inputs.stages or inputs.evaluation or inputs.ratings or inputs.answers):

@@ -117,7 +117,10 @@ def _run(inputs: ReportInputs) -> dict[str, Any]:
         return next((m[key] for m in manifests if m.get(key) is not None), None)
 
     versions = first("versions") or {}
-    told = [stage.seconds for stage in inputs.stages if stage.seconds is not None]
+    # The time of rounds is that of the stages in them.
+    rounds = {stage.folder for stage in inputs.stages if stage.kind == "iterate"}
+    outer = [stage for stage in inputs.stages if not rounds.intersection(stage.folder.parents)]
+    told = [stage.seconds for stage in outer if stage.seconds is not None]
     return {
         "command": first("command"),
         "version": versions.get("accord", accord.__version__),

@@ -72,7 +72,7 @@ def recorded(
     manifest.write(folder)
     try:
         yield manifest
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):  # the second: its caller stopped the work
         with suppress(StorageError):
             replace(manifest, status="interrupted", finished=_now()).write(folder)
         raise

@@ -106,6 +106,8 @@ def words_of(annotation: Any) -> str:
         if inner[0] in _PLAIN:
             return f"a list of {_PLAIN[inner[0]][1]}"
         return f"a list whose entries are each {words_of(inner[0])}"
+    if origin is dict and inner[1] is Any:
+        return "a table"
     if origin is dict:
         return f"a table whose values are each {words_of(inner[1])}"
     return str(annotation)

@@ -9,6 +9,7 @@ from pathlib import Path
 from accord.errors import SettingsError
 from accord.settings.base import Settings
 from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.iterate import IterateSettings
 from accord.settings.load import apply_overrides, build, load_yaml
 from accord.settings.located import COMMAND_LINE, LocatedMapping
 from accord.settings.ppo import PpoSettings
@@ -55,6 +56,7 @@ STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "sample": SampleSettings,
     "compare": CompareSettings,
     "select": SelectSettings,
+    "iterate": IterateSettings,
     "arena": ArenaSettings,
     "evaluate": EvaluateSettings,
     "report": ReportSettings,

@@ -108,12 +108,18 @@ class CompareSettings(Settings):
     responses: list[str] = Field(description="responses.jsonl files.")
     output_dir: str = Field(description="Folder for store.db.")
     judge: JudgeSettings = Field(JudgeSettings(), description="Who compares.")
-    form: Literal["pairs", "rankings", "labels"] = Field(
+    form: Literal["pairs", "best_worst", "rankings", "labels"] = Field(
         "pairs",
         description="Disjoint pairs; one ranking of all responses to a prompt; or, of the same "
-        "ranking, a label for each response by itself: 1 if it beats more of the others than beat "
-        "it, 0 if fewer.",
+        "ranking, the best and the worst as a pair, or a label for each response by itself: 1 if "
+        "it beats more of the others than beat it, 0 if fewer.",
     )
+    earlier: str | None = Field(
+        None,
+        description="A preference store whose responses and verdicts are taken over before the "
+        "new ones are added.",
+    )
+    round: int = Field(0, ge=0, description="Number that the new verdicts are kept under.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of pairs, order and noise.")
 
 

@@ -1,0 +1,355 @@
+"""Rounds: what each learns from, from which model, under which reference, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.compare.dataset import load_records
+from accord.compare.store import Store
+from accord.data.write import read_responses
+from accord.errors import SettingsError
+from accord.measure.diversity import distinct_n, words
+from accord.pipeline import plan_recipe, run_recipe, run_stage
+from accord.pipeline.rounds import dealt, rounds_of
+from accord.records import Comparison, Demonstration, PromptOnly
+from accord.runs import digest_path, read_metrics
+from accord.settings.iterate import IterateSettings
+from accord.settings.recipe import load_recipe, single_stage
+
+ROUNDS = [
+    "dataset=../world/train_prompts.jsonl",
+    "eval_dataset=../world/test_prompts.jsonl",
+    "model=../sft/model",
+    "judge.kind=reward_model",
+    "judge.model=../reward/model",
+    "output_dir=out",
+    "num_responses=3",
+    "max_new_tokens=16",
+    "train.max_steps=2",
+    "train.learning_rate=1.0e-2",
+    "train.per_device_train_batch_size=8",
+]
+
+
+@pytest.fixture
+def place(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder beside the tiny run's stages."""
+    for name in ("world", "sft", "reward"):
+        (tmp_path / name).symlink_to(tiny_run / name)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def go(*overrides: str) -> None:
+    named = {text.partition("=")[0] for text in overrides}
+    shared = [text for text in ROUNDS if text.partition("=")[0] not in named]
+    run_stage(single_stage("iterate", overrides=[*shared, *overrides]))
+
+
+def told(out: Path = Path("out")) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((out / "rounds.json").read_text())
+    return read
+
+
+def settings_of(stage: str, out: Path = Path("out")) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((out / stage / "stage.json").read_text())["settings"]
+    return read
+
+
+def stage_files(out: Path = Path("out")) -> dict[str, bytes]:
+    return {str(p.parent): p.read_bytes() for p in sorted(out.glob("round-*/*/stage.json"))}
+
+
+def test_each_round_learns_from_its_own_model_and_says_so(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go("rounds=2", "prompts_per_round=10", "world=true")
+    models = ["../sft/model", "out/round-1/train/model", "out/round-2/train/model"]
+    rows = told()["rounds"]
+    assert [row["model"] for row in rows] == models
+    assert [row.get("start") for row in rows] == [None, *models[:2]]
+    for number in (1, 2):
+        start, row = models[number - 1], rows[number]
+        assert settings_of(f"round-{number}/sample")["model"] == start
+        assert settings_of(f"round-{number}/train")["model"] == start
+        assert row["digests"]["model"] == digest_path(models[number])
+        assert row["sampled_prompts"] == 10
+        assert row["counts"]["responses"] == 30
+        with Store.open(row["verdicts"], create=False) as store:
+            assert {v.round for v in store.verdicts()} == {number}
+            assert {r.response.model for r in store.responses()} == {f"round-{number - 1}"}
+    assert len({digest_path(model) for model in models}) == 3
+    assert digest_path("out/model") == digest_path(models[-1])
+    assert not Path("out/model").is_symlink()
+    first, second = (
+        {row.prompt for row in read_responses(f"out/round-{n}/sample/responses.jsonl")}
+        for n in (1, 2)
+    )
+    assert len(first) == len(second) == 10
+    assert not first & second  # of 32 prompts, none has a second turn before all had one
+    table = capsys.readouterr().out
+    assert "round   true reward" in table
+    assert "Done" not in table  # the command line says that
+    page = place / "out"
+    run_stage(single_stage("report", overrides=[f"run={page}", f"output_dir={page}"]))
+    html = (page / "report.html").read_text()
+    assert "<h2>Rounds</h2>" in html
+    assert html.count(' by round"') == len(("true reward", "score", "KL", "words")) + 3
+
+
+def test_the_numbers_are_those_of_the_answers(place: Path) -> None:
+    go("rounds=1", "eval_responses=2")
+    rows = told()["rounds"]
+    assert [row["win_rate"] is None for row in rows] == [True, False]
+    texts = []
+    for row in rows:
+        answers = read_responses(f"out/round-{row['round']}/answers/responses.jsonl")
+        responses = [r for line in answers for r in line.responses]
+        texts.append([r.text for r in responses])
+        assert len(responses) == 2 * 12
+        assert row["mean_length"] == pytest.approx(
+            sum(len(words(r.text)) for r in responses) / len(responses)
+        )
+        ended = sum(r.finished for r in responses) / len(responses)
+        assert row["finished_share"] == pytest.approx(ended)
+    assert texts[0] != texts[1]
+    # The same number of words in each, or the shorter answers would seem the more diverse ones.
+    fewest = min(sum(len(words(text)) for text in own) for own in texts)
+    assert told()["distinct_2_words"] == fewest
+    for row, own in zip(rows, texts, strict=True):
+        assert row["distinct_2"] == distinct_n(own, 2, tokens=fewest)
+    assert rows[0]["kl"]["mean"] == 0
+    assert rows[1]["kl"]["mean"] > 0
+    # By hand: of twelve prompts, how often the judge preferred the first answer of round 1's model.
+    with Store.open("out/round-1/arena/store.db", create=False) as store:
+        battles = store.battles()
+    score = Counter[str]()
+    for battle in battles:
+        winner = {"a": battle.model_a, "b": battle.model_b}.get(battle.outcome, "tie")
+        score[winner] += 1
+    assert sum(score.values()) == 12
+    rate = (score["round-1"] + score["tie"] / 2) / 12
+    assert rows[1]["win_rate"]["mean"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("reference", ["fixed", "moving"])
+def test_the_reference_is_the_first_model_or_the_rounds_start(place: Path, reference: str) -> None:
+    go("rounds=2", f"reference={reference}", "eval_prompts=2")
+    given = [settings_of(f"round-{n}/train")["ref_model"] for n in (1, 2)]
+    assert given == (["../sft/model"] * 2 if reference == "fixed" else [None] * 2)
+    shown = [row.get("reference") for row in told()["rounds"]]
+    start = "../sft/model" if reference == "fixed" else "out/round-1/train/model"
+    assert shown == [None, "../sft/model", start]
+    # Margins are of log-ratios to the reference: 0 before the first step only where the model is
+    # the reference itself.
+    first, second = (
+        read_metrics(f"out/round-{n}/train/metrics.jsonl")[0]["rewards/margins"] for n in (1, 2)
+    )
+    assert first == 0
+    assert (second == 0) == (reference == "moving")
+
+
+def test_more_rounds_go_on_and_redo_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go("rounds=1", "eval_prompts=4")
+    before, first = stage_files(), told()["rounds"]
+    go("rounds=1", "eval_prompts=4")
+    assert "iterate: finished before, not run again" in capsys.readouterr().err
+    go("rounds=2", "eval_prompts=4")
+    after = stage_files()
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 6
+    assert [row["model"] for row in told()["rounds"][:2]] == [row["model"] for row in first]
+    assert digest_path("out/model") == digest_path("out/round-2/train/model")
+    go("output_dir=whole", "rounds=2", "eval_prompts=4")
+    weights = "model/model.safetensors"  # the model's card names folders
+    assert digest_path(f"whole/{weights}") == digest_path(f"out/{weights}")
+    # Fewer again: the model and the table are of the first round, and the second one stays.
+    go("rounds=1", "eval_prompts=4")
+    assert digest_path("out/model") == digest_path("out/round-1/train/model")
+    assert len(told()["rounds"]) == 2
+    assert stage_files() == after
+
+
+def test_other_settings_do_not_take_the_folder(place: Path) -> None:
+    go("rounds=1", "eval_prompts=2")
+    before = stage_files()
+    with pytest.raises(SettingsError, match=r"other settings or inputs made: train changed\."):
+        go("rounds=1", "eval_prompts=2", "train.beta=0.7")
+    go("rounds=1", "eval_prompts=2", "train.save_steps=1")  # which changes nothing learned
+    assert stage_files() == before
+    # Nor does an unfinished one, which has stages to lose.
+    stage = json.loads(Path("out/stage.json").read_text())
+    Path("out/stage.json").write_text(json.dumps({**stage, "finished": None}))
+    with pytest.raises(SettingsError, match="other settings or inputs made: seed was 0, is 1"):
+        go("rounds=1", "eval_prompts=2", "seed=1")
+    assert stage_files() == before
+
+
+def test_all_data_is_that_of_all_rounds(place: Path) -> None:
+    go("rounds=2", "keep_data=all", "eval_prompts=2", "form=pairs", "num_responses=4")
+    with Store.open("out/round-1/compare/store.db", create=False) as store:
+        first = store.comparisons()
+    with Store.open("out/round-2/compare/store.db", create=False) as store:
+        second = store.comparisons(round=2)
+        rounds = Counter(v.round for v in store.verdicts())
+    assert rounds == {1: 64, 2: 64}  # two pairs of each of 32 prompts
+    learned, _ = load_records("out/round-2/compare/store.db", "preferences")
+    pairs = [(r.prompt, r.chosen, r.rejected) for r in learned if isinstance(r, Comparison)]
+    expected = [(r.prompt, r.chosen, r.rejected) for r in [*first, *second]]
+    assert pairs == [pair for pair in expected if pair[1] != pair[2]]
+    data = json.loads(Path("out/round-2/train/data.json").read_text())
+    assert data["read"]["records"] == len(pairs)
+    assert settings_of("round-2/train")["dataset"] == "out/round-2/compare/store.db"
+
+
+def test_rejection_sampling_imitates_the_best(place: Path) -> None:
+    go("rounds=1", "eval_prompts=2", "train.method=rejection_sampling")
+    assert json.loads(Path("out/round-1/train/stage.json").read_text())["method"] == "sft"
+    with Store.open("out/round-1/compare/store.db", create=False) as store:
+        rankings = store.rankings()
+    assert len(rankings) == 32
+    records, report = load_records("out/round-1/compare/store.db", "sft")
+    assert [type(r) for r in records] == [Demonstration] * 32
+    for ranking, record in zip(rankings, records, strict=True):
+        assert isinstance(record, Demonstration)
+        best = [t for t, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0]
+        assert (record.prompt, record.response) == (ranking.prompt, best[0])
+    assert "the best of each ranking is read as a demonstration" in report.notes
+    assert told()["reference"] is None
+
+
+@pytest.mark.parametrize("method", ["kto", "simpo"])
+def test_other_methods_run_a_round(place: Path, method: str) -> None:
+    form = ["form=labels"] if method == "kto" else []
+    go("rounds=1", "eval_prompts=2", f"train.method={method}", *form)
+    assert told()["method"] == method
+    assert told()["rounds"][1]["kl"]["mean"] > 0
+
+
+def test_adapters_move_from_round_to_round(place: Path) -> None:
+    go("rounds=2", "eval_prompts=2", "train.lora.r=2")
+    # Away from the first model before its first step: round 1's adapters are in what it trains.
+    assert read_metrics("out/round-2/train/metrics.jsonl")[0]["rewards/margins"] != 0
+    assert Path("out/round-1/train/model/adapter_config.json").is_file()
+    assert all(row["kl"]["mean"] > 0 for row in told()["rounds"][1:])
+
+
+def test_a_round_that_was_lost_is_made_again_to_the_bit(place: Path) -> None:
+    go("rounds=2", "eval_prompts=2")
+    before = {name: digest_path(f"out/{name}") for name in ("model", "round-1/train/model")}
+    rounds = Path("out/rounds.json").read_bytes()
+    for name in ("round-1/train", "round-2/sample", "model"):
+        shutil.rmtree(f"out/{name}")
+    stage = json.loads(Path("out/stage.json").read_text())
+    Path("out/stage.json").write_text(json.dumps({**stage, "finished": None}))
+    go("rounds=2", "eval_prompts=2")
+    assert {name: digest_path(f"out/{name}") for name in before} == before
+    assert Path("out/rounds.json").read_bytes() == rounds
+
+
+def test_prompts_are_dealt_in_turns() -> None:
+    records = [PromptOnly(str(i)) for i in range(7)]
+    hands = [[r.prompt for r in dealt(records, 3, n, seed=0)] for n in range(1, 15)]  # type: ignore[union-attr]
+    assert all(len(set(hand)) == 3 for hand in hands)
+    flat = [prompt for hand in hands for prompt in hand]
+    assert Counter(flat) == dict.fromkeys(map(str, range(7)), 6)  # 14 · 3 = 6 · 7
+    for n in range(1, 14):  # after n rounds nobody is two turns ahead
+        turns = Counter({str(i): 0 for i in range(7)}) | Counter(flat[: 3 * n])
+        counts = [turns[str(i)] for i in range(7)]
+        assert max(counts) - min(counts) <= 1
+    assert [r.prompt for r in dealt(records, 3, 1, seed=1)] != hands[0]  # type: ignore[union-attr]
+
+
+def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
+    def seeds(seed: int) -> list[int]:
+        settings = IterateSettings(model="m", dataset="d", output_dir="o", rounds=3, seed=seed)
+        return [
+            stage.settings.seed  # type: ignore[attr-defined]
+            for one in rounds_of(settings)
+            for stage in one.stages
+            if stage.kind != "evaluate" and "answers" not in stage.name
+        ]
+
+    drawn = seeds(0) + seeds(1)
+    assert len(set(drawn)) == len(drawn) == 2 * 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["train.method=dop"], r"no method 'dop' for a round\. Did you mean `dpo`\?"),
+        (["train.method=ppo"], "no method 'ppo' for a round"),
+        (["train.learning_rat=1"], r"`train\.learning_rat` is not a key .*`learning_rate`"),
+        (["train.method=simpo", "train.gamma=-1"], r"`train\.gamma` must be .* at least 0"),
+        (["train.ref_model=x"], "`ref_model` can't be set here: `reference` says"),
+        (["train.dataset=x"], "`dataset` can't be set here: each round trains on its own"),
+        (["train.method=simpo", "reference=moving"], "does nothing with `simpo`"),
+        (["train.method=rejection_sampling", "form=pairs"], "does not tell which response is the"),
+        (["form=labels"], r"Use `train\.method=kto`"),
+        (["num_responses=1"], "`num_responses` must be a whole number at least 2"),
+        (["temperature=0"], "`temperature` must be a number greater than 0"),
+    ],
+)
+def test_wrong_settings_are_told_with_their_remedy(given: list[str], message: str) -> None:
+    needed = ["model=m", "dataset=d", "output_dir=o"]
+    with pytest.raises(SettingsError, match=message):
+        single_stage("iterate", overrides=[*needed, *given])
+
+
+def test_more_prompts_than_there_are(place: Path) -> None:
+    with pytest.raises(SettingsError, match=r"prompts_per_round=33, but .* has 32 prompts"):
+        go("prompts_per_round=33", "eval_prompts=2")
+
+
+def test_rejection_sampling_as_a_recipe(place: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "best.yaml"
+    recipe.write_text(
+        """\
+output_dir: best
+stages:
+  - {stage: sample, model: ../sft/model, dataset: ../world/train_prompts.jsonl, max_new_tokens: 16}
+  - {stage: select, responses: $sample/responses.jsonl, n: 4, reward_model: ../reward/model,
+     model_name: best of 4}
+  - {stage: train, method: sft, model: ../sft/model, dataset: $select/responses.jsonl, max_steps: 1}
+"""
+    )
+    run_recipe(load_recipe(recipe))
+    data = json.loads(Path("best/sft/data.json").read_text())
+    selected = read_responses("best/select/responses.jsonl")
+    said = [row for row in selected if row.responses[0].text.strip()]
+    assert data["read"]["records"] == len(said) > 16
+
+
+def test_rounds_in_a_recipe_are_extended_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "rounds.yaml"
+    recipe.write_text(
+        """\
+output_dir: out
+stages:
+  - {stage: iterate, model: ../sft/model, dataset: ../world/train_prompts.jsonl, rounds: 1,
+     num_responses: 2, max_new_tokens: 16, eval_prompts: 2, judge: {noise: 0.5},
+     train: {method: dpo, max_steps: 1}}
+"""
+    )
+    run_recipe(load_recipe(recipe))
+    before = stage_files(Path("out/iterate"))
+    more = load_recipe(recipe, ["iterate.rounds=2"])
+    assert "iterate (iterate): goes on: rounds was 1, is 2" in plan_recipe(more)
+    run_recipe(more)
+    after = stage_files(Path("out/iterate"))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 6
+    run_recipe(load_recipe(recipe, ["iterate.rounds=2", "iterate.train.beta=0.5"]))
+    assert "iterate: train changed; runs again from the start" in capsys.readouterr().err
+    assert not set(stage_files(Path("out/iterate")).values()) & set(after.values())

@@ -1,0 +1,80 @@
+"""The rounds' table and curves: what is told, what is left out, whose time counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accord.report.page import write_report
+from accord.report.reading import read_inputs
+from accord.report.results import merge_results
+from accord.report.round_curves import round_curves
+from accord.report.rounds import rounds_of_run
+from accord.runs import write_json_atomic
+from accord.settings.stages import ReportSettings
+
+
+def told(**more: Any) -> dict[str, Any]:
+    rows = [
+        {
+            "round": number,
+            "true_reward": {"mean": 0.4 + 0.1 * number, "low": 0.3 + 0.1 * number, "high": 0.9},
+            "reward_model_score": None,
+            "win_rate": {"mean": 0.75, "low": 0.6, "high": 0.85} if number else None,
+            "kl": {"mean": 1.5 * number, "low": None, "high": None},
+            "mean_length": 12.0,
+            "finished_share": 0.995,
+            "distinct_2": 0.25,
+        }
+        for number in range(3)
+    ]
+    plain = {"method": "<dpo>", "keep_data": "round", "reference": "moving", "rounds": rows}
+    return {**plain, **more}
+
+
+def test_the_table_tells_what_was_measured() -> None:
+    table = rounds_of_run(told())
+    headings = [column.heading for column in table.columns]
+    assert headings == ["True reward", "Wins", "KL", "Words", "Ended", "Distinct-2"]
+    assert [name for name, _ in table.rows] == ["0", "1", "2"]
+    shown = [cell.text for cell in table.rows[0][1]]
+    assert shown == ["0.400", "–", "0.00", "12.0", ">99%", "0.250"]
+    assert table.rows[1][1][1].small == "60% to 85%"
+    assert "by <dpo> on its own verdicts and the reference is the start of each round" in (
+        table.sentence
+    )
+    plain = rounds_of_run(told(reference=None, keep_data="all")).sentence
+    assert "on all verdicts so far. Round 0" in plain
+
+
+def test_a_curve_needs_two_rounds() -> None:
+    curves = round_curves(told()["rounds"], "rounds0")
+    assert [curve.title for curve in curves] == [
+        "True reward",
+        "Wins",
+        "KL",
+        "Words",
+        "Ended",
+        "Distinct-2",
+    ]
+    assert [c.title for c in round_curves(told()["rounds"][:2], "r") if c.title == "Wins"] == []
+    assert round_curves(told()["rounds"][:1], "r") == []
+
+
+def test_the_page_shows_rounds_escaped_and_counts_their_time_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run/iterate"
+    for place, kind, seconds in (
+        (folder, "iterate", 10.0),
+        (folder / "round-1/train", "train", 7.0),
+        (tmp_path / "run/world", "world", 2.0),
+    ):
+        stage = {"stage": kind, "name": place.name, "settings": {}, "seconds": seconds}
+        write_json_atomic(place / "stage.json", stage)
+    write_json_atomic(folder / "rounds.json", told())
+    settings = ReportSettings(run=str(tmp_path / "run"), output_dir=str(tmp_path / "run"))
+    assert merge_results(read_inputs(settings))["run"]["seconds"] == 12.0
+    page = write_report(settings).read_text()
+    assert "<h2>Rounds</h2>" in page
+    assert "trains by &lt;dpo&gt; on its own verdicts" in page
+    assert "<dpo>" not in page
+    assert page.count(' by round"') == 6
