@@ -331,7 +331,7 @@ def test_responses_are_demonstrations_for_sft(file: Any) -> None:
         {"prompt": "q", "model": "m", "responses": [{"text": " "}]},
         {"prompt": "q", "model": "m", "responses": ["a"]},
     ]
-    place = file(rows)
+    place = file(*rows)
     records, report = read_records(place, "sft")
     shown = [(r.prompt, r.response, r.finished) for r in records if isinstance(r, Demonstration)]
     assert shown == [("p", "a", True), ("p", "b", False)]
@@ -342,6 +342,6 @@ def test_responses_are_demonstrations_for_sft(file: Any) -> None:
     ]
     assert len(read_records(place, "prompts")[0]) == 3
     # A ranking's responses are no such lines: its row still names what it fits.
-    ranking = file([{"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}])
+    ranking = file({"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]})
     with pytest.raises(DataError, match="These rows would fit `reward`, `dpo`"):
         read_records(ranking, "sft")

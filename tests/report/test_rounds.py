@@ -23,7 +23,7 @@ def told(**more: Any) -> dict[str, Any]:
             "win_rate": {"mean": 0.75, "low": 0.6, "high": 0.85} if number else None,
             "kl": {"mean": 1.5 * number, "low": None, "high": None},
             "mean_length": 12.0,
-            "finished_share": 0.995,
+            "finished_share": 0.997,
             "distinct_2": 0.25,
         }
         for number in range(3)
