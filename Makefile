@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help .venv .venv-trl demo test check bench format docs
+.PHONY: help .venv .venv-trl .venv-trl-ppo demo test check bench format docs
 
 help:
 	@echo "make demo    the whole cycle on the embedded world, then runs/demo/report.html"
@@ -47,7 +47,17 @@ $(TRL): constraints.txt
 	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0
 	touch $(TRL)
 
-bench: $(STAMP) $(TRL)
+# TRL 1.12 was the last to have PPO.
+TRL_PPO := .venv-trl-ppo/.installed
+.venv-trl-ppo: $(TRL_PPO)
+
+$(TRL_PPO):
+	test -x .venv-trl-ppo/bin/python || $(PYTHON) -m venv .venv-trl-ppo
+	.venv-trl-ppo/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-trl-ppo/bin/python -m pip install --quiet trl==1.12.0 'transformers<5.20' peft
+	touch $(TRL_PPO)
+
+bench: $(STAMP) $(TRL) $(TRL_PPO)
 	$(BIN)/python benchmarks/quick.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/training.py --work vocabulary --rows 2 --only "DPO, reference online"
@@ -55,6 +65,7 @@ bench: $(STAMP) $(TRL)
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/online.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

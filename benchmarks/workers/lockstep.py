@@ -33,6 +33,20 @@ def worker_arguments(methods: Iterable[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def online_arguments(methods: Iterable[str]) -> argparse.Namespace:
+    """What workers of online learning are told: episodes an iteration, responses to a prompt, and
+    the tokens of a response."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("method", choices=list(methods))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--episodes", type=int, default=32)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--precision", default="bf16")
+    return parser.parse_args()
+
+
 class Worker:
     """A worker script as a process that waits between its steps."""
 

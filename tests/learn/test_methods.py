@@ -513,13 +513,15 @@ def test_without_a_kl_no_reference_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("accord.learn.online._frozen", lambda settings: pytest.fail("loaded"))
+    monkeypatch.setattr("accord.learn.roles.load_causal", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("accord.learn.roles.base_view", lambda policy: pytest.fail("made"))
     settings = toys.settings("grpo", "llama", tmp_path, beta=0.0, lora=lora)
     with caplog.at_level("INFO", logger="accord"):
         (result,) = train("grpo", settings)
     assert "objective/kl" not in result.metrics
-    assert "reference:" not in caplog.text
-    assert "critic:" not in caplog.text
+    assert "memory of the policy" in caplog.text
+    assert "memory of the reference" not in caplog.text
+    assert "memory of the critic" not in caplog.text
 
 
 def test_ppo_with_pretraining_rows_and_without_critic(toys: Toys, tmp_path: Path) -> None:
