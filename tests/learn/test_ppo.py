@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from accord.errors import TrainingError
 from accord.learn.checkpoints import Learner, TrainState
@@ -228,12 +229,19 @@ def test_accumulation_changes_neither_loss_nor_gradient(minibatches: int) -> Non
                     assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
 
 
-def test_more_minibatches_than_episodes_or_passes_are_harmless() -> None:
+def test_more_passes_than_episodes_are_harmless_and_more_minibatches_refused() -> None:
     settings = settings_of(
-        per_device_train_batch_size=3, num_mini_batches=4, gradient_accumulation_steps=2
+        per_device_train_batch_size=3, num_mini_batches=3, gradient_accumulation_steps=2
     )
     _, (result,) = run_ppo(roles_of(), settings)
     assert all(math.isfinite(v) for v in result.metrics.values())
+    with pytest.raises(ValidationError, match="can't be split into `num_mini_batches=4`"):
+        settings_of(per_device_train_batch_size=3, num_mini_batches=4)
+
+
+def test_an_adaptive_beta_needs_one_to_adapt() -> None:
+    with pytest.raises(ValidationError, match="can't adapt a beta of 0"):
+        settings_of(beta=0.0, adaptive_kl_target=6.0)
 
 
 def test_the_critic_warms_up_while_the_policy_stands_still() -> None:

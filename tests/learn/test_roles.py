@@ -150,6 +150,21 @@ def test_a_whole_reward_model_is_told_and_the_critic_starts_anew(
     torch.testing.assert_close(token_values(roles.critic, batch()), expected)
 
 
+def test_one_reward_model_shares_the_base_and_a_second_is_by_itself(
+    toys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    both = [{"kind": "reward_model", "name": n, "model": str(toys / "rm")} for n in ("a", "b")]
+    roles, plan = loaded(settings_of(toys, lora=LORA, reward_model=None, rewards=both))
+    assert "another reward model is on the policy's base already" in caplog.text
+    first, second = (memory for role, memory in plan.items() if role.startswith("reward "))
+    assert 0 < first.weights < second.weights
+    one = load_roles(settings_of(toys, lora=LORA))
+    torch.testing.assert_close(
+        torch.tensor(scores(roles)), 2 * torch.tensor(scores(one)), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_method_may_go_without_critic_or_reference(toys: Path) -> None:
     roles = load_roles(settings_of(toys, lora=LORA, vf_coef=0, gae_lambda=1, beta=0))
     assert roles.critic is None

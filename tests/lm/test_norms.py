@@ -65,5 +65,21 @@ class ShiftedRMSNorm(nn.Module):
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) + 0.1
 
 
-def test_a_norm_of_another_kind_is_left_alone() -> None:
-    assert speed_up_norms(nn.Sequential(ShiftedRMSNorm())) == 0
+class GatedRMSNorm(nn.Module):
+    """Mamba 2's: it may be given a gate besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        if gate is not None:
+            x = x * nn.functional.silu(gate)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+@pytest.mark.parametrize("kind", [ShiftedRMSNorm, GatedRMSNorm])
+def test_a_norm_of_another_kind_is_left_alone(kind: type[nn.Module]) -> None:
+    assert speed_up_norms(nn.Sequential(kind())) == 0

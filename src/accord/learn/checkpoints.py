@@ -156,8 +156,11 @@ def newest_step(output_dir: Path) -> int:
 
 
 def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learned."""
-    return {key: value for key, value in settings.items() if key not in FREE}
+    """The settings that change what is learned; how a server is reached does not."""
+    kept = {key: value for key, value in settings.items() if key not in FREE}
+    if isinstance(sampler := kept.get("sampler"), Mapping):
+        kept["sampler"] = {key: value for key, value in sampler.items() if key in ("kind", "model")}
+    return kept
 
 
 def _steps(output_dir: Path) -> list[Path]:
@@ -178,11 +181,11 @@ def _same_processes(then: int, place: Path) -> None:
 
 
 def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
-    current = json.loads(json.dumps(dict(now)))
+    then, current = changing(then), changing(json.loads(json.dumps(dict(now))))
     changed = [
         f"{key} was {then.get(key)!r} and is {current.get(key)!r}"
         for key in sorted(set(then) | set(current))
-        if key not in FREE and then.get(key) != current.get(key)
+        if then.get(key) != current.get(key)
     ]
     if changed:
         raise SettingsError(

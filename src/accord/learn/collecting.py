@@ -118,7 +118,11 @@ def collect(
 
 
 def held_out(
-    roles: Roles, prompts: Prompts, records: Sequence[PromptOnly], settings: OnlineSettings
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    beta: float,
 ) -> dict[str, float]:
     """How the policy does on prompts that it does not learn from, with the same draws each time,
     one response to each."""
@@ -148,7 +152,7 @@ def held_out(
         old=True,
         entropy=True,
     )
-    numbers = summary(episodes, one, settings.beta)
+    numbers = summary(episodes, one, beta)
     wanted = {name: numbers[name] for name in HELD_OUT if name in numbers}
     return wanted | source_metrics(episodes.by_source)
 

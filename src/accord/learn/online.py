@@ -78,7 +78,11 @@ def train_online(
         ),
         state,
         settings,
-        None if unseen is None else lambda: held_out(roles, *unseen, settings),
+        None
+        if unseen is None
+        else lambda: held_out(
+            roles, *unseen, settings, float(state.numbers.get("beta", settings.beta))
+        ),
     )
     try:
         yield from steps

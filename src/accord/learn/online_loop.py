@@ -22,6 +22,7 @@ from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining, Work, take_step
 from accord.learn.roles import Roles
 from accord.learn.rollback import drop_gradients, go_back, keep_start
+from accord.learn.rollout import drop
 from accord.learn.scoring import group_summary, summary
 from accord.objectives.policy import adapted_beta
 from accord.records import PromptOnly
@@ -80,6 +81,7 @@ def learn_online(
                 method, roles, settings, episodes, targets, beta, learns, logs, held, pretraining
             )
             found |= targets.numbers | _improve_or_skip(state, work, folder)
+        drop(held)
         found |= summary(episodes, settings, beta)
         if method.groups:
             found |= group_summary(episodes, settings)

@@ -18,7 +18,7 @@ from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
 from accord.learn.passes import deal
 from accord.learn.roles import Roles
-from accord.learn.rollout import Held
+from accord.learn.rollout import Held, drop
 from accord.learn.scoring import Targets
 from accord.lm.forward import (
     response_logps,
@@ -37,8 +37,10 @@ from accord.objectives.policy import (
     token_weights,
 )
 
-RATIO_TOLERANCE = {"fp32": 1e-2, "bf16": 0.2}  # |log ratio| allowed before the first step
-SAMPLER_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}  # mean |log ratio| of sampling and training
+# Mean |log ratio| allowed before the first step: to the pass before, and to sampling. A single
+# token of a deep model in bf16 may be off by more.
+RATIO_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
+SAMPLER_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def take_step(
         share = token(weights[:, None].expand(episodes.mask.shape))
         for loss, found in _losses(work, batch, token, share, first):
             parts += [found, _backward(loss, state, groups)]
+        drop(work.held)
     if work.learns and work.pretraining is not None:
         parts += _pretrain(state, work, work.pretraining, number)
     everyone = [episodes.groups[p] for p in members]
@@ -222,7 +225,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs (R,) with gradient, and entropies (R,) where they are learned from or told."""
     settings, held = work.settings, work.held
-    if first and held is not None and held.rows == token.rows:
+    if first and held is not None and held.rows == token.rows and held.logps is not None:
         return held.logps, None
     policy, temperature = work.roles.policy, settings.temperature
     learned = settings.entropy_coef > 0
@@ -275,12 +278,12 @@ def _backward(loss: Tensor, state: TrainState, groups: Sequence[PromptGroup]) ->
 def _same_policy(log_ratio: Tensor, to_sampler: Tensor, precision: str, off_policy: bool) -> None:
     """Before the first step of an iteration the ratio must be 1, and so must be that to what was
     sampled from, where it is the same model; raise where they are not."""
-    largest = float(log_ratio.detach().abs().max())
-    if largest > RATIO_TOLERANCE[precision]:
+    mean = float(log_ratio.detach().abs().mean())
+    if mean > RATIO_TOLERANCE[precision]:
         raise TrainingError(
-            f"Before the first step the policy's log-probs differ by up to {largest:.3g} nats from "
-            f"those recorded for the same tokens, so the ratio is not 1. The model does not give "
-            f"the same numbers twice: look for dropout or state in it."
+            f"Before the first step the policy's log-probs differ by {mean:.3g} nats on average "
+            f"from those recorded for the same tokens, so the ratio is not 1. The model does not "
+            f"give the same numbers twice: look for dropout or state in it."
         )
     mean = float(to_sampler.detach().abs().mean())
     if not off_policy and mean > SAMPLER_TOLERANCE[precision]:

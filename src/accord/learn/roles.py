@@ -86,7 +86,8 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
         critic = _critic(settings, policy, reward.models[0] if reward.models else None)
     reference = _reference(settings, policy) if settings.wants_reference else None
     models = {"policy": policy, "critic": critic, "reference": reference}
-    for line in told(memory_plan(models | {f"reward {lm.name}": lm for lm in reward.models})):
+    rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
+    for line in told(memory_plan(models | rewards)):
         log.info("%s", line)
     sampler = make_sampler(settings.sampler, policy)
     roles = Roles(policy, critic, reference, reward, sampler)

@@ -38,13 +38,19 @@ class Answered:
     exact: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """A forward pass with its graph, kept for the first optimiser step: which episodes it was
-    over, and the log-probs (R,) of their tokens."""
+    over, and the log-probs (R,) of their tokens, until the graph is let go."""
 
     rows: list[int]
-    logps: Tensor
+    logps: Tensor | None
+
+
+def drop(held: Held | None) -> None:
+    """Let a graph go, with its activations, once it was used or will not be."""
+    if held is not None:
+        held.logps = None
 
 
 def answer(

@@ -7,6 +7,7 @@ in the cache. The numbers are the model's own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
@@ -54,6 +55,7 @@ def _is_plain(module: Any) -> bool:
         and weight.device.type == "cpu"
         and isinstance(_epsilon(module), float)
         and len(list(module.parameters())) == 1
+        and len(inspect.signature(module.forward).parameters) == 1  # a gated one takes more
     )
 
 
@@ -93,7 +95,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, form: Form) -> Tensor:
-        out = torch.empty(x.shape, dtype=x.dtype)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         scales = []
         for rows, into in _rows(x, out):
             wide = rows.float()
@@ -111,7 +113,8 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, scales = ctx.saved_tensors
         factor = _factor(weight, ctx.form)
-        dx, dw = torch.empty(x.shape, dtype=x.dtype), torch.zeros_like(factor)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dw = torch.zeros_like(factor)
         parts = zip(_rows(x, dx, grad), scales.split(CACHED_ROWS), strict=True)
         for (rows, into, dy), scale in parts:
             unit, dy = rows.float() * scale, dy.float()

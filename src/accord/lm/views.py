@@ -98,6 +98,8 @@ def why_not_shared(policy: LanguageModel, place: str) -> str | None:
     folder = Path(place)
     if not (folder / "adapter_config.json").is_file():
         return "it is a full model"
+    if REWARD in policy.model.peft_config:
+        return "another reward model is on the policy's base already"
     kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if kind.get("peft_type") != "LORA":
         return f"it is a {kind.get('peft_type')} adapter, and not LoRA"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.learn.checkpoints import FREE
+from accord.learn.checkpoints import changing
 from accord.runs import digest_json, digest_path
 from accord.settings.recipe import StagePlan
 
@@ -45,12 +46,12 @@ def identity_of(plan: StagePlan) -> dict[str, Any]:
 
 def _decisive(plan: StagePlan, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what the stage makes."""
-    free = FREE if plan.kind in ("train", "iterate") else frozenset[str]()
     grows = GROWS.get(plan.kind)
-    kept = {k: v for k, v in settings.items() if k not in free and k != grows}
+    learns = plan.kind in ("train", "iterate", "sample")
+    kept = changing(settings) if learns else dict(settings)
     if plan.kind == "iterate":
-        kept["train"] = {k: v for k, v in settings["train"].items() if k not in free}
-    return kept
+        kept["train"] = changing(settings["train"])
+    return {k: v for k, v in kept.items() if k != grows}
 
 
 def is_finished(plan: StagePlan, before: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
@@ -65,13 +66,24 @@ def _named(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, str) and key in PLACES:
         yield value
     elif isinstance(value, str) and key == "function":
-        yield value.partition(":")[0]  # a file of rewards, if it is one
+        yield _code(value.partition(":")[0])
     elif isinstance(value, Mapping):
         for inner, item in value.items():
             yield from _named(item, inner)
     elif isinstance(value, list):
         for item in value:
             yield from _named(item, key)
+
+
+def _code(place: str) -> str:
+    """The file of a module or file of rewards."""
+    if Path(place).suffix == ".py":
+        return place
+    try:
+        spec = importlib.util.find_spec(place)
+    except (ImportError, ValueError, AttributeError):
+        return place  # told when it is imported
+    return (spec and spec.origin) or place
 
 
 def places_of(plan: StagePlan) -> list[str]:

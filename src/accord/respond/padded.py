@@ -90,4 +90,5 @@ def _logits(
         use_cache=True,
         **{memory: cache},
     ).last_hidden_state[:, -1]
-    return lm.head.logits(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):  # as the training pass does it
+        return lm.head.logits(hidden)

@@ -173,7 +173,8 @@ class _Batch:
         for a in range(0, len(who), HEAD_ROWS):
             states = hidden[a : a + HEAD_ROWS]
             states = states if isinstance(states, Tensor) else torch.stack(list(states))
-            logits = self.head.logits(states)
+            with torch.autocast(states.device.type, enabled=False):  # as the training pass does it
+                logits = self.head.logits(states)
             token, logp = draw(
                 logits, uniform[a : a + HEAD_ROWS].to(logits.device), self.responses.settings
             )

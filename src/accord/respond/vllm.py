@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from accord.errors import SettingsError
+from accord.errors import SettingsError, WorkError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.server import RefusedError, Server
 from accord.settings.sampling import SamplerSettings
@@ -198,8 +198,8 @@ class VllmSampler:
     def _unload(self, name: str) -> None:
         try:
             self.server.command("/v1/unload_lora_adapter", {"lora_name": name})
-        except RefusedError as refused:  # it holds a place on the server, no more
-            log.warning("The adapter %s stays on the server: %s", name, refused.message)
+        except (RefusedError, WorkError) as error:  # it holds a place on the server, no more
+            log.warning("The adapter %s stays on the server: %s", name, error)
 
 
 def _chosen(served: list[dict[str, Any]], wanted: str | None, url: str) -> tuple[str, int | None]:

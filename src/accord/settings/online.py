@@ -172,6 +172,13 @@ class OnlineSettings(TrainSettings):
                 "`max_kl_action=rollback` needs weights to go back to. Set `rollback_copy` to "
                 "memory or disk, or leave it out."
             )
+        if self.adaptive_kl_target is not None and not self.beta:
+            raise ValueError("`adaptive_kl_target` can't adapt a beta of 0. Set `beta`.")
+        if self.num_mini_batches > self.prompts_a_step:
+            raise ValueError(
+                f"{self.prompts_a_step} prompts in an iteration can't be split into "
+                f"`num_mini_batches={self.num_mini_batches}`. Lower it."
+            )
         if self.max_kl_action == "raise_beta" and not self.beta:
             raise ValueError("`max_kl_action=raise_beta` can't raise a beta of 0. Set `beta`.")
         both = {"missing_eos_score", "missing_eos_penalty"} <= self.model_fields_set
