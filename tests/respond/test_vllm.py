@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from accord.errors import SettingsError
+from accord.learn.online import train_online
 from accord.lm.adapters import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, save_model
@@ -24,6 +25,7 @@ from accord.respond.choose import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm import VllmSampler
 from accord.settings.sampling import SamplerSettings
+from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import SampleSettings
 from accord.settings.training import LoraSettings
 
@@ -191,3 +193,40 @@ def test_the_sample_stage_writes_what_a_server_answers(
     found = [r for row in rows for r in row.responses]
     assert len(found) == 40
     assert not any("w1" in r.text or "eos" in r.text for r in found)
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_a_policy_learns_from_what_the_server_samples(
+    method: str, server: VllmServer, model: Path, tmp_path: Path
+) -> None:
+    # The server is given each iteration's adapter: else its samples, and so the scores, would stay
+    # as they are, and the two engines would part.
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w5 w6"}\n{"prompt": "w9 w10"}\n')
+    (tmp_path / "mine.py").write_text(
+        "def fives(prompts, responses):\n"
+        "    return [float(sum(w in ('w5', 'w6') for w in r.split())) for r in responses]\n"
+    )
+    settings = METHOD_SETTINGS[method](
+        model=str(model),
+        dataset=str(tmp_path / "prompts.jsonl"),
+        output_dir=str(tmp_path / "out"),
+        rewards=[{"kind": "python", "function": f"{tmp_path / 'mine.py'}:fives"}],
+        sampler={"kind": "vllm", "url": server.url},
+        lora={"r": 8},
+        per_device_train_batch_size=64,
+        num_generations=32,
+        max_new_tokens=8,
+        max_length=32,
+        max_steps=8,
+        learning_rate=2e-2,
+        lr_scheduler_type="constant",
+        missing_eos_penalty=0.0,
+        device="cpu",
+    )
+    rows = [result.metrics for result in train_online(method, settings)]
+    assert rows[-1]["objective/scores"] > rows[0]["objective/scores"] + 0.5
+    for row in rows:
+        assert row["sampler/weight_mean"] == pytest.approx(1.0, abs=0.01)
+        assert abs(row["sampler/mismatch_kl"]) < 1e-3
+    assert not (tmp_path / "out" / "published").exists()
+    assert (tmp_path / "out" / "model" / "adapter_config.json").is_file()
