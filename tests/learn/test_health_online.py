@@ -234,6 +234,18 @@ def test_steps_that_were_taken_back(every: int, level: str) -> None:
     assert remark.text.startswith(f"{60 // every} of 60 logged steps passed max_kl=0.5")
 
 
+def test_steps_that_were_not_finite_are_told() -> None:
+    rows = rows_of(HEALTHY)
+    for row in rows:
+        row["skipped"] = 0.0
+    assert training_health(rows, {}, {}) == []
+    rows[7]["skipped"] = rows[30]["skipped"] = 1.0
+    (remark,) = training_health(rows, {}, {})
+    assert (remark.about, remark.level) == ("not finite", "warning")
+    assert remark.text.startswith("2 of 60 logged steps had a loss or gradient that was not finite")
+    assert "the last at step 31" in remark.text
+
+
 def test_numbers_that_were_not_finite_are_passed_over() -> None:
     rows = rows_of(HEALTHY)
     for row in rows[::3]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from accord.learn.course import Course, Health, Row
 from accord.learn.health_offline import offline_health
-from accord.learn.health_online import kl_limit, online_health
+from accord.learn.health_online import kl_limit, online_health, skipped
 
 UNUSED = 0.05  # share of rows
 START_AWAY = 0.05  # |reward| of the first step beyond which the reference is another model
@@ -26,6 +26,7 @@ def training_health(
     What was not logged is not judged; with few rows only data, reference and the KL's limit are.
     """
     found = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
+    found += skipped(rows)
     if len(rows) >= FEWEST:
         course = Course(rows)
         found += [*offline_health(course, settings), *online_health(course, settings)]

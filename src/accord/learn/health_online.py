@@ -79,6 +79,19 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
     return found
 
 
+def skipped(rows: Sequence[Row]) -> list[Health]:
+    """Steps whose loss or gradient was not finite, and were taken back."""
+    lost = [row for row in rows if row.get("skipped") == 1]
+    if not lost:
+        return []
+    text = (
+        f"{len(lost)} of {len(rows)} logged steps had a loss or gradient that was not finite, the "
+        f"last at step {lost[-1].get('step')}, and were taken back. Lower learning_rate or "
+        f"max_grad_norm, or use precision=fp32; the third in a row ends the run."
+    )
+    return [Health("not finite", "warning", text)]
+
+
 def _score_fell(course: Course, score: str | None) -> list[Health]:
     """KL up and score down, since the tenth of the run in which the score was best."""
     kl, spread = course.named(*KL), course.named(*SPREAD)
