@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -465,6 +466,22 @@ def test_two_processes_write_at_the_same_time(place: Path) -> None:
         for name in ("x", "y"):
             pairs = {(c.prompt, c.chosen, c.rejected) for c in store.comparisons(annotator=name)}
             assert pairs == {(f"prompt {i}", f"{name} a", f"{name} b") for i in range(25)}
+
+
+def test_a_file_that_is_being_written_is_waited_for(place: Path) -> None:
+    # SQLite itself does not wait here: the file is not yet in write-ahead mode.
+    writer = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+    writer.execute("CREATE TABLE other (x)")
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO other VALUES (1)")
+    ending = threading.Timer(0.3, writer.execute, ("COMMIT",))
+    ending.start()
+    with sa.create_engine(f"sqlite:///{place}").connect() as other:
+        connect._write_ahead(other.connection.dbapi_connection)
+        assert not writer.in_transaction
+        assert other.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    ending.join()
+    writer.close()
 
 
 def test_another_database() -> None:

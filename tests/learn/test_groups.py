@@ -21,6 +21,7 @@ from accord.learn.online_loop import improve, learn_online
 from accord.learn.online_methods import ONLINE
 from accord.learn.policy_step import Work
 from accord.learn.roles import Roles
+from accord.learn.rollout import Held
 from accord.learn.scoring import group_summary, summary
 from accord.lm.packing import PromptGroup
 from tests.learn.test_fit import Recorder
@@ -216,6 +217,29 @@ def test_one_step_computes_the_policy_once(method: str) -> None:
     assert result.metrics["val/ratio"] == 1.0
     assert result.metrics["kl"] > 0
     assert result.metrics["entropy"] > 0
+
+
+@pytest.mark.parametrize("limit", [None, 1e-9])
+def test_a_kept_graph_is_let_go(limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a limit that is passed at once, no step uses it.
+    seen: list[Held] = []
+
+    def kept(*args: Any, **more: Any) -> tuple[Episodes, Held | None]:
+        episodes, held = collect(*args, **more)
+        assert held is not None
+        seen.append(held)
+        return episodes, held
+
+    monkeypatch.setattr("accord.learn.collecting.collect", kept)
+    settings, roles = settings_of("rloo", max_kl=limit), roles_of("rloo")
+    if limit is not None:  # the KL of a policy that is its reference is 0 but for rounding
+        monkeypatch.setattr("accord.learn.kl_limit.mean_kl", lambda episodes: 1.0)
+    list(
+        learn_online(
+            "rloo", state_of(roles, settings), roles, PROMPTS, RECORDS, settings, iterations=1
+        )
+    )
+    assert [held.logps for held in seen] == [None]
 
 
 def test_another_engines_samples_are_weighted() -> None:

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from accord.errors import NotFiniteError
-from accord.learn.checkpoints import TrainState, load_checkpoint, save_checkpoint
+from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
 from accord.learn.collecting import collect
 from accord.learn.fit import StepResult
 from accord.learn.kept_episodes import FOLDER, remove_episodes
@@ -390,3 +390,13 @@ def test_settings_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         settings_of(method, **more)
+
+
+def test_how_a_server_is_reached_is_no_change_of_what_is_learned() -> None:
+    def told(**sampler: Any) -> dict[str, Any]:
+        settings = settings_of("grpo", lora={}, sampler={"kind": "vllm", **sampler})
+        return changing(settings.model_dump(mode="json"))
+
+    first = told(url="http://127.0.0.1:8000")
+    assert told(url="http://127.0.0.1:8001", retries=9, timeout=5) == first
+    assert told(url="http://127.0.0.1:8000", model="another") != first

@@ -313,3 +313,13 @@ def test_log_probs_before_the_temperature_are_refused(fake: FakeVllm) -> None:
     before = len(fake.seen)
     ask(sampler, temperature=0.9)
     assert len(fake.seen) == before + 1  # it is known by now
+
+
+def test_a_server_that_is_gone_does_not_spoil_the_end(fake: FakeVllm, tmp_path: Path) -> None:
+    # What was trained is written after this.
+    (tmp_path / "adapter_config.json").write_text("{}")
+    sampler = connect(fake, retries=0)
+    sampler.publish(tmp_path)
+    fake.close()
+    sampler.close()
+    assert sampler.model == sampler.base

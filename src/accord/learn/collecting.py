@@ -15,7 +15,7 @@ from accord.learn.kept_episodes import keep_episodes, kept_episodes
 from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
 from accord.learn.roles import Roles
-from accord.learn.rollout import Held, answer, measure
+from accord.learn.rollout import Answered, Held, answer, measure
 from accord.learn.scoring import summary
 from accord.lm.forward import share_a_pass
 from accord.records import PromptOnly
@@ -79,16 +79,7 @@ def collect(
     tokens), a limit looks at them, or more than one step will be taken from them.
     """
     first = iteration * len(prompts)
-    roles.publish()
-    answered = answer(
-        roles.policy,
-        roles.sampler,
-        prompts,
-        records,
-        _sampling(settings),
-        seed=settings.seed,
-        streams=range(first, first + len(prompts)),
-    )
+    answered = _answered(roles, prompts, records, settings, range(first, first + len(prompts)))
     in_reward = settings.wants_reference and not method.kl_in_loss
     steps = settings.epochs * settings.num_mini_batches
     before = in_reward or settings.max_kl is not None or steps > 1
@@ -127,16 +118,7 @@ def held_out(
     """How the policy does on prompts that it does not learn from, with the same draws each time,
     one response to each."""
     one = settings.model_copy(update={"num_generations": 1})
-    roles.publish()
-    answered = answer(
-        roles.policy,
-        roles.sampler,
-        prompts,
-        records,
-        _sampling(one),
-        seed=settings.seed,
-        streams=range(len(prompts)),
-    )
+    answered = _answered(roles, prompts, records, one, range(len(prompts)))
     passes = settings.num_mini_batches * settings.gradient_accumulation_steps
     a_pass = max(1, settings.per_device_train_batch_size // passes)
     most = settings.max_tokens_per_forward
@@ -173,10 +155,27 @@ def minibatches(
     return [[prompts[place] for place in part] for part in parts if len(part)]
 
 
-def _sampling(settings: OnlineSettings) -> SamplingSettings:
-    return SamplingSettings(
+def _answered(
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    streams: range,
+) -> Answered:
+    """The responses of the policy as it is now."""
+    roles.publish()
+    sampling = SamplingSettings(
         num_responses=settings.num_generations,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         stop=tuple(settings.stop),
+    )
+    return answer(
+        roles.policy,
+        roles.sampler,
+        prompts,
+        records,
+        sampling,
+        seed=settings.seed,
+        streams=streams,
     )
