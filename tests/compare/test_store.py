@@ -470,6 +470,7 @@ def test_two_processes_write_at_the_same_time(place: Path) -> None:
 
 def test_a_file_that_is_being_written_is_waited_for(place: Path) -> None:
     # SQLite itself does not wait here: the file is not yet in write-ahead mode.
+    place.parent.mkdir()
     writer = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
     writer.execute("CREATE TABLE other (x)")
     writer.execute("BEGIN IMMEDIATE")
