@@ -17,14 +17,14 @@ from torch import Tensor
 
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import fit, schedule_of
-from accord.learn.kto import balanced, kto, log_ratios, mismatched
+from accord.learn.kto import balanced, before_step, behind_one_prompt, kto, mismatched
 from accord.learn.methods import METHODS
 from accord.learn.offline import train_offline
 from accord.learn.optimiser import adamw
 from accord.learn.order import RowOrder
 from accord.learn.processes import Processes
 from accord.learn.reference import kept_log_probs, token_log_probs
-from accord.lm.forward import check_packing
+from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.preferences import KtoSettings
@@ -194,16 +194,51 @@ def test_loss_and_gradient_are_the_papers(seed: int) -> None:
     )
 
 
+def before(
+    groups: list[PromptGroup],
+    elsewhere: list[PromptGroup],
+    lm: LanguageModel,
+    reference: LanguageModel,
+    rows: list[int],
+    settings: KtoSettings,
+    team: Any = Processes(),  # noqa: B008 - frozen
+) -> tuple[dict[int, Tensor], Tensor]:
+    together = behind_one_prompt(groups, elsewhere)
+    known = kept_log_probs(token_log_probs(reference, together, batch_size=4))
+    return before_step(lm, together, elsewhere, known, rows, settings, team)
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_before_a_step_each_row_is_read_as_if_alone(some: bool) -> None:
+    # Of the own response those tokens that are learned from, of the mismatched one all.
+    groups = labelled(True, False, True, False)
+    if some:
+        groups = [
+            replace(g, learned=(tuple(i % 2 == 0 for i in range(len(g.responses[0]))),))
+            for g in groups
+        ]
+    settings = KtoSettings(**NAMES)
+    elsewhere, lm, reference = mismatched(groups, settings), language_model(5), language_model(0)
+    own, ratios = before(groups, elsewhere, lm, reference, [3, 0, 2], settings)
+    for place, i in enumerate((3, 0, 2)):
+        with torch.no_grad():
+            expected = response_logps(reference, pack([groups[i]]))
+            other = pack([elsewhere[i]])
+            ratio = (response_logps(lm, other) - response_logps(reference, other)).sum()
+        torch.testing.assert_close(own[i], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ratios[place], ratio, rtol=1e-4, atol=1e-5)
+
+
 def test_some_reference_point_is_above_zero() -> None:
     # Else the test above would not see it: a clamped one is 0.
     groups = labelled(True, False, True, True, False)
     settings = KtoSettings(**NAMES, seed=3)
-    rows = mismatched(groups, settings)
+    elsewhere = mismatched(groups, settings)
     lm = language_model(5)
     above = []
     for seed in range(3):
-        known = kept_log_probs(token_log_probs(language_model(seed), rows, batch_size=4))
-        above.append(float(log_ratios(lm, rows, known, [0, 4, 2], settings, Processes()).mean()))
+        ratios = before(groups, elsewhere, lm, language_model(seed), [0, 4, 2], settings)[1]
+        above.append(float(ratios.mean()))
     assert max(above) > 0.05
     assert min(above) < -0.05
 
@@ -265,13 +300,13 @@ def test_processes_share_the_work_for_the_reference_point() -> None:
     settings = KtoSettings(**NAMES, per_device_train_batch_size=2)
     rows, lm = [8, 1, 1, 5, 0, 3], language_model(5)
     elsewhere = mismatched(groups, settings)
-    known = kept_log_probs(token_log_probs(language_model(0), elsewhere, batch_size=4))
-    alone = log_ratios(lm, elsewhere, known, rows, settings, Processes())
+    reference = language_model(0)
+    _, alone = before(groups, elsewhere, lm, reference, rows, settings)
     assert alone[1] == alone[2]
     team, found = Pair(), dict[int, Tensor]()
 
     def work(rank: int) -> None:
-        found[rank] = log_ratios(lm, elsewhere, known, rows, settings, team.member(rank))
+        found[rank] = before(groups, elsewhere, lm, reference, rows, settings, team.member(rank))[1]
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
     for thread in threads:

@@ -144,9 +144,9 @@ def test_a_whole_reward_model_is_told_and_the_critic_starts_anew(
     assert roles.critic.score is not None
     states = roles.reference
     assert states is not None
-    from accord.lm.forward import hidden_states
+    from accord.lm.forward import states_before
 
-    expected = roles.critic.score(hidden_states(states, batch()).before).squeeze(-1)
+    expected = roles.critic.score(states_before(states, batch())).squeeze(-1)
     torch.testing.assert_close(token_values(roles.critic, batch()), expected)
 
 

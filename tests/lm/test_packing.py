@@ -25,11 +25,12 @@ from accord.lm import attention_plan
 from accord.lm.attention_plan import AttentionPlan
 from accord.lm.forward import (
     check_packing,
-    hidden_states,
     response_kl,
     response_logps,
     response_logps_and_entropy,
     response_scores,
+    states_before,
+    states_last,
     token_values,
 )
 from accord.lm.load import _checked
@@ -423,9 +424,8 @@ def test_hidden_states_have_one_row_a_token_and_a_response() -> None:
     lm = wrapped(causal("llama"))
     batch: PackedBatch = pack(GROUPS)
     check_packing(lm)
-    states = hidden_states(lm, batch)
-    assert states.before.shape == (sum(sum(n) for _, n in SHAPES), 32)
-    assert states.last.shape == (sum(len(n) for _, n in SHAPES), 32)
+    assert states_before(lm, batch).shape == (sum(sum(n) for _, n in SHAPES), 32)
+    assert states_last(lm, batch).shape == (sum(len(n) for _, n in SHAPES), 32)
 
 
 def test_bf16_runs_near_fp32() -> None:

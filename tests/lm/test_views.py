@@ -262,9 +262,9 @@ def test_a_shared_reward_model_scores_as_one_by_itself(
 
 
 def states(lm: LanguageModel) -> Tensor:
-    from accord.lm.forward import hidden_states
+    from accord.lm.forward import states_before
 
-    return hidden_states(lm, ENDED).before
+    return states_before(lm, ENDED)
 
 
 def test_why_a_reward_model_is_loaded_by_itself(tmp_path: Path) -> None:

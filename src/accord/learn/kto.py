@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,11 +26,13 @@ SHIFT = 1 << 40  # the stream of random numbers that matches prompts with others
 
 @dataclass(slots=True)
 class Step:
-    """What is known of a whole step: z₀, and how many of its responses are desirable or not."""
+    """What is known of a whole step: z₀, how many of its responses are desirable or not, and the
+    reference's log-probs of each row's response tokens."""
 
     reference_point: float = 0.0
     desirable: int = 0
     undesirable: int = 0
+    before: dict[int, Tensor] = field(default_factory=dict)
 
 
 def kto(
@@ -48,20 +50,22 @@ def kto(
     assert settings.desirable_weight is not None
     assert settings.undesirable_weight is not None
     weights = (settings.desirable_weight, settings.undesirable_weight)
-    known = reference(groups)
     elsewhere = mismatched(groups, settings) if settings.loss_type == "kto" else []
-    known_elsewhere = reference(elsewhere)
+    together = behind_one_prompt(groups, elsewhere)
+    known = reference(together)
     step = Step()
 
     def begin_step(rows: Sequence[int]) -> None:
         labels = [label for i in rows for label in groups[i].labels]
         step.desirable, step.undesirable = sum(labels), len(labels) - sum(labels)
+        step.before, ratios = before_step(
+            lm, together, elsewhere, known, rows, settings, processes()
+        )
         if elsewhere:
-            ratios = log_ratios(lm, elsewhere, known_elsewhere, rows, settings, processes())
             step.reference_point = float(kto_reference_point(ratios))
 
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        before = known(batch, rows)
+        before = torch.cat([step.before[i] for i in rows]).to(batch.device)
         logps = response_logps(lm, batch)
         ratios = batch.per_response(logps - before)
         labels = [label for group in batch.groups for label in group.labels]
@@ -163,26 +167,51 @@ def _next_other_prompt(groups: Sequence[PromptGroup]) -> list[int]:
     return steps
 
 
+def behind_one_prompt(
+    groups: Sequence[PromptGroup], elsewhere: Sequence[PromptGroup]
+) -> list[PromptGroup]:
+    """Each row with its mismatched response as one more: the reference reads the prompt once."""
+    if not elsewhere:
+        return list(groups)
+    found = []
+    for group, other in zip(groups, elsewhere, strict=True):
+        (response,) = other.responses
+        learned = (*group.learned, (True,) * len(response)) if group.learned else ()
+        responses = (*group.responses, response)
+        found.append(replace(group, responses=responses, learned=learned, ranks=(), labels=()))
+    return found
+
+
 @torch.no_grad()
-def log_ratios(
+def before_step(
     lm: LanguageModel,
-    groups: Sequence[PromptGroup],
+    together: Sequence[PromptGroup],
+    elsewhere: Sequence[PromptGroup],
     known: Reference,
     rows: Sequence[int],
     settings: KtoSettings,
     team: Processes,
-) -> Tensor:
-    """log π/π_ref (rows,) of the one response of each row, the processes taking turns."""
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Of each row the reference's log-probs of its own response tokens; and log π/π_ref (rows,)
+    of its mismatched response, 0 where there is none. The processes take turns."""
     once = list(dict.fromkeys(rows))
-    passes = schedule_of(len(groups), settings, team.count).passes(once, groups)
-    found: dict[int, float] = {}
+    passes = schedule_of(len(together), settings, team.count).passes(once, together)
+    found: dict[int, tuple[Tensor, float]] = {}
     for part in passes[team.rank :: team.count]:
-        batch = pack([groups[i] for i in part], lm.device)
-        ratios = batch.per_response(response_logps(lm, batch) - known(batch, part))
-        found.update(zip(part, ratios.tolist(), strict=True))
+        reference = known(pack([together[i] for i in part], lm.device), part)
+        own = reference.cpu().split([together[i].targets for i in part])
+        ratios = [0.0] * len(part)
+        if elsewhere:
+            batch = pack([elsewhere[i] for i in part], lm.device)
+            counts = batch.lengths.tolist()
+            theirs = torch.cat([row[-n:] for row, n in zip(own, counts, strict=True)])
+            own = tuple(row[:-n] for row, n in zip(own, counts, strict=True))
+            logps = response_logps(lm, batch)
+            ratios = batch.per_response(logps - theirs.to(logps.device)).tolist()
+        found.update(zip(part, zip(own, ratios, strict=True), strict=True))
     for share in team.gathered(found):
         found.update(share)
-    return torch.tensor([found[i] for i in rows])
+    return {i: own for i, (own, _) in found.items()}, torch.tensor([found[i][1] for i in rows])
 
 
 def _metrics(

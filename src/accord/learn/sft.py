@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.learn.losses import Losses, MakeReference, Metric, Objective, metric
-from accord.lm.forward import hidden_states
+from accord.lm.forward import states_before
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.objectives.logprobs import token_logps, token_logps_and_statistics
@@ -21,7 +21,7 @@ def sft(
     """Cross-entropy of each response token."""
 
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        hidden = hidden_states(lm, batch).before
+        hidden = states_before(lm, batch)
         metrics: dict[str, Metric] = {}
         if log:
             logps, entropy, correct = token_logps_and_statistics(hidden, lm.head, batch.targets)

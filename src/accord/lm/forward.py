@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from accord.errors import ModelError
 from accord.lm.attention import NAME
+from accord.lm.last_layer import LastLayer
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.logprobs import (
@@ -23,33 +24,41 @@ from accord.objectives.logprobs import (
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """Hidden states of a batch: `before` (R, D) predicts each response token, `last` (N, D) is
-    the state at each response's last token."""
-
-    before: Tensor
-    last: Tensor
+def states_before(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The hidden states (R, D) that predict each response token."""
+    # A token's position is its place in its row, and what predicts it stands before it.
+    return _states(lm, batch, batch.predict, batch.response_of, batch.position_ids[batch.predict])
 
 
-def hidden_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
-    """Run the backbone over a batch, each prompt once where the architecture allows it."""
+def states_last(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The hidden states (N, D) at each response's last token."""
+    responses = torch.arange(len(batch.last), device=batch.device)
+    return _states(lm, batch, batch.last, responses, batch.position_ids[batch.last])
+
+
+def _states(
+    lm: LanguageModel, batch: PackedBatch, flat: Tensor, responses: Tensor, positions: Tensor
+) -> Tensor:
+    """The backbone's output at some tokens, each prompt computed once where the architecture
+    allows it: at flat indices of the batch, or at positions in plain rows, one a response."""
     with lm.compute():
         if not lm.shares_prefixes:
-            return _row_states(lm, batch)
-        out = lm.backbone(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
-            # A ready-made 4-d mask keeps transformers from building one; the plan replaces it.
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.device),
-            packed=batch.attention,
-            use_cache=False,
-        ).last_hidden_state[0]
-    return Hidden(out[batch.predict], out[batch.last])
+            return _row_states(lm, batch)[responses, positions]
+        last = lm.last_layer
+        with nullcontext() if last is None else last.only(flat.unique(), len(batch.input_ids)):
+            out = lm.backbone(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.position_ids[None],
+                # A ready-made 4-d mask keeps transformers from building one; the plan replaces it.
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.device),
+                packed=batch.attention,
+                use_cache=False,
+            ).last_hidden_state[0]
+    return out[flat]
 
 
-def _row_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
-    """The same states from plain rows, prompt and response together, padded at the end."""
+def _row_states(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The states (N, longest, D) of plain rows, prompt and response together, padded at the end."""
     rows = [(*g.prompt, *r) for g in batch.groups for r in g.responses]
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -57,16 +66,15 @@ def _row_states(lm: LanguageModel, batch: PackedBatch) -> Hidden:
         ids[i, : len(row)] = torch.tensor(row)
     ends = torch.tensor([len(row) for row in rows])
     mask = torch.arange(width)[None] < ends[:, None]
-    before = batch.position_ids[batch.predict]  # a token's position is its place in its row
-    out = lm.backbone(
+    out: Tensor = lm.backbone(
         input_ids=ids.to(batch.device), attention_mask=mask.to(batch.device), use_cache=False
     ).last_hidden_state
-    return Hidden(out[batch.response_of, before], out[torch.arange(len(rows)), ends - 1])
+    return out
 
 
 def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
     """Log-prob of each response token, float32 (R,), with gradient."""
-    hidden = hidden_states(lm, batch).before
+    hidden = states_before(lm, batch)
     return token_logps(hidden, lm.head, batch.targets, temperature)
 
 
@@ -75,7 +83,7 @@ def response_logps_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each response token (R,), and the entropy of its distribution (R,), which has
     a gradient only where it is to be learned from."""
-    hidden = hidden_states(lm, batch).before
+    hidden = states_before(lm, batch)
     logps, entropy = _logps(lm, batch, hidden, temperature, True, entropy_learns)
     assert entropy is not None
     return logps, entropy
@@ -83,17 +91,17 @@ def response_logps_and_entropy(
 
 def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The raw score of each response, float32 (N,), read at its last token."""
-    return lm.scores_of(hidden_states(lm, batch).last)
+    return lm.scores_of(states_last(lm, batch))
 
 
 def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """Each head's raw score of each response, float32 (N, heads), read at its last token."""
-    return lm.head_scores_of(hidden_states(lm, batch).last)
+    return lm.head_scores_of(states_last(lm, batch))
 
 
 def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """A critic's value before each response token, float32 (R,), in normalised scores."""
-    return (lm.scores_of(hidden_states(lm, batch).before) - lm.score_mean) / lm.score_std
+    return (lm.scores_of(states_before(lm, batch)) - lm.score_mean) / lm.score_std
 
 
 def share_a_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
@@ -117,7 +125,7 @@ def shared_pass(
     With `learns` False no gradient reaches the policy, only the critic's head.
     """
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-        hidden = hidden_states(policy, batch).before
+        hidden = states_before(policy, batch)
         logps, found = _logps(policy, batch, hidden, temperature, entropy, entropy_learns)
     return logps, found, (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
 
@@ -143,9 +151,9 @@ def response_kl(
 ) -> Tensor:
     """KL(π‖π_ref) in nats along each response (N,): the sum over its tokens of the exact KL."""
     per_token = token_kl(
-        hidden_states(lm, batch).before,
+        states_before(lm, batch),
         lm.head,
-        hidden_states(reference, batch).before,
+        states_before(reference, batch),
         reference.head,
         temperature,
     )
@@ -197,13 +205,24 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: 
     before = config._attn_implementation
     try:
         lm.inner.set_attn_implementation(NAME)
-        packed = _read(lm, batch)
-        agrees = bool(torch.allclose(packed, own, atol=allowed, rtol=allowed))
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+        lm.last_layer = LastLayer(lm.backbone)
+        agrees = _same(lm, batch, own, allowed)
+        if not agrees:  # its last layer may be of another kind
+            lm.last_layer.remove()
+            lm.last_layer = None
+            agrees = _same(lm, batch, own, allowed)
+    except ValueError:
         agrees = False
     if not agrees:
         lm.inner.set_attn_implementation(before)
     return agrees
+
+
+def _same(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: float) -> bool:
+    try:
+        return bool(torch.allclose(_read(lm, batch), own, atol=allowed, rtol=allowed))
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
 
 
 def _read(lm: LanguageModel, batch: PackedBatch) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from accord.lm.last_layer import LastLayer
 from accord.lm.switch import AdapterSwitch, adapter_of
 from accord.objectives.logprobs import Head
 
@@ -33,6 +34,7 @@ class LanguageModel:
     Several language models can be views on one `model` (`lm/views.py`): each has its `adapter` of
     those that `switch` turns on and off (None: the base alone), and a critic or reward model its
     `score` head. Of a view with `head_only` the head alone learns; its backbone is another's.
+    `last_layer` lets the model's last layer compute only the tokens that are read, where it can.
     """
 
     model: Any
@@ -53,6 +55,7 @@ class LanguageModel:
     adapter: str | None = None
     score: nn.Linear | None = None
     head_only: bool = False
+    last_layer: LastLayer | None = None
 
     @property
     def inner(self) -> Any:
@@ -181,6 +184,9 @@ class LanguageModel:
         if self.switch is not None:
             kind["context_fn"] = self.switch.once_more
         (enable or self.inner.gradient_checkpointing_enable)(kind)
+        if self.last_layer is not None:  # when it is computed again, nobody says what is read
+            self.last_layer.remove()
+            self.last_layer = None
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
 

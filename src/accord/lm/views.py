@@ -135,6 +135,7 @@ def _scalar_view(
         adapter=adapter,
         score=head,
         head_only=head_only,
+        last_layer=policy.last_layer,
     )
 
 

@@ -1,0 +1,90 @@
+"""The last layer computes only what is read: the same numbers and gradients as when it does all."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from accord.lm.adapters import add_adapters
+from accord.lm.forward import check_packing, states_before, states_last
+from accord.lm.model import LanguageModel
+from accord.lm.packing import pack
+from accord.settings.training import LoraSettings
+from tests.lm.models import VOCABULARY, causal
+from tests.lm.toys import random_groups
+
+SHAPES = [(9, (4, 3)), (6, (1,)), (7, (2, 5, 2))]
+FAMILIES = ("llama", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "phi")
+
+
+def language_model(family: str, *, lora: bool = False) -> LanguageModel:
+    lm = LanguageModel(causal(family), tokenizer=None, name=family)
+    assert check_packing(lm)
+    return add_adapters(lm, LoraSettings(), seed=0) if lora else lm
+
+
+def with_gradients(lm: LanguageModel, read: Any) -> tuple[Tensor, list[Tensor | None]]:
+    """States, and the gradients of a sum of them that weighs each number differently."""
+    lm.model.zero_grad()
+    states = read(lm, pack(random_groups(SHAPES, VOCABULARY)))
+    torch.sin(states * torch.arange(states.numel()).view(states.shape)).sum().backward()
+    return states.detach(), [p.grad for p in lm.model.parameters()]
+
+
+@pytest.mark.parametrize("read", [states_before, states_last])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_numbers_are_those_of_a_whole_layer(family: str, read: Any, lora: bool) -> None:
+    lm = language_model(family, lora=lora)
+    assert lm.last_layer is not None
+    some, gradients = with_gradients(lm, read)
+    lm.last_layer = None
+    everything, expected = with_gradients(lm, read)
+    torch.testing.assert_close(some, everything, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            assert float((mine - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
+
+
+def seen_by_mlp(lm: LanguageModel, layer: int, read: Any) -> int:
+    widths: list[int] = []
+    mlp = lm.backbone.layers[layer].mlp
+    linear = mlp.down_proj
+    hook = linear.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    read(lm, pack(random_groups(SHAPES, VOCABULARY)))
+    hook.remove()
+    return widths[0]
+
+
+def test_only_what_is_read_is_computed() -> None:
+    lm = language_model("llama")
+    # 39 tokens; of each group the prompt's last and all response tokens but their last.
+    assert seen_by_mlp(lm, 0, states_before) == 39
+    assert seen_by_mlp(lm, -1, states_before) == (1 + 3 + 2) + (1 + 0) + (1 + 1 + 4 + 1)
+    assert seen_by_mlp(lm, -1, states_last) == 6
+    # A model's own pass, and that of a copy, compute everything.
+    ids = torch.arange(12)[None]
+    widths: list[int] = []
+    for model in (lm.model, copy.deepcopy(lm.model)):
+        linear = model.model.layers[-1].mlp.down_proj
+        linear.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+        model(input_ids=ids)
+    assert widths == [12, 12]
+
+
+def test_a_layer_that_is_computed_again_going_back_is_whole() -> None:
+    lm = language_model("llama")
+    expected = with_gradients(lm, states_before)
+    lm.recompute_activations()
+    assert seen_by_mlp(lm, -1, states_before) == 39
+    states, gradients = with_gradients(lm, states_before)
+    torch.testing.assert_close(states, expected[0], rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(gradients, expected[1], strict=True):
+        assert mine is not None
+        assert theirs is not None
+        assert float((mine - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
