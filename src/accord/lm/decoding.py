@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from accord.lm.attention_plan import Scores
 
 FIRST_ROOM = 64  # tokens that memory begins with; it doubles where more is needed
+SPAN = 8  # rows that are attended to together, as wide as the longest of them
+WORTH = 0.8  # of all rows' padded memory: spans must read less of it than this
 HIDDEN = -1e30  # added to the score of a key that is not seen; finite, so that none is NaN
 
 
@@ -41,9 +43,11 @@ class Calls:
 class Store:
     """Keys and values (rows, G, room, D) of each attention layer, for sequences of many lengths.
 
-    What no row has written is zero. Rows and room grow as they are needed.
+    What no row has written is zero. Rows and room grow as they are needed. `dtype` is the memory's
+    own precision; by default that of what is written.
     """
 
+    dtype: torch.dtype | None = None
     layers: dict[Layer, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def keep(self, layer: Layer, row: int, keys: Tensor, values: Tensor) -> None:
@@ -65,7 +69,8 @@ class Store:
                 buffer[:rows, :, width - 1] = new
             else:
                 where = step.places(*buffer.shape[1:3])
-                buffer.view(-1, buffer.shape[3]).index_copy_(0, where, new.flatten(0, 1))
+                flat = new.flatten(0, 1).to(buffer.dtype)
+                buffer.view(-1, buffer.shape[3]).index_copy_(0, where, flat)
         return self.read(layer, rows, width)
 
     def read(self, layer: Layer, rows: int, width: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +96,8 @@ class Store:
         rows = max(rows, held if held >= rows else 2 * held)
         while room < width:
             room *= 2
-        new = tuple(like.new_zeros(rows, like.shape[0], room, like.shape[2]) for _ in range(2))
+        shape = (rows, like.shape[0], room, like.shape[2])
+        new = tuple(like.new_zeros(shape, dtype=self.dtype or like.dtype) for _ in range(2))
         for buffer, before in zip(new, old or (), strict=False):
             buffer[: before.shape[0], :, : before.shape[2]] = before
         self.layers[layer] = (new[0], new[1])
@@ -179,6 +185,23 @@ class DecodeStep:
         """Whether all rows write at one place."""
         return int(self.at.min()) == self.width - 1
 
+    @cached_property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Rows [a, b) that are attended to at once, and how many tokens they have at most.
+
+        Rows of like length stand together at first, so on a CPU a few are less to read than all.
+        """
+        everything = [(0, len(self.at), self.width)]
+        if self.at.device.type != "cpu":
+            return everything
+        lengths = (self.at + 1).tolist()
+        spans = []
+        for a in range(0, len(lengths), SPAN):
+            part = lengths[a : a + SPAN]
+            spans.append((a, a + len(part), max(part)))
+        read = sum((b - a) * width for a, b, width in spans)
+        return spans if read < WORTH * len(lengths) * self.width else everything
+
     def places(self, groups: int, room: int) -> Tensor:
         """Where (R · G,) each row's token goes in flat memory (rows · G · room)."""
         if (groups, room) not in self.flat:
@@ -199,8 +222,19 @@ class DecodeStep:
         (rows, heads, dim), groups = query.shape, key.shape[1]
         layer = self.calls.next(module)
         keys, values = self.store.append(layer, self, key, value)
-        mask = self._mask("own", scores.window, query.dtype, 1)
-        found = [_partial(query.view(rows, groups, -1, dim), keys, values, mask, scores)]
+        mask = self._mask("own", scores.window, keys.dtype, 1)
+        own = query.view(rows, groups, -1, dim).to(keys.dtype)
+        parts = [
+            _partial(
+                own[a:b],
+                keys[a:b, :, :width],
+                values[a:b, :, :width],
+                None if mask is None else mask[a:b, ..., :width],
+                scores,
+            )
+            for a, b, width in self.spans
+        ]
+        found = [parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))]
         if self.sharing is not None:
             found.append(self._of_prompts(layer, query, groups, scores))
         outs = [o.reshape(rows, heads, -1) for o, _ in found]
@@ -208,7 +242,7 @@ class DecodeStep:
         if sinks is not None:
             sums.append(sinks.float().expand(rows, heads))
         if len(sums) == 1:
-            return outs[0]
+            return outs[0].to(query.dtype)
         share = torch.stack(sums).softmax(0)[..., None]
         out = outs[0] * share[0]
         for i, more in enumerate(outs[1:], 1):

@@ -63,7 +63,8 @@ class _Batch:
         self.waiting = deque(i * self.k + k for i in order for k in range(self.k))
         self.rows = torch.zeros(0, dtype=torch.long)
         self.over = torch.zeros(0, dtype=torch.bool)
-        self.store = Store()
+        # One query a row is a product with a vector, at which CPUs are slow in bfloat16.
+        self.store = Store(torch.float32 if lm.device.type == "cpu" else None)
         self.prompt_store = Store() if self.k > 1 else None
         self.held: list[int] = []  # the prompt in each row of the prompt store
         self.states: dict[int, Tensor] = {}  # at the end of held prompts
