@@ -25,7 +25,7 @@ def launched(count: int, *command: str) -> None:
     found = subprocess.run(
         [sys.executable, "-m", *launcher, *command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from accord.errors import SettingsError
+from accord.errors import AccordError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class Processes:
     def main(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """This process's part of 0, 1, …, count − 1; all parts are about as long."""
+        return range(count * self.rank // self.count, count * (self.rank + 1) // self.count)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their sums over all processes; a missing one counts as 0."""
@@ -48,6 +54,26 @@ class Processes:
         found: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(found, value)
         return found
+
+    def each(self, work: Callable[[], T]) -> list[T]:
+        """What the work gives in each process, in their order, on all of them.
+
+        Where it raises one of accord's errors in any, all raise the first, so that they stop or go
+        on together.
+        """
+        if self.count == 1:
+            return [work()]
+        given: list[T] = []
+        failed: AccordError | None = None
+        try:
+            given.append(work())
+        except AccordError as error:
+            failed = error
+        found = self.gathered((given, failed))
+        for _, first in found:
+            if first is not None:
+                raise first
+        return [value for values, _ in found for value in values]
 
     def told(self, value: Any) -> Any:
         """The main process's value, on all of them."""
@@ -76,12 +102,3 @@ def leave() -> None:
     """Wait for the other processes, at the end of the command: none ends before all are done."""
     if processes().count > 1:
         torch.distributed.barrier()
-
-
-def only_one(what: str) -> None:
-    """Raise SettingsError where several processes were started for what runs in one."""
-    if processes().count > 1:
-        raise SettingsError(
-            f"{what} runs in one process, but {processes().count} were started. Start it without "
-            f"a launcher."
-        )
