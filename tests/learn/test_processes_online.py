@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.learn.one_online import CASES, run
-from tests.learn.test_processes import launched
+from tests.learn.test_killed import arguments, rows_of, same
+from tests.learn.test_processes import launched, start
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +43,7 @@ def close(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_of_8_episodes_are_one_of_16(
-    name: str, in_two: Path, tmp_path: Path
-) -> None:
+def test_two_processes_of_8_episodes_are_one_of_16(name: str, in_two: Path, tmp_path: Path) -> None:
     told, tensors = run(CASES[name], 16, tmp_path)
     first, second = (json.loads((in_two / name / f"told-{i}.json").read_text()) for i in (0, 1))
     assert first["texts"] == told["texts"]
@@ -72,3 +76,70 @@ def test_the_cases_are_what_they_say(in_two: Path) -> None:
     assert [r["rolled_back"] for r in rows("limit")][:2] == [0.0, 1.0]
     assert len({r["objective/beta"] for r in rows("ppo")}) == 3
     assert not list(in_two.glob("**/start-*"))
+
+
+def lora_ppo(world: Path, **more: object) -> list[str]:
+    """Adapters on policy and on a critic that is a model of its own; 6 iterations."""
+    settings: Mapping[str, object] = {
+        "model": world / "model",
+        "reward_model": world / "model",
+        "critic": "separate",
+        "lora.r": 2,
+        "dataset": world / "train_prompts.jsonl",
+        "eval_dataset": world / "test_prompts.jsonl",
+        "max_steps": 6,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_new_tokens": 12,
+        "max_length": 160,
+        "learning_rate": 0.001,
+        "adaptive_kl_target": 0.1,
+        "adaptive_kl_horizon": 100,
+        "save_steps": 2,
+        **more,
+    }
+    return ["accord", *arguments("ppo", settings)]
+
+
+def workers(running: subprocess.Popen[str]) -> list[int]:
+    """The processes that a launcher has started, in order."""
+    found = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
+    return [int(pid) for pid in found.split()]
+
+
+def disturbed(command: list[str], folder: Path, lines: int, who: int, number: int) -> str:
+    """Send one of two processes a signal when there are so many rows; returns what was told."""
+    log, metrics = folder / "log", folder / "out/metrics.jsonl"
+    running = start(2, *command, cwd=folder, log=log)
+    while running.poll() is None:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+            os.kill(workers(running)[who], number)
+            break
+        time.sleep(0.01)
+    assert running.wait(timeout=300) != 0
+    return log.read_text()
+
+
+def test_the_command_in_two_processes_disturbed_and_not(tiny_world: Path, tmp_path: Path) -> None:
+    # One process of 8; two of 4, whole; and two of which one is killed, and the main one
+    # interrupted.
+    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
+    for folder in (one, two, again):
+        folder.mkdir()
+    command = lora_ppo(tiny_world, per_device_train_batch_size=4)
+    launched(1, *lora_ppo(tiny_world, per_device_train_batch_size=8), cwd=one)
+    launched(2, *command, cwd=two)
+    for found, expected in zip(rows_of(two / "out"), rows_of(one / "out"), strict=True):
+        assert found.keys() == expected.keys()
+        for key in ("loss", "objective/scores", "objective/kl", "eval/objective/scores"):
+            if key in expected:
+                assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
+    assert json.loads((two / "out/manifest.json").read_text())["status"] == "finished"
+    told = disturbed(command, again, lines=3, who=1, number=signal.SIGKILL)
+    assert "The processes of this run lost each other" in told
+    told = disturbed(command, again, lines=5, who=0, number=signal.SIGINT)
+    assert "Interrupted. The same command goes on where it stopped." in told
+    launched(2, *command, cwd=again)
+    same(two / "out", again / "out")
+    assert not list((again / "out").glob("start-*"))
+    assert not (again / "out/episodes").exists()

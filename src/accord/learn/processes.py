@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from accord.errors import AccordError
+from accord.errors import AccordError, WorkError
 
 T = TypeVar("T")
 
@@ -45,14 +46,16 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
+            with _together():
+                torch.distributed.all_reduce(parameter.grad)
 
     def gathered(self, value: Any) -> list[Any]:
         """What each process gives, in their order, on all of them."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(found, value)
+        with _together():
+            torch.distributed.all_gather_object(found, value)
         return found
 
     def each(self, work: Callable[[], T]) -> list[T]:
@@ -80,7 +83,8 @@ class Processes:
         if self.count == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box)
+        with _together():
+            torch.distributed.broadcast_object_list(box)
         return box[0]
 
 
@@ -101,4 +105,17 @@ def processes() -> Processes:
 def leave() -> None:
     """Wait for the other processes, at the end of the command: none ends before all are done."""
     if processes().count > 1:
-        torch.distributed.barrier()
+        with _together():
+            torch.distributed.barrier()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raise WorkError where what all processes do at once fails, as when one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkError(
+            f"The processes of this run lost each other: {error}. Where one of them has ended, its "
+            f"own message tells why. The same command goes on from the last checkpoint."
+        ) from error
