@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,14 @@ PRETRAINING = Pretraining(DEMONSTRATIONS, RowOrder(3, 0))
 
 @dataclass(frozen=True)
 class Case:
-    """A method, its settings, which calls of the reward break in the last process, and whether
-    the policy is its own reference."""
+    """A method, its settings, which calls of the reward break in the last process, whether the
+    policy is its own reference, and whether it samples as a server does: for the main process."""
 
     method: str
     settings: dict[str, Any]
     breaks: tuple[int, ...] = ()
     own_reference: bool = False
+    server: bool = False
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +69,7 @@ CASES = {
     "grpo": Case("grpo", {}),
     "grpo, few prompts": Case("grpo", {"num_generations": 8, "loss_type": "sequence"}),
     "rloo": Case("rloo", {"num_iterations": 2, "missing_eos_penalty": 0.5}),
+    "rloo, server": Case("rloo", {}, server=True),
     "a broken reward": Case("ppo", STEPS, breaks=(1,)),
     "always broken": Case("ppo", STEPS, breaks=(0, 1, 2)),
     "limit": Case(
@@ -93,6 +96,9 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
         roles = replace(roles, reference=roles_of(case.method).policy)
     if team.rank == team.count - 1 and case.breaks:
         roles = replace(roles, reward=Breaking(*case.breaks))
+    if case.server:
+        roles = replace(roles, server=True, publish=_only_main)
+        roles = replace(roles, sampler=roles.sampler if team.main else _no_prompts)
     state = state_of(roles, settings)
     steps = learn_online(
         case.method,
@@ -117,6 +123,15 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
     ]
     unseen = {} if case.breaks else _unseen(roles, settings)
     return {"rows": rows, "texts": texts, "error": error, **unseen}, state_tensors(state)
+
+
+def _only_main() -> None:
+    assert processes().main
+
+
+def _no_prompts(prompts: Sequence[Any], *args: Any, **more: Any) -> list[Any]:
+    assert not prompts
+    return []
 
 
 def _unseen(roles: Roles, settings: Any) -> dict[str, Any]:
