@@ -19,18 +19,32 @@ from tests.lm.toys import save_toy
 pytestmark = pytest.mark.slow
 
 
-def launched(count: int, *command: str) -> None:
-    """Run a Python module in `count` processes, told of each other as accelerate reads it."""
+def start(
+    count: int, *command: str, cwd: Path = ROOT, log: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start a Python module in `count` processes, told of each other as accelerate reads it; what
+    they tell goes to `log`, or to a pipe."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m"]
-    found = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", *launcher, *command],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        cwd=cwd,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT}/src",
+            "PYTHONHASHSEED": "0",  # peft writes the names of an adapter's layers in their order
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if log is None else log.open("a"),
         text=True,
-        timeout=300,
     )
-    assert found.returncode == 0, found.stderr[-3000:]
+
+
+def launched(count: int, *command: str, cwd: Path = ROOT) -> None:
+    """Run a Python module in `count` processes to its end."""
+    running = start(count, *command, cwd=cwd)
+    _, told = running.communicate(timeout=300)
+    assert running.returncode == 0, told[-3000:]
 
 
 @pytest.mark.parametrize(("micro", "accumulation"), [(4, 1), (2, 2)])

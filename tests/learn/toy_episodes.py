@@ -65,7 +65,8 @@ def digits(
     prompts: Sequence[Any], texts: Sequence[str], finished: Sequence[bool] | None = None
 ) -> list[float]:
     """Differs for any two responses that differ, all but surely."""
-    return [sum(int(t) * 0.37 ** (i + 1) for i, t in enumerate(x.split())) % 3 for x in texts]
+    each = (enumerate(text.split(), 1) for text in texts)
+    return [sum((int(t) * 0.37**i for i, t in tokens), 0.0) % 3 for tokens in each]
 
 
 def roles_of(method: str = "ppo", sharp: float = 3.0) -> Roles:

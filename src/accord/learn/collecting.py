@@ -14,8 +14,9 @@ from accord.learn.episodes import Episodes, passes_of
 from accord.learn.kept_episodes import keep_episodes, kept_episodes
 from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
+from accord.learn.processes import processes
 from accord.learn.roles import Roles
-from accord.learn.rollout import Answered, Held, answer, measure
+from accord.learn.rollout import Answered, Held, answer, joined, measure, score
 from accord.learn.scoring import summary
 from accord.lm.forward import share_a_pass
 from accord.records import PromptOnly
@@ -46,7 +47,11 @@ def episodes_of(
     logs: bool,
     folder: Path | None,
 ) -> tuple[Episodes, Held | None]:
-    """The iteration's episodes, as a run that was killed has left them, or sampled."""
+    """The iteration's episodes, as a run that was killed has left them, or sampled.
+
+    They are the same in all processes; the main one keeps them, and tells the others what is kept.
+    """
+    team = processes()
     if folder is None:
         return collect(method, roles, prompts, records, settings, iteration, logs=logs)
     identity = {
@@ -55,11 +60,13 @@ def episodes_of(
         "entropy": logs,
     }
     if settings.resume:
-        kept = kept_episodes(folder, iteration, prompts, records, identity)
+        kept = kept_episodes(folder, iteration, prompts, records, identity) if team.main else None
+        kept = team.told(kept)
         if kept is not None:
             return kept, None
     episodes, held = collect(method, roles, prompts, records, settings, iteration, logs=logs)
-    keep_episodes(folder, iteration, episodes, identity)
+    if team.main:
+        keep_episodes(folder, iteration, episodes, identity)
     return episodes, held
 
 
@@ -89,6 +96,7 @@ def collect(
             members,
             count=settings.gradient_accumulation_steps,
             most=settings.max_tokens_per_forward,
+            team=processes(),
         )
         for members in minibatches(range(len(prompts)), settings, iteration, epoch=0)
     ]
@@ -98,7 +106,7 @@ def collect(
     return measure(
         roles,
         answered,
-        records,
+        score(roles.reward, answered, records),
         plan,
         temperature=settings.temperature,
         reference=settings.wants_reference,
@@ -121,13 +129,13 @@ def held_out(
     answered = _answered(roles, prompts, records, one, range(len(prompts)))
     passes = settings.num_mini_batches * settings.gradient_accumulation_steps
     a_pass = max(1, settings.per_device_train_batch_size // passes)
-    most = settings.max_tokens_per_forward
-    count = math.ceil(len(prompts) / a_pass)
-    plan = [passes_of(answered.groups, range(len(prompts)), count=count, most=most)]
+    team, most = processes(), settings.max_tokens_per_forward
+    count = math.ceil(len(prompts) / (a_pass * team.count))
+    plan = [passes_of(answered.groups, range(len(prompts)), count=count, most=most, team=team)]
     episodes, _ = measure(
         roles,
         answered,
-        records,
+        score(roles.reward, answered, records),
         plan,
         temperature=settings.temperature,
         reference=settings.wants_reference,
@@ -140,9 +148,9 @@ def held_out(
 
 
 def rows_of(order: RowOrder, settings: OnlineSettings, iteration: int) -> list[int]:
-    """The prompts of an iteration (from 0)."""
-    first = iteration * settings.prompts_a_step
-    return order.slice(first, first + settings.prompts_a_step)
+    """The prompts of an iteration (from 0), of all processes."""
+    count = settings.prompts_a_step * processes().count
+    return order.slice(iteration * count, (iteration + 1) * count)
 
 
 def minibatches(
@@ -162,20 +170,30 @@ def _answered(
     settings: OnlineSettings,
     streams: range,
 ) -> Answered:
-    """The responses of the policy as it is now."""
-    roles.publish()
+    """The responses of the policy as it is now; each process writes those to its share of the
+    prompts, or, where a server does, the main one has them all written."""
+    team = processes()
+    own = team.share(len(prompts))
+    if roles.server:
+        own = range(len(prompts)) if team.main else range(0)
     sampling = SamplingSettings(
         num_responses=settings.num_generations,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         stop=tuple(settings.stop),
     )
-    return answer(
-        roles.policy,
-        roles.sampler,
-        prompts,
-        records,
-        sampling,
-        seed=settings.seed,
-        streams=streams,
-    )
+
+    def write() -> Answered:
+        if team.main:
+            roles.publish()
+        return answer(
+            roles.policy,
+            roles.sampler,
+            prompts[own.start : own.stop],
+            records[own.start : own.stop],
+            sampling,
+            seed=settings.seed,
+            streams=streams[own.start : own.stop],
+        )
+
+    return joined(team.each(write))

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from accord.learn.passes import deal
+from accord.learn.processes import Processes
 from accord.lm.packing import PromptGroup
+
+MEASURED = ("old_logps", "known", "ref_logps", "values", "entropy")  # by passes over the episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,17 @@ def fill(grid: Tensor, rows: Sequence[int], mask: Tensor, flat: Tensor) -> None:
     grid[list(rows)] = to_grid(flat.detach(), mask[list(rows)])
 
 
+def share_rows(episodes: Episodes, rows: Sequence[int], team: Processes) -> None:
+    """Give all processes what each has measured on rows of its own."""
+    if team.count == 1:
+        return
+    grids = {n: getattr(episodes, n) for n in MEASURED if getattr(episodes, n) is not None}
+    own = {name: grid[list(rows)] for name, grid in grids.items()}
+    for places, found in team.gathered((list(rows), own)):
+        for name, values in found.items():
+            grids[name][places] = values
+
+
 def part_of(groups: Sequence[PromptGroup], rows: Sequence[int]) -> list[PromptGroup]:
     """The token groups that hold some episodes, given in order; each prompt is there once."""
     k = len(groups[0].responses)
@@ -94,16 +108,24 @@ def _by_prompt(rows: Sequence[int], k: int) -> Iterator[tuple[int, list[int]]]:
 
 
 def passes_of(
-    groups: Sequence[PromptGroup], members: Sequence[int], *, count: int, most: int | None
+    groups: Sequence[PromptGroup],
+    members: Sequence[int],
+    *,
+    count: int,
+    most: int | None,
+    team: Processes = Processes(),  # noqa: B008 - frozen
 ) -> list[list[int]]:
     """The episodes of some prompts, dealt by tokens to `count` forward passes of at most `most`.
 
-    A prompt's responses stay together, but where they alone have more tokens than that.
+    A prompt's responses stay together, but where they alone have more tokens than that. Of several
+    processes each has `count` passes, and is told its own; where prompts are few, it may be none.
     """
     units = [unit for p in members for unit in _units(groups[p], p, most)]
     sizes = [_tokens(groups, unit) for unit in units]
-    dealt = deal(sizes, min(len(units), count), most=most)
-    return [sorted(e for u in part for e in units[u]) for part in dealt]
+    count = min(len(units), count * team.count)
+    dealt = deal(sizes, count, most=most, multiple=team.count)
+    own = dealt[team.rank :: team.count]
+    return [sorted(e for u in part for e in units[u]) for part in own]
 
 
 def _units(group: PromptGroup, prompt: int, most: int | None) -> Iterator[list[int]]:

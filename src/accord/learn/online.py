@@ -19,7 +19,7 @@ from accord.learn.offline import rows_of
 from accord.learn.online_loop import learn_online
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining
-from accord.learn.processes import only_one
+from accord.learn.processes import processes
 from accord.learn.roles import load_roles
 from accord.learn.stage import keep_going, model_card
 from accord.lm.encode import Limits, encode_prompts
@@ -41,7 +41,7 @@ def train_online(
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     goes on from it. `world` gives the embedded world's reward where that is a source.
     """
-    only_one(name.upper())
+    team = processes()
     if settings.max_length - settings.max_new_tokens < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt within "
@@ -62,7 +62,7 @@ def train_online(
         learners["critic"] = make_learner(roles.critic, settings, rate)
     state = TrainState(learners)
     iterations = settings.max_steps or math.ceil(
-        settings.num_train_epochs * len(prompts) / settings.prompts_a_step
+        settings.num_train_epochs * len(prompts) / (settings.prompts_a_step * team.count)
     )
     steps = keep_going(
         lambda s: learn_online(
@@ -87,11 +87,13 @@ def train_online(
     try:
         yield from steps
     finally:
-        roles.leave()
+        if team.main:
+            roles.leave()
     state.learners["policy"].restore()
-    save_model(policy, folder / "model", card=model_card(policy, name, settings))
-    remove_checkpoints(folder)
-    remove_episodes(folder)
+    if team.main:
+        save_model(policy, folder / "model", card=model_card(policy, name, settings))
+        remove_checkpoints(folder)
+        remove_episodes(folder)
 
 
 def _pretraining(policy: LanguageModel, settings: OnlineSettings) -> Pretraining | None:
@@ -118,6 +120,7 @@ def _prompts(
     prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
-    told.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
+    if processes().main:
+        told.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
     return prompts, kept

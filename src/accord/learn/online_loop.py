@@ -86,7 +86,7 @@ def learn_online(
         if method.groups:
             found |= group_summary(episodes, settings)
         state.step += 1
-        _adapt(state, found, settings)
+        _adapt(state, found, settings, len(episodes.scores))
         numbers["stopped"] = limit.stops
         numbers["num_tokens"] = numbers.get("num_tokens", 0) + sum(
             g.tokens for g in episodes.groups
@@ -148,14 +148,16 @@ def _improve_or_skip(state: TrainState, work: Work, folder: Path | None) -> dict
     return merge_metrics(parts)
 
 
-def _adapt(state: TrainState, found: dict[str, float], settings: OnlineSettings) -> None:
+def _adapt(
+    state: TrainState, found: dict[str, float], settings: OnlineSettings, episodes: int
+) -> None:
     if settings.adaptive_kl_target is None or "objective/kl" not in found:
         return
     state.numbers["beta"] = adapted_beta(
         float(state.numbers["beta"]),
         found["objective/kl"],
         target=settings.adaptive_kl_target,
-        episodes=settings.per_device_train_batch_size,
+        episodes=episodes,
         horizon=settings.adaptive_kl_horizon,
     )
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from accord.errors import TrainingError
 from accord.learn.checkpoints import TrainState
-from accord.learn.episodes import Episodes, fill, part_of, passes_of
+from accord.learn.episodes import Episodes, fill, part_of, passes_of, share_rows
 from accord.learn.fit import apply_gradients, check_finite, clipped_norm
 from accord.learn.losses import Metric, metric
 from accord.learn.online_methods import OnlineMethod
 from accord.learn.order import RowOrder
 from accord.learn.passes import deal
+from accord.learn.processes import processes
 from accord.learn.roles import Roles
 from accord.learn.rollout import Held, drop
 from accord.learn.scoring import Targets
@@ -76,22 +77,51 @@ def take_step(
 ) -> dict[str, Metric]:
     """One step of policy and critic on some prompts' episodes, in as many passes as set.
 
-    `number` counts the run's optimiser steps, `first` is an iteration's first. Raises
-    NotFiniteError before any weight has moved.
+    `number` counts the run's optimiser steps, `first` is an iteration's first. Several processes
+    deal the passes out among them; all take the same step. Raises NotFiniteError before any weight
+    has moved.
     """
-    settings, episodes = work.settings, work.episodes
+    settings, episodes, team = work.settings, work.episodes, processes()
     rows = episodes.rows_of(members)
-    weights = torch.zeros(len(episodes.scores))
-    weights[rows] = token_weights(
-        episodes.lengths[rows], kind=settings.loss_type, longest=settings.max_new_tokens
-    )
     passes = passes_of(
         episodes.groups,
         members,
         count=settings.gradient_accumulation_steps,
         most=settings.max_tokens_per_forward,
+        team=team,
     )
+    new = not bool(episodes.known[rows].all())
     parts: list[dict[str, Metric]] = [{"loss": (0.0, 1.0)}]
+    for share in team.each(lambda: _gradients(state, work, rows, passes, number, first)):
+        parts += share
+    if new:
+        share_rows(episodes, [e for part in passes for e in part], team)
+    everyone = [episodes.groups[p] for p in members]
+    learning = {n: x for n, x in state.learners.items() if work.learns or n != "policy"}
+    for name, learner in learning.items():
+        team.add_gradients(learner.parameters.values())
+        norm = clipped_norm(learner, settings.max_grad_norm, state.step + 1, everyone)
+        parts.append({f"grad_norm/{name}": (norm, 1.0)})
+    for learner in learning.values():
+        apply_gradients(learner)
+    return _added(parts)
+
+
+def _gradients(
+    state: TrainState,
+    work: Work,
+    rows: Sequence[int],
+    passes: Sequence[list[int]],
+    number: int,
+    first: bool,
+) -> list[dict[str, Metric]]:
+    """Add up the gradients of some passes of a step on the episodes `rows`."""
+    settings, episodes = work.settings, work.episodes
+    weights = torch.zeros(len(episodes.scores))
+    weights[rows] = token_weights(
+        episodes.lengths[rows], kind=settings.loss_type, longest=settings.max_new_tokens
+    )
+    parts: list[dict[str, Metric]] = []
     for part in passes:
         groups = part_of(episodes.groups, part)
         batch = pack(groups, work.roles.policy.device)
@@ -102,14 +132,7 @@ def take_step(
         drop(work.held)
     if work.learns and work.pretraining is not None:
         parts += _pretrain(state, work, work.pretraining, number)
-    everyone = [episodes.groups[p] for p in members]
-    learning = {n: x for n, x in state.learners.items() if work.learns or n != "policy"}
-    for name, learner in learning.items():
-        norm = clipped_norm(learner, settings.max_grad_norm, state.step + 1, everyone)
-        parts.append({f"grad_norm/{name}": (norm, 1.0)})
-    for learner in learning.values():
-        apply_gradients(learner)
-    return _added(parts)
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +281,11 @@ def _pretrain(
     places = pretraining.order.slice(number * size, (number + 1) * size)
     rows = [pretraining.rows[i] for i in places]
     tokens = sum(group.targets for group in rows)
-    count = min(len(rows), settings.gradient_accumulation_steps)
+    team, most = processes(), settings.max_tokens_per_forward
+    count = min(len(rows), settings.gradient_accumulation_steps * team.count)
+    dealt = deal([g.tokens for g in rows], count, most=most, multiple=team.count)
     parts: list[dict[str, Metric]] = []
-    for part in deal([g.tokens for g in rows], count, most=settings.max_tokens_per_forward):
+    for part in dealt[team.rank :: team.count]:
         groups = [rows[i] for i in part]
         logps = response_logps(work.roles.policy, pack(groups, work.roles.policy.device))
         parts.append({"loss/ptx_avg": metric(-logps)})

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from accord.errors import SettingsError
+from accord.errors import AccordError, WorkError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Processes:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """This process's part of 0, 1, …, count − 1; all parts are about as long."""
+        return range(count * self.rank // self.count, count * (self.rank + 1) // self.count)
+
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their sums over all processes; a missing one counts as 0."""
         if self.count == 1:
@@ -39,22 +46,45 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
+            with _together():
+                torch.distributed.all_reduce(parameter.grad)
 
     def gathered(self, value: Any) -> list[Any]:
         """What each process gives, in their order, on all of them."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(found, value)
+        with _together():
+            torch.distributed.all_gather_object(found, value)
         return found
+
+    def each(self, work: Callable[[], T]) -> list[T]:
+        """What the work gives in each process, in their order, on all of them.
+
+        Where it raises one of accord's errors in any, all raise the first, so that they stop or go
+        on together.
+        """
+        if self.count == 1:
+            return [work()]
+        given: list[T] = []
+        failed: AccordError | None = None
+        try:
+            given.append(work())
+        except AccordError as error:
+            failed = error
+        found = self.gathered((given, failed))
+        for _, first in found:
+            if first is not None:
+                raise first
+        return [value for values, _ in found for value in values]
 
     def told(self, value: Any) -> Any:
         """The main process's value, on all of them."""
         if self.count == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box)
+        with _together():
+            torch.distributed.broadcast_object_list(box)
         return box[0]
 
 
@@ -75,13 +105,17 @@ def processes() -> Processes:
 def leave() -> None:
     """Wait for the other processes, at the end of the command: none ends before all are done."""
     if processes().count > 1:
-        torch.distributed.barrier()
+        with _together():
+            torch.distributed.barrier()
 
 
-def only_one(what: str) -> None:
-    """Raise SettingsError where several processes were started for what runs in one."""
-    if processes().count > 1:
-        raise SettingsError(
-            f"{what} runs in one process, but {processes().count} were started. Start it without "
-            f"a launcher."
-        )
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raise WorkError where what all processes do at once fails, as when one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkError(
+            f"The processes of this run lost each other: {error}. Where one of them has ended, its "
+            f"own message tells why. The same command goes on from the last checkpoint."
+        ) from error

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Roles:
     """Who takes part. `critic` is None where a method estimates no values, `reference` where no
-    KL is measured. Where another engine samples, `publish` brings it the policy as it is now, and
-    `leave` takes that away at the end."""
+    KL is measured. Where another engine samples (`server`), the main process alone asks it:
+    `publish` brings it the policy as it is now, and `leave` takes that away at the end."""
 
     policy: LanguageModel
     critic: LanguageModel | None
@@ -46,6 +46,7 @@ class Roles:
     sampler: Sampler
     publish: Callable[[], None] = lambda: None
     leave: Callable[[], None] = lambda: None
+    server: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
         sampler.close()
         shutil.rmtree(published, ignore_errors=True)
 
-    return replace(roles, publish=publish, leave=leave)
+    return replace(roles, publish=publish, leave=leave, server=True)
 
 
 def _one_base(policy: LanguageModel, settings: OnlineSettings) -> None:

@@ -9,23 +9,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from accord.learn.checkpoints import TrainState, put_tensors, state_tensors
+from accord.learn.processes import processes
 from accord.runs import storage_errors
-
-FILE = "start.safetensors"
 
 
 @torch.no_grad()
 def keep_start(state: TrainState, where: Literal["memory", "disk"], folder: Path | None) -> None:
     """Keep the state's weights and moments as they are now, instead of those kept before.
 
-    On disk they are a file in the folder, mapped: it takes memory only while it is read. Its name
-    is removed at once, so that nothing is left of it when the process ends, however it ends.
+    On disk they are a file in the folder, each process's own, mapped: it takes memory only while
+    it is read. Its name is removed at once, so that nothing is left of it when the process ends,
+    however it ends.
     """
     state.start = {}
     if where == "memory" or folder is None:
         state.start = {n: t.to("cpu", copy=True) for n, t in state_tensors(state).items()}
         return
-    path = folder / FILE
+    path = folder / f"start-{processes().rank}.safetensors"
     with storage_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state_tensors(state), path)

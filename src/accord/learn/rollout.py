@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accord.compare.rewards import scores_of
-from accord.learn.episodes import Episodes, fill, grid_mask, part_of, to_grid
+from accord.compare.rewards import Reward, Scores, scores_of
+from accord.learn.episodes import Episodes, fill, grid_mask, part_of, share_rows, to_grid
+from accord.learn.processes import processes
 from accord.learn.roles import Roles
 from accord.lm.forward import (
     response_logps,
@@ -78,10 +79,48 @@ def answer(
     )
 
 
+def joined(parts: Sequence[Answered]) -> Answered:
+    """The answers of several processes, in their order."""
+    return Answered(
+        tuple(group for part in parts for group in part.groups),
+        tuple(text for part in parts for text in part.texts),
+        tuple(finished for part in parts for finished in part.finished),
+        tuple(logp for part in parts for logp in part.logps),
+        all(part.exact for part in parts),
+    )
+
+
+@torch.no_grad()
+def score(reward: Reward, answered: Answered, records: Sequence[PromptOnly]) -> Scores:
+    """The reward of all responses; each process asks it about those to its share of prompts."""
+    team, k = processes(), len(answered.groups[0].responses)
+    own = team.share(len(records))
+    rows = slice(own.start * k, own.stop * k)
+    repeated = [records[p] for p in own for _ in range(k)]
+
+    def ask() -> Scores:
+        return scores_of(
+            reward,
+            [r.prompt for r in repeated],
+            answered.texts[rows],
+            answered.finished[rows],
+            [r.meta for r in repeated],
+        )
+
+    shares = [share for share in team.each(lambda: ask() if repeated else None) if share]
+    return Scores(
+        [score for share in shares for score in share.total],
+        {
+            name: [score for share in shares for score in share.by_source[name]]
+            for name in shares[0].by_source
+        },
+    )
+
+
 def measure(
     roles: Roles,
     answered: Answered,
-    records: Sequence[PromptOnly],
+    scores: Scores,
     plan: Sequence[Sequence[list[int]]],
     *,
     temperature: float,
@@ -90,26 +129,17 @@ def measure(
     entropy: bool,
     hold: bool = False,
 ) -> tuple[Episodes, Held | None]:
-    """Episodes from answered prompts: scores, and log-probs and values pass by pass.
+    """Episodes from answered and scored prompts: log-probs and values pass by pass.
 
-    `plan` holds the episodes of each pass of each step; with it measured as trained, the first
-    ratio is 1 to the bit. `reference`, `old` and `entropy` say what is measured beside scores and
-    values. With `hold`, the pass of a first step that has one only keeps its graph, so that the
-    step need not compute it again.
+    `plan` holds the episodes of each pass of each step, of several processes this one's; with it
+    measured as trained, the first ratio is 1 to the bit. `reference`, `old` and `entropy` say what
+    is measured beside values. With `hold`, the pass of a first step that has one only keeps its
+    graph, so that the step need not compute it again.
 
     Log-probs are recomputed here, by the passes that training uses, never taken from the sampler.
     """
     groups = answered.groups
     mask = grid_mask([len(r) for g in groups for r in g.responses])
-    repeated = [r for r, g in zip(records, groups, strict=True) for _ in g.responses]
-    with torch.no_grad():
-        scores = scores_of(
-            roles.reward,
-            [r.prompt for r in repeated],
-            answered.texts,
-            answered.finished,
-            [r.meta for r in repeated],
-        )
     found = Episodes(
         groups=groups,
         texts=answered.texts,
@@ -128,7 +158,8 @@ def measure(
     held = None
     passes = [rows for step in plan for rows in step]
     # The first pass comes last: its graph is held in memory from here on.
-    for number, rows in [*list(enumerate(passes))[1:], (0, passes[0])]:
+    numbered = list(enumerate(passes))
+    for number, rows in numbered[1:] + numbered[:1]:
         batch = pack(part_of(groups, rows), roles.policy.device)
         with torch.no_grad():
             if found.ref_logps is not None and roles.reference is not None:
@@ -144,6 +175,7 @@ def measure(
             logps = _policy_logps(roles, batch, temperature, found, rows)
         fill(found.old_logps, rows, mask, logps)
         held = Held(rows, logps) if keeps else held
+    share_rows(found, [e for rows in passes for e in rows], processes())
     return found, held
 
 

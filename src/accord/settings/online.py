@@ -33,7 +33,10 @@ class OnlineSettings(TrainSettings):
     )
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many iterations.")
     per_device_train_batch_size: int = Field(
-        64, ge=1, description="Episodes in one iteration: responses, `num_generations` a prompt."
+        64,
+        ge=1,
+        description="Episodes of one process in an iteration: responses, `num_generations` a "
+        "prompt.",
     )
     num_generations: int = Field(
         1, ge=1, description="Responses to each prompt; the prompt is computed once for all."
@@ -45,7 +48,10 @@ class OnlineSettings(TrainSettings):
         "all their responses.",
     )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="Forward passes of an optimiser step; episodes are dealt by tokens."
+        1,
+        ge=1,
+        description="Forward passes of one process in an optimiser step; episodes are dealt by "
+        "tokens.",
     )
     max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
     temperature: float = Field(1.0, gt=0, description="Divides the logits in every log-prob.")

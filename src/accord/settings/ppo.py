@@ -57,7 +57,10 @@ class PpoSettings(OnlineSettings):
         27.8, gt=0, description="Weight of that likelihood's mean over its tokens."
     )
     ptx_batch_size: int = Field(
-        8, ge=1, description="Rows of `ptx_dataset` in an optimiser step, drawn by its number."
+        8,
+        ge=1,
+        description="Rows of `ptx_dataset` in an optimiser step, of all processes, drawn by its "
+        "number.",
     )
 
     @property
