@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import World
+from accord.compare.rewards import write_told
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
@@ -88,6 +89,7 @@ def train_online(
         yield from steps
     finally:
         roles.leave()
+        write_told(roles.reward, folder)
     state.learners["policy"].restore()
     save_model(policy, folder / "model", card=model_card(policy, name, settings))
     remove_checkpoints(folder)
