@@ -27,6 +27,7 @@ PAIR = {"a": 0, "b": 1, "tie": None}
 
 _CUT = "(It was cut off here by a limit on its length.)"
 _QUOTES = r"[\s*_`\"'\[\](){}]*"
+_END = rf"{_QUOTES}[.]?{_QUOTES}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def stated(text: str, key: str, may_be: Mapping[str, T]) -> tuple[T] | None:
     text that is a value and nothing else.
     """
     said = [*_in_objects(text, key), *_in_lines(text, key)]
-    value = max(said)[1] if said else re.sub(rf"^{_QUOTES}|[.]?{_QUOTES}$", "", text)
+    value = max(said)[1] if said else re.sub(rf"^{_QUOTES}|{_END}$", "", text)
     found = value.strip().casefold()
     return (may_be[found],) if found in may_be else None
 
@@ -160,7 +161,7 @@ def _in_objects(text: str, key: str) -> list[tuple[int, str]]:
 
 def _in_lines(text: str, key: str) -> list[tuple[int, str]]:
     """Values of `key` on lines of their own, each with the place where its line ends."""
-    line = rf"^[\s#>*_-]*(?:final )?{key}[*_ ]*[:=]{_QUOTES}(.*?)[.]?{_QUOTES}$"
+    line = rf"^[\s#>*_-]*(?:final )?{key}[*_ ]*[:=]{_QUOTES}(.*?){_END}$"
     return [(m.end(), m[1]) for m in re.finditer(line, text, re.IGNORECASE | re.MULTILINE)]
 
 
