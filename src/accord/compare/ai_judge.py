@@ -165,7 +165,16 @@ class AiJudge:
                 still.append(i)
             self.verdicts.unreadable_answers += len(still)
             left = still
-        self.verdicts.missing += sum(isinstance(value, NoVerdict) for value in found)
+        missing = [value for value in found if isinstance(value, NoVerdict)]
+        self.verdicts.missing += len(missing)
+        if missing:
+            log.warning(
+                "The judge %s gave no verdict on %d of %d questions. Of the first: %s.",
+                self.endpoint.model,
+                len(missing),
+                len(found),
+                missing[0].why,
+            )
         return found
 
 
@@ -223,7 +232,7 @@ def _no_score(source: JudgeSource, row: Answered, missing: NoVerdict) -> str:
         f"The judge `{source.title}` gave no score for the response {shown(repr(row.response))} to "
         f"the prompt {shown(repr(prompt_text(row.prompt)))} in {source.attempts} attempts: "
         f"{missing.why}. Take a model that follows the form, raise answer_tokens, or set "
-        f"unreadable=mean, which stands in the mean of the others and counts it."
+        f"unreadable=mean, which puts the mean of the others in its place and counts it."
     )
 
 

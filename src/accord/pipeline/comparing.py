@@ -57,7 +57,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
                     verdict
                     for (order, _), ranks in zip(questions, judged, strict=True)
                     if ranks is not None
-                    for verdict in _verdicts(order, ranks, asked.judge.name, settings)
+                    for verdict in _verdicts(order, ranks, asked.judge, settings)
                 ]
             )
             yield Progress(start + len(part), len(prompts), asked.note())
@@ -86,13 +86,14 @@ def _question(responses: Sequence[Response], rng: random.Random) -> Question:
 
 
 def _verdicts(
-    order: Sequence[Numbered], ranks: Ranks, name: str, settings: CompareSettings
+    order: Sequence[Numbered], ranks: Ranks, judge: NamedJudge, settings: CompareSettings
 ) -> list[Verdict]:
     """What is kept of the places that the judge gave."""
+    name, first = judge.name, judge.shown_first
     if settings.form == "pairs":
         (a, _), (b, _) = order
         outcome = outcome_of(ranks)
-        return [PairVerdict(a, b, outcome, name, settings.round, shown_first="a")]
+        return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first)]
     if settings.form == "rankings":
         return [RankingVerdict(tuple(i for i, _ in order), ranks, name, settings.round)]
     if settings.form == "best_worst":
@@ -219,9 +220,9 @@ def _battle(
             a, b = pair if rng.random() < 0.5 else pair[::-1]
             question = _question([answers[a][prompt], answers[b][prompt]], rng)
             questions.append((own_ids[a], own_ids[b], question))
-    judged = asked.judged([question for _, _, question in questions])
+    judge, judged = asked.judge, asked.judged([question for _, _, question in questions])
     verdicts = [
-        PairVerdict(a, b, outcome_of(ranks), asked.judge.name, shown_first="a")
+        PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first=judge.shown_first)
         for (a, b, _), ranks in zip(questions, judged, strict=True)
         if ranks is not None
     ]

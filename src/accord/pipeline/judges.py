@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from accord.compare.ai_judge import AiJudge, NoVerdict, Question, Ranks
 from accord.compare.rewards import Reward, reward_of_model
@@ -30,11 +30,15 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedJudge:
-    """A judge and the name under which its verdicts are kept; `told` is what it counted."""
+    """A judge and the name under which its verdicts are kept; `told` is what it counted.
+
+    `shown_first` is the side of a pair that it sees first, None where it sees both orders.
+    """
 
     name: str
     judge: Judge
     told: Callable[[], Mapping[str, int]] | None = None
+    shown_first: Literal["a"] | None = "a"
 
 
 def judge_of(settings: JudgeSettings) -> NamedJudge:
@@ -42,7 +46,7 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
     if settings.kind == "endpoint":
         assert settings.model is not None  # the settings see to it
         ai = AiJudge(settings, settings.model)
-        return NamedJudge(settings.name or settings.model, ai.ranks, ai.told)
+        return NamedJudge(settings.name or settings.model, ai.ranks, ai.told, shown_first=None)
     if settings.kind == "reward_model":
         if settings.model is None:
             raise SettingsError(
