@@ -28,6 +28,7 @@ from accord.respond.attempts import (
     connection,
     key_header,
     message_of,
+    retry_after,
 )
 from accord.runs import digest_json
 from accord.settings.endpoint import EndpointSettings
@@ -184,9 +185,9 @@ class Endpoint:
             named = {"name": "verdict", "strict": True, "schema": question.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         self._spend()
-        fault = ""
-        retries = self.settings.retries
+        fault, tried, retries = "", 0, self.settings.retries
         for answer in attempts(self.client, "POST", self.url + PATH, body, retries=retries):
+            tried += 1
             if isinstance(answer, Lost):
                 fault = (
                     f"{answer.what} ({self.settings.timeout:g} s)" if answer.late else answer.what
@@ -195,11 +196,13 @@ class Endpoint:
                 return self._read(answer)
             else:
                 fault = f"status {answer.status_code}: {message_of(answer)}"
+                wait = retry_after(answer)
+                fault += f" (wait {wait:,.0f} s, it says)" if wait else ""
                 refuses = answer.status_code < 500 and answer.status_code not in BUSY
                 if refuses or (schema and answer.status_code == 501):
                     raise RefusedError(self.url + PATH, answer.status_code, message_of(answer))
         raise WorkError(
-            f"The judge at {self.url} did not answer in {retries + 1} attempts: {fault}. Is it "
+            f"The judge at {self.url} did not answer in {tried} attempts: {fault}. Is it "
             f"running, and is base_url right? What it answered before is kept: run the same "
             f"command again, with a lower max_concurrent or a longer timeout if it is too busy."
         )

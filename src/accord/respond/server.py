@@ -56,9 +56,9 @@ class Server:
         self, method: str, path: str, body: dict[str, Any] | None, *, again: bool = True
     ) -> httpx2.Response:
         """The answer. `again` says that a failure (status 500) is worth another attempt."""
-        fault = ""
-        retries = self.settings.retries
+        fault, tried, retries = "", 0, self.settings.retries
         for answer in attempts(self.client, method, path, body, retries=retries):
+            tried += 1
             if isinstance(answer, Lost):
                 fault = answer.what
                 if answer.late:
@@ -81,7 +81,7 @@ class Server:
             if not again and answer.status_code == 500:
                 raise RefusedError(self.url + path, answer.status_code, message_of(answer))
         raise WorkError(
-            f"The vLLM server at {self.url} did not answer {path} in {retries + 1} "
+            f"The vLLM server at {self.url} did not answer {path} in {tried} "
             f"attempts: {fault}. Is it running, and is sampler.url right? Start it with "
             f"`vllm serve MODEL`, wait for its /health, and run the same command again."
         )
