@@ -146,11 +146,11 @@ def test_what_a_question_holds() -> None:
     asked_of.text.encode()  # no half character is left, which no request could carry
     assert "be kind" in asked_of.text
     assert "system: be brief\n\nuser: hi" in asked_of.text
-    assert "Response B ends early" in asked_of.text
-    assert "Response A ends early" not in asked_of.text
+    assert "Response B was cut" in asked_of.text
+    assert "Response A was cut" not in asked_of.text
     assert asked_of.schema["properties"]["verdict"]["enum"] == ["A", "B", "tie"]
     score = score_question("g", "p", "r", False, lowest=1, highest=3)
-    assert "The response ends early" in score.text
+    assert "The response was cut" in score.text
     assert score.schema["properties"]["score"]["enum"] == [1, 2, 3]
 
 

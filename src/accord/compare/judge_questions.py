@@ -25,7 +25,7 @@ T = TypeVar("T")
 PAIR = {"a": 0, "b": 1, "tie": None}
 """The verdicts on two responses: the place of the better one as they were shown, or none."""
 
-_CUT = "(It was cut off here by a limit on its length.)"
+_CUT = "was cut off at its end by a limit on its length."
 _QUOTES = r"[\s*_`\"'\[\](){}]*"
 _END = rf"{_QUOTES}[.]?{_QUOTES}"
 
@@ -87,7 +87,7 @@ def pair_question(
     """Which of two responses is better, in the order in which they are given."""
     material = _material(prompt, [("response-A", responses[0]), ("response-B", responses[1])])
     for name, ended in zip("AB", finished, strict=True):
-        material += "" if ended else f"\nResponse {name} ends early: {_CUT}"
+        material += "" if ended else f"\nResponse {name} {_CUT}"
     text = (
         f"You compare two responses to a prompt.\n{guide}\n\n{material}\n\n"
         "Which response is better? The order in which they stand does not count. Answer with a "
@@ -103,7 +103,7 @@ def score_question(
 ) -> Ask:
     """How good a response is, in whole numbers."""
     material = _material(prompt, [("response", response)])
-    material += "" if finished else f"\nThe response ends early: {_CUT}"
+    material += "" if finished else f"\nThe response {_CUT}"
     text = (
         f"You give a response to a prompt a score.\n{guide}\n\n{material}\n\n"
         f"How good is the response, from {lowest} (worst) to {highest} (best), as a whole number? "
