@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from accord.errors import SettingsError, WorkError
-from accord.respond import server
+from accord.respond import attempts
 from accord.respond.choose import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm import VllmSampler
@@ -21,7 +21,7 @@ from tests.respond.fake_vllm import MODELS, FakeVllm, completion
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVllm]:
-    monkeypatch.setattr(server, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
     found = FakeVllm()
     yield found
     found.close()

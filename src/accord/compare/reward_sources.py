@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accord.compare.ai_judge import judge_sources
 from accord.compare.ensembles import ensemble_scores
 from accord.compare.reward_functions import function_scores
 from accord.compare.reward_rules import (
@@ -28,6 +29,7 @@ from accord.settings.rewards import (
     ContainsSource,
     FlawSettings,
     FormatSource,
+    JudgeSource,
     LengthSource,
     PythonSource,
     RegexSource,
@@ -66,6 +68,9 @@ def build_reward(
     found: list[WeightedSource] = []
     models: list[LanguageModel] = []
     for source in sources:
+        if isinstance(source, JudgeSource):
+            found += judge_sources(source)
+            continue
         if isinstance(source, RewardModelSource):
             loaded = [read(folder) for folder in source.folders]
             models += loaded

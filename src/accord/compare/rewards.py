@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.lm.template import encode_prompt, encode_response
 from accord.records import Prompt, prompt_text
+from accord.runs import write_json_atomic
 
 SHOWN = 60  # characters of a prompt or response in a message
 
@@ -47,11 +49,12 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSource:
-    """A source of a reward under the name that it is logged by."""
+    """A source of a reward under the name that it is logged by; `told` is what it counted."""
 
     name: str
     weight: float
     score: Callable[[Sequence[Answered]], Sequence[Any]]
+    told: Callable[[], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,10 @@ class CombinedReward:
         ]
         return Scores(total, found)
 
+    def told(self) -> dict[str, Mapping[str, int]]:
+        """What the sources that count something have counted, such as a judge's calls."""
+        return {one.name: one.told() for one in self.sources if one.told is not None}
+
 
 def scores_of(
     reward: Reward,
@@ -109,6 +116,13 @@ def scores_of(
     if isinstance(reward, CombinedReward):
         return reward.scores(prompts, responses, finished, metas)
     return Scores(reward(prompts, responses, finished))
+
+
+def write_told(reward: Reward, folder: Path) -> None:
+    """Write judges.json: what the sources have counted, where there are some that count."""
+    told = reward.told() if isinstance(reward, CombinedReward) else {}
+    if told:
+        write_json_atomic(folder / "judges.json", told)
 
 
 def source_metrics(by_source: Mapping[str, Sequence[float]]) -> dict[str, float]:

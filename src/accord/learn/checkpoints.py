@@ -19,6 +19,7 @@ from accord.errors import SettingsError, StorageError
 from accord.learn.learner import Learner
 from accord.learn.processes import processes
 from accord.runs import atomic_folder
+from accord.settings.endpoint import deciding
 
 FOLDER = "checkpoints"
 START = "start/"  # of the names of tensors to go back to
@@ -156,11 +157,11 @@ def newest_step(output_dir: Path) -> int:
 
 
 def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learned; how a server is reached does not."""
+    """The settings that change what is learned; how a server or judge is reached does not."""
     kept = {key: value for key, value in settings.items() if key not in FREE}
     if isinstance(sampler := kept.get("sampler"), Mapping):
         kept["sampler"] = {key: value for key, value in sampler.items() if key in ("kind", "model")}
-    return kept
+    return {key: deciding(value) for key, value in kept.items()}
 
 
 def _steps(output_dir: Path) -> list[Path]:

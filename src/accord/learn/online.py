@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import World
+from accord.compare.rewards import write_told
 from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
@@ -89,6 +90,7 @@ def train_online(
     finally:
         if team.main:
             roles.leave()
+            write_told(roles.reward, folder)
     state.learners["policy"].restore()
     if team.main:
         save_model(policy, folder / "model", card=model_card(policy, name, settings))

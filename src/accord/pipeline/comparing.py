@@ -6,19 +6,24 @@ import itertools
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from accord.compare.ai_judge import NoVerdict, Question, Ranks
 from accord.compare.store import Store
 from accord.compare.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.data.write import ResponseRow, read_responses
-from accord.errors import DataError
+from accord.errors import DataError, WorkError
 from accord.measure.ratings import rate_models
 from accord.pipeline.judges import NamedJudge, judge_of
 from accord.pipeline.progress import Progress
 from accord.records import Outcome, Prompt, Response
 from accord.runs import storage_errors, write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
+
+Numbered = tuple[int, Response]
+"""A response with its id in the store."""
 
 CHUNK = 100  # prompts judged between two reports of progress
 
@@ -28,7 +33,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
 
     What an earlier store holds comes first, so that one store can tell of all rounds.
     """
-    judge = judge_of(settings.judge)
+    asked = Asked(judge_of(settings.judge))
     by_prompt: dict[Prompt, list[Response]] = defaultdict(list)
     for place in settings.responses:
         for row in read_responses(place):
@@ -39,60 +44,105 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
         yield Progress(0, len(prompts))
         for start in range(0, len(prompts), CHUNK):
             part = prompts[start : start + CHUNK]
-            ids = store.add_responses([r for p in part for r in by_prompt[p]])
-            numbered = iter(ids)
-            verdicts: list[Verdict] = []
-            for offset, prompt in enumerate(part):
-                own = [(next(numbered), r) for r in by_prompt[prompt]]
-                verdicts += _verdicts(judge, prompt, own, settings, start + offset)
-            store.add_verdicts(verdicts)
-            yield Progress(start + len(part), len(prompts))
+            ids = iter(store.add_responses([r for p in part for r in by_prompt[p]]))
+            questions = [
+                question
+                for offset, prompt in enumerate(part)
+                for own in [[(next(ids), r) for r in by_prompt[prompt]]]
+                for question in _questions(prompt, own, settings, start + offset)
+            ]
+            judged = asked.judged([question for _, question in questions])
+            store.add_verdicts(
+                [
+                    verdict
+                    for (order, _), ranks in zip(questions, judged, strict=True)
+                    if ranks is not None
+                    for verdict in _verdicts(order, ranks, asked.judge, settings)
+                ]
+            )
+            yield Progress(start + len(part), len(prompts), asked.note())
         counts = store.counts()
     _finish(final)
-    write_json_atomic(Path(settings.output_dir) / "counts.json", counts)
+    asked.write(settings.output_dir, counts)
 
 
-def _verdicts(
-    judge: NamedJudge,
-    prompt: Prompt,
-    responses: Sequence[tuple[int, Response]],
-    settings: CompareSettings,
-    number: int,
-) -> list[Verdict]:
+def _questions(
+    prompt: Prompt, responses: Sequence[Numbered], settings: CompareSettings, number: int
+) -> list[tuple[Sequence[Numbered], Question]]:
+    """What the judge is asked about a prompt, each with the responses as they are shown."""
     rng = random.Random(f"compare {settings.seed} {number}")
     order = list(responses)
     rng.shuffle(order)  # neither the judge nor the pairing may depend on who came first
-    if settings.form != "pairs" and len(order) > 1:
-        ranks = _judged(judge, prompt, [r for _, r in order], rng)
-        if settings.form == "rankings":
-            ids = tuple(i for i, _ in order)
-            return [RankingVerdict(ids, ranks, judge.name, settings.round)]
-        if settings.form == "best_worst":
-            ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # the same one if all tie
-            best, worst = ends if ends[0] != ends[1] else (0, 1)
-            outcome = outcome_of((ranks[best], ranks[worst]))
-            return [
-                PairVerdict(order[best][0], order[worst][0], outcome, judge.name, settings.round)
-            ]
-        labels = zip(order, labels_of(ranks), strict=True)
-        return [
-            RatingVerdict(i, float(label), judge.name, settings.round)
-            for (i, _), label in labels
-            if label is not None
-        ]
-    found: list[Verdict] = []
-    for (a, said_a), (b, said_b) in zip(order[::2], order[1::2], strict=False):
-        ranks = _judged(judge, prompt, [said_a, said_b], rng)
+    if settings.form != "pairs":
+        parts = [order]
+    else:
+        parts = [order[i : i + 2] for i in range(0, len(order), 2)]
+    return [(part, _question([r for _, r in part], rng)) for part in parts if len(part) > 1]
+
+
+def _question(responses: Sequence[Response], rng: random.Random) -> Question:
+    texts, finished = (r.text for r in responses), (r.finished for r in responses)
+    return Question(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
+
+
+def _verdicts(
+    order: Sequence[Numbered], ranks: Ranks, judge: NamedJudge, settings: CompareSettings
+) -> list[Verdict]:
+    """What is kept of the places that the judge gave."""
+    name, first = judge.name, judge.shown_first
+    if settings.form == "pairs":
+        (a, _), (b, _) = order
         outcome = outcome_of(ranks)
-        found.append(PairVerdict(a, b, outcome, judge.name, settings.round, shown_first="a"))
-    return found
+        return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first)]
+    if settings.form == "rankings":
+        return [RankingVerdict(tuple(i for i, _ in order), ranks, name, settings.round)]
+    if settings.form == "best_worst":
+        ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # the same one if all tie
+        best, worst = ends if ends[0] != ends[1] else (0, 1)
+        outcome = outcome_of((ranks[best], ranks[worst]))
+        return [PairVerdict(order[best][0], order[worst][0], outcome, name, settings.round)]
+    labels = zip(order, labels_of(ranks), strict=True)
+    return [
+        RatingVerdict(i, float(label), name, settings.round)
+        for (i, _), label in labels
+        if label is not None
+    ]
 
 
-def _judged(
-    judge: NamedJudge, prompt: Prompt, responses: Sequence[Response], rng: random.Random
-) -> tuple[int, ...]:
-    texts, finished = [r.text for r in responses], [r.finished for r in responses]
-    return judge.judge(prompt, texts, finished, seed=rng.getrandbits(32))
+@dataclass
+class Asked:
+    """A judge, and how many questions it was asked and gave no verdict on."""
+
+    judge: NamedJudge
+    questions: int = 0
+    missing: int = 0
+
+    def judged(self, questions: Sequence[Question]) -> list[Ranks | None]:
+        """The places of each question's responses; None where there is no verdict.
+
+        Raises WorkError where there has not been one at all: something is wrong with the judge.
+        """
+        found = self.judge.judge(questions)
+        missing = [one for one in found if isinstance(one, NoVerdict)]
+        self.questions += len(found)
+        self.missing += len(missing)
+        if self.questions and self.missing == self.questions:
+            raise WorkError(
+                f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
+                f"questions. Of the first: {missing[0].why}. Take a model that follows the form, "
+                f"raise judge.answer_tokens, or shorten what is judged."
+            )
+        return [None if isinstance(one, NoVerdict) else one for one in found]
+
+    def note(self) -> str:
+        """What is told with the progress."""
+        return f"{self.missing:,} without a verdict" if self.missing else ""
+
+    def write(self, folder: str, counts: Mapping[str, int]) -> None:
+        """counts.json: what the store holds, what has no verdict, and what the judge counted."""
+        told = {} if self.judge.told is None else {"judge": dict(self.judge.told())}
+        everything = {**counts, "without_verdict": self.missing, **told}
+        write_json_atomic(Path(folder) / "counts.json", everything)
 
 
 def labels_of(ranks: Sequence[int]) -> list[bool | None]:
@@ -109,7 +159,7 @@ def outcome_of(ranks: Sequence[int]) -> Outcome:
 
 def arena(settings: ArenaSettings) -> Iterator[Progress]:
     """Write store.db, each pair of models compared on each shared prompt, and ratings.json."""
-    judge = judge_of(settings.judge)
+    asked = Asked(judge_of(settings.judge))
     answers = {c.name: _first_answers(read_responses(c.responses)) for c in settings.contestants}
     if len(answers) < 2:
         raise DataError("An arena needs at least two contestants with different names.")
@@ -124,10 +174,13 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
         yield Progress(0, len(shared))
         for start in range(0, len(shared), CHUNK):
             part = shared[start : start + CHUNK]
-            _battle(store, judge, part, answers, settings.seed)
-            yield Progress(start + len(part), len(shared), f"{len(answers)} models")
+            _battle(store, asked, part, answers, settings.seed)
+            note = f"{len(answers)} models  {asked.note()}".rstrip()
+            yield Progress(start + len(part), len(shared), note)
         battles = store.battles()
+        counts = store.counts()
     _finish(final)
+    asked.write(settings.output_dir, counts)
     ratings = rate_models(
         battles,
         anchor=settings.anchor,
@@ -145,7 +198,7 @@ def _first_answers(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
 
 def _battle(
     store: Store,
-    judge: NamedJudge,
+    asked: Asked,
     prompts: Sequence[Prompt],
     answers: dict[str, dict[Prompt, Response]],
     seed: int,
@@ -159,16 +212,20 @@ def _battle(
         for own in [answers[name][p]]
     ]
     ids = iter(store.add_responses(items))
-    verdicts: list[Verdict] = []
+    questions: list[tuple[int, int, Question]] = []
     for prompt in prompts:
         own_ids = {name: next(ids) for name in names}
         rng = random.Random(f"arena {seed} {prompt}")
         for pair in itertools.combinations(names, 2):
             a, b = pair if rng.random() < 0.5 else pair[::-1]
-            ranks = _judged(judge, prompt, [answers[a][prompt], answers[b][prompt]], rng)
-            verdicts.append(
-                PairVerdict(own_ids[a], own_ids[b], outcome_of(ranks), judge.name, shown_first="a")
-            )
+            question = _question([answers[a][prompt], answers[b][prompt]], rng)
+            questions.append((own_ids[a], own_ids[b], question))
+    judge, judged = asked.judge, asked.judged([question for _, _, question in questions])
+    verdicts = [
+        PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first=judge.shown_first)
+        for (a, b, _), ranks in zip(questions, judged, strict=True)
+        if ranks is not None
+    ]
     store.add_verdicts(verdicts)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from accord.learn.checkpoints import changing
 from accord.runs import digest_json, digest_path
+from accord.settings.endpoint import deciding
 from accord.settings.recipe import StagePlan
 
 STAGE_FILE = "stage.json"
 
 PLACES = frozenset(
     "model dataset eval_dataset reward_model ref_model reference reference_dataset ptx_dataset "
-    "responses comparisons evaluation ratings tokenizer earlier".split()
+    "responses comparisons evaluation ratings tokenizer earlier principles_file".split()
 )
 """Settings that name a file or folder which a stage reads, where it is not on the hub."""
 
@@ -48,7 +49,7 @@ def _decisive(plan: StagePlan, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what the stage makes."""
     grows = GROWS.get(plan.kind)
     learns = plan.kind in ("train", "iterate", "sample")
-    kept = changing(settings) if learns else dict(settings)
+    kept = changing(settings) if learns else deciding(settings)
     if plan.kind == "iterate":
         kept["train"] = changing(settings["train"])
     return {k: v for k, v in kept.items() if k != grows}

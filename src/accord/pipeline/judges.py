@@ -1,13 +1,14 @@
-"""Judges: who compares responses. One function from a prompt's responses to a verdict."""
+"""Judges: who compares responses. One function from prompts' responses to verdicts."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from accord.compare.ai_judge import AiJudge, NoVerdict, Question, Ranks
 from accord.compare.rewards import Reward, reward_of_model
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
@@ -19,26 +20,33 @@ from accord.world.reward import true_reward
 
 
 class Judge(Protocol):
-    """The place of each response to a prompt, 0 best, equal = tie. `seed` fixes its noise.
+    """Sets the responses to each prompt in order: their ranks, or an honest NoVerdict.
 
-    `finished[i]` is False for a response that was cut before its end.
+    Many prompts at once, since a judge at an endpoint answers several at a time.
     """
 
-    def __call__(
-        self, prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
-    ) -> tuple[int, ...]: ...
+    def __call__(self, questions: Sequence[Question]) -> Sequence[Ranks | NoVerdict]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NamedJudge:
-    """A judge and the name under which its verdicts are kept."""
+    """A judge and the name under which its verdicts are kept; `told` is what it counted.
+
+    `shown_first` is the side of a pair that it sees first, None where it sees both orders.
+    """
 
     name: str
     judge: Judge
+    told: Callable[[], Mapping[str, int]] | None = None
+    shown_first: Literal["a"] | None = "a"
 
 
 def judge_of(settings: JudgeSettings) -> NamedJudge:
     """The judge that the settings describe. Raises SettingsError when a key is missing."""
+    if settings.kind == "endpoint":
+        assert settings.model is not None  # the settings see to it
+        ai = AiJudge(settings, settings.model)
+        return NamedJudge(settings.name or settings.model, ai.ranks, ai.told, shown_first=None)
     if settings.kind == "reward_model":
         if settings.model is None:
             raise SettingsError(
@@ -53,25 +61,22 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
 def by_reward(reward: Reward) -> Judge:
     """A judge that ranks by a reward; equal scores tie."""
 
-    def judge(
-        prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
-    ) -> tuple[int, ...]:
-        scores = reward([prompt] * len(responses), responses, finished)
+    def ranks(one: Question) -> Ranks:
+        scores = reward([one.prompt] * len(one.responses), one.responses, one.finished)
         return tuple(sum(other > score for other in scores) for score in scores)
 
-    return judge
+    return lambda questions: [ranks(one) for one in questions]
 
 
 def _annotator(settings: JudgeSettings) -> Judge:
-    def judge(
-        prompt: Prompt, responses: Sequence[str], finished: Sequence[bool], *, seed: int
-    ) -> tuple[int, ...]:
-        digest = hashlib.sha256("\0".join((prompt_text(prompt), *responses)).encode()).hexdigest()
-        rng = random.Random(f"{settings.name} {seed} {digest}")
-        perceived = [perceived_reward(prompt, text, settings.flaws) for text in responses]
+    def ranks(one: Question) -> Ranks:
+        texts = (prompt_text(one.prompt), *one.responses)
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        rng = random.Random(f"{settings.name} {one.seed} {digest}")
+        perceived = [perceived_reward(one.prompt, r, settings.flaws) for r in one.responses]
         return simulated_preference(perceived, noise=settings.noise, rng=rng)
 
-    return judge
+    return lambda questions: [ranks(one) for one in questions]
 
 
 def world_reward(

@@ -10,6 +10,7 @@ from typing import Any
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import build_reward
+from accord.compare.rewards import write_told
 from accord.compare.store import Store
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
@@ -208,3 +209,4 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             chosen.append(ResponseRow(row.prompt, row.meta, settings.model_name, told, (best,)))
         yield Progress(min(start + chunk, len(rows)), len(rows))
     write_responses(Path(settings.output_dir) / "responses.jsonl", chosen)
+    write_told(reward, Path(settings.output_dir))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any
 
 import httpx2
 
-from accord.errors import SettingsError, WorkError
+from accord.errors import WorkError
+from accord.respond.attempts import (
+    BUSY,
+    CONNECT,
+    QUOTED,
+    Lost,
+    RefusedError,
+    attempts,
+    connection,
+    key_header,
+    message_of,
+)
 from accord.settings.sampling import SamplerSettings
-
-FIRST_WAIT = 0.5  # seconds before a request is sent again; doubles each time
-CONNECT = 10.0  # seconds to reach the server
-QUOTED = 300  # characters of an answer that an error quotes
 
 
 class Server:
@@ -22,21 +27,10 @@ class Server:
     def __init__(self, settings: SamplerSettings) -> None:
         self.settings = settings
         self.url = str(settings.url).rstrip("/").removesuffix("/v1")
-        headers = {}
-        if settings.api_key_env is not None:
-            key = os.environ.get(settings.api_key_env)
-            if not key:
-                raise SettingsError(
-                    f"The environment variable {settings.api_key_env}, which sampler.api_key_env "
-                    f"names, is not set. Set it to the vLLM server's key."
-                )
-            headers["Authorization"] = f"Bearer {key}"
-        self.client = httpx2.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=httpx2.Timeout(settings.timeout, connect=CONNECT),
-            trust_env=False,
+        headers = key_header(
+            settings.api_key_env, named_by="sampler.api_key_env", whose="the vLLM server's"
         )
+        self.client = connection(self.url, timeout=settings.timeout, headers=headers)
 
     def get(self, path: str) -> dict[str, Any]:
         return self._json(self._sent("GET", path, None), path)
@@ -62,28 +56,22 @@ class Server:
         self, method: str, path: str, body: dict[str, Any] | None, *, again: bool = True
     ) -> httpx2.Response:
         """The answer. `again` says that a failure (status 500) is worth another attempt."""
-        fault = ""
-        for attempt in range(self.settings.retries + 1):
-            if attempt:
-                time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
-            try:
-                answer = self.client.request(method, path, json=body)
-            except httpx2.ConnectError as error:
-                fault = f"no connection ({error})"
-                continue
-            except httpx2.TimeoutException as error:
-                raise WorkError(
-                    f"{self.url}{path} did not answer within {self.settings.timeout:g} s. Raise "
-                    f"sampler.timeout, or lower batch_size or max_new_tokens."
-                ) from error
-            except httpx2.HTTPError as error:
-                fault = f"the connection broke ({type(error).__name__}: {error})"
+        fault, tried, retries = "", 0, self.settings.retries
+        for answer in attempts(self.client, method, path, body, retries=retries):
+            tried += 1
+            if isinstance(answer, Lost):
+                fault = answer.what
+                if answer.late:
+                    raise WorkError(
+                        f"{self.url}{path} did not answer within {self.settings.timeout:g} s. "
+                        f"Raise sampler.timeout, or lower batch_size or max_new_tokens."
+                    )
                 continue
             if answer.status_code < 400:
                 return answer
-            fault = f"status {answer.status_code}: {_message(answer)}"
-            if answer.status_code < 500 and answer.status_code not in (408, 429):
-                raise RefusedError(self.url + path, answer.status_code, _message(answer))
+            fault = f"status {answer.status_code}: {message_of(answer)}"
+            if answer.status_code < 500 and answer.status_code not in BUSY:
+                raise RefusedError(self.url + path, answer.status_code, message_of(answer))
             if not self.alive():
                 raise WorkError(
                     f"The engine of the vLLM server at {self.url} is dead: {path} gave {fault}. "
@@ -91,9 +79,9 @@ class Server:
                     f"goes on where it stopped."
                 )
             if not again and answer.status_code == 500:
-                raise RefusedError(self.url + path, answer.status_code, _message(answer))
+                raise RefusedError(self.url + path, answer.status_code, message_of(answer))
         raise WorkError(
-            f"The vLLM server at {self.url} did not answer {path} in {self.settings.retries + 1} "
+            f"The vLLM server at {self.url} did not answer {path} in {tried} "
             f"attempts: {fault}. Is it running, and is sampler.url right? Start it with "
             f"`vllm serve MODEL`, wait for its /health, and run the same command again."
         )
@@ -113,22 +101,3 @@ class Server:
             f"{self.url}{path} answered with {what}. sampler.url must be the address of a vLLM "
             f"server (0.10.2 or later), and nothing between may change its answers."
         )
-
-
-class RefusedError(SettingsError):
-    """The server understood a request and refused it."""
-
-    def __init__(self, where: str, status: int, message: str) -> None:
-        super().__init__(f"{where} refused the request (status {status}): {message}")
-        self.status, self.message = status, message
-
-
-def _message(answer: httpx2.Response) -> str:
-    """What the server says went wrong, in one line."""
-    try:
-        found = answer.json()
-        error = found.get("error", found) if isinstance(found, dict) else found
-        told = error.get("message", error) if isinstance(error, dict) else error
-    except ValueError:
-        told = answer.text
-    return " ".join(str(told).split())[:QUOTED]

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from accord.errors import SettingsError, WorkError
+from accord.respond.attempts import RefusedError
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.server import RefusedError, Server
+from accord.respond.server import Server
 from accord.settings.sampling import SamplerSettings
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from accord.settings.base import Settings
+from accord.settings.endpoint import EndpointSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FUNCTION = re.compile(r"(?P<place>[^:]+):(?P<name>[^\W\d]\w*)")
@@ -251,6 +252,31 @@ class PythonSource(SourceSettings):
         return self.name or (self.called if _NAME.fullmatch(self.called) else self.kind)
 
 
+class JudgeSource(EndpointSettings, SourceSettings):
+    """A score on a fixed scale, in whole numbers, from a language model that is asked for it."""
+
+    kind: Literal["judge"] = Field(description="A language model that judges, at an endpoint.")
+    base_url: str = Field(description=str(EndpointSettings.model_fields["base_url"].description))
+    model: str = Field(description="Endpoint: the model's name there.")
+    lowest: int = Field(1, description="The score of the worst response.")
+    highest: int = Field(10, description="The score of the best response.")
+    unreadable: Literal["error", "mean"] = Field(
+        "error",
+        description="What comes of a response without a score that can be read, or whose question "
+        "the server refuses: an error; or the mean of the others to its prompt (of all, where it "
+        "has none), counted in `rewards/NAME.unreadable/mean`.",
+    )
+
+    @model_validator(mode="after")
+    def _a_scale(self) -> JudgeSource:
+        if not self.lowest < self.highest <= self.lowest + 100:
+            raise ValueError(
+                f"`lowest` is {self.lowest} and `highest` {self.highest}. Give a scale of 2 to 101 "
+                f"whole numbers."
+            )
+        return self
+
+
 RewardSource = Annotated[
     RewardModelSource
     | LengthSource
@@ -260,7 +286,8 @@ RewardSource = Annotated[
     | ContainsSource
     | AnswerSource
     | WorldSource
-    | PythonSource,
+    | PythonSource
+    | JudgeSource,
     Field(discriminator="kind"),
 ]
 """A source of a reward; its `kind` says which."""

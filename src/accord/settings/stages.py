@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from accord.settings.base import Settings, Verbatim
+from accord.settings.endpoint import EndpointSettings
 from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
 from accord.settings.sampling import SamplerSettings
 
@@ -84,13 +85,17 @@ class SampleSettings(Settings):
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
 
 
-class JudgeSettings(Settings):
+class JudgeSettings(EndpointSettings):
     """Who compares responses."""
 
-    kind: Literal["world", "reward_model"] = Field(
-        "world", description="The embedded world's annotators, or a reward model."
+    kind: Literal["world", "reward_model", "endpoint"] = Field(
+        "world",
+        description="The embedded world's annotators, a reward model, or a language model at an "
+        "OpenAI-compatible endpoint, which sees each pair in both orders.",
     )
-    model: str | None = Field(None, description="The reward model's folder.")
+    model: str | None = Field(
+        None, description="The reward model's folder, or the model's name at the endpoint."
+    )
     noise: float = Field(
         0.1,
         ge=0,
@@ -100,6 +105,28 @@ class JudgeSettings(Settings):
     )
     flaws: FlawSettings = Field(FlawSettings(), description="World: planted flaws.")
     name: str | None = Field(None, description="The annotator's name in the store.")
+
+    @model_validator(mode="after")
+    def _what_belongs_to_the_kind(self) -> JudgeSettings:
+        if self.kind == "endpoint":
+            if self.base_url is None or self.model is None:
+                raise ValueError(
+                    "`kind=endpoint` needs `base_url`, such as http://127.0.0.1:8000/v1, and "
+                    "`model`, the model's name there."
+                )
+            return self
+        given = (key for key in EndpointSettings.model_fields if getattr(self, key) != _plain(key))
+        other = next(given, None)
+        if other is not None:
+            raise ValueError(
+                f"`{other}` belongs to `kind=endpoint`. Set that too, or leave it out."
+            )
+        return self
+
+
+def _plain(key: str) -> Any:
+    """The default of a key of an endpoint."""
+    return EndpointSettings.model_fields[key].get_default(call_default_factory=True)
 
 
 class CompareSettings(Settings):
