@@ -57,7 +57,7 @@ def policy_and_critic(name: str) -> tuple[LanguageModel, LanguageModel]:
     lm = LanguageModel(without_dropout(causal(name)), None, name)
     check_packing(lm)
     policy = with_adapters(lm, seed=0)
-    return policy, moved(critic_view(policy, seed=1), 1)
+    return policy, moved(critic_view(policy, LORA, seed=1), 1)
 
 
 def weighted(values: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
     policy = with_adapters(alone, seed=0)
     with torch.no_grad():
         own = response_logps(policy, BATCH)
-    critic = critic_view(policy, seed=1)
+    critic = critic_view(policy, LORA, seed=1)
     reference = base_view(policy)
     with torch.no_grad():
         untouched = token_values(critic, BATCH)
@@ -324,7 +324,7 @@ def test_only_the_policys_adapter_is_saved(tmp_path: Path) -> None:
 def test_of_a_merged_base_the_policy_alone_is_merged(tmp_path: Path) -> None:
     save_model(with_adapters(load_causal(save_toy(tmp_path / "toy")), 0), tmp_path / "sft", card="")
     policy = with_adapters(load_causal(str(tmp_path / "sft")), seed=1)
-    moved(critic_view(policy, seed=1), 2)
+    moved(critic_view(policy, LORA, seed=1), 2)
     with torch.no_grad():
         expected = response_logps(policy, ENDED)
         save_model(policy, tmp_path / "whole", card="")

@@ -19,6 +19,7 @@ from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.views import (
     base_view,
+    critic_from_policy,
     critic_from_reward,
     critic_view,
     frozen_view,
@@ -214,6 +215,7 @@ def _critic(
         return head_view(policy, seed=settings.seed)
     if kind == "separate":
         return _separate_critic(settings, policy, scorer)
+    assert settings.lora is not None
     if scorer is not None and scorer.model is policy.model:
         return critic_from_reward(scorer)
     log.info(
@@ -221,7 +223,9 @@ def _critic(
         "start from a new head. critic_warmup_steps lets it learn before the policy moves; "
         "critic=separate starts as the reward model, at the price of another model."
     )
-    return critic_view(policy, seed=settings.seed + 1)
+    if reference_kind(policy, settings.model, None) == "start":
+        return critic_from_policy(policy, seed=settings.seed + 1)
+    return critic_view(policy, settings.lora, seed=settings.seed + 1)
 
 
 def _separate_critic(

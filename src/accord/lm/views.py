@@ -16,12 +16,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from accord.errors import SettingsError
-from accord.lm.adapters import WEIGHTS, fill, read_config, score_name, why_not_lora
+from accord.lm.adapters import (
+    WEIGHTS,
+    fill,
+    lora_config,
+    read_config,
+    score_name,
+    why_not_lora,
+)
 from accord.lm.digest import same_weights
 from accord.lm.heads import value_head
 from accord.lm.load import REWARD_FILE, base_and_adapter, read_normalisation, tokenizer_of
 from accord.lm.model import LanguageModel
 from accord.lm.switch import POLICY, adapter_of
+from accord.settings.training import LoraSettings
 
 # Adapters' names, and so parts of parameters' names.
 CRITIC, REWARD, REFERENCE = "critic", "reward", "reference"
@@ -46,7 +54,16 @@ def head_view(policy: LanguageModel, *, seed: int) -> LanguageModel:
     return _scalar_view(policy, policy.adapter, head, head_only=True)
 
 
-def critic_view(policy: LanguageModel, *, seed: int) -> LanguageModel:
+def critic_view(policy: LanguageModel, settings: LoraSettings, *, seed: int) -> LanguageModel:
+    """A critic from the base: adapters that change nothing yet, and a new head.
+
+    Raises SettingsError when `target_modules` names no layer of this model.
+    """
+    _add(policy, CRITIC, lora_config(settings), seed=seed)
+    return _learning(_scalar_view(policy, CRITIC, value_head(_width(policy), policy.device, seed)))
+
+
+def critic_from_policy(policy: LanguageModel, *, seed: int) -> LanguageModel:
     """A critic that begins as the policy: a copy of its adapter, and a new head."""
     _copied(policy, POLICY, CRITIC)
     return _learning(_scalar_view(policy, CRITIC, value_head(_width(policy), policy.device, seed)))
