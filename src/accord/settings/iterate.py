@@ -140,7 +140,7 @@ class IterateSettings(Settings):
         """The adapters that the first round trains, as `train` says."""
         return self.training(1, **_NAMES).lora
 
-    def training(self, round: int, **places: Any) -> TrainSettings:
+    def training(self, number: int, **places: Any) -> TrainSettings:
         """The training settings of a round, with its model, data set, folder, seed, reference.
 
         With `lora`, later rounds go on with the first one's adapter on the same base, unless
@@ -150,7 +150,7 @@ class IterateSettings(Settings):
         shared = {"device": self.device, "trust_remote_code": self.trust_remote_code}
         built = _built(self.method, {**given, **shared, **places})
         lora = built.lora
-        if round == 1 or lora is None or "continue_adapter" in lora.model_fields_set:
+        if number == 1 or lora is None or "continue_adapter" in lora.model_fields_set:
             return built
         going_on = lora.model_copy(update={"continue_adapter": True})
         return built.model_copy(update={"lora": going_on})
