@@ -29,13 +29,13 @@ pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHO
 START = """\
 output_dir: out
 stages:
-  - {stage: world, demonstrations: 3000, corpus: 3000, train_prompts: 600, test_prompts: 200,
-     vocab_size: 700, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2}
+  - {stage: world, demonstrations: 6000, corpus: 5000, train_prompts: 600, test_prompts: 200,
+     vocab_size: 1000, hidden_size: 128, num_hidden_layers: 2, num_attention_heads: 2}
   - {stage: train, name: base, method: sft, model: $world/model, dataset: $world/corpus.jsonl,
-     per_device_train_batch_size: 32, learning_rate: 8.0e-3, warmup_ratio: 0.05, max_length: 256}
+     per_device_train_batch_size: 32, learning_rate: 4.0e-3, warmup_ratio: 0.05, max_length: 256}
   - {stage: train, name: sft, method: sft, model: $base/model,
      dataset: $world/demonstrations.jsonl, per_device_train_batch_size: 32,
-     learning_rate: 6.0e-3, warmup_ratio: 0.05, max_length: 256}
+     learning_rate: 4.0e-3, warmup_ratio: 0.05, max_length: 256}
 """
 
 
