@@ -107,7 +107,7 @@ def test_overfitting_names_the_best_step() -> None:
 def test_a_reference_that_is_not_the_start() -> None:
     rows = course(**HEALTHY)
     settings = {"model": "sft", "ref_model": "base"}
-    assert abouts(rows, settings) == {"reference": "warning"}
+    assert abouts(rows, settings) == {"reference": "note"}  # rounds mean it so
     assert abouts(rows, {"model": "sft", "ref_model": "sft"}) == {}
     rows[0]["rewards/chosen"] = 0.8  # equal by name, but not by numbers
     assert abouts(rows, {"model": "sft", "ref_model": None}) == {"reference": "warning"}

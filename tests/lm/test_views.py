@@ -102,8 +102,6 @@ def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
         # Whatever else is on the base and was asked before: the same to the bit.
         assert torch.equal(response_logps(policy, BATCH), own)
         assert torch.equal(response_logps(reference, BATCH), base)
-        with policy.as_reference():
-            assert torch.equal(response_logps(policy, BATCH), base)
         moved(policy, 2)
         assert float((response_logps(policy, BATCH) - own).abs().max()) > 1e-3
         assert torch.equal(token_values(critic, BATCH), values)

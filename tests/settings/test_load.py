@@ -63,7 +63,7 @@ def test_values_keys_and_defaults() -> None:
         ("eval_dataset: 7", 'Put it in quotes: "7" in a file, \'"7"\' on the command line'),
         ("eval_dataset: no", "yes, no, on and off without quotes are true and false"),
         ("lora: {r: x}", "`lora.r` must be a whole number at least 1, not 'x' (x.yaml:4)"),
-        ("lora: 8", "`lora` must be a table with the keys `r`, `alpha` and `target_modules`"),
+        ("lora: 8", "`lora` must be a table with the keys `r`, `alpha`, `target_modules`"),
         ("lora: {target_modules: 3}", "`lora.target_modules` must be text or a list of texts"),
     ],
 )

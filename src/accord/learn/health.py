@@ -63,9 +63,10 @@ def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]
         text = (
             f"The reference ({other}) is not the model that training started from "
             f"({settings.get('model')}): rewards do not begin at 0, and the penalty pulls towards "
-            f"the reference from the first step. Meant so? Else leave ref_model out."
+            f"the reference from the first step. Rounds with a fixed reference mean it so; else "
+            f"leave ref_model out."
         )
-        return [Health("reference", "warning", text)]
+        return [Health("reference", "note", text)]
     if rows and "ref_model" in settings and rows[0].get("step") == 1:
         reward = rows[0].get("rewards/chosen")
         if isinstance(reward, int | float) and abs(reward) > START_AWAY:

@@ -17,15 +17,22 @@ from accord.learn.learner import make_learner
 from accord.learn.losses import MakeReference, Metric, Objective, Reference, merge_metrics
 from accord.learn.methods import METHODS, Method
 from accord.learn.processes import processes
-from accord.learn.reference import adapters_off, batches_of, kept_log_probs, kept_reference
+from accord.learn.reference import (
+    adapters_off,
+    batches_of,
+    kept_log_probs,
+    kept_reference,
+    reference_kind,
+)
 from accord.learn.stage import keep_going, model_card
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters import add_adapters, continue_adapter
 from accord.lm.encode import Limits, encode
 from accord.lm.encode_report import EncodeReport
 from accord.lm.forward import response_head_scores
-from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.load import base_and_adapter, load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.views import base_view
 from accord.records import Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings, ReferenceSettings
@@ -74,7 +81,13 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
 
 
 def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
-    """The model that training starts from, with what learns marked: all of it, or adapters."""
+    """The model that training starts from, with what learns marked: all of it, or adapters.
+
+    An adapter in `model` goes on learning on its base where the settings say so; else it is merged
+    into the base, under new ones.
+    """
+    lora, (_, adapter) = settings.lora, base_and_adapter(settings.model)
+    goes_on = adapter is not None and lora is not None and lora.continue_adapter
     if scalar:
         lm = load_scalar(
             settings.model,
@@ -83,7 +96,8 @@ def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            learns=settings.lora is None,
+            learns=lora is None,
+            merge=not goes_on,
         )
     else:
         lm = load_causal(
@@ -91,10 +105,15 @@ def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            learns=settings.lora is None,
+            learns=lora is None,
+            merge=not goes_on,
         )
-    if settings.lora is not None:
-        lm = add_adapters(lm, settings.lora, seed=settings.seed)
+    if lora is not None and goes_on:
+        lm = continue_adapter(lm, settings.model, lora)
+    elif lora is not None:
+        lm = add_adapters(lm, lora, seed=settings.seed)
+        if lora.continue_adapter:
+            log.info("%s is no adapter that could go on learning: it is given one.", lm.name)
     if settings.gradient_checkpointing:
         lm.recompute_activations()
     return lm
@@ -155,7 +174,7 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
     def other() -> LanguageModel:
         assert isinstance(settings, ReferenceSettings)
         assert settings.ref_model is not None
-        log.warning(
+        log.info(
             "The reference %s is not the starting model %s: the KL penalty pulls towards it from "
             "the first step.",
             settings.ref_model,
@@ -172,12 +191,20 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
 
     def make(groups: Sequence[PromptGroup]) -> Reference:
         assert isinstance(settings, ReferenceSettings)
-        if settings.ref_model is not None and settings.ref_model != settings.model:
+        model, kind = lm, reference_kind(lm, settings.model, settings.ref_model)
+        if kind == "other":
             loaded[:] = loaded or [other()]
-        elif lm.is_peft and not _precomputed(settings):
-            return adapters_off(lm)
+            model = loaded[0]
+        elif kind == "base":
+            if not _precomputed(settings):
+                return adapters_off(lm)
+            model = base_view(lm)
+        elif settings.precompute_ref_log_probs is False:
+            raise SettingsError(
+                f"precompute_ref_log_probs=false, but the reference is the adapter in "
+                f"{settings.model} as it is now, and it goes on learning. Leave it out."
+            )
         size = settings.per_device_train_batch_size
-        model = loaded[0] if loaded else lm
         return kept_log_probs(
             kept_reference(model, groups, batch_size=size, processes=processes()) if groups else []
         )

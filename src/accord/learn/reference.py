@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -15,10 +15,11 @@ from torch import Tensor
 from accord.errors import StorageError
 from accord.learn.losses import Reference
 from accord.learn.processes import Processes
-from accord.lm.digest import rows_digest, weights_digest
+from accord.lm.digest import rows_digest, same_place, weights_digest
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.views import base_view
 from accord.runs import atomic_folder, digest_json
 from accord.runs.cache import cache_folder, keep_newest
 
@@ -29,6 +30,21 @@ LAYOUT = 1  # of the files, and of what is computed
 PROBED = 4  # rows that are computed again before a kept set is believed
 # Nats a token by which log-probs in other batches may differ, on average.
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.05}
+
+
+def reference_kind(
+    lm: LanguageModel, model: str, ref_model: str | None
+) -> Literal["base", "start", "other"]:
+    """Whose log-probs the reference's are, of a model that starts from `model`: those of the base
+    under its adapters, of the start itself, or of another model.
+
+    New adapters change nothing at first, so with them the base is the start. An adapter that goes
+    on learning is a start that its base is not.
+    """
+    wanted = ref_model or model
+    if lm.is_peft and same_place(wanted, lm.name):
+        return "base"
+    return "start" if same_place(wanted, model) else "other"
 
 
 def batches_of(rows: int, size: int) -> Iterator[range]:
@@ -48,10 +64,11 @@ def kept_log_probs(known: Sequence[Tensor]) -> Reference:
 
 def adapters_off(lm: LanguageModel) -> Reference:
     """The base under a model's adapters, computed on each batch as it comes."""
+    base = base_view(lm)
 
+    @torch.no_grad()
     def compute(batch: PackedBatch, rows: Sequence[int]) -> Tensor:
-        with lm.as_reference():
-            return response_logps(lm, batch)
+        return response_logps(base, batch)
 
     return compute
 
@@ -64,21 +81,18 @@ def token_log_probs(
     batch_size: int,
     processes: Processes | None = None,
 ) -> list[Tensor]:
-    """Each row's token log-probs (its R,) under the reference, on the CPU.
+    """Each row's token log-probs (its R,) under the model as it is now, on the CPU.
 
-    With adapters it is the base they sit on, adapters off; else the model as it is now. Several
-    processes take turns with the batches.
+    Several processes take turns with the batches.
     """
     team = processes or Processes()
     found: dict[int, Tensor] = {}
-    context: AbstractContextManager[None] = lm.as_reference() if lm.is_peft else nullcontext()
-    with context:
-        for turn, rows in enumerate(batches_of(len(groups), batch_size)):
-            if turn % team.count != team.rank:
-                continue
-            batch = pack([groups[i] for i in rows], lm.device)
-            logps = response_logps(lm, batch).cpu()
-            found.update(zip(rows, logps.split(_counts([groups[i] for i in rows])), strict=True))
+    for turn, rows in enumerate(batches_of(len(groups), batch_size)):
+        if turn % team.count != team.rank:
+            continue
+        batch = pack([groups[i] for i in rows], lm.device)
+        logps = response_logps(lm, batch).cpu()
+        found.update(zip(rows, logps.split(_counts([groups[i] for i in rows])), strict=True))
     for share in team.gathered(found):
         found.update(share)
     return [found[i] for i in range(len(groups))]

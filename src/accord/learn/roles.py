@@ -12,14 +12,17 @@ from accord.compare.reward_sources import World, build_reward, first_reward_mode
 from accord.compare.rewards import Reward
 from accord.errors import SettingsError
 from accord.learn.offline import same_tokenizer, start_model
+from accord.learn.reference import reference_kind
 from accord.lm.adapters import add_adapters
 from accord.lm.heads import keep_first_head
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.views import (
     base_view,
+    critic_from_policy,
     critic_from_reward,
     critic_view,
+    frozen_view,
     head_view,
     reward_view,
     why_not_shared,
@@ -95,6 +98,7 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     if isinstance(sampler, LocalSampler):
         return roles
     _one_base(policy, settings)
+    sampler.expect(policy.name)
     published = Path(settings.output_dir) / "published"
 
     def publish() -> None:
@@ -112,8 +116,10 @@ def _one_base(policy: LanguageModel, settings: OnlineSettings) -> None:
     if policy.merged:
         raise SettingsError(
             f"{settings.model} is an adapter: it is merged into its base before new adapters are "
-            f"put on, and the vLLM server's base is another. Merge it into a model folder of its "
-            f"own, serve that, and name it in `model`; or use sampler.kind=local."
+            f"put on, and the vLLM server's base is another. Set lora.continue_adapter=true, and "
+            f"it goes on learning on its base, which the server must serve; or merge it into a "
+            f"model folder of its own, serve that, and name it in `model`; or use "
+            f"sampler.kind=local."
         )
 
 
@@ -184,9 +190,13 @@ def _reward_models(
 
 
 def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel:
-    """What the KL penalty pulls towards: the base, adapters off, or a frozen model of its own."""
-    if policy.is_peft and settings.ref_model in (None, settings.model):
+    """What the KL penalty pulls towards: the base, adapters off; a frozen copy of the adapter that
+    goes on learning; or a frozen model of its own."""
+    kind = reference_kind(policy, settings.model, settings.ref_model)
+    if kind == "base":
         return base_view(policy)
+    if kind == "start" and policy.is_peft:
+        return frozen_view(policy)
     lm = load_causal(
         settings.ref_model or settings.model,
         precision=settings.precision,
@@ -214,6 +224,8 @@ def _critic(
         "start from a new head. critic_warmup_steps lets it learn before the policy moves; "
         "critic=separate starts as the reward model, at the price of another model."
     )
+    if reference_kind(policy, settings.model, None) == "start":
+        return critic_from_policy(policy, seed=settings.seed + 1)
     return critic_view(policy, settings.lora, seed=settings.seed + 1)
 
 

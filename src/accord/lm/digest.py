@@ -21,11 +21,14 @@ _ABOUT_FILES = ("_name_or_path", "transformers_version", "architectures", "dtype
 
 
 def weights_digest(lm: LanguageModel) -> str:
-    """sha256 (hex) of a model's parameters and configuration; of a peft model's, the base alone."""
+    """sha256 (hex) of a model's parameters and configuration; of a peft model's, those of the base
+    and of the adapter that is the view's own."""
     digest = hashlib.sha256()
     digest.update(json.dumps(_about(lm.inner.config), sort_keys=True, default=str).encode())
+    if lm.adapter is not None:
+        digest.update(json.dumps(_strength(lm.model.peft_config[lm.adapter])).encode())
     for name, parameter in sorted(lm.inner.named_parameters()):
-        if adapter_of(name) is not None:
+        if adapter_of(name) not in (None, lm.adapter):
             continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         plain = parameter.detach().contiguous().cpu().view(-1)
@@ -38,11 +41,11 @@ def same_weights(lm: LanguageModel, place: str) -> bool:
 
     Of a peft model, its base. Equal to the bit in the precision that the model holds them in.
     """
-    local = Path(place).is_dir()
-    same_place = Path(place).resolve() == Path(lm.name).resolve() if local else place == lm.name
-    if same_place and not lm.merged:
+    if same_place(place, lm.name) and not lm.merged:
         return True
-    if not local or _about(AutoConfig.from_pretrained(place)) != _about(lm.inner.config):
+    if not Path(place).is_dir() or _about(AutoConfig.from_pretrained(place)) != _about(
+        lm.inner.config
+    ):
         return False
     named = lm.inner.named_parameters(remove_duplicate=False)
     own = {n.replace(".base_layer.", "."): p for n, p in named if adapter_of(n) is None}
@@ -58,6 +61,24 @@ def same_weights(lm: LanguageModel, place: str) -> bool:
                         return False
                 left.discard(name)
     return not left
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two names are of the same folder, or the same model on the hub."""
+    if Path(one).is_dir():
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
+
+
+def _strength(config: Any) -> list[Any]:
+    """What decides how much an adapter's matrices add, beside themselves."""
+    return [
+        config.r,
+        config.lora_alpha,
+        config.use_rslora,
+        config.rank_pattern,
+        config.alpha_pattern,
+    ]
 
 
 def _about(config: Any) -> dict[str, Any]:

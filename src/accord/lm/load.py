@@ -39,28 +39,35 @@ def load_causal(
     device: Device = "auto",
     trust_remote_code: bool = False,
     learns: bool = False,
+    merge: bool = True,
 ) -> LanguageModel:
     """A causal language model from a folder or hub name; an adapter is merged into its base.
 
     With precision bf16 the weights are bfloat16, unless they are to learn themselves: an
-    optimiser's steps are too small for them. Raises ModelError for a folder without
-    configuration, tokenizer or safetensors weights.
+    optimiser's steps are too small for them. Without `merge` it is an adapter's base alone, for
+    the adapter to be put on. Raises ModelError for a folder without configuration, tokenizer or
+    safetensors weights.
     """
-    base, adapter = _base_and_adapter(place)
+    base, adapter = base_and_adapter(place)
     tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
-    dtype = _dtype(precision, learns, adapter)
+    merged = adapter if merge else None
+    dtype = _dtype(precision, learns, merged)
     model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
-    if adapter:
-        model = _merged(model, adapter)
+    if merged:
+        model = _merged(model, merged)
     lm = LanguageModel(
-        _placed(model, device), tokenizer, place, precision=precision, merged=adapter is not None
+        _placed(model, device),
+        tokenizer,
+        place if merge else base,
+        precision=precision,
+        merged=merged is not None,
     )
     return _checked(lm)
 
 
 def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model or adapter, without its weights. Raises ModelError."""
-    base, adapter = _base_and_adapter(place)
+    base, adapter = base_and_adapter(place)
     return tokenizer_of(place if adapter else base, base, trust_remote_code)
 
 
@@ -73,17 +80,20 @@ def load_scalar(
     device: Device = "auto",
     trust_remote_code: bool = False,
     learns: bool = False,
+    merge: bool = True,
 ) -> LanguageModel:
     """A model with a scalar head: a trained reward model, or a new head on a language model.
 
     A new head's weights are normal with standard deviation 1/√(width + 1), without bias, from the
     seed. What `reward.json` says of the scores comes along where there is one. `heads` is how many
-    there are to be: by default as many as were trained, or one. Raises SettingsError where others
-    were trained already.
+    there are to be: by default as many as were trained, or one. Without `merge` it is an adapter's
+    base alone, for the adapter to be put on. Raises SettingsError where others were trained
+    already.
     """
-    base, adapter = _base_and_adapter(place)
+    base, adapter = base_and_adapter(place)
     tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
-    dtype = _dtype(precision, learns, adapter)
+    merged = adapter if merge else None
+    dtype = _dtype(precision, learns, merged)
     numbers = _reward_numbers(place)
     trained = int(numbers.get("heads", 1)) if numbers or _has_scalar_head(base) else None
     if None not in (heads, trained) and heads != trained:
@@ -102,15 +112,15 @@ def load_scalar(
         draw_heads(model, seed)
     model.score.float()
     _agree_on_padding(model, tokenizer)
-    if adapter:
-        model = _merged(model, adapter)
+    if merged:
+        model = _merged(model, merged)
     lm = LanguageModel(
         _placed(model, device),
         tokenizer,
-        place,
+        place if merge else base,
         scalar=True,
         precision=precision,
-        merged=adapter is not None,
+        merged=merged is not None,
     )
     read_normalisation(lm, place)
     return _checked(lm)
@@ -171,8 +181,11 @@ def _dtype(precision: Precision, learns: bool, adapter: str | None) -> torch.dty
     return torch.bfloat16 if half else torch.float32
 
 
-def _base_and_adapter(place: str) -> tuple[str, str | None]:
-    """The base model's place, and the adapter's if `place` is an adapter folder."""
+def base_and_adapter(place: str) -> tuple[str, str | None]:
+    """The base model's place, and the adapter's if `place` is an adapter folder.
+
+    Raises ModelError for a folder that holds neither.
+    """
     folder = Path(place)
     if not folder.is_dir():
         local = folder.suffix or place.startswith((".", "/", "~")) or place.count("/") != 1

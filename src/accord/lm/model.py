@@ -190,17 +190,6 @@ class LanguageModel:
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
 
-    @contextmanager
-    def as_reference(self) -> Iterator[None]:
-        """Adapters off: the model that training started from. Only for a peft model."""
-        assert self.switch is not None
-        own, self.adapter = self.adapter, None
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.adapter = own
-
 
 def without_dropout(model: nn.Module) -> nn.Module:
     """Dropout off everywhere: log-probs under learning must equal those under sampling."""

@@ -6,33 +6,46 @@ on; its trainable parameters are that adapter and its head. The weights of the b
 
 from __future__ import annotations
 
-import json
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from accord.errors import SettingsError
-from accord.lm.adapters import lora_config
+from accord.lm.adapters import (
+    WEIGHTS,
+    fill,
+    lora_config,
+    read_config,
+    score_name,
+    why_not_lora,
+)
 from accord.lm.digest import same_weights
 from accord.lm.heads import value_head
-from accord.lm.load import REWARD_FILE, read_normalisation, tokenizer_of
+from accord.lm.load import REWARD_FILE, base_and_adapter, read_normalisation, tokenizer_of
 from accord.lm.model import LanguageModel
-from accord.lm.switch import adapter_of
+from accord.lm.switch import POLICY, adapter_of
 from accord.settings.training import LoraSettings
 
-CRITIC, REWARD = "critic", "reward"  # adapters' names, and so parts of parameters' names
+# Adapters' names, and so parts of parameters' names.
+CRITIC, REWARD, REFERENCE = "critic", "reward", "reference"
 
 
 def base_view(policy: LanguageModel) -> LanguageModel:
-    """The base under a policy's adapters: what training started from."""
+    """The base under a policy's adapters: what new adapters started from."""
     assert policy.switch is not None
     return replace(policy, adapter=None)
+
+
+def frozen_view(policy: LanguageModel) -> LanguageModel:
+    """The policy as it is now: a copy of its adapter that learns no more."""
+    _copied(policy, POLICY, REFERENCE)
+    _frozen(policy, REFERENCE)
+    return replace(policy, adapter=REFERENCE)
 
 
 def head_view(policy: LanguageModel, *, seed: int) -> LanguageModel:
@@ -50,16 +63,16 @@ def critic_view(policy: LanguageModel, settings: LoraSettings, *, seed: int) -> 
     return _learning(_scalar_view(policy, CRITIC, value_head(_width(policy), policy.device, seed)))
 
 
+def critic_from_policy(policy: LanguageModel, *, seed: int) -> LanguageModel:
+    """A critic that begins as the policy: a copy of its adapter, and a new head."""
+    _copied(policy, POLICY, CRITIC)
+    return _learning(_scalar_view(policy, CRITIC, value_head(_width(policy), policy.device, seed)))
+
+
 @torch.no_grad()
 def critic_from_reward(reward: LanguageModel) -> LanguageModel:
     """A critic that begins as a reward model which is a view: its adapter, its (first) head."""
-    config = copy(reward.model.peft_config[REWARD])
-    config.inference_mode = False
-    _add(reward, CRITIC, config, seed=0)
-    parameters = dict(reward.model.named_parameters())
-    for name, parameter in parameters.items():
-        if adapter_of(name) == CRITIC:
-            parameter.copy_(parameters[name.replace(f".{CRITIC}.", f".{REWARD}.")])
+    _copied(reward, REWARD, CRITIC)
     assert reward.score is not None
     head = value_head(_width(reward), reward.device)
     head.weight.copy_(reward.score.weight[:1])
@@ -75,16 +88,12 @@ def reward_view(
     policy: LanguageModel, place: str, *, trust_remote_code: bool = False
 ) -> LanguageModel:
     """The reward model in an adapter folder, on the policy's base. See `why_not_shared`."""
-    config = _config(place)
-    tensors = load_file(Path(place) / "adapter_model.safetensors")
-    score = tensors.pop(_score_name(tensors))
+    config = read_config(place)
+    tensors = load_file(Path(place) / WEIGHTS)
+    score = tensors.pop(score_name(tensors))
     _add(policy, REWARD, config, seed=0)
-    _fill(policy, REWARD, tensors, place)
-    half = policy.weights_dtype
-    for name, parameter in policy.model.named_parameters():
-        if adapter_of(name) == REWARD:
-            parameter.requires_grad_(False)
-            parameter.data = parameter.data.to(half)  # as the weights that it is added to
+    fill(policy, REWARD, tensors, place)
+    _frozen(policy, REWARD)
     head = _frozen_head(score, policy.device)
     view = _scalar_view(policy, REWARD, head)
     view.name = place
@@ -100,20 +109,15 @@ def why_not_shared(policy: LanguageModel, place: str) -> str | None:
         return "it is a full model"
     if REWARD in policy.model.peft_config:
         return "another reward model is on the policy's base already"
-    kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if kind.get("peft_type") != "LORA":
-        return f"it is a {kind.get('peft_type')} adapter, and not LoRA"
-    beside = set(kind.get("modules_to_save") or ()) - {"score", "classifier"}
-    if beside or kind.get("bias", "none") != "none" or kind.get("target_parameters"):
-        return "it learned more than LoRA's matrices and its head"
+    reason = why_not_lora(place)
+    if reason is not None:
+        return reason
     if not (folder / REWARD_FILE).is_file():
         return f"it has no {REWARD_FILE}, so it is no reward model that accord saved"
-    tensors = load_file(folder / "adapter_model.safetensors")
-    if _score_name(tensors) not in tensors:
+    tensors = load_file(folder / WEIGHTS)
+    if score_name(tensors) not in tensors:
         return "its head is not with the adapter"
-    if any("lora_" not in n for n in tensors if n != _score_name(tensors)):
-        return "it learned more than LoRA's matrices and its head"
-    base = str(kind["base_model_name_or_path"])
+    base, _ = base_and_adapter(place)
     if not same_weights(policy, base):
         merged = f", which has {policy.name} merged into it" if policy.merged else ""
         return f"its base {base} is not the policy's{merged}"
@@ -155,41 +159,37 @@ def _add(lm: LanguageModel, adapter: str, config: LoraConfig, *, seed: int) -> N
         # peft has set all of these anew; where it wrapped another layer, the name is new too.
         own = adapter_of(name)
         if own == adapter:
-            parameter.requires_grad_(adapter != REWARD)
+            parameter.requires_grad_(adapter == CRITIC)
         else:
             parameter.requires_grad_(learns.get(name, False))
     lm.switch.refresh()
+
+
+def _copied(lm: LanguageModel, source: str, adapter: str) -> None:
+    """One adapter more on the base, with the numbers of another."""
+    config = copy(lm.model.peft_config[source])
+    config.task_type = config.modules_to_save = None
+    config.inference_mode = False
+    _add(lm, adapter, config, seed=0)
+    parameters = dict(lm.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if adapter_of(name) == adapter:
+                parameter.copy_(parameters[name.replace(f".{adapter}.", f".{source}.")])
+
+
+def _frozen(lm: LanguageModel, adapter: str) -> None:
+    half = lm.weights_dtype
+    for name, parameter in lm.model.named_parameters():
+        if adapter_of(name) == adapter:
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(half)  # as the weights that it is added to
 
 
 def _learning(critic: LanguageModel) -> LanguageModel:
     for parameter in critic.trainable().values():
         parameter.data = parameter.data.float()
     return critic
-
-
-def _fill(lm: LanguageModel, adapter: str, tensors: dict[str, Tensor], place: str) -> None:
-    """Copy an adapter's saved tensors into its parameters, each exactly once."""
-    own = {n: p for n, p in lm.model.named_parameters() if adapter_of(n) == adapter}
-    names = {n.replace(f".{adapter}.", ".").replace(f".{adapter}", ""): p for n, p in own.items()}
-    if set(names) != set(tensors):
-        odd = sorted(set(names) ^ set(tensors))[0]
-        raise SettingsError(
-            f"The adapter in {place} does not fit its base: {odd} is in one of them only. "
-            f"Train the reward model anew, or merge it and name the merged folder."
-        )
-    for name, parameter in names.items():
-        parameter.copy_(tensors[name])
-
-
-def _config(place: str) -> LoraConfig:
-    config: Any = PeftConfig.from_pretrained(place)
-    config.task_type = config.modules_to_save = None
-    config.lora_dropout = 0.0
-    return config
-
-
-def _score_name(tensors: dict[str, Tensor]) -> str:
-    return next((n for n in tensors if n.endswith("score.weight")), "score.weight")
 
 
 def _frozen_head(weight: Tensor, device: torch.device) -> nn.Linear:

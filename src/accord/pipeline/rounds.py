@@ -22,6 +22,7 @@ from rich.table import Table
 from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
 from accord.errors import SettingsError
+from accord.lm.load import base_and_adapter
 from accord.pipeline.lineage import FILE, Round, lineage, read_lineage
 from accord.pipeline.progress import Progress
 from accord.records import Record
@@ -44,6 +45,7 @@ Begin = Callable[[StagePlan], Iterator[Progress] | None]
 def iterate(plan: StagePlan, begin: Begin) -> Iterator[Progress]:
     """Run all rounds, then write `model/`, the last round's; rounds.json grows by every round."""
     settings = _settings(plan)
+    _one_base(settings)
     folder = Path(settings.output_dir)
     done: list[Round] = []
     yield Progress(0, 1)
@@ -68,6 +70,21 @@ def _noted(work: Iterator[Progress], name: str) -> Iterator[Progress]:
             yield Progress(progress.done, progress.total, f"{name}  {progress.note}".rstrip())
     finally:
         work.close()  # type: ignore[attr-defined]  # stopped here, it is to write a checkpoint
+
+
+def _one_base(settings: IterateSettings) -> None:
+    """Raise SettingsError where the first round would leave the base that a server has."""
+    lora = settings.lora
+    if settings.sampler.kind != "vllm" or lora is None or lora.continue_adapter:
+        return
+    base, adapter = base_and_adapter(settings.model)
+    if adapter is not None:
+        raise SettingsError(
+            f"{adapter} is an adapter: the first round would merge it into its base {base}, which "
+            f"the vLLM server has as it was. Set train.lora.continue_adapter=true, and it goes on "
+            f"learning on its base, which the server must serve; or merge it into a model folder "
+            f"of its own, serve that, and name it in `model`; or use sampler.kind=local."
+        )
 
 
 def plans_of(plan: StagePlan) -> list[StagePlan]:
@@ -125,7 +142,7 @@ def _learning(settings: IterateSettings, number: int, own: Path, start: str) -> 
     places = {"model": start, "dataset": f"{own}/compare/store.db", "output_dir": f"{own}/train"}
     if settings.has_reference and settings.reference == "fixed":
         places["ref_model"] = settings.model
-    train = settings.training(**places, seed=_seed(settings, "train", number))
+    train = settings.training(number, **places, seed=_seed(settings, "train", number))
     method = "sft" if settings.method == "rejection_sampling" else settings.method
     return [
         StagePlan(f"round-{number} sample", "sample", sample),
@@ -183,6 +200,7 @@ def _measuring(settings: IterateSettings, number: int, model: str) -> Iterator[S
 def _sampling(settings: IterateSettings) -> dict[str, Any]:
     """What all sampling has in common."""
     return {
+        "sampler": settings.sampler,
         "batch_size": settings.batch_size,
         "max_prompt_length": settings.max_prompt_length,
         "precision": settings.precision,

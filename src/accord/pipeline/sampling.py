@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import build_reward
@@ -14,16 +14,21 @@ from accord.compare.rewards import write_told
 from accord.compare.store import Store
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
+from accord.learn.checkpoints import changing
 from accord.lm.encode import Limits, encode_prompts
-from accord.lm.load import load_causal, load_tokenizer
+from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.pipeline.judges import flawed_reward
 from accord.pipeline.progress import Progress
 from accord.records import PromptOnly, Response
 from accord.respond.choose import make_sampler
+from accord.respond.local import LocalSampler
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
 from accord.respond.text import response_text
 from accord.runs import digest_json, storage_errors
 from accord.settings.stages import SampleSettings, SelectSettings
+
+if TYPE_CHECKING:
+    from accord.respond.vllm import VllmSampler
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +38,25 @@ BATCHES_A_CHUNK = 4  # sorted by length together, written together
 
 def sample(settings: SampleSettings) -> Iterator[Progress]:
     """Write responses.jsonl: `num_responses` to each prompt. Goes on where it stopped."""
-    tokenizer, sampler, longest = _engine(settings)
+    tokenizer, sampler = _engine(settings)
+    try:
+        yield from _written(settings, tokenizer, sampler)
+    finally:
+        sampler.close()  # a server keeps no adapter that nobody samples from
+    final = Path(settings.output_dir) / "responses.jsonl"
+    if settings.store is not None:
+        with Store.open(settings.store) as store:
+            store.add_responses([r for row in read_responses(final) for r in row.responses])
+
+
+def _written(
+    settings: SampleSettings, tokenizer: Any, sampler: LocalSampler | VllmSampler
+) -> Iterator[Progress]:
+    """The rows of responses.jsonl, a chunk at a time, and at the end the file."""
     records, read = load_records(settings.dataset, "prompts")
     log.info("%s", read.summary())
     wanted = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
-    limits = Limits(_room(longest, settings), settings.max_prompt_length)
+    limits = Limits(_room(sampler.max_length, settings), settings.max_prompt_length)
     prompts, kept, report = encode_prompts(wanted, tokenizer, limits)
     log.info("%s: %s", settings.dataset, report.summary())
     folder = Path(settings.output_dir)
@@ -62,28 +81,31 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
         temporary.write_bytes(rows_written)
         temporary.replace(final)
     partial.unlink()
-    if settings.store is not None:
-        with Store.open(settings.store) as store:
-            store.add_responses([r for row in read_responses(final) for r in row.responses])
 
 
-def _engine(settings: SampleSettings) -> tuple[Any, Sampler, int | None]:
-    """A tokenizer, what writes the responses, and how long a prompt with its response may be.
+def _engine(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
+    """A tokenizer, and what writes the responses.
 
-    The weights are not loaded where a server has them.
+    The weights are not loaded where a server has them; of an adapter it has the base, and is given
+    the adapter.
     """
     if settings.sampler.kind == "vllm":
         tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+        base, adapter = base_and_adapter(settings.model)
         sampler = make_sampler(settings.sampler, None)
-        return tokenizer, sampler, sampler.max_length
+        assert not isinstance(sampler, LocalSampler)
+        if adapter is None or not sampler.serves(adapter):
+            sampler.expect(base)
+            if adapter is not None:
+                sampler.publish(Path(adapter))
+        return tokenizer, sampler
     lm = load_causal(
         settings.model,
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
     )
-    sampler = make_sampler(settings.sampler, lm)
-    return lm.tokenizer, sampler, sampler.max_length
+    return lm.tokenizer, make_sampler(settings.sampler, lm)
 
 
 def _room(longest: int | None, settings: SampleSettings) -> int:
@@ -104,7 +126,7 @@ def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
 
     What was written of a chunk is cut off: other batches would round log-probs another way.
     """
-    header = json.dumps({"settings": digest_json(settings.model_dump(mode="json"))})
+    header = json.dumps({"settings": digest_json(changing(settings.model_dump(mode="json")))})
     lines = partial.read_bytes().split(b"\n") if partial.is_file() else [b""]
     done = 0
     if lines[0] == header.encode():

@@ -25,6 +25,9 @@ class LocalSampler:
         """Tokens that a prompt and its response may have together."""
         return self.lm.max_length
 
+    def close(self) -> None:
+        """Nothing: the model is its owner's."""
+
     @torch.no_grad()
     def __call__(
         self,

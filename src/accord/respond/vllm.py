@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from accord.errors import SettingsError, WorkError
+from accord.lm.digest import same_place
 from accord.respond.attempts import RefusedError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.server import Server
@@ -40,10 +41,31 @@ class VllmSampler:
         served = self.server.get("/v1/models").get("data")
         if not isinstance(served, list) or not all(isinstance(m, dict) for m in served):
             raise self.server.nonsense("/v1/models", "no list of models")
-        self.base, self.max_length = _chosen(served, settings.model, self.server.url)
-        self.model = self.base
+        chosen = _chosen(served, settings.model, self.server.url)
+        self.base = self.model = str(chosen["id"])
+        longest = chosen.get("max_model_len")
+        self.max_length = longest if isinstance(longest, int) else None
+        self._root = chosen.get("root")
         self._run, self._version = uuid.uuid4().hex[:8], 0
         self._processed: bool | None = None
+
+    def serves(self, place: str) -> bool:
+        """Whether the server says that what it samples from was loaded from this folder or name."""
+        return isinstance(self._root, str) and same_place(place, self._root)
+
+    def expect(self, place: str) -> None:
+        """Warn where it can't be seen that the server has the model at a place.
+
+        It tells no digest of its weights, and may have the same ones from elsewhere: no error.
+        """
+        if not self.serves(place):
+            log.warning(
+                "The vLLM server at %s says that it serves %s: it can't be seen whether that is "
+                "%s. If its weights are others, the responses are another model's.",
+                self.server.url,
+                self._root or self.base,
+                place,
+            )
 
     def publish(self, folder: Path) -> None:
         """Sample from the adapter that peft saved in a folder, from the next call on.
@@ -203,8 +225,8 @@ class VllmSampler:
             log.warning("The adapter %s stays on the server: %s", name, error)
 
 
-def _chosen(served: list[dict[str, Any]], wanted: str | None, url: str) -> tuple[str, int | None]:
-    """The name of the model to sample from, and how long it may get."""
+def _chosen(served: list[dict[str, Any]], wanted: str | None, url: str) -> dict[str, Any]:
+    """What the server tells of the model to sample from."""
     names = {str(m.get("id")): m for m in served}
     bases = [name for name, m in names.items() if not m.get("parent")]
     if wanted is None and len(bases) != 1:
@@ -218,8 +240,7 @@ def _chosen(served: list[dict[str, Any]], wanted: str | None, url: str) -> tuple
             f"The vLLM server at {url} serves no model {name!r}, only {', '.join(names)}. Correct "
             f"sampler.model, or leave it out."
         )
-    longest = names[name].get("max_model_len")
-    return name, longest if isinstance(longest, int) else None
+    return names[name]
 
 
 def _lora_remedy(refused: RefusedError) -> str:

@@ -19,9 +19,10 @@ from accord.settings.preferences import (
     ReferenceSettings,
     SimpoSettings,
 )
+from accord.settings.sampling import SamplerSettings
 from accord.settings.stages import JudgeSettings
 from accord.settings.suggest import listed, nearest
-from accord.settings.training import SftSettings, TrainSettings
+from accord.settings.training import LoraSettings, SftSettings, TrainSettings
 
 ROUND_METHODS: dict[str, type[TrainSettings]] = {
     "dpo": DpoSettings,
@@ -68,6 +69,11 @@ class IterateSettings(Settings):
     max_prompt_length: int | None = Field(
         None, ge=1, description="Longer prompts (in tokens) are not sampled from, and counted."
     )
+    sampler: SamplerSettings = Field(
+        SamplerSettings(),
+        description="What writes the responses; a vLLM server is given each round's adapter, and "
+        "needs `train.lora`.",
+    )
     judge: JudgeSettings = Field(JudgeSettings(), description="Who compares the responses.")
     form: Literal["best_worst", "pairs", "rankings", "labels"] | None = Field(
         None,
@@ -79,7 +85,8 @@ class IterateSettings(Settings):
         default_factory=lambda: {"method": "dpo"},
         description="How each round trains: `method` (dpo, ipo, kto, orpo, simpo or "
         "rejection_sampling, which is SFT on the best of each prompt's responses) and the keys of "
-        "that method, such as `learning_rate` and `beta`.",
+        "that method, such as `learning_rate` and `beta`. With `lora`, later rounds go on with the "
+        "first one's adapter.",
     )
     reference: Literal["fixed", "moving"] = Field(
         "fixed",
@@ -126,13 +133,27 @@ class IterateSettings(Settings):
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
         """That of training, which sampling computes in as well."""
-        return self.training(**_NAMES).precision
+        return self.training(1, **_NAMES).precision
 
-    def training(self, **places: Any) -> TrainSettings:
-        """The training settings of a round, with its model, data set, folder, seed, reference."""
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapters that the first round trains, as `train` says."""
+        return self.training(1, **_NAMES).lora
+
+    def training(self, number: int, **places: Any) -> TrainSettings:
+        """The training settings of a round, with its model, data set, folder, seed, reference.
+
+        With `lora`, later rounds go on with the first one's adapter on the same base, unless
+        `train` says otherwise.
+        """
         given = {key: value for key, value in self.train.items() if key != "method"}
         shared = {"device": self.device, "trust_remote_code": self.trust_remote_code}
-        return _built(self.method, {**given, **shared, **places})
+        built = _built(self.method, {**given, **shared, **places})
+        lora = built.lora
+        if number == 1 or lora is None or "continue_adapter" in lora.model_fields_set:
+            return built
+        going_on = lora.model_copy(update={"continue_adapter": True})
+        return built.model_copy(update={"lora": going_on})
 
     @field_validator("train")
     @classmethod
@@ -166,12 +187,27 @@ class IterateSettings(Settings):
                 f"`form=labels` gives single responses, and `{self.method}` learns from "
                 "comparisons. Use `train.method=kto`, or leave `form` out."
             )
+        if self.sampler.kind == "vllm":
+            self._adapters_for_a_server()
         if self.reference == "moving" and not self.has_reference:
             raise ValueError(
                 f"`reference=moving` does nothing with `{self.method}`, which has no reference "
                 "model. Leave `reference` out."
             )
         return self
+
+    def _adapters_for_a_server(self) -> None:
+        if self.lora is None:
+            raise ValueError(
+                "`sampler.kind=vllm` needs `train.lora`: a server is given each round's adapter, "
+                "and could not be given a whole model. Set `train.lora`."
+            )
+        later = self.training(2, **_NAMES).lora
+        if later is None or not later.continue_adapter:
+            raise ValueError(
+                "`train.lora.continue_adapter=false` merges each round's adapter into its base, "
+                "and the vLLM server's base stays as it is. Leave it out."
+            )
 
 
 def _built(method: str, values: dict[str, Any]) -> TrainSettings:

@@ -17,6 +17,12 @@ class LoraSettings(Settings):
     target_modules: str | list[str] = Field(
         "all-linear", description="Names of the linear layers to adapt, or `all-linear`."
     )
+    continue_adapter: bool = Field(
+        False,
+        description="Where `model` is an adapter, that one goes on learning on the same base; by "
+        "default it is merged into the base, and new ones are put on. `r`, `alpha` and "
+        "`target_modules` are then the adapter's, and may be given only as they are there.",
+    )
 
 
 class TrainSettings(Settings):

@@ -1,0 +1,193 @@
+"""An adapter that goes on learning on its own base, instead of being merged into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from torch import Tensor
+
+from accord.errors import SettingsError
+from accord.lm.adapters import add_adapters, continue_adapter
+from accord.lm.digest import weights_digest
+from accord.lm.forward import response_logps, response_scores
+from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PromptGroup, pack
+from accord.lm.switch import adapter_of
+from accord.lm.views import base_view, frozen_view, reward_view, why_not_shared
+from accord.settings.training import LoraSettings
+from tests.lm.test_load import plain_logps
+from tests.lm.toys import random_groups, save_toy, toy_tokenizer, with_adapters
+
+GROUPS = random_groups([(5, (3, 9)), (2, (4,)), (7, (1, 6, 2))], len(toy_tokenizer()))
+ENDED = [PromptGroup(g.prompt, tuple((*r, 2) for r in g.responses), g.ranks) for g in GROUPS]
+ON = LoraSettings(continue_adapter=True)
+
+
+@torch.no_grad()
+def logps(lm: LanguageModel) -> Tensor:
+    return response_logps(lm, pack(GROUPS))
+
+
+def saved(folder: Path, architecture: str = "llama") -> tuple[str, str]:
+    """A base, and an adapter on it with r=2 on all linear layers."""
+    base = save_toy(folder / "base", architecture)
+    save_model(with_adapters(load_causal(base), seed=0), folder / "adapter", card="")
+    return base, str(folder / "adapter")
+
+
+def going_on(place: str, settings: LoraSettings = ON, **more: Any) -> LanguageModel:
+    return continue_adapter(load_causal(place, merge=False, **more), place, settings)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_it_starts_where_it_was_on_the_base_as_it_was(architecture: str, tmp_path: Path) -> None:
+    base, place = saved(tmp_path, architecture)
+    lm = going_on(place)
+    assert not lm.merged
+    torch.testing.assert_close(logps(lm), logps(load_causal(place)), rtol=0, atol=1e-4)  # merged
+    torch.testing.assert_close(logps(base_view(lm)), logps(load_causal(base)), rtol=0, atol=1e-5)
+    assert float((logps(lm) - logps(base_view(lm))).abs().max()) > 0.05
+    assert {adapter_of(n) for n in lm.trainable()} == {"default"}
+    assert all(p.dtype == torch.float32 for p in lm.trainable().values())
+    # What is saved after it learned is one adapter still, of the same rank on the same base.
+    with torch.no_grad():
+        for parameter in lm.trainable().values():
+            parameter.mul_(1.5)
+    save_model(lm, tmp_path / "next", card="")
+    kept = json.loads((tmp_path / "next" / "adapter_config.json").read_text())
+    assert (kept["r"], kept["lora_alpha"], kept["base_model_name_or_path"]) == (2, 32.0, base)
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "next").eval()
+    found = plain_logps(plain, toy_tokenizer(), GROUPS)
+    torch.testing.assert_close(found, logps(lm).double(), rtol=0, atol=1e-4)
+    assert float((logps(lm) - logps(load_causal(place))).abs().max()) > 0.05
+
+
+def test_a_half_base_is_as_without_the_adapter(tmp_path: Path) -> None:
+    base, place = saved(tmp_path)
+    lm = going_on(place, precision="bf16")
+    assert lm.weights_dtype == torch.bfloat16  # nothing was merged that it would round away
+    assert torch.equal(logps(base_view(lm)), logps(load_causal(base, precision="bf16")))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"r": 4}, r"lora\.r=4, but the adapter in .*adapter, .* has 2\. Leave lora\.r out"),
+        ({"alpha": 16.0}, r"lora\.alpha=16\.0, but .* has 32\."),
+        (
+            {"target_modules": ["q_proj"]},
+            r"target_modules=\['q_proj'\], but .* has 14 layers, such as",
+        ),
+    ],
+)
+def test_other_numbers_than_the_adapters_are_refused(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _, place = saved(tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        going_on(place, LoraSettings(continue_adapter=True, **given))
+
+
+def test_its_own_numbers_may_be_given(tmp_path: Path) -> None:
+    _, place = saved(tmp_path)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for layers in ("all-linear", names, r".*_proj"):
+        own = LoraSettings(continue_adapter=True, r=2, alpha=32.0, target_modules=layers)
+        assert torch.equal(logps(going_on(place, own)), logps(going_on(place)))
+    # All linear layers are not what an adapter on one of them has.
+    lm = load_causal(str(tmp_path / "base"))
+    narrow = LoraSettings(r=2, target_modules=["q_proj"])
+    save_model(add_adapters(lm, narrow, seed=0), tmp_path / "narrow", card="")
+    going_on(str(tmp_path / "narrow"), narrow.model_copy(update={"continue_adapter": True}))
+    with pytest.raises(SettingsError, match=r"target_modules='all-linear', but .* has 2 layers"):
+        going_on(str(tmp_path / "narrow"), LoraSettings(r=2, target_modules="all-linear"))
+
+
+def test_what_is_not_lora_alone_is_refused(tmp_path: Path) -> None:
+    _, place = saved(tmp_path)
+    for key, value, reason in (
+        ("peft_type", "IA3", "it is a IA3 adapter, and not LoRA"),
+        ("bias", "all", "more than LoRA's matrices"),
+        ("modules_to_save", ["embed_tokens"], "more than LoRA's matrices"),
+    ):
+        shutil.copytree(place, tmp_path / key)
+        kept = tmp_path / key / "adapter_config.json"
+        kept.write_text(json.dumps({**json.loads(kept.read_text()), key: value}))
+        with pytest.raises(SettingsError, match=f"can't go on learning: .*{reason}"):
+            continue_adapter(load_causal(place, merge=False), str(tmp_path / key), ON)
+
+
+@torch.no_grad()
+def test_a_reward_model_goes_on_with_its_head(tmp_path: Path) -> None:
+    base = save_toy(tmp_path / "base")
+    first = with_adapters(load_scalar(base, seed=3), seed=5)
+    first.score_mean, first.score_std = 0.75, 2.0
+    save_model(first, tmp_path / "rm", card="")
+    place = str(tmp_path / "rm")
+    lm = continue_adapter(load_scalar(place, seed=9, merge=False), place, ON)
+    expected = response_scores(first, pack(ENDED))
+    torch.testing.assert_close(response_scores(lm, pack(ENDED)), expected, rtol=0, atol=1e-5)
+    assert (lm.score_mean, lm.score_std) == (0.75, 2.0)
+    assert any("score" in n for n in lm.trainable())
+    with pytest.raises(SettingsError, match=r"score\.weight is in one of them only"):
+        going_on(place)
+
+
+@torch.no_grad()
+def test_a_reward_model_on_a_policys_adapter_shares_its_base(tmp_path: Path) -> None:
+    _, place = saved(tmp_path)
+    scorer = continue_adapter(load_scalar(place, seed=3, merge=False), place, ON)
+    # The hidden states are those of the adapter merged, under a head of the same seed.
+    whole = load_scalar(place, seed=3)
+    expected = response_scores(whole, pack(ENDED))
+    torch.testing.assert_close(response_scores(scorer, pack(ENDED)), expected, rtol=0, atol=1e-4)
+    save_model(scorer, tmp_path / "rm", card="")
+    policy = going_on(place)
+    assert why_not_shared(policy, str(tmp_path / "rm")) is None
+    shared = reward_view(policy, str(tmp_path / "rm"))
+    torch.testing.assert_close(response_scores(shared, pack(ENDED)), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_frozen_view_stays_where_the_policy_was(precision: str, tmp_path: Path) -> None:
+    _, place = saved(tmp_path)
+    lm = going_on(place, precision=precision)
+    learning = set(lm.trainable())
+    if precision == "bf16":  # as it computes once it has float32 masters
+        for parameter in lm.trainable().values():
+            parameter.data = parameter.data.bfloat16()
+    before = logps(lm)
+    view = frozen_view(lm)
+    assert torch.equal(logps(view), before)
+    assert torch.equal(logps(lm), before)
+    assert view.trainable() == {}
+    assert set(lm.trainable()) == learning
+    with torch.no_grad():
+        for parameter in lm.trainable().values():
+            parameter.mul_(1.5)
+    assert torch.equal(logps(view), before)
+    assert not torch.equal(logps(lm), before)
+    save_model(lm, tmp_path / "next", card="")
+    assert not any(p.is_dir() for p in (tmp_path / "next").iterdir())  # the copy is not saved
+
+
+def test_a_digest_is_of_the_adapter_that_is_on(tmp_path: Path) -> None:
+    _, place = saved(tmp_path)
+    lm = going_on(place)
+    assert weights_digest(lm) == weights_digest(going_on(place))
+    on, off = weights_digest(lm), weights_digest(base_view(lm))
+    assert on != off
+    with torch.no_grad():
+        next(iter(lm.trainable().values())).add_(1e-3)
+    assert weights_digest(lm) != on
+    assert weights_digest(base_view(lm)) == off
+    kept = Path(place) / "adapter_config.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "lora_alpha": 16}))
+    assert weights_digest(going_on(place)) != on  # the same matrices, half as strong
