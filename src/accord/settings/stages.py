@@ -83,6 +83,16 @@ class SampleSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
 
+    @model_validator(mode="after")
+    def _tokens_to_choose_from(self) -> SampleSettings:
+        key = self.changed("top_p", "top_k", "min_p")
+        if self.temperature == 0 and key is not None:
+            raise ValueError(
+                f"`{key}` does nothing with `temperature=0`, which takes the likeliest token. "
+                "Leave it out, or set a temperature."
+            )
+        return self
+
 
 class JudgeSettings(Settings):
     """Who compares responses."""
@@ -100,6 +110,21 @@ class JudgeSettings(Settings):
     )
     flaws: FlawSettings = Field(FlawSettings(), description="World: planted flaws.")
     name: str | None = Field(None, description="The annotator's name in the store.")
+
+    @model_validator(mode="after")
+    def _keys_of_its_kind(self) -> JudgeSettings:
+        if self.kind == "world" and self.model is not None:
+            raise ValueError(
+                "`model` does nothing with `kind=world`, whose annotators have none. Set "
+                "`kind=reward_model`, or leave it out."
+            )
+        key = self.changed("noise", "flaws")
+        if self.kind == "reward_model" and key is not None:
+            raise ValueError(
+                f"`{key}` is of the world's annotators, and does nothing with `kind=reward_model`. "
+                "Leave it out."
+            )
+        return self
 
 
 class CompareSettings(Settings):
@@ -210,6 +235,17 @@ class EvaluateSettings(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the intervals' bootstrap.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+
+    @model_validator(mode="after")
+    def _what_the_reward_model_is_held_to(self) -> EvaluateSettings:
+        if self.comparisons is not None and self.reward_model is None:
+            raise ValueError(
+                "`comparisons` tell a reward model's accuracy, and there is none. Set "
+                "`reward_model`, or leave it out."
+            )
+        if self.comparisons is None and self.changed("clear_gap"):
+            raise ValueError("`clear_gap` sorts `comparisons`. Set these too, or leave it out.")
+        return self
 
 
 class ReportSettings(Settings):
