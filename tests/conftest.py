@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.commands import CommandServer
+from studies.commands import CommandServer
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from studies.commands import CommandServer
 
 from accord.cli.entry import run
 from accord.errors import SettingsError
@@ -25,7 +26,6 @@ from accord.learn.offline import train_offline
 from accord.learn.order import RowOrder
 from accord.runs import read_metrics
 from accord.settings.training import SftSettings
-from tests.commands import CommandServer
 
 Fails = Callable[..., str]
 GOOD = {"prompt": "a", "completion": "b"}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -79,3 +83,51 @@ def test_rounds_gain_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert rounds.verdict([first, second, worse]).endswith("the round before: round 2.")
     table = rounds.markdown([first, second, third])
     assert "| 1 | 0.900 ± 0.657 | 0.600 ± 0.248 | 0.600 ± 0.248 | 1.00 ± 0.00 |" in table
+
+
+def test_kills_leave_no_difference(tmp_path: Path) -> None:
+    # As `python studies/kills.py` runs it, on runs of a few steps.
+    folder = tmp_path / "kills"
+    command = [sys.executable, str(STUDIES / "kills.py"), "--kills=4", "--size=0.02"]
+    told = subprocess.run(
+        [*command, f"--output-dir={folder}"], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["kills"], summary["equal"]) == (4, True)
+    for study in summary["studies"]:
+        assert len(study["kills"]) == 2
+        assert study["starts"] >= 3
+    assert "| ppo |" in told.stdout
+
+
+def test_what_differs_between_two_runs_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    differences = importlib.import_module("sameness").differences
+
+    def write(name: str, loss: float, seconds: float, text: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [{"step": 1, "loss": loss, "seconds": seconds}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (folder / "model").write_text(text)
+        stage = {"digest": "d", "inputs": {}, "seconds": seconds, "finished": f"at {seconds}"}
+        (folder / "stage.json").write_text(json.dumps(stage))
+        with contextlib.closing(sqlite3.connect(folder / "store.db")) as store, store:
+            store.execute("CREATE TABLE said (text TEXT, created TEXT)")
+            store.execute("INSERT INTO said VALUES (?, ?)", (text, f"at {seconds}"))
+        return folder
+
+    one = write("one", 0.5, 1.0, "a")
+    assert differences(one, write("again", 0.5, 2.0, "a")) == []  # clocks alone
+    changed = differences(one, write("other", 0.4, 1.0, "b"))
+    assert changed == ["differs: metrics.jsonl", "differs: model", "differs: store.db"]
+    rest = write("rest", 0.5, 1.0, "a")
+    (rest / ".model.partial-1234").write_text("")
+    (rest / "checkpoints").mkdir()
+    assert [d.split(": ")[1] for d in differences(one, rest)] == [
+        ".model.partial-1234",
+        "checkpoints",
+    ]

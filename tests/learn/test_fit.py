@@ -283,6 +283,25 @@ def test_matrices_alone_decay() -> None:
     assert optimiser.defaults["betas"] == (0.8, 0.999)
 
 
+def test_the_optimiser_steps_in_place() -> None:
+    weights = torch.nn.Parameter(torch.randn(300, 300))
+    optimiser = adamw([weights], SftSettings(**NAMES))
+    weights.grad = torch.randn(300, 300)
+    optimiser.step()
+    moments = optimiser.state[weights]
+    tensors = (weights, moments["exp_avg"], moments["exp_avg_sq"])
+    places, before = [t.data_ptr() for t in tensors], weights.detach().clone()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as told:
+        optimiser.step()
+    assert not torch.equal(weights, before)
+    assert [t.data_ptr() for t in tensors] == places
+    # All that a step allocates is small beside the weights: none of them is copied on the way.
+    allocated = [max(0, event.self_cpu_memory_usage) for event in told.events()]
+    assert sum(allocated) < weights.nbytes / 10
+
+
 def weights_after(objective_of: Any, settings: SftSettings) -> tuple[TrainState, Any, str]:
     """Run until the error; the state, whether the weights are the last step's, the message."""
     lm = model_for("sft")

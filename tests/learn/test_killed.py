@@ -8,20 +8,12 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from studies.commands import CommandServer
+from studies.sameness import differences, rows_of
 
-from accord.runs import digest_path, read_metrics
-from tests.commands import CommandServer
-
-CLOCKS = ("seconds", "peak_memory_mb")
-"""The only numbers of metrics.jsonl that may differ between two runs."""
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+from accord.runs import digest_path
 
 
 def arguments(place: str, settings: Mapping[str, object]) -> list[str]:
@@ -145,7 +137,7 @@ def moments(seed: int, kills: int, steps: int) -> list[tuple[int, float]]:
 def same(one: Path, other: Path) -> None:
     """All rows and all files are equal; a row that was taken back occurs once."""
     assert rows_of(one) == rows_of(other)
-    assert digest_path(one) == digest_path(other)
+    assert differences(one, other) == []
 
 
 def test_sft_killed_at_random_moments(

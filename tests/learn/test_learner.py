@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from accord.errors import SettingsError
-from accord.learn.checkpoints import TrainState, load_checkpoint, save_checkpoint
+from accord.learn.checkpoints import (
+    TrainState,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from accord.learn.learner import make_learner
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
@@ -106,6 +111,27 @@ def test_a_checkpoint_holds_the_masters_and_brings_the_copies_up_to_date(tmp_pat
     for name, master in fresh.learners["model"].parameters.items():
         assert torch.equal(master, state.learners["model"].parameters[name])
         assert torch.equal(again.trainable()[name], lm.trainable()[name])
+
+
+def test_checkpoints_half_removed_do_not_stop_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As when a run that has ended is killed while it removes them: one of two files is gone.
+    state = TrainState({"model": make_learner(half_model(), SftSettings(**NAMES))}, step=3)
+    save_checkpoint(tmp_path, state, {}, keep=1)
+
+    def half(folder: Path, **told: object) -> None:
+        next(folder.rglob("*.json")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            remove_checkpoints(tmp_path)
+    assert not load_checkpoint(tmp_path, state, {}, resume=True)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_other_processes_is_refused(tmp_path: Path) -> None:

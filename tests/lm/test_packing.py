@@ -108,6 +108,26 @@ def test_log_probs_and_gradients_are_the_models_own(name: str) -> None:
         assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
 
 
+def losses_of(lm: LanguageModel) -> tuple[float, float, dict[str, Tensor]]:
+    """The mean loss of SFT, that of DPO on neighbouring responses, and their sum's gradients."""
+    batch = pack(GROUPS)
+    logps = response_logps(lm, batch)
+    rewards = 0.1 * batch.per_response(logps)
+    sft, dpo = -logps.mean(), -(rewards[:-1] - rewards[1:]).sigmoid().log().mean()
+    return sft.item(), dpo.item(), gradients(lm.model, sft + dpo)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_and_gradients_are_the_same_packed_and_unpacked(name: str) -> None:
+    lm = wrapped(causal(name))
+    assert check_packing(lm)
+    *packed, packed_gradients = losses_of(lm)
+    lm.shares_prefixes = False
+    *plain, plain_gradients = losses_of(lm)
+    assert packed == pytest.approx(plain, rel=0, abs=1e-5)
+    assert_same_gradients(packed_gradients, plain_gradients)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_scores_and_gradients_are_the_models_own(name: str) -> None:
     model = scalar(name)

@@ -225,3 +225,14 @@ def test_a_chunk_is_within_its_limit(
     assert 1 <= tile <= rows
     assert 1 <= width <= vocabulary
     assert width == 1 or tile * width <= 12
+
+
+@pytest.mark.parametrize("free", [1 << 30, 8 << 30, 60 << 30])
+def test_a_chunk_on_a_gpu_takes_its_share_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+    tile, width = chunk_sizes(100_000, 150_000, torch.device("cuda"))
+    # Four bytes for float32 and two for the model's own precision; no more than 2²⁸ elements.
+    share = min(free / 16, 6 * 2**28)
+    assert 0.99 * share <= 6 * tile * width <= share

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from accord.errors import StorageError
-from accord.runs import atomic, atomic_folder, recover_folder, write_json_atomic
+from accord.runs import (
+    atomic,
+    atomic_folder,
+    recover_folder,
+    remove_folder,
+    write_json_atomic,
+)
 from accord.runs.storage import storage_errors
 
 WRITER = """
@@ -92,6 +98,69 @@ def test_a_killed_writer_changes_nothing_and_its_rest_is_removed(
         fill(folder, "next")
     assert (final / "weights").read_text() == "next"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+FILE_WRITER = """
+import os, signal, sys
+from accord.runs import atomic, write_json_atomic
+atomic.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+write_json_atomic(sys.argv[1], "new")
+"""
+
+
+def test_a_killed_writer_of_a_file_changes_nothing_and_its_rest_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json_atomic(path, "old")
+    killed = subprocess.run([sys.executable, "-c", FILE_WRITER, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # the killed process could not clean up
+    assert json.loads(path.read_text()) == "old"
+    write_json_atomic(path, "next")
+    assert json.loads(path.read_text()) == "next"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_the_file_of_a_live_writer_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two writers at once: each must find its own file in its place, and the last one wins.
+    path, whole, seen = tmp_path / "x.json", os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if not seen:
+            seen.append(descriptor)
+            write_json_atomic(path, "in between")
+            assert json.loads(path.read_text()) == "in between"
+        whole(descriptor)
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    write_json_atomic(path, "last")
+    assert seen
+    assert json.loads(path.read_text()) == "last"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+REMOVER = """
+import os, signal, sys
+from accord.runs import atomic, remove_folder
+def half(folder, **told):
+    (folder / "weights").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+atomic.shutil.rmtree = half
+remove_folder(sys.argv[1])
+"""
+
+
+def test_a_folder_half_removed_is_not_there(tmp_path: Path) -> None:
+    final = tmp_path / "checkpoints"
+    with atomic_folder(final) as folder:
+        fill(folder, "one")
+    killed = subprocess.run([sys.executable, "-c", REMOVER, str(final)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not final.exists()
+    assert len(list(tmp_path.iterdir())) == 1  # what is left of it, under another name
+    remove_folder(final)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_of_a_live_writer_is_left_alone(tmp_path: Path) -> None:

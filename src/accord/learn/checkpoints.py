@@ -18,7 +18,7 @@ from torch import Tensor
 from accord.errors import SettingsError, StorageError
 from accord.learn.learner import Learner
 from accord.learn.processes import processes
-from accord.runs import atomic_folder
+from accord.runs import atomic_folder, remove_folder
 from accord.settings.endpoint import deciding
 
 FOLDER = "checkpoints"
@@ -147,7 +147,7 @@ def load_checkpoint(
 
 def remove_checkpoints(output_dir: Path) -> None:
     """Remove all checkpoints of a run that ended well, or whose settings changed."""
-    shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+    remove_folder(output_dir / FOLDER)  # at once: half a checkpoint would stop the next start
 
 
 def newest_step(output_dir: Path) -> int:

@@ -1,6 +1,11 @@
 """A run on disk: atomic files and folders, digests, the metrics log and the manifest."""
 
-from accord.runs.atomic import atomic_folder, recover_folder, write_json_atomic
+from accord.runs.atomic import (
+    atomic_folder,
+    recover_folder,
+    remove_folder,
+    write_json_atomic,
+)
 from accord.runs.digests import digest_json, digest_path
 from accord.runs.json_values import json_ready
 from accord.runs.manifest import Manifest, machine, recorded, versions
@@ -18,6 +23,7 @@ __all__ = [
     "read_metrics",
     "recorded",
     "recover_folder",
+    "remove_folder",
     "storage_errors",
     "versions",
     "write_json_atomic",

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from accord.errors import StorageError
 from accord.runs.json_values import json_ready
@@ -45,17 +45,31 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.parent / f".{path.name}{_PARTIAL}{secrets.token_hex(4)}"
+        for rest in _abandoned(path):
+            rest.unlink(missing_ok=True)
+        partial, file = _own_file(path)
         try:
-            with partial.open("x", encoding="utf-8") as file:
+            with file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+                partial.replace(path)  # still locked: no other writer takes it for abandoned
             fsync_path(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _own_file(path: Path) -> tuple[Path, TextIO]:
+    """A new locked file beside `path`, and its name."""
+    while True:
+        partial = path.parent / f".{path.name}{_PARTIAL}{secrets.token_hex(4)}"
+        file = partial.open("x", encoding="utf-8")
+        with suppress(OSError):  # a file system without locks removes nothing either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return partial, file
+        file.close()  # another writer has removed it before it was locked
 
 
 @contextmanager
@@ -104,26 +118,42 @@ def recover_folder(final: str | Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(final)
-    prefix = f".{final.name}{_PARTIAL}"
     if not final.parent.is_dir():
         return
-    for entry in list(final.parent.iterdir()):
-        if entry.name.startswith(prefix) and entry.is_dir() and _abandoned(entry):
-            shutil.rmtree(entry, ignore_errors=True)
+    for rest in _abandoned(final):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
-def _abandoned(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+def remove_folder(final: str | Path) -> None:
+    """Removes a folder, if it is there: it is there whole, or not at all.
+
+    What a killed process had not removed yet is removed by the next call for the same place.
+    """
+    final = Path(final).resolve()
+    recover_folder(final)
+    if not final.is_dir():
+        return
+    partial = final.parent / f".{final.name}{_PARTIAL}{secrets.token_hex(4)}"
+    with storage_errors(final):
+        final.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _abandoned(final: Path) -> Iterator[Path]:
+    """What killed writers of `final` left beside it, each locked while the caller removes it."""
+    prefix = f".{final.name}{_PARTIAL}"
+    for entry in [e for e in final.parent.iterdir() if e.name.startswith(prefix)]:
+        try:
+            descriptor = os.open(entry, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield entry
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def _fsync_tree(folder: Path) -> None:

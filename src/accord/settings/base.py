@@ -20,3 +20,16 @@ class Settings(BaseModel):
         str_strip_whitespace=True,
         allow_inf_nan=False,
     )
+
+    def changed(self, *keys: str) -> str | None:
+        """The first of `keys` that does not hold its default, or None.
+
+        Keys are told from their defaults by value, not by whether they were written: settings that
+        a run has kept hold all of them.
+        """
+        fields = type(self).model_fields
+        for key in keys:
+            default = fields[key].get_default(call_default_factory=True, validated_data={})
+            if getattr(self, key) != default:
+                return key
+        return None

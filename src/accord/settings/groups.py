@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accord.settings.online import OnlineSettings
 
@@ -35,6 +35,15 @@ class GrpoSettings(GroupSettings):
         description="Weight the KL loss by the policy ratio, so that its gradient is that of the "
         "reverse KL; without, it is the forward KL's.",
     )
+
+    @model_validator(mode="after")
+    def _a_kl_to_correct(self) -> GrpoSettings:
+        if not self.beta and self.changed("use_bias_correction_kl"):
+            raise ValueError(
+                "`use_bias_correction_kl` is of the KL loss, which `beta=0` turns off. Leave it "
+                "out, or set `beta`."
+            )
+        return self
 
 
 class RlooSettings(GroupSettings):

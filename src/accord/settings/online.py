@@ -180,6 +180,10 @@ class OnlineSettings(TrainSettings):
             )
         if self.adaptive_kl_target is not None and not self.beta:
             raise ValueError("`adaptive_kl_target` can't adapt a beta of 0. Set `beta`.")
+        if self.adaptive_kl_target is None and self.changed("adaptive_kl_horizon"):
+            raise ValueError(
+                "`adaptive_kl_horizon` does nothing without `adaptive_kl_target`. Set that too."
+            )
         if self.num_mini_batches > self.prompts_a_step:
             raise ValueError(
                 f"{self.prompts_a_step} prompts in an iteration can't be split into "
@@ -187,10 +191,23 @@ class OnlineSettings(TrainSettings):
             )
         if self.max_kl_action == "raise_beta" and not self.beta:
             raise ValueError("`max_kl_action=raise_beta` can't raise a beta of 0. Set `beta`.")
-        both = {"missing_eos_score", "missing_eos_penalty"} <= self.model_fields_set
-        if both and self.missing_eos_score is not None:
+        if self.missing_eos_score is not None and self.changed("missing_eos_penalty"):
             raise ValueError(
                 "`missing_eos_score` replaces the score that `missing_eos_penalty` is taken off. "
                 "Set one of them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> OnlineSettings:
+        if self.ref_model is not None and not self.wants_reference:
+            raise ValueError(
+                "`ref_model` does nothing where nothing asks for a KL: `beta=0`, without `max_kl`. "
+                "Set one of them, or leave it out."
+            )
+        if self.sampler.kind == "local" and self.changed("sampler_importance_cap"):
+            raise ValueError(
+                "`sampler_importance_cap` limits the weights of another engine's samples, and with "
+                "`sampler.kind=local` the policy samples itself. Leave it out."
             )
         return self

@@ -80,13 +80,12 @@ class PpoSettings(OnlineSettings):
                 f"`gae_lambda={self.gae_lambda}` would fade it out. Set `gae_lambda=1`."
             )
         if not self.vf_coef and (
-            self.critic or self.critic_warmup_steps or self.critic_learning_rate
-        ):
-            raise ValueError(
-                "`critic`, `critic_warmup_steps` and `critic_learning_rate` are of a critic, and "
-                "`vf_coef=0` loads none. Leave them out."
+            key := self.changed(
+                "critic", "critic_warmup_steps", "critic_learning_rate", "cliprange_value"
             )
-        if self.ptx_dataset is None and {"ptx_coef", "ptx_batch_size"} & self.model_fields_set:
+        ):
+            raise ValueError(f"`{key}` is of a critic, and `vf_coef=0` loads none. Leave it out.")
+        if self.ptx_dataset is None and self.changed("ptx_coef", "ptx_batch_size"):
             raise ValueError(
                 "`ptx_coef` and `ptx_batch_size` do nothing without `ptx_dataset`. Set that too."
             )

@@ -128,6 +128,16 @@ class DpoSettings(ReferenceSettings):
                 f"`label_smoothing` is read by none of the losses in `loss_type`. Use one of "
                 f"{', '.join(sorted(SMOOTHED))}, or leave it out."
             )
+        if self.f_divergence_type != "alpha_divergence" and self.changed("f_alpha_divergence_coef"):
+            raise ValueError(
+                "`f_alpha_divergence_coef` is read by `f_divergence_type=alpha_divergence` only. "
+                "Set that too, or leave it out."
+            )
+        if "discopop" not in self.losses and self.changed("discopop_tau"):
+            raise ValueError(
+                "`discopop_tau` is read by `loss_type=discopop` only. Set that too, or leave it "
+                "out."
+            )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError(
                 "`loss_type=exo_pair` is infinite for labels that are certain. Set "

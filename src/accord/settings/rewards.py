@@ -78,7 +78,7 @@ class RewardModelSource(SourceSettings):
             raise ValueError("`model` is an empty list. Name at least one reward model's folder.")
         if len(set(self.folders)) != len(self.folders):
             raise ValueError("`model` names a folder twice. A model does not disagree with itself.")
-        if "variance_penalty" in self.model_fields_set and self.combine != "mean_minus_variance":
+        if self.changed("variance_penalty") and self.combine != "mean_minus_variance":
             raise ValueError(
                 "`variance_penalty` is read by `combine=mean_minus_variance` only. Set that too, "
                 "or leave it out."
@@ -211,6 +211,15 @@ class AnswerSource(SourceSettings):
         "the answer's last.",
     )
     case_sensitive: bool = Field(False, description="Whether capitals are told from small letters.")
+
+    @model_validator(mode="after")
+    def _letters_to_compare(self) -> AnswerSource:
+        if self.case_sensitive and self.compare == "number":
+            raise ValueError(
+                "`case_sensitive` does nothing with `compare=number`, which reads digits. Leave it "
+                "out."
+            )
+        return self
 
 
 class WorldSource(SourceSettings):

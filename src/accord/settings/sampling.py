@@ -36,4 +36,11 @@ class SamplerSettings(Settings):
                 f"kind=vllm needs the server's address in `url`, such as http://127.0.0.1:8000; "
                 f"got {self.url!r}"
             )
+        if self.kind == "local":
+            key = self.changed("url", "model", "timeout", "retries", "api_key_env")
+            if key is not None:
+                raise ValueError(
+                    f"`{key}` does nothing with `kind=local`, where the loaded model answers "
+                    "itself. Set `kind=vllm`, or leave it out."
+                )
         return self

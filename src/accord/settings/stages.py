@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -84,6 +84,16 @@ class SampleSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
 
+    @model_validator(mode="after")
+    def _tokens_to_choose_from(self) -> SampleSettings:
+        key = self.changed("top_p", "top_k", "min_p")
+        if self.temperature == 0 and key is not None:
+            raise ValueError(
+                f"`{key}` does nothing with `temperature=0`, which takes the likeliest token. "
+                "Leave it out, or set a temperature."
+            )
+        return self
+
 
 class JudgeSettings(EndpointSettings):
     """Who compares responses."""
@@ -107,26 +117,27 @@ class JudgeSettings(EndpointSettings):
     name: str | None = Field(None, description="The annotator's name in the store.")
 
     @model_validator(mode="after")
-    def _what_belongs_to_the_kind(self) -> JudgeSettings:
-        if self.kind == "endpoint":
-            if self.base_url is None or self.model is None:
-                raise ValueError(
-                    "`kind=endpoint` needs `base_url`, such as http://127.0.0.1:8000/v1, and "
-                    "`model`, the model's name there."
-                )
-            return self
-        given = (key for key in EndpointSettings.model_fields if getattr(self, key) != _plain(key))
-        other = next(given, None)
-        if other is not None:
+    def _keys_of_its_kind(self) -> JudgeSettings:
+        if self.kind == "endpoint" and (self.base_url is None or self.model is None):
             raise ValueError(
-                f"`{other}` belongs to `kind=endpoint`. Set that too, or leave it out."
+                "`kind=endpoint` needs `base_url`, such as http://127.0.0.1:8000/v1, and "
+                "`model`, the model's name there."
+            )
+        if self.kind == "world" and self.model is not None:
+            raise ValueError(
+                "`model` does nothing with `kind=world`, whose annotators have none. Set "
+                "`kind=reward_model`, or leave it out."
+            )
+        key = self.changed(*EndpointSettings.model_fields)
+        if self.kind != "endpoint" and key is not None:
+            raise ValueError(f"`{key}` belongs to `kind=endpoint`. Set that too, or leave it out.")
+        key = self.changed("noise", "flaws")
+        if self.kind != "world" and key is not None:
+            raise ValueError(
+                f"`{key}` is of the world's annotators, and does nothing with `kind={self.kind}`. "
+                "Leave it out."
             )
         return self
-
-
-def _plain(key: str) -> Any:
-    """The default of a key of an endpoint."""
-    return EndpointSettings.model_fields[key].get_default(call_default_factory=True)
 
 
 class CompareSettings(Settings):
@@ -237,6 +248,17 @@ class EvaluateSettings(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the intervals' bootstrap.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+
+    @model_validator(mode="after")
+    def _what_the_reward_model_is_held_to(self) -> EvaluateSettings:
+        if self.comparisons is not None and self.reward_model is None:
+            raise ValueError(
+                "`comparisons` tell a reward model's accuracy, and there is none. Set "
+                "`reward_model`, or leave it out."
+            )
+        if self.comparisons is None and self.changed("clear_gap"):
+            raise ValueError("`clear_gap` sorts `comparisons`. Set these too, or leave it out.")
+        return self
 
 
 class ReportSettings(Settings):

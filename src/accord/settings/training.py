@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -103,6 +103,12 @@ class TrainSettings(Settings):
         False, description="Run Python code that comes with a hub model. Off unless you trust it."
     )
 
+    @model_validator(mode="after")
+    def _rows_to_evaluate_on(self) -> Self:
+        if self.eval_steps is not None and self.eval_dataset is None:
+            raise ValueError("`eval_steps` does nothing without `eval_dataset`. Set that too.")
+        return self
+
 
 class SftSettings(TrainSettings):
     """Supervised fine-tuning: cross-entropy of the responses, each token weighted the same."""
@@ -185,4 +191,9 @@ class RewardSettings(TrainSettings):
             )
         if self.ensemble_penalty and self.heads == 1:
             raise ValueError("`ensemble_penalty` needs heads that can disagree. Set `heads`.")
+        if not self.bootstrap and self.heads == 1:
+            raise ValueError(
+                "`bootstrap=false` is of an ensemble, and one head sees all rows in any case. Set "
+                "`heads`, or leave it out."
+            )
         return self

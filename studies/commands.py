@@ -1,23 +1,30 @@
 """`accord` commands in processes of their own, without the seconds that importing torch takes.
 
-A server imports everything once; each command is a fork of it. So a test can start a command many
-times, and kill it as a machine would.
+A server imports everything once; each command is a fork of it. So a test or a study can start a
+command many times, and kill it as a machine would.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+STACK = "stack"
+"""The file beside a command's log in which it tells where it is."""
+
+_FRAME = re.compile(r'File "([^"]+)", line \d+ in (\S+)')
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,22 @@ class Running:
     def wait(self) -> int:
         """The exit code, or the negative number of the signal that ended it."""
         return int(self.server.ask({"wait": self.pid}))
+
+    def stack(self, within: float = 0.05) -> list[str]:
+        """The functions that it is in, the innermost first, as `file.py:function`.
+
+        Empty where it has not begun, or has ended, or does not answer within so many seconds.
+        """
+        place = self.log.with_name(STACK)
+        self.send(signal.SIGUSR1)
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            told = place.read_text(encoding="utf-8") if place.is_file() else ""
+            if told.endswith("in <module>\n"):
+                found = _FRAME.findall(told)
+                return [f"{Path(file).name}:{function}" for file, function in found]
+            time.sleep(0.0002)
+        return []
 
     def until_lines(self, path: Path, lines: int) -> None:
         """Return when a file has so many lines, or when the command has ended."""
@@ -68,10 +91,17 @@ class CommandServer:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *arguments: str, cwd: Path, dies_in_checkpoint: int = 0) -> Running:
+    def start(
+        self,
+        *arguments: str,
+        cwd: Path,
+        dies_in_checkpoint: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> Running:
         """Start `accord ARGUMENTS` in `cwd`; what it prints goes to `log` there.
 
         With `dies_in_checkpoint` = n it is killed when half of its n-th checkpoint is written.
+        `environment` comes on top of the server's.
         """
         log = cwd / "log"
         request = {
@@ -79,6 +109,7 @@ class CommandServer:
             "cwd": str(cwd),
             "log": str(log),
             "dies_in_checkpoint": dies_in_checkpoint,
+            "environment": dict(environment or {}),
         }
         return Running(self, int(self.ask(request)), log)
 
@@ -96,6 +127,7 @@ def serve() -> None:
 
     imported = (accord, LlamaForCausalLM, LlamaForSequenceClassification)
     assert all(imported)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until a command can answer it
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -118,6 +150,9 @@ def _be_the_command(request: dict[str, Any]) -> None:
         for number, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(number, target)
         os.chdir(request["cwd"])
+        os.environ.update(request["environment"])
+        stack = open(STACK, "w")  # noqa: SIM115 - for as long as it runs
+        faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
         sys.argv = ["accord", *request["arguments"]]
         if request["dies_in_checkpoint"]:
             _die_in_checkpoint(request["dies_in_checkpoint"])
