@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CACHED_ROWS = 128
+CACHED = 1 << 18  # numbers that are taken through at once, of which float32 copies stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class _Norm(torch.autograd.Function):
         factor = _factor(weight, ctx.form)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dw = torch.zeros_like(factor)
-        parts = zip(_rows(x, dx, grad), scales.split(CACHED_ROWS), strict=True)
+        parts = zip(_rows(x, dx, grad), scales.split(_count(x)), strict=True)
         for (rows, into, dy), scale in parts:
             unit, dy = rows.float() * scale, dy.float()
             dw += (dy * unit).sum(0)
@@ -130,5 +130,9 @@ def _factor(weight: Tensor, form: Form) -> Tensor:
 
 
 def _rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    flat = (x.reshape(-1, x.shape[-1]).split(CACHED_ROWS) for x in tensors)
+    flat = (x.reshape(-1, x.shape[-1]).split(_count(x)) for x in tensors)
     return zip(*flat, strict=True)
+
+
+def _count(x: Tensor) -> int:
+    return max(1, CACHED // x.shape[-1])
