@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies.commands import CommandServer
 
 from accord.data.write import read_responses
 from accord.errors import SettingsError, WorkError
@@ -24,7 +25,6 @@ from accord.settings.recipe import single_stage
 from accord.settings.sampling import SamplerSettings
 from accord.settings.stages import SampleSettings
 from accord.settings.training import LoraSettings
-from tests.commands import CommandServer
 from tests.respond.fake_vllm import FakeVllm, completion
 
 LOAD, UNLOAD, ASK = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
