@@ -18,6 +18,9 @@ from accord.learn.stage import peak_memory_mb
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
 
+A_PASS = 8  # episodes in a forward pass of PPO, as on the other side
+
+
 def tell(value: dict[str, Any]) -> None:
     print(json.dumps(value), flush=True)
 
@@ -38,7 +41,11 @@ def main() -> None:
     method = given.method.removesuffix("-lora")
     prompts = given.episodes if method == "ppo" else given.episodes // given.group * given.steps
     own: dict[str, Any] = (
-        {"reward_model": str(given.folder / "reward"), "num_ppo_epochs": 4}
+        {
+            "reward_model": str(given.folder / "reward"),
+            "num_ppo_epochs": 4,
+            "gradient_accumulation_steps": max(1, given.episodes // A_PASS),
+        }
         if method == "ppo"
         else {
             "rewards": [{"kind": "python", "function": f"{REWARD}:distinct"}],
