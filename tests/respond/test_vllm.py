@@ -203,8 +203,9 @@ def test_a_policy_learns_from_what_the_server_samples(
     # as they are, and the two engines would part.
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "w5 w6"}\n{"prompt": "w9 w10"}\n')
     (tmp_path / "mine.py").write_text(
-        "def fives(prompts, responses):\n"
-        "    return [float(sum(w in ('w5', 'w6') for w in r.split())) for r in responses]\n"
+        "def low(prompts, responses):\n"
+        "    return [float(sum(w in LOW for w in r.split())) for r in responses]\n"
+        "LOW = {f'w{i}' for i in range(3, 50)}\n"
     )
     settings = METHOD_SETTINGS[method](
         model=str(model),
@@ -217,14 +218,15 @@ def test_a_policy_learns_from_what_the_server_samples(
         num_generations=32,
         max_new_tokens=8,
         max_length=32,
-        max_steps=8,
+        max_steps=10,
         learning_rate=2e-2,
         lr_scheduler_type="constant",
         missing_eos_penalty=0.0,
         device="cpu",
     )
     rows = [result.metrics for result in train_online(method, settings)]
-    assert rows[-1]["objective/scores"] > rows[0]["objective/scores"] + 0.5
+    # The server has no seed. Each score's error is 0.16; PPO gains 2.2 to 2.8 (locally, six seeds).
+    assert rows[-1]["objective/scores"] > rows[0]["objective/scores"] + 1
     for row in rows:
         assert row["sampler/weight_mean"] == pytest.approx(1.0, abs=0.01)
         assert abs(row["sampler/mismatch_kl"]) < 1e-3
