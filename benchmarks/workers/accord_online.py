@@ -17,7 +17,6 @@ from accord.learn.order import RowOrder
 from accord.learn.stage import peak_memory_mb
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
-
 A_PASS = 8  # episodes in a forward pass of PPO, as on the other side
 
 

@@ -122,6 +122,25 @@ def test_scores(text: str, score: int | None) -> None:
     assert found == (None if score is None else (score,))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I" + " " * 50_000 + "x",
+        "verdict: " + "*" * 20_000 + "x" + "*" * 20_000 + "x\ny",
+        "# " * 20_000 + "verdict" + "_" * 20_000 + "A",
+        "{" * 5_000,
+    ],
+)
+def test_no_text_takes_long_to_read(text: str) -> None:
+    # By a pattern that goes back over what it has read, each would take hours.
+    assert stated(text, "verdict", PAIR) is None
+
+
+def test_an_object_is_no_line() -> None:
+    assert stated('{"verdict": "A", "reason": "x"}', "verdict", PAIR) == (0,)
+    assert stated('{\n"verdict": "A",\n"reason": "x"\n}', "verdict", PAIR) == (0,)
+
+
 def test_a_response_cannot_leave_its_place(fake: FakeOpenAi) -> None:
     first = pair_question("g", "p", ["x", "y"], [True, True]).text
     tag = first[first.index("</response-A-") :].split(">")[0] + ">"
@@ -234,6 +253,7 @@ def test_a_tie_in_one_order_alone_is_a_disagreement(fake: FakeOpenAi) -> None:
     judge = judge_at(fake)
     assert judge.ranks([asked("u", "v"), asked("same", "same")]) == [(0, 0), (0, 0)]
     assert judge.verdicts.order_disagreements == 0
+    assert (judge.verdicts.pairs, judge.verdicts.tie) == (1, 2)
     assert len(fake.seen) == 4  # texts that are the same need no judge
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -285,6 +286,22 @@ def test_a_limit_on_calls_stops_and_loses_nothing(fake: FakeOpenAi) -> None:
     assert texts(last.ask(asks(*names))) == [f"said of {n}" for n in names]
     assert len(fake.seen) == 10
     assert (last.tally.kept, last.tally.calls) == (8, 2)
+
+
+@pytest.mark.parametrize("fault", [completion(""), completion("half an ans", "length")])
+def test_an_answer_of_a_bad_moment_is_not_kept(fake: FakeOpenAi, fault: Any) -> None:
+    fake.answer = failing(1, (200, fault))
+    endpoint = connect(fake)
+    endpoint.ask(asks("x"))
+    assert texts(endpoint.ask(asks("x"))) == ["at last"]
+    assert texts(endpoint.ask(asks("x"))) == ["at last"]
+    assert len(fake.seen) == 2
+
+
+def test_a_refusal_may_cross_processes() -> None:
+    refused = pickle.loads(pickle.dumps(attempts.RefusedError("here", 400, "no")))
+    assert (refused.status, refused.message) == (400, "no")
+    assert str(refused) == "here refused the request (status 400): no"
 
 
 def test_a_limit_on_tokens(fake: FakeOpenAi) -> None:

@@ -377,7 +377,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         ("ppo", {"ptx_coef": 1.0}, "without `ptx_dataset`"),
         ("grpo", {"per_device_train_batch_size": 10}, "a multiple of `num_generations`"),
         ("grpo", {"beta": 0.0, "max_kl": 1.0, "max_kl_action": "raise_beta"}, "a beta of 0"),
-        ("rloo", {"missing_eos_score": 0.0, "missing_eos_penalty": 1.0}, "Set one of them"),
+        ("rloo", {"missing_eos_score": 0.0, "missing_eos_penalty": 2.0}, "Set one of them"),
         (
             "rloo",
             {"max_kl": 1.0, "max_kl_action": "rollback", "rollback_copy": "off"},

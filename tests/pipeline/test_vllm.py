@@ -19,7 +19,7 @@ from accord.lm.adapters import add_adapters
 from accord.lm.load import load_causal, save_model
 from accord.pipeline import run_stage
 from accord.pipeline.sampling import sample
-from accord.respond import server
+from accord.respond import attempts
 from accord.runs import digest_path, read_metrics
 from accord.settings.recipe import single_stage
 from accord.settings.sampling import SamplerSettings
@@ -33,7 +33,7 @@ LOAD, UNLOAD, ASK = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/com
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, place: Path) -> Iterator[FakeVllm]:
     """A server that says it has the SFT model."""
-    monkeypatch.setattr(server, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
     found = serving(place.parent / "sft/model")
     yield found
     found.close()

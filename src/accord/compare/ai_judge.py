@@ -125,7 +125,10 @@ class AiJudge:
         needed = [i for i, o in enumerate(orders) if not _same(o)]
         read = self._read([questions[i] for i in needed], "verdict", PAIR)
         said = dict(zip(needed, read, strict=True))
-        return [self._outcome(said.get(2 * i), said.get(2 * i + 1)) for i in range(len(pairs))]
+        return [
+            None if _same(pair) else self._outcome(said[2 * i], said[2 * i + 1])
+            for i, pair in enumerate(pairs)
+        ]
 
     def _outcome(
         self, one: int | NoVerdict | None, other: int | NoVerdict | None

@@ -148,7 +148,8 @@ class Endpoint:
             with self._lock:
                 self.tally.refused += 1
             return Refused(f"status {refused.status}: {refused.message}")
-        self.answers.keep(key, answer)
+        if answer.text and not answer.cut:  # else a fault of the moment would be one for good
+            self.answers.keep(key, answer)
         return answer
 
     def _asked(self, question: Ask) -> Answer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,8 +25,8 @@ PAIR = {"a": 0, "b": 1, "tie": None}
 """The verdicts on two responses: the place of the better one as they were shown, or none."""
 
 _CUT = "was cut off at its end by a limit on its length."
-_QUOTES = r"[\s*_`\"'\[\](){}]*"
-_END = rf"{_QUOTES}[.]?{_QUOTES}"
+_AROUND = " \t\r\n*_`\"'[](){}"
+"""What a value may stand in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +135,7 @@ def stated(text: str, key: str, may_be: Mapping[str, T]) -> tuple[T] | None:
     text that is a value and nothing else.
     """
     said = [*_in_objects(text, key), *_in_lines(text, key)]
-    value = max(said)[1] if said else re.sub(rf"^{_QUOTES}|{_END}$", "", text)
-    found = value.strip().casefold()
+    found = (max(said)[1].strip() if said else _bare(text)).casefold()
     return (may_be[found],) if found in may_be else None
 
 
@@ -161,8 +159,19 @@ def _in_objects(text: str, key: str) -> list[tuple[int, str]]:
 
 def _in_lines(text: str, key: str) -> list[tuple[int, str]]:
     """Values of `key` on lines of their own, each with the place where its line ends."""
-    line = rf"^[\s#>*_-]*(?:final )?{key}[*_ ]*[:=]{_QUOTES}(.*?){_END}$"
-    return [(m.end(), m[1]) for m in re.finditer(line, text, re.IGNORECASE | re.MULTILINE)]
+    found, place = [], 0
+    for line in text.splitlines(keepends=True):
+        place += len(line)
+        name, mark, value = line.replace("=", ":", 1).partition(":")
+        said = name.lstrip(" \t#>*_-").rstrip(" *_").casefold()
+        if mark and said.removeprefix("final ") == key:
+            found.append((place, _bare(value)))
+    return found
+
+
+def _bare(value: str) -> str:
+    """A value without what it may stand in, and without a full stop."""
+    return value.strip(_AROUND).removesuffix(".").strip(_AROUND)
 
 
 def _material(prompt: Prompt, responses: Sequence[tuple[str, str]]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.compare.reward_sources import World
 from accord.compare.rewards import write_told
-from accord.errors import SettingsError
+from accord.errors import SettingsError, StorageError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
 from accord.learn.fit import StepResult
@@ -89,13 +90,14 @@ def train_online(
         yield from steps
     finally:
         if team.main:
+            with suppress(StorageError):  # a full disk has an error of its own already
+                write_told(roles.reward, folder)
             roles.leave()
-            write_told(roles.reward, folder)
     state.learners["policy"].restore()
     if team.main:
         save_model(policy, folder / "model", card=model_card(policy, name, settings))
+        remove_episodes(folder)  # before the checkpoints, which tell whose they are
         remove_checkpoints(folder)
-        remove_episodes(folder)
 
 
 def _pretraining(policy: LanguageModel, settings: OnlineSettings) -> Pretraining | None:

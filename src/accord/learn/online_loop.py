@@ -153,6 +153,8 @@ def _adapt(
 ) -> None:
     if settings.adaptive_kl_target is None or "objective/kl" not in found:
         return
+    if found["skipped"]:  # it may have ended before all episodes were measured
+        return
     state.numbers["beta"] = adapted_beta(
         float(state.numbers["beta"]),
         found["objective/kl"],

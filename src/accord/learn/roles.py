@@ -97,7 +97,8 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     roles = Roles(policy, critic, reference, reward, sampler)
     if isinstance(sampler, LocalSampler):
         return roles
-    _one_base(policy, settings)
+    if policy.merged:
+        raise other_base(settings.model, "lora.continue_adapter")
     sampler.expect(policy.name)
     published = Path(settings.output_dir) / "published"
 
@@ -112,15 +113,15 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     return replace(roles, publish=publish, leave=leave, server=True)
 
 
-def _one_base(policy: LanguageModel, settings: OnlineSettings) -> None:
-    if policy.merged:
-        raise SettingsError(
-            f"{settings.model} is an adapter: it is merged into its base before new adapters are "
-            f"put on, and the vLLM server's base is another. Set lora.continue_adapter=true, and "
-            f"it goes on learning on its base, which the server must serve; or merge it into a "
-            f"model folder of its own, serve that, and name it in `model`; or use "
-            f"sampler.kind=local."
-        )
+def other_base(adapter: str, setting: str) -> SettingsError:
+    """Why an adapter can't be the start where a vLLM server samples, and is not to go on learning;
+    `setting` is the one that lets it."""
+    return SettingsError(
+        f"{adapter} is an adapter: it is merged into its base before new adapters are put on, and "
+        f"the vLLM server's base is another. Set {setting}=true, and it goes on learning on its "
+        f"base, which the server must serve; or merge it into a model folder of its own, serve "
+        f"that, and name it in `model`; or use sampler.kind=local."
+    )
 
 
 def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemory]:

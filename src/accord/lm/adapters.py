@@ -148,7 +148,7 @@ def _agree(lm: LanguageModel, config: LoraConfig, settings: LoraSettings, place:
         "target_modules": (wanted == own, f"{len(own)} layers, such as {min(own)}"),
     }
     for key, (same, what) in theirs.items():
-        if key in settings.model_fields_set and not same:
+        if settings.changed(key) is not None and not same:
             raise SettingsError(
                 f"lora.{key}={getattr(settings, key)!r}, but the adapter in {place}, which is to "
                 f"go on learning, has {what}. Leave lora.{key} out; or leave out "

@@ -221,7 +221,7 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: 
 def _same(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: float) -> bool:
     try:
         return bool(torch.allclose(_read(lm, batch), own, atol=allowed, rtol=allowed))
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         return False
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CACHED = 1 << 18  # numbers that are taken through at once, of which float32 copies stay in the cache
+CACHED = (
+    1 << 18
+)  # numbers that are taken through at once, of which float32 copies stay in the cache
 
 
 @dataclass(frozen=True, slots=True)

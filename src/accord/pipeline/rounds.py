@@ -22,6 +22,7 @@ from rich.table import Table
 from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
 from accord.errors import SettingsError
+from accord.learn.roles import other_base
 from accord.lm.load import base_and_adapter
 from accord.pipeline.lineage import FILE, Round, lineage, read_lineage
 from accord.pipeline.progress import Progress
@@ -77,14 +78,8 @@ def _one_base(settings: IterateSettings) -> None:
     lora = settings.lora
     if settings.sampler.kind != "vllm" or lora is None or lora.continue_adapter:
         return
-    base, adapter = base_and_adapter(settings.model)
-    if adapter is not None:
-        raise SettingsError(
-            f"{adapter} is an adapter: the first round would merge it into its base {base}, which "
-            f"the vLLM server has as it was. Set train.lora.continue_adapter=true, and it goes on "
-            f"learning on its base, which the server must serve; or merge it into a model folder "
-            f"of its own, serve that, and name it in `model`; or use sampler.kind=local."
-        )
+    if base_and_adapter(settings.model)[1] is not None:
+        raise other_base(settings.model, "train.lora.continue_adapter")
 
 
 def plans_of(plan: StagePlan) -> list[StagePlan]:

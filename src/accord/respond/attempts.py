@@ -33,7 +33,10 @@ class RefusedError(SettingsError):
 
     def __init__(self, where: str, status: int, message: str) -> None:
         super().__init__(f"{where} refused the request (status {status}): {message}")
-        self.status, self.message = status, message
+        self.where, self.status, self.message = where, status, message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RefusedError, (self.where, self.status, self.message)  # it may cross processes
 
 
 def connection(

@@ -21,7 +21,8 @@ class LoraSettings(Settings):
         False,
         description="Where `model` is an adapter, that one goes on learning on the same base; by "
         "default it is merged into the base, and new ones are put on. `r`, `alpha` and "
-        "`target_modules` are then the adapter's, and may be given only as they are there.",
+        "`target_modules` are then the adapter's; values other than the defaults are refused where "
+        "they are not its own.",
     )
 
 
