@@ -168,8 +168,9 @@ def test_a_busy_server_or_a_lost_line_is_asked_again(fake: FakeOpenAi, first: Re
 
 def test_the_wait_that_a_server_asks_for(fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(attempts.time, "sleep", waits.append)
     monkeypatch.setattr(attempts, "FIRST_WAIT", 2.0)
+    endpoint = connect(fake)
+    monkeypatch.setattr(endpoint._stop, "wait", waits.append)
     said = iter(["7", "0.5", formatdate(time.time() + 100, usegmt=True), "soon"])
 
     def answer(body: Any) -> Reply:
@@ -177,14 +178,33 @@ def test_the_wait_that_a_server_asks_for(fake: FakeOpenAi, monkeypatch: pytest.M
         return (429, "", {"Retry-After": asked}) if asked else (200, completion("at last"))
 
     fake.answer = answer
-    assert texts(connect(fake).ask(asks("q"))) == ["at last"]
+    assert texts(endpoint.ask(asks("q"))) == ["at last"]
     # 2, 4, 8 and 16 s of its own, where the server asks for no longer wait.
     assert [waits[0], waits[1], waits[3]] == [7.0, 4.0, 16.0]
     assert 90 < waits[2] <= 100
     fake.answer = lambda body: (429, "quota", {"Retry-After": "3600"})
     with pytest.raises(WorkError, match=r"in 1 attempts: .* quota \(wait 3,600 s, it says\)"):
-        connect(fake).ask(asks("other"))
+        endpoint.ask(asks("other"))
     assert len(waits) == 4  # an hour is not waited for
+
+
+def test_an_error_ends_the_waits_of_other_questions(fake: FakeOpenAi) -> None:
+    asked = threading.Event()
+
+    def answer(body: Any) -> Reply:
+        if question_of(body) == "busy":
+            asked.set()
+            return 429, "", {"Retry-After": "200"}
+        asked.wait(30)
+        return 401, "who are you"
+
+    fake.answer = answer
+    endpoint = connect(fake)
+    with pytest.raises(SettingsError, match="status 401"):
+        endpoint.ask(asks("busy", "any"))
+    assert len(fake.seen) == 2  # and nobody waited for 200 seconds
+    fake.answer = lambda body: (200, completion("now"))
+    assert texts(endpoint.ask(asks("busy"))) == ["now"]
 
 
 def test_no_server(fake: FakeOpenAi) -> None:

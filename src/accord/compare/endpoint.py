@@ -90,6 +90,7 @@ class Endpoint:
         self._schemas = settings.output != "text"
         self._limit_key = "max_tokens"
         self._lock = threading.Lock()
+        self._stop = threading.Event()  # set, no request is sent again
 
     def ask(self, questions: Sequence[Ask]) -> list[Answer | Refused]:
         """The answer to each. Equal questions are put once, and kept ones not at all.
@@ -113,8 +114,10 @@ class Endpoint:
                 for done in as_completed(under_way):
                     found[under_way[done]] = done.result()
             except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise  # when those under way have come back, and are kept
+                self._stop.set()
+                threads.shutdown(cancel_futures=True)  # what comes back of those sent is kept
+                self._stop.clear()
+                raise
         return [found[key] for key in keys]
 
     def told(self) -> dict[str, int]:
@@ -187,7 +190,10 @@ class Endpoint:
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         self._spend()
         fault, tried, retries = "", 0, self.settings.retries
-        for answer in attempts(self.client, "POST", self.url + PATH, body, retries=retries):
+        sent = attempts(
+            self.client, "POST", self.url + PATH, body, retries=retries, stop=self._stop
+        )
+        for answer in sent:
             tried += 1
             if isinstance(answer, Lost):
                 fault = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,17 +69,23 @@ def key_header(variable: str | None, *, named_by: str, whose: str) -> dict[str, 
 
 
 def attempts(
-    client: httpx2.Client, method: str, path: str, body: dict[str, Any] | None, *, retries: int
+    client: httpx2.Client,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None,
+    *,
+    retries: int,
+    stop: threading.Event | None = None,
 ) -> Iterator[httpx2.Response | Lost]:
     """What comes of each attempt, at most `retries` + 1 of them: stop asking when content.
 
     The waits between them double, and are as long as the last answer's Retry-After says; a server
-    that asks for more than LONGEST_WAIT is not asked again.
+    that asks for more than LONGEST_WAIT is not asked again. Once `stop` is set none begins.
     """
-    asked = 0.0
+    asked, stop = 0.0, stop or threading.Event()
     for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(max(asked, FIRST_WAIT * 2 ** (attempt - 1)))
+        if attempt and stop.wait(max(asked, FIRST_WAIT * 2 ** (attempt - 1))):
+            return
         try:
             answer: httpx2.Response | Lost = client.request(method, path, json=body)
         except httpx2.ConnectError as error:
