@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from os.path import commonpath
 from typing import Any
 
 import pytest
 
 from accord.errors import DataError
 from accord.lm.encode import Limits, encode, encode_prompts
+from accord.lm.packing import pack
 from accord.lm.template import encode_prompt, encode_response
 from accord.records import (
     Comparison,
@@ -182,6 +184,7 @@ def test_a_long_response_is_cut_and_loses_its_eos_or_is_dropped() -> None:
     assert group.responses == (plain(LONG)[:n],)  # no EOS is made up
     assert (report.responses_cut, report.eos_added) == (1, 0)
     assert "1 responses cut short (they lost their EOS)" in report.summary()
+    assert report.eos_lost == 1
 
     drop = Limits(max_length=len(prompt) + n, long_responses="drop")
     both = [Demonstration("the", LONG), Demonstration("the", "a")]
@@ -297,3 +300,26 @@ def test_prompts_keep_their_records() -> None:
 def test_prompts_alone_have_nothing_to_learn_from() -> None:
     with pytest.raises(DataError, match="f:1: a PromptOnly has no response to learn from"):
         encode([PromptOnly("the", Source("f", 1))], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+
+
+def test_equal_responses_of_a_ranking_have_nothing_to_tell() -> None:
+    record = Ranking("a", ("b c d", "b c e", "f"), (0, 1, 2))
+    whole, report = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert whole[0].ordered == [(0, 1), (0, 2), (1, 2)]
+    assert report.equal_pairs == 0
+    shared = commonpath([plain("b c d"), plain("b c e")])
+    room = len(whole[0].prompt) + len(shared)
+    cut, report = encode([record], TOKENIZER, Limits(room, None), eos_ids=EOS_IDS)
+    assert cut[0].ordered == [(0, 2), (1, 2)]
+    assert report.equal_pairs == 1
+    assert "1 pairs of equal responses in rankings left out" in report.summary()
+    assert pack(cut).pairs.weights.tolist() == [0.5, 0.5]
+
+
+def test_what_had_no_end_has_none_to_lose() -> None:
+    record = Rating("a", "b c d e f", 1.0, finished=False)
+    other = Rating("a", "b c d e f", 1.0)
+    before = len(encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)[0][0].prompt)
+    _, report = encode([record, other], TOKENIZER, Limits(before + 2, None), eos_ids=EOS_IDS)
+    assert (report.responses_cut, report.eos_lost) == (2, 1)
+    assert "2 responses cut short (1 of them lost their EOS)" in report.summary()

@@ -43,7 +43,7 @@ def _differences(groups: Sequence[PromptGroup]) -> tuple[np.ndarray, np.ndarray]
         lengths = [len(r) for r in group.responses]
         found = [lengths[i] - lengths[j] for i, j in group.ordered]
         differences += found
-        weights += [1.0 / len(found)] * len(found)
+        weights += [1.0 / len(found) for _ in found]
     return np.array(differences, dtype=np.float64), np.array(weights)
 
 

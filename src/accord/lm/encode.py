@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def _demonstration(
     cut = len(whole) - first - len(response)
     report.prompts_cut += prompt_cut
     report.responses_cut += cut > 0
+    report.eos_lost += cut > 0 and record.finished
     report.eos_added += added and not cut
     report.unfinished += not record.finished
     report.answers_not_learned += loss_on == "response" and bool(earlier)
@@ -216,17 +218,19 @@ def _group(
     refuse_control_tokens(record.prompt, texts, tokenizer)
     prompt, prompt_cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
     room = limits.max_length - len(prompt)
-    encoded, cut, added = [], 0, 0
+    encoded, cut, lost, added = [], 0, 0, 0
     for text, ended in zip(texts, finished, strict=True):
         ids, eos_added = encode_response(record.prompt, text, tokenizer, eos_ids, finished=ended)
         kept = _cut_to(room, ids, limits)
         cut += len(kept) < len(ids)
+        lost += ended and len(kept) < len(ids)
         added += eos_added and len(kept) == len(ids)
         encoded.append(kept)
     if len(encoded) > 1 and all(ids == encoded[0] for ids in encoded):
         raise RowDropped("its responses are equal" + (" after the cut" if cut else ""))
     report.prompts_cut += prompt_cut
     report.responses_cut += cut
+    report.eos_lost += lost
     report.unfinished += finished.count(False)
     report.eos_added += added
     if labels:
@@ -234,8 +238,13 @@ def _group(
         report.undesirable += len(labels) - sum(labels.values())
         report.neither += neither
     margin = record.margin if isinstance(record, Comparison) else None
-    marks = tuple(labels.values())
-    return PromptGroup(prompt, tuple(encoded), ranks, margin, record.source, marks)
+    group = PromptGroup(
+        prompt, tuple(encoded), ranks, margin, record.source, tuple(labels.values())
+    )
+    if not labels:
+        apart = sum(one != other for one, other in itertools.combinations(ranks, 2))
+        report.equal_pairs += apart - len(group.ordered)
+    return group
 
 
 def _text_groups(record: Text, tokenizer: Any, limits: Limits) -> list[PromptGroup]:

@@ -17,12 +17,14 @@ class EncodeReport:
     tokens: int = 0
     prompts_cut: int = 0
     responses_cut: int = 0
+    eos_lost: int = 0
     eos_added: int = 0
     unfinished: int = 0
     answers_not_learned: int = 0
     desirable: int = 0
     undesirable: int = 0
     neither: int = 0
+    equal_pairs: int = 0
     dropped: dict[str, list[Source]] = field(default_factory=dict)
 
     def drop(self, reason: str, source: Source) -> None:
@@ -34,7 +36,8 @@ class EncodeReport:
         if self.prompts_cut:
             parts.append(f"{self.prompts_cut:,} prompts cut at their start")
         if self.responses_cut:
-            parts.append(f"{self.responses_cut:,} responses cut short (they lost their EOS)")
+            lost = "they" if self.eos_lost == self.responses_cut else f"{self.eos_lost:,} of them"
+            parts.append(f"{self.responses_cut:,} responses cut short ({lost} lost their EOS)")
         if self.unfinished:
             parts.append(f"{self.unfinished:,} responses without an end, as they were sampled")
         if self.answers_not_learned:
@@ -46,6 +49,8 @@ class EncodeReport:
             parts.append(f"{self.desirable:,} responses desirable, {self.undesirable:,} not")
         if self.neither:
             parts.append(f"{self.neither:,} responses in the middle of their ranking left out")
+        if self.equal_pairs:
+            parts.append(f"{self.equal_pairs:,} pairs of equal responses in rankings left out")
         for reason, sources in self.dropped.items():
             shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
             parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
@@ -58,11 +63,13 @@ class EncodeReport:
             "tokens": self.tokens,
             "prompts_cut": self.prompts_cut,
             "responses_cut": self.responses_cut,
+            "eos_lost": self.eos_lost,
             "eos_added": self.eos_added,
             "unfinished": self.unfinished,
             "answers_not_learned": self.answers_not_learned,
             "desirable": self.desirable,
             "undesirable": self.undesirable,
             "neither": self.neither,
+            "equal_pairs": self.equal_pairs,
             "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
         }

@@ -41,12 +41,13 @@ class PromptGroup:
 
     @property
     def ordered(self) -> list[tuple[int, int]]:
-        """Pairs of responses that the ranks tell apart, by number, the better one first."""
+        """Pairs of responses that the ranks tell apart, by number, the better one first. Two that
+        are the same, as after a cut, have nothing to tell."""
         return [
             (i, j)
             for i, place in enumerate(self.ranks)
             for j, other in enumerate(self.ranks)
-            if place < other
+            if place < other and self.responses[i] != self.responses[j]
         ]
 
     @property
