@@ -240,7 +240,8 @@ def test_checkpointing_changes_no_number(
     again = train(method, settings)
     assert_trained(method, settings, again)
     for key, value in plain[0].metrics.items():
-        if key != "seconds":
+        # At the reference all margins are 0, and rounding decides which count as right.
+        if key not in ("seconds", "rewards/accuracies"):
             assert again[0].metrics[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 

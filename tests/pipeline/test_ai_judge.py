@@ -248,7 +248,9 @@ def test_a_round_by_a_judge_at_an_endpoint(
         for pair in store.comparisons():
             assert pair.chosen.count("e") > pair.rejected.count("e")
     battles = json.loads((tmp_path / "out/round-1/arena/counts.json").read_text())
-    assert battles["judge"]["pairs"] == 12
+    places = [tmp_path / f"out/round-{n}/answers/responses.jsonl" for n in (0, 1)]
+    then, now = ([row.responses[0].text for row in read_responses(p)] for p in places)
+    assert battles["judge"]["pairs"] == sum(a != b for a, b in zip(then, now, strict=True))
 
 
 def test_principles_are_an_input_and_limits_are_not(tmp_path: Path) -> None:

@@ -279,7 +279,9 @@ def test_settings_that_leave_the_servers_base(
 
 
 def test_rounds_that_start_from_an_adapter(fake: FakeVllm, adapter: Path) -> None:
-    with pytest.raises(SettingsError, match=r"merge it .* Set train\.lora\.continue_adapter=true"):
+    with pytest.raises(
+        SettingsError, match=r"merged into its base .* Set train\.lora\.continue_adapter=true"
+    ):
         go(fake, "model=adapter")
     assert fake.seen == []
     go(fake, "model=adapter", "rounds=1", "train.lora.continue_adapter=true")
