@@ -18,7 +18,7 @@ from accord.learn.collecting import collect
 from accord.learn.fit import StepResult
 from accord.learn.kept_episodes import FOLDER, remove_episodes
 from accord.learn.learner import Learner
-from accord.learn.online_loop import improve, learn_online
+from accord.learn.online_loop import _adapt, improve, learn_online
 from accord.learn.online_methods import ONLINE
 from accord.learn.order import RowOrder
 from accord.learn.policy_step import Pretraining, Work
@@ -400,3 +400,13 @@ def test_how_a_server_is_reached_is_no_change_of_what_is_learned() -> None:
     first = told(url="http://127.0.0.1:8000")
     assert told(url="http://127.0.0.1:8001", retries=9, timeout=5) == first
     assert told(url="http://127.0.0.1:8000", model="another") != first
+
+
+@pytest.mark.parametrize(("skipped", "moves"), [(0.0, True), (1.0, False)])
+def test_a_skipped_iteration_leaves_beta_alone(skipped: float, moves: bool) -> None:
+    # It may have ended before all its episodes were measured.
+    state = TrainState({})
+    state.numbers["beta"] = 0.1
+    settings = settings_of("grpo", beta=0.1, adaptive_kl_target=1.0, adaptive_kl_horizon=100)
+    _adapt(state, {"objective/kl": 5.0, "skipped": skipped}, settings, 8)
+    assert (state.numbers["beta"] != 0.1) == moves
