@@ -29,10 +29,9 @@ from pathlib import Path
 
 from commands import CommandServer, Running
 from sameness import differences
+from tiny import tiny_ppo, tiny_world
 
 from accord.runs import write_json_atomic
-from accord.settings.stages import WorldSettings
-from accord.world.build import build_world
 
 PLACES = {
     "atomic.py:write_text_atomic": "a record of the run is written",
@@ -95,8 +94,9 @@ def main() -> int:
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} is not empty. Name another --output-dir, or remove it.")
     began = time.perf_counter()
-    world = make_world(folder / "world")
-    commands = {"ppo": ppo(world, options.size), "iterate": iterate(world, options.size)}
+    world = tiny_world(folder / "world")
+    ppo = tiny_ppo(world, steps=max(4, round(400 * options.size)), save_steps=2)
+    commands = {"ppo": ppo, "iterate": iterate(world, options.size)}
     shares = (options.kills - options.kills // 2, options.kills // 2)
     server = CommandServer()
     try:
@@ -119,43 +119,6 @@ def main() -> int:
         f"{os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}."
     )
     return 0 if summary["equal"] else 1
-
-
-def make_world(folder: Path) -> Path:
-    """The embedded world with a few prompts and a model of some 35,000 parameters."""
-    settings = WorldSettings(
-        output_dir=str(folder),
-        demonstrations=64,
-        corpus=64,
-        train_prompts=24,
-        test_prompts=12,
-        vocab_size=700,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    build_world(settings)
-    return folder
-
-
-def ppo(world: Path, size: float) -> list[str]:
-    """PPO on the world's prompts; the reward model's head is drawn from the seed."""
-    settings = {
-        "model": world / "model",
-        "reward_model": world / "model",
-        "dataset": world / "train_prompts.jsonl",
-        "max_steps": max(4, round(400 * size)),
-        "per_device_train_batch_size": 8,
-        "num_ppo_epochs": 2,
-        "num_mini_batches": 2,
-        "max_new_tokens": 12,
-        "max_length": 160,
-        "learning_rate": 0.001,
-        "adaptive_kl_target": 0.1,
-        "adaptive_kl_horizon": 100,
-        "save_steps": 2,
-    }
-    return ["train", "ppo", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
 def iterate(world: Path, size: float) -> list[str]:

@@ -31,23 +31,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded world with a few prompts and a model of some 35,000 parameters. Read only."""
-    from accord.settings.stages import WorldSettings
-    from accord.world.build import build_world
+    from studies import tiny
 
-    folder = tmp_path_factory.mktemp("tiny_world")
-    settings = WorldSettings(
-        output_dir=str(folder),
-        demonstrations=64,
-        corpus=64,
-        train_prompts=24,
-        test_prompts=12,
-        vocab_size=700,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    build_world(settings)
-    return folder
+    return tiny.tiny_world(tmp_path_factory.mktemp("tiny_world"))
 
 
 @pytest.fixture(scope="session")

@@ -6,19 +6,15 @@ import json
 import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from studies.commands import CommandServer
 from studies.sameness import differences, rows_of
+from studies.tiny import tiny_ppo, train
 
 from accord.runs import digest_path
-
-
-def arguments(place: str, settings: Mapping[str, object]) -> list[str]:
-    method, *_ = place.split()
-    return ["train", method, "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +43,7 @@ def sft(world: Path, steps: int) -> list[str]:
         "learning_rate": 0.001,
         "save_steps": 3,
     }
-    return arguments("sft", settings)
+    return train("sft", settings)
 
 
 def dpo(world: Path, pairs: Path, steps: int) -> list[str]:
@@ -59,26 +55,7 @@ def dpo(world: Path, pairs: Path, steps: int) -> list[str]:
         "learning_rate": 0.001,
         "save_steps": 3,
     }
-    return arguments("dpo", settings)
-
-
-def ppo(world: Path, steps: int) -> list[str]:
-    settings = {
-        "model": world / "model",
-        "reward_model": world / "model",  # its head is drawn from the seed: any score will do
-        "dataset": world / "train_prompts.jsonl",
-        "max_steps": steps,
-        "per_device_train_batch_size": 8,
-        "num_ppo_epochs": 2,
-        "num_mini_batches": 2,
-        "max_new_tokens": 12,
-        "max_length": 160,
-        "learning_rate": 0.001,
-        "adaptive_kl_target": 0.1,
-        "adaptive_kl_horizon": 100,
-        "save_steps": 3,
-    }
-    return arguments("ppo", settings)
+    return train("dpo", settings)
 
 
 def online(method: str, world: Path, steps: int) -> list[str]:
@@ -98,7 +75,7 @@ def online(method: str, world: Path, steps: int) -> list[str]:
         "max_kl_action": "rollback",
         "save_steps": 3,
     }
-    return arguments(method, settings)
+    return train(method, settings)
 
 
 def undisturbed(commands: CommandServer, command: Sequence[str], folder: Path) -> Path:
@@ -188,7 +165,7 @@ def test_dpo_killed_at_a_random_moment(
 def test_ppo_killed_at_random_moments(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
-    command = ppo(tiny_world, 10)
+    command = tiny_ppo(tiny_world, steps=10, save_steps=3)
     whole = undisturbed(commands, command, tmp_path / "whole")
     # The adaptive β is part of the state: it must have moved for the comparison to hold it.
     assert len({row["objective/beta"] for row in rows_of(whole)}) == 10
@@ -199,7 +176,7 @@ def test_ppo_killed_within_an_iteration(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
     # Episodes are there, steps are not yet all taken.
-    command = ppo(tiny_world, 6)
+    command = tiny_ppo(tiny_world, steps=6, save_steps=3)
     whole = undisturbed(commands, command, tmp_path / "whole")
     kept = "out/episodes/iteration-00000004/about.json"
     again = killed(commands, command, tmp_path / "killed", [(0, 0.0), (0, 0.01)], kept)

@@ -1,0 +1,52 @@
+"""A world that is made in a second, and a run of PPO on it: what kills are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accord.settings.stages import WorldSettings
+from accord.world.build import build_world
+
+
+def tiny_world(folder: Path) -> Path:
+    """The embedded world with a few prompts and a model of some 35,000 parameters."""
+    settings = WorldSettings(
+        output_dir=str(folder),
+        demonstrations=64,
+        corpus=64,
+        train_prompts=24,
+        test_prompts=12,
+        vocab_size=700,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    build_world(settings)
+    return folder
+
+
+def train(method: str, settings: Mapping[str, object]) -> list[str]:
+    """The command `accord train` with settings, into the folder `out`."""
+    return ["train", method, "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
+
+
+def tiny_ppo(world: Path, *, steps: int, save_steps: int) -> list[str]:
+    """PPO on the world's prompts; the reward model's head is drawn from the seed, since any score
+    will do."""
+    settings = {
+        "model": world / "model",
+        "reward_model": world / "model",
+        "dataset": world / "train_prompts.jsonl",
+        "max_steps": steps,
+        "per_device_train_batch_size": 8,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_new_tokens": 12,
+        "max_length": 160,
+        "learning_rate": 0.001,
+        "adaptive_kl_target": 0.1,
+        "adaptive_kl_horizon": 100,
+        "save_steps": save_steps,
+    }
+    return train("ppo", settings)
