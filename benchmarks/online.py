@@ -3,7 +3,9 @@
 Both start from one saved model and take iterations in turns on the same prompts; the ratio is the
 median of the turns' ratios. GRPO runs beside TRL 1.16 (`make .venv-trl`, or ACCORD_TRL_PYTHON). PPO
 runs beside TRL 1.12, the last to have it, in an environment of its own (`make .venv-trl-ppo`, or
-ACCORD_TRL_PPO_PYTHON). Random weights hardly ever end a response, so all have their full length.
+ACCORD_TRL_PPO_PYTHON), whose critic is a model of its own; accord's is too, and once a head on the
+policy's backbone (`critic=shared`). Random weights hardly ever end a response, so all have their
+full length.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,12 @@ from workers.workload import Work, write
 import accord
 from accord.runs import machine
 
-COMPARED = {"GRPO": "grpo", "PPO": "ppo", "PPO, LoRA": "ppo-lora"}
+# By name: TRL's method, and accord's ways of doing it, which take their turns beside it.
+COMPARED = {
+    "GRPO": ("grpo", {"GRPO": "grpo"}),
+    "PPO": ("ppo", {"PPO": "ppo", "PPO, one backbone": "ppo-shared"}),
+    "PPO, LoRA": ("ppo-lora", {"PPO, LoRA": "ppo-lora"}),
+}
 
 
 def main() -> None:
@@ -49,8 +57,9 @@ def main() -> None:
         folder = Path(temporary) / "work"
         lay_out(folder)
         for name in given.only or COMPARED:
-            figures.append(compare(name, folder, given))
-            print(json.dumps(figures[-1]), flush=True)
+            for figure in compare(name, folder, given):
+                print(json.dumps(figure), flush=True)
+                figures.append(figure)
     Console().print(table(figures, given))
     if given.json:
         given.json.write_text(json.dumps({"machine": seen, "figures": figures}, indent=1))
@@ -76,13 +85,16 @@ def python_of(method: str) -> Path | None:
     return place if place.is_file() else None
 
 
-def compare(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    method, python = COMPARED[name], python_of(COMPARED[name])
+def compare(name: str, folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The figures of each of accord's ways."""
+    method, ways = COMPARED[name]
+    python = python_of(method)
     count = str(given.warmup + given.steps + 1)
     arguments = ["--episodes", str(given.episodes), "--tokens", str(given.tokens)]
     arguments += ["--steps", count, "--precision", given.precision]
     workers = {
-        "accord": Worker(sys.executable, "accord_online.py", method, str(folder), *arguments)
+        way: Worker(sys.executable, "accord_online.py", own, str(folder), *arguments)
+        for way, own in ways.items()
     }
     if python is not None:
         workers["trl"] = Worker(python, "trl_online.py", method, str(folder), *arguments)
@@ -93,20 +105,21 @@ def compare(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
             worker.close()
     threads = {worker.about["threads"] for worker in workers.values()}
     assert len(threads) == 1, f"unequal threads: {threads}"
-    own = found["accord"]
-    figure = {
-        "name": name,
-        "threads": threads.pop(),
-        "accord": statistics.median(r["step"] for r in own),
-        "accord_memory": max(r["memory"] for r in own),
-        "length": statistics.mean(r["length"] for r in own),
-    }
-    if "trl" in found:
-        pairs = list(zip(found["trl"], own, strict=True))
-        figure["trl"] = statistics.median(theirs["step"] for theirs, _ in pairs)
-        figure["ratio"] = statistics.median(t["step"] / o["step"] for t, o in pairs)
-        figure["trl_memory"] = max(r["memory"] for r in found["trl"])
-    return figure
+    for way in ways:
+        own = found[way]
+        figure = {
+            "name": way,
+            "threads": max(threads),
+            "accord": statistics.median(r["step"] for r in own),
+            "accord_memory": max(r["memory"] for r in own),
+            "length": statistics.mean(r["length"] for r in own),
+        }
+        if "trl" in found:
+            pairs = list(zip(found["trl"], own, strict=True))
+            figure["trl"] = statistics.median(theirs["step"] for theirs, _ in pairs)
+            figure["ratio"] = statistics.median(t["step"] / o["step"] for t, o in pairs)
+            figure["trl_memory"] = max(r["memory"] for r in found["trl"])
+        yield figure
 
 
 def table(figures: list[dict[str, Any]], given: argparse.Namespace) -> Table:

@@ -36,13 +36,14 @@ def in_order(folder: Path, count: int, seed: int) -> Path:
 
 
 def main() -> None:
-    given = online_arguments(("grpo", "ppo", "ppo-lora"))
-    method = given.method.removesuffix("-lora")
+    given = online_arguments()
+    method, _, kind = given.method.partition("-")
     prompts = given.episodes if method == "ppo" else given.episodes // given.group * given.steps
     own: dict[str, Any] = (
         {
             "reward_model": str(given.folder / "reward"),
             "num_ppo_epochs": 4,
+            "critic": "shared" if kind == "shared" else None,
             "gradient_accumulation_steps": max(1, given.episodes // A_PASS),
         }
         if method == "ppo"
@@ -65,7 +66,7 @@ def main() -> None:
         max_length=2048,
         device="cpu",
         seed=0,
-        lora={} if given.method.endswith("-lora") else None,
+        lora={} if kind == "lora" else None,
         **own,
     )
     steps = train_online(method, settings)

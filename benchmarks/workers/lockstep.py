@@ -14,6 +14,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+ONLINE = ("grpo", "ppo", "ppo-shared", "ppo-lora")
 
 
 def trl_python() -> Path | None:
@@ -33,11 +34,11 @@ def worker_arguments(methods: Iterable[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def online_arguments(methods: Iterable[str]) -> argparse.Namespace:
+def online_arguments() -> argparse.Namespace:
     """What workers of online learning are told: episodes an iteration, responses to a prompt, and
     the tokens of a response."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("method", choices=list(methods))
+    parser.add_argument("method", choices=ONLINE)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--episodes", type=int, default=32)
     parser.add_argument("--group", type=int, default=8)

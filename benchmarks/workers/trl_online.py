@@ -130,7 +130,7 @@ def ppo(given: Any, prompts: list[str], tokenizer: Any, shared: dict[str, Any]) 
 
 
 def main() -> None:
-    given = online_arguments(("grpo", "ppo", "ppo-lora"))
+    given = online_arguments()
     online = given.method == "grpo"
     count = given.episodes // given.group * given.steps if online else given.episodes
     rows = json.loads((given.folder / "rows.json").read_text())[:count]
