@@ -12,6 +12,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from accord.learn import roles as roles_module
+from accord.learn.checkpoints import FOLDER as CHECKPOINTS
+from accord.learn.kept_episodes import FOLDER as EPISODES
 from accord.learn.learner import Learner, make_learner
 from accord.learn.online import train_online
 from accord.learn.roles import RoleMemory, Roles, load_roles, memory_plan, told
@@ -273,6 +275,26 @@ def test_ppo_goes_on_from_a_checkpoint_to_the_bit(
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
         start = response_logps(load_causal(str(toys / "base")), batch()).double()
     assert float((expected - start).abs().max()) > 1e-4
+
+
+def test_a_run_killed_as_it_cleans_up_leaves_no_episodes(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Episodes without their checkpoints would be taken for another run's.
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    settings = settings_of(toys, tmp_path, max_steps=2, save_steps=1)
+    monkeypatch.setattr("accord.learn.online.remove_checkpoints", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_online("ppo", settings))
+    assert (tmp_path / CHECKPOINTS).is_dir()
+    assert not (tmp_path / EPISODES).exists()
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    monkeypatch.undo()
+    list(train_online("ppo", settings))
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == weights
+    assert not (tmp_path / CHECKPOINTS).exists()
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

@@ -88,3 +88,26 @@ def test_a_layer_that_is_computed_again_going_back_is_whole() -> None:
         assert mine is not None
         assert theirs is not None
         assert float((mine - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
+
+
+def test_a_layer_that_names_its_arguments_is_computed_whole() -> None:
+    class ByKeyword(torch.nn.Module):
+        def __init__(self, mlp: torch.nn.Module) -> None:
+            super().__init__()
+            self.mlp = mlp
+
+        def __call__(self, x: Tensor) -> Any:
+            return super().__call__(x=x)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.mlp(x)
+
+    expected = with_gradients(language_model("llama"), states_before)
+    model = causal("llama")
+    model.model.layers[-1].mlp = ByKeyword(model.model.layers[-1].mlp)
+    lm = LanguageModel(model, tokenizer=None, name="by keyword")
+    assert check_packing(lm)
+    assert lm.shares_prefixes
+    assert lm.last_layer is None
+    states, _ = with_gradients(lm, states_before)
+    torch.testing.assert_close(states, expected[0], rtol=1e-5, atol=1e-5)
