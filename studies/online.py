@@ -10,7 +10,6 @@ two seeds run at a time and share the threads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from over_seeds import results_of, run_seeds, told
 from accord.measure.statistics import Interval, mean_interval
 from accord.runs import write_json_atomic
 
-METHODS = ("ppo", "grpo", "rloo")
-FLAWED = ("sft", "hacked", "held")
+METHODS = ("sft", "ppo", "grpo", "rloo")
+FLAWED = ("hacked", "held")
 CEILING = "true best-of-64"
 
 
@@ -36,12 +35,13 @@ def summarise(runs: Sequence[Path]) -> dict[str, dict[str, dict[str, Interval]]]
         }
         for model in METHODS
     }
-    proxies = [proxy_of(run) for run in runs]
     flawed = {
         model: {
-            "proxy": mean_interval([p[model] for p in proxies]),
-            **{k: mean_interval([s[model][k] for s in seeds]) for k in ("true_reward", "kl")},
-            "mean_length": mean_interval([s[model]["mean_length"] for s in seeds]),
+            "proxy_gain": mean_interval([s[model]["proxy_gain"] for s in seeds]),
+            "true_gain": mean_interval(
+                [s[model]["true_reward"] - s["sft"]["true_reward"] for s in seeds]
+            ),
+            **{k: mean_interval([s[model][k] for s in seeds]) for k in ("kl", "mean_length")},
         }
         for model in FLAWED
     }
@@ -53,12 +53,6 @@ def covered(rows: dict[str, dict[str, Any]], model: str) -> float:
     return float((rows[model]["true_reward"] - start) / (best - start))
 
 
-def proxy_of(run: Path) -> dict[str, float]:
-    """What the flawed reward model says of each model's responses, on average."""
-    found = json.loads((run / "flawed-evaluate" / "evaluation.json").read_text(encoding="utf-8"))
-    return {row["model"]: row["reward_model_score"]["mean"] for row in found["models"]}
-
-
 def markdown(summary: dict[str, dict[str, dict[str, Interval]]]) -> str:
     lines = ["| model | true reward | covered | KL (nats) | words |", "|---|---|---|---|---|"]
     for model, row in summary["methods"].items():
@@ -66,11 +60,14 @@ def markdown(summary: dict[str, dict[str, dict[str, Interval]]]) -> str:
             f"| {model} | {told(row['true_reward'])} | {told(row['covered'], 2)} "
             f"| {told(row['kl'], 2)} | {told(row['mean_length'], 1)} |"
         )
-    lines += ["", "| model | flawed reward model | true reward | KL (nats) | words |"]
+    lines += [
+        "",
+        "| model | gain by the flawed reward model | gain in true reward | KL (nats) | words |",
+    ]
     lines.append("|---|---|---|---|---|")
     for model, row in summary["flawed"].items():
         lines.append(
-            f"| {model} | {told(row['proxy'], 2)} | {told(row['true_reward'])} "
+            f"| {model} | {told(row['proxy_gain'], 2)} | {told(row['true_gain'])} "
             f"| {told(row['kl'], 2)} | {told(row['mean_length'], 1)} |"
         )
     return "\n".join(lines)

@@ -60,6 +60,10 @@ def test_results_tell_of_every_model(tiny_run: Path) -> None:
     # log N − (N − 1)/N with N = 4, the closed form of best-of-N.
     assert by_name["best of 4"]["kl"] == pytest.approx(math.log(4) - 0.75)
     assert by_name["best of 4"]["reward_model_score"] > by_name["sft"]["reward_model_score"]
+    # The reward model of the evaluation is the one that ppo was trained against.
+    scores = {name: by_name[name]["reward_model_score"] for name in ("ppo", "sft")}
+    assert by_name["ppo"]["proxy_gain"] == pytest.approx(scores["ppo"] - scores["sft"])
+    assert by_name["sft"]["proxy_gain"] is None
     assert by_name["sft"]["elo"] == 1000  # the anchor
     assert 0 <= results["reward_model"]["accuracy"]["mean"] <= 1
     assert {"command", "version", "seed", "machine", "date", "seconds"} <= set(results["run"])

@@ -84,6 +84,29 @@ def test_a_hacked_reward_is_found_and_told() -> None:
     assert "agree on which model is better in only 1 of 3 pairs" in texts(found, "note")[0]
 
 
+def test_a_model_that_fools_the_reward_model_it_was_trained_against_is_told() -> None:
+    def gained(model: str, truth: float, gain: float) -> dict[str, Any]:
+        bounds = {"proxy_gain_low": gain - 0.1, "proxy_gain_high": gain + 0.1}
+        return reward(model, truth, proxy_gain=gain, **bounds)
+
+    rows = [
+        reward("sft", 0.5),
+        gained("hacked", 0.3, 1.0),
+        gained("held", 0.7, 0.4),
+        gained("same", 0.501, 0.4),  # in truth neither better nor worse
+        gained("idle", 0.7, 0.05),  # its own reward model hardly tells it from the first
+    ]
+    found = findings(rows, {}, None)
+    proxy = "by the reward model that it was trained against"
+    assert texts(found, "warning") == [
+        f"The reward is hacked: hacked scores 1.00 above sft {proxy}, but its true reward is "
+        f"0.200 lower."
+    ]
+    assert texts(found, "good") == [
+        f"held scores 0.40 above sft {proxy}, and its true reward is 0.200 higher."
+    ]
+
+
 def test_agreement_is_good_news_and_chance_is_not_hacking() -> None:
     rows = [scored("sft", 0.5, 0.0), scored("ppo", 0.8, 1.0), scored("more", 0.79, 2.0)]
     found = findings(rows, {}, None)

@@ -24,6 +24,7 @@ from accord.measure.statistics import (
     Interval,
     clustered_interval,
     clustered_proportion,
+    mean_interval,
 )
 
 REFUSAL_KINDS = ("harmful", "safe", "jailbreak")
@@ -39,6 +40,8 @@ class Measured:
     [prompts][responses], and `kinds` [prompts].
 
     `kl` is an estimate a response in nats (log π − log π_ref), or one number with a closed form.
+    `proxy_gain` [prompts] is how much higher the reward model that the model was trained against
+    scores its responses than the first model's.
     What was not measured is None.
     """
 
@@ -48,6 +51,7 @@ class Measured:
     finished: Sequence[Sequence[bool]] | None = None
     true_reward: Nested | None = None
     reward_model_score: Nested | None = None
+    proxy_gain: Sequence[float] | None = None
     kl: Nested | float | None = None
     kl_kind: str = "not measured"
     seconds: float | None = None
@@ -64,6 +68,7 @@ class EvaluationRow:
     model: str
     true_reward: Interval
     reward_model_score: Interval
+    proxy_gain: Interval
     kl: Interval
     kl_kind: str
     mean_length: float
@@ -164,6 +169,9 @@ def _row(
         model=one.model,
         true_reward=mean(one.true_reward),
         reward_model_score=mean(one.reward_model_score),
+        proxy_gain=NO_DATA
+        if one.proxy_gain is None
+        else mean_interval(one.proxy_gain, confidence=confidence),
         kl=Interval(one.kl) if isinstance(one.kl, float | int) else mean(one.kl),
         kl_kind=one.kl_kind,
         mean_length=float(np.mean([len(words(text)) for text in pooled])),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import Reward, response_group, reward_of_model
+from accord.compare.rewards import Reward, response_group, reward_of_model, shown
 from accord.data.write import ResponseRow, read_responses
+from accord.errors import DataError
 from accord.learn.reference import batches_of
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
@@ -18,7 +21,7 @@ from accord.measure.evaluation import Measured, evaluation_rows, reward_model_ac
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.pipeline.judges import world_reward
 from accord.pipeline.progress import Progress
-from accord.records import Comparison, Prompt, Ranking, Record
+from accord.records import Comparison, Prompt, Ranking, Record, prompt_text
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, EvaluateSettings, ReportSettings
 from accord.world.reward import true_reward
@@ -35,8 +38,10 @@ def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     measured = []
     total = len(settings.contestants) + (settings.comparisons is not None)
     yield Progress(0, total)
+    gains = _proxy_gains(settings)
     for number, contestant in enumerate(settings.contestants, start=1):
-        measured.append(_measure(contestant, reference, scores, settings))
+        one = _measure(contestant, reference, scores, settings)
+        measured.append(replace(one, proxy_gain=gains.get(contestant.name)))
         yield Progress(number, total, contestant.name)
     accuracy = None
     if settings.comparisons is not None and scores is not None:
@@ -71,6 +76,38 @@ def _measure(
         kl_kind=kl_kind,
         seconds=_seconds(contestant),
     )
+
+
+def _proxy_gains(settings: EvaluateSettings) -> dict[str, list[float]]:
+    """By contestant, for each of its prompts: how much higher the reward model that it was trained
+    against scores its responses than the first contestant's to the same prompt."""
+    found: dict[str, list[float]] = {}
+    for folder in dict.fromkeys(c.reward_model for c in settings.contestants if c.reward_model):
+        reward = reward_of_model(load_scalar(folder, device=settings.device))
+        first = next(c for c in settings.contestants if not c.ceiling)
+        start = _means(first, reward)
+        for contestant in settings.contestants:
+            if contestant.reward_model != folder:
+                continue
+            own = _means(contestant, reward)
+            missing = next((prompt for prompt in own if prompt not in start), None)
+            if missing is not None:
+                raise DataError(
+                    f"{first.name} has no answer to {shown(repr(prompt_text(missing)))}, so what "
+                    f"{contestant.name} gained over it can't be told. Sample both on one data set, "
+                    f"or leave out the contestant's `reward_model`."
+                )
+            found[contestant.name] = [mean - start[prompt] for prompt, mean in own.items()]
+    return found
+
+
+def _means(contestant: Contestant, reward: Reward) -> dict[Prompt, float]:
+    """The mean score of a contestant's responses to each prompt."""
+    rows = read_responses(contestant.responses)
+    found: dict[Prompt, list[float]] = defaultdict(list)
+    for row, scores in zip(rows, _nested(rows, reward), strict=True):
+        found[row.prompt] += scores
+    return {prompt: sum(scores) / len(scores) for prompt, scores in found.items() if scores}
 
 
 def _nested(rows: Sequence[ResponseRow], reward: Reward) -> list[list[float]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from accord.measure.lengths import LengthBin, length_matched_gain
 from accord.report.plain import listed, number, percent, signed, visible
-from accord.report.rows import MEASURES, Row, best_measure, known, told_apart
+from accord.report.rows import MEASURES, Row, best_measure, gap, known, told_apart
 
 Level = Literal["warning", "good", "note"]
 LEVELS: tuple[Level, ...] = ("warning", "good", "note")
@@ -41,6 +41,7 @@ def findings(
     """All findings, warnings first. `details` are evaluation.json's rows by the model's name."""
     found = [
         *_hacking(rows),
+        *_proxy(rows),
         *_agreement(rows),
         *_measures_disagree(rows),
         *_collapse(details),
@@ -78,6 +79,34 @@ def _hacking(rows: Sequence[Row]) -> list[Finding]:
                 f"{other['model']} with the reward model, but its {name} is {loss} lower."
             )
             found.append(Finding("warning", text))
+    return found
+
+
+def _proxy(rows: Sequence[Row]) -> list[Finding]:
+    """Models that gained by the reward model they were trained against, and what they did in
+    truth."""
+    measure = best_measure(rows)
+    if measure is None:
+        return []
+    key, name, digits = measure
+    first, found = rows[0], []
+    for row in rows[1:]:
+        if not known(row, "proxy_gain_low") or not known(row, key) or not known(first, key):
+            continue
+        text = (
+            f"{row['model']} scores {number(row['proxy_gain'])} above {first['model']} by the "
+            f"reward model that it was trained against"
+        )
+        change = gap(row, first, key)
+        if row["proxy_gain_low"] <= 0 or not told_apart(row, first, key):
+            continue
+        if change.mean < 0:
+            lost = number(-change.mean, digits)
+            text = f"The reward is hacked: {text}, but its {name} is {lost} lower."
+            found.append(Finding("warning", text))
+        else:
+            text = f"{text}, and its {name} is {number(change.mean, digits)} higher."
+            found.append(Finding("good", text))
     return found
 
 

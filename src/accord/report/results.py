@@ -83,7 +83,7 @@ def _row(
     name: str, measured: Mapping[str, Any], rated: Mapping[str, Any], trained: Stage | None
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name}
-    for key in ("true_reward", "reward_model_score", "kl"):
+    for key in ("true_reward", "reward_model_score", "proxy_gain", "kl"):
         interval = measured.get(key) or {}
         row[key] = interval.get("mean")
         row[f"{key}_low"], row[f"{key}_high"] = interval.get("low"), interval.get("high")

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("true_reward", "True reward", "what the world says the answers are worth", 3, better=1),
     Column("elo", "Rating", "Bradley-Terry strength on the Elo scale", 0, better=1),
     Column("reward_model_score", "Score", "mean score of the reward model", 2),
+    Column("proxy_gain", "Proxy", "gain by the reward model it was trained against", 2),
     Column("kl", "KL", "divergence from the reference, nats a response", 2),
     Column("refusal_harmful", "Harmful", "refused, higher is better", 0, True, 1, "Refuses"),
     Column("refusal_jailbreak", "Jailbreak", "refused, higher is better", 0, True, 1, "Refuses"),

@@ -204,6 +204,11 @@ class Contestant(Settings):
         None, ge=1, description="N of best-of-N on the reference, whose KL has a closed form."
     )
     train: str | None = Field(None, description="Its training stage's folder, for the curves.")
+    reward_model: str | None = Field(
+        None,
+        description="The reward model that it was trained against: by this proxy, what it gained "
+        "over the first contestant is told, and held against what it gained in truth.",
+    )
     ceiling: bool = Field(
         False,
         description="Chosen by the truth itself: tells what could be reached, wins no headline.",
