@@ -269,6 +269,17 @@ def test_prompts_are_dealt_in_turns() -> None:
     assert [r.prompt for r in dealt(records, 3, 1, seed=1)] != hands[0]  # type: ignore[union-attr]
 
 
+def test_all_sampling_stops_at_the_rounds_stop() -> None:
+    settings = IterateSettings(model="m", dataset="d", output_dir="o", stop=["\n\n"])
+    stops = [
+        stage.settings.stop  # type: ignore[attr-defined]
+        for one in rounds_of(settings)
+        for stage in one.stages
+        if stage.kind == "sample"
+    ]
+    assert stops == [["\n\n"]] * 7  # two a round, and the first model's answers
+
+
 def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
     def seeds(seed: int) -> list[int]:
         settings = IterateSettings(model="m", dataset="d", output_dir="o", rounds=3, seed=seed)

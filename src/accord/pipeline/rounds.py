@@ -196,6 +196,7 @@ def _sampling(settings: IterateSettings) -> dict[str, Any]:
     """What all sampling has in common."""
     return {
         "sampler": settings.sampler,
+        "stop": settings.stop,
         "batch_size": settings.batch_size,
         "max_prompt_length": settings.max_prompt_length,
         "precision": settings.precision,

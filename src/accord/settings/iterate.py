@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from accord.errors import SettingsError
 from accord.records import Source
-from accord.settings.base import Settings
+from accord.settings.base import Settings, Verbatim
 from accord.settings.load import build
 from accord.settings.located import LocatedMapping
 from accord.settings.preferences import (
@@ -65,6 +65,10 @@ class IterateSettings(Settings):
     num_responses: int = Field(4, ge=2, description="Responses to each prompt.")
     max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
     temperature: float = Field(1.0, gt=0, description="Divides the logits of the sampled tokens.")
+    stop: list[Verbatim] = Field(
+        default_factory=list,
+        description="Texts that end a response; its last token is that in which one is completed.",
+    )
     batch_size: int = Field(512, ge=1, description="Responses written at the same time.")
     max_prompt_length: int | None = Field(
         None, ge=1, description="Longer prompts (in tokens) are not sampled from, and counted."
