@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from accord.errors import SettingsError
 from accord.settings.load import apply_overrides, build
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
+from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
 from accord.settings.training import SftSettings
 from accord.settings.yaml_lines import read_yaml
@@ -244,3 +246,19 @@ def test_entries_of_lists_and_free_tables() -> None:
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(Path("/home/ann")))
     assert dpo("eval_dataset: ~/rows.jsonl").eval_dataset == "/home/ann/rows.jsonl"
+
+
+@pytest.mark.parametrize(("method", "rate"), [("sft", 2e-4), ("dpo", 1e-5), ("ppo", 3e-5)])
+def test_the_default_learning_rate_is_ten_times_as_high_with_lora(method: str, rate: float) -> None:
+    given: dict[str, Any] = {"model": "m", "dataset": "d", "output_dir": "o"}
+    if method == "ppo":
+        given["reward_model"] = "r"
+
+    def loaded(**more: Any) -> Any:
+        return build(METHOD_SETTINGS[method], {**given, **more}, where="x")
+
+    assert loaded(lora={"r": 4}).learning_rate == rate
+    assert loaded(lora={"r": 4}, learning_rate=1e-3).learning_rate == 1e-3
+    assert loaded().learning_rate == pytest.approx(rate / 10)
+    again = type(loaded())(**loaded(lora={}).model_dump())
+    assert again == loaded(lora={})

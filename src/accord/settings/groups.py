@@ -5,12 +5,13 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from accord.settings.online import OnlineSettings
+from accord.settings.training import peak_learning_rate
 
 
 class GroupSettings(OnlineSettings):
     """What GRPO and RLOO share: a group of responses is its own baseline, without a critic."""
 
-    learning_rate: float = Field(1e-6, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(1e-6)
     num_generations: int = Field(
         8, ge=2, description="Responses to each prompt; the prompt is computed once for all."
     )

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from accord.settings.training import TrainSettings
+from accord.settings.training import TrainSettings, peak_learning_rate
 
 PairLoss = Literal[
     "sigmoid",
@@ -38,7 +38,7 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 class ReferenceSettings(TrainSettings):
     """What every method with a reference model takes."""
 
-    learning_rate: float = Field(1e-6, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(1e-6)
     ref_model: str | None = Field(
         None, description="Reference model; by default the model that training starts from."
     )
@@ -195,13 +195,13 @@ class KtoSettings(ReferenceSettings):
 class OrpoSettings(TrainSettings):
     """Odds-ratio preference optimisation (Hong et al. 2024): no reference, no SFT before it."""
 
-    learning_rate: float = Field(8e-6, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(8e-6)
     beta: float = Field(0.1, gt=0, description="Weight of the odds-ratio loss, λ in the paper.")
 
 
 class SimpoSettings(TrainSettings):
     """Simple preference optimisation (Meng et al. 2024): no reference, mean log-probs."""
 
-    learning_rate: float = Field(1e-6, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(1e-6)
     beta: float = Field(2.0, gt=0, description="Scale of the mean log-probs.")
     gamma: float = Field(1.0, ge=0, description="Margin that the chosen should win by.")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from accord.settings.base import Settings
+
+LORA_RATE = 10
+"""Times the learning rate of full tuning, by default."""
+
+
+def peak_learning_rate(default: float, of: str = "") -> Any:
+    """The field of a method whose full tuning has this rate by default."""
+    told = f"Peak learning rate{of}; the default is ten times this with `lora`."
+    return Field(default, gt=0, description=told)
 
 
 class LoraSettings(Settings):
@@ -55,7 +64,7 @@ class TrainSettings(Settings):
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="Forward passes added up before one optimiser step."
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(1e-5)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="Shape of the learning rate after warm-up; both decays end at 0."
     )
@@ -104,6 +113,15 @@ class TrainSettings(Settings):
         False, description="Run Python code that comes with a hub model. Off unless you trust it."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _faster_with_lora(cls, given: Any) -> Any:
+        """Adapters start from nothing, and take a higher rate than all weights do."""
+        if isinstance(given, dict) and given.get("lora") is not None:
+            default = cls.model_fields["learning_rate"].default
+            return {"learning_rate": float(f"{LORA_RATE * default:.6g}"), **given}
+        return given
+
     @model_validator(mode="after")
     def _rows_to_evaluate_on(self) -> Self:
         if self.eval_steps is not None and self.eval_dataset is None:
@@ -114,7 +132,7 @@ class TrainSettings(Settings):
 class SftSettings(TrainSettings):
     """Supervised fine-tuning: cross-entropy of the responses, each token weighted the same."""
 
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    learning_rate: float = peak_learning_rate(2e-5)
     loss_on: Literal["response", "assistant", "all"] = Field(
         "response",
         description="What is learned: the last answer, every turn of the assistant's with its "
