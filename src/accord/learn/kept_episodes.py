@@ -86,6 +86,17 @@ def kept_episodes(
     )
 
 
+def drop_strays(output_dir: Path) -> None:
+    """Remove what can't be this run's: episodes that do not follow on its newest checkpoint, as
+    where somebody removed the checkpoints of another run."""
+    iteration = newest_step(output_dir)
+    while _place(output_dir, iteration).exists():
+        iteration += 1
+    for place in (output_dir / FOLDER).glob("iteration-*"):
+        if place.name > _place(output_dir, iteration).name:
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def remove_episodes(output_dir: Path) -> None:
     """Remove what was kept, when a run has ended."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)

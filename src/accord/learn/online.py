@@ -15,7 +15,7 @@ from accord.errors import SettingsError, StorageError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.collecting import held_out
 from accord.learn.fit import StepResult
-from accord.learn.kept_episodes import remove_episodes
+from accord.learn.kept_episodes import drop_strays, remove_episodes
 from accord.learn.learner import make_learner
 from accord.learn.offline import rows_of
 from accord.learn.online_loop import learn_online
@@ -57,6 +57,8 @@ def train_online(
     if settings.eval_dataset is not None:
         place = folder / "eval_data.json"
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
+    if team.main:
+        drop_strays(folder)
     pretraining = _pretraining(policy, settings)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:

@@ -41,12 +41,13 @@ def encode_response(
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of a response to the prompt, ending with EOS, and whether EOS had to be added.
 
-    A response that is not finished (cut when it was sampled) has no EOS. What the template writes
-    after the answer's EOS (a line break, say) is not part of it.
+    A response that is not finished (cut when it was sampled) has no EOS, and no token at all where
+    it has no text. What the template writes after the answer's EOS (a line break, say) is not part
+    of it.
     """
     if not finished:
         ids, _ = encode_response(prompt, response, tokenizer, eos_ids)
-        return (ids[:-1] if len(ids) > 1 else ids), False
+        return ids[:-1], False
     if isinstance(prompt, str):
         own = plain_tokens(tokenizer, response)
     else:
