@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_a_number(place: Path, fails: Fails) -> None:
     seed, turn = next((s, t) for s, t in enumerate(turns) if t >= 3)  # some steps go well before
     one = ("per_device_train_batch_size=1", "save_steps=1", f"seed={seed}")
     assert fails(*SFT, *one, code=1).startswith(
-        f"The loss is nan at step {turn + 1}, so training stops; the last checkpoint is kept. "
+        f"The loss is nan at step {turn + 1}; the last checkpoint is kept. "
         "The rows in the batch: rows.jsonl:6. Look at them first; then try a lower learning_rate"
     )
     assert checkpoints() == [f"step-{turn:08d}"]

@@ -17,6 +17,7 @@ from accord.compare.rewards import (
     Answered,
     CombinedReward,
     WeightedSource,
+    response_group,
     reward_of_model,
     scores_of,
     source_metrics,
@@ -393,3 +394,51 @@ def test_short_for_one_source() -> None:
 def test_blanks_in_a_pattern_are_kept() -> None:
     (source,) = sources_of({"kind": "contains", "text": " no "})
     assert source.model_dump()["text"] == " no "
+
+
+def test_only_reward_models_are_clipped_and_all_are_told_as_they_are() -> None:
+    model = WeightedSource("model", 2.0, lambda rows: [25.0, -3.0], of_model=True, clip=10.0)
+    reward = CombinedReward((model, constant("function", 1.0, [50.0, 0.0])))
+    scores = scores_of(reward, PROMPTS, TEXTS)
+    assert scores.total == [2 * 10 + 50, 2 * -3]
+    assert scores.by_source == {"model": [25.0, -3.0], "function": [50.0, 0.0]}
+
+
+def test_the_clip_is_given_to_reward_models_alone(tmp_path: Path) -> None:
+    place = save_toy(tmp_path / "base")
+    save_model(load_scalar(place, seed=3), tmp_path / "rm", card="")
+    model = {"kind": "reward_model", "model": str(tmp_path / "rm")}
+    reward = reward_from(model, {"kind": "length", "at_most": 9}, clip=0.01)
+    assert [one.clip for one in reward.sources] == [0.01, None]
+    raw, rule = (one.score(asked()) for one in reward.sources)
+    assert max(abs(score) for score in raw) > 0.01
+    clipped = [max(-0.01, min(0.01, score)) for score in raw]
+    assert reward(PROMPTS, TEXTS) == pytest.approx(
+        [x + y for x, y in zip(clipped, rule, strict=True)]
+    )
+
+
+def asked() -> list[Answered]:
+    return [Answered(*row) for row in zip(PROMPTS, TEXTS, strict=True)]
+
+
+def test_a_broken_reward_model_is_told_what_to_do(tmp_path: Path) -> None:
+    broken = WeightedSource("rm", 1.0, lambda rows: [math.nan] * len(rows), of_model=True)
+    with pytest.raises(RewardError, match="Its weights are broken, or overflow on this text"):
+        CombinedReward((broken,))(PROMPTS, TEXTS)
+
+
+def test_a_response_cut_before_any_text_is_read_at_the_prompts_end(tmp_path: Path) -> None:
+    lm = load_scalar(save_toy(tmp_path / "base"), seed=3)
+    ended = response_group(lm, "one", "", True)
+    assert ended.responses[0][-1] in lm.eos_ids
+    cut = response_group(lm, "one", "", False)
+    assert (*cut.prompt, *cut.responses[0]) == ended.prompt  # no end is made up
+
+
+def test_a_critic_starts_from_a_reward_model_that_counts() -> None:
+    watching = {"kind": "reward_model", "model": "a", "name": "a", "weight": 0}
+    counting = {"kind": "reward_model", "model": "b", "name": "b"}
+    assert first_reward_model(sources_of(watching, counting)) == "b"
+    rule = {"kind": "length", "at_most": 9}
+    assert first_reward_model(sources_of(watching, rule)) == "a"

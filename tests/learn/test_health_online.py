@@ -203,6 +203,7 @@ def test_constant_eos() -> None:
         (HEALTHY, "val/explained_variance", line(0.2, -0.8), "explained variance"),
         (HEALTHY, "loss/value_avg", peak(0.5, 0.1, 5.0), "value loss"),
         (GRPO, "frac_reward_zero_std", line(0.4, 1.0), "equal groups"),
+        (HEALTHY, "rewards/clipped_share", line(0.0, 0.2), "clipped scores"),
         (GRPO, "sampler/mismatch_kl", line(0.0, 0.2), "sampler mismatch"),
     ],
 )

@@ -12,11 +12,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from accord.compare.rewards import CombinedReward, WeightedSource
 from accord.errors import NotFiniteError
 from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
 from accord.learn.collecting import collect
 from accord.learn.fit import StepResult
-from accord.learn.kept_episodes import FOLDER, remove_episodes
+from accord.learn.kept_episodes import FOLDER, drop_strays, remove_episodes
 from accord.learn.learner import Learner
 from accord.learn.online_loop import _adapt, improve, learn_online
 from accord.learn.online_methods import ONLINE
@@ -410,3 +411,30 @@ def test_a_skipped_iteration_leaves_beta_alone(skipped: float, moves: bool) -> N
     settings = settings_of("grpo", beta=0.1, adaptive_kl_target=1.0, adaptive_kl_horizon=100)
     _adapt(state, {"objective/kl": 5.0, "skipped": skipped}, settings, 8)
     assert (state.numbers["beta"] != 0.1) == moves
+
+
+def test_the_share_of_clipped_scores_is_told() -> None:
+    settings, roles = settings_of(reward_clip=4.0), roles_of()
+    model = WeightedSource(
+        "toy", 1.0, lambda rows: [5.0 if i % 4 == 0 else 1.0 for i in range(len(rows))]
+    )
+    clipped = replace(roles, reward=CombinedReward((replace(model, of_model=True, clip=4.0),)))
+    (result,) = iterate(state_of(clipped, settings), clipped, settings, 1)
+    assert result.metrics["rewards/clipped_share"] == pytest.approx(0.25)
+    assert result.metrics["objective/scores"] == pytest.approx((4 + 3) / 4)
+    (result,) = iterate(state_of(roles, settings), roles, settings, 1)
+    assert "rewards/clipped_share" not in result.metrics  # no reward model among its sources
+
+
+def test_episodes_that_follow_on_no_checkpoint_are_dropped(tmp_path: Path) -> None:
+    def kept(*iterations: int) -> list[int]:
+        for iteration in iterations:
+            (tmp_path / FOLDER / f"iteration-{iteration:08d}").mkdir(parents=True, exist_ok=True)
+        drop_strays(tmp_path)
+        return sorted(int(p.name.split("-")[1]) for p in (tmp_path / FOLDER).iterdir())
+
+    assert kept(20, 21) == []  # the checkpoint of step 20 was removed
+    assert kept(0, 1, 3) == [0, 1]
+    remove_episodes(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000020").mkdir(parents=True)
+    assert kept(20, 21) == [20, 21]

@@ -11,6 +11,8 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
+from accord.compare.rewards import reward_of_model
+from accord.errors import SettingsError
 from accord.learn import roles as roles_module
 from accord.learn.checkpoints import FOLDER as CHECKPOINTS
 from accord.learn.kept_episodes import FOLDER as EPISODES
@@ -21,10 +23,11 @@ from accord.lm.forward import response_logps, share_a_pass, token_values
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, pack
+from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Prompt
 from accord.settings.ppo import PpoSettings
 from tests.lm.test_load import plain_logps
-from tests.lm.toys import random_groups, save_toy, toy_tokenizer, with_adapters
+from tests.lm.toys import ARCHITECTURES, random_groups, save_toy, toy_tokenizer, with_adapters
 
 GROUPS = random_groups([(5, (3,)), (2, (4,)), (7, (6,))], len(toy_tokenizer()))
 PROMPTS = '{"prompt": "the cat"}\n{"prompt": "a dog"}\n{"prompt": "yes"}\n'
@@ -316,3 +319,43 @@ def test_a_shared_critic_warms_up_by_its_head_alone(
 def test_an_adapter_critic_needs_lora(toys: Path) -> None:
     with pytest.raises(ValueError, match="`critic=adapter` is LoRA on the policy's base"):
         settings_of(toys, critic="adapter")
+
+
+def test_a_reward_model_that_can_not_read_whole_answers_is_refused_or_told(
+    toys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = load_scalar(str(toys / "full"))
+    reader.max_length = 16
+    save_model(reader, toys / "short", card="")
+    place = str(toys / "short")
+    with pytest.raises(SettingsError, match="reads 16 tokens at most, and an answer may have max"):
+        load_roles(settings_of(toys, reward_model=place, max_new_tokens=16))
+    load_roles(settings_of(toys, reward_model=place))
+    assert "reads 16 tokens at most, and prompt and answer may have max_length=64" in caplog.text
+    caplog.clear()
+    load_roles(settings_of(toys, reward_model=place, max_length=16))
+    assert "reads 16 tokens" not in caplog.text
+
+
+def test_a_reward_model_of_another_family_scores_by_its_own_tokens(
+    toys: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its tokens are bytes, the policy's are pieces of words.
+    tokenizer = train_tokenizer(["a"], 270, 128)
+    model = untrained_model("gpt2", ARCHITECTURES["gpt2"], tokenizer, seed=7)
+    save_untrained(model, tokenizer, tmp_path / "other")
+    save_model(load_scalar(str(tmp_path / "other"), seed=8), tmp_path / "rm", card="")
+    settings = settings_of(toys, tmp_path / "out", reward_model=str(tmp_path / "rm"), max_steps=2)
+    with caplog.at_level(logging.INFO):
+        roles = load_roles(settings)
+    assert "another tokenizer; the critic starts from the policy" in caplog.text
+    assert roles.critic is not None
+    policy, critic = roles.policy.model.state_dict(), roles.critic.model.state_dict()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(policy[name], critic[name])
+    alone = reward_of_model(load_scalar(str(tmp_path / "rm")))
+    asked: tuple[Any, ...] = (["the cat", "a dog"], ["sat on the mat", "ran"], [True, False])
+    assert roles.reward(*asked) == pytest.approx(alone(*asked))
+    results = list(train_online("ppo", settings))
+    assert len(results) == 2
+    assert all(r.metrics["objective/scores_std"] > 0 for r in results)

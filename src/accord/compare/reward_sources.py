@@ -52,8 +52,10 @@ def build_reward(
     trust_remote_code: bool = False,
     world: World | None = None,
     load: Callable[[str], LanguageModel] | None = None,
+    clip: float | None = None,
 ) -> CombinedReward:
     """The weighted sum of the sources, with their models loaded and their functions imported.
+    Normalised scores, which are those of reward models, are clipped to ± `clip`.
 
     `load` gives a reward model of its folder where the caller has one on another's base.
     Raises RewardError, SettingsError or ModelError for a source that can't be used.
@@ -79,13 +81,24 @@ def build_reward(
             score = _in_the_world(source, world)
         else:
             score = _score(source, trust_remote_code)
-        found.append(WeightedSource(source.title, source.weight, score))
+        of_model = isinstance(source, RewardModelSource)
+        found.append(
+            WeightedSource(
+                source.title,
+                source.weight,
+                score,
+                of_model=of_model,
+                clip=clip if of_model else None,
+            )
+        )
     return CombinedReward(tuple(found), tuple(models))
 
 
 def first_reward_model(sources: Sequence[RewardSource]) -> str | None:
-    """The folder of the first reward model among the sources, from which a critic may start."""
-    folders = [f for s in sources if isinstance(s, RewardModelSource) for f in s.folders]
+    """The folder of the first reward model among the sources, from which a critic may start; of
+    one that only watches, with weight 0, where there is no other."""
+    ordered = sorted(sources, key=lambda source: source.weight == 0)
+    folders = [f for s in ordered if isinstance(s, RewardModelSource) for f in s.folders]
     return folders[0] if folders else None
 
 

@@ -49,12 +49,24 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSource:
-    """A source of a reward under the name that it is logged by; `told` is what it counted."""
+    """A source of a reward under the name that it is logged by; `told` is what it counted.
+
+    `of_model`: its scores are reward models', normalised. Beyond ± `clip` they count no more,
+    though they are logged as they are.
+    """
 
     name: str
     weight: float
     score: Callable[[Sequence[Answered]], Sequence[Any]]
     told: Callable[[], Mapping[str, int]] | None = None
+    of_model: bool = False
+    clip: float | None = None
+
+    def counted(self, score: float) -> float:
+        """What a score adds to the sum."""
+        if self.clip is not None:
+            score = max(-self.clip, min(self.clip, score))
+        return self.weight * score
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class CombinedReward:
         rows = [Answered(*row) for row in zip(prompts, responses, finished, metas, strict=True)]
         found = {one.name: _checked(one, rows) for one in self.sources}
         total = [
-            sum(one.weight * found[one.name][i] for one in self.sources) for i in range(len(rows))
+            sum(one.counted(found[one.name][i]) for one in self.sources) for i in range(len(rows))
         ]
         return Scores(total, found)
 
@@ -152,11 +164,13 @@ def _checked(source: WeightedSource, rows: Sequence[Answered]) -> list[float]:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
+            remedy = "Make it give a number for every text, such as 0 where it can't judge."
+            if source.of_model:
+                remedy = "Its weights are broken, or overflow on this text: try precision=fp32."
             raise RewardError(
                 f"The reward `{source.name}` gave {shown(repr(value))}, which is no finite number, "
                 f"for the response {shown(repr(row.response))} to the prompt "
-                f"{shown(repr(prompt_text(row.prompt)))}. Make it give a number for every text, "
-                f"such as 0 where it can't judge."
+                f"{shown(repr(prompt_text(row.prompt)))}. {remedy}"
             )
         found.append(number)
     return found
@@ -211,10 +225,13 @@ def response_group(
     """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.
 
     What is longer than the model was trained on, or has positions for, loses the prompt's start.
+    Of a response that was cut before it had any text, the prompt's end is read.
     """
     ids, _ = encode_response(prompt, response, lm.tokenizer, lm.eos_ids, finished=finished)
     before = encode_prompt(prompt, lm.tokenizer)
     if lm.max_length is not None:
         ids = ids[: lm.max_length - 1]
         before = before[-min(lm.max_prompt_length or lm.max_length, lm.max_length - len(ids)) :]
+    if not ids:
+        before, ids = before[:-1] or before, before[-1:]
     return PromptGroup(before, (ids,), (0,))

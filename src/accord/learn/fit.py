@@ -190,7 +190,7 @@ def check_finite(value: float, what: str, step: int, groups: Sequence[PromptGrou
     sources = list(dict.fromkeys(str(g.source) for g in groups))
     shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
     raise NotFiniteError(
-        f"The {what} is {value} at step {step}, so training stops; the last checkpoint is kept. "
+        f"The {what} is {value} at step {step}; the last checkpoint is kept. "
         f"The rows in the batch: {shown}. Look at them first; then try a lower learning_rate, "
         f"precision=fp32, or a lower max_grad_norm."
     )

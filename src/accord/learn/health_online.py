@@ -31,6 +31,7 @@ RATIO_AWAY = 0.1  # its mean under the sampling policy is 1 exactly
 VALUE_GREW = 10.0  # times its least; a critic that merely follows a rising score stays below
 EQUAL_GROUPS = 0.8  # share; a fifth of the answers that were paid for is then used
 MISMATCH = 0.05  # nats a token: importance weights of 30 tokens are then off by more than e
+SCORES_CLIPPED = 0.05  # share; normalised scores have a standard deviation of 1
 ROLLED_BACK = 0.1  # share of steps
 
 
@@ -42,6 +43,7 @@ def online_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
     return [
         *_score_fell(course, score),
         *_sources(course, score, settings),
+        *_clipped_scores(course, settings),
         *_negative_kl(course),
         *_lengths(course, score),
         *_entropy(course, score),
@@ -138,6 +140,19 @@ def _sources(course: Course, score: str | None, settings: Mapping[str, Any]) -> 
         level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
         found.append(Health(f"source {name}", level, text))
     return found
+
+
+def _clipped_scores(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+    share = course.last("rewards/clipped_share")
+    if share is None or share <= SCORES_CLIPPED:
+        return []
+    text = (
+        f"{share:.0%} of the reward models' scores are beyond ±{settings.get('reward_clip')} "
+        f"(`reward_clip`), where a better answer counts no more: of such scores a reward model has "
+        f"seen none. Read the answers: raise beta or end earlier (max_kl) if they got worse, raise "
+        f"reward_clip if not."
+    )
+    return [Health("clipped scores", "warning", text)]
 
 
 def _negative_kl(course: Course) -> list[Health]:

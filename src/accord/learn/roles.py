@@ -77,14 +77,19 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     that is a source.
     """
     policy = start_model(settings, scalar=False)
+    # One that only watches comes last: the critic starts from the first reward model.
+    sources = sorted(settings.sources, key=lambda source: source.weight == 0)
     reward = build_reward(
-        settings.sources,
+        sources,
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
         world=world,
         load=_reward_models(settings, policy),
+        clip=settings.reward_clip,
     )
+    for lm in reward.models:
+        check_reach(lm, policy, settings)
     critic = None
     if isinstance(settings, PpoSettings) and settings.vf_coef:
         critic = _critic(settings, policy, reward.models[0] if reward.models else None)
@@ -111,6 +116,31 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
         shutil.rmtree(published, ignore_errors=True)
 
     return replace(roles, publish=publish, leave=leave, server=True)
+
+
+def check_reach(scorer: LanguageModel, policy: LanguageModel, settings: OnlineSettings) -> None:
+    """Tell where a reward model may not read all of an answer, as none that is longer than it was
+    trained on; raise SettingsError where answers may be longer than all that it reads."""
+    reads = scorer.max_length
+    if reads is None or settings.max_length <= reads:
+        return
+    if settings.max_new_tokens >= reads and same_vocabulary(scorer, policy):
+        raise SettingsError(
+            f"The reward model {scorer.name} reads {reads} tokens at most, and an answer may have "
+            f"max_new_tokens={settings.max_new_tokens}: what comes after would not be scored. "
+            f"Lower max_new_tokens, or train the reward model with a larger max_length."
+        )
+    log.warning(
+        "The reward model %s reads %d tokens at most, and prompt and answer may have max_length=%d "
+        "together: of longer ones it does not see the prompt's beginning.",
+        scorer.name,
+        reads,
+        settings.max_length,
+    )
+
+
+def same_vocabulary(one: LanguageModel, other: LanguageModel) -> bool:
+    return bool(one.tokenizer.get_vocab() == other.tokenizer.get_vocab())
 
 
 def other_base(adapter: str, setting: str) -> SettingsError:
@@ -236,7 +266,7 @@ def _separate_critic(
     """A critic from the first reward model (an ensemble's first head); from the policy's start
     where there is none, or where it has another tokenizer."""
     place = first_reward_model(settings.sources)
-    if scorer is not None and policy.tokenizer.get_vocab() != scorer.tokenizer.get_vocab():
+    if scorer is not None and not same_vocabulary(policy, scorer):
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
         place = None
     critic = load_scalar(

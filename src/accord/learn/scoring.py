@@ -11,6 +11,7 @@ from accord.compare.rewards import source_metrics
 from accord.learn.episodes import Episodes
 from accord.objectives.divergences import kl_k1, kl_k3
 from accord.settings.online import OnlineSettings
+from accord.settings.rewards import RewardModelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,8 @@ class Targets:
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
-    """Scores (E,) clipped; those of responses that did not end lowered or replaced."""
+    """Scores (E,); those of responses that did not end lowered or replaced."""
     scores = episodes.scores
-    if settings.reward_clip is not None:
-        scores = scores.clamp(-settings.reward_clip, settings.reward_clip)
     if settings.missing_eos_score is not None:
         return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
     return scores - settings.missing_eos_penalty * (~episodes.finished).float()
@@ -59,6 +58,7 @@ def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[s
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
         **source_metrics(episodes.by_source),
+        **_clipped(episodes, settings),
     }
     known = episodes.known
     if not known.any():
@@ -76,6 +76,16 @@ def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[s
         "objective/non_score_reward": float((-beta * kl).mean()),
         "objective/rlhf_reward": float((scores[known] - beta * kl).mean()),
     }
+
+
+def _clipped(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
+    """The share of the reward models' scores that are clipped."""
+    names = [s.title for s in settings.sources if isinstance(s, RewardModelSource)]
+    scores = [score for name in names for score in episodes.by_source.get(name, ())]
+    if settings.reward_clip is None or not scores:
+        return {}
+    beyond = sum(abs(score) > settings.reward_clip for score in scores)
+    return {"rewards/clipped_share": beyond / len(scores)}
 
 
 def group_summary(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:

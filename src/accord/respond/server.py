@@ -64,7 +64,8 @@ class Server:
                 if answer.late:
                     raise WorkError(
                         f"{self.url}{path} did not answer within {self.settings.timeout:g} s. "
-                        f"Raise sampler.timeout, or lower batch_size or max_new_tokens."
+                        f"Raise sampler.timeout, or ask for less at a time: fewer or shorter "
+                        f"responses (max_new_tokens; batch_size, where it is a setting)."
                     )
                 continue
             if answer.status_code < 400:

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from accord.settings.base import Verbatim
 from accord.settings.rewards import Rewards, RewardSource, model_source
 from accord.settings.sampling import SamplerSettings
-from accord.settings.training import TrainSettings
+from accord.settings.training import TrainSettings, peak_learning_rate
 
 
 class OnlineSettings(TrainSettings):
     """What every method takes that learns from scores of its own responses."""
 
-    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate of the policy.")
+    learning_rate: float = peak_learning_rate(3e-6, of=" of the policy")
     adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
     reward_model: str | None = Field(
         None,
@@ -109,7 +109,10 @@ class OnlineSettings(TrainSettings):
         "`missing_eos_penalty`.",
     )
     reward_clip: float | None = Field(
-        10.0, gt=0, description="Normalised scores are clipped to ± this."
+        10.0,
+        gt=0,
+        description="Each reward model's normalised score is clipped to ± this; other sources' "
+        "scores are taken as they are.",
     )
     sampler_importance_cap: float = Field(
         2.0,
