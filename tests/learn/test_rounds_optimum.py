@@ -1,10 +1,11 @@
-"""Rounds of DPO on sampled answers reach what is known of the one-token world."""
+"""Rounds of DPO on sampled answers reach what is known, of answers of one token and of several."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from accord.lm.packing import PromptGroup
 from accord.respond.local import local_sampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.preferences import DpoSettings
-from tests.learn.one_token import PROMPTS, World, make_world
+from tests.learn.one_token import World, make_tree, make_world
 
 SAMPLES = 16_384  # responses a prompt and round, half as many pairs
 
@@ -28,17 +29,20 @@ SAMPLES = 16_384  # responses a prompt and round, half as many pairs
 def sampled_pairs(world: World, seed: int) -> tuple[list[PromptGroup], torch.Tensor]:
     """Pairs of the current policy's own answers, the first chosen as Bradley and Terry say, each
     with how often it came up."""
-    sampling = SamplingSettings(SAMPLES, max_new_tokens=1, batch_size=SAMPLES)
-    answers = local_sampler(world.policy)(PROMPTS, sampling, seed=seed, streams=range(len(PROMPTS)))
+    longest, prompts = max(map(len, world.answers)), world.prompts
+    sampling = SamplingSettings(SAMPLES, max_new_tokens=longest, batch_size=SAMPLES)
+    answers = local_sampler(world.policy)(prompts, sampling, seed=seed, streams=range(len(prompts)))
     rng, counts = random.Random(seed), Counter[tuple[int, int, int]]()
     for x, samples in enumerate(answers):
-        said = [sample.tokens[0] for sample in samples]
+        said = [world.answers.index(tuple(sample.tokens)) for sample in samples]
         for a, b in zip(said[::2], said[1::2], strict=True):
             gap = float(world.rewards[x, a] - world.rewards[x, b])
             won = rng.random() < 1 / (1 + math.exp(-gap))
             if a != b:
                 counts[(x, a, b) if won else (x, b, a)] += 1
-    groups = [PromptGroup(PROMPTS[x], ((a,), (b,)), (0, 1)) for x, a, b in counts]
+    groups = [
+        PromptGroup(prompts[x], (world.answers[a], world.answers[b]), (0, 1)) for x, a, b in counts
+    ]
     return groups, torch.tensor(list(counts.values())) / SAMPLES
 
 
@@ -70,13 +74,17 @@ def dpo_round(world: World, reference: LanguageModel, beta: float, seed: int) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("reference", ["fixed", "moving"])
-def test_rounds_of_dpo_reach_what_their_reference_says(reference: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("make", "reference"), [(make_world, "fixed"), (make_world, "moving"), (make_tree, "fixed")]
+)
+def test_rounds_of_dpo_reach_what_their_reference_says(
+    make: Callable[[int], World], reference: str, seed: int
+) -> None:
     # With full support the population's DPO loss on any pairs has its minimum where
     # β·log π/π_ref = r up to a constant of the prompt. A fixed π_ref: every round aims at
     # π_ref·exp(r/β)/Z. A moving one: round t aims at π_{t−1}·exp(r/β)/Z, so R rounds at
     # π_0·exp(R·r/β)/Z, the optimum of β/R.
-    beta, rounds, world = 2.0, 3, make_world(seed)
+    beta, rounds, world = 2.0, 3, make(seed)
     for number in range(rounds):
         # What round t's log-probs are taken from is computed before its first step.
         start = world.policy if reference == "moving" else world.reference
