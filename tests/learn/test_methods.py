@@ -24,6 +24,7 @@ from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Comparison
+from accord.runs import read_metrics
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -430,6 +431,24 @@ def test_evaluation_rows_are_measured_and_not_learned(toys: Toys, tmp_path: Path
         results = train(method, settings)
         assert all("eval/loss" in r.metrics for r in results)
         assert all(0 <= r.metrics["eval/rewards/accuracies"] <= 1 for r in results)
+
+
+def test_no_evaluation_is_lost_between_two_logged_steps(toys: Toys, tmp_path: Path) -> None:
+    # Logged at 2, 4, 6 and 8, and measured at 3, 6 and at the end.
+    settings = toys.settings(
+        "dpo",
+        "llama",
+        tmp_path,
+        eval_dataset=str(toys.root / "pairs.jsonl"),
+        eval_steps=3,
+        logging_steps=2,
+        max_steps=8,
+    )
+    train("dpo", settings)
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert list(rows) == [2, 3, 4, 6, 8]
+    assert [step for step, row in rows.items() if "eval/loss" in row] == [3, 6, 8]
+    assert all("rewards/margins" in row for row in rows.values())  # the step's own
 
 
 def test_ppo_is_measured_on_held_out_prompts(toys: Toys, tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def schedule_of(rows: int, settings: TrainSettings, processes: int = 1) -> Sched
     return Schedule(rows, examples, micro, accumulation, processes, settings.max_tokens_per_forward)
 
 
+def evaluates(step: int, total: int, settings: TrainSettings) -> bool:
+    """Whether held-out rows are measured after a step (from 1), where there are some."""
+    return step == total or (settings.eval_steps is not None and step % settings.eval_steps == 0)
+
+
+def logs(step: int, total: int, settings: TrainSettings) -> bool:
+    """Whether a step (from 1) has a row in metrics.jsonl: what was measured then is not lost."""
+    return step % settings.logging_steps == 0 or evaluates(step, total, settings)
+
+
 def fit(
     state: TrainState,
     groups: Sequence[PromptGroup],
@@ -103,7 +113,7 @@ def fit(
     while state.step < schedule.steps:
         began = time.perf_counter()
         factor = set_learning_rate(learner, state.step, schedule.steps, settings)
-        log = (state.step + 1) % settings.logging_steps == 0 or state.step + 1 == schedule.steps
+        log = logs(state.step + 1, schedule.steps, settings)
         in_step = schedule.rows_of(state.step, order)
         mass = sum(weight(groups[i]) for i in in_step)
         tokens += sum(groups[i].tokens for i in in_step)

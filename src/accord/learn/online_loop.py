@@ -14,7 +14,7 @@ from typing import Any
 from accord.errors import NotFiniteError
 from accord.learn.checkpoints import TrainState
 from accord.learn.collecting import episodes_of, minibatches, rows_of
-from accord.learn.fit import StepResult, set_learning_rate
+from accord.learn.fit import StepResult, logs, set_learning_rate
 from accord.learn.kl_limit import within_limit
 from accord.learn.losses import Metric, merge_metrics
 from accord.learn.online_methods import ONLINE
@@ -59,7 +59,7 @@ def learn_online(
     while state.step < iterations and not numbers.get("stopped"):
         began = time.perf_counter()
         factor = _set_rates(state, iterations, settings)
-        logs = (state.step + 1) % settings.logging_steps == 0 or state.step + 1 == iterations
+        logged = logs(state.step + 1, iterations, settings)
         chosen = rows_of(order, settings, state.step)
         episodes, held = episodes_of(
             method,
@@ -68,7 +68,7 @@ def learn_online(
             [prompts[i] for i in chosen],
             [records[i] for i in chosen],
             settings,
-            logs=logs,
+            logs=logged,
             folder=folder,
         )
         limit = within_limit(state, episodes, settings)
@@ -78,7 +78,7 @@ def learn_online(
             targets = method.targets(episodes, settings, beta)
             learns = state.step >= getattr(settings, "critic_warmup_steps", 0)
             work = Work(
-                method, roles, settings, episodes, targets, beta, learns, logs, held, pretraining
+                method, roles, settings, episodes, targets, beta, learns, logged, held, pretraining
             )
             found |= targets.numbers | _improve_or_skip(state, work, folder)
         drop(held)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from accord.learn.checkpoints import TrainState, load_checkpoint, save_checkpoint
-from accord.learn.fit import StepResult
+from accord.learn.fit import StepResult, evaluates, logs
 from accord.learn.health import training_health
 from accord.learn.processes import processes
 from accord.lm.model import LanguageModel
@@ -54,11 +54,9 @@ def keep_going(
         for result in steps(state):
             last = result.step == result.total
             numbers = dict(result.metrics)
-            if evaluate is not None and (
-                last or (settings.eval_steps and result.step % settings.eval_steps == 0)
-            ):
+            if evaluate is not None and evaluates(result.step, result.total, settings):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
-            if writes and (result.step % settings.logging_steps == 0 or last):
+            if writes and logs(result.step, result.total, settings):
                 metrics.append({"step": result.step, **numbers, "peak_memory_mb": peak_memory_mb()})
             if writes and (last or result.step % max(1, result.total // CHECKS) == 0):
                 _tell_health(output_dir, plain, told, result)

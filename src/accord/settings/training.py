@@ -103,7 +103,11 @@ class TrainSettings(Settings):
     )
     save_steps: int = Field(200, ge=1, description="A checkpoint every so many steps.")
     save_total_limit: int = Field(1, ge=1, description="Checkpoints kept; the oldest go first.")
-    logging_steps: int = Field(1, ge=1, description="A row in metrics.jsonl every so many steps.")
+    logging_steps: int = Field(
+        1,
+        ge=1,
+        description="A row in metrics.jsonl every so many steps, and after each evaluation.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of row order, new heads, sampling.")
     resume: bool = Field(
         True, description="Go on from the last checkpoint in `output_dir`; false refuses to."
