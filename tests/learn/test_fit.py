@@ -22,7 +22,7 @@ from accord.learn.order import RowOrder, total_examples
 from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup
+from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import Source
 from accord.settings.preferences import (
     DpoSettings,
@@ -170,6 +170,21 @@ def test_dpo_begins_at_log_2_and_counts_a_ranking_once() -> None:
     (result,) = fit(state, GROUPS, objective, method.weight, settings, lm.device)
     assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert result.metrics["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_beside_the_rewards_of_an_f_divergence_are_the_plain_log_ratios() -> None:
+    pairs = random_groups([(4, (3, 5)), (2, (7, 1))], VOCABULARY)
+    lm, other = model_for("dpo"), LanguageModel(causal("llama", 1), NoTokenizer(), "other")
+    assert check_packing(other)
+    settings = DpoSettings(**NAMES, f_divergence_type="js_divergence")
+    objective = METHODS["dpo"].objective(lm, settings, pairs, reference_of(other))
+    with torch.no_grad():
+        found = merge_metrics([objective.losses(pack(pairs), [0, 1], log=True).metrics])
+    # The mean over both pairs of log π − log π_ref, each model read alone.
+    first, then = (torch.cat(token_log_probs(m, pairs, batch_size=1)) for m in (lm, other))
+    (a, b, c, d) = (float(part.sum()) for part in (first - then).split([3, 5, 7, 1]))
+    assert found["logratios/chosen"] == pytest.approx((a + c) / 2, rel=1e-4)
+    assert found["logratios/rejected"] == pytest.approx((b + d) / 2, rel=1e-4)
 
 
 def test_passes_have_about_as_many_tokens() -> None:

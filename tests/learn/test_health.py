@@ -72,6 +72,18 @@ def test_with_a_reference_the_rewards_tell_the_displacement() -> None:
     assert abouts(rows, settings) == {"likelihood displacement": "warning"}
 
 
+def test_rewards_of_an_f_divergence_are_not_taken_for_nats() -> None:
+    # Forward KL's reward of a chosen response that lost 2 nats is 1 − e² = −6.4 before beta, and
+    # 6.4 nats of 30 tokens would be worth a remark.
+    bent = {**HEALTHY, "rewards__chosen": (0.0, -0.64)}
+    settings = {"model": "sft", "ref_model": None, "beta": 0.1, "f_divergence_type": "forward_kl"}
+    assert abouts(course(**bent), settings) == {}  # logps tell, where no log-ratios were logged
+    apart = {"logratios__chosen": (0.0, -2.0), "logratios__rejected": (0.0, -9.0)}
+    assert abouts(course(**bent, **apart), settings) == {}
+    apart["logratios__chosen"] = (0.0, -20.0)
+    assert abouts(course(**bent, **apart), settings) == {"likelihood displacement": "warning"}
+
+
 def test_displacement_that_loses_held_out_accuracy_is_a_warning() -> None:
     rows = course(
         **{**HEALTHY, "logps__chosen": (-50.0, -57.0), "eval__rewards__accuracies": (0.7, 0.6)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accord.errors import SettingsError
 from accord.learn.losses import Losses, MakeReference, Objective, Reference
-from accord.learn.pairs import pair_metrics, tokens_of
+from accord.learn.pairs import pair_metrics, side_metrics, tokens_of
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
@@ -148,8 +148,11 @@ def dpo(
         ).sum(0)
         if not log:
             return Losses(values, pairs.weights)
-        rewards = settings.beta * reward(batch.per_response(ratios), settings)
-        return Losses(values, pairs.weights, pair_metrics(rewards, summed, batch))
+        apart = batch.per_response(ratios)
+        metrics = pair_metrics(settings.beta * reward(apart, settings), summed, batch)
+        if settings.f_divergence_type != "reverse_kl":  # else they are the rewards without beta
+            metrics |= side_metrics("logratios", apart, batch)
+        return Losses(values, pairs.weights, metrics)
 
     return Objective(losses, begin_step)
 

@@ -30,10 +30,15 @@ def offline_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
 def _nats(course: Course, side: str, settings: Mapping[str, Any]) -> float | None:
     """How the log-prob of the chosen or rejected responses changed.
 
-    Where there is a reference, rewards tell: they do not depend on which rows a step happened on.
+    Where there is a reference, log-ratios to it tell: they do not depend on which rows a step
+    happened on. Rewards are beta times these, unless an f-divergence has bent them.
     """
+    ratio = course.change(f"logratios/{side}")
+    if ratio is not None:
+        return ratio
     reward, beta = course.change(f"rewards/{side}"), settings.get("beta")
-    if "ref_model" in settings and reward is not None and beta:
+    straight = settings.get("f_divergence_type", "reverse_kl") == "reverse_kl"
+    if "ref_model" in settings and straight and reward is not None and beta:
         return reward / float(beta)
     return course.change(f"logps/{side}")
 

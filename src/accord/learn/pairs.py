@@ -17,14 +17,22 @@ def accuracy(margins: Tensor) -> Tensor:
 def pair_metrics(rewards: Tensor, logps: Tensor, batch: PackedBatch) -> dict[str, Metric]:
     """The numbers of a preference method, from the rewards and log-probs (N,) of responses."""
     pairs, lengths = batch.pairs, batch.lengths.float()
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name, values in (("rewards", rewards), ("logps", logps), ("lengths", lengths)):
-        metrics[f"{name}/chosen"] = metric(values[pairs.better], pairs.weights)
-        metrics[f"{name}/rejected"] = metric(values[pairs.worse], pairs.weights)
+        metrics |= side_metrics(name, values, batch)
     margins = rewards[pairs.better] - rewards[pairs.worse]
     metrics["rewards/margins"] = metric(margins, pairs.weights)
     metrics["rewards/accuracies"] = metric(accuracy(margins.detach()), pairs.weights)
     return metrics
+
+
+def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Metric]:
+    """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
+    pairs = batch.pairs
+    return {
+        f"{name}/chosen": metric(values[pairs.better], pairs.weights),
+        f"{name}/rejected": metric(values[pairs.worse], pairs.weights),
+    }
 
 
 def tokens_of(batch: PackedBatch, responses: Tensor) -> Tensor:
