@@ -133,5 +133,19 @@ def test_rows_that_are_not_learned_from() -> None:
     (remark,) = training_health([], {}, data)
     assert "20 of 100 rows" in remark.text
     assert "a response is empty" in remark.text
+    # Three texts in 39 pieces do not make up for two that were dropped.
+    pieces = {
+        "read": {"rows": 5},
+        "encoded": {"records": 5, "used": 3, "groups": 39, "dropped": {"the text is empty": 2}},
+    }
+    (remark,) = training_health([], {}, pieces)
+    assert "2 of 5 rows are not learned from" in remark.text
+    # Of 10 rows one was left out, and the others' 20 responses are records of their own.
+    several = {
+        "read": {"rows": 10, "dropped": {"no prompt": [{"line": 3}]}},
+        "encoded": {"records": 20, "used": 18, "dropped": {"a response is empty": 2}},
+    }
+    (remark,) = training_health([], {}, several)
+    assert "3 of 21 rows are not learned from" in remark.text
     cut = {"read": {"rows": 100}, "encoded": {"records": 100, "used": 100, "responses_cut": 30}}
     assert abouts([], {}, cut) == {"cut responses": "warning"}

@@ -272,6 +272,19 @@ def test_text_in_pieces_loses_nothing(length: int) -> None:
     assert learned == [*plain(LONG), EOS]
     assert all(g.prompt == (BOS,) and g.tokens <= length for g in groups)
     assert report.groups == len(groups)
+    assert report.used == 1
+
+
+def test_records_used_are_told_apart_from_their_pieces() -> None:
+    texts = [Text(LONG), Text(""), Text(LONG), Demonstration("the", " cat")]
+    n = len(plain(LONG)) + 1  # with EOS, in pieces of 6
+    groups, report = encode(texts, TOKENIZER, Limits(7), eos_ids=EOS_IDS)
+    assert len(groups) == report.groups == 2 * -(-n // 6) + 1
+    assert f"3 of 4 rows used, in {len(groups)} pieces, " in report.summary()
+    assert report.to_json()["used"] == 3
+    assert report.to_json()["groups"] == len(groups)
+    _, report = encode([Demonstration("the", " cat")], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    assert report.summary().startswith("1 of 1 rows used, 4 tokens")
 
 
 def test_all_rows_dropped_is_an_error_with_reasons() -> None:

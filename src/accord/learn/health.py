@@ -35,15 +35,18 @@ def training_health(
 
 def _unused(data: Mapping[str, Any]) -> list[Health]:
     read, encoded = data.get("read") or {}, data.get("encoded") or {}
-    total = int(read.get("rows") or encoded.get("records") or 0)
-    used = encoded.get("used")
+    unread, dropped = _counts(read.get("dropped")), _counts(encoded.get("dropped"))
+    left_out = sum(unread.values())
+    # A row may be several records, as with the responses to a prompt; each counts one.
+    records = encoded.get("records")
+    total = int(read.get("rows") or 0) if records is None else left_out + int(records)
+    unused = left_out + sum(dropped.values())
     found = []
-    if total and isinstance(used, int) and total - used > UNUSED * total:
-        reasons = {**(read.get("dropped") or {}), **(encoded.get("dropped") or {})}
-        counts = {r: len(v) if isinstance(v, list) else int(v) for r, v in reasons.items()}
-        most = max(counts, key=lambda r: counts[r]) if counts else "unknown"
+    if total and unused > UNUSED * total:
+        counts = {**unread, **dropped}
+        most = max(counts, key=lambda r: counts[r])
         text = (
-            f"{total - used:,} of {total:,} rows are not learned from, most because: {most}. "
+            f"{unused:,} of {total:,} rows are not learned from, most because: {most}. "
             f"`accord data check` shows them."
         )
         found.append(Health("unused rows", "warning", text))
@@ -55,6 +58,11 @@ def _unused(data: Mapping[str, Any]) -> list[Health]:
         )
         found.append(Health("cut responses", "warning", text))
     return found
+
+
+def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
+    """How many were dropped for each reason, which has their number or their list."""
+    return {r: len(v) if isinstance(v, list) else int(v) for r, v in (dropped or {}).items()}
 
 
 def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:

@@ -80,6 +80,7 @@ def encode(
                 groups.append(group)
         except RowDropped as reason:
             report.drop(str(reason), record.source)
+    report.used = len(records) - sum(map(len, report.dropped.values()))
     report.groups = len(groups)
     report.tokens = sum(g.tokens for g in groups)
     if not groups:
@@ -122,7 +123,8 @@ def encode_prompts(
         kept.append(record)
     if not found:
         raise DataError(f"None of the {len(records)} prompts can be used: {report.summary()}.")
-    report.groups, report.tokens = len(found), sum(len(p) for p in found)
+    report.used = report.groups = len(found)
+    report.tokens = sum(len(p) for p in found)
     return found, kept, report
 
 

@@ -10,9 +10,11 @@ from accord.records import Source
 
 @dataclass
 class EncodeReport:
-    """What became of the records: groups made, what was cut, what was dropped and where."""
+    """What became of the records: how many are used, in how many groups (a long text is cut into
+    several), what was cut, what was dropped and where."""
 
     records: int = 0
+    used: int = 0
     groups: int = 0
     tokens: int = 0
     prompts_cut: int = 0
@@ -32,7 +34,10 @@ class EncodeReport:
 
     def summary(self) -> str:
         """One line for people."""
-        parts = [f"{self.groups:,} of {self.records:,} rows used, {self.tokens:,} tokens"]
+        pieces = f", in {self.groups:,} pieces" if self.groups > self.used else ""
+        parts = [
+            f"{self.used:,} of {self.records:,} rows used{pieces}, {self.tokens:,} tokens",
+        ]
         if self.prompts_cut:
             parts.append(f"{self.prompts_cut:,} prompts cut at their start")
         if self.responses_cut:
@@ -59,7 +64,8 @@ class EncodeReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "records": self.records,
-            "used": self.groups,
+            "used": self.used,
+            "groups": self.groups,
             "tokens": self.tokens,
             "prompts_cut": self.prompts_cut,
             "responses_cut": self.responses_cut,
