@@ -20,6 +20,7 @@ from accord.learn.learner import Learner
 from accord.learn.processes import processes
 from accord.runs import atomic_folder, remove_folder
 from accord.settings.endpoint import deciding
+from accord.settings.preferences import OF_A_PASS
 
 FOLDER = "checkpoints"
 START = "start/"  # of the names of tensors to go back to
@@ -157,11 +158,21 @@ def newest_step(output_dir: Path) -> int:
 
 
 def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learned; how a server or judge is reached does not."""
+    """The settings that change what is learned; how a server or judge is reached does not, nor how
+    steps are split into passes, but for losses that look at a whole pass."""
     kept = {key: value for key, value in settings.items() if key not in FREE}
+    most = settings.get("max_tokens_per_forward")
+    if most is not None and OF_A_PASS & _losses(settings):
+        kept["max_tokens_per_forward"] = most
     if isinstance(sampler := kept.get("sampler"), Mapping):
         kept["sampler"] = {key: value for key, value in sampler.items() if key in ("kind", "model")}
     return {key: deciding(value) for key, value in kept.items()}
+
+
+def _losses(settings: Mapping[str, Any]) -> set[str]:
+    """The losses named by settings: none, one, or a list of several."""
+    named = settings.get("loss_type") or []
+    return {named} if isinstance(named, str) else set(named)
 
 
 def _steps(output_dir: Path) -> list[Path]:

@@ -32,6 +32,9 @@ DIFFERENCES = frozenset({"sigmoid", "hinge", "robust", "exo_pair", "discopop", "
 SMOOTHED = frozenset({"sigmoid", "robust", "exo_pair"})
 """Losses that read `label_smoothing`."""
 
+OF_A_PASS = frozenset({"aot", "aot_unpaired", "bco_pair"})
+"""Losses that look at all pairs of a forward pass together, so that its size matters."""
+
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 

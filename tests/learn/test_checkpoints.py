@@ -1,0 +1,47 @@
+"""What may change between a stop and going on, and what may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.errors import SettingsError
+from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.settings.preferences import DpoSettings
+
+
+def told(**more: Any) -> dict[str, Any]:
+    settings = DpoSettings(model="m", dataset="d", output_dir="out", **more)
+    return settings.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "decides"),
+    [
+        ("sigmoid", False),  # each pair by itself, however the step is split
+        (["sigmoid", "sft"], False),
+        ("aot", True),  # sorts the margins of a pass
+        ("aot_unpaired", True),
+        ("bco_pair", True),  # takes off the mean of a pass
+        (["sigmoid", "bco_pair"], True),
+    ],
+)
+def test_the_size_of_a_pass_decides_where_a_loss_looks_at_all_of_it(
+    loss_type: Any, decides: bool
+) -> None:
+    whole, split = told(loss_type=loss_type), told(loss_type=loss_type, max_tokens_per_forward=64)
+    assert (changing(whole) != changing(split)) == decides
+
+
+def test_another_size_of_a_pass_does_not_go_on_under_such_a_loss(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, TrainState({}, step=2), told(loss_type="aot"), keep=1)
+    with pytest.raises(SettingsError, match="max_tokens_per_forward was None and is 64"):
+        load_checkpoint(
+            tmp_path,
+            TrainState({}),
+            told(loss_type="aot", max_tokens_per_forward=64),
+            resume=True,
+        )
+    assert load_checkpoint(tmp_path, TrainState({}), told(loss_type="aot"), resume=True)
