@@ -14,6 +14,7 @@ import torch
 from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
+from accord.learn import offline, reference
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_online
@@ -431,6 +432,40 @@ def test_evaluation_rows_are_measured_and_not_learned(toys: Toys, tmp_path: Path
         results = train(method, settings)
         assert all("eval/loss" in r.metrics for r in results)
         assert all(0 <= r.metrics["eval/rewards/accuracies"] <= 1 for r in results)
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_rows_that_are_only_read_keep_to_the_tokens_of_a_pass_too(
+    method: str, toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def counted(groups: Any, device: Any) -> Any:
+        held.append(len(groups))
+        return pack(groups, device)
+
+    for module in (offline, reference):
+        monkeypatch.setattr(module, "pack", counted)
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    place, last = str(toys.root / "pairs.jsonl"), []
+    for most in (None, 1):  # all three pairs in one pass, and each in its own
+        out = tmp_path / str(most)
+        settings = toys.settings(
+            method, "llama", out, eval_dataset=place, max_tokens_per_forward=most
+        )
+        last.append(train(method, settings)[-1].metrics)
+        assert set(held) == {3 if most is None else 1}
+        held.clear()
+        monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "another"))
+    names = [name for name in last[0] if name.startswith("eval/")]
+    assert {n: last[1][n] for n in names} == pytest.approx({n: last[0][n] for n in names}, abs=1e-4)
+    if method == "reward":
+        whole, alone = (
+            json.loads((tmp_path / most / "model" / "reward.json").read_text())
+            for most in ("None", "1")
+        )
+        for number in ("mean", "std"):
+            assert alone[number] == pytest.approx(whole[number], abs=1e-4)
 
 
 def test_no_evaluation_is_lost_between_two_logged_steps(toys: Toys, tmp_path: Path) -> None:

@@ -60,6 +60,24 @@ def test_token_log_probs_are_those_of_the_forward_pass() -> None:
     torch.testing.assert_close(look_up(batch, [2, 0]), torch.cat([found[2], found[0]]))
 
 
+def test_no_forward_pass_has_more_tokens_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 12, 10 and 14 tokens, of which no two fit into 20; into 24 the second and either other do.
+    lm, held = model(), list[int]()
+
+    def counted(groups: Any, device: Any) -> Any:
+        held.append(sum(g.tokens for g in groups))
+        return pack(groups, device)
+
+    whole = token_log_probs(lm, GROUPS, batch_size=3)
+    monkeypatch.setattr(reference, "pack", counted)
+    for most, tokens in ((20, [10, 12, 14]), (24, [14, 22]), (None, [36])):
+        found = token_log_probs(lm, GROUPS, batch_size=3, most_tokens=most)
+        torch.testing.assert_close(torch.cat(found), torch.cat(whole), rtol=0, atol=1e-5)
+        assert [len(row) for row in found] == [8, 8, 8]
+        assert sorted(held) == tokens
+        held.clear()
+
+
 def test_a_second_run_takes_what_the_first_kept(computed: list[int]) -> None:
     first = kept_reference(model(), GROUPS, batch_size=2)
     second = kept_reference(model(), GROUPS, batch_size=3)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from accord.compare.dataset import load_records
 from accord.errors import SettingsError
@@ -16,10 +17,10 @@ from accord.learn.fit import StepResult, fit
 from accord.learn.learner import make_learner
 from accord.learn.losses import MakeReference, Metric, Objective, Reference, merge_metrics
 from accord.learn.methods import METHODS, Method
+from accord.learn.passes import batches_of
 from accord.learn.processes import processes
 from accord.learn.reference import (
     adapters_off,
-    batches_of,
     kept_log_probs,
     kept_reference,
     reference_kind,
@@ -204,9 +205,16 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
                 f"precompute_ref_log_probs=false, but the reference is the adapter in "
                 f"{settings.model} as it is now, and it goes on learning. Leave it out."
             )
-        size = settings.per_device_train_batch_size
+        if not groups:
+            return kept_log_probs([])
         return kept_log_probs(
-            kept_reference(model, groups, batch_size=size, processes=processes()) if groups else []
+            kept_reference(
+                model,
+                groups,
+                batch_size=settings.per_device_train_batch_size,
+                most_tokens=settings.max_tokens_per_forward,
+                processes=processes(),
+            )
         )
 
     return make
@@ -217,6 +225,15 @@ def _precomputed(settings: ReferenceSettings) -> bool:
     if settings.precompute_ref_log_probs is not None:
         return settings.precompute_ref_log_probs
     return settings.max_steps is None and settings.num_train_epochs > 1
+
+
+def _batches(groups: Sequence[PromptGroup], settings: TrainSettings) -> Iterator[list[int]]:
+    """The numbers of rows that are only read, a forward pass at a time."""
+    return batches_of(
+        [g.tokens for g in groups],
+        settings.per_device_train_batch_size,
+        most=settings.max_tokens_per_forward,
+    )
 
 
 @torch.no_grad()
@@ -230,7 +247,7 @@ def evaluate_rows(
     """The objective and its metrics over held-out rows."""
     total, mass, parts = 0.0, 0.0, list[dict[str, Metric]]()
     objective.begin_step(range(len(groups)))
-    for rows in batches_of(len(groups), settings.per_device_train_batch_size):
+    for rows in _batches(groups, settings):
         batch = pack([groups[i] for i in rows], lm.device)
         losses = objective.losses(batch, rows, log=True)
         total += float(losses.total())
@@ -249,11 +266,12 @@ def _normalise(
         records, _ = load_records(settings.reference_dataset, "sft")
         groups, _ = rows_of(records, lm, settings)
     chosen = groups[:: max(1, len(groups) // settings.reference_rows)][: settings.reference_rows]
-    scores = []
-    for rows in batches_of(len(chosen), settings.per_device_train_batch_size):
-        scores.append(response_head_scores(lm, pack([chosen[i] for i in rows], lm.device)))
+    scores: dict[int, Tensor] = {}
+    for rows in _batches(chosen, settings):
+        found = response_head_scores(lm, pack([chosen[i] for i in rows], lm.device))
+        scores.update(zip(rows, found.split([len(chosen[i].responses) for i in rows]), strict=True))
     lm.score_penalty, lm.length_slope = settings.ensemble_penalty, settings.length_slope
-    raw = torch.cat(scores)
+    raw = torch.cat([scores[i] for i in range(len(chosen))])
     lm.head_means = tuple(raw.mean(0).tolist()) if lm.heads > 1 else ()
     flat = lm.combined(raw)
     lm.score_mean = float(flat.mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def deal(
@@ -21,6 +21,14 @@ def deal(
             return dealt
         count += multiple - count % multiple
         count = min(count, len(sizes))
+
+
+def batches_of(sizes: Sequence[int], size: int, *, most: int | None = None) -> Iterator[list[int]]:
+    """Places of rows with `sizes` tokens, `size` at a time in order; these are dealt to several
+    passes where one would have more than `most` tokens."""
+    for start in range(0, len(sizes), size):
+        for part in deal(sizes[start : start + size], 1, most=most):
+            yield [start + place for place in part]
 
 
 def _dealt(sizes: Sequence[int], count: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from accord.errors import StorageError
 from accord.learn.losses import Reference
+from accord.learn.passes import batches_of
 from accord.learn.processes import Processes
 from accord.lm.digest import rows_digest, same_place, weights_digest
 from accord.lm.forward import response_logps
@@ -47,12 +48,6 @@ def reference_kind(
     return "start" if same_place(wanted, model) else "other"
 
 
-def batches_of(rows: int, size: int) -> Iterator[range]:
-    """Row numbers in order, `size` at a time."""
-    for start in range(0, rows, size):
-        yield range(start, min(rows, start + size))
-
-
 def kept_log_probs(known: Sequence[Tensor]) -> Reference:
     """A reference of which each row's token log-probs are known."""
 
@@ -79,15 +74,18 @@ def token_log_probs(
     groups: Sequence[PromptGroup],
     *,
     batch_size: int,
+    most_tokens: int | None = None,
     processes: Processes | None = None,
 ) -> list[Tensor]:
-    """Each row's token log-probs (its R,) under the model as it is now, on the CPU.
+    """Each row's token log-probs (its R,) under the model as it is now, on the CPU; computed
+    `batch_size` rows at a time, or fewer where they have more than `most_tokens`.
 
     Several processes take turns with the batches.
     """
     team = processes or Processes()
     found: dict[int, Tensor] = {}
-    for turn, rows in enumerate(batches_of(len(groups), batch_size)):
+    sizes = [g.tokens for g in groups]
+    for turn, rows in enumerate(batches_of(sizes, batch_size, most=most_tokens)):
         if turn % team.count != team.rank:
             continue
         batch = pack([groups[i] for i in rows], lm.device)
@@ -103,6 +101,7 @@ def kept_reference(
     groups: Sequence[PromptGroup],
     *,
     batch_size: int,
+    most_tokens: int | None = None,
     processes: Processes | None = None,
 ) -> list[Tensor]:
     """`token_log_probs`, from the cache where another run has left them.
@@ -124,12 +123,14 @@ def kept_reference(
     folder = cache_folder("reference") / key[:32]
     kept = team.told(_read(folder, groups) if team.main else None)
     if kept is not None:
-        agree = _agree(lm, groups, kept, batch_size=batch_size)
+        agree = _agree(lm, groups, kept, batch_size=batch_size, most_tokens=most_tokens)
         if team.told(agree):  # the main process's word, or some would go on alone
             log.info("The reference log-probs of %d rows were kept from before.", len(groups))
             return kept
         log.warning("The reference log-probs in %s are not this model's; again.", folder)
-    found = token_log_probs(lm, groups, batch_size=batch_size, processes=team)
+    found = token_log_probs(
+        lm, groups, batch_size=batch_size, most_tokens=most_tokens, processes=team
+    )
     if team.main:
         _write(folder, found)
     return found
@@ -161,9 +162,15 @@ def _write(folder: Path, rows: Sequence[Tensor]) -> None:
 
 
 def _agree(
-    lm: LanguageModel, groups: Sequence[PromptGroup], kept: Sequence[Tensor], *, batch_size: int
+    lm: LanguageModel,
+    groups: Sequence[PromptGroup],
+    kept: Sequence[Tensor],
+    *,
+    batch_size: int,
+    most_tokens: int | None,
 ) -> bool:
     numbers = range(0, len(groups), max(1, len(groups) // PROBED))[:PROBED]
-    probe = token_log_probs(lm, [groups[i] for i in numbers], batch_size=batch_size)
+    probed = [groups[i] for i in numbers]
+    probe = token_log_probs(lm, probed, batch_size=batch_size, most_tokens=most_tokens)
     off = torch.cat(probe) - torch.cat([kept[i] for i in numbers])
     return bool(off.abs().mean() <= AGREEMENT[lm.precision])

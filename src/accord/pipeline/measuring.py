@@ -12,7 +12,7 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards import Reward, response_group, reward_of_model, shown
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.learn.reference import batches_of
+from accord.learn.passes import batches_of
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
@@ -137,7 +137,7 @@ def _kl(
         response_group(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
     ]
     found: list[float] = []
-    for part in batches_of(len(groups), BATCH):
+    for part in batches_of([g.tokens for g in groups], BATCH):
         batch = pack([groups[i] for i in part], lm.device)
         found += response_kl(lm, reference, batch).tolist()
     values = iter(found)
