@@ -13,6 +13,7 @@ from torch import Tensor
 
 from accord.errors import RewardError
 from accord.lm.forward import response_scores
+from accord.lm.known_tokens import refuse_unknown_tokens
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.lm.template import encode_prompt, encode_response
@@ -209,6 +210,7 @@ def read_by_length(
 ) -> Tensor:
     """What `read` gives for each response (n, …), on the CPU; those of like length in one pass."""
     groups = [response_group(lm, r.prompt, r.response, r.finished) for r in rows]
+    refuse_unknown_tokens(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
     found: list[Tensor] = [torch.empty(0)] * len(groups)
     for start in range(0, len(order), batch_size):

@@ -54,7 +54,8 @@ def _unused(data: Mapping[str, Any]) -> list[Health]:
     if total and cut > UNUSED * total:
         text = (
             f"{cut:,} responses were cut at max_length and have lost their end, so the model "
-            f"learns from them not to stop. Raise max_length, or set long_responses=drop."
+            f"learns from them not to stop. Raise max_length as far as the model has positions, or "
+            f"set long_responses=drop."
         )
         found.append(Health("cut responses", "warning", text))
     return found

@@ -15,6 +15,7 @@ from accord.errors import SettingsError
 from accord.learn.checkpoints import TrainState, remove_checkpoints
 from accord.learn.fit import StepResult, fit
 from accord.learn.learner import make_learner
+from accord.learn.limits import limits_of, refuse_longer_rows, within_positions
 from accord.learn.losses import MakeReference, Metric, Objective, Reference, merge_metrics
 from accord.learn.methods import METHODS, Method
 from accord.learn.passes import batches_of
@@ -27,9 +28,10 @@ from accord.learn.reference import (
 )
 from accord.learn.stage import keep_going, model_card
 from accord.lm.adapters import add_adapters, continue_adapter
-from accord.lm.encode import Limits, encode
+from accord.lm.encode import encode
 from accord.lm.encode_report import EncodeReport
 from accord.lm.forward import response_head_scores
+from accord.lm.known_tokens import refuse_unknown_tokens
 from accord.lm.load import base_and_adapter, load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
@@ -50,6 +52,7 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     """
     method, team = METHODS[name], processes()
     lm = start_model(settings, scalar=method.scalar)
+    settings = within_positions(settings, lm)
     groups = _rows(settings.dataset, lm, method, settings, "data.json")
     held_out = None
     if settings.eval_dataset is not None:
@@ -129,20 +132,14 @@ def same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
         )
 
 
-def limits_of(settings: TrainSettings) -> Limits:
-    return Limits(
-        settings.max_length,
-        settings.max_prompt_length,
-        settings.long_prompts,
-        settings.long_responses,
-    )
-
-
 def rows_of(
     records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
 ) -> tuple[list[PromptGroup], EncodeReport]:
-    """Records as a method's rows of tokens, within its limits, and what became of them."""
-    return encode(
+    """Records as a method's rows of tokens, within its limits, and what became of them.
+
+    Raises ModelError where the tokenizer gives tokens that the model does not know.
+    """
+    groups, report = encode(
         records,
         lm.tokenizer,
         limits_of(settings),
@@ -150,6 +147,8 @@ def rows_of(
         loss_on=settings.loss_on if isinstance(settings, SftSettings) else "response",
         desirable_from=settings.desirable_from if isinstance(settings, KtoSettings) else None,
     )
+    refuse_unknown_tokens(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
+    return groups, report
 
 
 def _rows(
@@ -196,6 +195,7 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
         if kind == "other":
             loaded[:] = loaded or [other()]
             model = loaded[0]
+            refuse_longer_rows(model, groups)
         elif kind == "base":
             if not _precomputed(settings):
                 return adapters_off(lm)

@@ -17,6 +17,7 @@ from accord.learn.collecting import held_out
 from accord.learn.fit import StepResult
 from accord.learn.kept_episodes import drop_strays, remove_episodes
 from accord.learn.learner import make_learner
+from accord.learn.limits import with_room_for_prompts
 from accord.learn.offline import rows_of
 from accord.learn.online_loop import learn_online
 from accord.learn.order import RowOrder
@@ -25,6 +26,7 @@ from accord.learn.processes import processes
 from accord.learn.roles import load_roles
 from accord.learn.stage import keep_going, model_card
 from accord.lm.encode import Limits, encode_prompts
+from accord.lm.known_tokens import refuse_unknown_tokens
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly
@@ -51,6 +53,7 @@ def train_online(
         )
     roles = load_roles(settings, world=world)
     policy = roles.policy
+    settings = with_room_for_prompts(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
@@ -124,6 +127,7 @@ def _prompts(
     )
     wanted = [r for r in records if isinstance(r, PromptOnly)]
     prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
+    refuse_unknown_tokens(policy, prompts)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
     if processes().main:

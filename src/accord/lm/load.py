@@ -131,7 +131,9 @@ def read_normalisation(lm: LanguageModel, place: str) -> None:
     numbers = _reward_numbers(place)
     if numbers:
         lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
-        lm.max_length = numbers.get("max_length") or lm.max_length
+        trained, places = numbers.get("max_length"), lm.positions
+        # What was trained with a limit above the positions has not learned those beyond.
+        lm.max_length = min((n for n in (trained, places) if n), default=None)
         lm.max_prompt_length = numbers.get("max_prompt_length")
         lm.head_means = tuple(map(float, numbers.get("head_means", ())))
         lm.score_penalty = float(numbers.get("ensemble_penalty", 0.0))
@@ -291,8 +293,7 @@ def _placed(model: Any, device: Device) -> Any:
 
 
 def _checked(lm: LanguageModel) -> LanguageModel:
-    positions = getattr(lm.inner.config.get_text_config(), "max_position_embeddings", None)
-    lm.max_length = lm.max_length or positions
+    lm.max_length = lm.max_length or lm.positions
     speed_up_norms(lm.inner)
     if not check_packing(lm):
         log.warning(

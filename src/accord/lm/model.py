@@ -27,7 +27,8 @@ class LanguageModel:
     its own; its batches are computed as plain padded rows.
     `merged` is True where an adapter was merged into the weights, which no folder holds as such.
     `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
-    `max_prompt_length` are the tokens it can be given: those it was trained on, or its positions.
+    `max_prompt_length` are the tokens it can be given: its positions, or fewer where it was
+    trained on fewer.
     `head_means` are the means of an ensemble's heads, and `score_penalty` what their disagreement
     costs; `length_slope` is what length alone explained where it was taken out of the scores.
 
@@ -75,6 +76,12 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the model has positions for; None where its configuration names no limit."""
+        found = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
 
     @property
     def eos_ids(self) -> frozenset[int]:

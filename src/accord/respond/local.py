@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from accord.lm.known_tokens import refuse_unknown_tokens
 from accord.lm.model import LanguageModel
 from accord.respond.padded import write_padded
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
@@ -40,6 +41,7 @@ class LocalSampler:
         lm = self.lm
         if not prompts:
             return []
+        refuse_unknown_tokens(lm, prompts)
         responses = Responses(
             settings,
             seed=seed,

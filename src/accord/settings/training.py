@@ -79,7 +79,10 @@ class TrainSettings(Settings):
         1.0, ge=0, description="Gradients are scaled down to this norm; 0 turns clipping off."
     )
     max_length: int = Field(
-        1024, ge=2, description="Tokens a prompt and one response may have together."
+        1024,
+        ge=2,
+        description="Tokens a prompt and one response may have together; fewer where the model has "
+        "fewer positions.",
     )
     max_prompt_length: int | None = Field(
         None,
