@@ -331,7 +331,7 @@ def test_a_reward_model_that_can_not_read_whole_answers_is_refused_or_told(
     with pytest.raises(SettingsError, match="reads 16 tokens at most, and an answer may have max"):
         load_roles(settings_of(toys, reward_model=place, max_new_tokens=16))
     load_roles(settings_of(toys, reward_model=place))
-    assert "reads 16 tokens at most, and prompt and answer may have max_length=64" in caplog.text
+    assert "reads 16 tokens at most, and prompt and answer may have 64 together" in caplog.text
     caplog.clear()
     load_roles(settings_of(toys, reward_model=place, max_length=16))
     assert "reads 16 tokens" not in caplog.text

@@ -121,8 +121,10 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
 def check_reach(scorer: LanguageModel, policy: LanguageModel, settings: OnlineSettings) -> None:
     """Tell where a reward model may not read all of an answer, as none that is longer than it was
     trained on; raise SettingsError where answers may be longer than all that it reads."""
-    reads = scorer.max_length
-    if reads is None or settings.max_length <= reads:
+    reads, longest = scorer.max_length, settings.max_length
+    if policy.positions is not None:
+        longest = min(longest, policy.positions)
+    if reads is None or longest <= reads:
         return
     if settings.max_new_tokens >= reads and same_vocabulary(scorer, policy):
         raise SettingsError(
@@ -131,11 +133,11 @@ def check_reach(scorer: LanguageModel, policy: LanguageModel, settings: OnlineSe
             f"Lower max_new_tokens, or train the reward model with a larger max_length."
         )
     log.warning(
-        "The reward model %s reads %d tokens at most, and prompt and answer may have max_length=%d "
-        "together: of longer ones it does not see the prompt's beginning.",
+        "The reward model %s reads %d tokens at most, and prompt and answer may have %d together: "
+        "of longer ones it does not see the prompt's beginning.",
         scorer.name,
         reads,
-        settings.max_length,
+        longest,
     )
 
 
