@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from accord.errors import TrainingError
+from accord.errors import SettingsError, TrainingError
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.fit import Schedule, StepResult, fit, schedule_of
 from accord.learn.losses import Losses, MakeReference, Objective, merge_metrics, metric
@@ -185,6 +185,13 @@ def test_beside_the_rewards_of_an_f_divergence_are_the_plain_log_ratios() -> Non
     (a, b, c, d) = (float(part.sum()) for part in (first - then).split([3, 5, 7, 1]))
     assert found["logratios/chosen"] == pytest.approx((a + c) / 2, rel=1e-4)
     assert found["logratios/rejected"] == pytest.approx((b + d) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["aot", "aot_unpaired"])
+def test_losses_that_sort_pairs_refuse_rankings_by_their_own_name(loss: str) -> None:
+    # The third row ranks three responses.
+    with pytest.raises(SettingsError, match=rf"^loss_type={loss} .* rows.jsonl:3 ranks 3"):
+        recorded("dpo", DpoSettings(**NAMES, loss_type=loss))
 
 
 def test_passes_have_about_as_many_tokens() -> None:

@@ -119,8 +119,9 @@ def dpo(
     `aot` and `bco_pair` look at all pairs of a forward pass together, so with them the size of
     the pass matters.
     """
-    if "aot" in settings.losses or "aot_unpaired" in settings.losses:
-        _refuse_rankings(groups)
+    for loss in settings.losses:
+        if loss in ("aot", "aot_unpaired"):
+            _refuse_rankings(groups, loss)
     known = reference(groups)
     in_step = [1.0]
 
@@ -190,13 +191,13 @@ def ipo(
     return Objective(losses)
 
 
-def _refuse_rankings(groups: Sequence[PromptGroup]) -> None:
+def _refuse_rankings(groups: Sequence[PromptGroup], loss: PairLoss) -> None:
     for group in groups:
         if len(group.responses) > 2:
             raise SettingsError(
-                f"loss_type=aot compares pairs of a pass by their places, so that each must weigh "
-                f"the same, and {group.source} ranks {len(group.responses)} responses. Give pairs, "
-                f"or choose another loss."
+                f"loss_type={loss} compares pairs of a pass by their places, so that each must "
+                f"weigh the same, and {group.source} ranks {len(group.responses)} responses. Give "
+                f"pairs, or choose another loss."
             )
 
 
