@@ -18,7 +18,7 @@ from accord.learn.fit import Schedule, StepResult, fit, schedule_of
 from accord.learn.losses import Losses, MakeReference, Objective, merge_metrics, metric
 from accord.learn.methods import METHODS
 from accord.learn.optimiser import adamw, clip_gradients, learning_rate_factor
-from accord.learn.order import RowOrder, total_examples
+from accord.learn.order import RowOrder, parts_of_epochs, total_examples
 from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
@@ -239,6 +239,18 @@ def test_the_order_is_a_function_of_seed_and_position() -> None:
 def test_examples_in_a_run(epochs: float, max_steps: int | None, expected: int) -> None:
     found = total_examples(10, epochs=epochs, max_steps=max_steps, step_size=8)
     assert found == expected
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(1.1, 110), (0.07, 7), (0.29, 29), (1e-5, 1)])
+def test_epochs_are_the_number_that_was_written(epochs: float, expected: int) -> None:
+    # In floats 1.1·100 and 0.07·100 are above 110 and 7, so that a row too many was seen.
+    assert total_examples(100, epochs=epochs, max_steps=None, step_size=8) == expected
+
+
+def test_iterations_of_epochs_are_the_number_that_was_written() -> None:
+    # 1.1·100 prompts are 11 iterations of 10, and a prompt more begins another one.
+    assert parts_of_epochs(1.1, 100, 10) == 11
+    assert parts_of_epochs(1.1, 101, 10) == 12  # 111.1 prompts
 
 
 def test_the_schedule_of_settings() -> None:

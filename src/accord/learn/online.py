@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from accord.learn.learner import make_learner
 from accord.learn.limits import with_room_for_prompts
 from accord.learn.offline import rows_of
 from accord.learn.online_loop import learn_online
-from accord.learn.order import RowOrder
+from accord.learn.order import RowOrder, parts_of_epochs
 from accord.learn.policy_step import Pretraining
 from accord.learn.processes import processes
 from accord.learn.roles import load_roles
@@ -68,8 +67,8 @@ def train_online(
         rate = getattr(settings, "critic_learning_rate", None)
         learners["critic"] = make_learner(roles.critic, settings, rate)
     state = TrainState(learners)
-    iterations = settings.max_steps or math.ceil(
-        settings.num_train_epochs * len(prompts) / (settings.prompts_a_step * team.count)
+    iterations = settings.max_steps or parts_of_epochs(
+        settings.num_train_epochs, len(prompts), settings.prompts_a_step * team.count
     )
     steps = keep_going(
         lambda s: learn_online(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -36,4 +37,12 @@ def total_examples(rows: int, *, epochs: float, max_steps: int | None, step_size
     """Examples a run sees: the epochs' worth, or exactly max_steps steps of step_size."""
     if max_steps is not None:
         return max_steps * step_size
-    return max(1, math.ceil(rows * epochs))
+    return max(1, parts_of_epochs(epochs, rows))
+
+
+def parts_of_epochs(epochs: float, rows: int, each: int = 1) -> int:
+    """How many parts of `each` rows so many epochs have, the last one begun included.
+
+    Of the number as it is written: in floats 1.1 epochs of 100 rows are 110.00000000000001.
+    """
+    return math.ceil(Fraction(str(epochs)) * rows / each)
