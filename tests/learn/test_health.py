@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +124,16 @@ def test_a_reference_that_is_not_the_start() -> None:
     assert abouts(rows, {"model": "sft", "ref_model": "sft"}) == {}
     rows[0]["rewards/chosen"] = 0.8  # equal by name, but not by numbers
     assert abouts(rows, {"model": "sft", "ref_model": None}) == {"reference": "warning"}
+
+
+def test_the_reference_is_the_start_however_its_path_is_written(tmp_path: Path) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "base").mkdir()
+    rows, model = course(**HEALTHY), str(tmp_path / "sft")
+    for same in (f"{model}/", f"{tmp_path}/base/../sft"):
+        assert abouts(rows, {"model": model, "ref_model": same}) == {}
+    other = {"model": model, "ref_model": str(tmp_path / "base")}
+    assert abouts(rows, other) == {"reference": "note"}
 
 
 def test_rows_that_are_not_learned_from() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from accord.learn.course import Course, Health, Row
 from accord.learn.health_offline import offline_health
 from accord.learn.health_online import kl_limit, online_health, skipped
+from accord.lm.digest import same_place
 
 UNUSED = 0.05  # share of rows
 START_AWAY = 0.05  # |reward| of the first step beyond which the reference is another model
@@ -67,11 +68,11 @@ def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
-    other = settings.get("ref_model")
-    if other and other != settings.get("model"):
+    other, start = settings.get("ref_model"), settings.get("model")
+    if other and not (start and same_place(other, start)):
         text = (
             f"The reference ({other}) is not the model that training started from "
-            f"({settings.get('model')}): rewards do not begin at 0, and the penalty pulls towards "
+            f"({start}): rewards do not begin at 0, and the penalty pulls towards "
             f"the reference from the first step. Rounds with a fixed reference mean it so; else "
             f"leave ref_model out."
         )
