@@ -21,6 +21,12 @@ NAMES = {"model": "m", "dataset": "d", "output_dir": "o"}
         ({"loss_type": "apo_zero", "f_divergence_type": "js_divergence"}, "reads each by itself"),
         ({"loss_type": "aot", "ld_alpha": 0.5}, "compares whole responses"),
         ({"loss_type": "hinge", "label_smoothing": 0.1}, "read by none of the losses"),
+        ({"loss_type": "robust"}, "robust` is plain DPO .* Set `label_smoothing`"),
+        ({"loss_type": ["robust", "sft"]}, "robust` is plain DPO"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [0, 0]}, "are all 0"),
+        ({"loss_weights": [0.0]}, "are all 0"),
+        ({"loss_weights": [-1]}, "holds -1, and a loss of negative weight"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1, -0.2]}, "holds -0.2"),
         ({"precompute_ref_log_probs": False}, "needs `lora`"),
     ],
 )
@@ -33,6 +39,7 @@ def test_what_does_not_fit_together_is_refused(given: dict[str, Any], told: str)
     "given",
     [
         {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0, 0.5]},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.0]},
         {"loss_type": "hinge", "f_divergence_type": "js_divergence"},
         {"loss_type": "robust", "label_smoothing": 0.1},
         {"precompute_ref_log_probs": False, "lora": {}},

@@ -72,7 +72,9 @@ class DpoSettings(ReferenceSettings):
         "sigmoid", description="Loss on a pair, or several that are added with `loss_weights`."
     )
     loss_weights: list[float] | None = Field(
-        None, description="Weight of each loss in `loss_type`; by default 1 each."
+        None,
+        description="Weight of each loss in `loss_type`, at least 0 and one above it; by default "
+        "1 each.",
     )
     label_smoothing: float = Field(
         0.0,
@@ -115,6 +117,21 @@ class DpoSettings(ReferenceSettings):
         return self
 
     @model_validator(mode="after")
+    def _weights_of_something_to_learn(self) -> DpoSettings:
+        weights = self.loss_weights or [1.0]
+        if min(weights) < 0:
+            raise ValueError(
+                f"`loss_weights` holds {min(weights):g}, and a loss of negative weight is learned "
+                f"the wrong way round. Give weights of at least 0."
+            )
+        if max(weights) == 0:
+            raise ValueError(
+                "`loss_weights` are all 0, so nothing would be learned. Give a loss a weight "
+                "above 0."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_fits_together(self) -> DpoSettings:
         if self.f_divergence_type != "reverse_kl":
             wrong = sorted(set(self.losses) - DIFFERENCES)
@@ -145,6 +162,11 @@ class DpoSettings(ReferenceSettings):
             raise ValueError(
                 "`loss_type=exo_pair` is infinite for labels that are certain. Set "
                 "`label_smoothing`; its authors advise 0.001."
+            )
+        if "robust" in self.losses and self.label_smoothing == 0:
+            raise ValueError(
+                "`loss_type=robust` is plain DPO for labels that are certain. Set "
+                "`label_smoothing` to the share of labels that are flipped, or use sigmoid."
             )
         return self
 
