@@ -89,7 +89,8 @@ def test_demonstrations_from_comparisons_are_announced(file: Any) -> None:
         Demonstration("q", "c", Source(str(path), 2)),
     ]
     assert report.summary() == (
-        "2 rows, 2 used, 0 dropped. The chosen responses are read as demonstrations."
+        "2 rows, 2 used, 0 dropped. The chosen responses are read as demonstrations. "
+        "Columns not read: margin."
     )
     assert read_records(path, "demonstrations")[0] == records
 
@@ -150,6 +151,26 @@ def test_sft_reads_text_and_demonstrations(file: Any) -> None:
     assert records == [Demonstration("p", "a", Source(str(path), 1))]
     assert report.notes == ["columns not read: text, id"]
     assert read_records(path, "text")[0] == [Text("pa", Source(str(path), 1))]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "told"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "preferences", False),
+        ({"chosen": "p a", "rejected": "p b"}, "comparisons", False),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "kto", False),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "ratings", True),  # its two responses
+        ({"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]}, "preferences", True),
+        ({"prompt": "p", "completion": "a", "label": True}, "kto", True),
+        ({"prompt": "p", "completion": "a"}, "sft", True),
+        ({"text": "pa"}, "sft", True),
+    ],
+)
+def test_a_margin_is_a_column_of_pairs_alone(
+    file: Any, row: dict[str, Any], kind: Kind, told: bool
+) -> None:
+    _, report = read_records(file({**row, "margin": 2.0}), kind)
+    assert ("columns not read: margin" in report.notes) == told
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,19 @@ def test_rankings_and_plackett_luce(toys: Toys, tmp_path: Path) -> None:
     assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["reward", "dpo", "ipo", "kto", "orpo", "simpo"])
+def test_margins_that_a_method_does_not_learn_from_are_told(
+    method: str, toys: Toys, tmp_path: Path
+) -> None:
+    rows = [{**row, "margin": 1.5} for row in ROWS["pairs.jsonl"][:2]] + ROWS["pairs.jsonl"][2:]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    train(method, toys.settings(method, "llama", tmp_path / "out", dataset=str(data)))
+    notes = json.loads((tmp_path / "out" / "data.json").read_text())["read"]["notes"]
+    told = "the margins of 2 pairs are not read: only `reward` learns from them"
+    assert notes == ([] if method == "reward" else [told])
+
+
 def test_lora_from_end_to_end(toys: Toys, tmp_path: Path) -> None:
     # SFT, a reward model and PPO on it, each an adapter that starts from the SFT adapter.
     lora = {"r": 2}

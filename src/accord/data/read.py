@@ -50,6 +50,7 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "kto": (Rating, Comparison, Ranking),
     "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
 }
+PAIRS: set[Format] = {"preference", "implicit preference"}
 # The formats that serve a kind, those that say it outright first.
 SERVES: dict[Kind, tuple[Format, ...]] = {
     "text": ("text",),
@@ -266,6 +267,8 @@ def _unread(
         read |= set(BESIDES) - ({"input"} if names["prompt"] == "prompt" else set())
     else:
         read |= {"margin", "meta", "finished"}
+    if Comparison not in KINDS[kind] or not PAIRS & set(forms):
+        read.discard("margin")  # it is a pair's
     if "responses" in forms:
         read |= {"model", "settings"}  # these tell of the responses
     others = [c for c in columns if c not in read]

@@ -27,7 +27,7 @@ class Method:
     `objective(lm, settings, groups, reference)` builds the objective on rows `groups`; a method
     with a reference model calls `reference` for its log-probs. `settled` fills in what the
     settings leave to the training rows to decide, so that held-out rows are measured by the same;
-    `measured` gives the settings of held-out rows.
+    `measured` gives the settings of held-out rows. `margins`: whether it learns from the pairs'.
     """
 
     kind: Literal["sft", "preferences", "kto"]
@@ -36,6 +36,7 @@ class Method:
     objective: Callable[[LanguageModel, Any, Sequence[PromptGroup], MakeReference], Objective]
     settled: Callable[[Any, Sequence[PromptGroup]], Any] = lambda settings, groups: settings
     measured: Callable[[Any], Any] = lambda settings: settings
+    margins: bool = False
 
 
 def one(group: PromptGroup) -> float:
@@ -55,7 +56,7 @@ def responses(group: PromptGroup) -> float:
 
 METHODS: dict[str, Method] = {
     "sft": Method("sft", False, tokens, sft),
-    "reward": Method("preferences", True, one, reward, settled, measured),
+    "reward": Method("preferences", True, one, reward, settled, measured, margins=True),
     "dpo": Method("preferences", False, one, dpo),
     "ipo": Method("preferences", False, one, ipo),
     "kto": Method("kto", False, responses, kto, balanced),

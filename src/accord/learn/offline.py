@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ from accord.lm.load import base_and_adapter, load_causal, load_scalar, save_mode
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.views import base_view
-from accord.records import Record
+from accord.records import Comparison, Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings, ReferenceSettings
 from accord.settings.training import RewardSettings, SftSettings, TrainSettings
@@ -155,6 +156,10 @@ def _rows(
     place: str, lm: LanguageModel, method: Method, settings: TrainSettings, report_name: str
 ) -> list[PromptGroup]:
     records, read = load_records(place, method.kind)
+    margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
+    if margins and not method.margins:
+        note = f"the margins of {len(margins):,} pairs are not read: only `reward` learns from them"
+        read = replace(read, notes=[*read.notes, note])
     groups, encoded = rows_of(records, lm, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
