@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
 from accord.errors import SettingsError
 from accord.learn import offline, reference
+
+
+from accord.errors import DataError, SettingsError
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_online
@@ -26,6 +30,9 @@ from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.records import Comparison
 from accord.runs import read_metrics
+
+
+from accord.records import Comparison, Demonstration, Message
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -354,6 +361,53 @@ def test_reward_is_normalised_on_reference_rows_where_given(toys: Toys, tmp_path
         raw = response_scores(lm, pack(groups))
     assert lm.score_mean == pytest.approx(float(raw.mean()), abs=1e-5)
     assert lm.score_std == pytest.approx(float(raw.std()), abs=1e-5)
+
+
+def test_of_reference_pairs_the_chosen_responses_are_scored(toys: Toys, tmp_path: Path) -> None:
+    pairs = str(toys.root / "pairs.jsonl")
+    train("reward", toys.settings("reward", "llama", tmp_path, reference_dataset=pairs))
+    lm = load_scalar(str(tmp_path / "model"))
+    chosen = [
+        Demonstration((Message(**row["prompt"][0]),), row["chosen"]) for row in ROWS["pairs.jsonl"]
+    ]
+    groups, _ = encode(chosen, lm.tokenizer, Limits(64), eos_ids=lm.eos_ids)
+    with torch.no_grad():
+        raw = response_scores(lm, pack(groups))
+    assert lm.score_mean == pytest.approx(float(raw.mean()), abs=1e-5)
+
+
+def test_what_became_of_reference_rows_is_told(
+    toys: Toys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*ROWS["sft.jsonl"], {"prompt": chat("a dog"), "completion": ""}]
+    data = tmp_path / "reference.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = toys.settings(
+        "reward", "llama", tmp_path / "out", reference_dataset=str(data), max_length=12
+    )
+    with caplog.at_level(logging.INFO):
+        train("reward", settings)
+    report = json.loads((tmp_path / "out" / "reference_data.json").read_text())
+    assert report["read"]["place"] == str(data)
+    assert list(report["read"]["dropped"]) == ["an empty response"]
+    assert report["encoded"]["responses_cut"] == 2
+    assert f"mean and standard deviation are set on the responses of {data}" in caplog.text
+    assert "1 an empty response (reference.jsonl:4)" in caplog.text
+    assert f"{data}: 3 of 3 rows used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "rows", [None, [], [{"prompt": "no response"}], [{"prompt": "p", "completion": ""}]]
+)
+def test_reference_rows_that_fail_do_so_before_training(
+    rows: list[dict[str, str]] | None, toys: Toys, tmp_path: Path
+) -> None:
+    data = tmp_path / "reference.jsonl"
+    if rows is not None:
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = toys.settings("reward", "llama", tmp_path / "out", reference_dataset=str(data))
+    with pytest.raises(DataError, match=r"reference\.jsonl"):
+        next(train_offline("reward", settings))
 
 
 def test_a_cut_response_is_scored_without_an_end(toys: Toys) -> None:

@@ -58,6 +58,11 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     held_out = None
     if settings.eval_dataset is not None:
         held_out = _rows(settings.eval_dataset, lm, method, settings, "eval_data.json")
+    scored = groups
+    if isinstance(settings, RewardSettings) and settings.reference_dataset is not None:
+        place, read_as = settings.reference_dataset, METHODS["sft"]
+        log.info("The score's mean and standard deviation are set on the responses of %s.", place)
+        scored = _rows(place, lm, read_as, settings, "reference_data.json")
     settings = method.settled(settings, groups)
     learner = make_learner(lm, settings)  # before the reference, which computes as it does
     reference = _reference(lm, settings)
@@ -78,7 +83,7 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     )
     if isinstance(settings, RewardSettings):
         lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
-        _normalise(lm, method, settings, groups)
+        _normalise(lm, method, settings, scored)
     learner.restore()
     if team.main:
         save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
@@ -265,11 +270,8 @@ def evaluate_rows(
 def _normalise(
     lm: LanguageModel, method: Method, settings: RewardSettings, groups: Sequence[PromptGroup]
 ) -> None:
-    """Set the score's mean and standard deviation on reference responses to 0 and 1; of an
+    """Set the score's mean and standard deviation on the rows' responses to 0 and 1; of an
     ensemble each head's mean too."""
-    if settings.reference_dataset is not None:
-        records, _ = load_records(settings.reference_dataset, "sft")
-        groups, _ = rows_of(records, lm, settings)
     chosen = groups[:: max(1, len(groups) // settings.reference_rows)][: settings.reference_rows]
     scores: dict[int, Tensor] = {}
     for rows in _batches(chosen, settings):

@@ -196,8 +196,8 @@ class RewardSettings(TrainSettings):
     reference_dataset: str | None = Field(
         None,
         description=(
-            "Rows whose responses set the reward's mean and standard deviation; "
-            "by default the training rows."
+            "Rows whose responses set the reward's mean and standard deviation, read as `sft` "
+            "reads them: of pairs the chosen ones; by default all of the training rows' responses."
         ),
     )
     reference_rows: int = Field(
