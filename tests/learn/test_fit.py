@@ -187,6 +187,21 @@ def test_beside_the_rewards_of_an_f_divergence_are_the_plain_log_ratios() -> Non
     assert found["logratios/rejected"] == pytest.approx((b + d) / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("divergence", ["reverse_kl", "js_divergence"])
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.3])
+def test_the_rewards_that_are_logged_are_those_of_the_loss(
+    alpha: float | None, divergence: Any
+) -> None:
+    # Of one pair, of 1 and of 9 tokens, the loss is −log σ(reward of chosen − of rejected).
+    settings = DpoSettings(**NAMES, beta=0.5, ld_alpha=alpha, f_divergence_type=divergence)
+    ((result,), _) = recorded("dpo", settings, GROUPS[:1])
+    found = result.metrics
+    margin = found["rewards/chosen"] - found["rewards/rejected"]
+    assert found["rewards/margins"] == pytest.approx(margin, abs=1e-5)
+    assert found["rewards/accuracies"] == float(margin > 0)
+    assert found["loss"] == pytest.approx(math.log1p(math.exp(-margin)), abs=1e-5)
+
+
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired"])
 def test_losses_that_sort_pairs_refuse_rankings_by_their_own_name(loss: str) -> None:
     # The third row ranks three responses.

@@ -149,10 +149,12 @@ def dpo(
         ).sum(0)
         if not log:
             return Losses(values, pairs.weights)
-        apart = batch.per_response(ratios)
-        metrics = pair_metrics(settings.beta * reward(apart, settings), summed, batch)
-        if settings.f_divergence_type != "reverse_kl":  # else they are the rewards without beta
-            metrics |= side_metrics("logratios", apart, batch)
+        metrics = pair_metrics(
+            settings.beta * terms.chosen, settings.beta * terms.rejected, summed, batch
+        )
+        if settings.f_divergence_type != "reverse_kl" or settings.ld_alpha is not None:
+            # Else they are the rewards without beta.
+            metrics |= side_metrics("logratios", batch.per_response(ratios), batch)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses, begin_step)
@@ -184,8 +186,9 @@ def ipo(
             values = ipo_summed_loss(chosen, rejected, beta=settings.beta)
         if not log:
             return Losses(values, pairs.weights)
-        rewards = settings.beta * summed
-        metrics = pair_metrics(rewards, batch.per_response(logps), batch)
+        metrics = pair_metrics(
+            settings.beta * chosen, settings.beta * rejected, batch.per_response(logps), batch
+        )
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses)

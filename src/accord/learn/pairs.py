@@ -14,16 +14,29 @@ def accuracy(margins: Tensor) -> Tensor:
     return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
-def pair_metrics(rewards: Tensor, logps: Tensor, batch: PackedBatch) -> dict[str, Metric]:
-    """The numbers of a preference method, from the rewards and log-probs (N,) of responses."""
-    pairs, lengths = batch.pairs, batch.lengths.float()
-    metrics: dict[str, Metric] = {}
-    for name, values in (("rewards", rewards), ("logps", logps), ("lengths", lengths)):
-        metrics |= side_metrics(name, values, batch)
-    margins = rewards[pairs.better] - rewards[pairs.worse]
-    metrics["rewards/margins"] = metric(margins, pairs.weights)
-    metrics["rewards/accuracies"] = metric(accuracy(margins.detach()), pairs.weights)
-    return metrics
+def pair_metrics(
+    chosen: Tensor, rejected: Tensor, logps: Tensor, batch: PackedBatch
+) -> dict[str, Metric]:
+    """The numbers of a preference method, from the rewards (pairs,) of the chosen and rejected
+    responses and from the log-probs (N,) of all."""
+    weights, margins = batch.pairs.weights, chosen - rejected
+    return {
+        "rewards/chosen": metric(chosen, weights),
+        "rewards/rejected": metric(rejected, weights),
+        "rewards/margins": metric(margins, weights),
+        "rewards/accuracies": metric(accuracy(margins.detach()), weights),
+        **side_metrics("logps", logps, batch),
+        **side_metrics("lengths", batch.lengths.float(), batch),
+    }
+
+
+def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Metric]:
+    """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
+    pairs = batch.pairs
+    return {
+        f"{name}/chosen": metric(values[pairs.better], pairs.weights),
+        f"{name}/rejected": metric(values[pairs.worse], pairs.weights),
+    }
 
 
 def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Metric]:

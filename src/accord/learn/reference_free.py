@@ -33,7 +33,8 @@ def orpo(
         values = settings.beta * odds - means[pairs.better]
         if not log:
             return Losses(values, pairs.weights)
-        metrics = pair_metrics(settings.beta * means, logps, batch)
+        rewards = settings.beta * means
+        metrics = pair_metrics(rewards[pairs.better], rewards[pairs.worse], logps, batch)
         metrics["nll_loss"] = metric(-means[pairs.better], pairs.weights)
         metrics["odds_ratio_loss"] = metric(odds, pairs.weights)
         return Losses(values, pairs.weights, metrics)
@@ -55,7 +56,10 @@ def simpo(
         values = simpo_loss(
             means[pairs.better], means[pairs.worse], beta=settings.beta, gamma=settings.gamma
         )
-        metrics = pair_metrics(settings.beta * means, logps, batch) if log else {}
+        if not log:
+            return Losses(values, pairs.weights)
+        rewards = settings.beta * means
+        metrics = pair_metrics(rewards[pairs.better], rewards[pairs.worse], logps, batch)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses)

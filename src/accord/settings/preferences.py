@@ -97,8 +97,8 @@ class DpoSettings(ReferenceSettings):
         None,
         ge=0,
         le=1,
-        description="Weight of the tokens beyond the shorter response's length (LD-DPO); off "
-        "when absent.",
+        description="Weight of the tokens beyond the shorter response's length (LD-DPO), in the "
+        "rewards that are logged too; off when absent.",
     )
     discopop_tau: float = Field(0.05, gt=0, description="Temperature of the `discopop` loss.")
 
