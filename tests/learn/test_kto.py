@@ -192,6 +192,10 @@ def test_loss_and_gradient_are_the_papers(seed: int) -> None:
     assert means["rewards/margins"] == pytest.approx(
         (rewards[0] + rewards[2]) / 2 - rewards[1], abs=1e-4
     )
+    # A response is right where its term is below λ/2, σ's middle; each counts λ.
+    mass = [weights[groups[i].labels[0]] for i in rows]
+    right = sum(m for m, term in zip(mass, expected, strict=True) if float(term.detach()) < m / 2)
+    assert means["rewards/accuracies"] == pytest.approx(right / sum(mass))
 
 
 def before(
@@ -392,6 +396,8 @@ def test_from_rows_of_both_kinds_to_a_model(tmp_path: Path) -> None:
     assert (encoded["used"], encoded["desirable"], encoded["undesirable"]) == (12, 9, 9)
     # At first r = z₀ = 0 for all: λ·σ(0) = ½.
     assert steps[0]["loss"] == pytest.approx(0.5, abs=1e-4)
+    assert steps[-1]["rewards/accuracies"] > 0.9
+    assert steps[-1]["eval/rewards/accuracies"] == 1.0
     assert steps[-1]["loss"] < 0.3
     assert steps[-1]["rewards/margins"] > 1.0
     # Held out: one pair and one desirable, one undesirable rating, by the same weights of 1.

@@ -79,8 +79,8 @@ def _margins(course: Course) -> list[Health]:
     if accuracy is None or margin is None or accuracy < ACCURATE or margin > NO_MARGIN:
         return []
     text = (
-        f"The order is right in {accuracy:.0%} of pairs, but by a margin of {margin:.3f} only: the "
-        f"model has hardly moved. Train longer, or raise learning_rate."
+        f"Rewards agree with {accuracy:.0%} of the preferences, but by a margin of {margin:.3f} "
+        f"only: the model has hardly moved. Train longer, or raise learning_rate."
     )
     return [Health("accuracy without margin", "note", text)]
 
@@ -106,9 +106,9 @@ def _saturation(course: Course) -> list[Health]:
     if accuracy < 0.99 or abs(loss) > SATURATED * abs(first):
         return []
     text = (
-        f"Saturated: in the second half the order was right in {accuracy:.0%} of pairs and the "
-        f"loss {loss:.3f}, so steps only widen margins. Fewer epochs give the same, nearer to the "
-        f"reference."
+        f"Saturated: in the second half rewards agreed with {accuracy:.0%} of the preferences and "
+        f"the loss was {loss:.3f}, so steps only widen margins. Fewer epochs give the same, nearer "
+        f"to the reference."
     )
     return [Health("saturation", "note", text)]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from accord.learn.fit import schedule_of
 from accord.learn.losses import Losses, MakeReference, Metric, Objective, Reference, metric
+from accord.learn.pairs import accuracy
 from accord.learn.processes import Processes, processes
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
@@ -82,6 +83,8 @@ def kto(
         if log:
             summed = batch.per_response(logps.detach())
             metrics = _metrics(settings.beta * ratios.detach(), summed, desirable, batch, step)
+            above = ratios.detach() - step.reference_point
+            metrics["rewards/accuracies"] = _on_their_side(above, desirable, weights)
         return Losses(values, torch.ones_like(values), metrics)
 
     return Objective(losses, begin_step)
@@ -212,6 +215,14 @@ def before_step(
     for share in team.gathered(found):
         found.update(share)
     return {i: own for i, (own, _) in found.items()}, torch.tensor([found[i][1] for i in rows])
+
+
+def _on_their_side(above: Tensor, desirable: Tensor, weights: tuple[float, float]) -> Metric:
+    """The share of responses on the right side of z₀, which is where their value is above its
+    middle: r − z₀ above 0 for desirable ones, below it for others. Each weighs as in the loss, so
+    that a rare kind is not drowned."""
+    sides = torch.where(desirable, above, -above)
+    return metric(accuracy(sides), torch.where(desirable, *weights))
 
 
 def _metrics(

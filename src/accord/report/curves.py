@@ -64,7 +64,7 @@ PANELS = (
     Panel("Loss", "what training lowers", (("loss", "training"), ("eval/loss", "held out"))),
     Panel(
         "Accuracy",
-        "share of pairs whose chosen response has the higher reward",
+        "share of preferences that the rewards agree with",
         (("rewards/accuracies", "training"), ("eval/rewards/accuracies", "held out")),
     ),
     Panel(
