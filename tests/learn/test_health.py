@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from accord.learn.checkpoints import TrainState
+from accord.learn.fit import StepResult
 from accord.learn.health import training_health
+from accord.learn.stage import keep_going
+from accord.settings.preferences import DpoSettings
 
 
 def course(steps: int = 20, **ends: tuple[float, float]) -> list[dict[str, Any]]:
@@ -160,3 +167,27 @@ def test_rows_that_are_not_learned_from() -> None:
     assert "3 of 21 rows are not learned from" in remark.text
     cut = {"read": {"rows": 100}, "encoded": {"records": 100, "used": 100, "responses_cut": 30}}
     assert abouts([], {}, cut) == {"cut responses": "warning"}
+
+
+def test_a_remark_is_told_once_while_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Of 30 steps a look is taken every third; the first with ten rows is after step 12.
+    numbers = {**HEALTHY, "lengths__chosen": (45.0, 45.0)}
+    rows = course(30, **numbers)
+
+    def steps(state: TrainState) -> Iterator[StepResult]:
+        for i, row in enumerate(rows):
+            yield StepResult(i + 1, len(rows), row)
+
+    settings = DpoSettings(model="sft", dataset="pairs", output_dir=str(tmp_path))
+    told: dict[int, list[str]] = {}
+    with caplog.at_level(logging.INFO, logger="accord.learn.stage"):
+        for result in keep_going(steps, TrainState({}), settings):
+            told[result.step] = [r.getMessage() for r in caplog.records]
+    assert told[11] == []
+    (remark,) = told[12]
+    assert remark.startswith("After step 12, length: Chosen responses are longer (45 tokens")
+    assert told[30] == [remark]
+    (kept,) = json.loads((tmp_path / "health.json").read_text())
+    assert (kept["about"], kept["level"]) == ("length", "note")
