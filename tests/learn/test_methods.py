@@ -14,11 +14,8 @@ import torch
 
 from accord.compare.dataset import load_records
 from accord.compare.rewards import reward_of_model
-from accord.errors import SettingsError
-from accord.learn import offline, reference
-
-
 from accord.errors import DataError, SettingsError
+from accord.learn import offline, reference
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
 from accord.learn.online import train_online
@@ -28,11 +25,8 @@ from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
-from accord.records import Comparison
-from accord.runs import read_metrics
-
-
 from accord.records import Comparison, Demonstration, Message
+from accord.runs import read_metrics
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings

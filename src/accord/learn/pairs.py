@@ -39,15 +39,6 @@ def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Met
     }
 
 
-def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Metric]:
-    """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
-    pairs = batch.pairs
-    return {
-        f"{name}/chosen": metric(values[pairs.better], pairs.weights),
-        f"{name}/rejected": metric(values[pairs.worse], pairs.weights),
-    }
-
-
 def tokens_of(batch: PackedBatch, responses: Tensor) -> Tensor:
     """Indices, among the batch's response tokens, of given responses (P,) one after another."""
     starts = batch.lengths.cumsum(0) - batch.lengths
