@@ -33,7 +33,7 @@ from accord.lm.forward import (
     states_last,
     token_values,
 )
-from accord.lm.load import _checked
+from accord.lm.load import _checked, tell_of_plain_rows
 from accord.lm.model import LanguageModel, without_dropout
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
@@ -271,13 +271,27 @@ def test_models_that_keep_a_state_fall_back_to_plain_rows(
     model = make()
     expected = own_logps(model, GROUPS)
     expected_gradients = gradients(model, weighted(expected))
+    tell_of_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
         lm = _checked(wrapped(model))
     assert not lm.shares_prefixes
-    assert "can't share a prompt between its responses" in caplog.text
+    assert f"A {type(model).__name__} can't share a prompt between its responses" in caplog.text
     found = response_logps(lm, pack(GROUPS))
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+
+
+def test_the_fall_back_is_announced_once_for_each_architecture(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tell_of_plain_rows.cache_clear()
+    with caplog.at_level("WARNING", logger="accord"):
+        for make in (mamba, lfm2, mamba, mamba):
+            assert not _checked(wrapped(make())).shares_prefixes
+    assert [r.getMessage().split(" can't ")[0] for r in caplog.records] == [
+        "A MambaForCausalLM",
+        "A Lfm2ForCausalLM",
+    ]
 
 
 class DoubledLogits(torch.nn.Linear):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -296,13 +297,18 @@ def _checked(lm: LanguageModel) -> LanguageModel:
     lm.max_length = lm.max_length or lm.positions
     speed_up_norms(lm.inner)
     if not check_packing(lm):
-        log.warning(
-            "%s (%s) can't share a prompt between its responses; its batches are computed as "
-            "plain rows, with the same numbers in more time.",
-            lm.name,
-            type(lm.inner).__name__,
-        )
+        tell_of_plain_rows(type(lm.inner).__name__)
     return lm
+
+
+@cache
+def tell_of_plain_rows(architecture: str) -> None:
+    """Warn, once a process: a stage loads several models of an architecture, and rounds many."""
+    log.warning(
+        "A %s can't share a prompt between its responses; its batches are computed as plain rows, "
+        "with the same numbers in more time.",
+        architecture,
+    )
 
 
 def _agree_on_padding(model: Any, tokenizer: Any) -> None:
