@@ -23,6 +23,7 @@ from accord.learn.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.objectives.logprobs import token_logps_and_statistics
 from accord.records import Source
 from accord.settings.preferences import (
     DpoSettings,
@@ -411,6 +412,35 @@ def test_nan_in_the_gradient_alone_is_caught() -> None:
     assert same
     assert "The gradient is nan at step 1" in message
     assert "rows.jsonl:1" in message
+
+
+OF_EVERY_STEP = {"loss", "epoch", "learning_rate", "grad_norm", "num_tokens", "seconds"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_that_does_not_log_has_no_metrics_of_the_method(name: str) -> None:
+    # Of 4 steps the third logs, and the last does in any case.
+    kind, more = KINDS[name]
+    settings = kind(**NAMES, **more, per_device_train_batch_size=2, logging_steps=3)
+    results, _ = recorded(name, settings)
+    told = [set(r.metrics) - OF_EVERY_STEP for r in results]
+    assert told[:2] == [set(), set()]
+    assert all(told[2:])
+
+
+def test_a_step_that_does_not_log_computes_no_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+
+    def statistics(hidden: Tensor, head: Any, targets: Tensor) -> Any:
+        passes.append(len(targets))
+        return token_logps_and_statistics(hidden, head, targets)
+
+    monkeypatch.setattr("accord.learn.sft.token_logps_and_statistics", statistics)
+    # 4 steps of one pass each, of which the last logs in any case.
+    settings = SftSettings(**NAMES, per_device_train_batch_size=2, logging_steps=100)
+    results, _ = recorded("sft", settings)
+    assert ["entropy" in r.metrics for r in results] == [False, False, False, True]
+    assert len(passes) == 1
 
 
 def test_metrics_are_weighted_over_passes() -> None:
