@@ -97,6 +97,7 @@ TRAINED = [
         f_divergence_type="alpha_divergence",
         f_alpha_divergence_coef=0.7,
     ),
+    dpo("weighted", loss_type="sigmoid", use_weighting=True),
     Trained("orpo_responses", "orpo", OrpoSettings, {"beta": 0.3}),
     Trained("simpo", "simpo", SimpoSettings, {"beta": 2.0, "gamma": 0.5}),
     Trained("reward", "reward", RewardSettings, {}),

@@ -35,6 +35,7 @@ from accord.objectives.preference import (
     hinge_loss,
     ipo_loss,
     robust_loss,
+    wpo_weights,
 )
 from accord.objectives.reference_free import odds_ratio_loss, simpo_loss
 from accord.objectives.reward import bradley_terry_loss, centering_penalty
@@ -96,6 +97,15 @@ def length_desensitised(batch: Batch) -> Tensor:
     first, second = batch.lengths
     chosen, rejected = ratios(batch.first, first, second), ratios(batch.second, second, first)
     return dpo_loss(chosen, rejected, beta=0.5).mean()
+
+
+def weighted(batch: Batch) -> Tensor:
+    """With log Σ p² of the policy's whole distributions."""
+    first, second = (
+        torch.stack([(x.policy - x.squares).mean() for x in side])
+        for side in (batch.first, batch.second)
+    )
+    return (wpo_weights(first, second) * dpo_loss(*batch.ratios, beta=0.5)).mean()
 
 
 def kto(batch: Batch) -> Tensor:
@@ -168,6 +178,7 @@ CASES = [
         f_divergence_type="alpha_divergence",
         f_alpha_divergence_coef=0.7,  # 1 minus the paper's α
     ),
+    dpo("weighted", weighted, loss_type=["sigmoid"], use_weighting=True),
     # TRL's sigmoid doesn't read label_smoothing, and says nothing: it has no cDPO.
     dpo("smoothed", on_ratios(dpo_loss, beta=0.5), loss_type=["sigmoid"], label_smoothing=0.1),
     Case(

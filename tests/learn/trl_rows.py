@@ -116,12 +116,14 @@ def save_tokenizer_and_models(folder: Path) -> None:
 class Read:
     """What models say of one response: log-probs (tokens,) under policy and reference.
 
-    `prompt` are the policy's log-probs of the prompt's tokens but the first.
+    `prompt` are the policy's log-probs of the prompt's tokens but the first, `squares` (tokens,)
+    log Σ p² over all that it might have said at each place.
     """
 
     policy: Tensor
     reference: Tensor
     prompt: Tensor
+    squares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ class Reader:
         policy = logps_of(self.policy, ids)
         with torch.no_grad():
             reference = logps_of(self.reference, ids)
-        return Read(policy[begin - 1 :], reference[begin - 1 :], policy[: begin - 1])
+        with torch.no_grad():
+            probabilities = self.policy(torch.tensor([ids])).logits[0, :-1].softmax(-1)
+        squares = probabilities.square().sum(-1).log()[begin - 1 :]
+        return Read(policy[begin - 1 :], reference[begin - 1 :], policy[: begin - 1], squares)
 
     def turns(self, messages: list[dict[str, str]]) -> Read:
         """A dialogue's assistant turns, as its template marks them."""

@@ -15,6 +15,7 @@ from accord.objectives.logprobs import (
     token_kl,
     token_logps,
     token_logps_and_entropy,
+    token_logps_and_log_squares,
     token_logps_and_statistics,
 )
 
@@ -186,6 +187,9 @@ def test_statistics_are_the_same_in_all_chunks(
         entropy.double(), -(p * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5
     )
     assert correct.tolist() == (logits.argmax(1) == targets).double().tolist()
+    _, squares = token_logps_and_log_squares(hidden, Head(weight, bias), targets)
+    torch.testing.assert_close(squares.double(), p.square().sum(1).log(), rtol=1e-4, atol=1e-5)
+    assert not squares.requires_grad
     # Σ_i g_i·(onehot_i − p_i)·h_i, written out.
     d = (torch.nn.functional.one_hot(targets, VOCABULARY) - p) * above[:, None].double()
     expected = d.T @ hidden.detach().double()

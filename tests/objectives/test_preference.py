@@ -20,6 +20,7 @@ from accord.objectives.preference import (
     ipo_loss,
     ipo_summed_loss,
     robust_loss,
+    wpo_weights,
 )
 from tests.objectives.pair_losses import (
     PairLoss,
@@ -228,3 +229,12 @@ def test_discopop_is_dpo_below_and_exponential_above() -> None:
     low, dip, high = (value_and_slopes(loss, x, 0.0)[0] for x in (-0.3, -0.1, 0.0))
     assert dip < low
     assert dip < high
+
+
+def test_wpo_weights_by_hand() -> None:
+    # Two tokens of p = (½, ½): log ½ − log ½ = 0 each. One of p = (¾, ¼) that was the likelier:
+    # log ¾ − log(9/16 + 1/16) = log 1.2; the other: log ¼ − log ⅝ = log 0.4.
+    alignment = torch.tensor([0.0, math.log(1.2), math.log(0.4)], requires_grad=True)
+    weights = wpo_weights(alignment, alignment.flip(0))
+    assert weights.tolist() == pytest.approx([0.4, 1.44, 0.4])
+    assert not weights.requires_grad

@@ -19,6 +19,7 @@ NAMES = {"model": "m", "dataset": "d", "output_dir": "o"}
         ({"loss_type": ["sigmoid", "sigmoid"]}, "names a loss twice"),
         ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "1 weights for 2 losses"),
         ({"loss_type": "apo_zero", "f_divergence_type": "js_divergence"}, "reads each by itself"),
+        ({"loss_type": "aot_unpaired", "use_weighting": True}, "`aot` takes them apart"),
         ({"loss_type": "aot", "ld_alpha": 0.5}, "compares whole responses"),
         ({"loss_type": "hinge", "label_smoothing": 0.1}, "read by none of the losses"),
         ({"loss_type": "robust"}, "robust` is plain DPO .* Set `label_smoothing`"),

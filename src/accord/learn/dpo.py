@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError
-from accord.learn.losses import Losses, MakeReference, Objective, Reference
+from accord.learn.losses import Losses, MakeReference, Objective, Reference, metric
 from accord.learn.pairs import pair_metrics, side_metrics, tokens_of
-from accord.lm.forward import response_logps
+from accord.lm.forward import response_logps, response_logps_and_log_squares
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.objectives.anchored import (
@@ -39,6 +39,7 @@ from accord.objectives.preference import (
     ipo_loss,
     ipo_summed_loss,
     robust_loss,
+    wpo_weights,
 )
 from accord.settings.preferences import Divergence, DpoSettings, IpoSettings, PairLoss
 
@@ -129,7 +130,7 @@ def dpo(
         in_step[0] = _mean_chosen_length([groups[i] for i in rows])
 
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        logps, ratios = _logps_and_ratios(lm, batch, rows, known)
+        logps, ratios, alignment = _read(lm, batch, rows, known, weighted=settings.use_weighting)
         pairs = batch.pairs
         chosen = _pair_sums(ratios, batch, pairs.better, pairs.worse, settings.ld_alpha)
         rejected = _pair_sums(ratios, batch, pairs.worse, pairs.better, settings.ld_alpha)
@@ -147,6 +148,10 @@ def dpo(
         values = torch.stack(
             [share * PAIR_LOSSES[name](terms, settings) for name, share in settings.losses.items()]
         ).sum(0)
+        weights = None
+        if alignment is not None:
+            weights = wpo_weights(alignment[pairs.better], alignment[pairs.worse])
+            values = values * weights
         if not log:
             return Losses(values, pairs.weights)
         metrics = pair_metrics(
@@ -155,6 +160,8 @@ def dpo(
         if settings.f_divergence_type != "reverse_kl" or settings.ld_alpha is not None:
             # Else they are the rewards without beta.
             metrics |= side_metrics("logratios", batch.per_response(ratios), batch)
+        if weights is not None:
+            metrics["wpo/weight"] = metric(weights, pairs.weights)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses, begin_step)
@@ -170,7 +177,7 @@ def ipo(
     known = reference(groups)
 
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        logps, ratios = _logps_and_ratios(lm, batch, rows, known)
+        logps, ratios, _ = _read(lm, batch, rows, known)
         pairs, summed = batch.pairs, batch.per_response(ratios)
         chosen, rejected = summed[pairs.better], summed[pairs.worse]
         if settings.average_log_probs:
@@ -204,13 +211,23 @@ def _refuse_rankings(groups: Sequence[PromptGroup], loss: PairLoss) -> None:
             )
 
 
-def _logps_and_ratios(
-    lm: LanguageModel, batch: PackedBatch, rows: Sequence[int], reference: Reference
-) -> tuple[Tensor, Tensor]:
-    """Each response token's log-prob, and its log-ratio to the reference, both (R,)."""
+def _read(
+    lm: LanguageModel,
+    batch: PackedBatch,
+    rows: Sequence[int],
+    reference: Reference,
+    *,
+    weighted: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Each response token's log-prob, and its log-ratio to the reference, both (R,); for weighted
+    pairs also each response's alignment (N,), see `wpo_weights`."""
     known = reference(batch, rows)
-    logps = response_logps(lm, batch)
-    return logps, logps - known
+    if not weighted:
+        logps = response_logps(lm, batch)
+        return logps, logps - known, None
+    logps, squares = response_logps_and_log_squares(lm, batch)
+    alignment = batch.per_response(logps.detach() - squares) / batch.lengths
+    return logps, logps - known, alignment
 
 
 def _pair_sums(

@@ -17,6 +17,7 @@ from accord.objectives.logprobs import (
     token_kl,
     token_logps,
     token_logps_and_entropy,
+    token_logps_and_log_squares,
     token_logps_and_statistics,
 )
 
@@ -76,6 +77,11 @@ def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float 
     """Log-prob of each response token, float32 (R,), with gradient."""
     hidden = states_before(lm, batch)
     return token_logps(hidden, lm.head, batch.targets, temperature)
+
+
+def response_logps_and_log_squares(lm: LanguageModel, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Log-prob of each response token (R,), and without gradient log Σ p² of its distribution."""
+    return token_logps_and_log_squares(states_before(lm, batch), lm.head, batch.targets)
 
 
 def response_logps_and_entropy(

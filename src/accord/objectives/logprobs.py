@@ -124,16 +124,17 @@ def _inside(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
 
 def _reduce(
     hidden: Tensor, head: Head, targets: Tensor, temperature: float, *, statistics: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normaliser, log-prob, entropy and whether the target is the mode, all (R,) float32.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normaliser, log-prob, entropy, whether the target is the mode, and log Σ p², (R,) float32.
 
-    With z = logits − max: S = Σ e^z, T = Σ e^z·z, entropy = log S − T/S. A new maximum, larger by
-    d, makes S into e^−d·S and T into e^−d·(T − d·S). Entropy and mode are empty if not asked for.
+    With z = logits − max: S = Σ e^z, T = Σ e^z·z, Q = Σ e^2z, entropy = log S − T/S and
+    log Σ p² = log Q − 2·log S. A new maximum, larger by d, makes S into e^−d·S, T into
+    e^−d·(T − d·S) and Q into e^−2d·Q. What follows the log-prob is empty if not asked for.
     """
     chunks = _Chunks(hidden, head, temperature)
     zeros = hidden.new_zeros(len(hidden), dtype=torch.float32)
     peak, mass = zeros - torch.inf, zeros.clone()
-    moment, at_target = zeros.clone(), zeros.clone()
+    moment, at_target, squares = zeros.clone(), zeros.clone(), zeros.clone()
     scratch = torch.empty_like(chunks.buffer) if statistics else chunks.buffer
     for columns in chunks.columns():
         weight = chunks.weight(columns)
@@ -148,6 +149,7 @@ def _reduce(
             if statistics:
                 e = _exp(scratch[: z.numel()].view(z.shape).copy_(z))
                 moment[rows] = shrink * (moment[rows] - rise * mass[rows]) + z.mul_(e).sum(1)
+                squares[rows] = shrink.square() * squares[rows] + e.square().sum(1)
             else:
                 e = _exp(z)
             mass[rows] = shrink * mass[rows] + e.sum(1)
@@ -155,8 +157,9 @@ def _reduce(
     normaliser = peak + mass.log()
     logps = at_target - normaliser
     if not statistics:
-        return normaliser, logps, zeros[:0], zeros[:0]
-    return normaliser, logps, mass.log() - moment / mass, (at_target >= peak).float()
+        return normaliser, logps, zeros[:0], zeros[:0], zeros[:0]
+    entropy, correct = mass.log() - moment / mass, (at_target >= peak).float()
+    return normaliser, logps, entropy, correct, squares.log() - 2.0 * mass.log()
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -177,19 +180,19 @@ class _TokenLogProbs(torch.autograd.Function):
         temperature: float,
         statistics: bool,
         entropy_learns: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = Head(weight, bias, scale, softcap)
-        normaliser, logps, entropy, correct = _reduce(
+        normaliser, logps, entropy, correct, squares = _reduce(
             hidden, head, targets, temperature, statistics=statistics
         )
         kept = entropy if entropy_learns else None
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, kept)
         ctx.scale, ctx.softcap, ctx.temperature = scale, softcap, temperature
-        ctx.mark_non_differentiable(*([] if entropy_learns else [entropy]), correct)
-        return logps, entropy, correct
+        ctx.mark_non_differentiable(*([] if entropy_learns else [entropy]), correct, squares)
+        return logps, entropy, correct, squares
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, entropy_grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor, entropy_grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
         hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
         chunks = _Chunks(hidden, Head(weight, bias, ctx.scale, ctx.softcap), ctx.temperature)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -250,7 +253,15 @@ def token_logps_and_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`token_logps`, and without gradient each next-token distribution's entropy in nats and 1.0
     where its mode is the target, all float32 (R,); for steps that are logged."""
-    return _apply(hidden, head, targets, temperature, statistics=True)
+    return _apply(hidden, head, targets, temperature, statistics=True)[:3]
+
+
+def token_logps_and_log_squares(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logps`, and without gradient each next-token distribution's log Σ p², float32 (R,)."""
+    logps, _, _, squares = _apply(hidden, head, targets, temperature, statistics=True)
+    return logps, squares
 
 
 def token_logps_and_entropy(
@@ -268,7 +279,7 @@ def _apply(
     *,
     statistics: bool,
     entropy_learns: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = (head.scale, head.softcap, temperature)
     return _TokenLogProbs.apply(
         hidden, head.weight, head.bias, targets, *shape, statistics, entropy_learns

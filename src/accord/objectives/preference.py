@@ -125,3 +125,13 @@ def discopop_loss(
     # One exponential of a sum: e^−h alone overflows where σ(h/τ) is 0.
     exponential = torch.exp(logsigmoid(h / tau) - h)
     return (-h / tau).sigmoid() * -logsigmoid(h) + exponential
+
+
+def wpo_weights(chosen_alignment: Tensor, rejected_alignment: Tensor) -> Tensor:
+    """WPO (Zhou et al. 2024, eq. 2): what a pair's loss is multiplied by, without gradient.
+
+    A response's alignment is the mean over its tokens of log π(y_t) − log Σ_v π(v)²: how likely it
+    is for the policy, beside what the policy would say. The weight is the exponential of the sum of
+    both, so that pairs count by how much they could be the policy's own.
+    """
+    return torch.exp(chosen_alignment + rejected_alignment).detach()

@@ -32,7 +32,10 @@ DIFFERENCES = frozenset({"sigmoid", "hinge", "robust", "exo_pair", "discopop", "
 SMOOTHED = frozenset({"sigmoid", "robust", "exo_pair"})
 """Losses that read `label_smoothing`."""
 
-OF_A_PASS = frozenset({"aot", "aot_unpaired", "bco_pair"})
+SORTED = frozenset({"aot", "aot_unpaired"})
+"""Losses that compare sorted responses, whichever pair they are of."""
+
+OF_A_PASS = SORTED | {"bco_pair"}
 """Losses that look at all pairs of a forward pass together, so that its size matters."""
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
@@ -101,6 +104,11 @@ class DpoSettings(ReferenceSettings):
         "rewards that are logged too; off when absent.",
     )
     discopop_tau: float = Field(0.05, gt=0, description="Temperature of the `discopop` loss.")
+    use_weighting: bool = Field(
+        False,
+        description="Weight pairs by how likely both responses are for the policy as it is now "
+        "(WPO): what it could have said itself counts most.",
+    )
 
     @model_validator(mode="after")
     def _one_weight_a_loss(self) -> DpoSettings:
@@ -141,6 +149,10 @@ class DpoSettings(ReferenceSettings):
                     f"of the two rewards, and {wrong[0]} reads each by itself: a term of the "
                     f"prompt would stay. Use {', '.join(sorted(DIFFERENCES))}, or reverse_kl."
                 )
+        if self.use_weighting and self.losses.keys() & SORTED:
+            raise ValueError(
+                "`use_weighting` weighs pairs, and `aot` takes them apart. Leave one of them out."
+            )
         if "aot" in self.losses and self.ld_alpha is not None:
             raise ValueError("`loss_type=aot` compares whole responses. Leave `ld_alpha` out.")
         if self.label_smoothing and not self.losses.keys() & SMOOTHED:
