@@ -17,7 +17,7 @@ from accord.learn.order import RowOrder
 from accord.learn.stage import peak_memory_mb
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
-A_PASS = 8  # episodes in a forward pass of PPO, as on the other side
+A_PASS = 16  # episodes in a forward pass of PPO; the other side has 8
 
 
 def tell(value: dict[str, Any]) -> None:
