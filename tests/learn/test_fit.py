@@ -203,6 +203,19 @@ def test_the_rewards_that_are_logged_are_those_of_the_loss(
     assert found["loss"] == pytest.approx(math.log1p(math.exp(-margin)), abs=1e-5)
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_the_rewards_of_ipo_are_those_of_its_loss(average: bool) -> None:
+    # Of one pair, of 1 and of 9 tokens: (margin/β − 1/(2β))² (Azar et al. 2023, eq. 17).
+    settings = IpoSettings(**NAMES, beta=0.5, average_log_probs=average)
+    ((result,), _) = recorded("ipo", settings, GROUPS[:1])
+    found = result.metrics
+    assert found["loss"] == pytest.approx((found["rewards/margins"] / 0.5 - 1) ** 2, abs=1e-4)
+    assert ("logratios/chosen" in found) == average
+    if average:  # of the whole response, where the reward is of a token's mean
+        length = len(GROUPS[0].responses[0])
+        assert found["rewards/chosen"] == pytest.approx(0.5 * found["logratios/chosen"] / length)
+
+
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired"])
 def test_losses_that_sort_pairs_refuse_rankings_by_their_own_name(loss: str) -> None:
     # The third row ranks three responses.

@@ -181,14 +181,9 @@ def ipo(
         pairs, summed = batch.pairs, batch.per_response(ratios)
         chosen, rejected = summed[pairs.better], summed[pairs.worse]
         if settings.average_log_probs:
-            lengths = batch.lengths
-            values = ipo_loss(
-                chosen,
-                rejected,
-                lengths[pairs.better],
-                lengths[pairs.worse],
-                beta=settings.beta,
-            )
+            lengths = batch.lengths[pairs.better], batch.lengths[pairs.worse]
+            values = ipo_loss(chosen, rejected, *lengths, beta=settings.beta)
+            chosen, rejected = chosen / lengths[0], rejected / lengths[1]
         else:
             values = ipo_summed_loss(chosen, rejected, beta=settings.beta)
         if not log:
@@ -196,6 +191,8 @@ def ipo(
         metrics = pair_metrics(
             settings.beta * chosen, settings.beta * rejected, batch.per_response(logps), batch
         )
+        if settings.average_log_probs:  # rewards are of means then
+            metrics |= side_metrics("logratios", summed, batch)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses)
