@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies.tiny import train
 
 from tests.learn.one_online import CASES, run
-from tests.learn.test_killed import arguments, rows_of, same
+from tests.learn.test_killed import rows_of, same
 from tests.learn.test_processes import launched, start
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,7 @@ def lora_ppo(world: Path, **more: object) -> list[str]:
         "save_steps": 2,
         **more,
     }
-    return ["accord", *arguments("ppo", settings)]
+    return ["accord", *train("ppo", settings)]
 
 
 def workers(running: subprocess.Popen[str]) -> list[int]:
