@@ -75,7 +75,7 @@ def test_a_missing_end_lowers_or_replaces_the_score() -> None:
     def rewards(**more: Any) -> float:
         return group_summary(episodes, settings_of("grpo", **more))["reward"]
 
-    assert rewards() == pytest.approx((1 + 9 - 2 + 3) / 4)  # 30 is clipped to 10 first
+    assert rewards() == pytest.approx((1 + 29 - 2 + 3) / 4)
     assert rewards(missing_eos_score=-5.0) == pytest.approx((1 - 5 - 2 - 5) / 4)
 
 
