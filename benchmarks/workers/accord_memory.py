@@ -13,7 +13,7 @@ import torch
 
 from accord.learn.fit import StepResult
 from accord.learn.offline import train_offline
-from accord.learn.online import train_ppo
+from accord.learn.online import train_online
 from accord.learn.stage import peak_memory_mb
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
@@ -42,17 +42,16 @@ def steps_of(given: argparse.Namespace, folder: Path) -> Iterator[StepResult]:
             dataset=str(folder / "pairs.json"), per_device_train_batch_size=given.rows, **shared
         )
         return train_offline("dpo", settings)
-    return train_ppo(
-        PpoSettings(
-            dataset=str(folder / "prompts.json"),
-            reward_model=str(folder / "reward"),
-            critic="separate" if given.method == "ppo-separate" else "adapter",
-            per_device_train_batch_size=PASSES * given.rows * 3 // 2,
-            max_new_tokens=LENGTH,
-            num_ppo_epochs=1,
-            **shared,
-        )
+    ppo = PpoSettings(
+        dataset=str(folder / "prompts.json"),
+        reward_model=str(folder / "reward"),
+        critic="separate" if given.method == "ppo-separate" else "adapter",
+        per_device_train_batch_size=PASSES * given.rows * 3 // 2,
+        max_new_tokens=LENGTH,
+        num_ppo_epochs=1,
+        **shared,
     )
+    return train_online("ppo", ppo)
 
 
 def main() -> None:
