@@ -14,7 +14,7 @@ from accord.learn.fit import schedule_of
 from accord.learn.losses import Losses, MakeReference, Metric, Objective, Reference, metric
 from accord.learn.pairs import accuracy
 from accord.learn.processes import Processes, processes
-from accord.lm.forward import response_logps
+from accord.lm.forward import response_logps, response_logps_and_others
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.unpaired import kto_loss, kto_reference_point
@@ -28,12 +28,14 @@ SHIFT = 1 << 40  # the stream of random numbers that matches prompts with others
 @dataclass(slots=True)
 class Step:
     """What is known of a whole step: z₀, how many of its responses are desirable or not, and the
-    reference's log-probs of each row's response tokens."""
+    reference's log-probs of each row's response tokens. `elsewhere` are those of the mismatched
+    responses, where the one pass of the step is to read these too."""
 
     reference_point: float = 0.0
     desirable: int = 0
     undesirable: int = 0
     before: dict[int, Tensor] = field(default_factory=dict)
+    elsewhere: dict[int, Tensor] = field(default_factory=dict)
 
 
 def kto(
@@ -59,15 +61,26 @@ def kto(
     def begin_step(rows: Sequence[int]) -> None:
         labels = [label for i in rows for label in groups[i].labels]
         step.desirable, step.undesirable = sum(labels), len(labels) - sum(labels)
+        if elsewhere and reads_at_once(lm, groups, rows, settings, processes()):
+            step.before, step.elsewhere = of_reference(lm, together, elsewhere, known, rows)
+            return
         step.before, ratios = before_step(
             lm, together, elsewhere, known, rows, settings, processes()
         )
+        step.elsewhere = {}
         if elsewhere:
             step.reference_point = float(kto_reference_point(ratios))
 
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
         before = torch.cat([step.before[i] for i in rows]).to(batch.device)
-        logps = response_logps(lm, batch)
+        if step.elsewhere:
+            others = [elsewhere[i].responses[0] for i in rows]
+            logps, theirs = response_logps_and_others(lm, batch, others)
+            theirs = theirs - torch.cat([step.elsewhere[i] for i in rows])
+            found = torch.stack([part.sum() for part in theirs.split([*map(len, others)])])
+            step.reference_point = float(kto_reference_point(found))
+        else:
+            logps = response_logps(lm, batch)
         ratios = batch.per_response(logps - before)
         labels = [label for group in batch.groups for label in group.labels]
         desirable = torch.tensor(labels, device=batch.device)
@@ -185,6 +198,43 @@ def behind_one_prompt(
     return found
 
 
+def reads_at_once(
+    lm: LanguageModel,
+    groups: Sequence[PromptGroup],
+    rows: Sequence[int],
+    settings: KtoSettings,
+    team: Processes,
+) -> bool:
+    """Whether the step has one pass, which can read the mismatched responses behind its prompts:
+    z₀, which is of the whole step, is then known in time."""
+    return (
+        lm.shares_prefixes
+        and lm.device.type == "cpu"
+        and not settings.gradient_checkpointing  # layers would be read again going back
+        and team.count == 1
+        and len(schedule_of(len(groups), settings).passes(rows, groups)) == 1
+    )
+
+
+@torch.no_grad()
+def of_reference(
+    lm: LanguageModel,
+    together: Sequence[PromptGroup],
+    elsewhere: Sequence[PromptGroup],
+    known: Reference,
+    rows: Sequence[int],
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """The reference's log-probs of each row's own response tokens, and of its mismatched ones'."""
+    once = list(dict.fromkeys(rows))
+    found = known(pack([together[i] for i in once], lm.device), once).cpu()
+    both = dict(zip(once, found.split([together[i].targets for i in once]), strict=True))
+    cuts = {i: together[i].targets - (elsewhere[i].targets if elsewhere else 0) for i in once}
+    return (
+        {i: part[: cuts[i]] for i, part in both.items()},
+        {i: part[cuts[i] :] for i, part in both.items()},
+    )
+
+
 @torch.no_grad()
 def before_step(
     lm: LanguageModel,
@@ -201,17 +251,13 @@ def before_step(
     passes = schedule_of(len(together), settings, team.count).passes(once, together)
     found: dict[int, tuple[Tensor, float]] = {}
     for part in passes[team.rank :: team.count]:
-        reference = known(pack([together[i] for i in part], lm.device), part)
-        own = reference.cpu().split([together[i].targets for i in part])
+        own, theirs = of_reference(lm, together, elsewhere, known, part)
         ratios = [0.0] * len(part)
         if elsewhere:
             batch = pack([elsewhere[i] for i in part], lm.device)
-            counts = batch.lengths.tolist()
-            theirs = torch.cat([row[-n:] for row, n in zip(own, counts, strict=True)])
-            own = tuple(row[:-n] for row, n in zip(own, counts, strict=True))
-            logps = response_logps(lm, batch)
-            ratios = batch.per_response(logps - theirs.to(logps.device)).tolist()
-        found.update(zip(part, zip(own, ratios, strict=True), strict=True))
+            reference = torch.cat([theirs[i] for i in part]).to(batch.device)
+            ratios = batch.per_response(response_logps(lm, batch) - reference).tolist()
+        found.update({i: (own[i], ratio) for i, ratio in zip(part, ratios, strict=True)})
     for share in team.gathered(found):
         found.update(share)
     return {i: own for i, (own, _) in found.items()}, torch.tensor([found[i][1] for i in rows])

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from accord.lm.attention_plan import AttentionPlan, Scores
+from accord.lm.behind import Behind, Captured
 from accord.lm.block_attention import BlockAttention
 from accord.lm.decoding import DecodeStep, Prefill
 from accord.lm.flex import flex_packed
@@ -35,14 +36,15 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     packed: AttentionPlan | None = None,
-    memory: Prefill | DecodeStep | None = None,
+    memory: Prefill | DecodeStep | Captured | Behind | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
 
     `s_aux` (H,) are attention sinks: a logit each head may attend to that has no value (gpt-oss).
-    `memory` keeps the keys and values of a packed batch of prompts, or is a step of responses that
-    follow them. Without a plan (sampling from a cache) keys and mask are transformers' own.
+    `memory` keeps the keys and values of a packed batch, or is a step of responses that follow its
+    prompts, or holds what a pass before has read. Without a plan (sampling from a cache) keys and
+    mask are transformers' own.
     Dropout is never applied. Returns (1, T, H, D).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -51,8 +53,10 @@ def packed_attention(
     if isinstance(memory, DecodeStep):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         return memory.attend(module, q, k, v, scores, s_aux)[None], None
-    if memory is not None:
+    if isinstance(memory, Prefill):
         memory.keep(module, key[0], value[0])
+    elif isinstance(memory, Captured):
+        memory.keep(key, value)
     if packed is None:
         if softcap is None and s_aux is None:
             out, _ = sdpa_attention_forward(
@@ -72,12 +76,15 @@ def packed_attention(
             sinks=s_aux,
         )
         return out.transpose(1, 2), None
+    fresh = query.shape[2]
+    if isinstance(memory, Behind):
+        query, key, value = memory.with_past(query, key, value)
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     by_token = [x[0].transpose(0, 1) for x in (query, key, value)]
     out = BlockAttention.apply(*by_token, s_aux, packed, scores)
-    return out.unsqueeze(0), None
+    return out[-fresh:].unsqueeze(0), None
 
 
 def _masked(

@@ -109,17 +109,22 @@ class Block:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """A batch's groups, packed flat, each (prompt length, response lengths)."""
+    """A batch's groups, packed flat, each (prompt length, response lengths).
+
+    With `others` all of that was read before, and what asks is a further response to each prompt,
+    of so many tokens; these come after all others.
+    """
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
     device: torch.device
+    others: tuple[int, ...] = ()
     block_masks: dict[int | None, Any] = field(default_factory=dict)  # FlexAttention's, by window
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The rows of all groups, the short ones in blocks; those that hold a prompt come before
         those that only see it."""
-        rows = _rows(self.groups)
+        rows = _others(self.groups, self.others) if self.others else _rows(self.groups)
         short = [r for r in rows if r.queries < LONG_ROW]
         short.sort(key=lambda r: (r.prefix_length > 0, r.keys, r.queries, r.start))
         blocks = [[r] for r in rows if r.queries >= LONG_ROW] + _alike(short)
@@ -128,7 +133,7 @@ class AttentionPlan:
 
     @property
     def tokens(self) -> int:
-        return sum(prompt + sum(responses) for prompt, responses in self.groups)
+        return sum(prompt + sum(own) for prompt, own in self.groups) + sum(self.others)
 
     def tokens_of(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each flat token (T,): its group, its response (−1 in a prompt), its position."""
@@ -155,6 +160,15 @@ def _rows(groups: Sequence[tuple[int, Sequence[int]]]) -> list[Row]:
             rows.append(Row(begin, length, start, prompt))
             begin += length
         start = begin
+    return rows
+
+
+def _others(groups: Sequence[tuple[int, Sequence[int]]], lengths: Sequence[int]) -> list[Row]:
+    rows: list[Row] = []
+    prefix, begin = 0, sum(prompt + sum(responses) for prompt, responses in groups)
+    for (prompt, responses), length in zip(groups, lengths, strict=True):
+        rows.append(Row(begin, length, prefix, prompt))
+        prefix, begin = prefix + prompt + sum(responses), begin + length
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -10,6 +11,7 @@ from transformers import DynamicCache
 
 from accord.errors import ModelError
 from accord.lm.attention import NAME
+from accord.lm.behind import Behind, Captured, plan_behind
 from accord.lm.last_layer import LastLayer
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -38,7 +40,12 @@ def states_last(lm: LanguageModel, batch: PackedBatch) -> Tensor:
 
 
 def _states(
-    lm: LanguageModel, batch: PackedBatch, flat: Tensor, responses: Tensor, positions: Tensor
+    lm: LanguageModel,
+    batch: PackedBatch,
+    flat: Tensor,
+    responses: Tensor,
+    positions: Tensor,
+    captured: Captured | None = None,
 ) -> Tensor:
     """The backbone's output at some tokens, each prompt computed once where the architecture
     allows it: at flat indices of the batch, or at positions in plain rows, one a response."""
@@ -54,6 +61,7 @@ def _states(
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.device),
                 packed=batch.attention,
                 use_cache=False,
+                **({} if captured is None else {"memory": captured}),
             ).last_hidden_state[0]
     return out[flat]
 
@@ -93,6 +101,41 @@ def response_logps_and_entropy(
     logps, entropy = _logps(lm, batch, hidden, temperature, True, entropy_learns)
     assert entropy is not None
     return logps, entropy
+
+
+def response_logps_and_others(
+    lm: LanguageModel, batch: PackedBatch, others: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each response token (R,), with gradient; and of each token of another response
+    to each group's prompt, one after another, without. The prompts are read once for both.
+
+    Only where the model shares prefixes, on a CPU.
+    """
+    captured, count = Captured(), len(batch.predict)
+    ends = torch.tensor([len(g.prompt) for g in batch.groups]) - 1
+    starts = torch.tensor([g.tokens for g in batch.groups]).cumsum(0)
+    ends[1:] += starts[:-1]
+    flat = torch.cat([batch.predict, ends.to(batch.device)])
+    states = _states(lm, batch, flat, batch.response_of, batch.position_ids[flat], captured)
+    logps = token_logps(states[:count], lm.head, batch.targets)
+    tokens = torch.tensor([t for other in others for t in other])
+    positions = [
+        torch.arange(len(o)) + len(g.prompt) for g, o in zip(batch.groups, others, strict=True)
+    ]
+    with torch.no_grad():
+        with lm.compute():
+            out = lm.backbone(
+                input_ids=tokens[None],
+                position_ids=torch.cat(positions)[None],
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
+                packed=plan_behind(batch.attention, others),
+                memory=Behind(captured),
+                use_cache=False,
+            ).last_hidden_state[0]
+        # A token is predicted by the one before it, the first by the prompt's end.
+        first = torch.tensor([0, *map(len, others[:-1])]).cumsum(0)
+        before = torch.cat([out[:1], out[:-1]]).index_copy(0, first, states[count:])
+        return logps, token_logps(before, lm.head, tokens)
 
 
 def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
