@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from accord.compare.rewards import CombinedReward, WeightedSource
 from accord.errors import TrainingError
 from accord.learn.checkpoints import Learner, TrainState
 from accord.learn.collecting import collect
@@ -94,42 +95,41 @@ def two_episodes() -> Episodes:
 
 
 def test_score_by_hand() -> None:
-    # β = ½. Rewards: (−0.05, 0.1 + 3); the second is clipped to 10, less the penalty of 1, less
-    # ½·0.5: 8.75. With γ = λ = 1 the returns are what is still to come: (3.05, 3.1), 8.75.
+    # β = ½. Rewards: (−0.05, 0.1 + 3); the second is 20 less the penalty of 1, less ½·0.5: 18.75.
+    # With γ = λ = 1 the returns are what is still to come: (3.05, 3.1), 18.75.
     settings = settings_of(gae_lambda=1.0, whiten_advantages=False)
     targets, numbers = score(two_episodes(), settings, beta=0.5)
-    torch.testing.assert_close(targets.returns, torch.tensor([[3.05, 3.1], [8.75, 0.0]]))
-    torch.testing.assert_close(targets.advantages, torch.tensor([[2.05, 1.1], [4.75, 0.0]]))
+    torch.testing.assert_close(targets.returns, torch.tensor([[3.05, 3.1], [18.75, 0.0]]))
+    torch.testing.assert_close(targets.advantages, torch.tensor([[2.05, 1.1], [14.75, 0.0]]))
 
     assert numbers["objective/kl"] == pytest.approx((-0.1 + 0.5) / 2)
     k3 = [math.expm1(-x) + x for x in (0.1, -0.2, 0.5)]
     assert numbers["objective/kl_k3"] == pytest.approx(sum(k3) / 2, rel=1e-5)
-    assert numbers["objective/scores"] == pytest.approx(11.5)  # as the reward gave them
+    assert numbers["objective/scores"] == pytest.approx(11.5)  # before the penalty
     assert numbers["objective/scores_std"] == pytest.approx(8.5)
     assert numbers["objective/non_score_reward"] == pytest.approx(-0.5 * 0.2)
-    assert numbers["objective/rlhf_reward"] == pytest.approx((3.05 + 8.75) / 2)
+    assert numbers["objective/rlhf_reward"] == pytest.approx((3.05 + 18.75) / 2)
     assert numbers["objective/entropy"] == pytest.approx(2.0)
     assert numbers["eos_rate"] == 0.5
     assert numbers["response_length"] == 1.5
     assert numbers["val/mean"] == pytest.approx(7 / 3)
-    # 1 − Var(R − V)/Var(R), R = (3.05, 3.1, 8.75), R − V = (2.05, 1.1, 4.75).
-    spread = torch.tensor([3.05, 3.1, 8.75]).var(unbiased=False)
-    left = torch.tensor([2.05, 1.1, 4.75]).var(unbiased=False)
+    # 1 − Var(R − V)/Var(R), R = (3.05, 3.1, 18.75), R − V = (2.05, 1.1, 14.75).
+    spread = torch.tensor([3.05, 3.1, 18.75]).var(unbiased=False)
+    left = torch.tensor([2.05, 1.1, 14.75]).var(unbiased=False)
     assert numbers["val/explained_variance"] == pytest.approx(float(1 - left / spread), rel=1e-4)
 
 
-def test_score_without_clip_penalty_or_kl() -> None:
-    settings = settings_of(
-        gae_lambda=1.0, whiten_advantages=False, reward_clip=None, missing_eos_penalty=0.0
-    )
+def test_score_without_penalty_or_kl() -> None:
+    settings = settings_of(gae_lambda=1.0, whiten_advantages=False, missing_eos_penalty=0.0)
     targets, _ = score(two_episodes(), settings, beta=0.0)
     torch.testing.assert_close(targets.returns, torch.tensor([[3.0, 3.0], [20.0, 0.0]]))
 
 
 def test_the_clip_holds_before_the_penalty() -> None:
-    # A cut-off response of score −20 is at −10 − 1, not clipped to −10 again.
-    episodes = two_episodes()
-    low = replace(episodes, scores=torch.tensor([3.0, -20.0]))
+    # A cut-off response that a reward model scores −20 is at −10 − 1, not clipped to −10 again.
+    model = WeightedSource("rm", 1.0, lambda rows: [3.0, -20.0], of_model=True, clip=10.0)
+    clipped = CombinedReward((model,))(["a", "b"], ["x", "y"])
+    low = replace(two_episodes(), scores=torch.tensor(clipped))
     targets, _ = score(low, settings_of(gae_lambda=1.0, whiten_advantages=False), beta=0.0)
     assert float(targets.returns[1, 0]) == pytest.approx(-11.0)
 
@@ -145,13 +145,13 @@ def test_whitening_touches_advantages_and_not_returns() -> None:
 
 
 def test_whitened_rewards_keep_their_mean() -> None:
-    # Rewards (−0.05, 3.1, 8.75) have mean 59/15; λ = 0 and values 0 make them the advantages.
+    # Rewards (−0.05, 3.1, 18.75) have mean 109/15; λ = 0 and values 0 make them the advantages.
     episodes = two_episodes()
     without = replace(episodes, values=torch.zeros(2, 2))
     settings = settings_of(gae_lambda=0.0, whiten_advantages=False, whiten_rewards=True)
     targets, _ = score(without, settings, beta=0.5)
     cells = targets.advantages[episodes.mask]
-    assert float(cells.mean()) == pytest.approx(11.8 / 3, rel=1e-5)
+    assert float(cells.mean()) == pytest.approx(21.8 / 3, rel=1e-5)
     assert float(cells.var(unbiased=False)) == pytest.approx(1.0, abs=1e-4)
 
 
