@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from accord.errors import SettingsError
+from accord.errors import SettingsError, StorageError
 from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.learn.stage import keep_going
 from accord.settings.preferences import DpoSettings
+from accord.settings.training import TrainSettings
 
 
 def told(**more: Any) -> dict[str, Any]:
@@ -45,3 +48,18 @@ def test_another_size_of_a_pass_does_not_go_on_under_such_a_loss(tmp_path: Path)
             resume=True,
         )
     assert load_checkpoint(tmp_path, TrainState({}), told(loss_type="aot"), resume=True)
+
+
+def test_processes_that_see_other_checkpoints_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TwoProcesses:
+        main = True
+
+        def each(self, work: Callable[[], int]) -> list[int]:
+            return [work(), 4]
+
+    monkeypatch.setattr("accord.learn.stage.processes", TwoProcesses)
+    settings = TrainSettings(model="m", dataset="d", output_dir=str(tmp_path))
+    with pytest.raises(StorageError, match="they go on after the steps 0, 4"):
+        next(keep_going(lambda state: iter(()), TrainState({}), settings))

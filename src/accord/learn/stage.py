@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from accord.errors import StorageError
 from accord.learn.checkpoints import TrainState, load_checkpoint, save_checkpoint
 from accord.learn.fit import StepResult, evaluates, logs
 from accord.learn.health import training_health
@@ -38,14 +39,20 @@ def keep_going(
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment goes on from the last one, at the same later losses. Of
-    several processes the main one writes.
+    several processes the main one writes. Raises StorageError where they see other checkpoints.
     """
     output_dir, writes = Path(settings.output_dir), processes().main
     output_dir.mkdir(parents=True, exist_ok=True)
     plain = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
-    if load_checkpoint(output_dir, state, plain, resume=settings.resume):
-        log.info("%s goes on after step %d", output_dir, state.step)
+    # Together: the main process may be done at once, and remove what another has not read yet.
+    steps_of_all = processes().each(lambda: _started(output_dir, state, plain, settings.resume))
+    if len(set(steps_of_all)) > 1:
+        raise StorageError(
+            f"The processes of this run see other checkpoints in {output_dir}: they go on after "
+            f"the steps {', '.join(map(str, steps_of_all))}. Put output_dir where all of them see "
+            f"the same files."
+        )
     if writes:
         metrics.truncate_after(state.step)
     saved = state.step
@@ -68,6 +75,13 @@ def keep_going(
         if writes and state.step > saved:
             save_checkpoint(output_dir, state, plain, keep=settings.save_total_limit)
         raise
+
+
+def _started(output_dir: Path, state: TrainState, plain: dict[str, Any], resume: bool) -> int:
+    """The step that the state goes on after: its newest checkpoint's, or 0."""
+    if load_checkpoint(output_dir, state, plain, resume=resume):
+        log.info("%s goes on after step %d", output_dir, state.step)
+    return state.step
 
 
 def _tell_health(
