@@ -211,7 +211,7 @@ def test_a_policy_learns_from_what_the_server_samples(
         model=str(model),
         dataset=str(tmp_path / "prompts.jsonl"),
         output_dir=str(tmp_path / "out"),
-        rewards=[{"kind": "python", "function": f"{tmp_path / 'mine.py'}:fives"}],
+        rewards=[{"kind": "python", "function": f"{tmp_path / 'mine.py'}:low"}],
         sampler={"kind": "vllm", "url": server.url},
         lora={"r": 8},
         per_device_train_batch_size=64,
