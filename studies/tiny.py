@@ -31,9 +31,9 @@ def train(method: str, settings: Mapping[str, object]) -> list[str]:
     return ["train", method, "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
-def tiny_ppo(world: Path, *, steps: int, save_steps: int) -> list[str]:
-    """PPO on the world's prompts; the reward model's head is drawn from the seed, since any score
-    will do."""
+def tiny_ppo(world: Path, *, steps: int, save_steps: int, **more: object) -> list[str]:
+    """PPO on the world's prompts, with `more` settings; the reward model's head is drawn from the
+    seed, since any score will do."""
     settings = {
         "model": world / "model",
         "reward_model": world / "model",
@@ -48,5 +48,6 @@ def tiny_ppo(world: Path, *, steps: int, save_steps: int) -> list[str]:
         "adaptive_kl_target": 0.1,
         "adaptive_kl_horizon": 100,
         "save_steps": save_steps,
+        **more,
     }
     return train("ppo", settings)

@@ -434,6 +434,7 @@ def test_a_response_cut_before_any_text_is_read_at_the_prompts_end(tmp_path: Pat
     assert ended.responses[0][-1] in lm.eos_ids
     cut = response_group(lm, "one", "", False)
     assert (*cut.prompt, *cut.responses[0]) == ended.prompt  # no end is made up
+    assert cut.responses == ((ended.prompt[-1],),)  # there is a token to read
 
 
 def test_a_critic_starts_from_a_reward_model_that_counts() -> None:

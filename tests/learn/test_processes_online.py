@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from studies.tiny import train
+from studies.tiny import tiny_ppo
 
 from tests.learn.one_online import CASES, run
 from tests.learn.test_killed import rows_of, same
@@ -81,25 +80,8 @@ def test_the_cases_are_what_they_say(in_two: Path) -> None:
 
 def lora_ppo(world: Path, **more: object) -> list[str]:
     """Adapters on policy and on a critic that is a model of its own; 6 iterations."""
-    settings: Mapping[str, object] = {
-        "model": world / "model",
-        "reward_model": world / "model",
-        "critic": "separate",
-        "lora.r": 2,
-        "dataset": world / "train_prompts.jsonl",
-        "eval_dataset": world / "test_prompts.jsonl",
-        "max_steps": 6,
-        "num_ppo_epochs": 2,
-        "num_mini_batches": 2,
-        "max_new_tokens": 12,
-        "max_length": 160,
-        "learning_rate": 0.001,
-        "adaptive_kl_target": 0.1,
-        "adaptive_kl_horizon": 100,
-        "save_steps": 2,
-        **more,
-    }
-    return ["accord", *train("ppo", settings)]
+    own = {"critic": "separate", "lora.r": 2, "eval_dataset": world / "test_prompts.jsonl"}
+    return ["accord", *tiny_ppo(world, steps=6, save_steps=2, **own, **more)]
 
 
 def workers(running: subprocess.Popen[str]) -> list[int]:

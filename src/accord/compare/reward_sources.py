@@ -94,10 +94,15 @@ def build_reward(
     return CombinedReward(tuple(found), tuple(models))
 
 
+def counting_first(sources: Sequence[RewardSource]) -> list[RewardSource]:
+    """The sources in their order, but that those which only watch, with weight 0, come last."""
+    return sorted(sources, key=lambda source: source.weight == 0)
+
+
 def first_reward_model(sources: Sequence[RewardSource]) -> str | None:
     """The folder of the first reward model among the sources, from which a critic may start; of
-    one that only watches, with weight 0, where there is no other."""
-    ordered = sorted(sources, key=lambda source: source.weight == 0)
+    one that only watches where there is no other."""
+    ordered = counting_first(sources)
     folders = [f for s in ordered if isinstance(s, RewardModelSource) for f in s.folders]
     return folders[0] if folders else None
 

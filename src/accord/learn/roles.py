@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from accord.compare.reward_sources import World, build_reward, first_reward_model
+from accord.compare.reward_sources import (
+    World,
+    build_reward,
+    counting_first,
+    first_reward_model,
+)
 from accord.compare.rewards import Reward
 from accord.errors import SettingsError
 from accord.learn.offline import same_tokenizer, start_model
@@ -77,10 +82,8 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     that is a source.
     """
     policy = start_model(settings, scalar=False)
-    # One that only watches comes last: the critic starts from the first reward model.
-    sources = sorted(settings.sources, key=lambda source: source.weight == 0)
     reward = build_reward(
-        sources,
+        counting_first(settings.sources),  # the critic starts from the first reward model
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
