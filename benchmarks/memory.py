@@ -22,7 +22,7 @@ from workers.lockstep import Worker
 from workers.workload import Work, write
 
 import accord
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.load import load_scalar, save_model
 from accord.runs import machine
 from accord.settings.training import LoraSettings

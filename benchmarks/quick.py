@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 import accord
-from accord.measure.ratings import rate_models
+from accord.measure.ratings.rate import rate_models
 from accord.records import Outcome
 from accord.runs import machine
 

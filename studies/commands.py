@@ -167,7 +167,7 @@ def _be_the_command(request: dict[str, Any]) -> None:
 
 
 def _die_in_checkpoint(number: int) -> None:
-    from accord.learn import checkpoints
+    from accord.learn.loop import checkpoints
 
     whole, written = checkpoints.save_file, []
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from over_seeds import run_seeds, told
 
 from accord.measure.statistics import Interval, mean_interval
-from accord.report.rounds import value_of
+from accord.report.tables.rounds import value_of
 from accord.runs import write_json_atomic
 
 MEASURES = (

@@ -51,7 +51,7 @@ def module_name(path: Path) -> str:
 
 
 def place_of(module: str) -> str:
-    """The folder or file right below the package: `accord.settings.load` is in `settings`."""
+    """The folder or file right below the package: `accord.settings.base` is in `settings`."""
     return [*module.split("."), "__init__"][1]
 
 

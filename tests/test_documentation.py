@@ -12,7 +12,7 @@ import typer.main
 
 from accord.cli.app import app
 from accord.settings.document import settings_page
-from accord.settings.foreign import FOREIGN
+from accord.settings.reading.foreign import FOREIGN
 from accord.settings.recipe import METHOD_SETTINGS, STAGES
 from accord.settings.training import TrainSettings
 

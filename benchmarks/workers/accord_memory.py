@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from accord.learn.fit import StepResult
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
-from accord.learn.stage import peak_memory_mb
+from accord.learn.loop.fit import StepResult
+from accord.learn.loop.stage import peak_memory_mb
+from accord.learn.offline.train import train_offline
+from accord.learn.online.train import train_online
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
 

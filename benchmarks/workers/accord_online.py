@@ -12,9 +12,9 @@ import torch
 from distinct_words import __file__ as REWARD
 from lockstep import online_arguments
 
-from accord.learn.online import train_online
-from accord.learn.order import RowOrder
-from accord.learn.stage import peak_memory_mb
+from accord.learn.loop.order import RowOrder
+from accord.learn.loop.stage import peak_memory_mb
+from accord.learn.online.train import train_online
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
 A_PASS = 16  # episodes in a forward pass of PPO; the other side has 8

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from lockstep import worker_arguments
 
-from accord.learn.checkpoints import TrainState
-from accord.learn.fit import fit, schedule_of
-from accord.learn.learner import make_learner
-from accord.learn.losses import Reference
-from accord.learn.methods import METHODS
-from accord.learn.offline import rows_of, start_model
-from accord.learn.order import RowOrder
-from accord.learn.reference import token_log_probs
-from accord.learn.stage import peak_memory_mb
+from accord.learn.loop.checkpoints import TrainState
+from accord.learn.loop.fit import fit, schedule_of
+from accord.learn.loop.learner import make_learner
+from accord.learn.loop.objective import Reference
+from accord.learn.loop.order import RowOrder
+from accord.learn.loop.stage import peak_memory_mb
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import token_log_probs
+from accord.learn.offline.train import rows_of, start_model
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.records import Comparison, Demonstration, Ranking, Rating, Record
 from accord.settings.stage_kinds import METHOD_SETTINGS

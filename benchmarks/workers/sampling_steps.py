@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from accord.lm.load import load_causal
-from accord.respond.local import LocalSampler
+from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
-from accord.respond.vllm import VllmSampler
+from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 
 Prompts = Sequence[tuple[int, ...]]

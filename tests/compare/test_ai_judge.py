@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.fake_openai import FakeOpenAi, Reply, completion, prefers, question_of, texts_of
 
-from accord.compare.ai_judge import AiJudge, NoVerdict, Question, places_by_wins
-from accord.compare.judge_questions import (
+from accord.compare.judges.judge import AiJudge, NoVerdict, Question, places_by_wins
+from accord.compare.judges.questions import (
     PAIR,
     guide_of,
     pair_question,
@@ -22,13 +22,13 @@ from accord.compare.judge_questions import (
     score_question,
     stated,
 )
-from accord.compare.reward_sources import build_reward
-from accord.compare.rewards import CombinedReward
+from accord.compare.rewards.build import build_reward
+from accord.compare.rewards.reward import CombinedReward
 from accord.errors import RewardError, SettingsError
 from accord.records import Message
-from accord.respond import attempts
+from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings
-from accord.settings.load import build
+from accord.settings.reading.load import build
 from accord.settings.stages import SelectSettings
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from accord.compare.connect import is_store
 from accord.compare.dataset import load_records
-from accord.compare.store import Store
+from accord.compare.store.connect import is_store
+from accord.compare.store.store import Store
 from accord.errors import DataError
 from accord.records import (
     Comparison,

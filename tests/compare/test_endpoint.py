@@ -14,10 +14,10 @@ import pytest
 from pydantic import ValidationError
 from tests.fake_openai import FakeOpenAi, Reply, completion, question_of
 
-from accord.compare.endpoint import Ask, Endpoint, Refused
-from accord.compare.kept_answers import Answer
+from accord.compare.judges.answers import Answer
+from accord.compare.judges.endpoint import Ask, Endpoint, Refused
 from accord.errors import SettingsError, StorageError, WorkError
-from accord.respond import attempts
+from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings, deciding
 
 SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}

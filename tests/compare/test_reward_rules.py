@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from accord.compare import reward_rules
-from accord.compare.reward_rules import (
+from accord.compare.rewards import rules as reward_rules
+from accord.compare.rewards.rules import (
     answer_rule,
     contains_rule,
     format_rule,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tests.lm.toys import save_toy, toy_tokenizer
 
-from accord.compare.reward_sources import build_reward, first_reward_model
-from accord.compare.rewards import (
+from accord.compare.rewards.build import build_reward, first_reward_model
+from accord.compare.rewards.reward import (
     Answered,
     CombinedReward,
     WeightedSource,
@@ -26,8 +26,8 @@ from accord.errors import RewardError, SettingsError
 from accord.lm.load import load_scalar, save_model
 from accord.records import Message, Prompt
 from accord.settings.base import Settings
-from accord.settings.load import build
 from accord.settings.ppo import PpoSettings
+from accord.settings.reading.load import build
 from accord.settings.rewards import RewardSource
 from accord.settings.stages import SelectSettings
 
@@ -267,7 +267,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def raw_heads(place: str) -> torch.Tensor:
     """Each head's raw score as transformers gives it, one row at a time."""
-    from accord.compare.rewards import response_group
+    from accord.compare.rewards.reward import response_group
 
     lm, rows = load_scalar(place), []
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):

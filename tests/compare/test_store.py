@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord.compare import connect, migrations
-from accord.compare import store as store_module
-from accord.compare.migrations import MIGRATIONS, migrate
-from accord.compare.schema import METADATA
-from accord.compare.store import Store
-from accord.compare.stored import StoredPrompt, StoredResponse
-from accord.compare.verdicts import Item, PairVerdict, RankingVerdict, RatingVerdict
+from accord.compare.store import connect, migrations
+from accord.compare.store import store as store_module
+from accord.compare.store.migrations import MIGRATIONS, migrate
+from accord.compare.store.rows import StoredPrompt, StoredResponse
+from accord.compare.store.schema import METADATA
+from accord.compare.store.store import Store
+from accord.compare.store.verdicts import Item, PairVerdict, RankingVerdict, RatingVerdict
 from accord.errors import AccordError, DataError, StorageError
 from accord.records import Battle, Comparison, Message, Ranking, Rating, Response, Source
 
@@ -442,7 +442,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(place: Path) -> None:
 
 WRITER = """
 import sys
-from accord.compare.store import Store
+from accord.compare.store.store import Store
 from accord.records import Response
 for i in range(25):
     with Store.open(sys.argv[1]) as store:

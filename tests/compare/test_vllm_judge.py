@@ -8,8 +8,8 @@ import pytest
 from benchmarks.workers.vllm_server import VllmServer, vllm_python
 from tests.lm.toys import ARCHITECTURES, toy_tokenizer
 
-from accord.compare.ai_judge import AiJudge, Question
-from accord.compare.rewards import Answered
+from accord.compare.judges.judge import AiJudge, Question
+from accord.compare.rewards.reward import Answered
 from accord.lm.scratch import save_untrained, untrained_model
 from accord.settings.endpoint import EndpointSettings
 

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 
 from accord.errors import NotFiniteError
-from accord.learn.checkpoints import state_tensors
-from accord.learn.collecting import held_out
-from accord.learn.kept_episodes import FOLDER
-from accord.learn.online_loop import learn_online
-from accord.learn.order import RowOrder
-from accord.learn.policy_step import Pretraining
-from accord.learn.processes import leave, processes
-from accord.learn.roles import Roles
+from accord.learn.loop.checkpoints import state_tensors
+from accord.learn.loop.order import RowOrder
+from accord.learn.loop.processes import leave, processes
+from accord.learn.online.collecting import held_out
+from accord.learn.online.loop import learn_online
+from accord.learn.online.roles import Roles
+from accord.learn.online.saved_episodes import FOLDER
+from accord.learn.online.step import Pretraining
 from accord.lm.packing import PromptGroup
 from tests.learn.test_online_loop import Breaking
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of

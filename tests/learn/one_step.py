@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from accord.learn.checkpoints import TrainState
-from accord.learn.fit import fit
-from accord.learn.learner import Learner
-from accord.learn.methods import METHODS
-from accord.learn.processes import leave, processes
-from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.loop.checkpoints import TrainState
+from accord.learn.loop.fit import fit
+from accord.learn.loop.learner import Learner
+from accord.learn.loop.processes import leave, processes
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.settings.stage_kinds import METHOD_SETTINGS

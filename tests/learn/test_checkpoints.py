@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError, StorageError
-from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
-from accord.learn.stage import keep_going
+from accord.learn.loop.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.stage import keep_going
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import TrainSettings
 
@@ -59,7 +59,7 @@ def test_processes_that_see_other_checkpoints_are_refused(
         def each(self, work: Callable[[], int]) -> list[int]:
             return [work(), 4]
 
-    monkeypatch.setattr("accord.learn.stage.processes", TwoProcesses)
+    monkeypatch.setattr("accord.learn.loop.stage.processes", TwoProcesses)
     settings = TrainSettings(model="m", dataset="d", output_dir=str(tmp_path))
     with pytest.raises(StorageError, match="they go on after the steps 0, 4"):
         next(keep_going(lambda state: iter(()), TrainState({}), settings))

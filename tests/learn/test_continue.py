@@ -12,13 +12,13 @@ from torch import Tensor
 
 from accord.compare.dataset import load_records
 from accord.errors import SettingsError
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
-from accord.learn.roles import load_roles
-from accord.lm.encode import Limits, encode
+from accord.learn.offline.train import train_offline
+from accord.learn.online.roles import load_roles
+from accord.learn.online.train import train_online
 from accord.lm.forward import response_logps, token_values
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import pack
+from accord.lm.tokens.encode import Limits, encode
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import RewardSettings
@@ -89,7 +89,7 @@ def test_the_base_as_reference_is_the_adapter_off(
 ) -> None:
     expected = margin(toys, "start", "base")
     assert abs(expected) > 1e-2
-    monkeypatch.setattr("accord.learn.offline.load_causal", _once(load_causal))
+    monkeypatch.setattr("accord.learn.offline.train.load_causal", _once(load_causal))
     settings = dpo(
         toys, tmp_path / "out", ref_model=str(toys / "base"), precompute_ref_log_probs=whole
     )

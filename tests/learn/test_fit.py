@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError, TrainingError
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.fit import Schedule, StepResult, fit, schedule_of
-from accord.learn.losses import Losses, MakeReference, Objective, merge_metrics, metric
-from accord.learn.methods import METHODS
-from accord.learn.optimiser import adamw, clip_gradients, learning_rate_factor
-from accord.learn.order import RowOrder, parts_of_epochs, total_examples
-from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.fit import Schedule, StepResult, fit, schedule_of
+from accord.learn.loop.objective import Losses, MakeReference, Objective, merge_metrics, metric
+from accord.learn.loop.optimiser import adamw, clip_gradients, learning_rate_factor
+from accord.learn.loop.order import RowOrder, parts_of_epochs, total_examples
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import kept_log_probs, token_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -448,7 +448,7 @@ def test_a_step_that_does_not_log_computes_no_entropy(monkeypatch: pytest.Monkey
         passes.append(len(targets))
         return token_logps_and_statistics(hidden, head, targets)
 
-    monkeypatch.setattr("accord.learn.sft.token_logps_and_statistics", statistics)
+    monkeypatch.setattr("accord.learn.offline.sft.token_logps_and_statistics", statistics)
     # 4 steps of one pass each, of which the last logs in any case.
     settings = SftSettings(**NAMES, per_device_train_batch_size=2, logging_steps=100)
     results, _ = recorded("sft", settings)

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-import accord.learn.policy_step as policy_step
-from accord.learn.checkpoints import TrainState
-from accord.learn.collecting import collect
-from accord.learn.episodes import Episodes, part_of, passes_of
-from accord.learn.group_methods import grpo_targets, rloo_targets
-from accord.learn.learner import Learner
-from accord.learn.losses import merge_metrics
-from accord.learn.online_loop import improve, learn_online
-from accord.learn.online_methods import ONLINE
-from accord.learn.policy_step import Work
-from accord.learn.roles import Roles
-from accord.learn.rollout import Held
-from accord.learn.scoring import group_summary, summary
+import accord.learn.online.step as policy_step
+from accord.learn.loop.checkpoints import TrainState
+from accord.learn.loop.learner import Learner
+from accord.learn.loop.objective import merge_metrics
+from accord.learn.online.collecting import collect
+from accord.learn.online.episodes import Episodes, part_of, passes_of
+from accord.learn.online.group_methods import grpo_targets, rloo_targets
+from accord.learn.online.loop import improve, learn_online
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.metrics import group_summary, summary
+from accord.learn.online.roles import Roles
+from accord.learn.online.rollout import Held
+from accord.learn.online.step import Work
 from accord.lm.packing import PromptGroup
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
@@ -230,10 +230,10 @@ def test_a_kept_graph_is_let_go(limit: float | None, monkeypatch: pytest.MonkeyP
         seen.append(held)
         return episodes, held
 
-    monkeypatch.setattr("accord.learn.collecting.collect", kept)
+    monkeypatch.setattr("accord.learn.online.collecting.collect", kept)
     settings, roles = settings_of("rloo", max_kl=limit), roles_of("rloo")
     if limit is not None:  # the KL of a policy that is its reference is 0 but for rounding
-        monkeypatch.setattr("accord.learn.kl_limit.mean_kl", lambda episodes: 1.0)
+        monkeypatch.setattr("accord.learn.online.kl_limit.mean_kl", lambda episodes: 1.0)
     list(
         learn_online(
             "rloo", state_of(roles, settings), roles, PROMPTS, RECORDS, settings, iterations=1

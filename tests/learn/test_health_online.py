@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from accord.learn.course import Course
-from accord.learn.health import training_health
-from accord.learn.health_online import SCORE
+from accord.learn.health.history import Course
+from accord.learn.health.online_rules import SCORE
+from accord.learn.health.rules import training_health
 
 Curve = Callable[[float], float]
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.fit import fit, schedule_of
-from accord.learn.kto import balanced, before_step, behind_one_prompt, kto, mismatched
-from accord.learn.methods import METHODS
-from accord.learn.offline import train_offline
-from accord.learn.optimiser import adamw
-from accord.learn.order import RowOrder
-from accord.learn.processes import Processes
-from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.fit import fit, schedule_of
+from accord.learn.loop.optimiser import adamw
+from accord.learn.loop.order import RowOrder
+from accord.learn.loop.processes import Processes
+from accord.learn.offline.kto import balanced, before_step, behind_one_prompt, kto, mismatched
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.train import train_offline
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack

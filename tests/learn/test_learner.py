@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from accord.errors import SettingsError
-from accord.learn.checkpoints import (
+from accord.learn.loop.checkpoints import (
     TrainState,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
 )
-from accord.learn.learner import make_learner
+from accord.learn.loop.learner import make_learner
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from accord.learn.offline import train_offline
+from accord.learn.offline.train import train_offline
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import RewardSettings, SftSettings
 from tests.lm.toys import save_toy

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from accord.compare.rewards import response_group, reward_of_model
+from accord.compare.rewards.reward import response_group, reward_of_model
 from accord.errors import ModelError, SettingsError
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
+from accord.learn.offline.train import train_offline
+from accord.learn.online.train import train_online
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.scratch import save_untrained, untrained_model
-from accord.respond.local import local_sampler
+from accord.respond.local.sampler import local_sampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.groups import GrpoSettings
 from accord.settings.preferences import DpoSettings, KtoSettings

@@ -13,18 +13,19 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import reward_of_model
+from accord.compare.rewards.reward import reward_of_model
 from accord.errors import DataError, SettingsError
-from accord.learn import offline, reference
-from accord.learn.fit import StepResult
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
-from accord.learn.online_methods import ONLINE
-from accord.lm.encode import Limits, encode
+from accord.learn.loop.fit import StepResult
+from accord.learn.offline import reference
+from accord.learn.offline import train as offline
+from accord.learn.offline.train import train_offline
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.train import train_online
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
+from accord.lm.tokens.encode import Limits, encode
 from accord.records import Comparison, Demonstration, Message
 from accord.runs import read_metrics
 from accord.settings.groups import GrpoSettings, RlooSettings
@@ -629,8 +630,10 @@ def test_without_a_kl_no_reference_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("accord.learn.roles.load_causal", lambda *a, **k: pytest.fail("loaded"))
-    monkeypatch.setattr("accord.learn.roles.base_view", lambda policy: pytest.fail("made"))
+    monkeypatch.setattr(
+        "accord.learn.online.roles.load_causal", lambda *a, **k: pytest.fail("loaded")
+    )
+    monkeypatch.setattr("accord.learn.online.roles.base_view", lambda policy: pytest.fail("made"))
     settings = toys.settings("grpo", "llama", tmp_path, beta=0.0, lora=lora)
     with caplog.at_level("INFO", logger="accord"):
         (result,) = train("grpo", settings)

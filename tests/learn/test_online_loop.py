@@ -12,19 +12,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from accord.compare.rewards import CombinedReward, WeightedSource
+from accord.compare.rewards.reward import CombinedReward, WeightedSource
 from accord.errors import NotFiniteError
-from accord.learn.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
-from accord.learn.collecting import collect
-from accord.learn.fit import StepResult
-from accord.learn.kept_episodes import FOLDER, drop_strays, remove_episodes
-from accord.learn.learner import Learner
-from accord.learn.online_loop import _adapt, improve, learn_online
-from accord.learn.online_methods import ONLINE
-from accord.learn.order import RowOrder
-from accord.learn.policy_step import Pretraining, Work
-from accord.learn.roles import Roles
-from accord.learn.rollback import go_back, keep_start
+from accord.learn.loop.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.fit import StepResult
+from accord.learn.loop.learner import Learner
+from accord.learn.loop.order import RowOrder
+from accord.learn.online.collecting import collect
+from accord.learn.online.loop import _adapt, improve, learn_online
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.roles import Roles
+from accord.learn.online.rollback import go_back, keep_start
+from accord.learn.online.saved_episodes import FOLDER, drop_strays, remove_episodes
+from accord.learn.online.step import Pretraining, Work
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder

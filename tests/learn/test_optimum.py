@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.fit import fit
-from accord.learn.losses import Losses, Objective
-from accord.learn.methods import METHODS
-from accord.learn.online_loop import learn_online
-from accord.learn.optimiser import adamw
-from accord.learn.reference import kept_log_probs, token_log_probs
-from accord.learn.roles import Roles
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.fit import fit
+from accord.learn.loop.objective import Losses, Objective
+from accord.learn.loop.optimiser import adamw
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.online.loop import learn_online
+from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly
-from accord.respond.local import local_sampler
+from accord.respond.local.sampler import local_sampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.ppo import PpoSettings

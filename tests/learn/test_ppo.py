@@ -11,20 +11,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from accord.compare.rewards import CombinedReward, WeightedSource
+from accord.compare.rewards.reward import CombinedReward, WeightedSource
 from accord.errors import TrainingError
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.collecting import collect
-from accord.learn.episodes import Episodes, grid_mask, to_grid
-from accord.learn.fit import StepResult
-from accord.learn.losses import merge_metrics
-from accord.learn.online_loop import improve, learn_online
-from accord.learn.online_methods import ONLINE
-from accord.learn.order import RowOrder
-from accord.learn.policy_step import Work
-from accord.learn.ppo import ppo_targets
-from accord.learn.roles import Roles
-from accord.learn.scoring import Targets, summary
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.fit import StepResult
+from accord.learn.loop.objective import merge_metrics
+from accord.learn.loop.order import RowOrder
+from accord.learn.online.collecting import collect
+from accord.learn.online.episodes import Episodes, grid_mask, to_grid
+from accord.learn.online.loop import improve, learn_online
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.metrics import Targets, summary
+from accord.learn.online.ppo import ppo_targets
+from accord.learn.online.roles import Roles
+from accord.learn.online.step import Work
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.respond.protocol import Sample

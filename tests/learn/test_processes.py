@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from accord.learn.methods import METHODS
+from accord.learn.offline.methods import METHODS
 from tests.conftest import ROOT
 from tests.learn.one_step import one_step
 from tests.lm.toys import save_toy

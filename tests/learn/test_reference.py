@@ -11,9 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from accord.learn import reference
-from accord.learn.reference import adapters_off, kept_log_probs, kept_reference, token_log_probs
-from accord.lm.adapters import add_adapters
+from accord.learn.offline import reference
+from accord.learn.offline.reference import (
+    adapters_off,
+    kept_log_probs,
+    kept_reference,
+    token_log_probs,
+)
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack

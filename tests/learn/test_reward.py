@@ -17,21 +17,21 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from accord.compare.rewards import reward_of_model
+from accord.compare.rewards.reward import reward_of_model
 from accord.errors import DataError, SettingsError
-from accord.learn.length_slope import length_slope
-from accord.learn.methods import METHODS
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
-from accord.learn.reward import bootstrap, measured, reward, settled
+from accord.learn.offline.length_slope import length_slope
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reward import bootstrap, measured, reward, settled
+from accord.learn.offline.train import train_offline
+from accord.learn.online.train import train_online
 from accord.lm.forward import check_packing, response_head_scores, response_scores
 from accord.lm.heads import keep_first_head
 from accord.lm.load import load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.records import prompt_from_json
-from accord.settings.load import build
 from accord.settings.ppo import PpoSettings
+from accord.settings.reading.load import build
 from accord.settings.training import RewardSettings
 from tests.lm.models import VOCABULARY, scalar
 from tests.lm.toys import random_groups, save_toy, toy_tokenizer

@@ -11,14 +11,14 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from accord.compare.rewards import reward_of_model
+from accord.compare.rewards.reward import reward_of_model
 from accord.errors import SettingsError
-from accord.learn import roles as roles_module
-from accord.learn.checkpoints import FOLDER as CHECKPOINTS
-from accord.learn.kept_episodes import FOLDER as EPISODES
-from accord.learn.learner import Learner, make_learner
-from accord.learn.online import train_online
-from accord.learn.roles import RoleMemory, Roles, load_roles, memory_plan, told
+from accord.learn.loop.checkpoints import FOLDER as CHECKPOINTS
+from accord.learn.loop.learner import Learner, make_learner
+from accord.learn.online import roles as roles_module
+from accord.learn.online.roles import RoleMemory, Roles, load_roles, memory_plan, told
+from accord.learn.online.saved_episodes import FOLDER as EPISODES
+from accord.learn.online.train import train_online
 from accord.lm.forward import response_logps, share_a_pass, token_values
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
@@ -288,7 +288,7 @@ def test_a_run_killed_as_it_cleans_up_leaves_no_episodes(
         raise KeyboardInterrupt
 
     settings = settings_of(toys, tmp_path, max_steps=2, save_steps=1)
-    monkeypatch.setattr("accord.learn.online.remove_checkpoints", killed)
+    monkeypatch.setattr("accord.learn.online.train.remove_checkpoints", killed)
     with pytest.raises(KeyboardInterrupt):
         list(train_online("ppo", settings))
     assert (tmp_path / CHECKPOINTS).is_dir()

@@ -10,15 +10,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.fit import fit
-from accord.learn.losses import Losses, Objective
-from accord.learn.methods import METHODS
-from accord.learn.optimiser import adamw
-from accord.learn.reference import kept_log_probs, token_log_probs
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.fit import fit
+from accord.learn.loop.objective import Losses, Objective
+from accord.learn.loop.optimiser import adamw
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.reference import kept_log_probs, token_log_probs
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.respond.local import local_sampler
+from accord.respond.local.sampler import local_sampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.preferences import DpoSettings
 from tests.learn.one_token import World, make_tree, make_world

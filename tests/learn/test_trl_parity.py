@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from accord.compare.dataset import load_records
-from accord.learn.methods import METHODS
-from accord.learn.offline import rows_of
+from accord.learn.offline.methods import METHODS
+from accord.learn.offline.train import rows_of
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel

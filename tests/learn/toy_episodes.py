@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from accord.learn.checkpoints import Learner, TrainState
-from accord.learn.optimiser import adamw
-from accord.learn.roles import Roles
+from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.optimiser import adamw
+from accord.learn.online.roles import Roles
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly, Source
-from accord.respond.local import local_sampler
+from accord.respond.local.sampler import local_sampler
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import check_packing, response_logps, response_logps_and_others
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack

@@ -13,14 +13,14 @@ from peft import AutoPeftModelForCausalLM
 from torch import Tensor
 
 from accord.errors import SettingsError
-from accord.lm.adapters import add_adapters, continue_adapter
+from accord.lm.adapters.lora import add_adapters, continue_adapter
+from accord.lm.adapters.switch import adapter_of
+from accord.lm.adapters.views import base_view, frozen_view, reward_view, why_not_shared
 from accord.lm.digest import weights_digest
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.lm.switch import adapter_of
-from accord.lm.views import base_view, frozen_view, reward_view, why_not_shared
 from accord.settings.training import LoraSettings
 from tests.lm.test_load import plain_logps
 from tests.lm.toys import random_groups, save_toy, toy_tokenizer, with_adapters

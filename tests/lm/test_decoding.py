@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accord.lm.decoding import DecodeStep, Prefill, Scores, Sharing, Store, _partial
+from accord.lm.attention.decoding import DecodeStep, Prefill, Scores, Sharing, Store, _partial
 
 HEADS, GROUPS, DIM = 4, 2, 8
 PROMPTS = (5, 1, 3)  # tokens

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from accord.errors import DataError
-from accord.lm.encode import Limits, encode, encode_prompts
 from accord.lm.packing import pack
-from accord.lm.template import encode_prompt, encode_response
+from accord.lm.tokens.encode import Limits, encode, encode_prompts
+from accord.lm.tokens.template import encode_prompt, encode_response
 from accord.records import (
     Comparison,
     Demonstration,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from accord.lm.attention import packed_attention
-from accord.lm.flex import flex_packed
+from accord.lm.attention.flex import flex_packed
+from accord.lm.attention.packed import packed_attention
 from accord.lm.packing import pack
 from tests.lm.toys import random_groups
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards import response_group, reward_of_model
-from accord.compare.store import Store
-from accord.lm.adapters import add_adapters
-from accord.lm.encode import Limits, encode, encode_prompts
+from accord.compare.rewards.reward import response_group, reward_of_model
+from accord.compare.store.store import Store
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.tokens.encode import Limits, encode, encode_prompts
 from accord.records import Comparison, Message, PromptOnly, Ranking, Response
 from accord.settings.training import LoraSettings
 from tests.lm.toys import save_toy, toy_tokenizer

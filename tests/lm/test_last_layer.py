@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import check_packing, states_before, states_last
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from accord.errors import ModelError, SettingsError
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
+from accord.lm.adapters.views import base_view
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.load import REWARD_FILE, load_causal, load_scalar, save_model
 from accord.lm.packing import PromptGroup, pack
-from accord.lm.views import base_view
 from accord.settings.training import LoraSettings
 from tests.lm.toys import ARCHITECTURES, random_groups, save_toy, toy_tokenizer, with_adapters
 

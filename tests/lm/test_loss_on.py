@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from accord.errors import DataError
-from accord.lm.encode import EncodeReport, Limits, LossOn, encode
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.tokens.encode import EncodeReport, Limits, LossOn, encode
 from accord.records import Demonstration, Message, Source, Text
 from tests.lm.models import VOCABULARY, causal
 from tests.lm.toys import random_groups, toy_tokenizer

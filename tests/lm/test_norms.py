@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from accord.lm import norms
-from accord.lm.norms import speed_up_norms
+from accord.lm.kernels import norms
+from accord.lm.kernels.norms import speed_up_norms
 from tests.lm.models import CONFIGS, causal
 
 WITH_NORMS = [name for name in CONFIGS if name not in ("gpt2", "phi")]

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from accord.errors import ModelError
-from accord.lm import attention_plan
-from accord.lm.attention_plan import AttentionPlan
+from accord.lm.attention import plan as attention_plan
+from accord.lm.attention.plan import AttentionPlan
 from accord.lm.forward import (
     check_packing,
     response_kl,

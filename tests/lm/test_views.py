@@ -12,7 +12,16 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from torch import Tensor
 
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
+from accord.lm.adapters.switch import adapter_of
+from accord.lm.adapters.views import (
+    base_view,
+    critic_from_reward,
+    critic_view,
+    head_view,
+    reward_view,
+    why_not_shared,
+)
 from accord.lm.forward import (
     check_packing,
     response_logps,
@@ -24,15 +33,6 @@ from accord.lm.forward import (
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel, without_dropout
 from accord.lm.packing import PromptGroup, pack
-from accord.lm.switch import adapter_of
-from accord.lm.views import (
-    base_view,
-    critic_from_reward,
-    critic_view,
-    head_view,
-    reward_view,
-    why_not_shared,
-)
 from accord.settings.training import LoraSettings
 from tests.lm.models import CONFIGS, VOCABULARY, causal
 from tests.lm.test_load import plain_logps

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from accord.measure.diversity import (
+from accord.measure.texts.diversity import (
     collapse,
     compression_ratio,
     distinct_n,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from accord.measure.lengths import LengthBin, length_bins, length_edges, length_matched_gain
+from accord.measure.texts.lengths import LengthBin, length_bins, length_edges, length_matched_gain
 
 
 def text(count: int) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from accord.errors import DataError
-from accord.measure.battles import Counts, count_battles
-from accord.measure.bradley_terry import components, fit_strengths
-from accord.measure.elo import online_elo
-from accord.measure.ratings import ModelRating, Ratings, rate_models
+from accord.measure.ratings.battles import Counts, count_battles
+from accord.measure.ratings.bradley_terry import components, fit_strengths
+from accord.measure.ratings.elo import online_elo
+from accord.measure.ratings.rate import ModelRating, Ratings, rate_models
 from accord.records import Battle, Outcome
 
 

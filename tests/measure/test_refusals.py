@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from accord.measure.refusals import is_refusal, refusal_rates
+from accord.measure.texts.refusals import is_refusal, refusal_rates
 from accord.world.grammar import COMPLIANCE, FAMILIES, REFUSAL
 
 

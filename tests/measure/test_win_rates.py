@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from accord.measure.battles import Counts
-from accord.measure.win_rates import win_rates
+from accord.measure.ratings.battles import Counts
+from accord.measure.ratings.win_rates import win_rates
 from accord.records import Battle
 
 

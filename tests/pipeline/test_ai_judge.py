@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from accord.compare.store import Store
+from accord.compare.store.store import Store
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.errors import WorkError
 from accord.pipeline import run_stage
-from accord.pipeline.comparing import arena, compare
 from accord.pipeline.identity import identity_of
-from accord.pipeline.sampling import select
+from accord.pipeline.stages.compare import arena, compare
+from accord.pipeline.stages.sample import select
 from accord.records import Response
-from accord.respond import attempts
+from accord.respond import http as attempts
 from accord.runs import read_metrics
-from accord.settings.load import build
+from accord.settings.reading.load import build
 from accord.settings.recipe import single_stage
 from accord.settings.stages import (
     ArenaSettings,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from accord.compare.dataset import load_records
-from accord.compare.store import Store
+from accord.compare.store.store import Store
 from accord.errors import DataError
-from accord.pipeline.comparing import compare, labels_of
+from accord.pipeline.stages.compare import compare, labels_of
 from accord.records import Ranking, Rating
 from accord.runs import digest_path
 from accord.settings.stages import CompareSettings, JudgeSettings

@@ -12,9 +12,9 @@ import pytest
 
 from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
-from accord.lm.encode import Limits, encode
 from accord.lm.load import load_causal
 from accord.lm.packing import PromptGroup
+from accord.lm.tokens.encode import Limits, encode
 from accord.pipeline import plan_recipe, run_recipe
 from tests.pipeline.conftest import tiny
 

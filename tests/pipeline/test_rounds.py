@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from accord.compare.dataset import load_records
-from accord.compare.store import Store
+from accord.compare.store.store import Store
 from accord.data.write import read_responses
 from accord.errors import SettingsError
-from accord.measure.diversity import distinct_n, words
+from accord.measure.texts.diversity import distinct_n, words
 from accord.pipeline import plan_recipe, run_recipe, run_stage
-from accord.pipeline.rounds import dealt, rounds_of
+from accord.pipeline.stages.rounds import dealt, rounds_of
 from accord.records import Comparison, Demonstration, PromptOnly
 from accord.runs import digest_path, read_metrics
 from accord.settings.iterate import IterateSettings

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from accord.data.write import read_responses
-from accord.pipeline.sampling import sample
+from accord.pipeline.stages.sample import sample
 from accord.records import Response
 from accord.settings.stages import SampleSettings
 

@@ -9,9 +9,9 @@ import pytest
 
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.errors import RewardError
-from accord.pipeline.sampling import select
+from accord.pipeline.stages.sample import select
 from accord.records import Response
-from accord.settings.load import build
+from accord.settings.reading.load import build
 from accord.settings.stages import SelectSettings
 
 ANSWERS = {"2+2?": ("it is 5", "well, well, it is 4", "4"), "1+2?": ("three", "3 3 3 3", "so 3")}

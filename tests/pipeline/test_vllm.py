@@ -15,11 +15,11 @@ from studies.commands import CommandServer
 
 from accord.data.write import read_responses
 from accord.errors import SettingsError, WorkError
-from accord.lm.adapters import add_adapters
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.load import load_causal, save_model
 from accord.pipeline import run_stage
-from accord.pipeline.sampling import sample
-from accord.respond import attempts
+from accord.pipeline.stages.sample import sample
+from accord.respond import http as attempts
 from accord.runs import digest_path, read_metrics
 from accord.settings.recipe import single_stage
 from accord.settings.sampling import SamplerSettings

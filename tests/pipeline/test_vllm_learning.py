@@ -17,7 +17,7 @@ from benchmarks.workers.vllm_server import VllmServer, vllm_python
 
 from accord.data.write import read_responses
 from accord.pipeline import run_recipe, run_stage
-from accord.pipeline.sampling import sample
+from accord.pipeline.stages.sample import sample
 from accord.runs import read_metrics
 from accord.settings.recipe import load_recipe, single_stage
 from accord.settings.sampling import SamplerSettings

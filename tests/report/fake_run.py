@@ -11,7 +11,7 @@ from typing import Any
 
 from accord.data.write import ResponseRow, write_responses
 from accord.measure.evaluation import Measured, evaluation_rows, reward_model_accuracy
-from accord.measure.ratings import rate_models
+from accord.measure.ratings.rate import rate_models
 from accord.records import Battle, Message, Outcome, Response
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, ReportSettings

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from accord.report.bake_off import BakeOff, bake_offs
 from accord.report.page import write_report
 from accord.report.reading import read_inputs
 from accord.report.results import merge_results
+from accord.report.tables.bake_off import BakeOff, bake_offs
 from accord.runs import write_json_atomic
 from accord.settings.stages import ReportSettings
 from tests.report.fake_run import Fake, write_run

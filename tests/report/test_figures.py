@@ -10,10 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from accord.report.curves import learning_curves
-from accord.report.drawing import colours, markers, styled, svg
-from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
-from accord.report.labels import name_points
+from accord.report.figures.curves import learning_curves
+from accord.report.figures.drawing import colours, markers, styled, svg
+from accord.report.figures.labels import name_points
+from accord.report.figures.models import (
+    length_figure,
+    ratings_figure,
+    refusals_figure,
+    reward_figures,
+)
 
 
 def test_nothing_known_is_nothing_drawn() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from accord.report.health import Remark, remarks
+from accord.report.findings.health import Remark, remarks
 from accord.report.page import write_report
 from accord.report.reading import read_inputs
 from accord.report.results import merge_results

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from accord.report.figures.rounds import round_curves
 from accord.report.page import write_report
 from accord.report.reading import read_inputs
 from accord.report.results import merge_results
-from accord.report.round_curves import round_curves
-from accord.report.rounds import rounds_of_run
+from accord.report.tables.rounds import rounds_of_run
 from accord.runs import write_json_atomic
 from accord.settings.stages import ReportSettings
 

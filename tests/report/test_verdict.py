@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from accord.report.findings import Finding, findings
-from accord.report.verdict import Verdict, verdict
+from accord.report.findings.findings import Finding, findings
+from accord.report.findings.verdict import Verdict, verdict
 
 
 def row(model: str, **values: Any) -> dict[str, Any]:

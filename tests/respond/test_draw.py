@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from accord.respond import draw as drawing
-from accord.respond.draw import draw
+from accord.respond.local import draw as drawing
+from accord.respond.local.draw import draw
 from accord.respond.protocol import SamplingSettings
 
 

@@ -17,13 +17,13 @@ from transformers import (
     MambaConfig,
 )
 
-from accord.lm import decoding
+from accord.lm.attention import decoding
 from accord.lm.forward import check_packing, response_logps
+from accord.lm.kernels.repacked import repacked
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.lm.repacked import repacked
-from accord.respond import shared
-from accord.respond.local import local_sampler
+from accord.respond.local import shared
+from accord.respond.local.sampler import local_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
 from tests.lm.models import CONFIGS, VOCABULARY, causal

@@ -14,16 +14,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from accord.errors import SettingsError
-from accord.learn.online import train_online
-from accord.lm.adapters import add_adapters
+from accord.learn.online.train import train_online
+from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.pipeline.sampling import sample as sample_stage
+from accord.pipeline.stages.sample import sample as sample_stage
 from accord.respond.choose import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.vllm import VllmSampler
+from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import SampleSettings

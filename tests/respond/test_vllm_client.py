@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from accord.errors import SettingsError, WorkError
-from accord.respond import attempts
+from accord.respond import http as attempts
 from accord.respond.choose import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.vllm import VllmSampler
+from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 from tests.respond.fake_vllm import MODELS, FakeVllm, completion
 

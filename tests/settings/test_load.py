@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError
-from accord.settings.load import apply_overrides, build
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
+from accord.settings.reading.load import apply_overrides, build
+from accord.settings.reading.yaml_lines import read_yaml
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
 from accord.settings.training import SftSettings
-from accord.settings.yaml_lines import read_yaml
 
 NEEDED = "model: m\ndataset: d\noutput_dir: o\n"
 
@@ -138,7 +138,7 @@ def test_unknown_keys_inside_a_table() -> None:
 
 
 def test_every_foreign_name_points_to_a_key_that_exists() -> None:
-    from accord.settings.foreign import FOREIGN, FOREIGN_IN_LORA
+    from accord.settings.reading.foreign import FOREIGN, FOREIGN_IN_LORA
     from accord.settings.recipe import METHOD_SETTINGS, STAGES
     from accord.settings.training import LoraSettings
 

@@ -9,10 +9,10 @@ import pytest
 from accord.errors import SettingsError
 from accord.settings.base import Settings
 from accord.settings.groups import GrpoSettings
-from accord.settings.load import apply_overrides, build
-from accord.settings.located import LocatedMapping
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
+from accord.settings.reading.load import apply_overrides, build
+from accord.settings.reading.located import LocatedMapping
 from accord.settings.stages import CompareSettings, EvaluateSettings, SampleSettings, SelectSettings
 from accord.settings.training import RewardSettings, SftSettings
 

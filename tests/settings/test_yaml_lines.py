@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from accord.errors import SettingsError
-from accord.settings.yaml_lines import load_yaml, parse_value, read_yaml
+from accord.settings.reading.yaml_lines import load_yaml, parse_value, read_yaml
 
 
 @pytest.mark.parametrize(

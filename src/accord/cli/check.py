@@ -8,7 +8,7 @@ from accord.data.files import read_rows
 from accord.data.formats import Format, detect
 from accord.data.read import FITS, KINDS, Kind, read_battles, read_records
 from accord.errors import RequestError
-from accord.settings.suggest import nearest
+from accord.settings.reading.suggest import nearest
 
 _KIND_OF: dict[Format, Kind] = {
     "preference": "comparisons",

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from accord.errors import RequestError
-from accord.settings.load import parse_override
+from accord.settings.reading.load import parse_override
 
 
 def serve_report(overrides: Sequence[str], *, port: int, say: Callable[[str], object]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accord.compare.connect import is_store
-from accord.compare.store import Store
+from accord.compare.store.connect import is_store
+from accord.compare.store.store import Store
 from accord.data.read import FROM_COMPARISON, Kind, read_records
 from accord.data.report import ReadReport
 from accord.errors import DataError

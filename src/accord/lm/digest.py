@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from accord.lm.adapters.switch import adapter_of
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.lm.switch import adapter_of
 
 _ABOUT_FILES = ("_name_or_path", "transformers_version", "architectures", "dtype")
 

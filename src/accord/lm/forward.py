@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from accord.errors import ModelError
-from accord.lm.attention import NAME
-from accord.lm.behind import Behind, Captured, plan_behind
-from accord.lm.last_layer import LastLayer
+from accord.lm.attention.packed import NAME
+from accord.lm.attention.reuse import Behind, Captured, plan_behind
+from accord.lm.kernels.last_layer import LastLayer
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.logprobs import (

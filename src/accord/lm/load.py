@@ -19,12 +19,12 @@ from transformers import (
 )
 
 from accord.errors import ModelError, SettingsError
+from accord.lm.adapters.switch import POLICY
 from accord.lm.forward import check_packing
 from accord.lm.heads import draw_heads
+from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.model import LanguageModel, Precision, without_dropout
-from accord.lm.norms import speed_up_norms
 from accord.lm.quiet import quiet
-from accord.lm.switch import POLICY
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from accord.lm.last_layer import LastLayer
-from accord.lm.switch import AdapterSwitch, adapter_of
+from accord.lm.adapters.switch import AdapterSwitch, adapter_of
+from accord.lm.kernels.last_layer import LastLayer
 from accord.objectives.logprobs import Head
 
 Precision = Literal["fp32", "bf16"]
@@ -32,8 +32,8 @@ class LanguageModel:
     `head_means` are the means of an ensemble's heads, and `score_penalty` what their disagreement
     costs; `length_slope` is what length alone explained where it was taken out of the scores.
 
-    Several language models can be views on one `model` (`lm/views.py`): each has its `adapter` of
-    those that `switch` turns on and off (None: the base alone), and a critic or reward model its
+    Several language models can be views on one `model` (`adapters.views`): each has its `adapter`
+    of those that `switch` turns on and off (None: the base alone), and a critic or reward model its
     `score` head. Of a view with `head_only` the head alone learns; its backbone is another's.
     `last_layer` lets the model's last layer compute only the tokens that are read, where it can.
     """

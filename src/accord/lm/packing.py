@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from accord.lm.attention_plan import AttentionPlan
+from accord.lm.attention.plan import AttentionPlan
 from accord.records import UNKNOWN, Source
 
 

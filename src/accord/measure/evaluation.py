@@ -9,16 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from accord.measure.diversity import (
-    collapse,
-    distinct_n,
-    diversity_across_prompts,
-    diversity_per_prompt,
-    duplicate_share,
-    words,
-)
-from accord.measure.lengths import LengthBin, length_bins, length_edges
-from accord.measure.refusals import refusal_rates
 from accord.measure.statistics import (
     NO_DATA,
     Interval,
@@ -26,6 +16,16 @@ from accord.measure.statistics import (
     clustered_proportion,
     mean_interval,
 )
+from accord.measure.texts.diversity import (
+    collapse,
+    distinct_n,
+    diversity_across_prompts,
+    diversity_per_prompt,
+    duplicate_share,
+    words,
+)
+from accord.measure.texts.lengths import LengthBin, length_bins, length_edges
+from accord.measure.texts.refusals import refusal_rates
 
 REFUSAL_KINDS = ("harmful", "safe", "jailbreak")
 """Kinds of prompts whose refusals are told; "safe" ones only look dangerous."""

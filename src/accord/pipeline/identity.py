@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.learn.checkpoints import changing
+from accord.learn.loop.checkpoints import changing
 from accord.runs import digest_json, digest_path
 from accord.settings.endpoint import deciding
 from accord.settings.recipe import StagePlan

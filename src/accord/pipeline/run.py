@@ -13,13 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from accord.errors import SettingsError, StorageError
-from accord.learn.checkpoints import FOLDER
-from accord.learn.fit import StepResult
-from accord.learn.offline import train_offline
-from accord.learn.online import train_online
-from accord.learn.online_methods import ONLINE
-from accord.learn.processes import leave, processes
-from accord.pipeline.comparing import arena, compare
+from accord.learn.loop.checkpoints import FOLDER
+from accord.learn.loop.fit import StepResult
+from accord.learn.loop.processes import leave, processes
+from accord.learn.offline.train import train_offline
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.train import train_online
 from accord.pipeline.identity import (
     STAGE_FILE,
     changed,
@@ -31,13 +30,14 @@ from accord.pipeline.identity import (
     same_kind,
     state_of,
 )
-from accord.pipeline.judges import flawed_reward
-from accord.pipeline.making import scratch, split, world
-from accord.pipeline.measuring import evaluate, report
 from accord.pipeline.progress import Progress
-from accord.pipeline.rounds import iterate, plans_of, rounds_table_of
-from accord.pipeline.sampling import sample, select
 from accord.pipeline.showing import interrupts, messages_above, show
+from accord.pipeline.stages.compare import arena, compare
+from accord.pipeline.stages.judges import flawed_reward
+from accord.pipeline.stages.make import scratch, split, world
+from accord.pipeline.stages.measure import evaluate, report
+from accord.pipeline.stages.rounds import iterate, plans_of, rounds_table_of
+from accord.pipeline.stages.sample import sample, select
 from accord.report.results import terminal_table
 from accord.runs import recorded, write_json_atomic
 from accord.settings.recipe import Recipe, StagePlan

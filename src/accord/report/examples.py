@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from accord.data.write import ResponseRow
-from accord.measure.refusals import is_refusal
+from accord.measure.texts.refusals import is_refusal
 from accord.records import Prompt, prompt_text
 from accord.report.plain import split_text, visible
 

@@ -10,21 +10,26 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from accord.report.bake_off import bake_offs
-from accord.report.curves import Curve, learning_curves
-from accord.report.drawing import colours
 from accord.report.examples import examples
-from accord.report.figures import length_figure, ratings_figure, refusals_figure, reward_figures
-from accord.report.health import Remark, remarks
+from accord.report.figures.curves import Curve, learning_curves
+from accord.report.figures.drawing import colours
+from accord.report.figures.models import (
+    length_figure,
+    ratings_figure,
+    refusals_figure,
+    reward_figures,
+)
+from accord.report.figures.rounds import round_curves
+from accord.report.findings.health import Remark, remarks
+from accord.report.findings.verdict import verdict
 from accord.report.plain import duration, listed, moment, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.results import merge_results
-from accord.report.round_curves import round_curves
-from accord.report.rounds import RoundsTable, rounds_of_run
-from accord.report.rows import Row, known
-from accord.report.run_tables import data_lines, stage_line
-from accord.report.tables import model_cells, model_columns, win_table
-from accord.report.verdict import verdict
+from accord.report.tables.bake_off import bake_offs
+from accord.report.tables.models import model_cells, model_columns, win_table
+from accord.report.tables.rounds import RoundsTable, rounds_of_run
+from accord.report.tables.rows import Row, known
+from accord.report.tables.runs import data_lines, stage_line
 from accord.runs import write_json_atomic
 from accord.runs.atomic import write_text_atomic
 from accord.settings.stages import ReportSettings

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accord.lm.model import LanguageModel
-from accord.respond.local import LocalSampler
+from accord.respond.local.sampler import LocalSampler
 from accord.settings.sampling import SamplerSettings
 
 if TYPE_CHECKING:
-    from accord.respond.vllm import VllmSampler
+    from accord.respond.vllm.sampler import VllmSampler
 
 
 def make_sampler(settings: SamplerSettings, lm: LanguageModel | None) -> LocalSampler | VllmSampler:
@@ -24,6 +24,6 @@ def make_sampler(settings: SamplerSettings, lm: LanguageModel | None) -> LocalSa
         if lm is None:
             raise ValueError("the local engine samples from a loaded model")
         return LocalSampler(lm)
-    from accord.respond.vllm import VllmSampler
+    from accord.respond.vllm.sampler import VllmSampler
 
     return VllmSampler(settings)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
-from accord.settings.aliases import RENAMED
-from accord.settings.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.base import Settings
+from accord.settings.reading.aliases import RENAMED
+from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.recipe import METHOD_SETTINGS, STAGES
 from accord.settings.rewards import RewardSource, SourceSettings
 from accord.settings.training import TrainSettings

@@ -9,8 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from accord.errors import SettingsError
 from accord.records import Source
 from accord.settings.base import Settings, Verbatim
-from accord.settings.load import build
-from accord.settings.located import LocatedMapping
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -19,9 +17,11 @@ from accord.settings.preferences import (
     ReferenceSettings,
     SimpoSettings,
 )
+from accord.settings.reading.load import build
+from accord.settings.reading.located import LocatedMapping
+from accord.settings.reading.suggest import listed, nearest
 from accord.settings.sampling import SamplerSettings
 from accord.settings.stages import JudgeSettings
-from accord.settings.suggest import listed, nearest
 from accord.settings.training import LoraSettings, SftSettings, TrainSettings
 
 ROUND_METHODS: dict[str, type[TrainSettings]] = {

@@ -11,8 +11,9 @@ from typing import Any
 
 import accord
 from accord.errors import SettingsError
-from accord.settings.load import build, load_yaml, override, parse_override
-from accord.settings.located import KeyPath, LocatedMapping
+from accord.settings.reading.load import build, load_yaml, override, parse_override
+from accord.settings.reading.located import KeyPath, LocatedMapping
+from accord.settings.reading.suggest import listed, nearest
 from accord.settings.stage_kinds import (
     METHOD_SETTINGS,
     STAGES,
@@ -21,7 +22,6 @@ from accord.settings.stage_kinds import (
     settings_class,
     single_stage,
 )
-from accord.settings.suggest import listed, nearest
 
 __all__ = [
     "METHOD_SETTINGS",

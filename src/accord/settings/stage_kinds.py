@@ -10,8 +10,6 @@ from accord.errors import SettingsError
 from accord.settings.base import Settings
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.iterate import IterateSettings
-from accord.settings.load import apply_overrides, build, load_yaml
-from accord.settings.located import COMMAND_LINE, LocatedMapping
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import (
     DpoSettings,
@@ -20,6 +18,9 @@ from accord.settings.preferences import (
     OrpoSettings,
     SimpoSettings,
 )
+from accord.settings.reading.load import apply_overrides, build, load_yaml
+from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
+from accord.settings.reading.suggest import listed, nearest
 from accord.settings.stages import (
     ArenaSettings,
     CompareSettings,
@@ -31,7 +32,6 @@ from accord.settings.stages import (
     SplitSettings,
     WorldSettings,
 )
-from accord.settings.suggest import listed, nearest
 from accord.settings.training import RewardSettings, SftSettings
 
 METHOD_SETTINGS: dict[str, type[Settings]] = {

@@ -1,0 +1,1 @@
+"""AI judges at OpenAI-compatible endpoints: requests, questions, cached answers, verdicts."""

@@ -1,0 +1,1 @@
+"""Rewards: models, ensembles, rules, functions and judges, summed to one score a response."""

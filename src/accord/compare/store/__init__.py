@@ -1,0 +1,1 @@
+"""The preference store: all SQL of the project, on SQLite or PostgreSQL."""

@@ -1,0 +1,112 @@
+"""How a preference store gets from one version to the next.
+
+A migration that was released never changes: it spells out its tables and does not import `schema`,
+which tells the newest ones. To change the tables, append a function to MIGRATIONS and change
+`schema`; a test compares where both lead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+from accord.compare.store.schema import METADATA, SCHEMA_VERSION
+from accord.errors import DataError
+
+Migration = Callable[[Connection], None]
+LATEST = sa.select(sa.func.max(SCHEMA_VERSION.c.version))
+
+
+def is_current(connection: Connection, migrations: Sequence[Migration]) -> bool:
+    """Whether the store is of the newest version."""
+    return sa.inspect(connection).has_table(SCHEMA_VERSION.name) and connection.scalar(
+        LATEST
+    ) == len(migrations)
+
+
+def migrate(
+    connection: Connection, place: str, *, create: bool, migrations: Sequence[Migration]
+) -> None:
+    """Bring the store to the newest version, within the transaction that `connection` is in.
+
+    Raises DataError where the database is something else, where there is no store and `create` is
+    False, and where the store was written by a newer accord.
+    """
+    tables = set(sa.inspect(connection).get_table_names())
+    if SCHEMA_VERSION.name not in tables:
+        if tables and (connection.dialect.name == "sqlite" or tables & set(METADATA.tables)):
+            raise DataError(
+                f"{place} is a database, but not a preference store: it has the tables "
+                f"{', '.join(sorted(tables))}. Give a store, or the name of a new file."
+            )
+        if not create:
+            raise DataError(f"{place} is an empty database. Give a preference store.")
+        SCHEMA_VERSION.create(connection)
+    version = connection.scalar(LATEST) or 0
+    if version > len(migrations):
+        raise DataError(
+            f"{place} is a preference store of version {version}, but this accord knows versions "
+            f"up to {len(migrations)}. Update accord, or use another store."
+        )
+    for number, step in enumerate(migrations[version:], start=version + 1):
+        step(connection)
+        applied = datetime.now(UTC).isoformat(timespec="seconds")
+        connection.execute(SCHEMA_VERSION.insert().values(version=number, applied=applied))
+
+
+def _first_tables(connection: Connection) -> None:
+    """Version 1: prompts, responses, verdicts and their items."""
+    metadata = MetaData()
+    Table(
+        "prompts",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("digest", String(64), nullable=False, unique=True),
+        Column("content", sa.JSON, nullable=False),
+        Column("meta", sa.JSON, nullable=False),
+        Column("created", String(40), nullable=False),
+    )
+    Table(
+        "responses",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("prompt_id", ForeignKey("prompts.id"), nullable=False, index=True),
+        Column("text", Text, nullable=False),
+        Column("model", Text, nullable=False, index=True),
+        Column("settings", sa.JSON, nullable=False),
+        Column("tokens", Integer),
+        Column("logp", sa.Float),
+        Column("finished", sa.Boolean, nullable=False),
+        Column("created", String(40), nullable=False),
+    )
+    Table(
+        "verdicts",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("prompt_id", ForeignKey("prompts.id"), nullable=False, index=True),
+        Column("kind", String(16), nullable=False),
+        Column("annotator", Text, nullable=False),
+        Column("round", Integer, nullable=False),
+        Column("outcome", String(16)),
+        Column("reason", Text),
+        Column("seconds", sa.Float),
+        Column("created", String(40), nullable=False),
+        Index("ix_verdicts_kind_round", "kind", "round"),
+    )
+    Table(
+        "verdict_items",
+        metadata,
+        Column("verdict_id", ForeignKey("verdicts.id"), primary_key=True),
+        Column("slot", Integer, primary_key=True, autoincrement=False),
+        Column("response_id", ForeignKey("responses.id"), nullable=False, index=True),
+        Column("rank", Integer),
+        Column("score", sa.Float),
+        Column("shown", Integer),
+    )
+    metadata.create_all(connection, checkfirst=False)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first_tables,)

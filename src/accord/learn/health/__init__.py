@@ -1,0 +1,1 @@
+"""Rules over a run's metrics that say, in words, what goes wrong."""

@@ -1,0 +1,128 @@
+"""What the numbers of learning from a data set say: pairs, margins, lengths, held-out losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accord.learn.health.history import Course, Health, Row
+
+FELL = 0.1  # nats a token that the chosen may lose before it is told
+HARMFUL = 0.5  # nats a token from which it is a warning whatever else holds
+ACCURATE = 0.7
+NO_MARGIN = 0.02  # reward margin, in nats after beta
+LONGER = 1.3  # ratio of lengths
+SATURATED = 0.05  # of the first loss
+OVERFITTED = 0.1  # share by which the held-out loss is above its least
+
+
+def offline_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+    """Remarks on a run that learns from given rows; none where their metrics were not logged."""
+    return [
+        *_displacement(course, settings),
+        *_margins(course),
+        *_lengths(course),
+        *_saturation(course),
+        *_overfitting(course.rows),
+    ]
+
+
+def _nats(course: Course, side: str, settings: Mapping[str, Any]) -> float | None:
+    """How the log-prob of the chosen or rejected responses changed.
+
+    Where there is a reference, log-ratios to it tell: they do not depend on which rows a step
+    happened on. Rewards are beta times these, unless an f-divergence has bent them.
+    """
+    ratio = course.change(f"logratios/{side}")
+    if ratio is not None:
+        return ratio
+    reward, beta = course.change(f"rewards/{side}"), settings.get("beta")
+    straight = settings.get("f_divergence_type", "reverse_kl") == "reverse_kl"
+    if "ref_model" in settings and straight and reward is not None and beta:
+        return reward / float(beta)
+    return course.change(f"logps/{side}")
+
+
+def _displacement(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+    """Likelihood displacement: the chosen responses themselves become less likely."""
+    fell, worse = (_nats(course, side, settings) for side in ("chosen", "rejected"))
+    length = course.last("lengths/chosen")
+    if fell is None or worse is None or not length:
+        return []
+    a_token = fell / length
+    if a_token > -FELL:
+        return []
+    margin = course.change("rewards/margins") or 0.0
+    held_out = course.change("eval/rewards/accuracies")
+    text = (
+        f"The chosen responses lost {-fell:.1f} nats ({-a_token:.2f} a token) while the rejected "
+        f"lost {-worse:.1f}. "
+    )
+    remedy = (
+        "Add `sft` to loss_type, raise beta, or stop earlier, and look at the model's own answers."
+    )
+    if a_token < -HARMFUL:
+        text += f"That is far: the probability has gone to answers nobody compared. {remedy}"
+        return [Health("likelihood displacement", "warning", text)]
+    if margin <= 0 or (held_out is not None and held_out < 0):
+        text += f"Nothing was gained for it. {remedy}"
+        return [Health("likelihood displacement", "warning", text)]
+    text += (
+        "The order of the pairs improved, so this is common and need not harm; whether it does, "
+        "the model's own answers show (true reward, arena)."
+    )
+    return [Health("likelihood displacement", "note", text)]
+
+
+def _margins(course: Course) -> list[Health]:
+    accuracy, margin = course.last("rewards/accuracies"), course.last("rewards/margins")
+    if accuracy is None or margin is None or accuracy < ACCURATE or margin > NO_MARGIN:
+        return []
+    text = (
+        f"Rewards agree with {accuracy:.0%} of the preferences, but by a margin of {margin:.3f} "
+        f"only: the model has hardly moved. Train longer, or raise learning_rate."
+    )
+    return [Health("accuracy without margin", "note", text)]
+
+
+def _lengths(course: Course) -> list[Health]:
+    chosen, rejected = course.last("lengths/chosen"), course.last("lengths/rejected")
+    if not chosen or not rejected or 1 / LONGER < chosen / rejected < LONGER:
+        return []
+    which = "longer" if chosen > rejected else "shorter"
+    text = (
+        f"Chosen responses are {which} ({chosen:.0f} tokens against {rejected:.0f}), so length "
+        f"alone is rewarded. Compare at equal length in the report; `ld_alpha` (DPO) or "
+        f"`length_regularisation` (reward) take length out."
+    )
+    return [Health("length", "note", text)]
+
+
+def _saturation(course: Course) -> list[Health]:
+    first, loss = course.first("loss"), course.late("loss")
+    accuracy = course.late("rewards/accuracies")
+    if first is None or loss is None or accuracy is None:
+        return []
+    if accuracy < 0.99 or abs(loss) > SATURATED * abs(first):
+        return []
+    text = (
+        f"Saturated: in the second half rewards agreed with {accuracy:.0%} of the preferences and "
+        f"the loss was {loss:.3f}, so steps only widen margins. Fewer epochs give the same, nearer "
+        f"to the reference."
+    )
+    return [Health("saturation", "note", text)]
+
+
+def _overfitting(rows: Sequence[Row]) -> list[Health]:
+    losses = [(int(r["step"]), float(r["eval/loss"])) for r in rows if r.get("eval/loss")]
+    if len(losses) < 3:
+        return []
+    step, least = min(losses, key=lambda pair: pair[1])
+    last = losses[-1][1]
+    if last - least <= OVERFITTED * abs(least):
+        return []
+    text = (
+        f"The held-out loss was least at step {step} ({least:.3f}) and is {last:.3f} now: "
+        f"overfitted. Fewer epochs, or a lower learning_rate."
+    )
+    return [Health("overfitting", "warning", text)]

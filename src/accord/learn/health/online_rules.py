@@ -1,0 +1,318 @@
+"""What the numbers of learning from one's own answers say: score, KL, entropy, length, EOS, steps.
+
+Names are those that PPO logs, or TRL's GRPO. docs/reading-the-curves.md tells of each pattern at
+more length; the thresholds stand here, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accord.learn.health.history import SURE, Course, Health, Level, Row, is_number, mean_of
+
+SCORE = ("objective/scores", "reward")
+KL = ("objective/kl", "kl")
+ENTROPY = ("objective/entropy", "entropy")
+LENGTH = ("response_length", "completions/mean_length")
+SPREAD = ("objective/scores_std", "reward_std")
+CLIPPED = ("policy/clipfrac_avg", "clip_ratio/region_mean")
+
+FELL = 0.3  # deviations of the score below its best: of 64 answers' mean the error is 0.125
+NEGATIVE_KL = 0.05  # nats below 0: smaller is what rounding leaves
+LONGER = 1.3  # ratio of lengths
+COLLAPSED = 0.2  # of the first entropy: at a fifth of the nats few answers are left
+ENDS_FELL = 0.1  # share of responses that no longer end
+NEVER_ENDS = 0.02  # share that end, below which ending is unlearned
+ONE_TOKEN = 1.5  # mean length of what is EOS and nothing else
+OFTEN_CLIPPED = 0.3  # share of tokens; .1 to .2 is usual, and beyond .3 a third teach nothing
+UNEXPLAINED = 0.0  # a constant explains this much
+RATIO_AWAY = 0.1  # its mean under the sampling policy is 1 exactly
+VALUE_GREW = 10.0  # times its least; a critic that merely follows a rising score stays below
+EQUAL_GROUPS = 0.8  # share; a fifth of the answers that were paid for is then used
+MISMATCH = 0.05  # nats a token: importance weights of 30 tokens are then off by more than e
+SCORES_CLIPPED = 0.05  # share; normalised scores have a standard deviation of 1
+ROLLED_BACK = 0.1  # share of steps
+
+
+def online_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+    """Remarks on a run that learns from scores of its own answers; none on others."""
+    if course.named(*SCORE, *LENGTH) is None:
+        return []
+    score = course.named(*SCORE)
+    return [
+        *_score_fell(course, score),
+        *_sources(course, score, settings),
+        *_clipped_scores(course, settings),
+        *_negative_kl(course),
+        *_lengths(course, score),
+        *_entropy(course, score),
+        *_ends(course),
+        *_clipped(course),
+        *_ratio(course),
+        *_critic(course),
+        *_equal_groups(course),
+        *_mismatch(course),
+    ]
+
+
+def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
+    """Steps at which the KL passed its limit: where the run stopped, and what was taken back."""
+    found = []
+    stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
+    limit = settings.get("max_kl")
+    if stopped:
+        text = (
+            f"The KL passed max_kl={limit} at step {stopped[-1].get('step')}, and training ended "
+            f"there. If the score still grew, raise max_kl; if it fell, raise beta or lower "
+            f"learning_rate."
+        )
+        found.append(Health("KL limit", "note", text))
+    back = [row for row in rows if row.get("rolled_back") == 1]
+    if back:
+        often = len(back) > ROLLED_BACK * len(rows)
+        text = (
+            f"{len(back)} of {len(rows)} logged steps passed max_kl={limit} and were taken back, "
+            f"the last at step {back[-1].get('step')}."
+        )
+        if often:
+            text += " That is much work lost: lower learning_rate, or raise beta."
+        found.append(Health("rolled back", "warning" if often else "note", text))
+    return found
+
+
+def skipped(rows: Sequence[Row]) -> list[Health]:
+    """Steps whose loss or gradient was not finite, and were taken back."""
+    lost = [row for row in rows if row.get("skipped") == 1]
+    if not lost:
+        return []
+    text = (
+        f"{len(lost)} of {len(rows)} logged steps had a loss or gradient that was not finite, the "
+        f"last at step {lost[-1].get('step')}, and were taken back. Lower learning_rate or "
+        f"max_grad_norm, or use precision=fp32; the third in a row ends the run."
+    )
+    return [Health("not finite", "warning", text)]
+
+
+def _score_fell(course: Course, score: str | None) -> list[Health]:
+    """KL up and score down, since the tenth of the run in which the score was best."""
+    kl, spread = course.named(*KL), course.named(*SPREAD)
+    if score is None or kl is None:
+        return []
+    scores = course.stretches(score)
+    best = max(range(len(scores)), key=lambda i: scores[i][1])
+    (step, highest), (_, now) = scores[best], scores[-1]
+    deviation = (course.first(spread) if spread else None) or 1.0
+    least = max(FELL * deviation, SURE * course.noise(score, course.window))
+    kls = dict(course.stretches(kl))
+    then, last = kls.get(step), kls.get(scores[-1][0])
+    if highest - now <= least or then is None or last is None or last <= then:
+        return []
+    text = (
+        f"The score was best near step {step} ({highest:.2f}) and is {now:.2f} now, while the KL "
+        f"went from {then:.2g} to {last:.2g}: the policy leaves its reference and gains nothing. "
+        f"Lower learning_rate or num_ppo_epochs, raise beta, or end at max_kl={then:.2g}."
+    )
+    return [Health("KL up, score down", "warning", text)]
+
+
+def _sources(course: Course, score: str | None, settings: Mapping[str, Any]) -> list[Health]:
+    """Sources of the reward that fell while the score grew; a source of weight 0 only watches."""
+    if score is None or not course.rose(score):
+        return []
+    found = []
+    for source in settings.get("rewards") or ():
+        name, key = source.get("name"), f"rewards/{source.get('name')}/mean"
+        if source.get("weight", 1.0) < 0 or not course.moved(key) or course.rose(key):
+            continue
+        text = (
+            f"The score grew from {course.first(score):.2f} to {course.last(score):.2f} while "
+            f"{name}, one of its sources, fell from {course.first(key):.2f} to "
+            f"{course.last(key):.2f}: "
+        )
+        if source.get("weight", 1.0) == 0:
+            text += (
+                f"what is learned is not what {name} measures. Raise beta, end earlier (max_kl), "
+                f"or mend the sources that grew."
+            )
+        else:
+            text += "the others outweigh it. If that is not meant, raise its weight."
+        level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
+        found.append(Health(f"source {name}", level, text))
+    return found
+
+
+def _clipped_scores(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+    share = course.last("rewards/clipped_share")
+    if share is None or share <= SCORES_CLIPPED:
+        return []
+    text = (
+        f"{share:.0%} of the reward models' scores are beyond ±{settings.get('reward_clip')} "
+        f"(`reward_clip`), where a better answer counts no more: of such scores a reward model has "
+        f"seen none. Read the answers: raise beta or end earlier (max_kl) if they got worse, raise "
+        f"reward_clip if not."
+    )
+    return [Health("clipped scores", "warning", text)]
+
+
+def _negative_kl(course: Course) -> list[Health]:
+    """KL is at least 0 in expectation; log-ratios that are negative on the mean are not its."""
+    mean = course.late("objective/kl")
+    error = course.noise("objective/kl", len(course.rows) - len(course.rows) // 2)
+    if mean is None or mean > -max(NEGATIVE_KL, SURE * error):
+        return []
+    text = (
+        f"The KL to the reference is {mean:.2f} nats in the second half, and no KL is below 0: the "
+        f"answers were not drawn from the policy whose log-probs are taken. Look at what changes "
+        f"the draws: temperature, top-p or top-k, a least length, EOS left out, another engine."
+    )
+    return [Health("negative KL", "warning", text)]
+
+
+def _lengths(course: Course, score: str | None) -> list[Health]:
+    length = course.named(*LENGTH)
+    if length is None:
+        return []
+    first, last = course.first(length), course.last(length)
+    if not first or last is None or 1 / LONGER < last / first < LONGER:
+        return []
+    if not course.moved(length):
+        return []
+    text = f"Answers went from {first:.0f} to {last:.0f} tokens"
+    if score is None or not course.rose(score):
+        return [Health("length", "warning", f"{text}, and no score grew with it.")]
+    text += (
+        " while the score grew. The reward may have learned to like the length itself: compare at "
+        "equal length in the report. A `length` source in `rewards`, or a reward model trained "
+        "with `length_regularisation`, takes it out."
+    )
+    return [Health("length", "warning", text)]
+
+
+def _entropy(course: Course, score: str | None) -> list[Health]:
+    entropy = course.named(*ENTROPY)
+    if entropy is None:
+        return []
+    first, last = course.first(entropy), course.last(entropy)
+    if not first or last is None or last > COLLAPSED * first:
+        return []
+    grew = "and the score gained nothing by it"
+    if score is not None and course.rose(score):
+        grew = "while the score grew"
+    text = (
+        f"The entropy fell from {first:.2f} to {last:.2f} nats a token {grew}: few different "
+        f"answers are left, and little to learn from. Raise beta or temperature, "
+        f"lower learning_rate, or stop earlier; the report's diversity shows what it cost."
+    )
+    return [Health("entropy collapse", "warning", text)]
+
+
+def _ends(course: Course) -> list[Health]:
+    """Whether responses end: at first, now, and with anything before their end."""
+    first, last = (_end_rate(course, late) for late in (False, True))
+    if first is None or last is None:
+        return []
+    length = course.named(*LENGTH)
+    tokens = course.last(length) if length else None
+    if tokens is not None and tokens < ONE_TOKEN and last > 1 - NEVER_ENDS:
+        text = (
+            f"Answers are {tokens:.1f} tokens long: the policy says EOS and nothing else. An empty "
+            f"answer has the best score it knows; read some, and score empty answers with the "
+            f"reward. Lower missing_eos_penalty, or add a `length` source with at_least."
+        )
+        return [Health("constant EOS", "warning", text)]
+    name = course.named("eos_rate", "completions/clipped_ratio") or ""
+    fewer = first - last > ENDS_FELL and course.moved(name)
+    if not fewer and last >= NEVER_ENDS:
+        return []
+    text = (
+        f"{last:.0%} of the answers end by themselves, {first:.0%} did at first; the others are "
+        f"cut at max_new_tokens. Raise missing_eos_penalty, or max_new_tokens if the answers need "
+        f"the room."
+    )
+    return [Health("answers do not end", "warning", text)]
+
+
+def _end_rate(course: Course, late: bool) -> float | None:
+    """Share of responses that end, as PPO logs it, or one minus those that were cut (GRPO)."""
+    read = course.last if late else course.first
+    rate, cut = read("eos_rate"), read("completions/clipped_ratio")
+    return rate if rate is not None else None if cut is None else 1 - cut
+
+
+def _clipped(course: Course) -> list[Health]:
+    name = course.named(*CLIPPED)
+    if name is None:
+        return []
+    share = max(mean_of(course.rows, name) or 0.0, course.last(name) or 0.0)
+    if share <= OFTEN_CLIPPED:
+        return []
+    text = (
+        f"{share:.0%} of the tokens are outside of the clip, where what would go further gets no "
+        f"gradient: an iteration's steps go too far. Lower learning_rate, num_ppo_epochs or "
+        f"num_mini_batches."
+    )
+    return [Health("clip fraction", "note", text)]
+
+
+def _ratio(course: Course) -> list[Health]:
+    """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
+    is not, a few tokens' ratios outweigh all others."""
+    away = [{"away": abs(r["val/ratio"] - 1)} for r in course.rows if is_number(r.get("val/ratio"))]
+    mean = mean_of(away, "away")
+    if mean is None or mean <= RATIO_AWAY:
+        return []
+    text = (
+        f"The probability ratio's mean is off by {mean:.2f} from the 1 that is expected: the steps "
+        f"of an iteration leave the policy that sampled. Lower learning_rate or num_ppo_epochs."
+    )
+    return [Health("ratio", "warning", text)]
+
+
+def _critic(course: Course) -> list[Health]:
+    found = []
+    explained = course.late("val/explained_variance")
+    error = course.noise("val/explained_variance", len(course.rows) - len(course.rows) // 2)
+    if explained is not None and explained < UNEXPLAINED - SURE * error:
+        text = (
+            f"In the second half the critic explains {explained:.2f} of the returns' variance: "
+            f"less than a constant would, so its advantages are noise. Raise critic_learning_rate, "
+            f"or let it begin alone with critic_warmup_steps."
+        )
+        found.append(Health("explained variance", "warning", text))
+    losses = course.stretches("loss/value_avg")
+    if losses:
+        step, least = min(losses, key=lambda each: each[1])
+        now = losses[-1][1]
+        if now > VALUE_GREW * least and now > losses[0][1]:
+            text = (
+                f"The value loss was {least:.3g} near step {step} and is {now:.3g} now: the critic "
+                f"runs away. Lower critic_learning_rate; check that scores are normalised, or set "
+                f"reward_clip."
+            )
+            found.append(Health("value loss", "warning", text))
+    return found
+
+
+def _equal_groups(course: Course) -> list[Health]:
+    share = course.last("frac_reward_zero_std")
+    if share is None or share <= EQUAL_GROUPS:
+        return []
+    text = (
+        f"In {share:.0%} of the groups all answers score the same, so they teach nothing. Take "
+        f"prompts that are neither always nor never solved, a finer reward, or more "
+        f"num_generations."
+    )
+    return [Health("equal groups", "warning", text)]
+
+
+def _mismatch(course: Course) -> list[Health]:
+    kl = course.last("sampler/mismatch_kl")
+    if kl is None or kl <= MISMATCH:
+        return []
+    text = (
+        f"Sampler and trainer disagree by {kl:.3f} nats a token: what is learned from is not what "
+        f"the policy says. Use one precision for both, and look whether the sampler has the "
+        f"newest weights."
+    )
+    return [Health("sampler mismatch", "warning", text)]

@@ -1,0 +1,1 @@
+"""The one optimiser loop and what surrounds it: schedule, optimiser, checkpoints, processes."""

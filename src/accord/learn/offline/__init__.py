@@ -1,0 +1,1 @@
+"""Methods that learn from rows: SFT, reward models, and preference optimisation."""

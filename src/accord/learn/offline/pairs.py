@@ -1,0 +1,49 @@
+"""What the methods that learn from pairs share: metrics, and sums over a pair's tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from accord.learn.loop.objective import Metric, metric
+from accord.lm.packing import PackedBatch
+
+
+def accuracy(margins: Tensor) -> Tensor:
+    """1 where the margin is positive, ½ where it is zero."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
+def pair_metrics(
+    chosen: Tensor, rejected: Tensor, logps: Tensor, batch: PackedBatch
+) -> dict[str, Metric]:
+    """The numbers of a preference method, from the rewards (pairs,) of the chosen and rejected
+    responses and from the log-probs (N,) of all."""
+    weights, margins = batch.pairs.weights, chosen - rejected
+    return {
+        "rewards/chosen": metric(chosen, weights),
+        "rewards/rejected": metric(rejected, weights),
+        "rewards/margins": metric(margins, weights),
+        "rewards/accuracies": metric(accuracy(margins.detach()), weights),
+        **side_metrics("logps", logps, batch),
+        **side_metrics("lengths", batch.lengths.float(), batch),
+    }
+
+
+def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Metric]:
+    """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
+    pairs = batch.pairs
+    return {
+        f"{name}/chosen": metric(values[pairs.better], pairs.weights),
+        f"{name}/rejected": metric(values[pairs.worse], pairs.weights),
+    }
+
+
+def tokens_of(batch: PackedBatch, responses: Tensor) -> Tensor:
+    """Indices, among the batch's response tokens, of given responses (P,) one after another."""
+    starts = batch.lengths.cumsum(0) - batch.lengths
+    lengths = batch.lengths[responses]
+    ends = lengths.cumsum(0)
+    within = torch.arange(int(ends[-1]), device=batch.device)
+    within = within - (ends - lengths).repeat_interleave(lengths)
+    return starts[responses].repeat_interleave(lengths) + within

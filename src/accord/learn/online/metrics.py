@@ -1,0 +1,108 @@
+"""Scores as they are learned from, what steps are taken towards, and what is told of episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from accord.compare.rewards.reward import source_metrics
+from accord.learn.online.episodes import Episodes
+from accord.objectives.divergences import kl_k1, kl_k3
+from accord.settings.online import OnlineSettings
+from accord.settings.rewards import RewardModelSource
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What an iteration's steps are taken towards: advantages and, for a critic, returns (E, T).
+
+    `part` (P,) says which prompts take part in them: one whose advantages are all 0, with no other
+    loss on its tokens, would add nothing. `numbers` are a method's own, to be logged.
+    """
+
+    advantages: Tensor
+    part: Tensor
+    returns: Tensor | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
+    """Scores (E,); those of responses that did not end lowered or replaced."""
+    scores = episodes.scores
+    if settings.missing_eos_score is not None:
+        return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
+    return scores - settings.missing_eos_penalty * (~episodes.finished).float()
+
+
+def log_ratio_to_reference(episodes: Episodes) -> Tensor:
+    """log π_old − log π_ref on response tokens, 0 elsewhere (E, T); all 0 without a reference."""
+    if episodes.ref_logps is None:
+        return torch.zeros_like(episodes.old_logps)
+    return (episodes.old_logps - episodes.ref_logps) * episodes.mask
+
+
+def mean_kl(episodes: Episodes) -> float:
+    """The mean KL (k1) of an episode, in nats, over those whose log-probs are known."""
+    return float(kl_k1(log_ratio_to_reference(episodes)).sum(1)[episodes.known].mean())
+
+
+def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[str, float]:
+    """How the episodes went: scores, KL and length, over response tokens only."""
+    scores = final_scores(episodes, settings)
+    numbers = {
+        "objective/scores": float(episodes.scores.mean()),
+        "objective/scores_std": float(episodes.scores.std(unbiased=False)),
+        "objective/beta": beta,
+        "eos_rate": float(episodes.finished.float().mean()),
+        "response_length": float(episodes.lengths.float().mean()),
+        **source_metrics(episodes.by_source),
+        **_clipped(episodes, settings),
+    }
+    known = episodes.known
+    if not known.any():
+        return numbers | {"objective/rlhf_reward": float(scores.mean())}
+    mask = episodes.mask & known[:, None]
+    if episodes.entropy is not None:
+        numbers["objective/entropy"] = float(episodes.entropy[mask].mean())
+    if episodes.ref_logps is None:
+        return numbers | {"objective/rlhf_reward": float(scores.mean())}
+    log_ratio = log_ratio_to_reference(episodes)
+    kl = kl_k1(log_ratio).sum(1)[known]
+    return numbers | {
+        "objective/kl": float(kl.mean()),
+        "objective/kl_k3": float((kl_k3(log_ratio) * mask).sum(1)[known].mean()),
+        "objective/non_score_reward": float((-beta * kl).mean()),
+        "objective/rlhf_reward": float((scores[known] - beta * kl).mean()),
+    }
+
+
+def _clipped(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
+    """The share of the reward models' scores that are clipped."""
+    names = [s.title for s in settings.sources if isinstance(s, RewardModelSource)]
+    scores = [score for name in names for score in episodes.by_source.get(name, ())]
+    if settings.reward_clip is None or not scores:
+        return {}
+    beyond = sum(abs(score) > settings.reward_clip for score in scores)
+    return {"rewards/clipped_share": beyond / len(scores)}
+
+
+def group_summary(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
+    """The same under TRL's names, and what only groups have."""
+    scores = final_scores(episodes, settings)
+    groups = scores.view(len(episodes.groups), -1)
+    equal = groups.amax(1) == groups.amin(1)
+    numbers = {
+        "reward": float(scores.mean()),
+        "reward_std": float(scores.std()),
+        "frac_reward_zero_std": float(equal.float().mean()),
+        "completions/mean_length": float(episodes.lengths.float().mean()),
+        "completions/clipped_ratio": float((~episodes.finished).float().mean()),
+    }
+    mask = episodes.mask & episodes.known[:, None]
+    if mask.any() and episodes.entropy is not None:
+        numbers["entropy"] = float(episodes.entropy[mask].mean())
+    if mask.any() and episodes.ref_logps is not None:
+        numbers["kl"] = float(kl_k3(log_ratio_to_reference(episodes))[mask].mean())
+    return numbers

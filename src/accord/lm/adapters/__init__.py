@@ -1,0 +1,1 @@
+"""LoRA adapters: adding, switching, and several roles as views of one base."""

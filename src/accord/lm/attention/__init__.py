@@ -1,0 +1,1 @@
+"""Attention over packed batches with shared prompts, and over growing responses."""

@@ -1,0 +1,73 @@
+"""Shared-prefix attention on a CUDA device, by FlexAttention: one kernel for a whole packed batch.
+
+Dong et al. 2024, "Flex Attention". Who sees whom is a function of two flat indices; blocks in which
+nobody sees anybody are skipped. Softcaps are a change of scores, sinks a change of what comes out.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from accord.lm.attention.plan import AttentionPlan
+
+
+def flex_packed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan,
+    *,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention (1, H, T, D) of query (1, H, T, D), key and value (1, G, T, D), sinks (H,)."""
+    cap = softcap or 1.0
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    out, lse = _kernel(query.device.type)(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else capped,
+        block_mask=block_mask(plan, window, query.device),
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+        return_lse=True,
+    )
+    if sinks is None:
+        return out
+    # exp(lse) is the sum over keys; with the sink s it is exp(lse) + exp(s).
+    share = torch.sigmoid(lse - sinks.to(lse.dtype)[None, :, None])
+    return out * share[..., None].to(out.dtype)
+
+
+def block_mask(plan: AttentionPlan, window: int | None, device: torch.device) -> BlockMask:
+    """Who sees whom: the prompt of one's group, and one's own response, up to oneself."""
+    if window not in plan.block_masks:
+        group, response, position = (x.to(device) for x in plan.tokens_of())
+
+        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            seen = (k <= q) & (group[q] == group[k])
+            seen = seen & ((response[k] < 0) | (response[k] == response[q]))
+            return seen if window is None else seen & (position[q] - position[k] < window)
+
+        plan.block_masks[window] = create_block_mask(
+            visible, B=None, H=None, Q_LEN=plan.tokens, KV_LEN=plan.tokens, device=str(device)
+        )
+    found: BlockMask = plan.block_masks[window]
+    return found
+
+
+@cache
+def _kernel(device: str) -> Any:
+    # Without a compiler's kernel it is plain matrices, for tests on a CPU.
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

@@ -1,0 +1,1 @@
+"""From text to tokens: chat templates, limits, and a report of what was dropped."""

@@ -1,0 +1,1 @@
+"""Ratings of models from battles: Bradley-Terry, Elo, intervals, win rates."""

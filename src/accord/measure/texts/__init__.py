@@ -1,0 +1,1 @@
+"""Measures of response texts: diversity, length, refusals."""

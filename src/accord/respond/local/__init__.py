@@ -1,0 +1,1 @@
+"""The local sampling engine: prompts are computed once, responses are batched continuously."""
