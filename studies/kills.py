@@ -49,7 +49,7 @@ PLACES = {
     "roles.py:load_roles": "a model is loaded",
     "digests.py:digest_path": "inputs are digested",
     "health.py:training_health": "health is looked at",
-    "reference.py:kept_reference": "the reference's log-probs are made",
+    "reference.py:cached_log_probs": "the reference's log-probs are made",
     "online_loop.py:improve": "optimiser steps",
     "fit.py:fit": "optimiser steps",
     "collecting.py:episodes_of": "sampling and scoring",

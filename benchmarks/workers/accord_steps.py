@@ -16,14 +16,14 @@ import torch
 from lockstep import worker_arguments
 
 from accord.learn.loop.checkpoints import TrainState
-from accord.learn.loop.fit import fit, schedule_of
+from accord.learn.loop.fit import fit, make_schedule
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.objective import Reference
 from accord.learn.loop.order import RowOrder
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import token_log_probs
-from accord.learn.offline.train import rows_of, start_model
+from accord.learn.offline.reference import compute_log_probs
+from accord.learn.offline.train import encode_rows, load_starting_model
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.records import Comparison, Demonstration, Ranking, Rating, Record
 from accord.settings.stage_kinds import METHOD_SETTINGS
@@ -60,7 +60,7 @@ class TimedReference:
             if missing:
                 began = time.perf_counter()
                 chosen = [groups[i] for i in missing]
-                found = token_log_probs(self.lm, chosen, batch_size=len(missing))
+                found = compute_log_probs(self.lm, chosen, batch_size=len(missing))
                 known.update(zip(missing, found, strict=True))
                 self.seconds += time.perf_counter() - began
             return torch.cat([known[i] for i in rows])
@@ -84,21 +84,21 @@ def main() -> None:
         device="cpu",
     )
     method = METHODS[given.method]
-    lm = start_model(settings, scalar=method.scalar)
+    lm = load_starting_model(settings, scalar=method.scalar)
     rows = json.loads((given.folder / "rows.json").read_text())[: given.rows * given.steps]
     order = RowOrder(len(rows), settings.seed)
     records = [record_of(given.method, i, row) for i, row in enumerate(rows)]
     # Laid so that the loop's shuffled order deals them as they stand in the file.
     places = {order.at(i): record for i, record in enumerate(records)}
-    groups, _ = rows_of([places[i] for i in range(len(rows))], lm, settings)
+    groups, _ = encode_rows([places[i] for i in range(len(rows))], lm, settings)
     reference = TimedReference(lm)
     objective = method.objective(lm, settings, groups, reference.of)
     state = TrainState({"model": make_learner(lm, settings)})
     steps = fit(state, groups, objective, method.weight, settings, lm.device)
-    schedule = schedule_of(len(groups), settings)
+    schedule = make_schedule(len(groups), settings)
     tell({"threads": torch.get_num_threads()})
     for _ in sys.stdin:
-        in_step = [groups[i] for i in schedule.rows_of(state.step, order)]
+        in_step = [groups[i] for i in schedule.encode_rows(state.step, order)]
         reference.seconds, began = 0.0, time.perf_counter()
         if next(steps, None) is None:
             return
@@ -108,7 +108,7 @@ def main() -> None:
                 "step": seconds - reference.seconds,
                 "reference": reference.seconds,
                 "memory": peak_memory_mb(),
-                "tokens": sum(g.tokens for g in in_step),
+                "tokens": sum(g.num_tokens for g in in_step),
                 "response_tokens": sum(len(r) for g in in_step for r in g.responses),
             }
         )

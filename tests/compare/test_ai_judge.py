@@ -218,7 +218,7 @@ def test_a_ranking_of_four_costs_twelve_calls(fake: FakeOpenAi) -> None:
     assert len(fake.seen) == 4 * 3
     shown = {(texts_of(b)["response-A"], texts_of(b)["response-B"]) for b in fake.seen}
     assert shown == set(itertools.permutations(texts, 2))
-    told = judge.told()
+    told = judge.usage()
     assert (told["pairs"], told["first"], told["second"], told["tie"]) == (6, 6, 6, 0)
     assert told["order_disagreements"] == told["missing"] == 0
     assert judge_at(fake).ranks([asked(*texts)]) == [(2, 0, 3, 1)]
@@ -235,7 +235,7 @@ def test_a_leaning_to_the_first_place_is_a_tie_and_told(fake: FakeOpenAi) -> Non
     judge = judge_at(fake)
     near, far = asked("yes", "yes yes"), asked("no", "yes yes yes")
     assert judge.ranks([near, far]) == [(0, 0), (1, 0)]
-    told = judge.told()
+    told = judge.usage()
     assert told["order_disagreements"] == 1
     assert (told["first"], told["second"]) == (3, 1)
     assert (told["pairs"], told["tie"]) == (2, 0)
@@ -271,7 +271,7 @@ def test_what_cannot_be_read_is_asked_again_and_is_then_missing(fake: FakeOpenAi
     assert isinstance(ranks[0], NoVerdict)  # neither a tie nor half a win
     assert "'Hard to say.' holds no such value" in ranks[0].why
     assert ranks[1:] == [(1, 0), (0, 1)]
-    told = judge.told()
+    told = judge.usage()
     # Two pairs with the mumbled one, in both orders, three times each; two more once.
     assert told["unreadable_answers"] == 4 * 3 + 2
     assert told["missing"] == 4
@@ -292,8 +292,8 @@ def test_a_score_is_a_number_on_the_scale(fake: FakeOpenAi) -> None:
     scores = reward.scores(["p", "q"], ["yes yes", "no"])
     assert scores.by_source == {"judge": [3.0, 1.0]}
     assert scores.total == [1.5, 0.5]
-    assert reward.told()["judge"]["calls"] == 2
-    assert reward.told()["judge"]["prompt_tokens"] == 40
+    assert reward.usage()["judge"]["calls"] == 2
+    assert reward.usage()["judge"]["prompt_tokens"] == 40
 
 
 def test_a_response_without_a_score(fake: FakeOpenAi) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from accord.compare.dataset import load_records
 from accord.compare.store.connect import is_store
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError
 from accord.records import (
     Comparison,
@@ -24,9 +24,9 @@ from accord.records import (
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path) -> Iterator[PreferenceStore]:
     """Responses 1 to 4, "a" "b" "c" "a", to one prompt, and no verdict."""
-    with Store.open(tmp_path / "store.db") as opened:
+    with PreferenceStore.open(tmp_path / "store.db") as opened:
         opened.add_prompt("p", {"kind": "sum"})
         opened.add_responses([Response("p", text, "m") for text in "abca"])
         yield opened
@@ -39,7 +39,7 @@ def test_what_is_a_store() -> None:
         assert not is_store(place)
 
 
-def test_comparisons_without_the_pairs_that_cannot_be_learned(store: Store) -> None:
+def test_comparisons_without_the_pairs_that_cannot_be_learned(store: PreferenceStore) -> None:
     store.add_pair(1, 2, "b", annotator="x")
     store.add_pair(1, 2, "tie", annotator="x")
     store.add_pair(1, 2, "both_bad", annotator="x")
@@ -53,7 +53,7 @@ def test_comparisons_without_the_pairs_that_cannot_be_learned(store: Store) -> N
     )
 
 
-def test_preferences_hold_comparisons_and_rankings_in_their_order(store: Store) -> None:
+def test_preferences_hold_comparisons_and_rankings_in_their_order(store: PreferenceStore) -> None:
     store.add_ranking([1, 2, 3], [2, 0, 1], annotator="x")
     store.add_pair(1, 2, "a", annotator="x")
     store.add_ranking([1, 2], [0, 0], annotator="x")
@@ -65,7 +65,7 @@ def test_preferences_hold_comparisons_and_rankings_in_their_order(store: Store) 
     assert load_records(store.place, "rankings")[0] == [ranking]
 
 
-def test_ratings_or_else_two_from_each_comparison(store: Store) -> None:
+def test_ratings_or_else_two_from_each_comparison(store: PreferenceStore) -> None:
     store.add_pair(1, 2, "a", annotator="x")
     here = Source(store.place, 1)
     records, report = load_records(store.place, "ratings")
@@ -78,7 +78,7 @@ def test_ratings_or_else_two_from_each_comparison(store: Store) -> None:
     assert report.notes == []
 
 
-def test_kto_takes_all_verdicts_that_tell_good_from_bad(store: Store) -> None:
+def test_kto_takes_all_verdicts_that_tell_good_from_bad(store: PreferenceStore) -> None:
     (cut,) = store.add_responses([Response("p", "d", "m", finished=False)])
     store.add_rating(cut, 0.25, annotator="x")
     store.add_pair(1, 2, "a", annotator="x")
@@ -94,7 +94,7 @@ def test_kto_takes_all_verdicts_that_tell_good_from_bad(store: Store) -> None:
     assert list(report.dropped) == ["tie"]
 
 
-def test_demonstrations_are_the_chosen_responses(store: Store) -> None:
+def test_demonstrations_are_the_chosen_responses(store: PreferenceStore) -> None:
     store.add_pair(1, 2, "b", annotator="x")
     for kind in ("sft", "demonstrations"):
         records, report = load_records(store.place, kind)
@@ -102,12 +102,12 @@ def test_demonstrations_are_the_chosen_responses(store: Store) -> None:
         assert report.notes == ["the chosen responses are read as demonstrations"]
 
 
-def test_prompts(store: Store) -> None:
+def test_prompts(store: PreferenceStore) -> None:
     records = load_records(store.place, "prompts")[0]
     assert records == [PromptOnly("p", Source(store.place, 1), {"kind": "sum"})]
 
 
-def test_nothing_of_the_kind(store: Store) -> None:
+def test_nothing_of_the_kind(store: PreferenceStore) -> None:
     store.add_pair(1, 2, "tie", annotator="x")
     with pytest.raises(DataError) as caught:
         load_records(store.place, "comparisons")
@@ -137,7 +137,7 @@ def test_files_are_read_as_files(tmp_path: Path) -> None:
     ]
 
 
-def test_demonstrations_are_the_chosen_and_the_best(store: Store) -> None:
+def test_demonstrations_are_the_chosen_and_the_best(store: PreferenceStore) -> None:
     store.add_ranking([2, 3, 1], [1, 0, 2], annotator="x")
     store.add_pair(1, 2, "a", annotator="x")
     store.add_ranking([2, 1], [0, 0], annotator="x")  # the first of those that tie

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from tests.fake_openai import FakeOpenAi, Reply, completion, question_of
 
-from accord.compare.judges.answers import Answer
+from accord.compare.judges.answers import CachedAnswer
 from accord.compare.judges.endpoint import Ask, Endpoint, Refused
 from accord.errors import SettingsError, StorageError, WorkError
 from accord.respond import http as attempts
@@ -41,9 +41,9 @@ def asks(*texts: str) -> list[Ask]:
     return [Ask(text, SCHEMA) for text in texts]
 
 
-def texts(found: list[Answer | Refused]) -> list[str]:
-    assert all(isinstance(one, Answer) for one in found)
-    return [one.text for one in found if isinstance(one, Answer)]
+def texts(found: list[CachedAnswer | Refused]) -> list[str]:
+    assert all(isinstance(one, CachedAnswer) for one in found)
+    return [one.text for one in found if isinstance(one, CachedAnswer)]
 
 
 def failing(count: int, first: Reply) -> Callable[[Any], Reply]:
@@ -59,7 +59,7 @@ def failing(count: int, first: Reply) -> Callable[[Any], Reply]:
 
 def test_what_is_asked(fake: FakeOpenAi) -> None:
     endpoint = connect(fake)
-    assert endpoint.ask(asks("q")) == [Answer("said of q", False, 20, 3)]
+    assert endpoint.ask(asks("q")) == [CachedAnswer("said of q", False, 20, 3)]
     assert fake.paths == {"/v1/chat/completions"}
     assert fake.seen == [
         {
@@ -96,7 +96,7 @@ def test_many_questions_come_back_in_order_and_none_is_put_twice(fake: FakeOpenA
     assert texts(endpoint.ask(asks(*names, *names))) == names * 2
     assert len(fake.seen) == 12
     assert most[0] <= 3
-    assert endpoint.told() == {
+    assert endpoint.usage() == {
         "calls": 12,
         "prompt_tokens": 240,
         "answer_tokens": 36,
@@ -292,7 +292,7 @@ def test_what_is_no_completion_is_an_error(fake: FakeOpenAi, answer: Any) -> Non
 
 def test_reasoning_without_an_answer_is_an_empty_one(fake: FakeOpenAi) -> None:
     fake.answer = lambda body: (200, completion(None, "length"))
-    assert connect(fake).ask(asks("q")) == [Answer("", True, 20, 3)]
+    assert connect(fake).ask(asks("q")) == [CachedAnswer("", True, 20, 3)]
 
 
 def test_a_limit_on_calls_stops_and_loses_nothing(fake: FakeOpenAi) -> None:

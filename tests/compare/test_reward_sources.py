@@ -14,12 +14,12 @@ from tests.lm.toys import save_toy, toy_tokenizer
 
 from accord.compare.rewards.build import build_reward, first_reward_model
 from accord.compare.rewards.reward import (
-    Answered,
     CombinedReward,
+    PromptResponse,
     WeightedSource,
-    response_group,
-    reward_of_model,
-    scores_of,
+    encode_for_reward,
+    model_reward,
+    score_responses,
     source_metrics,
 )
 from accord.errors import RewardError, SettingsError
@@ -53,7 +53,7 @@ def test_the_score_is_the_weighted_sum_and_its_parts_are_told() -> None:
         (constant("a", 2.0, [1.0, 3.0]), constant("b", -0.5, [4, 0]), constant("c", 0.0, [9, 9]))
     )
     assert reward(PROMPTS, TEXTS) == [2 * 1 - 0.5 * 4, 2 * 3]
-    scores = scores_of(reward, PROMPTS, TEXTS)
+    scores = score_responses(reward, PROMPTS, TEXTS)
     assert scores.total == [0.0, 6.0]
     assert scores.by_source == {"a": [1.0, 3.0], "b": [4.0, 0.0], "c": [9.0, 9.0]}
     metrics = source_metrics(scores.by_source)
@@ -64,7 +64,7 @@ def test_the_score_is_the_weighted_sum_and_its_parts_are_told() -> None:
 
 
 def test_any_function_is_a_reward_without_parts() -> None:
-    scores = scores_of(lambda p, r, finished=None: [float(len(t)) for t in r], PROMPTS, TEXTS)
+    scores = score_responses(lambda p, r, finished=None: [float(len(t)) for t in r], PROMPTS, TEXTS)
     assert (scores.total, scores.by_source) == ([7.0, 3.0], {})
 
 
@@ -267,11 +267,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def raw_heads(place: str) -> torch.Tensor:
     """Each head's raw score as transformers gives it, one row at a time."""
-    from accord.compare.rewards.reward import response_group
+    from accord.compare.rewards.reward import encode_for_reward
 
     lm, rows = load_scalar(place), []
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):
-        group = response_group(lm, prompt, text)
+        group = encode_for_reward(lm, prompt, text)
         ids = torch.tensor([[*group.prompt, *group.responses[0]]])
         rows.append(lm.model(input_ids=ids).logits[0].detach())
     return torch.stack(rows)
@@ -296,7 +296,7 @@ def test_ensembles_of_folders_and_heads(models: tuple[str, str]) -> None:
     expected = (mean[:, 0] - 0.7 * spread).tolist()
     combined = found(combine="mean_minus_variance", variance_penalty=0.7)
     assert combined == pytest.approx(expected, **close)
-    own = [reward_of_model(load_scalar(place))(PROMPTS, TEXTS) for place in models]
+    own = [model_reward(load_scalar(place))(PROMPTS, TEXTS) for place in models]
     assert found() == pytest.approx([sum(pair) / 2 for pair in zip(*own, strict=True)], **close)
     heads = reward_from({"kind": "reward_model", "model": second, "combine": "worst"})
     assert heads(PROMPTS, TEXTS) == pytest.approx(members[:, 1:].min(1).values.tolist(), **close)
@@ -306,7 +306,7 @@ def test_one_head_is_no_ensemble(models: tuple[str, str]) -> None:
     reward = reward_from({"kind": "reward_model", "model": models[0]})
     assert reward.sources[0].name == "first"
     assert [lm.name for lm in reward.models] == [models[0]]
-    assert reward(PROMPTS, TEXTS) == reward_of_model(load_scalar(models[0]))(PROMPTS, TEXTS)
+    assert reward(PROMPTS, TEXTS) == model_reward(load_scalar(models[0]))(PROMPTS, TEXTS)
     assert reward([], []) == []
     with pytest.raises(SettingsError, match="`combine=worst` needs members that can disagree"):
         reward_from({"kind": "reward_model", "model": models[0], "combine": "worst"})
@@ -320,7 +320,7 @@ def test_a_critic_starts_from_the_first_reward_model() -> None:
 
 
 def test_a_row_is_finished_unless_told_otherwise() -> None:
-    seen: list[Answered] = []
+    seen: list[PromptResponse] = []
     source = WeightedSource("s", 1.0, lambda rows: seen.extend(rows) or [0.0] * len(rows))
     CombinedReward((source,))(PROMPTS, TEXTS)
     CombinedReward((source,))(PROMPTS, TEXTS, [True, False])
@@ -399,7 +399,7 @@ def test_blanks_in_a_pattern_are_kept() -> None:
 def test_only_reward_models_are_clipped_and_all_are_told_as_they_are() -> None:
     model = WeightedSource("model", 2.0, lambda rows: [25.0, -3.0], of_model=True, clip=10.0)
     reward = CombinedReward((model, constant("function", 1.0, [50.0, 0.0])))
-    scores = scores_of(reward, PROMPTS, TEXTS)
+    scores = score_responses(reward, PROMPTS, TEXTS)
     assert scores.total == [2 * 10 + 50, 2 * -3]
     assert scores.by_source == {"model": [25.0, -3.0], "function": [50.0, 0.0]}
 
@@ -418,8 +418,8 @@ def test_the_clip_is_given_to_reward_models_alone(tmp_path: Path) -> None:
     )
 
 
-def asked() -> list[Answered]:
-    return [Answered(*row) for row in zip(PROMPTS, TEXTS, strict=True)]
+def asked() -> list[PromptResponse]:
+    return [PromptResponse(*row) for row in zip(PROMPTS, TEXTS, strict=True)]
 
 
 def test_a_broken_reward_model_is_told_what_to_do(tmp_path: Path) -> None:
@@ -430,9 +430,9 @@ def test_a_broken_reward_model_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_response_cut_before_any_text_is_read_at_the_prompts_end(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "base"), seed=3)
-    ended = response_group(lm, "one", "", True)
+    ended = encode_for_reward(lm, "one", "", True)
     assert ended.responses[0][-1] in lm.eos_ids
-    cut = response_group(lm, "one", "", False)
+    cut = encode_for_reward(lm, "one", "", False)
     assert (*cut.prompt, *cut.responses[0]) == ended.prompt  # no end is made up
     assert cut.responses == ((ended.prompt[-1],),)  # there is a token to read
 

@@ -22,7 +22,7 @@ from accord.compare.store import store as store_module
 from accord.compare.store.migrations import MIGRATIONS, migrate
 from accord.compare.store.rows import StoredPrompt, StoredResponse
 from accord.compare.store.schema import METADATA
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import Item, PairVerdict, RankingVerdict, RatingVerdict
 from accord.errors import AccordError, DataError, StorageError
 from accord.records import Battle, Comparison, Message, Ranking, Rating, Response, Source
@@ -36,12 +36,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(place: Path) -> Iterator[Store]:
-    with Store.open(place) as opened:
+def store(place: Path) -> Iterator[PreferenceStore]:
+    with PreferenceStore.open(place) as opened:
         yield opened
 
 
-def answers(store: Store, *texts: str, models: str = "xyz") -> list[int]:
+def answers(store: PreferenceStore, *texts: str, models: str = "xyz") -> list[int]:
     """One response to ASK a text, by the models x, y, z in turn."""
     return store.add_responses(
         [Response(ASK, text, models[i % len(models)]) for i, text in enumerate(texts)]
@@ -54,7 +54,7 @@ def fails(work: Any, kind: type[AccordError] = DataError) -> str:
     return str(caught.value)
 
 
-def test_a_prompt_is_kept_once_with_its_first_meta(store: Store) -> None:
+def test_a_prompt_is_kept_once_with_its_first_meta(store: PreferenceStore) -> None:
     first = store.add_prompt(ASK, {"kind": "sum"})
     assert store.add_prompt(ASK, {"kind": "other"}) == first
     text = store.add_prompt("2+2?")
@@ -67,7 +67,7 @@ def test_a_prompt_is_kept_once_with_its_first_meta(store: Store) -> None:
     ]
 
 
-def test_responses_come_back_as_they_were(store: Store) -> None:
+def test_responses_come_back_as_they_were(store: PreferenceStore) -> None:
     full = Response(ASK, "4", "m", {"seed": 1, "t": 0.5}, logp=-1.25, tokens=2, finished=False)
     bare = Response("other", "", "n")
     ids = store.add_responses([full, bare, full])  # the same answer twice is two responses
@@ -105,12 +105,12 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 def test_any_response_comes_back(
     tmp_path_factory: pytest.TempPathFactory, items: list[Response]
 ) -> None:
-    with Store.open(tmp_path_factory.mktemp("s") / "store.db") as store:
+    with PreferenceStore.open(tmp_path_factory.mktemp("s") / "store.db") as store:
         ids = store.add_responses(items)
         assert {r.id: r.response for r in store.responses()} == dict(zip(ids, items, strict=True))
 
 
-def test_many_responses_keep_their_order(store: Store) -> None:
+def test_many_responses_keep_their_order(store: PreferenceStore) -> None:
     items = [Response(f"prompt {i % 700}", f"answer {i}", "m") for i in range(3000)]
     ids = store.add_responses(items)
     assert [r.response.text for r in store.responses()] == [r.text for r in items]
@@ -118,7 +118,7 @@ def test_many_responses_keep_their_order(store: Store) -> None:
     assert store.counts()["prompts"] == 700
 
 
-def test_pairs_of_each_outcome(store: Store, place: Path) -> None:
+def test_pairs_of_each_outcome(store: PreferenceStore, place: Path) -> None:
     a, b = answers(store, "four", "five")
     for outcome in ("a", "b", "tie", "both_bad"):
         store.add_pair(a, b, outcome, annotator="ann")
@@ -142,14 +142,14 @@ def test_pairs_of_each_outcome(store: Store, place: Path) -> None:
     }
 
 
-def test_a_models_own_pair_is_a_comparison_but_no_battle(store: Store) -> None:
+def test_a_models_own_pair_is_a_comparison_but_no_battle(store: PreferenceStore) -> None:
     a, b = answers(store, "four", "five", models="x")
     store.add_pair(a, b, "a", annotator="ann")
     assert len(store.comparisons()) == 1
     assert store.battles() == []
 
 
-def test_all_that_was_said_of_a_pair_is_kept(store: Store) -> None:
+def test_all_that_was_said_of_a_pair_is_kept(store: PreferenceStore) -> None:
     a, b = answers(store, "four", "five")
     id_ = store.add_pair(
         a, b, "b", annotator="ann", round=2, reason="kinder", shown_first="b", seconds=3.5
@@ -162,7 +162,7 @@ def test_all_that_was_said_of_a_pair_is_kept(store: Store) -> None:
     assert verdict.items == (Item(a, rank=1, shown=1), Item(b, rank=0, shown=0))
 
 
-def test_rankings(store: Store, place: Path) -> None:
+def test_rankings(store: PreferenceStore, place: Path) -> None:
     a, b, c = answers(store, "one", "two", "three")
     id_ = store.add_ranking([c, a, b], [0, 1, 1], annotator="ann", shown=[a, b, c])
     assert store.rankings() == [
@@ -173,7 +173,7 @@ def test_rankings(store: Store, place: Path) -> None:
     assert store.comparisons() == []
 
 
-def test_ratings(store: Store, place: Path) -> None:
+def test_ratings(store: PreferenceStore, place: Path) -> None:
     (a,) = answers(store, "one")
     store.add_rating(a, 0, annotator="ann")
     store.add_rating(a, 4.5, annotator="bob", reason="clear", seconds=1)
@@ -183,7 +183,7 @@ def test_ratings(store: Store, place: Path) -> None:
     ]
 
 
-def test_verdicts_of_a_round_or_an_annotator(store: Store) -> None:
+def test_verdicts_of_a_round_or_an_annotator(store: PreferenceStore) -> None:
     a, b = answers(store, "four", "five")
     ids = store.add_verdicts(
         [
@@ -251,7 +251,7 @@ def test_verdicts_of_a_round_or_an_annotator(store: Store) -> None:
         ),
     ],
 )
-def test_verdicts_that_cannot_be_kept(store: Store, verdict: Any, message: str) -> None:
+def test_verdicts_that_cannot_be_kept(store: PreferenceStore, verdict: Any, message: str) -> None:
     answers(store, "four", "five")
     store.add_responses([Response("other", "z", "x")])
     good = PairVerdict(1, 2, "a", "ann")
@@ -259,7 +259,7 @@ def test_verdicts_that_cannot_be_kept(store: Store, verdict: Any, message: str) 
     assert store.counts()["verdicts"] == 0  # all or none
 
 
-def test_value_that_json_cannot_hold(store: Store, place: Path) -> None:
+def test_value_that_json_cannot_hold(store: PreferenceStore, place: Path) -> None:
     message = fails(lambda: store.add_prompt("p", {"x": {1, 2}}))
     assert message == (
         f"A value can't be kept in the store {place}: Object of type set is not JSON "
@@ -269,17 +269,17 @@ def test_value_that_json_cannot_hold(store: Store, place: Path) -> None:
 
 
 def test_reopening(place: Path) -> None:
-    with Store.open(place) as store:
+    with PreferenceStore.open(place) as store:
         a, b = answers(store, "four", "five")
         store.add_pair(a, b, "a", annotator="ann")
     assert [p.name for p in place.parent.iterdir()] == ["store.db"]  # no side files are left
-    with Store.open(place, create=False) as store:
+    with PreferenceStore.open(place, create=False) as store:
         assert len(store.comparisons()) == 1
         assert answers(store, "six") == [3]
         assert store.counts()["prompts"] == 1
 
 
-def test_sqlite_settings(store: Store) -> None:
+def test_sqlite_settings(store: PreferenceStore) -> None:
     with store.engine.connect() as connection:
         told = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -290,7 +290,7 @@ def test_sqlite_settings(store: Store) -> None:
 
 def test_missing_store(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("")
-    assert fails(lambda: Store.open(tmp_path / "stor.db", create=False)) == (
+    assert fails(lambda: PreferenceStore.open(tmp_path / "stor.db", create=False)) == (
         f"{tmp_path / 'stor.db'} does not exist. Did you mean {tmp_path / 'store.db'}?"
     )
     assert not (tmp_path / "stor.db").exists()
@@ -299,7 +299,7 @@ def test_missing_store(tmp_path: Path) -> None:
 def test_file_that_is_no_database(tmp_path: Path) -> None:
     place = tmp_path / "store.db"
     place.write_text("something else entirely" * 100)
-    assert fails(lambda: Store.open(place)) == (
+    assert fails(lambda: PreferenceStore.open(place)) == (
         f"{place} is not a preference store: file is not a database. "
         "Give a store, or a new file's name."
     )
@@ -311,7 +311,7 @@ def test_database_of_something_else(tmp_path: Path) -> None:
     with sqlite3.connect(place) as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     connection.close()
-    assert fails(lambda: Store.open(place)) == (
+    assert fails(lambda: PreferenceStore.open(place)) == (
         f"{place} is a database, but not a preference store: it has the tables songs. "
         "Give a store, or the name of a new file."
     )
@@ -320,29 +320,29 @@ def test_database_of_something_else(tmp_path: Path) -> None:
 def test_empty_file_is_a_store_only_where_one_may_be_created(tmp_path: Path) -> None:
     place = tmp_path / "store.db"
     place.write_bytes(b"")
-    assert fails(lambda: Store.open(place, create=False)) == (
+    assert fails(lambda: PreferenceStore.open(place, create=False)) == (
         f"{place} is an empty database. Give a preference store."
     )
-    with Store.open(place) as store:
+    with PreferenceStore.open(place) as store:
         assert store.counts()["prompts"] == 0
 
 
 def test_store_of_a_newer_accord(place: Path) -> None:
-    Store.open(place).close()
+    PreferenceStore.open(place).close()
     with sqlite3.connect(place) as connection:
         connection.execute("INSERT INTO schema_version VALUES (99, 'later')")
     connection.close()
-    assert fails(lambda: Store.open(place)) == (
+    assert fails(lambda: PreferenceStore.open(place)) == (
         f"{place} is a preference store of version 99, but this accord knows versions up to "
         f"{len(MIGRATIONS)}. Update accord, or use another store."
     )
 
 
 def test_urls_that_cannot_be_used() -> None:
-    assert fails(lambda: Store.open("nosuch://user:secret@host/name")).startswith(
+    assert fails(lambda: PreferenceStore.open("nosuch://user:secret@host/name")).startswith(
         "The store nosuch://… can't be opened: "
     )
-    message = fails(lambda: Store.open("postgresql+nosuch://user:secret@host/name"))
+    message = fails(lambda: PreferenceStore.open("postgresql+nosuch://user:secret@host/name"))
     assert "secret" not in message
     assert message.endswith(
         "Give a file ending in .db or a URL such as postgresql+psycopg://user@host/name, "
@@ -352,7 +352,7 @@ def test_urls_that_cannot_be_used() -> None:
 
 def test_sqlite_by_url(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    with Store.open(url) as store:
+    with PreferenceStore.open(url) as store:
         a, b = answers(store, "four", "five")
         store.add_pair(a, b, "a", annotator="ann")
         assert store.comparisons()[0].source == Source(url, 1)
@@ -360,17 +360,17 @@ def test_sqlite_by_url(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert fails(lambda: Store.open(tmp_path / "file" / "store.db"), StorageError).startswith(
-        f"Could not write {tmp_path / 'file'}: a part of the path is a file, not a folder"
-    )
+    assert fails(
+        lambda: PreferenceStore.open(tmp_path / "file" / "store.db"), StorageError
+    ).startswith(f"Could not write {tmp_path / 'file'}: a part of the path is a file, not a folder")
 
 
 def test_locked_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store.open(place).close()
+    PreferenceStore.open(place).close()
     monkeypatch.setattr(connect, "BUSY_SECONDS", 0.01)
     other = sqlite3.connect(place, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with Store.open(place) as store:
+    with PreferenceStore.open(place) as store:
         assert store.prompts() == []  # reading goes on
         assert fails(lambda: store.add_prompt("p"), StorageError) == (
             f"The store {place} failed: database is locked. Another process has been writing for "
@@ -397,7 +397,7 @@ def columns_of(engine: sa.Engine) -> dict[str, Any]:
     }
 
 
-def test_migrations_lead_to_the_schema(store: Store) -> None:
+def test_migrations_lead_to_the_schema(store: PreferenceStore) -> None:
     fresh = sa.create_engine("sqlite://")
     METADATA.create_all(fresh)
     assert columns_of(store.engine) == columns_of(fresh)
@@ -406,7 +406,7 @@ def test_migrations_lead_to_the_schema(store: Store) -> None:
 def test_an_old_store_goes_through_the_migrations_that_it_lacks(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Store.open(place) as store:
+    with PreferenceStore.open(place) as store:
         answers(store, "four")
 
     def add_language(connection: sa.Connection) -> None:
@@ -415,7 +415,10 @@ def test_an_old_store_goes_through_the_migrations_that_it_lacks(
     newer = (*MIGRATIONS, add_language)
     monkeypatch.setattr(store_module, "MIGRATIONS", newer)
     for _ in range(2):  # the second time there is nothing left to do
-        with Store.open(place, create=False) as store, store.engine.connect() as connection:
+        with (
+            PreferenceStore.open(place, create=False) as store,
+            store.engine.connect() as connection,
+        ):
             languages = connection.exec_driver_sql("SELECT language FROM prompts").scalars().all()
             versions = connection.scalars(sa.select(migrations.SCHEMA_VERSION.c.version)).all()
             assert languages == ["en"]
@@ -427,7 +430,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(place: Path) -> None:
         connection.exec_driver_sql("ALTER TABLE prompts ADD COLUMN language TEXT")
         raise RuntimeError("power cut")
 
-    with Store.open(place) as store:
+    with PreferenceStore.open(place) as store:
         before = columns_of(store.engine)
 
         def upgrade() -> None:
@@ -442,10 +445,10 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(place: Path) -> None:
 
 WRITER = """
 import sys
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.records import Response
 for i in range(25):
-    with Store.open(sys.argv[1]) as store:
+    with PreferenceStore.open(sys.argv[1]) as store:
         pair = [Response(f"prompt {i}", f"{sys.argv[2]} {k}", sys.argv[2]) for k in "ab"]
         a, b = store.add_responses(pair)
         store.add_pair(a, b, "a", annotator=sys.argv[2])
@@ -460,7 +463,7 @@ def test_two_processes_write_at_the_same_time(place: Path) -> None:
     ]
     told = [writer.communicate()[1].decode() for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], told
-    with Store.open(place, create=False) as store:
+    with PreferenceStore.open(place, create=False) as store:
         counts = store.counts()
         assert (counts["prompts"], counts["responses"], counts["comparisons"]) == (25, 100, 50)
         for name in ("x", "y"):
@@ -490,7 +493,7 @@ def test_another_database() -> None:
     url = os.environ.get("ACCORD_TEST_DATABASE")
     if url is None:
         pytest.skip("ACCORD_TEST_DATABASE names no empty database")
-    with Store.open(url) as store:
+    with PreferenceStore.open(url) as store:
         a, b, c = answers(store, "one", "two", "three")
         store.add_verdicts(
             [
@@ -500,7 +503,7 @@ def test_another_database() -> None:
                 RatingVerdict(c, 0.5, "ann"),
             ]
         )
-    with Store.open(url, create=False) as store:
+    with PreferenceStore.open(url, create=False) as store:
         assert store.prompts() == [StoredPrompt(1, ASK, {})]
         assert [(p.chosen, p.rejected) for p in store.comparisons()] == [("two", "one")]
         assert [r.ranks for r in store.rankings()] == [(2, 0, 1)]

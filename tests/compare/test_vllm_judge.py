@@ -9,7 +9,7 @@ from benchmarks.workers.vllm_server import VllmServer, vllm_python
 from tests.lm.toys import ARCHITECTURES, toy_tokenizer
 
 from accord.compare.judges.judge import AiJudge, Question
-from accord.compare.rewards.reward import Answered
+from accord.compare.rewards.reward import PromptResponse
 from accord.lm.scratch import save_untrained, untrained_model
 from accord.settings.endpoint import EndpointSettings
 
@@ -39,14 +39,16 @@ def test_its_answers_have_the_form_of_the_schema(server: VllmServer) -> None:
         base_url=f"{server.url}/v1", temperature=1.0, answer_tokens=1200, attempts=6
     )
     judge = AiJudge(settings, "toy")
-    scores = judge.scores([Answered("say hi", "hi"), Answered("say no", "no")], lowest=3, highest=7)
+    scores = judge.scores(
+        [PromptResponse("say hi", "hi"), PromptResponse("say no", "no")], lowest=3, highest=7
+    )
     assert all(isinstance(score, int) and 3 <= score <= 7 for score in scores)
     (ranks,) = judge.ranks([Question("say hi", ("hi", "hello"), (True, True))])
     assert ranks in [(0, 0), (0, 1), (1, 0)]
-    told = judge.told()
+    told = judge.usage()
     assert (told["refused"], told["missing"]) == (0, 0)
     assert told["prompt_tokens"] > 4 * 300
     assert told["answer_tokens"] > 0
     again = AiJudge(settings, "toy")
     assert again.ranks([Question("say hi", ("hi", "hello"), (True, True))]) == [ranks]
-    assert again.told()["calls"] == 0
+    assert again.usage()["calls"] == 0

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from accord.errors import NotFiniteError
 from accord.learn.loop.checkpoints import state_tensors
 from accord.learn.loop.order import RowOrder
-from accord.learn.loop.processes import leave, processes
+from accord.learn.loop.processes import barrier, processes
 from accord.learn.online.collecting import held_out
 from accord.learn.online.loop import learn_online
 from accord.learn.online.roles import Roles
@@ -94,11 +94,11 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
     roles = roles_of(case.method)
     if case.own_reference:
         roles = replace(roles, reference=roles_of(case.method).policy)
-    if team.rank == team.count - 1 and case.breaks:
+    if team.rank == team.world_size - 1 and case.breaks:
         roles = replace(roles, reward=Breaking(*case.breaks))
     if case.server:
         roles = replace(roles, server=True, publish=_only_main)
-        roles = replace(roles, sampler=roles.sampler if team.main else _no_prompts)
+        roles = replace(roles, sampler=roles.sampler if team.is_main else _no_prompts)
     state = state_of(roles, settings)
     steps = learn_online(
         case.method,
@@ -126,7 +126,7 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
 
 
 def _only_main() -> None:
-    assert processes().main
+    assert processes().is_main
 
 
 def _no_prompts(prompts: Sequence[Any], *args: Any, **more: Any) -> list[Any]:
@@ -143,10 +143,10 @@ def _unseen(roles: Roles, settings: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    assert processes().count > 1, "the launcher's variables were not read"
+    assert processes().world_size > 1, "the launcher's variables were not read"
     for name, one in CASES.items():
         place = Path(sys.argv[2], name)
         told, tensors = run(one, int(sys.argv[1]), place)
         (place / f"told-{processes().rank}.json").write_text(json.dumps(told))
         save_file(tensors, place / f"state-{processes().rank}.safetensors")
-    leave()
+    barrier()

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from accord.learn.loop.checkpoints import TrainState
 from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import Learner
-from accord.learn.loop.processes import leave, processes
+from accord.learn.loop.processes import barrier, processes
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.settings.stage_kinds import METHOD_SETTINGS
@@ -42,9 +42,9 @@ def one_step(name: str, micro: int, accumulation: int) -> dict[str, torch.Tensor
         groups = [replace(g, labels=tuple(rank == 0 for rank in g.ranks)) for g in GROUPS]
 
     def reference(rows: Any) -> Any:
-        return kept_log_probs(token_log_probs(other, rows, batch_size=3, processes=team))
+        return stored_log_probs(compute_log_probs(other, rows, batch_size=3, processes=team))
 
-    parameters = lm.trainable()
+    parameters = lm.trainable_parameters()
     recorder = Recorder(list(parameters.values()))
     state = TrainState({"model": Learner(parameters, recorder)})  # type: ignore[arg-type]
     objective = method.objective(lm, settings, groups, reference)
@@ -55,9 +55,9 @@ def one_step(name: str, micro: int, accumulation: int) -> dict[str, torch.Tensor
 
 
 if __name__ == "__main__":
-    assert processes().count > 1, "the launcher's variables were not read"
+    assert processes().world_size > 1, "the launcher's variables were not read"
     for method_name in METHODS:
         step = one_step(method_name, int(sys.argv[1]), int(sys.argv[2]))
-        if processes().main:
+        if processes().is_main:
             save_file(step, f"{sys.argv[3]}/{method_name}.safetensors")
-    leave()
+    barrier()

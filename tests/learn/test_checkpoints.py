@@ -10,7 +10,7 @@ import pytest
 
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
-from accord.learn.loop.stage import keep_going
+from accord.learn.loop.stage import run_with_checkpoints
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import TrainSettings
 
@@ -62,4 +62,4 @@ def test_processes_that_see_other_checkpoints_are_refused(
     monkeypatch.setattr("accord.learn.loop.stage.processes", TwoProcesses)
     settings = TrainSettings(model="m", dataset="d", output_dir=str(tmp_path))
     with pytest.raises(StorageError, match="they go on after the steps 0, 4"):
-        next(keep_going(lambda state: iter(()), TrainState({}), settings))
+        next(run_with_checkpoints(lambda state: iter(()), TrainState({}), settings))

@@ -178,13 +178,13 @@ def test_the_roles_of_a_policy_that_goes_on(toys: Path) -> None:
         torch.testing.assert_close(logps(lm), start, rtol=0, atol=1e-4)
     # The critic begins with the policy's matrices, so it reads the same states; but as a copy.
     named = dict(roles.policy.model.named_parameters())
-    own = {n: p for n, p in roles.critic.trainable().items() if ".critic." in n}
-    assert len(own) == len(roles.policy.trainable())
+    own = {n: p for n, p in roles.critic.trainable_parameters().items() if ".critic." in n}
+    assert len(own) == len(roles.policy.trainable_parameters())
     for name, parameter in own.items():
         assert torch.equal(parameter, named[name.replace(".critic.", ".default.")])
     before = token_values(roles.critic, BATCH)
     with torch.no_grad():
-        for parameter in roles.policy.trainable().values():
+        for parameter in roles.policy.trainable_parameters().values():
             parameter.mul_(2)
     assert torch.equal(token_values(roles.critic, BATCH), before)
     torch.testing.assert_close(logps(roles.reference), start, rtol=0, atol=1e-4)

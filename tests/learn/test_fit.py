@@ -14,12 +14,12 @@ from torch import Tensor
 
 from accord.errors import SettingsError, TrainingError
 from accord.learn.loop.checkpoints import Learner, TrainState
-from accord.learn.loop.fit import Schedule, StepResult, fit, schedule_of
-from accord.learn.loop.objective import Losses, MakeReference, Objective, merge_metrics, metric
+from accord.learn.loop.fit import Schedule, StepResult, fit, make_schedule
+from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, merge_metrics, metric
 from accord.learn.loop.optimiser import adamw, clip_gradients, learning_rate_factor
 from accord.learn.loop.order import RowOrder, parts_of_epochs, total_examples
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -82,8 +82,8 @@ def model_for(name: str, heads: int = 1) -> LanguageModel:
     return lm
 
 
-def reference_of(lm: LanguageModel) -> MakeReference:
-    return lambda groups: kept_log_probs(token_log_probs(lm, groups, batch_size=4))
+def reference_of(lm: LanguageModel) -> ReferenceFactory:
+    return lambda groups: stored_log_probs(compute_log_probs(lm, groups, batch_size=4))
 
 
 def recorded(
@@ -92,8 +92,8 @@ def recorded(
     lm, method = model_for(name, getattr(settings, "heads", 1)), METHODS[name]
     other = LanguageModel(causal("llama", seed=5), NoTokenizer(), "other")
     check_packing(other)
-    recorder = Recorder(list(lm.trainable().values()))
-    state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
+    recorder = Recorder(list(lm.trainable_parameters().values()))
+    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)})  # type: ignore[arg-type]
     # A reference some way off, so that the log-ratios are not all 0.
     objective = method.objective(lm, settings, groups, reference_of(other))
     return list(fit(state, groups, objective, method.weight, settings, lm.device)), recorder
@@ -117,7 +117,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Of each response the first token and every third after it.
 MASKED = [
-    replace(g, learned=tuple(tuple(i % 3 == 0 for i in range(len(r))) for r in g.responses))
+    replace(g, loss_mask=tuple(tuple(i % 3 == 0 for i in range(len(r))) for r in g.responses))
     for g in GROUPS
 ]
 
@@ -165,8 +165,8 @@ def test_sft_is_the_mean_over_tokens() -> None:
 def test_dpo_begins_at_log_2_and_counts_a_ranking_once() -> None:
     settings = DpoSettings(**NAMES)
     lm, method = model_for("dpo"), METHODS["dpo"]
-    recorder = Recorder(list(lm.trainable().values()))
-    state = TrainState({"model": Learner(lm.trainable(), recorder)})  # type: ignore[arg-type]
+    recorder = Recorder(list(lm.trainable_parameters().values()))
+    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)})  # type: ignore[arg-type]
     objective = method.objective(lm, settings, GROUPS, reference_of(lm))
     (result,) = fit(state, GROUPS, objective, method.weight, settings, lm.device)
     assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
@@ -182,7 +182,7 @@ def test_beside_the_rewards_of_an_f_divergence_are_the_plain_log_ratios() -> Non
     with torch.no_grad():
         found = merge_metrics([objective.losses(pack(pairs), [0, 1], log=True).metrics])
     # The mean over both pairs of log π − log π_ref, each model read alone.
-    first, then = (torch.cat(token_log_probs(m, pairs, batch_size=1)) for m in (lm, other))
+    first, then = (torch.cat(compute_log_probs(m, pairs, batch_size=1)) for m in (lm, other))
     (a, b, c, d) = (float(part.sum()) for part in (first - then).split([3, 5, 7, 1]))
     assert found["logratios/chosen"] == pytest.approx((a + c) / 2, rel=1e-4)
     assert found["logratios/rejected"] == pytest.approx((b + d) / 2, rel=1e-4)
@@ -231,7 +231,7 @@ def test_passes_have_about_as_many_tokens() -> None:
     # No pass above 17 tokens, as far as rows allow: 20 stays alone.
     capped = Schedule(rows=5, examples=5, micro=3, accumulation=2, max_tokens=17)
     for rows in capped.passes(range(5), groups):
-        assert len(rows) == 1 or sum(groups[i].tokens for i in rows) <= 17
+        assert len(rows) == 1 or sum(groups[i].num_tokens for i in rows) <= 17
 
 
 def test_rows_cross_the_ends_of_epochs_and_none_is_left_out() -> None:
@@ -286,7 +286,7 @@ def test_the_schedule_of_settings() -> None:
     settings = SftSettings(
         **NAMES, per_device_train_batch_size=4, gradient_accumulation_steps=3, num_train_epochs=2
     )
-    schedule = schedule_of(10, settings)
+    schedule = make_schedule(10, settings)
     assert (schedule.examples, schedule.per_step, schedule.steps) == (20, 12, 2)
 
 
@@ -368,19 +368,21 @@ def test_the_optimiser_steps_in_place() -> None:
 def weights_after(objective_of: Any, settings: SftSettings) -> tuple[TrainState, Any, str]:
     """Run until the error; the state, whether the weights are the last step's, the message."""
     lm = model_for("sft")
-    before = {n: p.detach().clone() for n, p in lm.trainable().items()}
-    learner = Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+    before = {n: p.detach().clone() for n, p in lm.trainable_parameters().items()}
+    learner = Learner(
+        lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
+    )
     state = TrainState({"model": learner})
     steps = fit(state, GROUPS, objective_of(lm), METHODS["sft"].weight, settings, lm.device)
 
     def take_all() -> None:
         nonlocal before
         for _ in steps:
-            before = {n: p.detach().clone() for n, p in lm.trainable().items()}
+            before = {n: p.detach().clone() for n, p in lm.trainable_parameters().items()}
 
     with pytest.raises(TrainingError) as error:
         take_all()
-    same = all(torch.equal(before[n], p) for n, p in lm.trainable().items())
+    same = all(torch.equal(before[n], p) for n, p in lm.trainable_parameters().items())
     return state, same, str(error.value)
 
 

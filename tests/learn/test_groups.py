@@ -112,7 +112,7 @@ def test_passes_hold_whole_groups_where_they_fit() -> None:
     capped = passes_of(groups, [0, 1], count=1, most=13)
     assert sorted(capped) == [[0, 1, 2], [3, 4], [5]]
     for rows in capped:
-        assert sum(g.tokens for g in part_of(groups, rows)) <= 13
+        assert sum(g.num_tokens for g in part_of(groups, rows)) <= 13
     # What lands in one pass again shares its prompt.
     assert [len(g.responses) for g in part_of(groups, [0, 2, 3, 4, 5])] == [2, 3]
 
@@ -122,8 +122,8 @@ def gradients_of(
 ) -> tuple[dict[str, float], list[list[torch.Tensor]]]:
     """What one iteration's steps measured, and the gradients of each."""
     roles = roles_of(method)
-    recorder = Recorder(list(roles.policy.trainable().values()))
-    state = TrainState({"policy": Learner(roles.policy.trainable(), recorder)})  # type: ignore[arg-type]
+    recorder = Recorder(list(roles.policy.trainable_parameters().values()))
+    state = TrainState({"policy": Learner(roles.policy.trainable_parameters(), recorder)})  # type: ignore[arg-type]
     episodes, held = collect(ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0)
     episodes = change(episodes)
     targets = ONLINE[method].targets(episodes, settings, settings.beta)
@@ -187,12 +187,12 @@ def test_equal_scores_add_nothing_and_take_no_pass(monkeypatch: pytest.MonkeyPat
 def test_an_iteration_of_equal_scores_moves_nothing() -> None:
     roles, settings = roles_of("grpo"), settings_of("grpo", beta=0.0, missing_eos_penalty=0.0)
     even = Roles(roles.policy, None, None, lambda p, t, f=None: [1.0] * len(t), roles.sampler)
-    before = [p.detach().clone() for p in roles.policy.trainable().values()]
+    before = [p.detach().clone() for p in roles.policy.trainable_parameters().values()]
     state = state_of(even, settings)
     (result,) = learn_online("grpo", state, even, PROMPTS, RECORDS, settings, iterations=1)
     assert result.metrics["frac_reward_zero_std"] == 1.0
     assert "loss" not in result.metrics
-    now = list(roles.policy.trainable().values())
+    now = list(roles.policy.trainable_parameters().values())
     assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
 
 

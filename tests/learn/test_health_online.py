@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from accord.learn.health.history import Course
+from accord.learn.health.history import MetricHistory
 from accord.learn.health.online_rules import SCORE
 from accord.learn.health.rules import training_health
 
@@ -259,12 +259,12 @@ def test_numbers_that_were_not_finite_are_passed_over() -> None:
 def test_noise_is_that_of_the_rows_and_not_of_their_trend() -> None:
     rng = random.Random(1)
     rows = [{"step": i, "x": 0.05 * i + rng.gauss(0, 2.0)} for i in range(1, 2001)]
-    course = Course(rows)
+    course = MetricHistory(rows)
     assert course.noise("x", 1) == pytest.approx(2.0, rel=0.1)
     assert course.noise("x", 100) == pytest.approx(0.2, rel=0.1)
     assert course.rose("x")
-    assert not Course([{**row, "x": -row["x"]} for row in rows]).rose("x")
-    still = Course([{"step": i, "x": rng.gauss(0, 2.0)} for i in range(1, 2001)])
+    assert not MetricHistory([{**row, "x": -row["x"]} for row in rows]).rose("x")
+    still = MetricHistory([{"step": i, "x": rng.gauss(0, 2.0)} for i in range(1, 2001)])
     assert not still.rose("x")
     assert course.noise("y", 1) == 0.0
     assert not course.rose("y")

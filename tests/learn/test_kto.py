@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from accord.learn.loop.checkpoints import Learner, TrainState
-from accord.learn.loop.fit import fit, schedule_of
+from accord.learn.loop.fit import fit, make_schedule
 from accord.learn.loop.optimiser import adamw
 from accord.learn.loop.order import RowOrder
 from accord.learn.loop.processes import Processes
 from accord.learn.offline.kto import balanced, before_step, behind_one_prompt, kto, mismatched
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.learn.offline.train import train_offline
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
@@ -145,7 +145,7 @@ def objective_of(
         lm,
         settings,
         groups,
-        lambda rows: kept_log_probs(token_log_probs(other, rows, batch_size=4)),
+        lambda rows: stored_log_probs(compute_log_probs(other, rows, batch_size=4)),
     )
 
 
@@ -208,7 +208,7 @@ def before(
     team: Any = Processes(),  # noqa: B008 - frozen
 ) -> tuple[dict[int, Tensor], Tensor]:
     together = behind_one_prompt(groups, elsewhere)
-    known = kept_log_probs(token_log_probs(reference, together, batch_size=4))
+    known = stored_log_probs(compute_log_probs(reference, together, batch_size=4))
     return before_step(lm, together, elsewhere, known, rows, settings, team)
 
 
@@ -218,7 +218,7 @@ def test_before_a_step_each_row_is_read_as_if_alone(some: bool) -> None:
     groups = labelled(True, False, True, False)
     if some:
         groups = [
-            replace(g, learned=(tuple(i % 2 == 0 for i in range(len(g.responses[0]))),))
+            replace(g, loss_mask=(tuple(i % 2 == 0 for i in range(len(g.responses[0]))),))
             for g in groups
         ]
     settings = KtoSettings(**NAMES)
@@ -257,7 +257,7 @@ def test_a_pair_is_its_two_responses_with_the_prompt_once() -> None:
         for g in pairs
         for r, label in zip(g.responses, g.labels, strict=True)
     ]
-    assert sum(g.tokens for g in singles) - sum(g.tokens for g in pairs) == 5 + 2 + 6
+    assert sum(g.num_tokens for g in singles) - sum(g.num_tokens for g in pairs) == 5 + 2 + 6
     settings = KtoSettings(**NAMES, loss_type="apo_zero_unpaired", beta=0.5)  # the same z₀
     found = []
     for groups in (pairs, singles):
@@ -277,7 +277,7 @@ def test_a_pair_is_its_two_responses_with_the_prompt_once() -> None:
 
 def test_rows_of_pairs_have_both_labels_in_every_step() -> None:
     pairs = [replace(g, labels=(True, False)) for g in random_groups([(3, (2, 2))] * 7, VOCABULARY)]
-    schedule = schedule_of(7, KtoSettings(**NAMES, per_device_train_batch_size=2))
+    schedule = make_schedule(7, KtoSettings(**NAMES, per_device_train_batch_size=2))
     for step in range(schedule.steps):
         rows = schedule.rows_of(step, RowOrder(7, seed=0))
         assert {label for i in rows for label in pairs[i].labels} == {True, False}
@@ -291,12 +291,14 @@ class Pair:
     given: dict[int, Any] = field(default_factory=dict)
 
     def member(self, rank: int) -> Any:
-        def gathered(value: Any) -> list[Any]:
+        def all_gather(value: Any) -> list[Any]:
             self.given[rank] = dict(value)
             self.barrier.wait(timeout=30)
             return [self.given[0], self.given[1]]
 
-        return type("Member", (), {"rank": rank, "count": 2, "gathered": staticmethod(gathered)})()
+        return type(
+            "Member", (), {"rank": rank, "world_size": 2, "all_gather": staticmethod(all_gather)}
+        )()
 
 
 def test_processes_share_the_work_for_the_reference_point() -> None:
@@ -328,7 +330,9 @@ def test_a_step_of_one_row() -> None:
     settings = KtoSettings(**NAMES, per_device_train_batch_size=1)
     lm = language_model(5)
     objective = objective_of(settings, groups, lm, language_model(0))
-    learner = Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+    learner = Learner(
+        lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
+    )
     state = TrainState({"model": learner})
     steps = list(fit(state, groups, objective, METHODS["kto"].weight, settings, lm.device))
     assert [s.step for s in steps] == [1, 2]
@@ -447,7 +451,7 @@ def test_it_improves_on_the_reference_from_labels_alone() -> None:
             per_device_train_batch_size=64,
         )
         objective = objective_of(settings, groups, world.policy, world.reference)
-        parameters = world.policy.trainable()
+        parameters = world.policy.trainable_parameters()
         state = TrainState({"model": Learner(parameters, adamw(parameters.values(), settings))})
         for _ in fit(
             state, groups, objective, METHODS["kto"].weight, settings, torch.device("cpu")

@@ -38,7 +38,7 @@ def half_model() -> LanguageModel:
 
 def test_the_model_computes_on_copies_and_the_optimiser_steps_the_masters() -> None:
     lm = half_model()
-    exact = {n: p.detach().clone() for n, p in lm.trainable().items()}
+    exact = {n: p.detach().clone() for n, p in lm.trainable_parameters().items()}
     learner = make_learner(lm, SftSettings(**NAMES))
     assert lm.weights_dtype == torch.bfloat16
     for name, master in learner.parameters.items():
@@ -46,7 +46,7 @@ def test_the_model_computes_on_copies_and_the_optimiser_steps_the_masters() -> N
         assert torch.equal(master, exact[name])  # no digit of what was loaded is lost
         assert torch.equal(learner.copies[name], exact[name].bfloat16())
     response_logps(lm, pack(GROUPS)).sum().backward()
-    assert all(p.grad is None for p in lm.trainable().values())  # moved as soon as made
+    assert all(p.grad is None for p in lm.trainable_parameters().values())  # moved as soon as made
     assert all(p.grad is not None for p in learner.parameters.values())
 
 
@@ -65,7 +65,7 @@ def test_updates_smaller_than_a_bf16_step_add_up() -> None:
     assert torch.allclose(master, torch.tensor(1.1), atol=1e-5)
     assert torch.equal(copy, master.bfloat16())
     learner.restore()
-    assert torch.equal(dict(lm.trainable())[name], master)  # what is saved is the master
+    assert torch.equal(dict(lm.trainable_parameters())[name], master)  # what is saved is the master
 
 
 def test_small_gradients_of_many_passes_are_added_in_float32() -> None:
@@ -93,7 +93,7 @@ def test_float32_has_no_copies() -> None:
     lm = LanguageModel(causal("llama"), NoTokenizer(), "toy")
     learner = make_learner(lm, SftSettings(**NAMES))
     assert not learner.copies
-    assert all(p is lm.trainable()[n] for n, p in learner.parameters.items())
+    assert all(p is lm.trainable_parameters()[n] for n, p in learner.parameters.items())
 
 
 def test_a_checkpoint_holds_the_masters_and_brings_the_copies_up_to_date(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_checkpoint_holds_the_masters_and_brings_the_copies_up_to_date(tmp_pat
     assert fresh.step == 3
     for name, master in fresh.learners["model"].parameters.items():
         assert torch.equal(master, state.learners["model"].parameters[name])
-        assert torch.equal(again.trainable()[name], lm.trainable()[name])
+        assert torch.equal(again.trainable_parameters()[name], lm.trainable_parameters()[name])
 
 
 def test_checkpoints_half_removed_do_not_stop_the_next_start(

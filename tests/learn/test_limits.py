@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from accord.compare.rewards.reward import response_group, reward_of_model
+from accord.compare.rewards.reward import encode_for_reward, model_reward
 from accord.errors import ModelError, SettingsError
 from accord.learn.offline.train import train_offline
 from accord.learn.online.train import train_online
@@ -100,7 +100,7 @@ def test_a_reward_model_keeps_the_limit_that_it_was_trained_with(tmp_path: Path)
     kept.write_text(json.dumps(numbers | {"max_length": 1024}))
     lm = load_scalar(str(kept.parent))
     assert lm.max_length == POSITIONS
-    assert response_group(lm, "the cat", LONG).tokens <= POSITIONS
+    assert encode_for_reward(lm, "the cat", LONG).num_tokens <= POSITIONS
     # One trained on less may be trained on more again, as far as its positions go.
     kept.write_text(json.dumps(numbers | {"max_length": 40}))
     assert load_scalar(str(kept.parent)).max_length == 40
@@ -197,7 +197,7 @@ def _sample(model: str, folder: Path) -> None:
 
 
 def _score(model: str, folder: Path) -> None:
-    reward_of_model(load_scalar(model))(["the cat"], ["a zebra"])
+    model_reward(load_scalar(model))(["the cat"], ["a zebra"])
 
 
 @pytest.mark.parametrize("use", [_learn, _learn_online, _sample, _score])

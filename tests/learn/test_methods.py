@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import reward_of_model
+from accord.compare.rewards.reward import model_reward
 from accord.errors import DataError, SettingsError
 from accord.learn.loop.fit import StepResult
 from accord.learn.offline import reference
@@ -337,10 +337,10 @@ def test_a_trained_reward_has_mean_0_and_deviation_1(toys: Toys, tmp_path: Path)
     pairs = [r for r in records if isinstance(r, Comparison)]
     prompts = [r.prompt for r in pairs] * 2
     texts = [r.chosen for r in pairs] + [r.rejected for r in pairs]
-    scores = torch.tensor(reward_of_model(lm, batch_size=4)(prompts, texts))
+    scores = torch.tensor(model_reward(lm, batch_size=4)(prompts, texts))
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-4)
-    one_by_one = reward_of_model(lm, batch_size=1)(prompts, texts)
+    one_by_one = model_reward(lm, batch_size=1)(prompts, texts)
     assert scores.tolist() == pytest.approx(one_by_one, abs=1e-4)
 
 
@@ -407,7 +407,7 @@ def test_reference_rows_that_fail_do_so_before_training(
 
 def test_a_cut_response_is_scored_without_an_end(toys: Toys) -> None:
     lm = load_scalar(toys.reward_model("llama"))
-    reward = reward_of_model(lm)
+    reward = model_reward(lm)
     tokenizer = toy_tokenizer()
     prompt = tuple(tokenizer("the cat", add_special_tokens=False)["input_ids"])
     text = tuple(tokenizer(" sat", add_special_tokens=False)["input_ids"])

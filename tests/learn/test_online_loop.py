@@ -22,7 +22,7 @@ from accord.learn.online.collecting import collect
 from accord.learn.online.loop import _adapt, improve, learn_online
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollback import go_back, keep_start
+from accord.learn.online.rollback import restore_snapshot, take_snapshot
 from accord.learn.online.saved_episodes import FOLDER, drop_strays, remove_episodes
 from accord.learn.online.step import Pretraining, Work
 from accord.lm.forward import response_logps
@@ -131,7 +131,7 @@ def test_a_broken_gradient_takes_the_whole_iteration_back(where: str, tmp_path: 
     assert second.metrics["skipped"] == 1.0
     assert not moved(before, roles.policy)
     assert equal(held, moments(state))
-    assert state.start == {}  # it is held for as long as it may be needed
+    assert state.snapshot == {}  # it is held for as long as it may be needed
     assert next(results).metrics["skipped"] == 0.0
     assert moved(before, roles.policy)
     assert not list(tmp_path.glob("*.safetensors"))
@@ -141,14 +141,14 @@ def test_one_copy_can_be_gone_back_to_again() -> None:
     roles, settings = roles_of(), settings_of()
     state = state_of(roles, settings)
     next(iterate(state, roles, settings, 9))
-    keep_start(state, "memory", None)
+    take_snapshot(state, "memory", None)
     before, held = weights(roles.policy), moments(state)
     for _ in range(2):
-        start = dict(state.start)
+        start = dict(state.snapshot)
         next(iterate(state, roles, settings, 9))
         assert not equal(held, moments(state))
-        state.start = start
-        go_back(state)
+        state.snapshot = start
+        restore_snapshot(state)
         assert equal(held, moments(state))
         assert not moved(before, roles.policy)
 
@@ -359,11 +359,11 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
 
     loss = -(expected * response_logps(roles.policy, pack(episodes.groups))).mean()
     loss.backward()
-    plain = [p.grad for p in roles.policy.trainable().values()]
+    plain = [p.grad for p in roles.policy.trainable_parameters().values()]
     roles.policy.model.zero_grad()
 
-    recorder = Recorder(list(roles.policy.trainable().values()))
-    state = TrainState({"policy": Learner(roles.policy.trainable(), recorder)})  # type: ignore[arg-type]
+    recorder = Recorder(list(roles.policy.trainable_parameters().values()))
+    state = TrainState({"policy": Learner(roles.policy.trainable_parameters(), recorder)})  # type: ignore[arg-type]
     list(improve(state, Work(ONLINE["ppo"], roles, settings, episodes, targets, 0.0)))
     for a, b in zip(recorder.gradients[0], plain, strict=True):
         assert b is not None

@@ -13,7 +13,7 @@ from accord.learn.loop.fit import fit
 from accord.learn.loop.objective import Losses, Objective
 from accord.learn.loop.optimiser import adamw
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.learn.online.loop import learn_online
 from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
@@ -42,14 +42,17 @@ def learn_all_pairs(world: World, method: str, settings: Any, *, flipped: float 
     probability = torch.stack(odds)
     probability = probability * (1 - flipped) + (1 - probability) * flipped
     settings = settings.model_copy(update={"per_device_train_batch_size": len(groups)})
-    known = kept_log_probs(token_log_probs(world.reference, groups, batch_size=64))
+    known = stored_log_probs(compute_log_probs(world.reference, groups, batch_size=64))
     plain = METHODS[method].objective(world.policy, settings, groups, lambda _: known)
 
     def weighted(batch, rows, *, log):  # type: ignore[no-untyped-def]
         losses = plain.losses(batch, rows, log=log)
         return Losses(losses.values, probability[rows], losses.metrics)
 
-    learner = Learner(world.policy.trainable(), adamw(world.policy.trainable().values(), settings))
+    learner = Learner(
+        world.policy.trainable_parameters(),
+        adamw(world.policy.trainable_parameters().values(), settings),
+    )
     state = TrainState({"model": learner})
     for _ in fit(state, groups, Objective(weighted), lambda g: 0.5, settings, world.policy.device):
         pass
@@ -169,7 +172,9 @@ def learn_from_scores(
     roles = Roles(world.policy, critic, world.reference, world.reward, local_sampler(world.policy))
     models = {"policy": world.policy} | ({} if critic is None else {"critic": critic})
     learners = {
-        name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+        name: Learner(
+            lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
+        )
         for name, lm in models.items()
     }
     records = [PromptOnly(str(x)) for x in range(len(world.prompts))]

@@ -205,12 +205,12 @@ def test_accumulation_changes_neither_loss_nor_gradient(minibatches: int) -> Non
         )
         roles = roles_of()
         recorders = {
-            name: Recorder(list(lm.trainable().values()))
+            name: Recorder(list(lm.trainable_parameters().values()))
             for name, lm in (("policy", roles.policy), ("critic", roles.critic))
         }
         state = TrainState(
             {
-                name: Learner(lm.trainable(), recorders[name])  # type: ignore[arg-type]
+                name: Learner(lm.trainable_parameters(), recorders[name])  # type: ignore[arg-type]
                 for name, lm in (("policy", roles.policy), ("critic", roles.critic))
             }
         )

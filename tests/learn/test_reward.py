@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from accord.compare.rewards.reward import reward_of_model
+from accord.compare.rewards.reward import model_reward
 from accord.errors import DataError, SettingsError
 from accord.learn.offline.length_slope import length_slope
 from accord.learn.offline.methods import METHODS
@@ -290,7 +290,7 @@ def test_an_ensemble_from_training_to_ppo(tmp_path: Path, lora: dict[str, int] |
     expected = (expected - lm.score_mean) / lm.score_std
     prompts = [[*row["prompt"]] for row in records]
     texts = [row["chosen"] for row in records]
-    found = reward_of_model(lm)([prompt_from_json(p) for p in prompts], texts)
+    found = model_reward(lm)([prompt_from_json(p) for p in prompts], texts)
     assert found == pytest.approx(expected.tolist(), abs=1e-4)
 
     prompts_file = tmp_path / "prompts.jsonl"
@@ -319,7 +319,7 @@ def test_all_scores_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     prompts = [prompt_from_json(row["prompt"]) for row in rows] * 2
     texts = [row["chosen"] for row in rows] + [row["rejected"] for row in rows]
-    scores = torch.tensor(reward_of_model(lm)(prompts, texts))
+    scores = torch.tensor(model_reward(lm)(prompts, texts))
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-4)
 
@@ -398,7 +398,7 @@ def test_a_score_without_what_length_explains(tmp_path: Path) -> None:
         )
         list(train_offline("reward", settings))
         lm = load_scalar(str(tmp_path / str(share) / "model"))
-        long, short = (sum(reward_of_model(lm)(prompts, texts)) / 32 for texts in answers)
+        long, short = (sum(model_reward(lm)(prompts, texts)) / 32 for texts in answers)
         gains[share] = (long - short) * lm.score_std
     assert gains[0.0] == pytest.approx(math.log(3), abs=0.5)
     assert abs(gains[1.0]) < 0.5 * gains[0.0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from accord.compare.rewards.reward import reward_of_model
+from accord.compare.rewards.reward import model_reward
 from accord.errors import SettingsError
 from accord.learn.loop.checkpoints import FOLDER as CHECKPOINTS
 from accord.learn.loop.learner import Learner, make_learner
@@ -19,7 +19,7 @@ from accord.learn.online import roles as roles_module
 from accord.learn.online.roles import RoleMemory, Roles, load_roles, memory_plan, told
 from accord.learn.online.saved_episodes import FOLDER as EPISODES
 from accord.learn.online.train import train_online
-from accord.lm.forward import response_logps, share_a_pass, token_values
+from accord.lm.forward import response_logps, share_forward_pass, token_values
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, pack
@@ -113,9 +113,9 @@ def test_under_lora_all_roles_are_on_one_base(toys: Path) -> None:
     assert roles.reference is not None
     assert roles.critic.model is roles.policy.model
     assert roles.reference.model is roles.policy.model
-    assert not share_a_pass(roles.policy, roles.critic)
+    assert not share_forward_pass(roles.policy, roles.critic)
     base = sum(p.nbytes for p in load_causal(str(toys / "base")).model.parameters())
-    adapter = 4 * sum(p.numel() for p in roles.policy.trainable().values())
+    adapter = 4 * sum(p.numel() for p in roles.policy.trainable_parameters().values())
     assert plan["policy"] == RoleMemory(base + adapter, 0, adapter, 2 * adapter)
     assert plan["reference"] == RoleMemory()
     assert reward_of(plan) == RoleMemory(adapter + 4 * 32)
@@ -211,7 +211,7 @@ def test_the_plan_is_of_the_tensors_that_learning_holds(
         p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
         for lm in (roles.policy, roles.critic, roles.reference)
         if lm is not None
-        for p in lm.held().values()
+        for p in lm.own_parameters().values()
     }
     held = sum(plan[name].weights for name in ("policy", "critic", "reference"))
     assert held == sum(places.values())
@@ -353,7 +353,7 @@ def test_a_reward_model_of_another_family_scores_by_its_own_tokens(
     policy, critic = roles.policy.model.state_dict(), roles.critic.model.state_dict()
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(policy[name], critic[name])
-    alone = reward_of_model(load_scalar(str(tmp_path / "rm")))
+    alone = model_reward(load_scalar(str(tmp_path / "rm")))
     asked: tuple[Any, ...] = (["the cat", "a dog"], ["sat on the mat", "ran"], [True, False])
     assert roles.reward(*asked) == pytest.approx(alone(*asked))
     results = list(train_online("ppo", settings))

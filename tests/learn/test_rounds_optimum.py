@@ -15,7 +15,7 @@ from accord.learn.loop.fit import fit
 from accord.learn.loop.objective import Losses, Objective
 from accord.learn.loop.optimiser import adamw
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import kept_log_probs, token_log_probs
+from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.respond.local.sampler import local_sampler
@@ -58,14 +58,14 @@ def dpo_round(world: World, reference: LanguageModel, beta: float, seed: int) ->
         beta=beta,
         per_device_train_batch_size=len(groups),
     )
-    known = kept_log_probs(token_log_probs(reference, groups, batch_size=64))
+    known = stored_log_probs(compute_log_probs(reference, groups, batch_size=64))
     plain = METHODS["dpo"].objective(world.policy, settings, groups, lambda _: known)
 
     def weighted(batch, rows, *, log):  # type: ignore[no-untyped-def]
         losses = plain.losses(batch, rows, log=log)
         return Losses(losses.values, share[rows], losses.metrics)
 
-    parameters = world.policy.trainable()
+    parameters = world.policy.trainable_parameters()
     state = TrainState({"model": Learner(parameters, adamw(parameters.values(), settings))})
     steps = fit(state, groups, Objective(weighted), lambda _: 0.5, settings, world.policy.device)
     for _ in steps:

@@ -25,7 +25,7 @@ from transformers import (
 
 from accord.compare.dataset import load_records
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.train import rows_of
+from accord.learn.offline.train import encode_rows
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
@@ -182,7 +182,7 @@ def trained_loss(trained: Trained, rows: Path, folder: Path) -> tuple[LanguageMo
     load = load_scalar if method.scalar else load_causal
     lm = load(str(model), device="cpu", learns=True)
     records, _ = load_records(rows, method.kind)
-    groups, _ = rows_of(records, lm, settings)
+    groups, _ = encode_rows(records, lm, settings)
     other = load_causal(str(folder / "reference"), device="cpu")
 
     @torch.no_grad()
@@ -225,7 +225,7 @@ def test_methods_are_trls(trained: Trained, folder: Path, tmp_path: Path) -> Non
     lm, loss = trained_loss(trained, rows, folder)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(theirs["loss"]), rel=1e-4)
-    assert_gradients(lm.trainable(), theirs)
+    assert_gradients(lm.trainable_parameters(), theirs)
 
 
 def test_the_rows_tell_the_losses_apart(folder: Path) -> None:

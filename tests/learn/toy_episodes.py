@@ -92,7 +92,9 @@ def state_of(roles: Roles, settings: OnlineSettings) -> TrainState:
     models = {"policy": roles.policy, "critic": roles.critic}
     return TrainState(
         {
-            name: Learner(lm.trainable(), adamw(lm.trainable().values(), settings))
+            name: Learner(
+                lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
+            )
             for name, lm in models.items()
             if lm is not None
         }
@@ -100,7 +102,7 @@ def state_of(roles: Roles, settings: OnlineSettings) -> TrainState:
 
 
 def weights(lm: LanguageModel) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in lm.trainable().values()]
+    return [p.detach().clone() for p in lm.trainable_parameters().values()]
 
 
 def moved(before: list[torch.Tensor], lm: LanguageModel) -> bool:

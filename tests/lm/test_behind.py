@@ -34,7 +34,7 @@ def test_others_are_read_as_if_with_their_prompts(family: str, lora: bool) -> No
     assert not theirs.requires_grad
     # The pass that learns is as it was.
     torch.testing.assert_close(logps, response_logps(lm, batch), rtol=0, atol=1e-6)
-    parameters = list(lm.trainable().values())
+    parameters = list(lm.trainable_parameters().values())
     found = torch.autograd.grad(logps.sin().sum(), parameters)
     plain = torch.autograd.grad(response_logps(lm, batch).sin().sum(), parameters)
     for mine, other in zip(found, plain, strict=True):

@@ -54,11 +54,11 @@ def test_it_starts_where_it_was_on_the_base_as_it_was(architecture: str, tmp_pat
     torch.testing.assert_close(logps(lm), logps(load_causal(place)), rtol=0, atol=1e-4)  # merged
     torch.testing.assert_close(logps(base_view(lm)), logps(load_causal(base)), rtol=0, atol=1e-5)
     assert float((logps(lm) - logps(base_view(lm))).abs().max()) > 0.05
-    assert {adapter_of(n) for n in lm.trainable()} == {"default"}
-    assert all(p.dtype == torch.float32 for p in lm.trainable().values())
+    assert {adapter_of(n) for n in lm.trainable_parameters()} == {"default"}
+    assert all(p.dtype == torch.float32 for p in lm.trainable_parameters().values())
     # What is saved after it learned is one adapter still, of the same rank on the same base.
     with torch.no_grad():
-        for parameter in lm.trainable().values():
+        for parameter in lm.trainable_parameters().values():
             parameter.mul_(1.5)
     save_model(lm, tmp_path / "next", card="")
     kept = json.loads((tmp_path / "next" / "adapter_config.json").read_text())
@@ -134,7 +134,7 @@ def test_a_reward_model_goes_on_with_its_head(tmp_path: Path) -> None:
     expected = response_scores(first, pack(ENDED))
     torch.testing.assert_close(response_scores(lm, pack(ENDED)), expected, rtol=0, atol=1e-5)
     assert (lm.score_mean, lm.score_std) == (0.75, 2.0)
-    assert any("score" in n for n in lm.trainable())
+    assert any("score" in n for n in lm.trainable_parameters())
     with pytest.raises(SettingsError, match=r"score\.weight is in one of them only"):
         going_on(place)
 
@@ -158,18 +158,18 @@ def test_a_reward_model_on_a_policys_adapter_shares_its_base(tmp_path: Path) -> 
 def test_a_frozen_view_stays_where_the_policy_was(precision: str, tmp_path: Path) -> None:
     _, place = saved(tmp_path)
     lm = going_on(place, precision=precision)
-    learning = set(lm.trainable())
+    learning = set(lm.trainable_parameters())
     if precision == "bf16":  # as it computes once it has float32 masters
-        for parameter in lm.trainable().values():
+        for parameter in lm.trainable_parameters().values():
             parameter.data = parameter.data.bfloat16()
     before = logps(lm)
     view = frozen_view(lm)
     assert torch.equal(logps(view), before)
     assert torch.equal(logps(lm), before)
-    assert view.trainable() == {}
-    assert set(lm.trainable()) == learning
+    assert view.trainable_parameters() == {}
+    assert set(lm.trainable_parameters()) == learning
     with torch.no_grad():
-        for parameter in lm.trainable().values():
+        for parameter in lm.trainable_parameters().values():
             parameter.mul_(1.5)
     assert torch.equal(logps(view), before)
     assert not torch.equal(logps(lm), before)
@@ -184,7 +184,7 @@ def test_a_digest_is_of_the_adapter_that_is_on(tmp_path: Path) -> None:
     on, off = weights_digest(lm), weights_digest(base_view(lm))
     assert on != off
     with torch.no_grad():
-        next(iter(lm.trainable().values())).add_(1e-3)
+        next(iter(lm.trainable_parameters().values())).add_(1e-3)
     assert weights_digest(lm) != on
     assert weights_digest(base_view(lm)) == off
     kept = Path(place) / "adapter_config.json"

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from accord.lm.attention.decoding import DecodeStep, Prefill, Scores, Sharing, Store, _partial
+from accord.lm.attention.decoding import (
+    DecodeStep,
+    KeyValueStore,
+    Prefill,
+    PrefixCache,
+    Scores,
+    _partial,
+)
 
 HEADS, GROUPS, DIM = 4, 2, 8
 PROMPTS = (5, 1, 3)  # tokens
@@ -48,12 +55,12 @@ def test_each_row_attends_to_its_prompt_and_itself(
     prompts = [random(2, GROUPS, n, DIM, seed=n) for n in PROMPTS]
     own = [random(2, GROUPS, n + 1, DIM, seed=20 + r) for r, n in enumerate(WRITTEN)]
     query = random(len(WRITTEN), HEADS, DIM, seed=1)
-    store, sharing, at = Store(), None, torch.tensor(WRITTEN)
+    store, sharing, at = KeyValueStore(), None, torch.tensor(WRITTEN)
     if shared:
         flat = torch.cat(prompts, 2)
-        places = Store()
+        places = KeyValueStore()
         Prefill(places, range(3), [0, 5, 6, 9]).keep(module, flat[0], flat[1])
-        sharing = Sharing(places, torch.tensor(PROMPT_OF), torch.tensor(PROMPTS))
+        sharing = PrefixCache(places, torch.tensor(PROMPT_OF), torch.tensor(PROMPTS))
     for r, tokens in enumerate(own):
         before = [] if shared else [prompts[PROMPT_OF[r]]]
         past = torch.cat([*before, tokens[:, :, :-1]], 2)
@@ -82,7 +89,7 @@ def test_both_ways_to_attend_agree() -> None:
 
 
 def test_moved_rows_keep_their_past() -> None:
-    store, module = Store(), nn.Identity()
+    store, module = KeyValueStore(), nn.Identity()
     rows = [random(2, GROUPS, n, DIM, seed=n) for n in (3, 70, 5)]
     for r, tokens in enumerate(rows):
         store.keep((module, 1), r, tokens[0], tokens[1])
@@ -94,7 +101,7 @@ def test_moved_rows_keep_their_past() -> None:
 
 
 def test_a_layer_that_is_gone_through_twice_has_two_memories() -> None:
-    store, module, scores = Store(), nn.Identity(), Scores(1.0)
+    store, module, scores = KeyValueStore(), nn.Identity(), Scores(1.0)
     query = random(1, HEADS, DIM, seed=0)
     first, second = (random(1, GROUPS, DIM, seed=s) for s in (1, 2))
     step = DecodeStep(store, torch.tensor([0]))

@@ -270,7 +270,7 @@ def test_text_in_pieces_loses_nothing(length: int) -> None:
     groups, report = encode([Text(LONG)], TOKENIZER, Limits(length), eos_ids=EOS_IDS)
     learned = [t for g in groups for t in g.responses[0]]
     assert learned == [*plain(LONG), EOS]
-    assert all(g.prompt == (BOS,) and g.tokens <= length for g in groups)
+    assert all(g.prompt == (BOS,) and g.num_tokens <= length for g in groups)
     assert report.groups == len(groups)
     assert report.used == 1
 
@@ -317,13 +317,13 @@ def test_prompts_alone_have_nothing_to_learn_from() -> None:
 def test_equal_responses_of_a_ranking_have_nothing_to_tell() -> None:
     record = Ranking("a", ("b c d", "b c e", "f"), (0, 1, 2))
     whole, report = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
-    assert whole[0].ordered == [(0, 1), (0, 2), (1, 2)]
+    assert whole[0].preference_pairs == [(0, 1), (0, 2), (1, 2)]
     assert report.equal_pairs == 0
     both = zip(*whole[0].responses[:2], strict=False)
     shared = next(place for place, (one, other) in enumerate(both) if one != other)
     room = len(whole[0].prompt) + shared
     cut, report = encode([record], TOKENIZER, Limits(room, None), eos_ids=EOS_IDS)
-    assert cut[0].ordered == [(0, 2), (1, 2)]
+    assert cut[0].preference_pairs == [(0, 2), (1, 2)]
     assert report.equal_pairs == 1
     assert "1 pairs of equal responses in rankings left out" in report.summary()
     assert pack(cut).pairs.weights.tolist() == [0.5, 0.5]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import response_group, reward_of_model
-from accord.compare.store.store import Store
+from accord.compare.rewards.reward import encode_for_reward, model_reward
+from accord.compare.store.store import PreferenceStore
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar, save_model
@@ -44,7 +44,7 @@ def test_a_response_that_was_cut_is_learned_without_an_end() -> None:
 
 @pytest.mark.parametrize("form", ["pair", "ranking"])
 def test_the_store_hands_on_which_responses_ended(tmp_path: Path, form: str) -> None:
-    with Store.open(tmp_path / "s.db") as store:
+    with PreferenceStore.open(tmp_path / "s.db") as store:
         ids = store.add_responses(
             [Response(PROMPT, "the cat sat", "m", finished=False), Response(PROMPT, "no", "m")]
         )
@@ -87,10 +87,10 @@ def test_a_row_that_the_template_refuses_is_dropped_alone() -> None:
 def test_what_is_longer_than_a_reward_model_can_take_loses_its_start(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "m", "gpt2"))  # 128 learned positions
     long = (Message("user", "the sea " * 200),)
-    group = response_group(lm, long, "yes")
-    assert group.tokens == 128
+    group = encode_for_reward(lm, long, "yes")
+    assert group.num_tokens == 128
     assert group.responses[0][-1] == eos()
-    (score,) = reward_of_model(lm)([long], ["yes"])
+    (score,) = model_reward(lm)([long], ["yes"])
     assert abs(score) < 1e6
 
 
@@ -102,7 +102,7 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
         lm = load_causal(place, precision="bf16")
         lm = add_adapters(lm, LoraSettings(r=4), seed=0)
         with torch.no_grad():
-            for name, parameter in lm.trainable().items():
+            for name, parameter in lm.trainable_parameters().items():
                 if "lora_B" in name:
                     parameter.normal_(std=2e-3, generator=torch.Generator().manual_seed(1))
         lm.precision = "fp32"
@@ -119,6 +119,6 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
 def test_a_scalar_head_learns_in_fp32_on_a_half_base(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "m"), precision="bf16")
     lm = add_adapters(lm, LoraSettings(r=4), seed=0)
-    assert {p.dtype for p in lm.trainable().values()} == {torch.float32}
-    (score,) = reward_of_model(lm)([PROMPT], ["yes"])
+    assert {p.dtype for p in lm.trainable_parameters().values()} == {torch.float32}
+    (score,) = model_reward(lm)([PROMPT], ["yes"])
     assert abs(score) < 1e6

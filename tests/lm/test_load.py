@@ -171,14 +171,14 @@ def test_an_adapter_on_an_adapter_is_saved_whole(scalar: bool, tmp_path: Path) -
 def test_adapters_leave_the_base_frozen_and_come_from_the_seed(tmp_path: Path) -> None:
     place = save_toy(tmp_path / "toy")
     models = [add_adapters(load_causal(place), LoraSettings(r=2), seed=s) for s in (0, 0, 1)]
-    names = set(models[0].trainable())
+    names = set(models[0].trainable_parameters())
     assert names
     assert all("lora_" in n for n in names)
-    first, same, other = ([p.detach() for p in lm.trainable().values()] for lm in models)
+    first, same, other = ([p.detach() for p in lm.trainable_parameters().values()] for lm in models)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
     scorer = add_adapters(load_scalar(place), LoraSettings(r=2), seed=0)
-    assert any("score" in n for n in scorer.trainable())
+    assert any("score" in n for n in scorer.trainable_parameters())
 
 
 def test_adapters_on_layers_that_are_not_there(tmp_path: Path) -> None:

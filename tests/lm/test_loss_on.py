@@ -66,8 +66,8 @@ def test_the_last_answer_alone_and_what_was_left_is_told() -> None:
     (group,), report = encoded(RECORD, loss_on="response")
     assert group.prompt == (*BEGINNING, *SAT, EOS, *MIDDLE)
     assert group.responses == ((*RAN, EOS),)
-    assert group.learned == ()
-    assert group.targets == len(RAN) + 1
+    assert group.loss_mask == ()
+    assert group.num_targets == len(RAN) + 1
     assert report.answers_not_learned == 1
     assert "1 rows with earlier answers, of which only the last is learned" in report.summary()
 
@@ -76,12 +76,12 @@ def test_every_answer_with_its_end() -> None:
     (group,), report = encoded(RECORD, loss_on="assistant")
     assert (*group.prompt, *group.responses[0]) == WHOLE
     assert group.prompt == BEGINNING
-    (mask,) = group.learned
+    (mask,) = group.loss_mask
     learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
     assert learned == [*SAT, EOS, *RAN, EOS]
     # The user's turn between the answers is read, and not learned.
     assert [t for t, on in zip(group.responses[0], mask, strict=True) if not on] == [*MIDDLE]
-    assert group.targets == len(learned)
+    assert group.num_targets == len(learned)
     assert report.answers_not_learned == 0
 
 
@@ -96,7 +96,7 @@ def test_a_single_answer_needs_no_mask() -> None:
 
 def test_everything_after_the_first_token() -> None:
     (group, text), report = encoded(RECORD, OTHER, loss_on="all")
-    assert (group.prompt, group.responses, group.learned) == (WHOLE[:1], (WHOLE[1:],), ())
+    assert (group.prompt, group.responses, group.loss_mask) == (WHOLE[:1], (WHOLE[1:],), ())
     assert (*text.prompt, *text.responses[0]) == (*plain("the"), *plain(" sea"), EOS)
     assert len(text.prompt) == 1
     assert report.answers_not_learned == 0
@@ -114,12 +114,12 @@ def test_a_long_conversation_loses_its_last_turns() -> None:
     n = len(BEGINNING) + len(SAT) + 2
     (group,), report = encoded(RECORD, loss_on="assistant", max_length=n)
     assert group.responses == ((*SAT, EOS, role("user")),)
-    assert group.learned == ((*(True,) * (len(SAT) + 1), False),)
+    assert group.loss_mask == ((*(True,) * (len(SAT) + 1), False),)
     assert (report.responses_cut, report.prompts_cut, report.eos_added) == (1, 0, 0)
     (group, _), report = encoded(
         RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="cut"
     )
-    assert group.targets == len(SAT) + 1
+    assert group.num_targets == len(SAT) + 1
     _, report = encoded(RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="drop")
     assert report.dropped == {f"prompt and response have more than {n} tokens": [RECORD.source]}
 
@@ -127,7 +127,7 @@ def test_a_long_conversation_loses_its_last_turns() -> None:
 def test_what_follows_an_end_token_in_the_template_is_not_learned() -> None:
     changed = with_template("{{- eos_token }}", "{{- eos_token + '\\n' }}")
     (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
-    (mask,) = group.learned
+    (mask,) = group.loss_mask
     learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
     assert learned == [*SAT, EOS, *RAN, EOS]
 
@@ -142,7 +142,7 @@ def test_a_template_that_adds_thoughts_to_the_last_turn_alone() -> None:
         "{{- message['content'] }}",
     )
     (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
-    (mask,) = group.learned
+    (mask,) = group.loss_mask
     learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
     assert learned == [*SAT, EOS, *plain("yes ran away"), EOS]
 
@@ -182,7 +182,7 @@ def test_an_empty_answer_is_nothing_to_learn() -> None:
 
 
 MASKED = [
-    PromptGroup(g.prompt, g.responses, g.ranks, learned=mask)
+    PromptGroup(g.prompt, g.responses, g.ranks, loss_mask=mask)
     for g, mask in zip(
         random_groups([(3, (6,)), (5, (4,)), (1, (3,))], VOCABULARY),
         [((True, False, False, True, True, False),), (), ((False, False, True),)],
@@ -197,7 +197,7 @@ def test_packing_has_no_padding_and_keeps_learned_tokens_alone() -> None:
     a, b, c = (g.responses[0] for g in MASKED)
     assert batch.targets.tolist() == [a[0], a[3], a[4], *b, c[2]]
     # The token before each: of the first response, flat indices 2 (the prompt's last), 5 and 6.
-    assert batch.predict.tolist() == [2, 5, 6, 13, 14, 15, 16, 20]
+    assert batch.predict_index.tolist() == [2, 5, 6, 13, 14, 15, 16, 20]
     assert batch.response_of.tolist() == [0, 0, 0, 1, 1, 1, 1, 2]
     assert batch.lengths.tolist() == [3, 4, 1]
     assert batch.last.tolist() == [8, 17, 21]
@@ -216,7 +216,7 @@ def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: boo
         (row,) = group.responses
         logits = plain_model(input_ids=torch.tensor([[*group.prompt, *row]])).logits[0]
         logps = logits.log_softmax(-1)
-        mask = group.learned[0] if group.learned else (True,) * len(row)
+        mask = group.loss_mask[0] if group.loss_mask else (True,) * len(row)
         expected += [
             logps[len(group.prompt) - 1 + i, token]
             for i, (token, on) in enumerate(zip(row, mask, strict=True))

@@ -34,7 +34,7 @@ from accord.lm.forward import (
     token_values,
 )
 from accord.lm.load import _checked, tell_of_plain_rows
-from accord.lm.model import LanguageModel, without_dropout
+from accord.lm.model import LanguageModel, disable_dropout
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
 from tests.lm.toys import random_groups
@@ -146,12 +146,12 @@ def test_scores_and_gradients_are_the_models_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_checkpointing_changes_no_gradient(name: str) -> None:
-    model = without_dropout(causal(name))
+    model = disable_dropout(causal(name))
     lm, batch = wrapped(model), pack(GROUPS)
     assert check_packing(lm)
     plain = response_logps(lm, batch)
     expected = gradients(model, weighted(plain))
-    lm.recompute_activations()
+    lm.enable_gradient_checkpointing()
     again = response_logps(lm, batch)
     torch.testing.assert_close(again, plain, rtol=0, atol=1e-6)
     assert_same_gradients(gradients(model, weighted(again)), expected)
@@ -169,11 +169,11 @@ def test_dropout_stays_off_in_the_training_mode_of_checkpointing() -> None:
         word_embed_proj_dim=16,
         dropout=0.5,
     )
-    model = without_dropout(AutoModelForCausalLM.from_config(config).eval())
+    model = disable_dropout(AutoModelForCausalLM.from_config(config).eval())
     lm, batch = wrapped(model), pack(GROUPS)
     check_packing(lm)
     before = response_logps(lm, batch)
-    lm.recompute_activations()
+    lm.enable_gradient_checkpointing()
     torch.testing.assert_close(response_logps(lm, batch), before, rtol=0, atol=1e-6)
 
 
@@ -420,7 +420,7 @@ def test_a_packed_batch_by_hand() -> None:
     assert batch.input_ids.tolist() == [10, 11, 20, 21, 30, 12, 40]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1]
     assert batch.targets.tolist() == [20, 21, 30, 40]
-    assert batch.predict.tolist() == [1, 2, 1, 5]  # the token before each
+    assert batch.predict_index.tolist() == [1, 2, 1, 5]  # the token before each
     assert batch.response_of.tolist() == [0, 0, 1, 2]
     assert batch.last.tolist() == [3, 4, 6]
     assert batch.lengths.tolist() == [2, 1, 1]
@@ -438,8 +438,8 @@ def test_pairs_weigh_one_a_group() -> None:
             PromptGroup((3,), answers[:2], (0, 0)),
         ]
     )
-    assert batch.pairs.better.tolist() == [0, 0, 4]
-    assert batch.pairs.worse.tolist() == [1, 2, 3]
+    assert batch.pairs.chosen.tolist() == [0, 0, 4]
+    assert batch.pairs.rejected.tolist() == [1, 2, 3]
     assert batch.pairs.weights.tolist() == [0.5, 0.5, 1.0]
     assert batch.pairs.margins.tolist() == [0.0, 0.0, 2.0]
 

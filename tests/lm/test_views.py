@@ -26,12 +26,12 @@ from accord.lm.forward import (
     check_packing,
     response_logps,
     response_scores,
-    share_a_pass,
+    share_forward_pass,
     shared_pass,
     token_values,
 )
 from accord.lm.load import load_causal, load_scalar, save_model
-from accord.lm.model import LanguageModel, without_dropout
+from accord.lm.model import LanguageModel, disable_dropout
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import LoraSettings
 from tests.lm.models import CONFIGS, VOCABULARY, causal
@@ -48,13 +48,13 @@ ENDED = pack([PromptGroup(g.prompt, tuple((*r, 2) for r in g.responses), g.ranks
 def moved(lm: LanguageModel, seed: int) -> LanguageModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in lm.trainable().values():
+        for parameter in lm.trainable_parameters().values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return lm
 
 
 def policy_and_critic(name: str) -> tuple[LanguageModel, LanguageModel]:
-    lm = LanguageModel(without_dropout(causal(name)), None, name)
+    lm = LanguageModel(disable_dropout(causal(name)), None, name)
     check_packing(lm)
     policy = with_adapters(lm, seed=0)
     return policy, moved(critic_view(policy, LORA, seed=1), 1)
@@ -68,7 +68,7 @@ def weighted(values: Tensor) -> Tensor:
 def gradients(*models: LanguageModel) -> dict[str, Tensor]:
     found = {}
     for lm in models:
-        for name, parameter in lm.trainable().items():
+        for name, parameter in lm.trainable_parameters().items():
             assert parameter.grad is not None, name
             found[name] = parameter.grad.clone()
             parameter.grad = None
@@ -106,16 +106,18 @@ def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
         assert float((response_logps(policy, BATCH) - own).abs().max()) > 1e-3
         assert torch.equal(token_values(critic, BATCH), values)
         assert torch.equal(response_logps(reference, BATCH), base)
-    frozen = [p for lm in (policy, critic) for p in lm.held().values() if not p.requires_grad]
+    frozen = [
+        p for lm in (policy, critic) for p in lm.own_parameters().values() if not p.requires_grad
+    ]
     assert {p.data_ptr() for p in frozen} == places  # one base, where it was, in both
-    assert not set(policy.trainable()) & set(critic.trainable())
-    assert {adapter_of(n) for n in policy.trainable()} == {"default"}
-    assert {adapter_of(n) for n in critic.trainable()} == {"critic", None}
-    assert {n for n in critic.trainable() if adapter_of(n) is None} == {
+    assert not set(policy.trainable_parameters()) & set(critic.trainable_parameters())
+    assert {adapter_of(n) for n in policy.trainable_parameters()} == {"default"}
+    assert {adapter_of(n) for n in critic.trainable_parameters()} == {"critic", None}
+    assert {n for n in critic.trainable_parameters() if adapter_of(n) is None} == {
         "score.weight",
         "score.bias",
     }
-    assert reference.trainable() == {}
+    assert reference.trainable_parameters() == {}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -124,10 +126,10 @@ def test_recomputation_sees_the_adapter_of_its_forward_pass(name: str) -> None:
     for checkpointed in (False, True):
         policy, critic = policy_and_critic(name)
         if checkpointed:
-            policy.recompute_activations()
+            policy.enable_gradient_checkpointing()
         # Both go forward before either goes back, when the policy's adapter is on again.
         logps, values = response_logps(policy, BATCH), token_values(critic, BATCH)
-        assert not set(policy.trainable()) & set(critic.trainable())
+        assert not set(policy.trainable_parameters()) & set(critic.trainable_parameters())
         (weighted(logps) + weighted(values)).backward()
         found.append(gradients(policy, critic))
         assert policy.switch is not None
@@ -165,9 +167,9 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     if lora:
         policy = with_adapters(policy, seed=0)
     critic = head_view(policy, seed=3)
-    assert share_a_pass(policy, critic)
+    assert share_forward_pass(policy, critic)
     assert critic.score is not None
-    assert set(critic.trainable()) == {"score.weight", "score.bias"}
+    assert set(critic.trainable_parameters()) == {"score.weight", "score.bias"}
     assert float(critic.score.bias) == 0.0
     assert 0.6 < float(critic.score.weight.detach().std()) * 33**0.5 < 1.4
 
@@ -188,7 +190,7 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     if not learns:  # the head alone, though the policy's parameters could learn
         weighted(found[1]).backward()
         assert not found[0].requires_grad
-        assert all(p.grad is None for p in policy.trainable().values())
+        assert all(p.grad is None for p in policy.trainable_parameters().values())
         assert set(gradients(critic)) == {"score.weight", "score.bias"}
         return
     (weighted(found[0]) + 0.3 * weighted(found[1])).backward()
@@ -200,7 +202,7 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
 
 def test_an_adapter_critic_shares_no_pass() -> None:
     policy, critic = policy_and_critic("llama")
-    assert not share_a_pass(policy, critic)
+    assert not share_forward_pass(policy, critic)
 
 
 def count_passes(lm: LanguageModel, work: Any) -> int:
@@ -238,8 +240,8 @@ def test_a_shared_reward_model_scores_as_one_by_itself(
         assert getattr(view, field) == getattr(alone, field), field
     assert (view.max_length, view.max_prompt_length) == (alone.max_length, 40)
     assert torch.equal(response_logps(policy, ENDED), before)
-    assert view.trainable() == {}
-    assert policy.trainable() != {}
+    assert view.trainable_parameters() == {}
+    assert policy.trainable_parameters() != {}
 
     critic = critic_from_reward(view)
     assert critic.heads == 1
@@ -252,9 +254,7 @@ def test_a_shared_reward_model_scores_as_one_by_itself(
         )
     else:  # the first head, about its own mean
         assert critic.score_mean == 0.0
-        torch.testing.assert_close(
-            first[0], own.head_scores_of(states(own))[0, 0], rtol=0, atol=1e-4
-        )
+        torch.testing.assert_close(first[0], own.head_scores(states(own))[0, 0], rtol=0, atol=1e-4)
     moved(critic, 4)
     assert torch.equal(response_scores(view, ENDED), state)  # a copy of its own
 

@@ -66,7 +66,7 @@ def with_adapters(lm: LanguageModel, seed: int) -> LanguageModel:
     lm = add_adapters(lm, LoraSettings(r=2), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in lm.trainable().values():
+        for parameter in lm.trainable_parameters().values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return lm
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.errors import WorkError
 from accord.pipeline import run_stage
@@ -87,7 +87,7 @@ def compared(fake: FakeOpenAi, folder: Path, form: Any, **more: Any) -> dict[str
 
 def test_rankings_leave_out_what_has_no_verdict(fake: FakeOpenAi, tmp_path: Path) -> None:
     counts = compared(fake, tmp_path, "rankings")
-    with Store.open(tmp_path / "rankings/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "rankings/store.db", create=False) as store:
         rankings = store.rankings()
         assert {v.annotator for v in store.verdicts()} == {"m"}
     told = {r.prompt: dict(zip(r.responses, r.ranks, strict=True)) for r in rankings}
@@ -109,7 +109,7 @@ def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_p
     fake.answer = prefers(yes)
     counts = compared(fake, tmp_path, "pairs")
     assert counts["judge"]["calls"] == len(fake.seen) == 6 * 2
-    with Store.open(tmp_path / "pairs/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         first = store.verdicts()
         assert all(yes(c.chosen) > yes(c.rejected) for c in store.comparisons())
         assert {v.annotator for v in first} == {"m"}
@@ -118,7 +118,7 @@ def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_p
     again = compared(fake, tmp_path, "pairs", max_calls=1)
     assert len(fake.seen) == 12
     assert (again["judge"]["kept"], again["judge"]["calls"]) == (12, 0)
-    with Store.open(tmp_path / "pairs/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         assert [v.outcome for v in store.verdicts()] == [v.outcome for v in first]
 
 
@@ -243,7 +243,7 @@ def test_a_round_by_a_judge_at_an_endpoint(
     assert first["win_rate"] is None
     assert second["counts"]["without_verdict"] == 0
     assert second["counts"]["judge"]["pairs"] == 6 * 3
-    with Store.open(second["verdicts"], create=False) as store:
+    with PreferenceStore.open(second["verdicts"], create=False) as store:
         assert store.comparisons()
         for pair in store.comparisons():
             assert pair.chosen.count("e") > pair.rejected.count("e")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from accord.compare.dataset import load_records
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError
 from accord.pipeline.stages.compare import compare, labels_of
 from accord.records import Ranking, Rating
@@ -48,7 +48,7 @@ def test_labels_are_those_of_the_rankings_one_row_a_response(
     ratings, _ = load_records(tmp_path / "labels/store.db", "kto")
     told = [(r.prompt, r.response, r.score) for r in ratings if isinstance(r, Rating)]
     assert told == expected
-    with Store.open(tmp_path / "labels/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "labels/store.db", create=False) as store:
         counts = store.counts()
     assert counts["ratings"] == counts["verdicts"] == len(expected) > 0
 
@@ -61,9 +61,9 @@ def test_best_and_worst_are_the_ends_of_the_rankings(tiny_run: Path, tmp_path: P
             form=form,
         )
         list(compare(settings))
-    with Store.open(tmp_path / "rankings/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "rankings/store.db", create=False) as store:
         rankings = store.rankings()
-    with Store.open(tmp_path / "best_worst/store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "best_worst/store.db", create=False) as store:
         pairs = store.comparisons()
     assert len(pairs) == len(rankings) == 32
     for pair, ranking in zip(pairs, rankings, strict=True):
@@ -87,7 +87,7 @@ def test_responses_that_all_tie_are_a_tie(tmp_path: Path, tiny_run: Path) -> Non
         judge=JudgeSettings(noise=0),
     )
     list(compare(settings))
-    with Store.open(tmp_path / "store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "store.db", create=False) as store:
         (verdict,) = store.verdicts()
     assert verdict.outcome == "tie"
 
@@ -103,9 +103,9 @@ def test_an_earlier_store_comes_first_and_stays_as_it_was(tiny_run: Path, tmp_pa
     )
     list(compare(settings))
     assert digest_path(earlier) == before
-    with Store.open(earlier, create=False) as store:
+    with PreferenceStore.open(earlier, create=False) as store:
         old = store.verdicts()
-    with Store.open(tmp_path / "store.db", create=False) as store:
+    with PreferenceStore.open(tmp_path / "store.db", create=False) as store:
         together = store.verdicts()
     assert together[: len(old)] == old
     new = together[len(old) :]

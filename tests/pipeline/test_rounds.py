@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accord.compare.dataset import load_records
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.data.write import read_responses
 from accord.errors import SettingsError
 from accord.measure.texts.diversity import distinct_n, words
@@ -82,7 +82,7 @@ def test_each_round_learns_from_its_own_model_and_says_so(
         assert row["digests"]["model"] == digest_path(models[number])
         assert row["sampled_prompts"] == 10
         assert row["counts"]["responses"] == 30
-        with Store.open(row["verdicts"], create=False) as store:
+        with PreferenceStore.open(row["verdicts"], create=False) as store:
             assert {v.round for v in store.verdicts()} == {number}
             assert {r.response.model for r in store.responses()} == {f"round-{number - 1}"}
     assert len({digest_path(model) for model in models}) == 3
@@ -128,7 +128,7 @@ def test_the_numbers_are_those_of_the_answers(place: Path) -> None:
     assert rows[0]["kl"]["mean"] == 0
     assert rows[1]["kl"]["mean"] > 0
     # By hand: of twelve prompts, how often the judge preferred the first answer of round 1's model.
-    with Store.open("out/round-1/arena/store.db", create=False) as store:
+    with PreferenceStore.open("out/round-1/arena/store.db", create=False) as store:
         battles = store.battles()
     score = Counter[str]()
     for battle in battles:
@@ -196,9 +196,9 @@ def test_other_settings_do_not_take_the_folder(place: Path) -> None:
 
 def test_all_data_is_that_of_all_rounds(place: Path) -> None:
     go("rounds=2", "keep_data=all", "eval_prompts=2", "form=pairs", "num_responses=4")
-    with Store.open("out/round-1/compare/store.db", create=False) as store:
+    with PreferenceStore.open("out/round-1/compare/store.db", create=False) as store:
         first = store.comparisons()
-    with Store.open("out/round-2/compare/store.db", create=False) as store:
+    with PreferenceStore.open("out/round-2/compare/store.db", create=False) as store:
         second = store.comparisons(round=2)
         rounds = Counter(v.round for v in store.verdicts())
     assert rounds == {1: 64, 2: 64}  # two pairs of each of 32 prompts
@@ -214,7 +214,7 @@ def test_all_data_is_that_of_all_rounds(place: Path) -> None:
 def test_rejection_sampling_imitates_the_best(place: Path) -> None:
     go("rounds=1", "eval_prompts=2", "train.method=rejection_sampling")
     assert json.loads(Path("out/round-1/train/stage.json").read_text())["method"] == "sft"
-    with Store.open("out/round-1/compare/store.db", create=False) as store:
+    with PreferenceStore.open("out/round-1/compare/store.db", create=False) as store:
         rankings = store.rankings()
     assert len(rankings) == 32
     records, report = load_records("out/round-1/compare/store.db", "sft")

@@ -11,7 +11,7 @@ import pytest
 
 import accord
 from accord.errors import DataError
-from accord.runs import MetricsLog, digest_json, digest_path, read_metrics, recorded
+from accord.runs import MetricsLog, digest_json, digest_path, read_metrics, record_run
 from accord.settings.training import SftSettings
 
 
@@ -139,7 +139,7 @@ def manifest_of(folder: Path) -> dict[str, object]:
 
 def test_a_manifest_holds_all_that_is_needed_to_run_again(tmp_path: Path) -> None:
     settings = SftSettings(model="m", dataset="d", output_dir=str(tmp_path), seed=3)
-    with recorded(tmp_path, settings=settings, seed=3, inputs={"d": "abc"}):
+    with record_run(tmp_path, settings=settings, seed=3, inputs={"d": "abc"}):
         assert manifest_of(tmp_path)["status"] == "running"
     told = manifest_of(tmp_path)
     assert told["status"] == "finished"
@@ -156,14 +156,14 @@ def test_a_manifest_holds_all_that_is_needed_to_run_again(tmp_path: Path) -> Non
 
 
 def test_a_manifest_tells_how_each_attempt_ended(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), recorded(tmp_path, settings={}):
+    with pytest.raises(ZeroDivisionError), record_run(tmp_path, settings={}):
         raise ZeroDivisionError("by nothing")
     assert manifest_of(tmp_path)["status"] == "failed"
     assert manifest_of(tmp_path)["error"] == "ZeroDivisionError: by nothing"
-    with pytest.raises(KeyboardInterrupt), recorded(tmp_path, settings={}):
+    with pytest.raises(KeyboardInterrupt), record_run(tmp_path, settings={}):
         raise KeyboardInterrupt
     assert manifest_of(tmp_path)["status"] == "interrupted"
-    with recorded(tmp_path, settings={}):
+    with record_run(tmp_path, settings={}):
         pass
     told = manifest_of(tmp_path)
     assert told["status"] == "finished"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accord.compare.store.connect import is_store
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.data.read import FROM_COMPARISON, Kind, read_records
 from accord.data.report import ReadReport
 from accord.errors import DataError
@@ -36,7 +36,7 @@ def load_records(place: str | Path, kind: Kind) -> tuple[list[Record], ReadRepor
     """
     if not is_store(place):
         return read_records(place, kind)
-    with Store.open(place, create=False) as store:
+    with PreferenceStore.open(place, create=False) as store:
         if kind not in READERS:
             raise DataError(
                 f"{store.place} is a preference store, which holds no {kind}. Give a file of rows."
@@ -55,7 +55,7 @@ def load_records(place: str | Path, kind: Kind) -> tuple[list[Record], ReadRepor
         )
 
 
-def _comparisons(store: Store) -> tuple[list[Comparison], Dropped, list[str]]:
+def _comparisons(store: PreferenceStore) -> tuple[list[Comparison], Dropped, list[str]]:
     dropped: Dropped = {}
     for verdict in store.verdicts("pair"):
         if verdict.outcome in NO_WINNER:
@@ -69,7 +69,7 @@ def _comparisons(store: Store) -> tuple[list[Comparison], Dropped, list[str]]:
     return kept, dropped, []
 
 
-def _rankings(store: Store) -> tuple[list[Ranking], Dropped, list[str]]:
+def _rankings(store: PreferenceStore) -> tuple[list[Ranking], Dropped, list[str]]:
     dropped: Dropped = {}
     kept = []
     for ranking in store.rankings():
@@ -81,7 +81,7 @@ def _rankings(store: Store) -> tuple[list[Ranking], Dropped, list[str]]:
     return kept, dropped, []
 
 
-def _preferences(store: Store) -> Read:
+def _preferences(store: PreferenceStore) -> Read:
     pairs, tied_pairs, _ = _comparisons(store)
     rankings, tied_rankings, _ = _rankings(store)
     together: list[Comparison | Ranking] = [*pairs, *rankings]
@@ -89,19 +89,19 @@ def _preferences(store: Store) -> Read:
     return together, tied_pairs | tied_rankings, []
 
 
-def _judged(store: Store) -> Read:
+def _judged(store: PreferenceStore) -> Read:
     preferences, dropped, _ = _preferences(store)
     together: list[Record] = [*preferences, *store.ratings()]
     together.sort(key=lambda record: record.source.line or 0)
     return together, dropped, []
 
 
-def _ratings(store: Store) -> Read:
+def _ratings(store: PreferenceStore) -> Read:
     ratings = store.ratings()
     return (ratings, {}, []) if ratings else _converted(store, Rating)
 
 
-def _demonstrations(store: Store) -> Read:
+def _demonstrations(store: PreferenceStore) -> Read:
     """The chosen of each pair, and the best of each ranking."""
     best = [_best(ranking) for ranking in store.rankings()]
     if not best:
@@ -120,18 +120,18 @@ def _best(ranking: Ranking) -> Demonstration:
     return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, ended)
 
 
-def _converted(store: Store, target: type[Record]) -> Read:
+def _converted(store: PreferenceStore, target: type[Record]) -> Read:
     pairs, dropped, _ = _comparisons(store)
     note, convert = FROM_COMPARISON[target]
     return [record for pair in pairs for record in convert(pair)], dropped, [note]
 
 
-def _prompts(store: Store) -> Read:
+def _prompts(store: PreferenceStore) -> Read:
     prompts = [PromptOnly(p.prompt, Source(store.place, p.id), p.meta) for p in store.prompts()]
     return prompts, {}, []
 
 
-READERS: dict[Kind, Callable[[Store], Read]] = {
+READERS: dict[Kind, Callable[[PreferenceStore], Read]] = {
     "comparisons": _comparisons,
     "rankings": _rankings,
     "preferences": _preferences,

@@ -41,7 +41,7 @@ def same_weights(lm: LanguageModel, place: str) -> bool:
 
     Of a peft model, its base. Equal to the bit in the precision that the model holds them in.
     """
-    if same_place(place, lm.name) and not lm.merged:
+    if same_path(place, lm.name) and not lm.merged:
         return True
     if not Path(place).is_dir() or _about(AutoConfig.from_pretrained(place)) != _about(
         lm.inner.config
@@ -63,7 +63,7 @@ def same_weights(lm: LanguageModel, place: str) -> bool:
     return not left
 
 
-def same_place(one: str, other: str) -> bool:
+def same_path(one: str, other: str) -> bool:
     """Whether two names are of the same folder, or the same model on the hub."""
     if Path(one).is_dir():
         return Path(one).resolve() == Path(other).resolve()
@@ -92,7 +92,7 @@ def rows_digest(groups: Sequence[PromptGroup]) -> str:
         for part in (group.prompt, *group.responses):
             digest.update(len(part).to_bytes(4, "little"))
             digest.update(np.asarray(part, dtype=np.int64).data)
-        for mask in group.learned:  # log-probs are those of learned tokens alone
+        for mask in group.loss_mask:  # log-probs are those of learned tokens alone
             digest.update(np.asarray(mask, dtype=np.bool_).data)
         digest.update(b"|")
     return digest.hexdigest()

@@ -30,7 +30,9 @@ AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 def states_before(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The hidden states (R, D) that predict each response token."""
     # A token's position is its place in its row, and what predicts it stands before it.
-    return _states(lm, batch, batch.predict, batch.response_of, batch.position_ids[batch.predict])
+    return _states(
+        lm, batch, batch.predict_index, batch.response_of, batch.position_ids[batch.predict_index]
+    )
 
 
 def states_last(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -49,7 +51,7 @@ def _states(
 ) -> Tensor:
     """The backbone's output at some tokens, each prompt computed once where the architecture
     allows it: at flat indices of the batch, or at positions in plain rows, one a response."""
-    with lm.compute():
+    with lm.precision_context():
         if not lm.shares_prefixes:
             return _row_states(lm, batch)[responses, positions]
         last = lm.last_layer
@@ -111,11 +113,11 @@ def response_logps_and_others(
 
     Only where the model shares prefixes, on a CPU.
     """
-    captured, count = Captured(), len(batch.predict)
+    captured, count = Captured(), len(batch.predict_index)
     ends = torch.tensor([len(g.prompt) for g in batch.groups]) - 1
-    starts = torch.tensor([g.tokens for g in batch.groups]).cumsum(0)
+    starts = torch.tensor([g.num_tokens for g in batch.groups]).cumsum(0)
     ends[1:] += starts[:-1]
-    flat = torch.cat([batch.predict, ends.to(batch.device)])
+    flat = torch.cat([batch.predict_index, ends.to(batch.device)])
     states = _states(lm, batch, flat, batch.response_of, batch.position_ids[flat], captured)
     logps = token_logps(states[:count], lm.head, batch.targets)
     tokens = torch.tensor([t for other in others for t in other])
@@ -123,7 +125,7 @@ def response_logps_and_others(
         torch.arange(len(o)) + len(g.prompt) for g, o in zip(batch.groups, others, strict=True)
     ]
     with torch.no_grad():
-        with lm.compute():
+        with lm.precision_context():
             out = lm.backbone(
                 input_ids=tokens[None],
                 position_ids=torch.cat(positions)[None],
@@ -145,7 +147,7 @@ def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
 
 def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """Each head's raw score of each response, float32 (N, heads), read at its last token."""
-    return lm.head_scores_of(states_last(lm, batch))
+    return lm.head_scores(states_last(lm, batch))
 
 
 def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -153,7 +155,7 @@ def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     return (lm.scores_of(states_before(lm, batch)) - lm.score_mean) / lm.score_std
 
 
-def share_a_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
+def share_forward_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
     """Whether a critic reads the policy's own hidden states."""
     return critic.model is policy.model and critic.adapter == policy.adapter
 

@@ -23,7 +23,7 @@ from accord.lm.adapters.switch import POLICY
 from accord.lm.forward import check_packing
 from accord.lm.heads import draw_heads
 from accord.lm.kernels.norms import speed_up_norms
-from accord.lm.model import LanguageModel, Precision, without_dropout
+from accord.lm.model import LanguageModel, Precision, disable_dropout
 from accord.lm.quiet import quiet
 from accord.runs import atomic_folder
 
@@ -290,7 +290,7 @@ def _placed(model: Any, device: Device) -> Any:
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device=cuda, but torch finds no CUDA device. Use device=cpu or auto.")
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return without_dropout(model).to(target).eval()
+    return disable_dropout(model).to(target).eval()
 
 
 def _checked(lm: LanguageModel) -> LanguageModel:

@@ -116,7 +116,7 @@ class LanguageModel:
             return self.score.out_features
         return int(self.inner.config.num_labels) if self.scalar else 0
 
-    def head_scores_of(self, hidden: Tensor) -> Tensor:
+    def head_scores(self, hidden: Tensor) -> Tensor:
         """Each scalar head's float32 value (n, heads) of hidden states (n, D)."""
         head = self.inner.score if self.score is None else self.score
         copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the copy that learns
@@ -139,10 +139,10 @@ class LanguageModel:
 
     def scores_of(self, hidden: Tensor) -> Tensor:
         """The float32 score (n,) of hidden states (n, D)."""
-        return self.combined(self.head_scores_of(hidden))
+        return self.combined(self.head_scores(hidden))
 
     @contextmanager
-    def compute(self) -> Iterator[None]:
+    def precision_context(self) -> Iterator[None]:
         """What forward passes run in: the own adapter on, and the precision."""
         adapter = nullcontext() if self.switch is None else self.switch.using(self.adapter)
         with adapter, self._cast():
@@ -166,11 +166,11 @@ class LanguageModel:
         parts = name.split(".")
         return (self.scalar and "score" in parts) or any(m in parts for m in strict)
 
-    def trainable(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that learn, by name; of a view its own."""
-        return {n: p for n, p in self.held().items() if p.requires_grad}
+        return {n: p for n, p in self.own_parameters().items() if p.requires_grad}
 
-    def held(self) -> dict[str, nn.Parameter]:
+    def own_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by name: the base's, and of the adapters and heads on it the own ones."""
         found = (
             {}
@@ -184,7 +184,7 @@ class LanguageModel:
         mine = (None, self.adapter)
         return {n: p for n, p in self.model.named_parameters() if adapter_of(n) in mine} | found
 
-    def recompute_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Gradient checkpointing: keep layer inputs only, compute the rest again going back."""
         enable = getattr(self.inner, "activation_checkpointing_enable", None)  # its later name
         kind: dict[str, Any] = {"use_reentrant": False}
@@ -198,7 +198,7 @@ class LanguageModel:
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def disable_dropout(model: nn.Module) -> nn.Module:
     """Dropout off everywhere: log-probs under learning must equal those under sampling."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

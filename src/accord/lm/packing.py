@@ -22,7 +22,7 @@ class PromptGroup:
     """Token ids of a prompt (at least one) and of K responses (at least one token each).
 
     `ranks[k]` is the place of response k, 0 best, equal = tie; `margin` is a pair's, if known;
-    `labels[k]` says whether it is desirable. `learned[k]` says which of its tokens are learned
+    `labels[k]` says whether it is desirable. `loss_mask[k]` says which of its tokens are learned
     from; empty, all are.
     """
 
@@ -32,15 +32,15 @@ class PromptGroup:
     margin: float | None = None
     source: Source = UNKNOWN
     labels: tuple[bool, ...] = ()
-    learned: tuple[tuple[bool, ...], ...] = ()
+    loss_mask: tuple[tuple[bool, ...], ...] = ()
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens a packed batch holds of this group."""
         return len(self.prompt) + sum(len(r) for r in self.responses)
 
     @property
-    def ordered(self) -> list[tuple[int, int]]:
+    def preference_pairs(self) -> list[tuple[int, int]]:
         """Pairs of responses that the ranks tell apart, by number, the better one first. Two that
         are the same, as after a cut, have nothing to tell."""
         return [
@@ -51,17 +51,17 @@ class PromptGroup:
         ]
 
     @property
-    def targets(self) -> int:
+    def num_targets(self) -> int:
         """Tokens that are learned from."""
-        return sum(map(sum, self.learned)) if self.learned else sum(map(len, self.responses))
+        return sum(map(sum, self.loss_mask)) if self.loss_mask else sum(map(len, self.responses))
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Pairs (P,) as response numbers; a group's weights sum to 1, however many pairs it has."""
 
-    better: Tensor
-    worse: Tensor
+    chosen: Tensor
+    rejected: Tensor
     weights: Tensor
     margins: Tensor
 
@@ -70,16 +70,16 @@ class Pairs:
 class PackedBatch:
     """Groups packed flat, with T tokens, R response tokens that are learned, N responses in all.
 
-    input_ids, position_ids (T,); targets (R,) the response tokens; predict (R,) the flat index
-    of the token before each; response_of (R,) which response each belongs to; last (N,) the flat
-    index of each response's last token; lengths (N,) how many of the R each response has.
+    input_ids, position_ids (T,); targets (R,) the response tokens; predict_index (R,) the flat
+    index of the token before each; response_of (R,) which response each belongs to; last (N,)
+    the flat index of each response's last token; lengths (N,) how many of the R each response has.
     """
 
     groups: tuple[PromptGroup, ...]
     input_ids: Tensor
     position_ids: Tensor
     targets: Tensor
-    predict: Tensor
+    predict_index: Tensor
     response_of: Tensor
     last: Tensor
     lengths: Tensor
@@ -100,7 +100,7 @@ class PackedBatch:
         margins: list[float] = []
         first = 0
         for group in self.groups:
-            found = group.ordered
+            found = group.preference_pairs
             better += [first + i for i, _ in found]
             worse += [first + j for _, j in found]
             weights += [1.0 / len(found) for _ in found]
@@ -142,8 +142,8 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
             positions += range(len(group.prompt), len(group.prompt) + len(response))
             before = [end_of_prompt, *range(start, start + len(response) - 1)]
             kept: Sequence[int] = response
-            if group.learned:
-                mask = group.learned[k]
+            if group.loss_mask:
+                mask = group.loss_mask[k]
                 kept = [t for t, on in zip(response, mask, strict=True) if on]
                 before = [i for i, on in zip(before, mask, strict=True) if on]
             targets += kept
@@ -161,7 +161,7 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
         input_ids=flat(ids),
         position_ids=flat(positions),
         targets=flat(targets),
-        predict=flat(predict),
+        predict_index=flat(predict),
         response_of=flat(owner),
         last=flat(last),
         lengths=flat(lengths),

@@ -131,7 +131,7 @@ def model_from_scratch(texts: Iterable[str], settings: ScratchSettings) -> None:
     save_untrained(model, tokenizer, Path(settings.output_dir) / "model")
 
 
-def texts_of(records: Sequence[Record]) -> Iterator[str]:
+def record_texts(records: Sequence[Record]) -> Iterator[str]:
     """All text that the records hold, each prompt once a record."""
     for record in records:
         if isinstance(record, Text):

@@ -15,7 +15,7 @@ from rich.console import Console
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import FOLDER
 from accord.learn.loop.fit import StepResult
-from accord.learn.loop.processes import leave, processes
+from accord.learn.loop.processes import barrier, processes
 from accord.learn.offline.train import train_offline
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
@@ -39,7 +39,7 @@ from accord.pipeline.stages.measure import evaluate, report
 from accord.pipeline.stages.rounds import iterate, plans_of, rounds_table_of
 from accord.pipeline.stages.sample import sample, select
 from accord.report.results import terminal_table
-from accord.runs import recorded, write_json_atomic
+from accord.runs import record_run, write_json_atomic
 from accord.settings.recipe import Recipe, StagePlan
 
 STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
@@ -90,17 +90,17 @@ def run_recipe(recipe: Recipe) -> bool:
     part in training.
     """
     console = Console(stderr=True)
-    if not processes().main:
+    if not processes().is_main:
         for plan in recipe.stages:
             _take_part(plan)
-        leave()
+        barrier()
         return False
     with messages_above(console):
         for plan in recipe.stages:
             run_one(plan, console)
             if plan.kind == "iterate":
                 Console().print(rounds_table_of(plan))
-    leave()
+    barrier()
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
         if plan.kind == "report":
@@ -117,14 +117,14 @@ def run_stage(plan: StagePlan) -> bool:
     Raises SettingsError when its folder holds what other settings or inputs made: outside of a
     recipe nobody said that it may be made anew.
     """
-    if not processes().main:
+    if not processes().is_main:
         _take_part(plan)
-        leave()
+        barrier()
         return False
     console = Console(stderr=True)
     with messages_above(console):
         run_one(plan, console, replace=False)
-    leave()
+    barrier()
     if plan.kind == "iterate":
         Console().print(rounds_table_of(plan))
     return True
@@ -132,7 +132,7 @@ def run_stage(plan: StagePlan) -> bool:
 
 def _take_part(plan: StagePlan) -> None:
     """Another process's share of a stage: training, if the main one says that it runs."""
-    if not processes().told(None):
+    if not processes().broadcast(None):
         return
     if plan.kind == "iterate":
         for inner in plans_of(plan):
@@ -171,16 +171,16 @@ def stage_work(
             markup=False,
             soft_wrap=True,
         )
-        processes().told(False)
+        processes().broadcast(False)
         return None
     if plan.kind == "report" and before and not same_kind(plan, before):
-        processes().told(False)
+        processes().broadcast(False)
         return work_of(plan, console)  # its folder goes on telling of the stage that made it
     if before and before.get("digest") != about["digest"]:
         _begin_anew(plan, folder, before, about, console, replace=replace)
     spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
     write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
-    processes().told(True)
+    processes().broadcast(True)
     return _recorded(plan, console, about, spent)
 
 
@@ -192,7 +192,7 @@ def _recorded(
     began = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
     try:
-        with recorded(folder, settings=plan.settings, seed=seed, inputs=about["inputs"]):
+        with record_run(folder, settings=plan.settings, seed=seed, inputs=about["inputs"]):
             yield from work_of(plan, console)
     except BaseException:
         seconds = spent + time.perf_counter() - began

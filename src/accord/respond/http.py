@@ -22,7 +22,7 @@ BUSY = (408, 429)  # below 500, and worth another attempt
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Disconnected:
     """An attempt without an answer: `what` went wrong; `late` if it took longer than it may."""
 
     what: str
@@ -76,7 +76,7 @@ def attempts(
     *,
     retries: int,
     stop: threading.Event | None = None,
-) -> Iterator[httpx2.Response | Lost]:
+) -> Iterator[httpx2.Response | Disconnected]:
     """What comes of each attempt, at most `retries` + 1 of them: stop asking when content.
 
     The waits between them double, and are as long as the last answer's Retry-After says; a server
@@ -87,15 +87,15 @@ def attempts(
         if attempt and stop.wait(max(asked, FIRST_WAIT * 2 ** (attempt - 1))):
             return
         try:
-            answer: httpx2.Response | Lost = client.request(method, path, json=body)
+            answer: httpx2.Response | Disconnected = client.request(method, path, json=body)
         except httpx2.ConnectError as error:
-            answer = Lost(f"no connection ({error})")
+            answer = Disconnected(f"no connection ({error})")
         except httpx2.TimeoutException:
-            answer = Lost("no answer in time", late=True)
+            answer = Disconnected("no answer in time", late=True)
         except httpx2.HTTPError as error:
-            answer = Lost(f"the connection broke ({type(error).__name__}: {error})")
+            answer = Disconnected(f"the connection broke ({type(error).__name__}: {error})")
         yield answer
-        asked = 0.0 if isinstance(answer, Lost) else retry_after(answer)
+        asked = 0.0 if isinstance(answer, Disconnected) else retry_after(answer)
         if asked > LONGEST_WAIT:
             return
 
@@ -113,7 +113,7 @@ def retry_after(answer: httpx2.Response) -> float:
         return 0.0
 
 
-def message_of(answer: httpx2.Response) -> str:
+def error_message(answer: httpx2.Response) -> str:
     """What the server says went wrong, in one line."""
     try:
         found = answer.json()

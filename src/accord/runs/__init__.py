@@ -8,7 +8,7 @@ from accord.runs.atomic import (
 )
 from accord.runs.digests import digest_json, digest_path
 from accord.runs.json_values import json_ready
-from accord.runs.manifest import Manifest, machine, recorded, versions
+from accord.runs.manifest import Manifest, machine, record_run, versions
 from accord.runs.metrics import MetricsLog, read_metrics
 from accord.runs.storage import storage_errors
 
@@ -21,7 +21,7 @@ __all__ = [
     "json_ready",
     "machine",
     "read_metrics",
-    "recorded",
+    "record_run",
     "recover_folder",
     "remove_folder",
     "storage_errors",

@@ -45,7 +45,7 @@ class Manifest:
 
 
 @contextmanager
-def recorded(
+def record_run(
     folder: str | Path,
     *,
     settings: Any,

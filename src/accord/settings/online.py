@@ -132,17 +132,17 @@ class OnlineSettings(TrainSettings):
         return 1
 
     @property
-    def prompts_a_step(self) -> int:
+    def prompts_per_iteration(self) -> int:
         """Prompts answered in an iteration."""
         return self.per_device_train_batch_size // self.num_generations
 
     @property
-    def wants_reference(self) -> bool:
+    def needs_reference(self) -> bool:
         """Whether anything asks for a KL to the reference."""
         return self.beta > 0 or self.max_kl is not None or self.adaptive_kl_target is not None
 
     @property
-    def keeps_copy(self) -> Literal["off", "memory", "disk"]:
+    def snapshot_storage(self) -> Literal["off", "memory", "disk"]:
         """Where an iteration's start is kept, its default filled in."""
         if self.rollback_copy is not None:
             return self.rollback_copy
@@ -187,9 +187,9 @@ class OnlineSettings(TrainSettings):
             raise ValueError(
                 "`adaptive_kl_horizon` does nothing without `adaptive_kl_target`. Set that too."
             )
-        if self.num_mini_batches > self.prompts_a_step:
+        if self.num_mini_batches > self.prompts_per_iteration:
             raise ValueError(
-                f"{self.prompts_a_step} prompts in an iteration can't be split into "
+                f"{self.prompts_per_iteration} prompts in an iteration can't be split into "
                 f"`num_mini_batches={self.num_mini_batches}`. Lower it."
             )
         if self.max_kl_action == "raise_beta" and not self.beta:
@@ -203,7 +203,7 @@ class OnlineSettings(TrainSettings):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> OnlineSettings:
-        if self.ref_model is not None and not self.wants_reference:
+        if self.ref_model is not None and not self.needs_reference:
             raise ValueError(
                 "`ref_model` does nothing where nothing asks for a KL: `beta=0`, without `max_kl`. "
                 "Set one of them, or leave it out."

@@ -20,7 +20,7 @@ from accord.runs.cache import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CachedAnswer:
     """What an endpoint answered, and the tokens it counted; None where it does not count.
 
     `cut` says that a limit on its length ended it.
@@ -32,7 +32,7 @@ class Answer:
     answer_tokens: int | None = None
 
 
-class KeptAnswers:
+class AnswerCache:
     """Answers by the digest of their question, read when opened. For any number of threads."""
 
     def __init__(self, about: Mapping[str, Any]) -> None:
@@ -43,10 +43,10 @@ class KeptAnswers:
             self.place.parent.mkdir(parents=True, exist_ok=True)
             self._found = _read(self.place)
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> CachedAnswer | None:
         return self._found.get(key)
 
-    def keep(self, key: str, answer: Answer) -> None:
+    def keep(self, key: str, answer: CachedAnswer) -> None:
         """Write an answer down before it is used. Raises StorageError where the disk fails."""
         line = json.dumps({"key": key, **asdict(answer)}) + "\n"  # in ASCII
         with self._lock, storage_errors(self.place), self.place.open("a+b") as file:
@@ -63,15 +63,15 @@ def _ends_a_line(file: Any) -> bool:
     return bool(file.read(1) == b"\n")
 
 
-def _read(place: Path) -> dict[str, Answer]:
+def _read(place: Path) -> dict[str, CachedAnswer]:
     if not place.is_file():
         return {}
-    found: dict[str, Answer] = {}
+    found: dict[str, CachedAnswer] = {}
     for line in place.read_bytes().splitlines():
         try:
             row = json.loads(line)
             key = row.pop("key")
-            found[key] = Answer(**row)
+            found[key] = CachedAnswer(**row)
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # torn
     return found

@@ -17,17 +17,17 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from accord.compare.judges.answers import Answer, KeptAnswers
+from accord.compare.judges.answers import AnswerCache, CachedAnswer
 from accord.errors import SettingsError, WorkError
 from accord.respond.http import (
     BUSY,
     QUOTED,
-    Lost,
+    Disconnected,
     RefusedError,
     attempts,
     connection,
+    error_message,
     key_header,
-    message_of,
     retry_after,
 )
 from accord.runs import digest_json
@@ -85,14 +85,14 @@ class Endpoint:
         self.client = connection(
             self.url, timeout=settings.timeout, headers=headers, proxies=not here
         )
-        self.answers = KeptAnswers({"base_url": self.url, "model": model})
+        self.answers = AnswerCache({"base_url": self.url, "model": model})
         self.tally = Tally()
         self._schemas = settings.output != "text"
         self._limit_key = "max_tokens"
         self._lock = threading.Lock()
         self._stop = threading.Event()  # set, no request is sent again
 
-    def ask(self, questions: Sequence[Ask]) -> list[Answer | Refused]:
+    def ask(self, questions: Sequence[Ask]) -> list[CachedAnswer | Refused]:
         """The answer to each. Equal questions are put once, and kept ones not at all.
 
         Raises WorkError when the server can't be reached or a limit on spending is met: what was
@@ -100,7 +100,7 @@ class Endpoint:
         """
         keys = [self._key(question) for question in questions]
         new: dict[str, Ask] = {}
-        found: dict[str, Answer | Refused] = {}
+        found: dict[str, CachedAnswer | Refused] = {}
         for key, question in zip(keys, questions, strict=True):
             kept = self.answers.get(key)
             if kept is None:
@@ -120,7 +120,7 @@ class Endpoint:
                 raise
         return [found[key] for key in keys]
 
-    def told(self) -> dict[str, int]:
+    def usage(self) -> dict[str, int]:
         """The tally, for a file."""
         return asdict(self.tally)
 
@@ -139,7 +139,7 @@ class Endpoint:
             }
         )
 
-    def _answer(self, key: str, question: Ask) -> Answer | Refused:
+    def _answer(self, key: str, question: Ask) -> CachedAnswer | Refused:
         try:
             answer = self._asked(question)
         except RefusedError as refused:
@@ -155,7 +155,7 @@ class Endpoint:
             self.answers.keep(key, answer)
         return answer
 
-    def _asked(self, question: Ask) -> Answer:
+    def _asked(self, question: Ask) -> CachedAnswer:
         """An answer to the request in the forms that the server may take, the strictest first."""
         schema, limit = self._schemas, self._limit_key
         try:
@@ -177,7 +177,7 @@ class Endpoint:
             self._schemas = False
             return answer
 
-    def _sent(self, question: Ask, *, schema: bool, limit: str) -> Answer:
+    def _sent(self, question: Ask, *, schema: bool, limit: str) -> CachedAnswer:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": question.text}],
@@ -195,19 +195,19 @@ class Endpoint:
         )
         for answer in sent:
             tried += 1
-            if isinstance(answer, Lost):
+            if isinstance(answer, Disconnected):
                 fault = (
                     f"{answer.what} ({self.settings.timeout:g} s)" if answer.late else answer.what
                 )
             elif answer.status_code < 400:
                 return self._read(answer)
             else:
-                fault = f"status {answer.status_code}: {message_of(answer)}"
+                fault = f"status {answer.status_code}: {error_message(answer)}"
                 wait = retry_after(answer)
                 fault += f" (wait {wait:,.0f} s, it says)" if wait else ""
                 refuses = answer.status_code < 500 and answer.status_code not in BUSY
                 if refuses or (schema and answer.status_code == 501):
-                    raise RefusedError(self.url + PATH, answer.status_code, message_of(answer))
+                    raise RefusedError(self.url + PATH, answer.status_code, error_message(answer))
         raise WorkError(
             f"The judge at {self.url} did not answer in {tried} attempts: {fault}. Is it "
             f"running, and is base_url right? What it answered before is kept: run the same "
@@ -230,7 +230,7 @@ class Endpoint:
             f"to go on with as many more, or raise the limit."
         )
 
-    def _read(self, answer: httpx2.Response) -> Answer:
+    def _read(self, answer: httpx2.Response) -> CachedAnswer:
         try:
             found = answer.json()
             choice = found["choices"][0]
@@ -255,4 +255,4 @@ class Endpoint:
             self.tally.prompt_tokens += read or 0
             self.tally.answer_tokens += written or 0
         cut = choice.get("finish_reason") == "length"
-        return Answer(text or "", cut, read, written)  # no text where all was reasoning
+        return CachedAnswer(text or "", cut, read, written)  # no text where all was reasoning

@@ -23,7 +23,7 @@ from accord.compare.judges.questions import (
     score_question,
     stated,
 )
-from accord.compare.rewards.reward import Answered, WeightedSource, shown
+from accord.compare.rewards.reward import PromptResponse, WeightedSource, shorten
 from accord.errors import RewardError
 from accord.records import Prompt, prompt_text
 from accord.settings.endpoint import EndpointSettings
@@ -85,9 +85,9 @@ class AiJudge:
         self.attempts = settings.attempts
         self.verdicts = Verdicts()
 
-    def told(self) -> dict[str, int]:
+    def usage(self) -> dict[str, int]:
         """Calls, tokens and kept answers of this start, and the counts of its verdicts."""
-        return {**self.endpoint.told(), **asdict(self.verdicts)}
+        return {**self.endpoint.usage(), **asdict(self.verdicts)}
 
     def ranks(self, questions: Sequence[Question]) -> list[Ranks | NoVerdict]:
         """The places by wins over the others, each pair in both orders: K·(K − 1) calls.
@@ -106,7 +106,7 @@ class AiJudge:
         return found
 
     def scores(
-        self, rows: Sequence[Answered], *, lowest: int, highest: int
+        self, rows: Sequence[PromptResponse], *, lowest: int, highest: int
     ) -> list[int | NoVerdict]:
         """A score from `lowest` to `highest` for each response: one call. Raises as `ranks`."""
         questions = [
@@ -164,7 +164,7 @@ class AiJudge:
                     found[i] = value[0]
                     continue
                 why = "was cut before its end" if answer.cut else "holds no such value"
-                found[i] = NoVerdict(f"the answer {shown(repr(answer.text))} {why}")
+                found[i] = NoVerdict(f"the answer {shorten(repr(answer.text))} {why}")
                 still.append(i)
             self.verdicts.unreadable_answers += len(still)
             left = still
@@ -196,18 +196,18 @@ def judge_sources(source: JudgeSource) -> Iterator[WeightedSource]:
     judge = AiJudge(source, source.model)
     missing: list[float] = []
 
-    def scores(rows: Sequence[Answered]) -> list[float]:
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
         found = judge.scores(rows, lowest=source.lowest, highest=source.highest)
         missing[:] = [float(isinstance(score, NoVerdict)) for score in found]
         return with_means(source, rows, found)
 
-    yield WeightedSource(source.title, source.weight, scores, judge.told)
+    yield WeightedSource(source.title, source.weight, scores, judge.usage)
     if source.unreadable == "mean":
         yield WeightedSource(f"{source.title}.unreadable", 0.0, lambda rows: list(missing))
 
 
 def with_means(
-    source: JudgeSource, rows: Sequence[Answered], found: Sequence[int | NoVerdict]
+    source: JudgeSource, rows: Sequence[PromptResponse], found: Sequence[int | NoVerdict]
 ) -> list[float]:
     """The scores, and where one is missing the mean of the others to its prompt, or of all.
 
@@ -230,12 +230,13 @@ def with_means(
     return scores
 
 
-def _no_score(source: JudgeSource, row: Answered, missing: NoVerdict) -> str:
+def _no_score(source: JudgeSource, row: PromptResponse, missing: NoVerdict) -> str:
     return (
-        f"The judge `{source.title}` gave no score for the response {shown(repr(row.response))} to "
-        f"the prompt {shown(repr(prompt_text(row.prompt)))} in {source.attempts} attempts: "
-        f"{missing.why}. Take a model that follows the form, raise answer_tokens, or set "
-        f"unreadable=mean, which puts the mean of the others in its place and counts it."
+        f"The judge `{source.title}` gave no score for the response "
+        f"{shorten(repr(row.response))} to the prompt "
+        f"{shorten(repr(prompt_text(row.prompt)))} in {source.attempts} attempts: {missing.why}. "
+        f"Take a model that follows the form, raise answer_tokens, or set unreadable=mean, which "
+        f"puts the mean of the others in its place and counts it."
     )
 
 

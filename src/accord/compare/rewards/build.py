@@ -8,7 +8,13 @@ from typing import Any
 from accord.compare.judges.judge import judge_sources
 from accord.compare.rewards.ensembles import ensemble_scores
 from accord.compare.rewards.functions import function_scores
-from accord.compare.rewards.reward import Answered, CombinedReward, Reward, WeightedSource, shown
+from accord.compare.rewards.reward import (
+    CombinedReward,
+    PromptResponse,
+    Reward,
+    WeightedSource,
+    shorten,
+)
 from accord.compare.rewards.rules import (
     Rule,
     answer_rule,
@@ -39,7 +45,7 @@ from accord.settings.rewards import (
     WorldSource,
 )
 
-Score = Callable[[Sequence[Answered]], Sequence[Any]]
+Score = Callable[[Sequence[PromptResponse]], Sequence[Any]]
 World = Callable[[FlawSettings], Reward]
 """The embedded world's reward with flaws; it stands apart, so who knows it passes it in."""
 
@@ -94,7 +100,7 @@ def build_reward(
     return CombinedReward(tuple(found), tuple(models))
 
 
-def counting_first(sources: Sequence[RewardSource]) -> list[RewardSource]:
+def weighted_first(sources: Sequence[RewardSource]) -> list[RewardSource]:
     """The sources in their order, but that those which only watch, with weight 0, come last."""
     return sorted(sources, key=lambda source: source.weight == 0)
 
@@ -102,7 +108,7 @@ def counting_first(sources: Sequence[RewardSource]) -> list[RewardSource]:
 def first_reward_model(sources: Sequence[RewardSource]) -> str | None:
     """The folder of the first reward model among the sources, from which a critic may start; of
     one that only watches where there is no other."""
-    ordered = counting_first(sources)
+    ordered = weighted_first(sources)
     folders = [f for s in ordered if isinstance(s, RewardModelSource) for f in s.folders]
     return folders[0] if folders else None
 
@@ -161,13 +167,13 @@ def _in_the_world(source: WorldSource, world: World | None) -> Score:
 def _answers(source: AnswerSource) -> Score:
     rule = answer_rule(source)
 
-    def scores(rows: Sequence[Answered]) -> list[float]:
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
         return [rule(row.response, _answer(source, row)) for row in rows]
 
     return scores
 
 
-def _answer(source: AnswerSource, row: Answered) -> str:
+def _answer(source: AnswerSource, row: PromptResponse) -> str:
     """The answer in a prompt's row: text, or a number as it is written. Raises RewardError."""
     answer = row.meta.get(source.column)
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
@@ -178,7 +184,7 @@ def _answer(source: AnswerSource, row: Answered) -> str:
         there = ", ".join(f"`{column}`" for column in row.meta) or "none"
         raise RewardError(
             f"The reward `{source.title}` needs an answer in the column `{source.column}`, and the "
-            f"row of the prompt {shown(repr(prompt_text(row.prompt)))} has none ({what}). "
+            f"row of the prompt {shorten(repr(prompt_text(row.prompt)))} has none ({what}). "
             f"What it has besides: {there}. Add the column to the prompts, or name another in "
             f"`column`."
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from accord.compare.rewards.reward import Answered, read_by_length, reward_of_model
+from accord.compare.rewards.reward import PromptResponse, model_reward, read_by_length
 from accord.errors import SettingsError
 from accord.lm.forward import response_head_scores
 from accord.lm.model import LanguageModel
@@ -17,7 +17,7 @@ from accord.settings.rewards import RewardModelSource
 
 def ensemble_scores(
     source: RewardModelSource, lms: Sequence[LanguageModel]
-) -> Callable[[Sequence[Answered]], list[float]]:
+) -> Callable[[Sequence[PromptResponse]], list[float]]:
     """What the models of a source give a response together; `lms` are its folders, loaded.
 
     Raises SettingsError where `combine` is given and there is one head in all.
@@ -39,18 +39,20 @@ def ensemble_scores(
     }
     combine = combined[source.combine]
 
-    def scores(rows: Sequence[Answered]) -> list[float]:
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
         found: list[float] = combine(torch.cat([_members(lm, rows) for lm in lms], -1)).tolist()
         return found
 
     return scores
 
 
-def _mean_of_models(lms: Sequence[LanguageModel]) -> Callable[[Sequence[Answered]], list[float]]:
+def _mean_of_models(
+    lms: Sequence[LanguageModel],
+) -> Callable[[Sequence[PromptResponse]], list[float]]:
     """Each model's own score, averaged."""
-    rewards = [reward_of_model(lm) for lm in lms]
+    rewards = [model_reward(lm) for lm in lms]
 
-    def scores(rows: Sequence[Answered]) -> list[float]:
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
         columns = [
             reward([r.prompt for r in rows], [r.response for r in rows], [r.finished for r in rows])
             for reward in rewards
@@ -60,7 +62,7 @@ def _mean_of_models(lms: Sequence[LanguageModel]) -> Callable[[Sequence[Answered
     return scores
 
 
-def _members(lm: LanguageModel, rows: Sequence[Answered]) -> Tensor:
+def _members(lm: LanguageModel, rows: Sequence[PromptResponse]) -> Tensor:
     """Each head's score (n, heads), of mean 0 on the model's reference responses, in the unit of
     the model's own normalised score."""
     raw = read_by_length(lm, rows, response_head_scores).reshape(len(rows), lm.heads)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from accord.compare.rewards.reward import Answered, shown
+from accord.compare.rewards.reward import PromptResponse, shorten
 from accord.errors import RewardError
 from accord.records import Message, prompt_json
 from accord.settings.rewards import PythonSource
@@ -32,12 +32,12 @@ Function = Callable[..., Any]
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def function_scores(source: PythonSource) -> Callable[[Sequence[Answered]], list[Any]]:
+def function_scores(source: PythonSource) -> Callable[[Sequence[PromptResponse]], list[Any]]:
     """The scores that a function gives. Raises RewardError where it can't be found or called."""
     function = load_function(source)
     needed, optional, takes_all = _parameters(source, function)
 
-    def scores(rows: Sequence[Answered]) -> list[Any]:
+    def scores(rows: Sequence[PromptResponse]) -> list[Any]:
         known = _arguments(rows)
         given = {name: known.get(name, [None] * len(rows)) for name in needed}
         given |= {name: all_ for name, all_ in known.items() if takes_all or name in optional}
@@ -46,8 +46,8 @@ def function_scores(source: PythonSource) -> Callable[[Sequence[Answered]], list
         except Exception as error:
             raise RewardError(
                 f"The reward function {source.function} failed on {len(rows)} responses, the first "
-                f"{shown(repr(rows[0].response)) if rows else 'of none'}: "
-                f"{type(error).__name__}: {shown(str(error))}. It must return a list with one "
+                f"{shorten(repr(rows[0].response)) if rows else 'of none'}: "
+                f"{type(error).__name__}: {shorten(str(error))}. It must return a list with one "
                 f"number a response; --debug shows where it failed."
             ) from error
 
@@ -61,7 +61,7 @@ def load_function(source: PythonSource) -> Function:
     except Exception as error:
         raise RewardError(
             f"The reward function {source.function} can't be loaded: importing {source.place} "
-            f"failed with {type(error).__name__}: {shown(str(error))}. Give module:function of a "
+            f"failed with {type(error).__name__}: {shorten(str(error))}. Give module:function of a "
             f"module that Python finds from here, or file.py:function."
         ) from error
     function = getattr(module, source.called, None)
@@ -118,7 +118,7 @@ def _parameters(source: PythonSource, function: Function) -> tuple[list[str], li
     return needed, [p.name for p in named if p.default is not p.empty], takes_all
 
 
-def _arguments(rows: Sequence[Answered]) -> Mapping[str, list[Any]]:
+def _arguments(rows: Sequence[PromptResponse]) -> Mapping[str, list[Any]]:
     """All that a function may be called with."""
     columns = dict.fromkeys(column for row in rows for column in row.meta)
     prompts = [prompt_json(row.prompt) for row in rows]
@@ -130,7 +130,7 @@ def _arguments(rows: Sequence[Answered]) -> Mapping[str, list[Any]]:
     }
 
 
-def _completion(row: Answered) -> str | list[dict[str, str]]:
+def _completion(row: PromptResponse) -> str | list[dict[str, str]]:
     if isinstance(row.prompt, str):
         return row.response
     said = Message("assistant", row.response)

@@ -15,7 +15,7 @@ from accord.errors import RewardError
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.lm.tokens.known_tokens import refuse_unknown_tokens
+from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.template import encode_prompt, encode_response
 from accord.records import Prompt, prompt_text
 from accord.runs import write_json_atomic
@@ -39,7 +39,7 @@ class Reward(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class PromptResponse:
     """A prompt and a response to it. `meta` is what else the prompt's row says."""
 
     prompt: Prompt
@@ -50,7 +50,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSource:
-    """A source of a reward under the name that it is logged by; `told` is what it counted.
+    """A source of a reward under the name that it is logged by; `usage` is what it counted.
 
     `of_model`: its scores are reward models', normalised. Beyond ± `clip` they count no more,
     though they are logged as they are.
@@ -58,8 +58,8 @@ class WeightedSource:
 
     name: str
     weight: float
-    score: Callable[[Sequence[Answered]], Sequence[Any]]
-    told: Callable[[], Mapping[str, int]] | None = None
+    score: Callable[[Sequence[PromptResponse]], Sequence[Any]]
+    usage: Callable[[], Mapping[str, int]] | None = None
     of_model: bool = False
     clip: float | None = None
 
@@ -71,7 +71,7 @@ class WeightedSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class RewardScores:
     """The score of each response, and of what it was summed: each source's own, not weighted."""
 
     total: list[float]
@@ -99,41 +99,43 @@ class CombinedReward:
         responses: Sequence[str],
         finished: Sequence[bool] | None = None,
         metas: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Scores:
+    ) -> RewardScores:
         """The sums with each source's part; `metas[i]` is what else the row of prompt i says.
 
         Raises RewardError where a source gives no finite number for each response.
         """
         finished = [True] * len(responses) if finished is None else finished
         metas = [{}] * len(responses) if metas is None else metas
-        rows = [Answered(*row) for row in zip(prompts, responses, finished, metas, strict=True)]
+        rows = [
+            PromptResponse(*row) for row in zip(prompts, responses, finished, metas, strict=True)
+        ]
         found = {one.name: _checked(one, rows) for one in self.sources}
         total = [
             sum(one.counted(found[one.name][i]) for one in self.sources) for i in range(len(rows))
         ]
-        return Scores(total, found)
+        return RewardScores(total, found)
 
-    def told(self) -> dict[str, Mapping[str, int]]:
+    def usage(self) -> dict[str, Mapping[str, int]]:
         """What the sources that count something have counted, such as a judge's calls."""
-        return {one.name: one.told() for one in self.sources if one.told is not None}
+        return {one.name: one.usage() for one in self.sources if one.usage is not None}
 
 
-def scores_of(
+def score_responses(
     reward: Reward,
     prompts: Sequence[Prompt],
     responses: Sequence[str],
     finished: Sequence[bool] | None = None,
     metas: Sequence[Mapping[str, Any]] | None = None,
-) -> Scores:
+) -> RewardScores:
     """Any reward's scores: with each source's part where it has sources."""
     if isinstance(reward, CombinedReward):
         return reward.scores(prompts, responses, finished, metas)
-    return Scores(reward(prompts, responses, finished))
+    return RewardScores(reward(prompts, responses, finished))
 
 
-def write_told(reward: Reward, folder: Path) -> None:
+def write_usage(reward: Reward, folder: Path) -> None:
     """Write judges.json: what the sources have counted, where there are some that count."""
-    told = reward.told() if isinstance(reward, CombinedReward) else {}
+    told = reward.usage() if isinstance(reward, CombinedReward) else {}
     if told:
         write_json_atomic(folder / "judges.json", told)
 
@@ -150,7 +152,7 @@ def source_metrics(by_source: Mapping[str, Sequence[float]]) -> dict[str, float]
     return metrics
 
 
-def _checked(source: WeightedSource, rows: Sequence[Answered]) -> list[float]:
+def _checked(source: WeightedSource, rows: Sequence[PromptResponse]) -> list[float]:
     """The source's scores as floats, one for each row and each finite. Raises RewardError."""
     given = list(source.score(rows))
     if len(given) != len(rows):
@@ -169,21 +171,21 @@ def _checked(source: WeightedSource, rows: Sequence[Answered]) -> list[float]:
             if source.of_model:
                 remedy = "Its weights are broken, or overflow on this text: try precision=fp32."
             raise RewardError(
-                f"The reward `{source.name}` gave {shown(repr(value))}, which is no finite number, "
-                f"for the response {shown(repr(row.response))} to the prompt "
-                f"{shown(repr(prompt_text(row.prompt)))}. {remedy}"
+                f"The reward `{source.name}` gave {shorten(repr(value))}, which is no finite "
+                f"number, for the response {shorten(repr(row.response))} to the prompt "
+                f"{shorten(repr(prompt_text(row.prompt)))}. {remedy}"
             )
         found.append(number)
     return found
 
 
-def shown(text: str) -> str:
+def shorten(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
 
 
-def reward_of_model(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
+def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
     """A reward model's normalised scores. It reads text, so its tokenizer may be any."""
 
     def scores(
@@ -192,7 +194,7 @@ def reward_of_model(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
         finished: Sequence[bool] | None = None,
     ) -> list[float]:
         finished = [True] * len(responses) if finished is None else finished
-        rows = [Answered(*row) for row in zip(prompts, responses, finished, strict=True)]
+        rows = [PromptResponse(*row) for row in zip(prompts, responses, finished, strict=True)]
         raw = read_by_length(lm, rows, response_scores, batch_size=batch_size)
         normal: list[float] = ((raw - lm.score_mean) / lm.score_std).tolist()
         return normal
@@ -203,15 +205,15 @@ def reward_of_model(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
 @torch.no_grad()
 def read_by_length(
     lm: LanguageModel,
-    rows: Sequence[Answered],
+    rows: Sequence[PromptResponse],
     read: Callable[[LanguageModel, PackedBatch], Tensor],
     *,
     batch_size: int = 64,
 ) -> Tensor:
     """What `read` gives for each response (n, …), on the CPU; those of like length in one pass."""
-    groups = [response_group(lm, r.prompt, r.response, r.finished) for r in rows]
-    refuse_unknown_tokens(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
-    order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
+    groups = [encode_for_reward(lm, r.prompt, r.response, r.finished) for r in rows]
+    check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
+    order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
     found: list[Tensor] = [torch.empty(0)] * len(groups)
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
@@ -221,7 +223,7 @@ def read_by_length(
     return torch.stack(found) if found else torch.empty(0)
 
 
-def response_group(
+def encode_for_reward(
     lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True
 ) -> PromptGroup:
     """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.

@@ -209,7 +209,7 @@ def responses_judged(connection: sa.Connection, kind: VerdictKind) -> dict[int, 
 
 
 def counts(connection: sa.Connection) -> dict[str, int]:
-    """How many of everything; see `Store.counts`."""
+    """How many of everything; see `PreferenceStore.counts`."""
     said = sa.select(VERDICTS.c.kind, VERDICTS.c.outcome, sa.func.count()).group_by(
         VERDICTS.c.kind, VERDICTS.c.outcome
     )

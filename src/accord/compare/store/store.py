@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class PreferenceStore:
     """An open preference store. Use it in a `with` statement, or call `close`."""
 
     place: str

@@ -16,7 +16,7 @@ SURE = 3.0  # standard errors that a change must have to be told from noise
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HealthRemark:
     """One remark: what it is about, how serious, and a sentence or two with the remedy."""
 
     about: str
@@ -27,7 +27,7 @@ class Health:
         return asdict(self)
 
 
-class Course:
+class MetricHistory:
     """Means of a metric over parts of the rows; where a part lacks the metric, None."""
 
     def __init__(self, rows: Sequence[Row]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accord.learn.health.history import Course, Health, Row
+from accord.learn.health.history import HealthRemark, MetricHistory, Row
 
 FELL = 0.1  # nats a token that the chosen may lose before it is told
 HARMFUL = 0.5  # nats a token from which it is a warning whatever else holds
@@ -16,7 +16,7 @@ SATURATED = 0.05  # of the first loss
 OVERFITTED = 0.1  # share by which the held-out loss is above its least
 
 
-def offline_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+def offline_health(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Remarks on a run that learns from given rows; none where their metrics were not logged."""
     return [
         *_displacement(course, settings),
@@ -27,7 +27,7 @@ def offline_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
     ]
 
 
-def _nats(course: Course, side: str, settings: Mapping[str, Any]) -> float | None:
+def _nats(course: MetricHistory, side: str, settings: Mapping[str, Any]) -> float | None:
     """How the log-prob of the chosen or rejected responses changed.
 
     Where there is a reference, log-ratios to it tell: they do not depend on which rows a step
@@ -43,7 +43,7 @@ def _nats(course: Course, side: str, settings: Mapping[str, Any]) -> float | Non
     return course.change(f"logps/{side}")
 
 
-def _displacement(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+def _displacement(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Likelihood displacement: the chosen responses themselves become less likely."""
     fell, worse = (_nats(course, side, settings) for side in ("chosen", "rejected"))
     length = course.last("lengths/chosen")
@@ -63,18 +63,18 @@ def _displacement(course: Course, settings: Mapping[str, Any]) -> list[Health]:
     )
     if a_token < -HARMFUL:
         text += f"That is far: the probability has gone to answers nobody compared. {remedy}"
-        return [Health("likelihood displacement", "warning", text)]
+        return [HealthRemark("likelihood displacement", "warning", text)]
     if margin <= 0 or (held_out is not None and held_out < 0):
         text += f"Nothing was gained for it. {remedy}"
-        return [Health("likelihood displacement", "warning", text)]
+        return [HealthRemark("likelihood displacement", "warning", text)]
     text += (
         "The order of the pairs improved, so this is common and need not harm; whether it does, "
         "the model's own answers show (true reward, arena)."
     )
-    return [Health("likelihood displacement", "note", text)]
+    return [HealthRemark("likelihood displacement", "note", text)]
 
 
-def _margins(course: Course) -> list[Health]:
+def _margins(course: MetricHistory) -> list[HealthRemark]:
     accuracy, margin = course.last("rewards/accuracies"), course.last("rewards/margins")
     if accuracy is None or margin is None or accuracy < ACCURATE or margin > NO_MARGIN:
         return []
@@ -82,10 +82,10 @@ def _margins(course: Course) -> list[Health]:
         f"Rewards agree with {accuracy:.0%} of the preferences, but by a margin of {margin:.3f} "
         f"only: the model has hardly moved. Train longer, or raise learning_rate."
     )
-    return [Health("accuracy without margin", "note", text)]
+    return [HealthRemark("accuracy without margin", "note", text)]
 
 
-def _lengths(course: Course) -> list[Health]:
+def _lengths(course: MetricHistory) -> list[HealthRemark]:
     chosen, rejected = course.last("lengths/chosen"), course.last("lengths/rejected")
     if not chosen or not rejected or 1 / LONGER < chosen / rejected < LONGER:
         return []
@@ -95,10 +95,10 @@ def _lengths(course: Course) -> list[Health]:
         f"alone is rewarded. Compare at equal length in the report; `ld_alpha` (DPO) or "
         f"`length_regularisation` (reward) take length out."
     )
-    return [Health("length", "note", text)]
+    return [HealthRemark("length", "note", text)]
 
 
-def _saturation(course: Course) -> list[Health]:
+def _saturation(course: MetricHistory) -> list[HealthRemark]:
     first, loss = course.first("loss"), course.late("loss")
     accuracy = course.late("rewards/accuracies")
     if first is None or loss is None or accuracy is None:
@@ -110,10 +110,10 @@ def _saturation(course: Course) -> list[Health]:
         f"the loss was {loss:.3f}, so steps only widen margins. Fewer epochs give the same, nearer "
         f"to the reference."
     )
-    return [Health("saturation", "note", text)]
+    return [HealthRemark("saturation", "note", text)]
 
 
-def _overfitting(rows: Sequence[Row]) -> list[Health]:
+def _overfitting(rows: Sequence[Row]) -> list[HealthRemark]:
     losses = [(int(r["step"]), float(r["eval/loss"])) for r in rows if r.get("eval/loss")]
     if len(losses) < 3:
         return []
@@ -125,4 +125,4 @@ def _overfitting(rows: Sequence[Row]) -> list[Health]:
         f"The held-out loss was least at step {step} ({least:.3f}) and is {last:.3f} now: "
         f"overfitted. Fewer epochs, or a lower learning_rate."
     )
-    return [Health("overfitting", "warning", text)]
+    return [HealthRemark("overfitting", "warning", text)]

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accord.learn.health.history import SURE, Course, Health, Level, Row, is_number, mean_of
+from accord.learn.health.history import (
+    SURE,
+    HealthRemark,
+    Level,
+    MetricHistory,
+    Row,
+    is_number,
+    mean_of,
+)
 
 SCORE = ("objective/scores", "reward")
 KL = ("objective/kl", "kl")
@@ -35,7 +43,7 @@ SCORES_CLIPPED = 0.05  # share; normalised scores have a standard deviation of 1
 ROLLED_BACK = 0.1  # share of steps
 
 
-def online_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+def online_health(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Remarks on a run that learns from scores of its own answers; none on others."""
     if course.named(*SCORE, *LENGTH) is None:
         return []
@@ -56,7 +64,7 @@ def online_health(course: Course, settings: Mapping[str, Any]) -> list[Health]:
     ]
 
 
-def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
+def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Steps at which the KL passed its limit: where the run stopped, and what was taken back."""
     found = []
     stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
@@ -67,7 +75,7 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
             f"there. If the score still grew, raise max_kl; if it fell, raise beta or lower "
             f"learning_rate."
         )
-        found.append(Health("KL limit", "note", text))
+        found.append(HealthRemark("KL limit", "note", text))
     back = [row for row in rows if row.get("rolled_back") == 1]
     if back:
         often = len(back) > ROLLED_BACK * len(rows)
@@ -77,11 +85,11 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
         )
         if often:
             text += " That is much work lost: lower learning_rate, or raise beta."
-        found.append(Health("rolled back", "warning" if often else "note", text))
+        found.append(HealthRemark("rolled back", "warning" if often else "note", text))
     return found
 
 
-def skipped(rows: Sequence[Row]) -> list[Health]:
+def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
     """Steps whose loss or gradient was not finite, and were taken back."""
     lost = [row for row in rows if row.get("skipped") == 1]
     if not lost:
@@ -91,10 +99,10 @@ def skipped(rows: Sequence[Row]) -> list[Health]:
         f"last at step {lost[-1].get('step')}, and were taken back. Lower learning_rate or "
         f"max_grad_norm, or use precision=fp32; the third in a row ends the run."
     )
-    return [Health("not finite", "warning", text)]
+    return [HealthRemark("not finite", "warning", text)]
 
 
-def _score_fell(course: Course, score: str | None) -> list[Health]:
+def _score_fell(course: MetricHistory, score: str | None) -> list[HealthRemark]:
     """KL up and score down, since the tenth of the run in which the score was best."""
     kl, spread = course.named(*KL), course.named(*SPREAD)
     if score is None or kl is None:
@@ -113,10 +121,12 @@ def _score_fell(course: Course, score: str | None) -> list[Health]:
         f"went from {then:.2g} to {last:.2g}: the policy leaves its reference and gains nothing. "
         f"Lower learning_rate or num_ppo_epochs, raise beta, or end at max_kl={then:.2g}."
     )
-    return [Health("KL up, score down", "warning", text)]
+    return [HealthRemark("KL up, score down", "warning", text)]
 
 
-def _sources(course: Course, score: str | None, settings: Mapping[str, Any]) -> list[Health]:
+def _sources(
+    course: MetricHistory, score: str | None, settings: Mapping[str, Any]
+) -> list[HealthRemark]:
     """Sources of the reward that fell while the score grew; a source of weight 0 only watches."""
     if score is None or not course.rose(score):
         return []
@@ -138,11 +148,11 @@ def _sources(course: Course, score: str | None, settings: Mapping[str, Any]) -> 
         else:
             text += "the others outweigh it. If that is not meant, raise its weight."
         level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
-        found.append(Health(f"source {name}", level, text))
+        found.append(HealthRemark(f"source {name}", level, text))
     return found
 
 
-def _clipped_scores(course: Course, settings: Mapping[str, Any]) -> list[Health]:
+def _clipped_scores(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     share = course.last("rewards/clipped_share")
     if share is None or share <= SCORES_CLIPPED:
         return []
@@ -152,10 +162,10 @@ def _clipped_scores(course: Course, settings: Mapping[str, Any]) -> list[Health]
         f"seen none. Read the answers: raise beta or end earlier (max_kl) if they got worse, raise "
         f"reward_clip if not."
     )
-    return [Health("clipped scores", "warning", text)]
+    return [HealthRemark("clipped scores", "warning", text)]
 
 
-def _negative_kl(course: Course) -> list[Health]:
+def _negative_kl(course: MetricHistory) -> list[HealthRemark]:
     """KL is at least 0 in expectation; log-ratios that are negative on the mean are not its."""
     mean = course.late("objective/kl")
     error = course.noise("objective/kl", len(course.rows) - len(course.rows) // 2)
@@ -166,10 +176,10 @@ def _negative_kl(course: Course) -> list[Health]:
         f"answers were not drawn from the policy whose log-probs are taken. Look at what changes "
         f"the draws: temperature, top-p or top-k, a least length, EOS left out, another engine."
     )
-    return [Health("negative KL", "warning", text)]
+    return [HealthRemark("negative KL", "warning", text)]
 
 
-def _lengths(course: Course, score: str | None) -> list[Health]:
+def _lengths(course: MetricHistory, score: str | None) -> list[HealthRemark]:
     length = course.named(*LENGTH)
     if length is None:
         return []
@@ -180,16 +190,16 @@ def _lengths(course: Course, score: str | None) -> list[Health]:
         return []
     text = f"Answers went from {first:.0f} to {last:.0f} tokens"
     if score is None or not course.rose(score):
-        return [Health("length", "warning", f"{text}, and no score grew with it.")]
+        return [HealthRemark("length", "warning", f"{text}, and no score grew with it.")]
     text += (
         " while the score grew. The reward may have learned to like the length itself: compare at "
         "equal length in the report. A `length` source in `rewards`, or a reward model trained "
         "with `length_regularisation`, takes it out."
     )
-    return [Health("length", "warning", text)]
+    return [HealthRemark("length", "warning", text)]
 
 
-def _entropy(course: Course, score: str | None) -> list[Health]:
+def _entropy(course: MetricHistory, score: str | None) -> list[HealthRemark]:
     entropy = course.named(*ENTROPY)
     if entropy is None:
         return []
@@ -204,10 +214,10 @@ def _entropy(course: Course, score: str | None) -> list[Health]:
         f"answers are left, and little to learn from. Raise beta or temperature, "
         f"lower learning_rate, or stop earlier; the report's diversity shows what it cost."
     )
-    return [Health("entropy collapse", "warning", text)]
+    return [HealthRemark("entropy collapse", "warning", text)]
 
 
-def _ends(course: Course) -> list[Health]:
+def _ends(course: MetricHistory) -> list[HealthRemark]:
     """Whether responses end: at first, now, and with anything before their end."""
     first, last = (_end_rate(course, late) for late in (False, True))
     if first is None or last is None:
@@ -220,7 +230,7 @@ def _ends(course: Course) -> list[Health]:
             f"answer has the best score it knows; read some, and score empty answers with the "
             f"reward. Lower missing_eos_penalty, or add a `length` source with at_least."
         )
-        return [Health("constant EOS", "warning", text)]
+        return [HealthRemark("constant EOS", "warning", text)]
     name = course.named("eos_rate", "completions/clipped_ratio") or ""
     fewer = first - last > ENDS_FELL and course.moved(name)
     if not fewer and last >= NEVER_ENDS:
@@ -230,17 +240,17 @@ def _ends(course: Course) -> list[Health]:
         f"cut at max_new_tokens. Raise missing_eos_penalty, or max_new_tokens if the answers need "
         f"the room."
     )
-    return [Health("answers do not end", "warning", text)]
+    return [HealthRemark("answers do not end", "warning", text)]
 
 
-def _end_rate(course: Course, late: bool) -> float | None:
+def _end_rate(course: MetricHistory, late: bool) -> float | None:
     """Share of responses that end, as PPO logs it, or one minus those that were cut (GRPO)."""
     read = course.last if late else course.first
     rate, cut = read("eos_rate"), read("completions/clipped_ratio")
     return rate if rate is not None else None if cut is None else 1 - cut
 
 
-def _clipped(course: Course) -> list[Health]:
+def _clipped(course: MetricHistory) -> list[HealthRemark]:
     name = course.named(*CLIPPED)
     if name is None:
         return []
@@ -252,10 +262,10 @@ def _clipped(course: Course) -> list[Health]:
         f"gradient: an iteration's steps go too far. Lower learning_rate, num_ppo_epochs or "
         f"num_mini_batches."
     )
-    return [Health("clip fraction", "note", text)]
+    return [HealthRemark("clip fraction", "note", text)]
 
 
-def _ratio(course: Course) -> list[Health]:
+def _ratio(course: MetricHistory) -> list[HealthRemark]:
     """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
     is not, a few tokens' ratios outweigh all others."""
     away = [{"away": abs(r["val/ratio"] - 1)} for r in course.rows if is_number(r.get("val/ratio"))]
@@ -266,10 +276,10 @@ def _ratio(course: Course) -> list[Health]:
         f"The probability ratio's mean is off by {mean:.2f} from the 1 that is expected: the steps "
         f"of an iteration leave the policy that sampled. Lower learning_rate or num_ppo_epochs."
     )
-    return [Health("ratio", "warning", text)]
+    return [HealthRemark("ratio", "warning", text)]
 
 
-def _critic(course: Course) -> list[Health]:
+def _critic(course: MetricHistory) -> list[HealthRemark]:
     found = []
     explained = course.late("val/explained_variance")
     error = course.noise("val/explained_variance", len(course.rows) - len(course.rows) // 2)
@@ -279,7 +289,7 @@ def _critic(course: Course) -> list[Health]:
             f"less than a constant would, so its advantages are noise. Raise critic_learning_rate, "
             f"or let it begin alone with critic_warmup_steps."
         )
-        found.append(Health("explained variance", "warning", text))
+        found.append(HealthRemark("explained variance", "warning", text))
     losses = course.stretches("loss/value_avg")
     if losses:
         step, least = min(losses, key=lambda each: each[1])
@@ -290,11 +300,11 @@ def _critic(course: Course) -> list[Health]:
                 f"runs away. Lower critic_learning_rate; check that scores are normalised, or set "
                 f"reward_clip."
             )
-            found.append(Health("value loss", "warning", text))
+            found.append(HealthRemark("value loss", "warning", text))
     return found
 
 
-def _equal_groups(course: Course) -> list[Health]:
+def _equal_groups(course: MetricHistory) -> list[HealthRemark]:
     share = course.last("frac_reward_zero_std")
     if share is None or share <= EQUAL_GROUPS:
         return []
@@ -303,10 +313,10 @@ def _equal_groups(course: Course) -> list[Health]:
         f"prompts that are neither always nor never solved, a finer reward, or more "
         f"num_generations."
     )
-    return [Health("equal groups", "warning", text)]
+    return [HealthRemark("equal groups", "warning", text)]
 
 
-def _mismatch(course: Course) -> list[Health]:
+def _mismatch(course: MetricHistory) -> list[HealthRemark]:
     kl = course.last("sampler/mismatch_kl")
     if kl is None or kl <= MISMATCH:
         return []
@@ -315,4 +325,4 @@ def _mismatch(course: Course) -> list[Health]:
         f"the policy says. Use one precision for both, and look whether the sampler has the "
         f"newest weights."
     )
-    return [Health("sampler mismatch", "warning", text)]
+    return [HealthRemark("sampler mismatch", "warning", text)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accord.learn.health.history import Course, Health, Row
+from accord.learn.health.history import HealthRemark, MetricHistory, Row
 from accord.learn.health.offline_rules import offline_health
 from accord.learn.health.online_rules import kl_limit, online_health, skipped
-from accord.lm.digest import same_place
+from accord.lm.digest import same_path
 
 UNUSED = 0.05  # share of rows
 START_AWAY = 0.05  # |reward| of the first step beyond which the reference is another model
@@ -21,7 +21,7 @@ FEWEST = 10  # rows before anything is said of a course
 
 def training_health(
     rows: Sequence[Row], settings: Mapping[str, Any], data: Mapping[str, Any]
-) -> list[Health]:
+) -> list[HealthRemark]:
     """Remarks on a run so far: its logged rows, its settings, and its data.json.
 
     What was not logged is not judged; with few rows only data, reference and the KL's limit are.
@@ -29,12 +29,12 @@ def training_health(
     found = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
     found += skipped(rows)
     if len(rows) >= FEWEST:
-        course = Course(rows)
+        course = MetricHistory(rows)
         found += [*offline_health(course, settings), *online_health(course, settings)]
     return found
 
 
-def _unused(data: Mapping[str, Any]) -> list[Health]:
+def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
     read, encoded = data.get("read") or {}, data.get("encoded") or {}
     unread, dropped = _counts(read.get("dropped")), _counts(encoded.get("dropped"))
     left_out = sum(unread.values())
@@ -50,7 +50,7 @@ def _unused(data: Mapping[str, Any]) -> list[Health]:
             f"{unused:,} of {total:,} rows are not learned from, most because: {most}. "
             f"`accord data check` shows them."
         )
-        found.append(Health("unused rows", "warning", text))
+        found.append(HealthRemark("unused rows", "warning", text))
     cut = int(encoded.get("responses_cut") or 0)
     if total and cut > UNUSED * total:
         text = (
@@ -58,7 +58,7 @@ def _unused(data: Mapping[str, Any]) -> list[Health]:
             f"learns from them not to stop. Raise max_length as far as the model has positions, or "
             f"set long_responses=drop."
         )
-        found.append(Health("cut responses", "warning", text))
+        found.append(HealthRemark("cut responses", "warning", text))
     return found
 
 
@@ -67,16 +67,16 @@ def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
     return {r: len(v) if isinstance(v, list) else int(v) for r, v in (dropped or {}).items()}
 
 
-def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]:
+def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
     other, start = settings.get("ref_model"), settings.get("model")
-    if other and not (start and same_place(other, start)):
+    if other and not (start and same_path(other, start)):
         text = (
             f"The reference ({other}) is not the model that training started from "
             f"({start}): rewards do not begin at 0, and the penalty pulls towards "
             f"the reference from the first step. Rounds with a fixed reference mean it so; else "
             f"leave ref_model out."
         )
-        return [Health("reference", "note", text)]
+        return [HealthRemark("reference", "note", text)]
     if rows and "ref_model" in settings and rows[0].get("step") == 1:
         reward = rows[0].get("rewards/chosen")
         if isinstance(reward, int | float) and abs(reward) > START_AWAY:
@@ -85,5 +85,5 @@ def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Health]
                 f"should be equal and it 0: they compute differently (precision, dropout), or the "
                 f"reference's log-probs are another model's."
             )
-            return [Health("reference", "warning", text)]
+            return [HealthRemark("reference", "warning", text)]
     return []

@@ -46,7 +46,7 @@ class TrainState:
     learners: dict[str, Learner]
     step: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
-    start: dict[str, Tensor] = field(default_factory=dict)
+    snapshot: dict[str, Tensor] = field(default_factory=dict)
     """Weights and moments that a rollback restores, where a method keeps them."""
 
 
@@ -90,13 +90,13 @@ def save_checkpoint(
     folder = output_dir / FOLDER / f"step-{state.step:08d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors = state_tensors(state)
-    tensors |= {f"{START}{name}": tensor for name, tensor in state.start.items()}
+    tensors |= {f"{START}{name}": tensor for name, tensor in state.snapshot.items()}
     about = {
         "step": state.step,
         "numbers": state.numbers,
         "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
         "settings": dict(settings),
-        "processes": processes().count,
+        "processes": processes().world_size,
     }
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / "state.safetensors")
@@ -134,7 +134,7 @@ def load_checkpoint(
     _same_settings(about["settings"], settings, newest)
     _same_processes(about.get("processes", 1), newest)
     put_tensors(state, tensors)
-    state.start = {
+    state.snapshot = {
         name.removeprefix(START): tensor
         for name, tensor in tensors.items()
         if name.startswith(START)
@@ -183,7 +183,7 @@ def _steps(output_dir: Path) -> list[Path]:
 
 
 def _same_processes(then: int, place: Path) -> None:
-    now = processes().count
+    now = processes().world_size
     if then != now:
         raise SettingsError(
             f"The checkpoint {place} was written by {then} process(es), and this run has {now}: a "

@@ -60,12 +60,12 @@ class Schedule:
         There are as many as the settings say; more where one would have more than `max_tokens`.
         """
         count = min(len(rows), max(1, math.ceil(len(rows) / self.micro)))
-        sizes = [groups[i].tokens for i in rows]
+        sizes = [groups[i].num_tokens for i in rows]
         dealt = deal(sizes, count, most=self.max_tokens, multiple=self.processes)
         return [[rows[place] for place in part] for part in dealt]
 
 
-def schedule_of(rows: int, settings: TrainSettings, processes: int = 1) -> Schedule:
+def make_schedule(rows: int, settings: TrainSettings, processes: int = 1) -> Schedule:
     """The schedule that the settings give a data set of `rows` rows."""
     micro, accumulation = (
         settings.per_device_train_batch_size,
@@ -107,7 +107,7 @@ def fit(
     before.
     """
     (learner,) = state.learners.values()
-    schedule = schedule_of(len(groups), settings, team.count)
+    schedule = make_schedule(len(groups), settings, team.world_size)
     order = RowOrder(len(groups), settings.seed)
     tokens = int(state.numbers.get("num_tokens", 0))
     while state.step < schedule.steps:
@@ -116,10 +116,10 @@ def fit(
         log = logs(state.step + 1, schedule.steps, settings)
         in_step = schedule.rows_of(state.step, order)
         mass = sum(weight(groups[i]) for i in in_step)
-        tokens += sum(groups[i].tokens for i in in_step)
+        tokens += sum(groups[i].num_tokens for i in in_step)
         objective.begin_step(in_step)
         loss, parts, broken = 0.0, [], None
-        for rows in schedule.passes(in_step, groups)[team.rank :: team.count]:
+        for rows in schedule.passes(in_step, groups)[team.rank :: team.world_size]:
             batch = pack([groups[i] for i in rows], device)
             losses = objective.losses(batch, rows, log=log)
             value = losses.total() / mass
@@ -130,14 +130,14 @@ def fit(
             value.backward()
             loss += told
             parts.append(losses.metrics)
-        for found in team.gathered(broken):  # all processes stop with the same error
+        for found in team.all_gather(broken):  # all processes stop with the same error
             if found is not None:
                 check_finite(found[0], "loss", state.step + 1, [groups[i] for i in found[1]])
-        team.add_gradients(learner.parameters.values())
+        team.all_reduce_gradients(learner.parameters.values())
         norm = step_optimiser(
             learner, settings.max_grad_norm, state.step + 1, [groups[i] for i in in_step]
         )
-        shares = team.gathered((loss, parts))
+        shares = team.all_gather((loss, parts))
         state.step += 1
         state.numbers["num_tokens"] = tokens
         seen = min(state.step * schedule.per_step, schedule.examples)

@@ -49,7 +49,7 @@ def make_learner(
     With precision=bf16 the model's own become bfloat16 copies, all but a scalar head, whose
     scores need more digits, and what the architecture keeps in float32.
     """
-    parameters = dict(lm.trainable())
+    parameters = dict(lm.trainable_parameters())
     copies: dict[str, nn.Parameter] = {}
     if lm.precision == "bf16":
         for name, parameter in list(parameters.items()):

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=TrainSettings)
 
 
-def limits_of(settings: TrainSettings) -> Limits:
+def token_limits(settings: TrainSettings) -> Limits:
     return Limits(
         settings.max_length,
         settings.max_prompt_length,
@@ -27,7 +27,7 @@ def limits_of(settings: TrainSettings) -> Limits:
     )
 
 
-def within_positions(settings: S, lm: LanguageModel) -> S:
+def cap_to_positions(settings: S, lm: LanguageModel) -> S:
     """The settings with a `max_length` that the model has positions for; told where that is less
     than was set."""
     places = lm.positions
@@ -43,7 +43,7 @@ def within_positions(settings: S, lm: LanguageModel) -> S:
     return settings.model_copy(update={"max_length": places})
 
 
-def with_room_for_prompts(
+def cap_prompts_to_positions(
     settings: OnlineSettings, models: Sequence[LanguageModel | None]
 ) -> OnlineSettings:
     """The settings within the positions of all models that read prompts with their responses.
@@ -53,7 +53,7 @@ def with_room_for_prompts(
     for lm in models:
         if lm is None:
             continue
-        settings = within_positions(settings, lm)
+        settings = cap_to_positions(settings, lm)
         if settings.max_length <= settings.max_new_tokens:
             raise SettingsError(
                 f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
@@ -62,7 +62,7 @@ def with_room_for_prompts(
     return settings
 
 
-def refuse_longer_rows(reference: LanguageModel, groups: Sequence[PromptGroup]) -> None:
+def check_reference_positions(reference: LanguageModel, groups: Sequence[PromptGroup]) -> None:
     """Raise SettingsError where a row is longer than a reference has positions for."""
     places = reference.positions
     longest = max((len(g.prompt) + max(map(len, g.responses)) for g in groups), default=0)

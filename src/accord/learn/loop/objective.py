@@ -33,10 +33,10 @@ class Reference(Protocol):
     def __call__(self, batch: PackedBatch, rows: Sequence[int]) -> Tensor: ...
 
 
-MakeReference = Callable[[Sequence[PromptGroup]], Reference]
+ReferenceFactory = Callable[[Sequence[PromptGroup]], Reference]
 
 
-class LossesOf(Protocol):
+class LossFunction(Protocol):
     """A batch and the row numbers of its groups to losses; metrics only where they are logged."""
 
     def __call__(self, batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses: ...
@@ -50,7 +50,7 @@ class Objective:
     the first of them, so that the loss does not depend on how the step is split.
     """
 
-    losses: LossesOf
+    losses: LossFunction
     begin_step: Callable[[Sequence[int]], None] = lambda rows: None
 
 

@@ -23,7 +23,7 @@ def deal(
         count = min(count, len(sizes))
 
 
-def batches_of(sizes: Sequence[int], size: int, *, most: int | None = None) -> Iterator[list[int]]:
+def row_batches(sizes: Sequence[int], size: int, *, most: int | None = None) -> Iterator[list[int]]:
     """Places of rows with `sizes` tokens, `size` at a time in order; these are dealt to several
     passes where one would have more than `most` tokens."""
     for start in range(0, len(sizes), size):

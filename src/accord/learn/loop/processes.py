@@ -28,20 +28,22 @@ class Processes:
     """This process's number, from 0, and how many there are."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
-    def share(self, count: int) -> range:
+    def shard(self, count: int) -> range:
         """This process's part of 0, 1, …, count − 1; all parts are about as long."""
-        return range(count * self.rank // self.count, count * (self.rank + 1) // self.count)
+        return range(
+            count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+        )
 
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their sums over all processes; a missing one counts as 0."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         for parameter in parameters:
             if parameter.grad is None:
@@ -49,22 +51,22 @@ class Processes:
             with _together():
                 torch.distributed.all_reduce(parameter.grad)
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What each process gives, in their order, on all of them."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        found: list[Any] = [None] * self.world_size
         with _together():
             torch.distributed.all_gather_object(found, value)
         return found
 
-    def each(self, work: Callable[[], T]) -> list[T]:
+    def run_on_all(self, work: Callable[[], T]) -> list[T]:
         """What the work gives in each process, in their order, on all of them.
 
         Where it raises one of accord's errors in any, all raise the first, so that they stop or go
         on together.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return [work()]
         given: list[T] = []
         failed: AccordError | None = None
@@ -72,15 +74,15 @@ class Processes:
             given.append(work())
         except AccordError as error:
             failed = error
-        found = self.gathered((given, failed))
+        found = self.all_gather((given, failed))
         for _, first in found:
             if first is not None:
                 raise first
         return [value for values, _ in found for value in values]
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's value, on all of them."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         with _together():
@@ -102,9 +104,9 @@ def processes() -> Processes:
     return Processes(state.process_index, state.num_processes)
 
 
-def leave() -> None:
+def barrier() -> None:
     """Wait for the other processes, at the end of the command: none ends before all are done."""
-    if processes().count > 1:
+    if processes().world_size > 1:
         with _together():
             torch.distributed.barrier()
 

@@ -29,7 +29,7 @@ CHECKS = 10  # looks at a run's health while it lasts
 Evaluate = Callable[[], dict[str, float]]
 
 
-def keep_going(
+def run_with_checkpoints(
     steps: Callable[[TrainState], Iterator[StepResult]],
     state: TrainState,
     settings: TrainSettings,
@@ -41,12 +41,14 @@ def keep_going(
     process killed at any other moment goes on from the last one, at the same later losses. Of
     several processes the main one writes. Raises StorageError where they see other checkpoints.
     """
-    output_dir, writes = Path(settings.output_dir), processes().main
+    output_dir, writes = Path(settings.output_dir), processes().is_main
     output_dir.mkdir(parents=True, exist_ok=True)
     plain = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
     # Together: the main process may be done at once, and remove what another has not read yet.
-    steps_of_all = processes().each(lambda: _started(output_dir, state, plain, settings.resume))
+    steps_of_all = processes().run_on_all(
+        lambda: _started(output_dir, state, plain, settings.resume)
+    )
     if len(set(steps_of_all)) > 1:
         raise StorageError(
             f"The processes of this run see other checkpoints in {output_dir}: they go on after "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError
-from accord.learn.loop.objective import Losses, MakeReference, Objective, Reference, metric
+from accord.learn.loop.objective import Losses, Objective, Reference, ReferenceFactory, metric
 from accord.learn.offline.pairs import pair_metrics, side_metrics, tokens_of
 from accord.lm.forward import response_logps, response_logps_and_log_squares
 from accord.lm.model import LanguageModel
@@ -113,7 +113,7 @@ def dpo(
     lm: LanguageModel,
     settings: DpoSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """DPO's losses on pairs; a ranking counts as the mean of its pairs.
 
@@ -132,17 +132,17 @@ def dpo(
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
         logps, ratios, alignment = _read(lm, batch, rows, known, weighted=settings.use_weighting)
         pairs = batch.pairs
-        chosen = _pair_sums(ratios, batch, pairs.better, pairs.worse, settings.ld_alpha)
-        rejected = _pair_sums(ratios, batch, pairs.worse, pairs.better, settings.ld_alpha)
+        chosen = _pair_sums(ratios, batch, pairs.chosen, pairs.rejected, settings.ld_alpha)
+        rejected = _pair_sums(ratios, batch, pairs.rejected, pairs.chosen, settings.ld_alpha)
         reward = DIVERGENCES[settings.f_divergence_type]
         summed = batch.per_response(logps)
         terms = PairTerms(
             reward(chosen, settings),
             reward(rejected, settings),
-            batch.lengths[pairs.better],
-            batch.lengths[pairs.worse],
-            summed[pairs.better],
-            summed[pairs.better] - summed[pairs.worse],
+            batch.lengths[pairs.chosen],
+            batch.lengths[pairs.rejected],
+            summed[pairs.chosen],
+            summed[pairs.chosen] - summed[pairs.rejected],
             in_step[0],
         )
         values = torch.stack(
@@ -150,7 +150,7 @@ def dpo(
         ).sum(0)
         weights = None
         if alignment is not None:
-            weights = wpo_weights(alignment[pairs.better], alignment[pairs.worse])
+            weights = wpo_weights(alignment[pairs.chosen], alignment[pairs.rejected])
             values = values * weights
         if not log:
             return Losses(values, pairs.weights)
@@ -171,7 +171,7 @@ def ipo(
     lm: LanguageModel,
     settings: IpoSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """Identity preference optimisation on pairs; a ranking counts as the mean of its pairs."""
     known = reference(groups)
@@ -179,9 +179,9 @@ def ipo(
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
         logps, ratios, _ = _read(lm, batch, rows, known)
         pairs, summed = batch.pairs, batch.per_response(ratios)
-        chosen, rejected = summed[pairs.better], summed[pairs.worse]
+        chosen, rejected = summed[pairs.chosen], summed[pairs.rejected]
         if settings.average_log_probs:
-            lengths = batch.lengths[pairs.better], batch.lengths[pairs.worse]
+            lengths = batch.lengths[pairs.chosen], batch.lengths[pairs.rejected]
             values = ipo_loss(chosen, rejected, *lengths, beta=settings.beta)
             chosen, rejected = chosen / lengths[0], rejected / lengths[1]
         else:
@@ -244,6 +244,6 @@ def _mean_chosen_length(groups: Sequence[PromptGroup]) -> float:
     """Tokens of the chosen responses, the mean over pairs, each group counting one."""
     total = 0.0
     for group in groups:
-        chosen = [len(group.responses[better]) for better, _ in group.ordered]
+        chosen = [len(group.responses[better]) for better, _ in group.preference_pairs]
         total += sum(chosen) / len(chosen)
     return total / len(groups)

@@ -10,8 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.learn.loop.fit import schedule_of
-from accord.learn.loop.objective import Losses, MakeReference, Metric, Objective, Reference, metric
+from accord.learn.loop.fit import make_schedule
+from accord.learn.loop.objective import (
+    Losses,
+    Metric,
+    Objective,
+    Reference,
+    ReferenceFactory,
+    metric,
+)
 from accord.learn.loop.processes import Processes, processes
 from accord.learn.offline.pairs import accuracy
 from accord.lm.forward import response_logps, response_logps_and_others
@@ -42,7 +49,7 @@ def kto(
     lm: LanguageModel,
     settings: KtoSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """KTO on labelled responses, each counting one; or, with `apo_zero_unpaired`, without z₀.
 
@@ -192,9 +199,9 @@ def behind_one_prompt(
     found = []
     for group, other in zip(groups, elsewhere, strict=True):
         (response,) = other.responses
-        learned = (*group.learned, (True,) * len(response)) if group.learned else ()
+        learned = (*group.loss_mask, (True,) * len(response)) if group.loss_mask else ()
         responses = (*group.responses, response)
-        found.append(replace(group, responses=responses, learned=learned, ranks=(), labels=()))
+        found.append(replace(group, responses=responses, loss_mask=learned, ranks=(), labels=()))
     return found
 
 
@@ -211,8 +218,8 @@ def reads_at_once(
         lm.shares_prefixes
         and lm.device.type == "cpu"
         and not settings.gradient_checkpointing  # layers would be read again going back
-        and team.count == 1
-        and len(schedule_of(len(groups), settings).passes(rows, groups)) == 1
+        and team.world_size == 1
+        and len(make_schedule(len(groups), settings).passes(rows, groups)) == 1
     )
 
 
@@ -227,8 +234,10 @@ def of_reference(
     """The reference's log-probs of each row's own response tokens, and of its mismatched ones'."""
     once = list(dict.fromkeys(rows))
     found = known(pack([together[i] for i in once], lm.device), once).cpu()
-    both = dict(zip(once, found.split([together[i].targets for i in once]), strict=True))
-    cuts = {i: together[i].targets - (elsewhere[i].targets if elsewhere else 0) for i in once}
+    both = dict(zip(once, found.split([together[i].num_targets for i in once]), strict=True))
+    cuts = {
+        i: together[i].num_targets - (elsewhere[i].num_targets if elsewhere else 0) for i in once
+    }
     return (
         {i: part[: cuts[i]] for i, part in both.items()},
         {i: part[cuts[i] :] for i, part in both.items()},
@@ -248,9 +257,9 @@ def before_step(
     """Of each row the reference's log-probs of its own response tokens; and log π/π_ref (rows,)
     of its mismatched response, 0 where there is none. The processes take turns."""
     once = list(dict.fromkeys(rows))
-    passes = schedule_of(len(together), settings, team.count).passes(once, together)
+    passes = make_schedule(len(together), settings, team.world_size).passes(once, together)
     found: dict[int, tuple[Tensor, float]] = {}
-    for part in passes[team.rank :: team.count]:
+    for part in passes[team.rank :: team.world_size]:
         own, theirs = of_reference(lm, together, elsewhere, known, part)
         ratios = [0.0] * len(part)
         if elsewhere:
@@ -258,7 +267,7 @@ def before_step(
             reference = torch.cat([theirs[i] for i in part]).to(batch.device)
             ratios = batch.per_response(response_logps(lm, batch) - reference).tolist()
         found.update({i: (own[i], ratio) for i, ratio in zip(part, ratios, strict=True)})
-    for share in team.gathered(found):
+    for share in team.all_gather(found):
         found.update(share)
     return {i: own for i, (own, _) in found.items()}, torch.tensor([found[i][1] for i in rows])
 

@@ -41,7 +41,7 @@ def _differences(groups: Sequence[PromptGroup]) -> tuple[np.ndarray, np.ndarray]
     weights: list[float] = []
     for group in groups:
         lengths = [len(r) for r in group.responses]
-        found = [lengths[i] - lengths[j] for i, j in group.ordered]
+        found = [lengths[i] - lengths[j] for i, j in group.preference_pairs]
         differences += found
         weights += [1.0 / len(found) for _ in found]
     return np.array(differences, dtype=np.float64), np.array(weights)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from accord.learn.loop.objective import MakeReference, Objective
+from accord.learn.loop.objective import Objective, ReferenceFactory
 from accord.learn.offline.dpo import dpo, ipo
 from accord.learn.offline.kto import balanced, kto
 from accord.learn.offline.reference_free import orpo, simpo
@@ -33,7 +33,7 @@ class Method:
     kind: Literal["sft", "preferences", "kto"]
     scalar: bool
     weight: Callable[[PromptGroup], float]
-    objective: Callable[[LanguageModel, Any, Sequence[PromptGroup], MakeReference], Objective]
+    objective: Callable[[LanguageModel, Any, Sequence[PromptGroup], ReferenceFactory], Objective]
     settled: Callable[[Any, Sequence[PromptGroup]], Any] = lambda settings, groups: settings
     measured: Callable[[Any], Any] = lambda settings: settings
     margins: bool = False
@@ -46,7 +46,7 @@ def one(group: PromptGroup) -> float:
 
 def tokens(group: PromptGroup) -> float:
     """Each token that is learned counts the same."""
-    return float(group.targets)
+    return float(group.num_targets)
 
 
 def responses(group: PromptGroup) -> float:

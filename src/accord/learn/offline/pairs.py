@@ -34,8 +34,8 @@ def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Met
     """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
     pairs = batch.pairs
     return {
-        f"{name}/chosen": metric(values[pairs.better], pairs.weights),
-        f"{name}/rejected": metric(values[pairs.worse], pairs.weights),
+        f"{name}/chosen": metric(values[pairs.chosen], pairs.weights),
+        f"{name}/rejected": metric(values[pairs.rejected], pairs.weights),
     }
 
 

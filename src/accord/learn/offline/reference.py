@@ -14,10 +14,10 @@ from torch import Tensor
 
 from accord.errors import StorageError
 from accord.learn.loop.objective import Reference
-from accord.learn.loop.passes import batches_of
+from accord.learn.loop.passes import row_batches
 from accord.learn.loop.processes import Processes
 from accord.lm.adapters.views import base_view
-from accord.lm.digest import rows_digest, same_place, weights_digest
+from accord.lm.digest import rows_digest, same_path, weights_digest
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -43,12 +43,12 @@ def reference_kind(
     on learning is a start that its base is not.
     """
     wanted = ref_model or model
-    if lm.is_peft and same_place(wanted, lm.name):
+    if lm.is_peft and same_path(wanted, lm.name):
         return "base"
-    return "start" if same_place(wanted, model) else "other"
+    return "start" if same_path(wanted, model) else "other"
 
 
-def kept_log_probs(known: Sequence[Tensor]) -> Reference:
+def stored_log_probs(known: Sequence[Tensor]) -> Reference:
     """A reference of which each row's token log-probs are known."""
 
     def look_up(batch: PackedBatch, rows: Sequence[int]) -> Tensor:
@@ -57,7 +57,7 @@ def kept_log_probs(known: Sequence[Tensor]) -> Reference:
     return look_up
 
 
-def adapters_off(lm: LanguageModel) -> Reference:
+def adapters_off_reference(lm: LanguageModel) -> Reference:
     """The base under a model's adapters, computed on each batch as it comes."""
     base = base_view(lm)
 
@@ -69,7 +69,7 @@ def adapters_off(lm: LanguageModel) -> Reference:
 
 
 @torch.no_grad()
-def token_log_probs(
+def compute_log_probs(
     lm: LanguageModel,
     groups: Sequence[PromptGroup],
     *,
@@ -84,19 +84,19 @@ def token_log_probs(
     """
     team = processes or Processes()
     found: dict[int, Tensor] = {}
-    sizes = [g.tokens for g in groups]
-    for turn, rows in enumerate(batches_of(sizes, batch_size, most=most_tokens)):
-        if turn % team.count != team.rank:
+    sizes = [g.num_tokens for g in groups]
+    for turn, rows in enumerate(row_batches(sizes, batch_size, most=most_tokens)):
+        if turn % team.world_size != team.rank:
             continue
         batch = pack([groups[i] for i in rows], lm.device)
         logps = response_logps(lm, batch).cpu()
         found.update(zip(rows, logps.split(_counts([groups[i] for i in rows])), strict=True))
-    for share in team.gathered(found):
+    for share in team.all_gather(found):
         found.update(share)
     return [found[i] for i in range(len(groups))]
 
 
-def kept_reference(
+def cached_log_probs(
     lm: LanguageModel,
     groups: Sequence[PromptGroup],
     *,
@@ -104,7 +104,7 @@ def kept_reference(
     most_tokens: int | None = None,
     processes: Processes | None = None,
 ) -> list[Tensor]:
-    """`token_log_probs`, from the cache where another run has left them.
+    """`compute_log_probs`, from the cache where another run has left them.
 
     They are kept under a digest of all that decides them: the weights and configuration, the
     rows' token ids (so the texts, template and lengths), and the precision. A few rows are computed
@@ -121,23 +121,23 @@ def kept_reference(
         }
     )
     folder = cache_folder("reference") / key[:32]
-    kept = team.told(_read(folder, groups) if team.main else None)
+    kept = team.broadcast(_read(folder, groups) if team.is_main else None)
     if kept is not None:
         agree = _agree(lm, groups, kept, batch_size=batch_size, most_tokens=most_tokens)
-        if team.told(agree):  # the main process's word, or some would go on alone
+        if team.broadcast(agree):  # the main process's word, or some would go on alone
             log.info("The reference log-probs of %d rows were kept from before.", len(groups))
             return kept
         log.warning("The reference log-probs in %s are not this model's; again.", folder)
-    found = token_log_probs(
+    found = compute_log_probs(
         lm, groups, batch_size=batch_size, most_tokens=most_tokens, processes=team
     )
-    if team.main:
+    if team.is_main:
         _write(folder, found)
     return found
 
 
 def _counts(groups: Sequence[PromptGroup]) -> list[int]:
-    return [g.targets for g in groups]
+    return [g.num_targets for g in groups]
 
 
 def _read(folder: Path, groups: Sequence[PromptGroup]) -> list[Tensor] | None:
@@ -171,6 +171,6 @@ def _agree(
 ) -> bool:
     numbers = range(0, len(groups), max(1, len(groups) // PROBED))[:PROBED]
     probed = [groups[i] for i in numbers]
-    probe = token_log_probs(lm, probed, batch_size=batch_size, most_tokens=most_tokens)
+    probe = compute_log_probs(lm, probed, batch_size=batch_size, most_tokens=most_tokens)
     off = torch.cat(probe) - torch.cat([kept[i] for i in numbers])
     return bool(off.abs().mean() <= AGREEMENT[lm.precision])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from accord.learn.loop.objective import Losses, MakeReference, Objective, metric
+from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, metric
 from accord.learn.offline.pairs import pair_metrics
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
@@ -19,7 +19,7 @@ def orpo(
     lm: LanguageModel,
     settings: OrpoSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """The chosen response's mean negative log-likelihood plus λ times the odds-ratio loss.
 
@@ -29,13 +29,13 @@ def orpo(
     def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
         logps, means = _logps_and_means(lm, batch)
         pairs = batch.pairs
-        odds = odds_ratio_loss(means[pairs.better], means[pairs.worse])
-        values = settings.beta * odds - means[pairs.better]
+        odds = odds_ratio_loss(means[pairs.chosen], means[pairs.rejected])
+        values = settings.beta * odds - means[pairs.chosen]
         if not log:
             return Losses(values, pairs.weights)
         rewards = settings.beta * means
-        metrics = pair_metrics(rewards[pairs.better], rewards[pairs.worse], logps, batch)
-        metrics["nll_loss"] = metric(-means[pairs.better], pairs.weights)
+        metrics = pair_metrics(rewards[pairs.chosen], rewards[pairs.rejected], logps, batch)
+        metrics["nll_loss"] = metric(-means[pairs.chosen], pairs.weights)
         metrics["odds_ratio_loss"] = metric(odds, pairs.weights)
         return Losses(values, pairs.weights, metrics)
 
@@ -46,7 +46,7 @@ def simpo(
     lm: LanguageModel,
     settings: SimpoSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """SimPO on pairs; a ranking counts as the mean of its pairs."""
 
@@ -54,12 +54,12 @@ def simpo(
         logps, means = _logps_and_means(lm, batch)
         pairs = batch.pairs
         values = simpo_loss(
-            means[pairs.better], means[pairs.worse], beta=settings.beta, gamma=settings.gamma
+            means[pairs.chosen], means[pairs.rejected], beta=settings.beta, gamma=settings.gamma
         )
         if not log:
             return Losses(values, pairs.weights)
         rewards = settings.beta * means
-        metrics = pair_metrics(rewards[pairs.better], rewards[pairs.worse], logps, batch)
+        metrics = pair_metrics(rewards[pairs.chosen], rewards[pairs.rejected], logps, batch)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError
-from accord.learn.loop.objective import Losses, MakeReference, Metric, Objective, metric
+from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
 from accord.learn.offline.length_slope import length_slope
 from accord.learn.offline.pairs import accuracy
 from accord.lm.forward import response_head_scores
@@ -32,7 +32,7 @@ def reward(
     lm: LanguageModel,
     settings: RewardSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """Bradley-Terry on pairs; on rankings the mean over pairs, or Plackett-Luce.
 
@@ -56,11 +56,11 @@ def reward(
             weights = values.new_ones(len(values))
         else:
             values = bradley_terry_loss(
-                judged[pairs.better], judged[pairs.worse], pairs.margins[:, None]
+                judged[pairs.chosen], judged[pairs.rejected], pairs.margins[:, None]
             )
-            penalty = centering_penalty(scores[pairs.better], scores[pairs.worse])
+            penalty = centering_penalty(scores[pairs.chosen], scores[pairs.rejected])
             values = values + settings.center_rewards_coefficient * penalty
-            group_of = group_of.repeat_interleave(counts)[pairs.better]
+            group_of = group_of.repeat_interleave(counts)[pairs.chosen]
             weights = pairs.weights
         if settings.bootstrap and lm.heads > 1:
             values = values * draws[list(rows)].to(values)[group_of]
@@ -126,13 +126,13 @@ def _metrics(scores: Tensor, batch: PackedBatch) -> dict[str, Metric]:
     pairs, mean, lengths = batch.pairs, scores.mean(1), batch.lengths.float()
     metrics: dict[str, Metric] = {}
     for name, values in (("rewards", mean), ("lengths", lengths)):
-        metrics[f"{name}/chosen"] = metric(values[pairs.better], pairs.weights)
-        metrics[f"{name}/rejected"] = metric(values[pairs.worse], pairs.weights)
-    margins = mean[pairs.better] - mean[pairs.worse]
+        metrics[f"{name}/chosen"] = metric(values[pairs.chosen], pairs.weights)
+        metrics[f"{name}/rejected"] = metric(values[pairs.rejected], pairs.weights)
+    margins = mean[pairs.chosen] - mean[pairs.rejected]
     metrics["rewards/margins"] = metric(margins, pairs.weights)
     metrics["rewards/accuracies"] = metric(accuracy(margins), pairs.weights)
     if scores.shape[1] > 1:
         # Of the margin, since a head's scores are known up to a constant of its own only.
-        spread = (scores[pairs.better] - scores[pairs.worse]).std(1, unbiased=False)
+        spread = (scores[pairs.chosen] - scores[pairs.rejected]).std(1, unbiased=False)
         metrics["rewards/std"] = metric(spread, pairs.weights)
     return metrics

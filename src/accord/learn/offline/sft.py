@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accord.learn.loop.objective import Losses, MakeReference, Metric, Objective, metric
+from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
 from accord.lm.forward import states_before
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
@@ -16,7 +16,7 @@ def sft(
     lm: LanguageModel,
     settings: SftSettings,
     groups: Sequence[PromptGroup],
-    reference: MakeReference,
+    reference: ReferenceFactory,
 ) -> Objective:
     """Cross-entropy of each response token."""
 

@@ -16,17 +16,23 @@ from accord.errors import SettingsError
 from accord.learn.loop.checkpoints import TrainState, remove_checkpoints
 from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.learner import make_learner
-from accord.learn.loop.limits import limits_of, refuse_longer_rows, within_positions
-from accord.learn.loop.objective import MakeReference, Metric, Objective, Reference, merge_metrics
-from accord.learn.loop.passes import batches_of
+from accord.learn.loop.limits import cap_to_positions, check_reference_positions, token_limits
+from accord.learn.loop.objective import (
+    Metric,
+    Objective,
+    Reference,
+    ReferenceFactory,
+    merge_metrics,
+)
+from accord.learn.loop.passes import row_batches
 from accord.learn.loop.processes import processes
-from accord.learn.loop.stage import keep_going, model_card
+from accord.learn.loop.stage import model_card, run_with_checkpoints
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import (
-    adapters_off,
-    kept_log_probs,
-    kept_reference,
+    adapters_off_reference,
+    cached_log_probs,
     reference_kind,
+    stored_log_probs,
 )
 from accord.lm.adapters.lora import add_adapters, continue_adapter
 from accord.lm.adapters.views import base_view
@@ -36,7 +42,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.tokens.encode import encode
 from accord.lm.tokens.encode_report import EncodeReport
-from accord.lm.tokens.known_tokens import refuse_unknown_tokens
+from accord.lm.tokens.known_tokens import check_token_ids
 from accord.records import Comparison, Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings, ReferenceSettings
@@ -52,8 +58,8 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
     on from it.
     """
     method, team = METHODS[name], processes()
-    lm = start_model(settings, scalar=method.scalar)
-    settings = within_positions(settings, lm)
+    lm = load_starting_model(settings, scalar=method.scalar)
+    settings = cap_to_positions(settings, lm)
     groups = _rows(settings.dataset, lm, method, settings, "data.json")
     held_out = None
     if settings.eval_dataset is not None:
@@ -73,9 +79,9 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
-        return evaluate_rows(lm, method, held_objective, held_out, settings)
+        return evaluate_objective(lm, method, held_objective, held_out, settings)
 
-    yield from keep_going(
+    yield from run_with_checkpoints(
         lambda s: fit(s, groups, objective, method.weight, settings, lm.device, team),
         state,
         settings,
@@ -85,12 +91,12 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
         lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
         _normalise(lm, method, settings, scored)
     learner.restore()
-    if team.main:
+    if team.is_main:
         save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
         remove_checkpoints(Path(settings.output_dir))
 
 
-def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
+def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
     """The model that training starts from, with what learns marked: all of it, or adapters.
 
     An adapter in `model` goes on learning on its base where the settings say so; else it is merged
@@ -125,11 +131,11 @@ def start_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
         if lora.continue_adapter:
             log.info("%s is no adapter that could go on learning: it is given one.", lm.name)
     if settings.gradient_checkpointing:
-        lm.recompute_activations()
+        lm.enable_gradient_checkpointing()
     return lm
 
 
-def same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
+def check_same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
     """Raise SettingsError where a reference reads tokens as other words than the model does."""
     if lm.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         raise SettingsError(
@@ -138,7 +144,7 @@ def same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
         )
 
 
-def rows_of(
+def encode_rows(
     records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
 ) -> tuple[list[PromptGroup], EncodeReport]:
     """Records as a method's rows of tokens, within its limits, and what became of them.
@@ -148,12 +154,12 @@ def rows_of(
     groups, report = encode(
         records,
         lm.tokenizer,
-        limits_of(settings),
+        token_limits(settings),
         eos_ids=lm.eos_ids,
         loss_on=settings.loss_on if isinstance(settings, SftSettings) else "response",
         desirable_from=settings.desirable_from if isinstance(settings, KtoSettings) else None,
     )
-    refuse_unknown_tokens(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
+    check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     return groups, report
 
 
@@ -165,11 +171,11 @@ def _rows(
     if margins and not method.margins:
         note = f"the margins of {len(margins):,} pairs are not read: only `reward` learns from them"
         read = replace(read, notes=[*read.notes, note])
-    groups, encoded = rows_of(records, lm, settings)
+    groups, encoded = encode_rows(records, lm, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
     folder = Path(settings.output_dir)
-    if processes().main:
+    if processes().is_main:
         folder.mkdir(parents=True, exist_ok=True)
         write_json_atomic(
             folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
@@ -177,7 +183,7 @@ def _rows(
     return groups
 
 
-def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
+def _reference(lm: LanguageModel, settings: TrainSettings) -> ReferenceFactory:
     """What gives rows their reference log-probs; to be asked before any weight has moved."""
     loaded: list[LanguageModel] = []
 
@@ -196,7 +202,7 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
-        same_tokenizer(lm, found)
+        check_same_tokenizer(lm, found)
         return found
 
     def make(groups: Sequence[PromptGroup]) -> Reference:
@@ -205,10 +211,10 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
         if kind == "other":
             loaded[:] = loaded or [other()]
             model = loaded[0]
-            refuse_longer_rows(model, groups)
+            check_reference_positions(model, groups)
         elif kind == "base":
             if not _precomputed(settings):
-                return adapters_off(lm)
+                return adapters_off_reference(lm)
             model = base_view(lm)
         elif settings.precompute_ref_log_probs is False:
             raise SettingsError(
@@ -216,9 +222,9 @@ def _reference(lm: LanguageModel, settings: TrainSettings) -> MakeReference:
                 f"{settings.model} as it is now, and it goes on learning. Leave it out."
             )
         if not groups:
-            return kept_log_probs([])
-        return kept_log_probs(
-            kept_reference(
+            return stored_log_probs([])
+        return stored_log_probs(
+            cached_log_probs(
                 model,
                 groups,
                 batch_size=settings.per_device_train_batch_size,
@@ -239,15 +245,15 @@ def _precomputed(settings: ReferenceSettings) -> bool:
 
 def _batches(groups: Sequence[PromptGroup], settings: TrainSettings) -> Iterator[list[int]]:
     """The numbers of rows that are only read, a forward pass at a time."""
-    return batches_of(
-        [g.tokens for g in groups],
+    return row_batches(
+        [g.num_tokens for g in groups],
         settings.per_device_train_batch_size,
         most=settings.max_tokens_per_forward,
     )
 
 
 @torch.no_grad()
-def evaluate_rows(
+def evaluate_objective(
     lm: LanguageModel,
     method: Method,
     objective: Objective,

@@ -16,9 +16,9 @@ from accord.learn.online.episodes import Episodes, passes_of
 from accord.learn.online.methods import OnlineMethod
 from accord.learn.online.metrics import summary
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import Answered, Held, answer, joined, measure, score
+from accord.learn.online.rollout import Held, Rollouts, answer, joined, measure, score
 from accord.learn.online.saved_episodes import keep_episodes, kept_episodes
-from accord.lm.forward import share_a_pass
+from accord.lm.forward import share_forward_pass
 from accord.records import PromptOnly
 from accord.respond.protocol import SamplingSettings
 from accord.runs import digest_json
@@ -60,12 +60,14 @@ def episodes_of(
         "entropy": logs,
     }
     if settings.resume:
-        kept = kept_episodes(folder, iteration, prompts, records, identity) if team.main else None
-        kept = team.told(kept)
+        kept = (
+            kept_episodes(folder, iteration, prompts, records, identity) if team.is_main else None
+        )
+        kept = team.broadcast(kept)
         if kept is not None:
             return kept, None
     episodes, held = collect(method, roles, prompts, records, settings, iteration, logs=logs)
-    if team.main:
+    if team.is_main:
         keep_episodes(folder, iteration, episodes, identity)
     return episodes, held
 
@@ -87,7 +89,7 @@ def collect(
     """
     first = iteration * len(prompts)
     answered = _answered(roles, prompts, records, settings, range(first, first + len(prompts)))
-    in_reward = settings.wants_reference and not method.kl_in_loss
+    in_reward = settings.needs_reference and not method.kl_in_loss
     steps = settings.epochs * settings.num_mini_batches
     before = in_reward or settings.max_kl is not None or steps > 1
     plan = [
@@ -102,14 +104,14 @@ def collect(
     ]
     learns = iteration >= getattr(settings, "critic_warmup_steps", 0)
     # A graph that is kept would be of the log-probs alone.
-    together = roles.critic is not None and share_a_pass(roles.policy, roles.critic)
+    together = roles.critic is not None and share_forward_pass(roles.policy, roles.critic)
     return measure(
         roles,
         answered,
         score(roles.reward, answered, records),
         plan,
         temperature=settings.temperature,
-        reference=settings.wants_reference,
+        reference=settings.needs_reference,
         old=before,
         entropy=logs,
         hold=learns and not settings.entropy_coef and not together,
@@ -130,7 +132,7 @@ def held_out(
     passes = settings.num_mini_batches * settings.gradient_accumulation_steps
     a_pass = max(1, settings.per_device_train_batch_size // passes)
     team, most = processes(), settings.max_tokens_per_forward
-    count = math.ceil(len(prompts) / (a_pass * team.count))
+    count = math.ceil(len(prompts) / (a_pass * team.world_size))
     plan = [passes_of(answered.groups, range(len(prompts)), count=count, most=most, team=team)]
     episodes, _ = measure(
         roles,
@@ -138,7 +140,7 @@ def held_out(
         score(roles.reward, answered, records),
         plan,
         temperature=settings.temperature,
-        reference=settings.wants_reference,
+        reference=settings.needs_reference,
         old=True,
         entropy=True,
     )
@@ -149,7 +151,7 @@ def held_out(
 
 def rows_of(order: RowOrder, settings: OnlineSettings, iteration: int) -> list[int]:
     """The prompts of an iteration (from 0), of all processes."""
-    count = settings.prompts_a_step * processes().count
+    count = settings.prompts_per_iteration * processes().world_size
     return order.slice(iteration * count, (iteration + 1) * count)
 
 
@@ -169,13 +171,13 @@ def _answered(
     records: Sequence[PromptOnly],
     settings: OnlineSettings,
     streams: range,
-) -> Answered:
+) -> Rollouts:
     """The responses of the policy as it is now; each process writes those to its share of the
     prompts, or, where a server does, the main one has them all written."""
     team = processes()
-    own = team.share(len(prompts))
+    own = team.shard(len(prompts))
     if roles.server:
-        own = range(len(prompts)) if team.main else range(0)
+        own = range(len(prompts)) if team.is_main else range(0)
     sampling = SamplingSettings(
         num_responses=settings.num_generations,
         max_new_tokens=settings.max_new_tokens,
@@ -183,8 +185,8 @@ def _answered(
         stop=tuple(settings.stop),
     )
 
-    def write() -> Answered:
-        if team.main:
+    def write() -> Rollouts:
+        if team.is_main:
             roles.publish()
         return answer(
             roles.policy,
@@ -196,4 +198,4 @@ def _answered(
             streams=streams[own.start : own.stop],
         )
 
-    return joined(team.each(write))
+    return joined(team.run_on_all(write))

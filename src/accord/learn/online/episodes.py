@@ -75,11 +75,11 @@ def fill(grid: Tensor, rows: Sequence[int], mask: Tensor, flat: Tensor) -> None:
 
 def share_rows(episodes: Episodes, rows: Sequence[int], team: Processes) -> None:
     """Give all processes what each has measured on rows of its own."""
-    if team.count == 1:
+    if team.world_size == 1:
         return
     grids = {n: getattr(episodes, n) for n in MEASURED if getattr(episodes, n) is not None}
     own = {name: grid[list(rows)] for name, grid in grids.items()}
-    for places, found in team.gathered((list(rows), own)):
+    for places, found in team.all_gather((list(rows), own)):
         for name, values in found.items():
             grids[name][places] = values
 
@@ -122,9 +122,9 @@ def passes_of(
     """
     units = [unit for p in members for unit in _units(groups[p], p, most)]
     sizes = [_tokens(groups, unit) for unit in units]
-    count = min(len(units), count * team.count)
-    dealt = deal(sizes, count, most=most, multiple=team.count)
-    own = dealt[team.rank :: team.count]
+    count = min(len(units), count * team.world_size)
+    dealt = deal(sizes, count, most=most, multiple=team.world_size)
+    own = dealt[team.rank :: team.world_size]
     return [sorted(e for u in part for e in units[u]) for part in own]
 
 
@@ -143,4 +143,4 @@ def _units(group: PromptGroup, prompt: int, most: int | None) -> Iterator[list[i
 
 
 def _tokens(groups: Sequence[PromptGroup], rows: Sequence[int]) -> int:
-    return sum(g.tokens for g in part_of(groups, rows))
+    return sum(g.num_tokens for g in part_of(groups, rows))

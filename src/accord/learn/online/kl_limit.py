@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from accord.learn.loop.checkpoints import TrainState
 from accord.learn.online.episodes import Episodes
 from accord.learn.online.metrics import mean_kl
-from accord.learn.online.rollback import go_back
+from accord.learn.online.rollback import restore_snapshot
 from accord.settings.online import OnlineSettings
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ def within_limit(state: TrainState, episodes: Episodes, settings: OnlineSettings
         log.warning("%s: beta is %.3g from now on.", told, numbers["beta"])
         return Limit()
     numbers["rollbacks"] = numbers.get("rollbacks", 0) + 1
-    if settings.max_kl_action == "stop" or not state.start or numbers["rollbacks"] == ROLLBACKS:
+    if settings.max_kl_action == "stop" or not state.snapshot or numbers["rollbacks"] == ROLLBACKS:
         log.warning("%s: training stops.", told)
         return Limit(stops=True)
-    go_back(state)
+    restore_snapshot(state)
     numbers["rate_scale"] = SLOWED * float(numbers.get("rate_scale", 1.0))
     log.warning(
         "%s: back to the last weights below it, at %g of the learning rate from now on.",

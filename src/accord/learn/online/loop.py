@@ -21,7 +21,7 @@ from accord.learn.online.kl_limit import within_limit
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.metrics import group_summary, summary
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollback import drop_gradients, go_back, keep_start
+from accord.learn.online.rollback import clear_gradients, restore_snapshot, take_snapshot
 from accord.learn.online.rollout import drop
 from accord.learn.online.step import Pretraining, Work, take_step
 from accord.objectives.policy import adapted_beta
@@ -89,7 +89,7 @@ def learn_online(
         _adapt(state, found, settings, len(episodes.scores))
         numbers["stopped"] = limit.stops
         numbers["num_tokens"] = numbers.get("num_tokens", 0) + sum(
-            g.tokens for g in episodes.groups
+            g.num_tokens for g in episodes.groups
         )
         found |= {
             "epoch": state.step * len(chosen) / len(prompts),
@@ -121,8 +121,8 @@ def _improve_or_skip(state: TrainState, work: Work, folder: Path | None) -> dict
     """The means of what the steps measured; nothing is left of them where one is not finite."""
     settings, numbers = work.settings, state.numbers
     several = settings.epochs * settings.num_mini_batches > 1
-    if settings.keeps_copy != "off" and (several or settings.rolls_back):
-        keep_start(state, settings.keeps_copy, folder)
+    if settings.snapshot_storage != "off" and (several or settings.rolls_back):
+        take_snapshot(state, settings.snapshot_storage, folder)
     parts: list[dict[str, Metric]] = []
     try:
         for measured in improve(state, work):
@@ -131,19 +131,19 @@ def _improve_or_skip(state: TrainState, work: Work, folder: Path | None) -> dict
         numbers["skipped"] = numbers.get("skipped", 0) + 1
         if numbers["skipped"] == NOT_FINITE:
             raise
-        if parts and not state.start:
+        if parts and not state.snapshot:
             raise NotFiniteError(
                 f"{error} With rollback_copy=memory (or disk) an iteration like this is taken back "
                 f"and skipped."
             ) from error
         if parts:
-            go_back(state)
-        drop_gradients(state)
+            restore_snapshot(state)
+        clear_gradients(state)
         log.warning("Iteration %d is taken back and skipped: %s", state.step + 1, error)
         return {"skipped": 1.0}
     finally:
         if not settings.rolls_back:
-            state.start = {}
+            state.snapshot = {}
     numbers["skipped"] = 0
     return merge_metrics(parts)
 

@@ -1,4 +1,4 @@
-"""Scores as they are learned from, what steps are taken towards, and what is told of episodes."""
+"""Scores as the advantages use them, targets of the steps, and metrics of an iteration."""
 
 from __future__ import annotations
 

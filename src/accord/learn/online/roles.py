@@ -11,13 +11,13 @@ from pathlib import Path
 from accord.compare.rewards.build import (
     World,
     build_reward,
-    counting_first,
     first_reward_model,
+    weighted_first,
 )
 from accord.compare.rewards.reward import Reward
 from accord.errors import SettingsError
 from accord.learn.offline.reference import reference_kind
-from accord.learn.offline.train import same_tokenizer, start_model
+from accord.learn.offline.train import check_same_tokenizer, load_starting_model
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.views import (
     base_view,
@@ -81,9 +81,9 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     can be; the log says which could not, and why. `world` gives the embedded world's reward where
     that is a source.
     """
-    policy = start_model(settings, scalar=False)
+    policy = load_starting_model(settings, scalar=False)
     reward = build_reward(
-        counting_first(settings.sources),  # the critic starts from the first reward model
+        weighted_first(settings.sources),  # the critic starts from the first reward model
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
@@ -96,7 +96,7 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     critic = None
     if isinstance(settings, PpoSettings) and settings.vf_coef:
         critic = _critic(settings, policy, reward.models[0] if reward.models else None)
-    reference = _reference(settings, policy) if settings.wants_reference else None
+    reference = _reference(settings, policy) if settings.needs_reference else None
     models = {"policy": policy, "critic": critic, "reference": reference}
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
     for line in told(memory_plan(models | rewards)):
@@ -106,7 +106,7 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     if isinstance(sampler, LocalSampler):
         return roles
     if policy.merged:
-        raise other_base(settings.model, "lora.continue_adapter")
+        raise merged_base_error(settings.model, "lora.continue_adapter")
     sampler.expect(policy.name)
     published = Path(settings.output_dir) / "published"
 
@@ -148,7 +148,7 @@ def same_vocabulary(one: LanguageModel, other: LanguageModel) -> bool:
     return bool(one.tokenizer.get_vocab() == other.tokenizer.get_vocab())
 
 
-def other_base(adapter: str, setting: str) -> SettingsError:
+def merged_base_error(adapter: str, setting: str) -> SettingsError:
     """Why an adapter can't be the start where a vLLM server samples, and is not to go on learning;
     `setting` is the one that lets it."""
     return SettingsError(
@@ -170,7 +170,7 @@ def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemo
         if lm is None:
             continue
         weights = masters = gradients = moments = 0
-        for name, parameter in lm.held().items():
+        for name, parameter in lm.own_parameters().items():
             place = parameter.data_ptr()
             if place in seen:
                 continue
@@ -240,7 +240,7 @@ def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel
         trust_remote_code=settings.trust_remote_code,
     )
     lm.model.requires_grad_(False)
-    same_tokenizer(policy, lm)
+    check_same_tokenizer(policy, lm)
     return lm
 
 
@@ -286,5 +286,5 @@ def _separate_critic(
     if settings.lora is not None:
         critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
     if settings.gradient_checkpointing:
-        critic.recompute_activations()
+        critic.enable_gradient_checkpointing()
     return critic

@@ -14,32 +14,32 @@ from accord.runs import storage_errors
 
 
 @torch.no_grad()
-def keep_start(state: TrainState, where: Literal["memory", "disk"], folder: Path | None) -> None:
+def take_snapshot(state: TrainState, where: Literal["memory", "disk"], folder: Path | None) -> None:
     """Keep the state's weights and moments as they are now, instead of those kept before.
 
     On disk they are a file in the folder, each process's own, mapped: it takes memory only while
     it is read. Its name is removed at once, so that nothing is left of it when the process ends,
     however it ends.
     """
-    state.start = {}
+    state.snapshot = {}
     if where == "memory" or folder is None:
-        state.start = {n: t.to("cpu", copy=True) for n, t in state_tensors(state).items()}
+        state.snapshot = {n: t.to("cpu", copy=True) for n, t in state_tensors(state).items()}
         return
     path = folder / f"start-{processes().rank}.safetensors"
     with storage_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state_tensors(state), path)
-        state.start = load_file(path)
+        state.snapshot = load_file(path)
         path.unlink()
 
 
-def go_back(state: TrainState) -> None:
+def restore_snapshot(state: TrainState) -> None:
     """Bring weights and moments to those that were kept; gradients are cleared."""
-    put_tensors(state, state.start)
-    drop_gradients(state)
+    put_tensors(state, state.snapshot)
+    clear_gradients(state)
 
 
-def drop_gradients(state: TrainState) -> None:
+def clear_gradients(state: TrainState) -> None:
     """Clear what was added up of a step that is not taken."""
     for learner in state.learners.values():
         learner.optimiser.zero_grad(set_to_none=True)

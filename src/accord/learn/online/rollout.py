@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accord.compare.rewards.reward import Reward, Scores, scores_of
+from accord.compare.rewards.reward import Reward, RewardScores, score_responses
 from accord.learn.loop.processes import processes
 from accord.learn.online.episodes import Episodes, fill, grid_mask, part_of, share_rows, to_grid
 from accord.learn.online.roles import Roles
 from accord.lm.forward import (
     response_logps,
     response_logps_and_entropy,
-    share_a_pass,
+    share_forward_pass,
     shared_pass,
     token_values,
 )
@@ -27,7 +27,7 @@ from accord.respond.text import response_text
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Rollouts:
     """P prompts with their K responses: token groups, and in order of the E = P·K responses their
     texts without special tokens, who ended, the sampler's log-probs of their tokens, and whether
     the policy itself computed those."""
@@ -63,11 +63,11 @@ def answer(
     *,
     seed: int,
     streams: Sequence[int],
-) -> Answered:
+) -> Rollouts:
     """K responses to each prompt."""
     found = sampler(prompts, settings, seed=seed, streams=streams)
     samples = [sample for own in found for sample in own]
-    return Answered(
+    return Rollouts(
         tuple(
             PromptGroup(p, tuple(s.tokens for s in own), source=r.source)
             for p, own, r in zip(prompts, found, records, strict=True)
@@ -79,9 +79,9 @@ def answer(
     )
 
 
-def joined(parts: Sequence[Answered]) -> Answered:
+def joined(parts: Sequence[Rollouts]) -> Rollouts:
     """The answers of several processes, in their order."""
-    return Answered(
+    return Rollouts(
         tuple(group for part in parts for group in part.groups),
         tuple(text for part in parts for text in part.texts),
         tuple(finished for part in parts for finished in part.finished),
@@ -91,15 +91,15 @@ def joined(parts: Sequence[Answered]) -> Answered:
 
 
 @torch.no_grad()
-def score(reward: Reward, answered: Answered, records: Sequence[PromptOnly]) -> Scores:
+def score(reward: Reward, answered: Rollouts, records: Sequence[PromptOnly]) -> RewardScores:
     """The reward of all responses; each process asks it about those to its share of prompts."""
     team, k = processes(), len(answered.groups[0].responses)
-    own = team.share(len(records))
+    own = team.shard(len(records))
     rows = slice(own.start * k, own.stop * k)
     repeated = [records[p] for p in own for _ in range(k)]
 
-    def ask() -> Scores:
-        return scores_of(
+    def ask() -> RewardScores:
+        return score_responses(
             reward,
             [r.prompt for r in repeated],
             answered.texts[rows],
@@ -107,8 +107,8 @@ def score(reward: Reward, answered: Answered, records: Sequence[PromptOnly]) -> 
             [r.meta for r in repeated],
         )
 
-    shares = [share for share in team.each(lambda: ask() if repeated else None) if share]
-    return Scores(
+    shares = [share for share in team.run_on_all(lambda: ask() if repeated else None) if share]
+    return RewardScores(
         [score for share in shares for score in share.total],
         {
             name: [score for share in shares for score in share.by_source[name]]
@@ -119,8 +119,8 @@ def score(reward: Reward, answered: Answered, records: Sequence[PromptOnly]) -> 
 
 def measure(
     roles: Roles,
-    answered: Answered,
-    scores: Scores,
+    answered: Rollouts,
+    scores: RewardScores,
     plan: Sequence[Sequence[list[int]]],
     *,
     temperature: float,
@@ -165,7 +165,9 @@ def measure(
             if found.ref_logps is not None and roles.reference is not None:
                 logps = response_logps(roles.reference, batch, temperature=temperature)
                 fill(found.ref_logps, rows, mask, logps)
-            if roles.critic is not None and not (old and share_a_pass(roles.policy, roles.critic)):
+            if roles.critic is not None and not (
+                old and share_forward_pass(roles.policy, roles.critic)
+            ):
                 assert found.values is not None
                 fill(found.values, rows, mask, token_values(roles.critic, batch))
         if not old:
@@ -189,7 +191,7 @@ def _policy_logps(
     """The policy's log-probs; put in the episodes are the entropies, where they are wanted, and
     the values of a critic that shares the pass."""
     policy, critic, entropy = roles.policy, roles.critic, None
-    if critic is not None and share_a_pass(policy, critic):
+    if critic is not None and share_forward_pass(policy, critic):
         assert episodes.values is not None
         wanted = episodes.entropy is not None
         logps, entropy, values = shared_pass(

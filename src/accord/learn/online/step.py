@@ -24,7 +24,7 @@ from accord.learn.online.rollout import Held, drop
 from accord.lm.forward import (
     response_logps,
     response_logps_and_entropy,
-    share_a_pass,
+    share_forward_pass,
     shared_pass,
     token_values,
 )
@@ -92,14 +92,14 @@ def take_step(
     )
     new = not bool(episodes.known[rows].all())
     parts: list[dict[str, Metric]] = [{"loss": (0.0, 1.0)}]
-    for share in team.each(lambda: _gradients(state, work, rows, passes, number, first)):
+    for share in team.run_on_all(lambda: _gradients(state, work, rows, passes, number, first)):
         parts += share
     if new:
         share_rows(episodes, [e for part in passes for e in part], team)
     everyone = [episodes.groups[p] for p in members]
     learning = {n: x for n, x in state.learners.items() if work.learns or n != "policy"}
     for name, learner in learning.items():
-        team.add_gradients(learner.parameters.values())
+        team.all_reduce_gradients(learner.parameters.values())
         norm = clipped_norm(learner, settings.max_grad_norm, state.step + 1, everyone)
         parts.append({f"grad_norm/{name}": (norm, 1.0)})
     for learner in learning.values():
@@ -156,7 +156,11 @@ def _losses(
     memory. Policy and critic that share a pass have one loss.
     """
     policy, critic = work.roles.policy, work.roles.critic
-    if work.targets.returns is not None and critic is not None and share_a_pass(policy, critic):
+    if (
+        work.targets.returns is not None
+        and critic is not None
+        and share_forward_pass(policy, critic)
+    ):
         logps, entropy, values = shared_pass(
             policy,
             critic,
@@ -280,12 +284,12 @@ def _pretrain(
     size = settings.ptx_batch_size
     places = pretraining.order.slice(number * size, (number + 1) * size)
     rows = [pretraining.rows[i] for i in places]
-    tokens = sum(group.targets for group in rows)
+    tokens = sum(group.num_targets for group in rows)
     team, most = processes(), settings.max_tokens_per_forward
-    count = min(len(rows), settings.gradient_accumulation_steps * team.count)
-    dealt = deal([g.tokens for g in rows], count, most=most, multiple=team.count)
+    count = min(len(rows), settings.gradient_accumulation_steps * team.world_size)
+    dealt = deal([g.num_tokens for g in rows], count, most=most, multiple=team.world_size)
     parts: list[dict[str, Metric]] = []
-    for part in dealt[team.rank :: team.count]:
+    for part in dealt[team.rank :: team.world_size]:
         groups = [rows[i] for i in part]
         logps = response_logps(work.roles.policy, pack(groups, work.roles.policy.device))
         parts.append({"loss/ptx_avg": metric(-logps)})

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.compare.rewards.build import World
-from accord.compare.rewards.reward import write_told
+from accord.compare.rewards.reward import write_usage
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import TrainState, remove_checkpoints
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.learner import make_learner
-from accord.learn.loop.limits import with_room_for_prompts
+from accord.learn.loop.limits import cap_prompts_to_positions
 from accord.learn.loop.order import RowOrder, parts_of_epochs
 from accord.learn.loop.processes import processes
-from accord.learn.loop.stage import keep_going, model_card
-from accord.learn.offline.train import rows_of
+from accord.learn.loop.stage import model_card, run_with_checkpoints
+from accord.learn.offline.train import encode_rows
 from accord.learn.online.collecting import held_out
 from accord.learn.online.loop import learn_online
 from accord.learn.online.roles import load_roles
@@ -27,7 +27,7 @@ from accord.learn.online.step import Pretraining
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
-from accord.lm.tokens.known_tokens import refuse_unknown_tokens
+from accord.lm.tokens.known_tokens import check_token_ids
 from accord.records import PromptOnly
 from accord.runs import write_json_atomic
 from accord.settings.online import OnlineSettings
@@ -52,14 +52,14 @@ def train_online(
         )
     roles = load_roles(settings, world=world)
     policy = roles.policy
-    settings = with_room_for_prompts(settings, (policy, roles.critic, roles.reference))
+    settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
     prompts, kept = _prompts(settings.dataset, policy, settings, folder / "data.json")
     unseen = None
     if settings.eval_dataset is not None:
         place = folder / "eval_data.json"
         unseen = _prompts(settings.eval_dataset, policy, settings, place)
-    if team.main:
+    if team.is_main:
         drop_strays(folder)
     pretraining = _pretraining(policy, settings)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
@@ -68,9 +68,9 @@ def train_online(
         learners["critic"] = make_learner(roles.critic, settings, rate)
     state = TrainState(learners)
     iterations = settings.max_steps or parts_of_epochs(
-        settings.num_train_epochs, len(prompts), settings.prompts_a_step * team.count
+        settings.num_train_epochs, len(prompts), settings.prompts_per_iteration * team.world_size
     )
-    steps = keep_going(
+    steps = run_with_checkpoints(
         lambda s: learn_online(
             name,
             s,
@@ -93,12 +93,12 @@ def train_online(
     try:
         yield from steps
     finally:
-        if team.main:
+        if team.is_main:
             with suppress(StorageError):  # a full disk has an error of its own already
-                write_told(roles.reward, folder)
+                write_usage(roles.reward, folder)
             roles.leave()
     state.learners["policy"].restore()
-    if team.main:
+    if team.is_main:
         save_model(policy, folder / "model", card=model_card(policy, name, settings))
         remove_episodes(folder)  # before the checkpoints, which tell whose they are
         remove_checkpoints(folder)
@@ -109,7 +109,7 @@ def _pretraining(policy: LanguageModel, settings: OnlineSettings) -> Pretraining
     if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
         return None
     records, read = load_records(settings.ptx_dataset, "sft")
-    rows, encoded = rows_of(records, policy, settings)
+    rows, encoded = encode_rows(records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", settings.ptx_dataset, encoded.summary())
     return Pretraining(rows, RowOrder(len(rows), settings.seed))
@@ -126,10 +126,10 @@ def _prompts(
     )
     wanted = [r for r in records if isinstance(r, PromptOnly)]
     prompts, kept, encoded = encode_prompts(wanted, policy.tokenizer, limits)
-    refuse_unknown_tokens(policy, prompts)
+    check_token_ids(policy, prompts)
     log.info("%s", read.summary())
     log.info("%s: %s", place, encoded.summary())
-    if processes().main:
+    if processes().is_main:
         told.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(told, {"read": read.to_json(), "encoded": encoded.to_json()})
     return prompts, kept

@@ -59,7 +59,7 @@ def continue_adapter(lm: LanguageModel, place: str, settings: LoraSettings) -> L
     _agree(lm, config, settings, place)
     tensors = load_file(Path(place) / WEIGHTS)
     if lm.scalar and score_name(tensors) not in tensors:
-        (head,) = (p for n, p in lm.trainable().items() if "modules_to_save" in n)
+        (head,) = (p for n, p in lm.trainable_parameters().items() if "modules_to_save" in n)
         tensors[score_name(tensors)] = head.clone()
     fill(lm, POLICY, tensors, place)
     return lm
@@ -132,7 +132,7 @@ def _adapted(lm: LanguageModel, config: LoraConfig, *, seed: int) -> LanguageMod
         torch.manual_seed(seed)
         lm.model = get_peft_model(lm.model, config)
     lm.switch, lm.adapter = AdapterSwitch(lm.model), POLICY
-    for parameter in lm.trainable().values():
+    for parameter in lm.trainable_parameters().values():
         parameter.data = parameter.data.float()  # peft leaves a copied scalar head in half
     return lm
 

@@ -1,7 +1,8 @@
 """Views: language models that share one base, each with an adapter and a head of its own.
 
 A view is a LanguageModel whose `model` is the policy's. Its forward passes turn its own adapter
-on; its trainable parameters are that adapter and its head. The weights of the base are there once.
+on; its trainable parameters are that adapter and its head. The weights of the base are in memory
+once.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _frozen(lm: LanguageModel, adapter: str) -> None:
 
 
 def _learning(critic: LanguageModel) -> LanguageModel:
-    for parameter in critic.trainable().values():
+    for parameter in critic.trainable_parameters().values():
         parameter.data = parameter.data.float()
     return critic
 

@@ -40,7 +40,7 @@ class Calls:
 
 
 @dataclass
-class Store:
+class KeyValueStore:
     """Keys and values (rows, G, room, D) of each attention layer, for sequences of many lengths.
 
     What no row has written is zero. Rows and room grow as they are needed. `dtype` is the memory's
@@ -111,7 +111,7 @@ class Prefill:
     The batch holds prompts alone; `starts` are their first flat tokens and the end of the last.
     """
 
-    store: Store
+    store: KeyValueStore
     rows: Sequence[int]
     starts: Sequence[int]
     calls: Calls = field(default_factory=Calls)
@@ -125,11 +125,11 @@ class Prefill:
 
 
 @dataclass(frozen=True)
-class Sharing:
+class PrefixCache:
     """Which prompt (a row of its own store) each of R responses follows: `prompt_of` (R,), and
     the prompts' lengths (Q,). Made anew only when responses come or go."""
 
-    store: Store
+    store: KeyValueStore
     prompt_of: Tensor
     lengths: Tensor
     gather: Tensor = field(init=False)  # (Q, K) a prompt's responses, padded with 0
@@ -167,9 +167,9 @@ class DecodeStep:
     Without `sharing` a row holds its prompt too.
     """
 
-    store: Store
+    store: KeyValueStore
     at: Tensor
-    sharing: Sharing | None = None
+    sharing: PrefixCache | None = None
     masks: dict[tuple[str, int | None, torch.dtype, int], Tensor | None] = field(
         default_factory=dict
     )

@@ -82,7 +82,7 @@ def encode(
             report.drop(str(reason), record.source)
     report.used = len(records) - sum(map(len, report.dropped.values()))
     report.groups = len(groups)
-    report.tokens = sum(g.tokens for g in groups)
+    report.tokens = sum(g.num_tokens for g in groups)
     if not groups:
         counts = Counter({reason: len(where) for reason, where in report.dropped.items()})
         reasons = "; ".join(f"{n} × {reason}" for reason, n in counts.most_common())
@@ -193,7 +193,7 @@ def _demonstration(
     report.unfinished += not record.finished
     report.answers_not_learned += loss_on == "response" and bool(earlier)
     learned = () if all(mask) else (mask,)
-    return PromptGroup(prompt, (response,), (0,), source=record.source, learned=learned)
+    return PromptGroup(prompt, (response,), (0,), source=record.source, loss_mask=learned)
 
 
 def _group(
@@ -245,7 +245,7 @@ def _group(
     )
     if not labels:
         apart = sum(one != other for one, other in itertools.combinations(ranks, 2))
-        report.equal_pairs += apart - len(group.ordered)
+        report.equal_pairs += apart - len(group.preference_pairs)
     return group
 
 

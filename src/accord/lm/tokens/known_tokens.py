@@ -8,7 +8,7 @@ from accord.errors import ModelError
 from accord.lm.model import LanguageModel
 
 
-def refuse_unknown_tokens(lm: LanguageModel, rows: Iterable[Iterable[int]]) -> None:
+def check_token_ids(lm: LanguageModel, rows: Iterable[Iterable[int]]) -> None:
     """Raise ModelError for a token id in the rows that the model has no embedding for.
 
     A tokenizer may have such tokens where nobody uses them, as for padding or images.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accord.compare.judges.judge import NoVerdict, Question, Ranks
-from accord.compare.store.store import Store
+from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError, WorkError
@@ -140,7 +140,7 @@ class Asked:
 
     def write(self, folder: str, counts: Mapping[str, int]) -> None:
         """counts.json: what the store holds, what has no verdict, and what the judge counted."""
-        told = {} if self.judge.told is None else {"judge": dict(self.judge.told())}
+        told = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
         everything = {**counts, "without_verdict": self.missing, **told}
         write_json_atomic(Path(folder) / "counts.json", everything)
 
@@ -197,7 +197,7 @@ def _first_answers(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
 
 
 def _battle(
-    store: Store,
+    store: PreferenceStore,
     asked: Asked,
     prompts: Sequence[Prompt],
     answers: dict[str, dict[Prompt, Response]],
@@ -229,7 +229,7 @@ def _battle(
     store.add_verdicts(verdicts)
 
 
-def _fresh_store(final: Path, earlier: str | None = None) -> Store:
+def _fresh_store(final: Path, earlier: str | None = None) -> PreferenceStore:
     """A store under a temporary name; what an interrupted start left of it is cleared.
 
     It begins as a copy of an earlier store in a file, or empty. Raises DataError where that store
@@ -245,10 +245,12 @@ def _fresh_store(final: Path, earlier: str | None = None) -> Store:
                 "`earlier` must be a store in a file, such as store.db, and not at a URL. Leave "
                 "it out, or copy that store to a file."
             )
-        Store.open(earlier, create=False).close()  # its newest rows go from the log to the file
+        PreferenceStore.open(
+            earlier, create=False
+        ).close()  # its newest rows go from the log to the file
         with storage_errors(partial):
             shutil.copyfile(Path(earlier).expanduser(), partial)
-    return Store.open(partial)
+    return PreferenceStore.open(partial)
 
 
 def _finish(final: Path) -> None:

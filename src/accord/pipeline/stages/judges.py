@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from accord.compare.judges.judge import AiJudge, NoVerdict, Question, Ranks
-from accord.compare.rewards.reward import Reward, reward_of_model
+from accord.compare.rewards.reward import Reward, model_reward
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
 from accord.records import Prompt, prompt_text
@@ -30,14 +30,14 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedJudge:
-    """A judge and the name under which its verdicts are kept; `told` is what it counted.
+    """A judge and the name under which its verdicts are kept; `usage` is what it counted.
 
     `shown_first` is the side of a pair that it sees first, None where it sees both orders.
     """
 
     name: str
     judge: Judge
-    told: Callable[[], Mapping[str, int]] | None = None
+    usage: Callable[[], Mapping[str, int]] | None = None
     shown_first: Literal["a"] | None = "a"
 
 
@@ -46,13 +46,13 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
     if settings.kind == "endpoint":
         assert settings.model is not None  # the settings see to it
         ai = AiJudge(settings, settings.model)
-        return NamedJudge(settings.name or settings.model, ai.ranks, ai.told, shown_first=None)
+        return NamedJudge(settings.name or settings.model, ai.ranks, ai.usage, shown_first=None)
     if settings.kind == "reward_model":
         if settings.model is None:
             raise SettingsError(
                 "judge.kind=reward_model needs judge.model, the reward model's folder."
             )
-        scores = reward_of_model(load_scalar(settings.model))
+        scores = model_reward(load_scalar(settings.model))
         return NamedJudge(settings.name or settings.model, by_reward(scores))
     name = settings.name or f"world-noise-{settings.noise:g}"
     return NamedJudge(name, _annotator(settings))

@@ -10,7 +10,7 @@ from accord.compare.dataset import load_records
 from accord.data.read import read_records
 from accord.data.split import split_by_prompt
 from accord.data.write import record_json, write_jsonl
-from accord.lm.scratch import model_from_scratch, texts_of
+from accord.lm.scratch import model_from_scratch, record_texts
 from accord.pipeline.progress import Progress
 from accord.runs import write_json_atomic
 from accord.settings.stages import ScratchSettings, SplitSettings, WorldSettings
@@ -31,7 +31,7 @@ def scratch(settings: ScratchSettings) -> Iterator[Progress]:
     yield Progress(0, 1)
     records, read = load_records(settings.dataset, "any")
     log.info("%s", read.summary())
-    model_from_scratch(texts_of(records), settings)
+    model_from_scratch(record_texts(records), settings)
     yield Progress(1, 1)
 
 

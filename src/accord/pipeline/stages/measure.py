@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import Reward, response_group, reward_of_model, shown
+from accord.compare.rewards.reward import Reward, encode_for_reward, model_reward, shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.learn.loop.passes import batches_of
+from accord.learn.loop.passes import row_batches
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
@@ -34,7 +34,7 @@ def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     reference = load_causal(settings.reference, device=settings.device)
     scores: Reward | None = None
     if settings.reward_model is not None:
-        scores = reward_of_model(load_scalar(settings.reward_model, device=settings.device))
+        scores = model_reward(load_scalar(settings.reward_model, device=settings.device))
     measured = []
     total = len(settings.contestants) + (settings.comparisons is not None)
     yield Progress(0, total)
@@ -83,7 +83,7 @@ def _proxy_gains(settings: EvaluateSettings) -> dict[str, list[float]]:
     against scores its responses than the first contestant's to the same prompt."""
     found: dict[str, list[float]] = {}
     for folder in dict.fromkeys(c.reward_model for c in settings.contestants if c.reward_model):
-        reward = reward_of_model(load_scalar(folder, device=settings.device))
+        reward = model_reward(load_scalar(folder, device=settings.device))
         first = next(c for c in settings.contestants if not c.ceiling)
         start = _means(first, reward)
         for contestant in settings.contestants:
@@ -93,7 +93,7 @@ def _proxy_gains(settings: EvaluateSettings) -> dict[str, list[float]]:
             missing = next((prompt for prompt in own if prompt not in start), None)
             if missing is not None:
                 raise DataError(
-                    f"{first.name} has no answer to {shown(repr(prompt_text(missing)))}, so what "
+                    f"{first.name} has no answer to {shorten(repr(prompt_text(missing)))}, so what "
                     f"{contestant.name} gained over it can't be told. Sample both on one data set, "
                     f"or leave out the contestant's `reward_model`."
                 )
@@ -134,10 +134,10 @@ def _kl(
         return 0.0, "the reference itself"
     lm = load_causal(contestant.model, device=settings.device)
     groups = [
-        response_group(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
+        encode_for_reward(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
     ]
     found: list[float] = []
-    for part in batches_of([g.tokens for g in groups], BATCH):
+    for part in row_batches([g.num_tokens for g in groups], BATCH):
         batch = pack([groups[i] for i in part], lm.device)
         found += response_kl(lm, reference, batch).tolist()
     values = iter(found)

@@ -22,7 +22,7 @@ from rich.table import Table
 from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
 from accord.errors import SettingsError
-from accord.learn.online.roles import other_base
+from accord.learn.online.roles import merged_base_error
 from accord.lm.load import base_and_adapter
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
@@ -79,7 +79,7 @@ def _one_base(settings: IterateSettings) -> None:
     if settings.sampler.kind != "vllm" or lora is None or lora.continue_adapter:
         return
     if base_and_adapter(settings.model)[1] is not None:
-        raise other_base(settings.model, "train.lora.continue_adapter")
+        raise merged_base_error(settings.model, "train.lora.continue_adapter")
 
 
 def plans_of(plan: StagePlan) -> list[StagePlan]:

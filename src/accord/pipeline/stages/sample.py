@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from accord.compare.dataset import load_records
 from accord.compare.rewards.build import build_reward
-from accord.compare.rewards.reward import write_told
-from accord.compare.store.store import Store
+from accord.compare.rewards.reward import write_usage
+from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
 from accord.learn.loop.checkpoints import changing
@@ -45,7 +45,7 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
         sampler.close()  # a server keeps no adapter that nobody samples from
     final = Path(settings.output_dir) / "responses.jsonl"
     if settings.store is not None:
-        with Store.open(settings.store) as store:
+        with PreferenceStore.open(settings.store) as store:
             store.add_responses([r for row in read_responses(final) for r in row.responses])
 
 
@@ -231,4 +231,4 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             chosen.append(ResponseRow(row.prompt, row.meta, settings.model_name, told, (best,)))
         yield Progress(min(start + chunk, len(rows)), len(rows))
     write_responses(Path(settings.output_dir) / "responses.jsonl", chosen)
-    write_told(reward, Path(settings.output_dir))
+    write_usage(reward, Path(settings.output_dir))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from accord.lm.model import LanguageModel
-from accord.lm.tokens.known_tokens import refuse_unknown_tokens
+from accord.lm.tokens.known_tokens import check_token_ids
 from accord.respond.local.padded import write_padded
 from accord.respond.local.responses import Responses
 from accord.respond.local.shared import write_shared
@@ -41,7 +41,7 @@ class LocalSampler:
         lm = self.lm
         if not prompts:
             return []
-        refuse_unknown_tokens(lm, prompts)
+        check_token_ids(lm, prompts)
         responses = Responses(
             settings,
             seed=seed,
@@ -53,7 +53,7 @@ class LocalSampler:
         training = lm.model.training
         lm.model.eval()  # in training mode checkpointed layers drop their key-value memory
         try:
-            with lm.compute():  # once: weights that are cast to bf16 are cast once
+            with lm.precision_context():  # once: weights that are cast to bf16 are cast once
                 write(lm, prompts, responses)
         finally:
             lm.model.train(training)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from accord.lm.attention.decoding import DecodeStep, Prefill, Sharing, Store
+from accord.lm.attention.decoding import DecodeStep, KeyValueStore, Prefill, PrefixCache
 from accord.lm.attention.plan import AttentionPlan
 from accord.lm.kernels.repacked import repacked
 from accord.lm.model import LanguageModel
@@ -64,11 +64,11 @@ class _Batch:
         self.rows = torch.zeros(0, dtype=torch.long)
         self.over = torch.zeros(0, dtype=torch.bool)
         # One query a row is a product with a vector, at which CPUs are slow in bfloat16.
-        self.store = Store(torch.float32 if lm.device.type == "cpu" else None)
-        self.prompt_store = Store() if self.k > 1 else None
+        self.store = KeyValueStore(torch.float32 if lm.device.type == "cpu" else None)
+        self.prompt_store = KeyValueStore() if self.k > 1 else None
         self.held: list[int] = []  # the prompt in each row of the prompt store
         self.states: dict[int, Tensor] = {}  # at the end of held prompts
-        self.sharing: Sharing | None = None
+        self.sharing: PrefixCache | None = None
 
     def admit(self) -> None:
         """Fill the batch up with waiting responses, reading their prompts; draw first tokens."""
@@ -138,7 +138,9 @@ class _Batch:
         place = {prompt: j for j, prompt in enumerate(self.held)}
         of = torch.tensor([place[i] for i in (self.rows // self.k).tolist()])
         lengths = self.lengths[self.held]
-        self.sharing = Sharing(self.prompt_store, of.to(self.lm.device), lengths.to(self.lm.device))
+        self.sharing = PrefixCache(
+            self.prompt_store, of.to(self.lm.device), lengths.to(self.lm.device)
+        )
 
     def _read(self, which: Sequence[int], first: int) -> None:
         """Read prompts, keeping their keys and values in rows from `first` on."""

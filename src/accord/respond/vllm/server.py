@@ -11,12 +11,12 @@ from accord.respond.http import (
     BUSY,
     CONNECT,
     QUOTED,
-    Lost,
+    Disconnected,
     RefusedError,
     attempts,
     connection,
+    error_message,
     key_header,
-    message_of,
 )
 from accord.settings.sampling import SamplerSettings
 
@@ -59,7 +59,7 @@ class Server:
         fault, tried, retries = "", 0, self.settings.retries
         for answer in attempts(self.client, method, path, body, retries=retries):
             tried += 1
-            if isinstance(answer, Lost):
+            if isinstance(answer, Disconnected):
                 fault = answer.what
                 if answer.late:
                     raise WorkError(
@@ -70,9 +70,9 @@ class Server:
                 continue
             if answer.status_code < 400:
                 return answer
-            fault = f"status {answer.status_code}: {message_of(answer)}"
+            fault = f"status {answer.status_code}: {error_message(answer)}"
             if answer.status_code < 500 and answer.status_code not in BUSY:
-                raise RefusedError(self.url + path, answer.status_code, message_of(answer))
+                raise RefusedError(self.url + path, answer.status_code, error_message(answer))
             if not self.alive():
                 raise WorkError(
                     f"The engine of the vLLM server at {self.url} is dead: {path} gave {fault}. "
@@ -80,7 +80,7 @@ class Server:
                     f"goes on where it stopped."
                 )
             if not again and answer.status_code == 500:
-                raise RefusedError(self.url + path, answer.status_code, message_of(answer))
+                raise RefusedError(self.url + path, answer.status_code, error_message(answer))
         raise WorkError(
             f"The vLLM server at {self.url} did not answer {path} in {tried} "
             f"attempts: {fault}. Is it running, and is sampler.url right? Start it with "
