@@ -241,7 +241,7 @@ def test_a_checkpoint_of_other_settings(stopped: SftSettings) -> None:
 
 def test_going_on_refused_though_there_is_a_checkpoint(stopped: SftSettings, fails: Fails) -> None:
     assert fails(*SFT, "resume=false") == (
-        "out holds a checkpoint at step 2, and resume=false refuses to go on from it. "
+        "out holds a checkpoint at step 2, and resume=false refuses to resume from it. "
         "Name another output_dir, or remove out/checkpoints."
     )
     assert checkpoints() == ["step-00000002"]

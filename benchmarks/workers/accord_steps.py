@@ -23,7 +23,7 @@ from accord.learn.loop.order import RowOrder
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs
-from accord.learn.offline.train import encode_rows, load_starting_model
+from accord.learn.offline.rows import encode_rows, load_starting_model
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.records import Comparison, Demonstration, Ranking, Rating, Record
 from accord.settings.stage_kinds import METHOD_SETTINGS

@@ -143,7 +143,7 @@ def test_killed_while_a_checkpoint_is_written(
         (partial,) = names[:-1]
         assert partial.startswith(".step-00000006.partial-")
         if step:
-            assert "goes on after step 3" in running.log.read_text()
+            assert "resumes after step 3" in running.log.read_text()
     running = commands.start(*command, cwd=folder)
     assert running.wait() == 0, running.log.read_text()
     same(whole, folder / "out")
@@ -216,7 +216,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     assert json.loads((folder / "out/manifest.json").read_text())["status"] == "interrupted"
     running = commands.start(*command, cwd=folder)
     assert running.wait() == 0
-    assert f"goes on after step {last}" in running.log.read_text()
+    assert f"resumes after step {last}" in running.log.read_text()
     same(undisturbed(commands, command, tmp_path / "whole"), folder / "out")
 
 
@@ -396,4 +396,4 @@ def test_rounds_interrupted_leave_a_checkpoint_and_go_on(
     running = commands.start(*command, cwd=folder)
     assert running.wait() == 0, running.log.read_text()
     assert "round-1 train: finished before, not run again" in running.log.read_text()
-    assert "out/round-2/train goes on after step" in running.log.read_text()
+    assert "out/round-2/train resumes after step" in running.log.read_text()

@@ -596,7 +596,7 @@ def test_a_second_run_in_the_same_folder_that_may_not_resume(toys: Toys, tmp_pat
     next(steps)
     steps.close()
     again = toys.settings("sft", "llama", tmp_path, max_steps=4, save_steps=1, resume=False)
-    with pytest.raises(SettingsError, match="resume=false refuses to go on from it"):
+    with pytest.raises(SettingsError, match="resume=false refuses to resume from it"):
         train("sft", again)
 
 

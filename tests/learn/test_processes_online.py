@@ -119,7 +119,7 @@ def test_the_command_in_two_processes_disturbed_and_not(tiny_world: Path, tmp_pa
                 assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
     assert json.loads((two / "out/manifest.json").read_text())["status"] == "finished"
     told = disturbed(command, again, lines=3, who=1, number=signal.SIGKILL)
-    assert "The processes of this run lost each other" in told
+    assert "The processes of this run lost their connection" in told
     told = disturbed(command, again, lines=5, who=0, number=signal.SIGINT)
     assert "Interrupted. The same command goes on where it stopped." in told
     launched(2, *command, cwd=again)

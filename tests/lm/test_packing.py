@@ -27,8 +27,8 @@ from accord.lm.forward import (
     check_packing,
     response_kl,
     response_logps,
-    response_logps_and_entropy,
     response_scores,
+    response_stats,
     states_before,
     states_last,
     token_values,
@@ -181,11 +181,12 @@ def test_temperature_divides_the_logits() -> None:
     model = causal("gemma2")  # its soft cap comes before the temperature
     lm = wrapped(model)
     assert check_packing(lm)
-    found, entropy = response_logps_and_entropy(lm, pack(GROUPS), temperature=0.6)
+    stats = response_stats(lm, pack(GROUPS), want={"entropy"}, temperature=0.6)
+    assert stats.entropy is not None
     torch.testing.assert_close(
-        found.double(), own_logps(model, GROUPS, temperature=0.6), rtol=0, atol=1e-5
+        stats.logps.double(), own_logps(model, GROUPS, temperature=0.6), rtol=0, atol=1e-5
     )
-    assert entropy.shape == found.shape
+    assert stats.entropy.shape == stats.logps.shape
 
 
 def test_values_are_read_before_each_token_and_normalised() -> None:

@@ -26,8 +26,8 @@ from accord.lm.forward import (
     check_packing,
     response_logps,
     response_scores,
+    response_stats,
     share_forward_pass,
-    shared_pass,
     token_values,
 )
 from accord.lm.load import load_causal, load_scalar, save_model
@@ -173,19 +173,20 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     assert float(critic.score.bias) == 0.0
     assert 0.6 < float(critic.score.weight.detach().std()) * 33**0.5 < 1.4
 
-    logps, none, values = shared_pass(policy, critic, BATCH, temperature=0.7, learns=learns)
-    assert none is None
-    found = logps, values
-    passes = count_passes(policy, lambda: shared_pass(policy, critic, BATCH))
+    stats = response_stats(policy, BATCH, temperature=0.7, critic=critic, policy_grad=learns)
+    assert stats.entropy is None
+    assert stats.values is not None
+    found = stats.logps, stats.values
+    passes = count_passes(policy, lambda: response_stats(policy, BATCH, critic=critic))
     assert passes == 1
     expected = response_logps(policy, BATCH, temperature=0.7), token_values(critic, BATCH)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-    both = shared_pass(policy, critic, BATCH, temperature=0.7, entropy=True)
-    assert both[1] is not None
-    assert bool((both[1] > 0).all())
-    torch.testing.assert_close(both[0], expected[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(both[2], expected[1], rtol=0, atol=1e-6)
+    more = response_stats(policy, BATCH, want={"entropy"}, temperature=0.7, critic=critic)
+    assert more.entropy is not None
+    assert bool((more.entropy > 0).all())
+    torch.testing.assert_close(more.logps, expected[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(more.values, expected[1], rtol=0, atol=1e-6)
 
     if not learns:  # the head alone, though the policy's parameters could learn
         weighted(found[1]).backward()

@@ -1,9 +1,15 @@
-"""The one forward pass: hidden states of a packed batch, and what all methods read off them."""
+"""The one forward pass: hidden states of a packed batch, and every read-out of them.
+
+`response_stats` is the token read-out that all methods use; `response_scores`,
+`response_head_scores` and `token_values` read a scalar head; `response_kl` compares two models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +17,7 @@ from transformers import DynamicCache
 
 from accord.errors import ModelError
 from accord.lm.attention.packed import NAME
-from accord.lm.attention.reuse import Behind, Captured, plan_behind
+from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix, plan_extra_responses
 from accord.lm.kernels.last_layer import LastLayer
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -26,13 +32,119 @@ from accord.objectives.logprobs import (
 # Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
+Stat = Literal["entropy", "correct", "log_squares"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStats:
+    """What one forward pass gives of the R response tokens of a batch, each float32 (R,).
+
+    logps: log p of the token, with gradient. entropy: of the next-token distribution, in nats.
+    correct: 1.0 where the distribution's mode is the token. log_squares: log Σ p². values: a
+    critic's value before the token. extra_logps: log-probs of the tokens of `extra_responses`.
+    What was not requested is None.
+    """
+
+    logps: Tensor
+    entropy: Tensor | None = None
+    correct: Tensor | None = None
+    log_squares: Tensor | None = None
+    values: Tensor | None = None
+    extra_logps: Tensor | None = None
+
+
+def response_stats(
+    lm: LanguageModel,
+    batch: PackedBatch,
+    *,
+    want: Collection[Stat] = (),
+    temperature: float = 1.0,
+    entropy_grad: bool = False,
+    critic: LanguageModel | None = None,
+    policy_grad: bool = True,
+    extra_responses: Sequence[tuple[int, ...]] = (),
+) -> ResponseStats:
+    """Log-probs of a batch's response tokens, with more statistics of the same pass on request.
+
+    `want` adds statistics without gradient; with `entropy_grad` the entropy has one, for an
+    entropy bonus. `critic` is a view that shares the policy's hidden states
+    (`share_forward_pass`); with `policy_grad` False only its head gets a gradient.
+    `extra_responses` is one more response to each group's prompt (CPU, models that share
+    prefixes): it reuses the prompts' keys and values, and has no gradient.
+    """
+    with torch.set_grad_enabled(policy_grad and torch.is_grad_enabled()):
+        if extra_responses:
+            hidden, extra_logps = _states_with_extra_logps(lm, batch, extra_responses)
+        else:
+            hidden, extra_logps = states_before(lm, batch), None
+        logps, entropy, correct, log_squares = _read_tokens(
+            lm, batch, hidden, want, temperature, entropy_grad
+        )
+    return ResponseStats(
+        logps,
+        entropy if "entropy" in want or entropy_grad else None,
+        correct if "correct" in want else None,
+        log_squares,
+        None if critic is None else _normalised_values(critic, hidden),
+        extra_logps,
+    )
+
+
+def _read_tokens(
+    lm: LanguageModel,
+    batch: PackedBatch,
+    hidden: Tensor,
+    want: Collection[Stat],
+    temperature: float,
+    entropy_grad: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """logps, entropy, correct and log_squares, as far as they are wanted: the vocabulary head is
+    applied once, and a pass that wants log-probs alone computes nothing else."""
+    if entropy_grad:
+        return *token_logps_and_entropy(hidden, lm.head, batch.targets, temperature), None, None
+    if "log_squares" in want:
+        logps, squares = token_logps_and_log_squares(hidden, lm.head, batch.targets)
+        return logps, None, None, squares
+    if want:
+        read = token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)
+        return *read, None
+    return token_logps(hidden, lm.head, batch.targets, temperature), None, None, None
+
+
+def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
+    """Log-prob of each response token, float32 (R,), with gradient."""
+    return response_stats(lm, batch, temperature=temperature).logps
+
+
+def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """The raw score of each response, float32 (N,), read at its last token."""
+    return lm.scores_of(states_last(lm, batch))
+
+
+def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+    """Each head's raw score of each response, float32 (N, heads), read at its last token."""
+    return lm.head_scores(states_last(lm, batch))
+
+
+def token_values(critic: LanguageModel, batch: PackedBatch) -> Tensor:
+    """A critic's value before each response token, float32 (R,), in normalised scores."""
+    return _normalised_values(critic, states_before(critic, batch))
+
+
+def share_forward_pass(policy: LanguageModel, critic: LanguageModel | None) -> bool:
+    """Whether there is a critic that reads the policy's own hidden states."""
+    return critic is not None and critic.model is policy.model and critic.adapter == policy.adapter
+
+
+def _normalised_values(critic: LanguageModel, hidden: Tensor) -> Tensor:
+    return (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
+
 
 def states_before(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The hidden states (R, D) that predict each response token."""
-    # A token's position is its place in its row, and what predicts it stands before it.
-    return _states(
-        lm, batch, batch.predict_index, batch.response_of, batch.position_ids[batch.predict_index]
-    )
+    # A token's position is its index in its row; the token before it predicts it.
+    index = batch.predict_index
+    return _states(lm, batch, index, batch.response_of, batch.position_ids[index])
 
 
 def states_last(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -44,18 +156,18 @@ def states_last(lm: LanguageModel, batch: PackedBatch) -> Tensor:
 def _states(
     lm: LanguageModel,
     batch: PackedBatch,
-    flat: Tensor,
+    index: Tensor,
     responses: Tensor,
     positions: Tensor,
-    captured: Captured | None = None,
+    captured: CapturedPrefix | None = None,
 ) -> Tensor:
     """The backbone's output at some tokens, each prompt computed once where the architecture
-    allows it: at flat indices of the batch, or at positions in plain rows, one a response."""
+    allows it: at flat indices of the batch, or at positions in plain rows, one row a response."""
     with lm.precision_context():
         if not lm.shares_prefixes:
             return _row_states(lm, batch)[responses, positions]
         last = lm.last_layer
-        with nullcontext() if last is None else last.only(flat.unique(), len(batch.input_ids)):
+        with nullcontext() if last is None else last.only(index.unique(), len(batch.input_ids)):
             out = lm.backbone(
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
@@ -65,7 +177,7 @@ def _states(
                 use_cache=False,
                 **({} if captured is None else {"memory": captured}),
             ).last_hidden_state[0]
-    return out[flat]
+    return out[index]
 
 
 def _row_states(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -83,46 +195,20 @@ def _row_states(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     return out
 
 
-def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:
-    """Log-prob of each response token, float32 (R,), with gradient."""
-    hidden = states_before(lm, batch)
-    return token_logps(hidden, lm.head, batch.targets, temperature)
-
-
-def response_logps_and_log_squares(lm: LanguageModel, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Log-prob of each response token (R,), and without gradient log Σ p² of its distribution."""
-    return token_logps_and_log_squares(states_before(lm, batch), lm.head, batch.targets)
-
-
-def response_logps_and_entropy(
-    lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0, entropy_learns: bool = False
+def _states_with_extra_logps(
+    lm: LanguageModel, batch: PackedBatch, extra: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each response token (R,), and the entropy of its distribution (R,), which has
-    a gradient only where it is to be learned from."""
-    hidden = states_before(lm, batch)
-    logps, entropy = _logps(lm, batch, hidden, temperature, True, entropy_learns)
-    assert entropy is not None
-    return logps, entropy
-
-
-def response_logps_and_others(
-    lm: LanguageModel, batch: PackedBatch, others: Sequence[tuple[int, ...]]
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of each response token (R,), with gradient; and of each token of another response
-    to each group's prompt, one after another, without. The prompts are read once for both.
-
-    Only where the model shares prefixes, on a CPU.
-    """
-    captured, count = Captured(), len(batch.predict_index)
-    ends = torch.tensor([len(g.prompt) for g in batch.groups]) - 1
-    starts = torch.tensor([g.num_tokens for g in batch.groups]).cumsum(0)
-    ends[1:] += starts[:-1]
-    flat = torch.cat([batch.predict_index, ends.to(batch.device)])
-    states = _states(lm, batch, flat, batch.response_of, batch.position_ids[flat], captured)
-    logps = token_logps(states[:count], lm.head, batch.targets)
-    tokens = torch.tensor([t for other in others for t in other])
+    """`states_before`, and without gradient the log-prob of each token of one extra response to
+    each group's prompt, one after another; the prompts are computed once for both."""
+    captured, count = CapturedPrefix(), len(batch.predict_index)
+    prompt_ends = torch.tensor([len(g.prompt) for g in batch.groups]) - 1
+    group_ends = torch.tensor([g.num_tokens for g in batch.groups]).cumsum(0)
+    prompt_ends[1:] += group_ends[:-1]
+    index = torch.cat([batch.predict_index, prompt_ends.to(batch.device)])
+    states = _states(lm, batch, index, batch.response_of, batch.position_ids[index], captured)
+    tokens = torch.tensor([t for response in extra for t in response])
     positions = [
-        torch.arange(len(o)) + len(g.prompt) for g, o in zip(batch.groups, others, strict=True)
+        torch.arange(len(r)) + len(g.prompt) for g, r in zip(batch.groups, extra, strict=True)
     ]
     with torch.no_grad():
         with lm.precision_context():
@@ -130,70 +216,14 @@ def response_logps_and_others(
                 input_ids=tokens[None],
                 position_ids=torch.cat(positions)[None],
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-                packed=plan_behind(batch.attention, others),
-                memory=Behind(captured),
+                packed=plan_extra_responses(batch.attention, extra),
+                memory=ReusedPrefix(captured),
                 use_cache=False,
             ).last_hidden_state[0]
-        # A token is predicted by the one before it, the first by the prompt's end.
-        first = torch.tensor([0, *map(len, others[:-1])]).cumsum(0)
+        # Each token is predicted by the one before it, the first by the prompt's last token.
+        first = torch.tensor([0, *map(len, extra[:-1])]).cumsum(0)
         before = torch.cat([out[:1], out[:-1]]).index_copy(0, first, states[count:])
-        return logps, token_logps(before, lm.head, tokens)
-
-
-def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
-    """The raw score of each response, float32 (N,), read at its last token."""
-    return lm.scores_of(states_last(lm, batch))
-
-
-def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
-    """Each head's raw score of each response, float32 (N, heads), read at its last token."""
-    return lm.head_scores(states_last(lm, batch))
-
-
-def token_values(lm: LanguageModel, batch: PackedBatch) -> Tensor:
-    """A critic's value before each response token, float32 (R,), in normalised scores."""
-    return (lm.scores_of(states_before(lm, batch)) - lm.score_mean) / lm.score_std
-
-
-def share_forward_pass(policy: LanguageModel, critic: LanguageModel) -> bool:
-    """Whether a critic reads the policy's own hidden states."""
-    return critic.model is policy.model and critic.adapter == policy.adapter
-
-
-def shared_pass(
-    policy: LanguageModel,
-    critic: LanguageModel,
-    batch: PackedBatch,
-    *,
-    temperature: float = 1.0,
-    learns: bool = True,
-    entropy: bool = False,
-    entropy_learns: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Log-prob of each response token, its distribution's entropy if wanted, and the value before
-    it, each (R,), of a critic that reads the policy's own hidden states.
-
-    With `learns` False no gradient reaches the policy, only the critic's head.
-    """
-    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-        hidden = states_before(policy, batch)
-        logps, found = _logps(policy, batch, hidden, temperature, entropy, entropy_learns)
-    return logps, found, (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
-
-
-def _logps(
-    lm: LanguageModel,
-    batch: PackedBatch,
-    hidden: Tensor,
-    temperature: float,
-    entropy: bool,
-    entropy_learns: bool,
-) -> tuple[Tensor, Tensor | None]:
-    if entropy_learns:
-        return token_logps_and_entropy(hidden, lm.head, batch.targets, temperature)
-    if not entropy:
-        return token_logps(hidden, lm.head, batch.targets, temperature), None
-    return token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)[:2]
+        return states[:count], token_logps(before, lm.head, tokens)
 
 
 @torch.no_grad()

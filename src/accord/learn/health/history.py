@@ -1,4 +1,4 @@
-"""The course of a run: its metrics over time, and the remarks that are made on them."""
+"""The history of a run: its metrics over time, and the remarks that are made on them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal
 Row = Mapping[str, Any]
 Level = Literal["warning", "note", "good"]
 
-STRETCHES = 10  # of a run, whose means are compared: one noisy step decides nothing
-SURE = 3.0  # standard errors that a change must have to be told from noise
+SEGMENTS = 10  # of a run, whose means are compared: one noisy step decides nothing
+SIGNIFICANT = 3.0  # standard errors beyond which a change is not noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class MetricHistory:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
-        self.window = max(1, len(rows) // STRETCHES)
+        self.window = max(1, len(rows) // SEGMENTS)
 
     def first(self, name: str) -> float | None:
         """Over the first tenth."""
@@ -42,7 +42,7 @@ class MetricHistory:
         """Over the last tenth."""
         return mean_of(self.rows[-self.window :], name)
 
-    def late(self, name: str) -> float | None:
+    def second_half(self, name: str) -> float | None:
         """Over the second half."""
         return mean_of(self.rows[len(self.rows) // 2 :], name)
 
@@ -50,21 +50,21 @@ class MetricHistory:
         first, last = self.first(name), self.last(name)
         return None if first is None or last is None else last - first
 
-    def named(self, *names: str) -> str | None:
+    def first_logged(self, *names: str) -> str | None:
         """The first of these names that was logged."""
         return next(
             (name for name in names if any(is_number(r.get(name)) for r in self.rows)), None
         )
 
-    def stretches(self, name: str) -> list[tuple[int, float]]:
+    def tenths(self, name: str) -> list[tuple[int, float]]:
         """The mean of each tenth of the run, with the step that the tenth ends on."""
-        found = []
-        for i in range(STRETCHES):
-            start, stop = (len(self.rows) * j // STRETCHES for j in (i, i + 1))
+        means = []
+        for i in range(SEGMENTS):
+            start, stop = (len(self.rows) * j // SEGMENTS for j in (i, i + 1))
             mean = mean_of(self.rows[start:stop], name)
             if mean is not None:
-                found.append((int(self.rows[stop - 1].get("step", stop)), mean))
-        return found
+                means.append((int(self.rows[stop - 1].get("step", stop)), mean))
+        return means
 
     def noise(self, name: str, rows: int) -> float:
         """The standard error of the metric's mean over so many rows.
@@ -81,7 +81,7 @@ class MetricHistory:
         """Whether it changed from the first tenth to the last by more than noise."""
         change = self.change(name)
         noise = math.sqrt(2) * self.noise(name, self.window)
-        return change is not None and abs(change) > SURE * noise
+        return change is not None and abs(change) > SIGNIFICANT * noise
 
     def rose(self, name: str) -> bool:
         """Whether it grew from the first tenth to the last by more than noise."""

@@ -1,4 +1,4 @@
-"""What the numbers of learning from a data set say: pairs, margins, lengths, held-out losses."""
+"""What the metrics of an offline run say: pairs, margins, lengths, held-out losses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from accord.learn.health.history import HealthRemark, MetricHistory, Row
 
-FELL = 0.1  # nats a token that the chosen may lose before it is told
-HARMFUL = 0.5  # nats a token from which it is a warning whatever else holds
+DISPLACED = 0.1  # nats a token that the chosen may lose without a remark
+HARMFUL = 0.5  # nats a token from which it is a warning in any case
 ACCURATE = 0.7
 NO_MARGIN = 0.02  # reward margin, in nats after beta
 LONGER = 1.3  # ratio of lengths
@@ -16,47 +16,47 @@ SATURATED = 0.05  # of the first loss
 OVERFITTED = 0.1  # share by which the held-out loss is above its least
 
 
-def offline_health(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
-    """Remarks on a run that learns from given rows; none where their metrics were not logged."""
+def offline_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
+    """Remarks on a run that trains on rows; none where their metrics were not logged."""
     return [
-        *_displacement(course, settings),
-        *_margins(course),
-        *_lengths(course),
-        *_saturation(course),
-        *_overfitting(course.rows),
+        *_displacement(history, settings),
+        *_margins(history),
+        *_lengths(history),
+        *_saturation(history),
+        *_overfitting(history.rows),
     ]
 
 
-def _nats(course: MetricHistory, side: str, settings: Mapping[str, Any]) -> float | None:
+def _nats(history: MetricHistory, side: str, settings: Mapping[str, Any]) -> float | None:
     """How the log-prob of the chosen or rejected responses changed.
 
-    Where there is a reference, log-ratios to it tell: they do not depend on which rows a step
-    happened on. Rewards are beta times these, unless an f-divergence has bent them.
+    Where there is a reference, by the log-ratios to it: they do not depend on which rows a step
+    has. Rewards are beta times these, unless an f-divergence transforms them.
     """
-    ratio = course.change(f"logratios/{side}")
+    ratio = history.change(f"logratios/{side}")
     if ratio is not None:
         return ratio
-    reward, beta = course.change(f"rewards/{side}"), settings.get("beta")
+    reward, beta = history.change(f"rewards/{side}"), settings.get("beta")
     straight = settings.get("f_divergence_type", "reverse_kl") == "reverse_kl"
     if "ref_model" in settings and straight and reward is not None and beta:
         return reward / float(beta)
-    return course.change(f"logps/{side}")
+    return history.change(f"logps/{side}")
 
 
-def _displacement(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
+def _displacement(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Likelihood displacement: the chosen responses themselves become less likely."""
-    fell, worse = (_nats(course, side, settings) for side in ("chosen", "rejected"))
-    length = course.last("lengths/chosen")
-    if fell is None or worse is None or not length:
+    chosen, rejected = (_nats(history, side, settings) for side in ("chosen", "rejected"))
+    length = history.last("lengths/chosen")
+    if chosen is None or rejected is None or not length:
         return []
-    a_token = fell / length
-    if a_token > -FELL:
+    a_token = chosen / length
+    if a_token > -DISPLACED:
         return []
-    margin = course.change("rewards/margins") or 0.0
-    held_out = course.change("eval/rewards/accuracies")
+    margin = history.change("rewards/margins") or 0.0
+    held_out = history.change("eval/rewards/accuracies")
     text = (
-        f"The chosen responses lost {-fell:.1f} nats ({-a_token:.2f} a token) while the rejected "
-        f"lost {-worse:.1f}. "
+        f"The chosen responses lost {-chosen:.1f} nats ({-a_token:.2f} a token) while the rejected "
+        f"lost {-rejected:.1f}. "
     )
     remedy = (
         "Add `sft` to loss_type, raise beta, or stop earlier, and look at the model's own answers."
@@ -74,8 +74,8 @@ def _displacement(course: MetricHistory, settings: Mapping[str, Any]) -> list[He
     return [HealthRemark("likelihood displacement", "note", text)]
 
 
-def _margins(course: MetricHistory) -> list[HealthRemark]:
-    accuracy, margin = course.last("rewards/accuracies"), course.last("rewards/margins")
+def _margins(history: MetricHistory) -> list[HealthRemark]:
+    accuracy, margin = history.last("rewards/accuracies"), history.last("rewards/margins")
     if accuracy is None or margin is None or accuracy < ACCURATE or margin > NO_MARGIN:
         return []
     text = (
@@ -85,8 +85,8 @@ def _margins(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("accuracy without margin", "note", text)]
 
 
-def _lengths(course: MetricHistory) -> list[HealthRemark]:
-    chosen, rejected = course.last("lengths/chosen"), course.last("lengths/rejected")
+def _lengths(history: MetricHistory) -> list[HealthRemark]:
+    chosen, rejected = history.last("lengths/chosen"), history.last("lengths/rejected")
     if not chosen or not rejected or 1 / LONGER < chosen / rejected < LONGER:
         return []
     which = "longer" if chosen > rejected else "shorter"
@@ -98,9 +98,9 @@ def _lengths(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("length", "note", text)]
 
 
-def _saturation(course: MetricHistory) -> list[HealthRemark]:
-    first, loss = course.first("loss"), course.late("loss")
-    accuracy = course.late("rewards/accuracies")
+def _saturation(history: MetricHistory) -> list[HealthRemark]:
+    first, loss = history.first("loss"), history.second_half("loss")
+    accuracy = history.second_half("rewards/accuracies")
     if first is None or loss is None or accuracy is None:
         return []
     if accuracy < 0.99 or abs(loss) > SATURATED * abs(first):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accord.learn.health.history import (
-    SURE,
+    SIGNIFICANT,
     HealthRemark,
     Level,
     MetricHistory,
@@ -43,30 +43,30 @@ SCORES_CLIPPED = 0.05  # share; normalised scores have a standard deviation of 1
 ROLLED_BACK = 0.1  # share of steps
 
 
-def online_health(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
+def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Remarks on a run that learns from scores of its own answers; none on others."""
-    if course.named(*SCORE, *LENGTH) is None:
+    if history.first_logged(*SCORE, *LENGTH) is None:
         return []
-    score = course.named(*SCORE)
+    score = history.first_logged(*SCORE)
     return [
-        *_score_fell(course, score),
-        *_sources(course, score, settings),
-        *_clipped_scores(course, settings),
-        *_negative_kl(course),
-        *_lengths(course, score),
-        *_entropy(course, score),
-        *_ends(course),
-        *_clipped(course),
-        *_ratio(course),
-        *_critic(course),
-        *_equal_groups(course),
-        *_mismatch(course),
+        *_score_fell(history, score),
+        *_sources(history, score, settings),
+        *_clipped_scores(history, settings),
+        *_negative_kl(history),
+        *_lengths(history, score),
+        *_entropy(history, score),
+        *_ends(history),
+        *_clipped(history),
+        *_ratio(history),
+        *_critic(history),
+        *_equal_groups(history),
+        *_mismatch(history),
     ]
 
 
 def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
     """Steps at which the KL passed its limit: where the run stopped, and what was taken back."""
-    found = []
+    remarks = []
     stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
     limit = settings.get("max_kl")
     if stopped:
@@ -75,7 +75,7 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRem
             f"there. If the score still grew, raise max_kl; if it fell, raise beta or lower "
             f"learning_rate."
         )
-        found.append(HealthRemark("KL limit", "note", text))
+        remarks.append(HealthRemark("KL limit", "note", text))
     back = [row for row in rows if row.get("rolled_back") == 1]
     if back:
         often = len(back) > ROLLED_BACK * len(rows)
@@ -85,8 +85,8 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRem
         )
         if often:
             text += " That is much work lost: lower learning_rate, or raise beta."
-        found.append(HealthRemark("rolled back", "warning" if often else "note", text))
-    return found
+        remarks.append(HealthRemark("rolled back", "warning" if often else "note", text))
+    return remarks
 
 
 def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
@@ -102,17 +102,17 @@ def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
     return [HealthRemark("not finite", "warning", text)]
 
 
-def _score_fell(course: MetricHistory, score: str | None) -> list[HealthRemark]:
+def _score_fell(history: MetricHistory, score: str | None) -> list[HealthRemark]:
     """KL up and score down, since the tenth of the run in which the score was best."""
-    kl, spread = course.named(*KL), course.named(*SPREAD)
+    kl, spread = history.first_logged(*KL), history.first_logged(*SPREAD)
     if score is None or kl is None:
         return []
-    scores = course.stretches(score)
+    scores = history.tenths(score)
     best = max(range(len(scores)), key=lambda i: scores[i][1])
     (step, highest), (_, now) = scores[best], scores[-1]
-    deviation = (course.first(spread) if spread else None) or 1.0
-    least = max(FELL * deviation, SURE * course.noise(score, course.window))
-    kls = dict(course.stretches(kl))
+    deviation = (history.first(spread) if spread else None) or 1.0
+    least = max(FELL * deviation, SIGNIFICANT * history.noise(score, history.window))
+    kls = dict(history.tenths(kl))
     then, last = kls.get(step), kls.get(scores[-1][0])
     if highest - now <= least or then is None or last is None or last <= then:
         return []
@@ -125,20 +125,20 @@ def _score_fell(course: MetricHistory, score: str | None) -> list[HealthRemark]:
 
 
 def _sources(
-    course: MetricHistory, score: str | None, settings: Mapping[str, Any]
+    history: MetricHistory, score: str | None, settings: Mapping[str, Any]
 ) -> list[HealthRemark]:
     """Sources of the reward that fell while the score grew; a source of weight 0 only watches."""
-    if score is None or not course.rose(score):
+    if score is None or not history.rose(score):
         return []
-    found = []
+    remarks = []
     for source in settings.get("rewards") or ():
         name, key = source.get("name"), f"rewards/{source.get('name')}/mean"
-        if source.get("weight", 1.0) < 0 or not course.moved(key) or course.rose(key):
+        if source.get("weight", 1.0) < 0 or not history.moved(key) or history.rose(key):
             continue
         text = (
-            f"The score grew from {course.first(score):.2f} to {course.last(score):.2f} while "
-            f"{name}, one of its sources, fell from {course.first(key):.2f} to "
-            f"{course.last(key):.2f}: "
+            f"The score grew from {history.first(score):.2f} to {history.last(score):.2f} while "
+            f"{name}, one of its sources, fell from {history.first(key):.2f} to "
+            f"{history.last(key):.2f}: "
         )
         if source.get("weight", 1.0) == 0:
             text += (
@@ -148,12 +148,12 @@ def _sources(
         else:
             text += "the others outweigh it. If that is not meant, raise its weight."
         level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
-        found.append(HealthRemark(f"source {name}", level, text))
-    return found
+        remarks.append(HealthRemark(f"source {name}", level, text))
+    return remarks
 
 
-def _clipped_scores(course: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
-    share = course.last("rewards/clipped_share")
+def _clipped_scores(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
+    share = history.last("rewards/clipped_share")
     if share is None or share <= SCORES_CLIPPED:
         return []
     text = (
@@ -165,11 +165,11 @@ def _clipped_scores(course: MetricHistory, settings: Mapping[str, Any]) -> list[
     return [HealthRemark("clipped scores", "warning", text)]
 
 
-def _negative_kl(course: MetricHistory) -> list[HealthRemark]:
+def _negative_kl(history: MetricHistory) -> list[HealthRemark]:
     """KL is at least 0 in expectation; log-ratios that are negative on the mean are not its."""
-    mean = course.late("objective/kl")
-    error = course.noise("objective/kl", len(course.rows) - len(course.rows) // 2)
-    if mean is None or mean > -max(NEGATIVE_KL, SURE * error):
+    mean = history.second_half("objective/kl")
+    error = history.noise("objective/kl", len(history.rows) - len(history.rows) // 2)
+    if mean is None or mean > -max(NEGATIVE_KL, SIGNIFICANT * error):
         return []
     text = (
         f"The KL to the reference is {mean:.2f} nats in the second half, and no KL is below 0: the "
@@ -179,17 +179,17 @@ def _negative_kl(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("negative KL", "warning", text)]
 
 
-def _lengths(course: MetricHistory, score: str | None) -> list[HealthRemark]:
-    length = course.named(*LENGTH)
+def _lengths(history: MetricHistory, score: str | None) -> list[HealthRemark]:
+    length = history.first_logged(*LENGTH)
     if length is None:
         return []
-    first, last = course.first(length), course.last(length)
+    first, last = history.first(length), history.last(length)
     if not first or last is None or 1 / LONGER < last / first < LONGER:
         return []
-    if not course.moved(length):
+    if not history.moved(length):
         return []
     text = f"Answers went from {first:.0f} to {last:.0f} tokens"
-    if score is None or not course.rose(score):
+    if score is None or not history.rose(score):
         return [HealthRemark("length", "warning", f"{text}, and no score grew with it.")]
     text += (
         " while the score grew. The reward may have learned to like the length itself: compare at "
@@ -199,15 +199,15 @@ def _lengths(course: MetricHistory, score: str | None) -> list[HealthRemark]:
     return [HealthRemark("length", "warning", text)]
 
 
-def _entropy(course: MetricHistory, score: str | None) -> list[HealthRemark]:
-    entropy = course.named(*ENTROPY)
+def _entropy(history: MetricHistory, score: str | None) -> list[HealthRemark]:
+    entropy = history.first_logged(*ENTROPY)
     if entropy is None:
         return []
-    first, last = course.first(entropy), course.last(entropy)
+    first, last = history.first(entropy), history.last(entropy)
     if not first or last is None or last > COLLAPSED * first:
         return []
     grew = "and the score gained nothing by it"
-    if score is not None and course.rose(score):
+    if score is not None and history.rose(score):
         grew = "while the score grew"
     text = (
         f"The entropy fell from {first:.2f} to {last:.2f} nats a token {grew}: few different "
@@ -217,13 +217,13 @@ def _entropy(course: MetricHistory, score: str | None) -> list[HealthRemark]:
     return [HealthRemark("entropy collapse", "warning", text)]
 
 
-def _ends(course: MetricHistory) -> list[HealthRemark]:
+def _ends(history: MetricHistory) -> list[HealthRemark]:
     """Whether responses end: at first, now, and with anything before their end."""
-    first, last = (_end_rate(course, late) for late in (False, True))
+    first, last = (_end_rate(history, late) for late in (False, True))
     if first is None or last is None:
         return []
-    length = course.named(*LENGTH)
-    tokens = course.last(length) if length else None
+    length = history.first_logged(*LENGTH)
+    tokens = history.last(length) if length else None
     if tokens is not None and tokens < ONE_TOKEN and last > 1 - NEVER_ENDS:
         text = (
             f"Answers are {tokens:.1f} tokens long: the policy says EOS and nothing else. An empty "
@@ -231,8 +231,8 @@ def _ends(course: MetricHistory) -> list[HealthRemark]:
             f"reward. Lower missing_eos_penalty, or add a `length` source with at_least."
         )
         return [HealthRemark("constant EOS", "warning", text)]
-    name = course.named("eos_rate", "completions/clipped_ratio") or ""
-    fewer = first - last > ENDS_FELL and course.moved(name)
+    name = history.first_logged("eos_rate", "completions/clipped_ratio") or ""
+    fewer = first - last > ENDS_FELL and history.moved(name)
     if not fewer and last >= NEVER_ENDS:
         return []
     text = (
@@ -243,18 +243,18 @@ def _ends(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("answers do not end", "warning", text)]
 
 
-def _end_rate(course: MetricHistory, late: bool) -> float | None:
+def _end_rate(history: MetricHistory, late: bool) -> float | None:
     """Share of responses that end, as PPO logs it, or one minus those that were cut (GRPO)."""
-    read = course.last if late else course.first
+    read = history.last if late else history.first
     rate, cut = read("eos_rate"), read("completions/clipped_ratio")
     return rate if rate is not None else None if cut is None else 1 - cut
 
 
-def _clipped(course: MetricHistory) -> list[HealthRemark]:
-    name = course.named(*CLIPPED)
+def _clipped(history: MetricHistory) -> list[HealthRemark]:
+    name = history.first_logged(*CLIPPED)
     if name is None:
         return []
-    share = max(mean_of(course.rows, name) or 0.0, course.last(name) or 0.0)
+    share = max(mean_of(history.rows, name) or 0.0, history.last(name) or 0.0)
     if share <= OFTEN_CLIPPED:
         return []
     text = (
@@ -265,10 +265,10 @@ def _clipped(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("clip fraction", "note", text)]
 
 
-def _ratio(course: MetricHistory) -> list[HealthRemark]:
+def _ratio(history: MetricHistory) -> list[HealthRemark]:
     """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
     is not, a few tokens' ratios outweigh all others."""
-    away = [{"away": abs(r["val/ratio"] - 1)} for r in course.rows if is_number(r.get("val/ratio"))]
+    away = [{"away": abs(r["val/ratio"] - 1)} for r in history.rows if is_number(r.get("val/ratio"))]
     mean = mean_of(away, "away")
     if mean is None or mean <= RATIO_AWAY:
         return []
@@ -279,18 +279,18 @@ def _ratio(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("ratio", "warning", text)]
 
 
-def _critic(course: MetricHistory) -> list[HealthRemark]:
-    found = []
-    explained = course.late("val/explained_variance")
-    error = course.noise("val/explained_variance", len(course.rows) - len(course.rows) // 2)
-    if explained is not None and explained < UNEXPLAINED - SURE * error:
+def _critic(history: MetricHistory) -> list[HealthRemark]:
+    remarks = []
+    explained = history.second_half("val/explained_variance")
+    error = history.noise("val/explained_variance", len(history.rows) - len(history.rows) // 2)
+    if explained is not None and explained < UNEXPLAINED - SIGNIFICANT * error:
         text = (
             f"In the second half the critic explains {explained:.2f} of the returns' variance: "
             f"less than a constant would, so its advantages are noise. Raise critic_learning_rate, "
             f"or let it begin alone with critic_warmup_steps."
         )
-        found.append(HealthRemark("explained variance", "warning", text))
-    losses = course.stretches("loss/value_avg")
+        remarks.append(HealthRemark("explained variance", "warning", text))
+    losses = history.tenths("loss/value_avg")
     if losses:
         step, least = min(losses, key=lambda each: each[1])
         now = losses[-1][1]
@@ -300,12 +300,12 @@ def _critic(course: MetricHistory) -> list[HealthRemark]:
                 f"runs away. Lower critic_learning_rate; check that scores are normalised, or set "
                 f"reward_clip."
             )
-            found.append(HealthRemark("value loss", "warning", text))
-    return found
+            remarks.append(HealthRemark("value loss", "warning", text))
+    return remarks
 
 
-def _equal_groups(course: MetricHistory) -> list[HealthRemark]:
-    share = course.last("frac_reward_zero_std")
+def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
+    share = history.last("frac_reward_zero_std")
     if share is None or share <= EQUAL_GROUPS:
         return []
     text = (
@@ -316,8 +316,8 @@ def _equal_groups(course: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("equal groups", "warning", text)]
 
 
-def _mismatch(course: MetricHistory) -> list[HealthRemark]:
-    kl = course.last("sampler/mismatch_kl")
+def _mismatch(history: MetricHistory) -> list[HealthRemark]:
+    kl = history.last("sampler/mismatch_kl")
     if kl is None or kl <= MISMATCH:
         return []
     text = (

@@ -1,6 +1,6 @@
-"""What a training stage's numbers say about its health, in plain words.
+"""What a training stage's metrics say about its health, in plain words.
 
-Rules over the rows of metrics.jsonl: each looks at means over the first and the last tenth of the
+Rules over the rows of metrics.jsonl: each compares means over the first and the last tenth of the
 run, so that one noisy step decides nothing.
 """
 
@@ -14,9 +14,9 @@ from accord.learn.health.offline_rules import offline_health
 from accord.learn.health.online_rules import kl_limit, online_health, skipped
 from accord.lm.digest import same_path
 
-UNUSED = 0.05  # share of rows
-START_AWAY = 0.05  # |reward| of the first step beyond which the reference is another model
-FEWEST = 10  # rows before anything is said of a course
+MAX_UNUSED = 0.05  # share of rows
+MAX_START_REWARD = 0.05  # |reward| of the first step; above it the reference is another model
+MIN_ROWS = 10  # logged rows before trends are judged
 
 
 def training_health(
@@ -24,14 +24,14 @@ def training_health(
 ) -> list[HealthRemark]:
     """Remarks on a run so far: its logged rows, its settings, and its data.json.
 
-    What was not logged is not judged; with few rows only data, reference and the KL's limit are.
+    What was not logged is not judged; with few rows only data, reference and the KL limit are.
     """
-    found = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
-    found += skipped(rows)
-    if len(rows) >= FEWEST:
-        course = MetricHistory(rows)
-        found += [*offline_health(course, settings), *online_health(course, settings)]
-    return found
+    remarks = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
+    remarks += skipped(rows)
+    if len(rows) >= MIN_ROWS:
+        history = MetricHistory(rows)
+        remarks += [*offline_health(history, settings), *online_health(history, settings)]
+    return remarks
 
 
 def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
@@ -42,24 +42,24 @@ def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
     records = encoded.get("records")
     total = int(read.get("rows") or 0) if records is None else left_out + int(records)
     unused = left_out + sum(dropped.values())
-    found = []
-    if total and unused > UNUSED * total:
+    remarks = []
+    if total and unused > MAX_UNUSED * total:
         counts = {**unread, **dropped}
         most = max(counts, key=lambda r: counts[r])
         text = (
             f"{unused:,} of {total:,} rows are not learned from, most because: {most}. "
             f"`accord data check` shows them."
         )
-        found.append(HealthRemark("unused rows", "warning", text))
+        remarks.append(HealthRemark("unused rows", "warning", text))
     cut = int(encoded.get("responses_cut") or 0)
-    if total and cut > UNUSED * total:
+    if total and cut > MAX_UNUSED * total:
         text = (
             f"{cut:,} responses were cut at max_length and have lost their end, so the model "
             f"learns from them not to stop. Raise max_length as far as the model has positions, or "
             f"set long_responses=drop."
         )
-        found.append(HealthRemark("cut responses", "warning", text))
-    return found
+        remarks.append(HealthRemark("cut responses", "warning", text))
+    return remarks
 
 
 def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
@@ -79,7 +79,7 @@ def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthR
         return [HealthRemark("reference", "note", text)]
     if rows and "ref_model" in settings and rows[0].get("step") == 1:
         reward = rows[0].get("rewards/chosen")
-        if isinstance(reward, int | float) and abs(reward) > START_AWAY:
+        if isinstance(reward, int | float) and abs(reward) > MAX_START_REWARD:
             text = (
                 f"rewards/chosen is {reward:.2f} at the first step, where policy and reference "
                 f"should be equal and it 0: they compute differently (precision, dropout), or the "

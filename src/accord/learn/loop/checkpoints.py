@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, written whole or not at all, without pickle."""
+"""Checkpoints: all that a run needs to resume, written whole or not at all, without pickle."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import base64
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from accord.errors import SettingsError, StorageError
-from accord.learn.loop.learner import Learner
 from accord.learn.loop.processes import processes
+from accord.learn.loop.state import P, TrainState, restore_tensors, state_tensors
 from accord.runs import atomic_folder, remove_folder
 from accord.settings.endpoint import deciding
 from accord.settings.preferences import OF_A_PASS
 
 FOLDER = "checkpoints"
-START = "start/"  # of the names of tensors to go back to
+SNAPSHOT = "start/"  # prefix of the names of the snapshot's tensors
 # Settings that may change between a stop and going on: they do not change what is learned.
 FREE = frozenset(
     {
@@ -39,61 +38,20 @@ FREE = frozenset(
 )
 
 
-@dataclass
-class TrainState:
-    """What changes during a run: learners by name, steps done, and a method's own numbers."""
-
-    learners: dict[str, Learner]
-    step: int = 0
-    numbers: dict[str, Any] = field(default_factory=dict)
-    snapshot: dict[str, Tensor] = field(default_factory=dict)
-    """Weights and moments that a rollback restores, where a method keeps them."""
-
-
-def state_tensors(state: TrainState) -> dict[str, Tensor]:
-    """All weights that learn and their optimiser's moments, by name; not copied."""
-    tensors: dict[str, Tensor] = {}
-    for name, learner in state.learners.items():
-        for parameter_name, parameter in learner.parameters.items():
-            tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
-            for key, value in learner.optimiser.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
-    return tensors
-
-
-def put_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Copy what `state_tensors` gave, here or in another process, back into the state."""
-    for name, learner in state.learners.items():
-        for parameter_name, parameter in learner.parameters.items():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
-            kept = {
-                key: tensors[f"{name}/{key}/{parameter_name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}/{parameter_name}" in tensors
-            }
-            learner.optimiser.state.pop(parameter, None)
-            if kept:
-                learner.optimiser.state[parameter] = {
-                    k: v.to(parameter.device, copy=True) for k, v in kept.items()
-                }
-        learner.publish()
-
-
 def save_checkpoint(
-    output_dir: Path, state: TrainState, settings: Mapping[str, Any], *, keep: int
+    output_dir: Path, state: TrainState[P], settings: Mapping[str, Any], *, keep: int
 ) -> Path:
     """Write `checkpoints/step-N`, then remove all but the newest `keep`.
 
-    Raises StorageError when the disk does not take it; older checkpoints are then untouched.
+    Raises StorageError when it can't be written; older checkpoints are then untouched.
     """
     folder = output_dir / FOLDER / f"step-{state.step:08d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors = state_tensors(state)
-    tensors |= {f"{START}{name}": tensor for name, tensor in state.snapshot.items()}
+    tensors |= {f"{SNAPSHOT}{name}": tensor for name, tensor in state.snapshot.items()}
     about = {
         "step": state.step,
-        "numbers": state.numbers,
+        "numbers": asdict(state.progress),
         "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
         "settings": dict(settings),
         "processes": processes().world_size,
@@ -101,60 +59,65 @@ def save_checkpoint(
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / "state.safetensors")
         (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")
-    for old in _steps(output_dir)[:-keep]:
+    for old in _step_folders(output_dir)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
 def load_checkpoint(
-    output_dir: Path, state: TrainState, settings: Mapping[str, Any], *, resume: bool
+    output_dir: Path, state: TrainState[P], settings: Mapping[str, Any], *, resume: bool
 ) -> bool:
-    """Bring the state to the newest checkpoint in place; False when there is none.
+    """Restore the state from the newest checkpoint; False when there is none.
 
-    Raises SettingsError when it was written under settings that would learn something else, or
-    when going on was refused; StorageError when it can't be read.
+    Raises SettingsError when it was written under settings that train another model, or when
+    resuming was refused; StorageError when it can't be read.
     """
-    found = _steps(output_dir)
-    if not found:
+    folders = _step_folders(output_dir)
+    if not folders:
         return False
-    newest = found[-1]
+    newest = folders[-1]
     if not resume:
         raise SettingsError(
             f"{output_dir} holds a checkpoint at step {int(newest.name[5:])}, and resume=false "
-            f"refuses to go on from it. Name another output_dir, or remove {newest.parent}."
+            f"refuses to resume from it. Name another output_dir, or remove {newest.parent}."
         )
     try:
         about = json.loads((newest / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(newest / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise StorageError(
-            f"The checkpoint {newest} can't be read: {error}. Remove it to go on from the one "
-            f"before, or from the start."
+            f"The checkpoint {newest} can't be read: {error}. Remove it to resume from the "
+            f"previous one, or from the start."
         ) from error
-    _same_settings(about["settings"], settings, newest)
-    _same_processes(about.get("processes", 1), newest)
-    put_tensors(state, tensors)
+    _check_settings(about["settings"], settings, newest)
+    _check_world_size(about.get("processes", 1), newest)
+    restore_tensors(state, tensors)
     state.snapshot = {
-        name.removeprefix(START): tensor
+        name.removeprefix(SNAPSHOT): tensor
         for name, tensor in tensors.items()
-        if name.startswith(START)
+        if name.startswith(SNAPSHOT)
     }
     state.step = int(about["step"])
-    state.numbers = about["numbers"]
+    state.progress = _restored_progress(state.progress, about["numbers"])
     rng = bytearray(base64.b64decode(about["torch_rng"]))
     torch.set_rng_state(torch.frombuffer(rng, dtype=torch.uint8).clone())
     return True
 
 
+def _restored_progress(progress: P, numbers: Mapping[str, Any]) -> P:
+    names = {field.name for field in fields(progress)}
+    return replace(progress, **{k: v for k, v in numbers.items() if k in names})
+
+
 def remove_checkpoints(output_dir: Path) -> None:
-    """Remove all checkpoints of a run that ended well, or whose settings changed."""
-    remove_folder(output_dir / FOLDER)  # at once: half a checkpoint would stop the next start
+    """Remove all checkpoints of a run that finished, or whose settings changed."""
+    remove_folder(output_dir / FOLDER)  # atomic: half a checkpoint would stop the next start
 
 
 def newest_step(output_dir: Path) -> int:
-    """The step of the newest checkpoint in place; 0 where there is none."""
-    found = _steps(output_dir)
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    """The step of the newest checkpoint; 0 where there is none."""
+    folders = _step_folders(output_dir)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
 
 
 def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,24 +138,24 @@ def _losses(settings: Mapping[str, Any]) -> set[str]:
     return {named} if isinstance(named, str) else set(named)
 
 
-def _steps(output_dir: Path) -> list[Path]:
+def _step_folders(output_dir: Path) -> list[Path]:
     folder = output_dir / FOLDER
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.name.startswith("step-") and p.is_dir())
 
 
-def _same_processes(then: int, place: Path) -> None:
+def _check_world_size(then: int, path: Path) -> None:
     now = processes().world_size
     if then != now:
         raise SettingsError(
-            f"The checkpoint {place} was written by {then} process(es), and this run has {now}: a "
+            f"The checkpoint {path} was written by {then} process(es), and this run has {now}: a "
             f"step would have another number of rows. Start as many as before, or remove "
-            f"{place.parent} to begin anew."
+            f"{path.parent} to start over."
         )
 
 
-def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
+def _check_settings(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     then, current = changing(then), changing(json.loads(json.dumps(dict(now))))
     changed = [
         f"{key} was {then.get(key)!r} and is {current.get(key)!r}"
@@ -201,7 +164,7 @@ def _same_settings(then: Mapping[str, Any], now: Mapping[str, Any], place: Path)
     ]
     if changed:
         raise SettingsError(
-            f"The checkpoint {place} was written under other settings: {'; '.join(changed)}. "
-            f"Set them back to go on, name another output_dir, or remove {place.parent} to begin "
-            f"anew."
+            f"The checkpoint {path} was written under other settings: {'; '.join(changed)}. "
+            f"Set them back to resume, name another output_dir, or remove {path.parent} to start "
+            f"over."
         )

@@ -1,4 +1,4 @@
-"""The one optimiser loop, as a generator: the caller logs, evaluates, saves and stops."""
+"""The one optimiser loop, as a generator: the caller logs, evaluates, saves or stops."""
 
 from __future__ import annotations
 
@@ -10,96 +10,35 @@ from dataclasses import dataclass
 import torch
 
 from accord.errors import NotFiniteError
-from accord.learn.loop.checkpoints import TrainState
 from accord.learn.loop.learner import Learner
-from accord.learn.loop.objective import Objective, merge_metrics
+from accord.learn.loop.objective import Objective, mean_metrics
 from accord.learn.loop.optimiser import clip_gradients, learning_rate_factor
-from accord.learn.loop.order import RowOrder, total_examples
-from accord.learn.loop.passes import deal
 from accord.learn.loop.processes import Processes
+from accord.learn.loop.schedule import RowOrder, make_schedule, should_log
+from accord.learn.loop.state import FitState, TrainState
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One optimiser step: its number from 1, of how many, and what was measured."""
+    """One optimiser step: its number from 1, the number of steps in all, and its metrics."""
 
     step: int
     total: int
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How rows are dealt out to steps."""
-
-    rows: int
-    examples: int  # seen in the whole run
-    micro: int  # examples in a forward pass, on average
-    accumulation: int
-    processes: int = 1
-    max_tokens: int | None = None
-
-    @property
-    def per_step(self) -> int:
-        return self.micro * self.accumulation * self.processes
-
-    @property
-    def steps(self) -> int:
-        return math.ceil(self.examples / self.per_step)
-
-    def rows_of(self, step: int, order: RowOrder) -> list[int]:
-        """Row numbers of a step (from 0); the last step may be smaller."""
-        start = step * self.per_step
-        return order.slice(start, min(start + self.per_step, self.examples))
-
-    def passes(self, rows: Sequence[int], groups: Sequence[PromptGroup]) -> list[list[int]]:
-        """The rows dealt to the step's forward passes, so that all have about as many tokens.
-
-        There are as many as the settings say; more where one would have more than `max_tokens`.
-        """
-        count = min(len(rows), max(1, math.ceil(len(rows) / self.micro)))
-        sizes = [groups[i].num_tokens for i in rows]
-        dealt = deal(sizes, count, most=self.max_tokens, multiple=self.processes)
-        return [[rows[place] for place in part] for part in dealt]
-
-
-def make_schedule(rows: int, settings: TrainSettings, processes: int = 1) -> Schedule:
-    """The schedule that the settings give a data set of `rows` rows."""
-    micro, accumulation = (
-        settings.per_device_train_batch_size,
-        settings.gradient_accumulation_steps,
-    )
-    examples = total_examples(
-        rows,
-        epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps,
-        step_size=micro * accumulation * processes,
-    )
-    return Schedule(rows, examples, micro, accumulation, processes, settings.max_tokens_per_forward)
-
-
-def evaluates(step: int, total: int, settings: TrainSettings) -> bool:
-    """Whether held-out rows are measured after a step (from 1), where there are some."""
-    return step == total or (settings.eval_steps is not None and step % settings.eval_steps == 0)
-
-
-def logs(step: int, total: int, settings: TrainSettings) -> bool:
-    """Whether a step (from 1) has a row in metrics.jsonl: what was measured then is not lost."""
-    return step % settings.logging_steps == 0 or evaluates(step, total, settings)
-
-
 def fit(
-    state: TrainState,
+    state: TrainState[FitState],
     groups: Sequence[PromptGroup],
     objective: Objective,
     weight: Callable[[PromptGroup], float],
     settings: TrainSettings,
     device: torch.device,
-    team: Processes = Processes(),  # noqa: B008 - frozen
+    procs: Processes = Processes(),  # noqa: B008 - frozen
 ) -> Iterator[StepResult]:
-    """Take optimiser steps from `state.step` to the end, yielding after each.
+    """Take optimiser steps from `state.step` to the last, yielding after each.
 
     The gradient is that of the weighted mean over all examples (or tokens) of the step, however
     they are split into forward passes and over processes. Raises NotFiniteError, with the rows in
@@ -107,51 +46,52 @@ def fit(
     before.
     """
     (learner,) = state.learners.values()
-    schedule = make_schedule(len(groups), settings, team.world_size)
+    schedule = make_schedule(len(groups), settings, procs.world_size)
     order = RowOrder(len(groups), settings.seed)
-    tokens = int(state.numbers.get("num_tokens", 0))
+    num_tokens = state.progress.num_tokens
     while state.step < schedule.steps:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         factor = set_learning_rate(learner, state.step, schedule.steps, settings)
-        log = logs(state.step + 1, schedule.steps, settings)
-        in_step = schedule.rows_of(state.step, order)
-        mass = sum(weight(groups[i]) for i in in_step)
-        tokens += sum(groups[i].num_tokens for i in in_step)
-        objective.begin_step(in_step)
-        loss, parts, broken = 0.0, [], None
-        for rows in schedule.passes(in_step, groups)[team.rank :: team.world_size]:
-            batch = pack([groups[i] for i in rows], device)
-            losses = objective.losses(batch, rows, log=log)
-            value = losses.total() / mass
-            told = float(value.detach())
-            if not math.isfinite(told):
-                broken = (told, rows)
+        log = should_log(state.step + 1, schedule.steps, settings)
+        rows = schedule.step_rows(state.step, order)
+        total_weight = sum(weight(groups[i]) for i in rows)
+        num_tokens += sum(groups[i].num_tokens for i in rows)
+        context = objective.prepare(rows)
+        loss, parts, not_finite = 0.0, [], None
+        micro_batches = schedule.micro_batches(rows, groups)
+        for micro_batch in micro_batches[procs.rank :: procs.world_size]:
+            batch = pack([groups[i] for i in micro_batch], device)
+            losses = objective.losses(batch, micro_batch, context, log=log)
+            mean_loss = losses.weighted_sum() / total_weight
+            loss_value = float(mean_loss.detach())
+            if not math.isfinite(loss_value):
+                not_finite = (loss_value, micro_batch)
                 break
-            value.backward()
-            loss += told
+            mean_loss.backward()
+            loss += loss_value
             parts.append(losses.metrics)
-        for found in team.all_gather(broken):  # all processes stop with the same error
-            if found is not None:
-                check_finite(found[0], "loss", state.step + 1, [groups[i] for i in found[1]])
-        team.all_reduce_gradients(learner.parameters.values())
+        for failure in procs.all_gather(not_finite):  # all processes stop with the same error
+            if failure is not None:
+                check_finite(failure[0], "loss", state.step + 1, [groups[i] for i in failure[1]])
+        procs.all_reduce_gradients(learner.parameters.values())
         norm = step_optimiser(
-            learner, settings.max_grad_norm, state.step + 1, [groups[i] for i in in_step]
+            learner, settings.max_grad_norm, state.step + 1, [groups[i] for i in rows]
         )
-        shares = team.all_gather((loss, parts))
+        shards = procs.all_gather((loss, parts))
         state.step += 1
-        state.numbers["num_tokens"] = tokens
-        seen = min(state.step * schedule.per_step, schedule.examples)
+        state.progress.num_tokens = num_tokens
+        examples = min(state.step * schedule.examples_per_step, schedule.examples)
         yield StepResult(
             state.step,
             schedule.steps,
             {
-                "loss": sum(share for share, _ in shares),
-                "epoch": seen / schedule.rows,
+                "loss": sum(shard_loss for shard_loss, _ in shards),
+                "epoch": examples / schedule.rows,
                 "learning_rate": factor * settings.learning_rate,
                 "grad_norm": norm,
-                **merge_metrics([part for _, some in shares for part in some]),
-                "num_tokens": float(tokens),
-                "seconds": time.perf_counter() - began,
+                **mean_metrics([part for _, shard_parts in shards for part in shard_parts]),
+                "num_tokens": float(num_tokens),
+                "seconds": time.perf_counter() - start_time,
             },
         )
 
@@ -159,7 +99,7 @@ def fit(
 def set_learning_rate(
     learner: Learner, step: int, total: int, settings: TrainSettings, peak: float | None = None
 ) -> float:
-    """Set the learning rate of step (from 0); returns its share of the peak."""
+    """Set the learning rate of a step (from 0); returns it as a share of the peak."""
     factor = learning_rate_factor(
         step, total, shape=settings.lr_scheduler_type, warmup_ratio=settings.warmup_ratio
     )
@@ -172,15 +112,16 @@ def step_optimiser(
     learner: Learner, max_norm: float, step: int, groups: Sequence[PromptGroup]
 ) -> float:
     """Clip, check and apply the gradients, then clear them; returns the norm before clipping."""
-    norm = clipped_norm(learner, max_norm, step, groups)
+    norm = clip_and_check(learner, max_norm, step, groups)
     apply_gradients(learner)
     return norm
 
 
-def clipped_norm(
+def clip_and_check(
     learner: Learner, max_norm: float, step: int, groups: Sequence[PromptGroup]
 ) -> float:
-    """Clip and check the gradients; returns their norm before."""
+    """Clip the gradients; returns their norm before. Raises NotFiniteError where it is not
+    finite."""
     norm = clip_gradients(learner.parameters.values(), max_norm)
     check_finite(norm, "gradient", step, groups)
     return norm
@@ -189,7 +130,7 @@ def clipped_norm(
 def apply_gradients(learner: Learner) -> None:
     """Take the optimiser's step, and clear the gradients."""
     learner.optimiser.step()
-    learner.publish()
+    learner.sync_copies()
     learner.optimiser.zero_grad(set_to_none=True)
 
 
@@ -200,7 +141,7 @@ def check_finite(value: float, what: str, step: int, groups: Sequence[PromptGrou
     sources = list(dict.fromkeys(str(g.source) for g in groups))
     shown = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
     raise NotFiniteError(
-        f"The {what} is {value} at step {step}; the last checkpoint is kept. "
+        f"The {what} is {value} at step {step}; the last checkpoint is unchanged. "
         f"The rows in the batch: {shown}. Look at them first; then try a lower learning_rate, "
         f"precision=fp32, or a lower max_grad_norm."
     )

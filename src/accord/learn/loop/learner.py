@@ -1,4 +1,4 @@
-"""Parameters that learn, with their optimiser; in bf16 the model computes on copies of them."""
+"""Trainable parameters with their optimiser; in bf16 the model computes on copies of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from accord.learn.loop.optimiser import adamw
 from accord.lm.model import LanguageModel
 from accord.settings.training import TrainSettings
 
-PART = 1 << 16
+PART = 1 << 16  # elements of a gradient that are added at once, so that they stay in the cache
 
 
 @dataclass
 class Learner:
     """One set of trainable float32 parameters, by name, with its optimiser.
 
-    `copies` are the model's own bfloat16 parameters that stand for some of them, by the same
-    names. Their gradients, bfloat16 as the pass that made them, are added to the float32 ones at
-    once: small updates and the sums over passes are not rounded, and no weight is cast in a
-    forward pass. The float32 gradients keep their memory from step to step.
+    `copies` are the model's own bfloat16 parameters of the same names, for which these are the
+    float32 masters. A copy's gradient, bfloat16 as the pass computed it, is added to the master's
+    at once: small updates and sums over passes are not rounded, and no forward pass casts a
+    weight. The float32 gradients keep their memory from step to step.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -30,12 +30,12 @@ class Learner:
     copies: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Bring the copies up to date with the parameters, after these changed."""
+    def sync_copies(self) -> None:
+        """Copy the parameters to their bfloat16 copies, after they changed."""
         for name, copy in self.copies.items():
             copy.copy_(self.parameters[name])
 
-    def restore(self) -> None:
+    def use_masters(self) -> None:
         """Give the model the float32 parameters themselves, to be saved."""
         for name, copy in self.copies.items():
             copy.data = self.parameters[name].data
@@ -46,7 +46,7 @@ def make_learner(
 ) -> Learner:
     """A learner of the model's trainable parameters, which are float32.
 
-    With precision=bf16 the model's own become bfloat16 copies, all but a scalar head, whose
+    With precision=bf16 the model's own become bfloat16 copies, except a scalar head, whose
     scores need more digits, and what the architecture keeps in float32.
     """
     parameters = dict(lm.trainable_parameters())
@@ -57,23 +57,24 @@ def make_learner(
                 continue
             master = nn.Parameter(parameter.data)
             parameter.data = parameter.data.to(torch.bfloat16)
-            parameter.register_post_accumulate_grad_hook(_gradient_to(master))
+            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
             copies[name], parameters[name] = parameter, master
     return Learner(parameters, adamw(parameters.values(), settings, learning_rate), copies)
 
 
-def _gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
-    room: list[Tensor] = []  # new memory of this size costs more than what is done with it
+def _accumulate_into(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """A hook that adds a copy's gradient to its master's and clears it."""
+    buffer: list[Tensor] = []  # allocating this size again would cost more than the addition
 
-    def add(copy: Tensor) -> None:
+    def accumulate(copy: Tensor) -> None:
         assert copy.grad is not None
         if master.grad is None:
-            room[:] = room or [torch.empty_like(master)]
-            master.grad = room[0].copy_(copy.grad)
-        else:  # types differ, and the sum would copy the whole; a part stays in the cache
+            buffer[:] = buffer or [torch.empty_like(master)]
+            master.grad = buffer[0].copy_(copy.grad)
+        else:  # of different types, a whole sum would copy everything; a part stays in the cache
             parts = zip(*(g.view(-1).split(PART) for g in (master.grad, copy.grad)), strict=True)
             for total, more in parts:
                 total += more
         copy.grad = None
 
-    return add
+    return accumulate

@@ -1,4 +1,4 @@
-"""How long rows may be: what the settings say, within what the models have positions for."""
+"""Length limits of rows: what the settings say, capped by the positions that the models have."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ def token_limits(settings: TrainSettings) -> Limits:
 
 
 def cap_to_positions(settings: S, lm: LanguageModel) -> S:
-    """The settings with a `max_length` that the model has positions for; told where that is less
-    than was set."""
-    places = lm.positions
-    if places is None or places >= settings.max_length:
+    """The settings with `max_length` capped at the model's positions; logged where that is less."""
+    positions = lm.positions
+    if positions is None or positions >= settings.max_length:
         return settings
     log.info(
         "%s has positions for %d tokens, so max_length is %d here and not %d.",
         lm.name,
-        places,
-        places,
+        positions,
+        positions,
         settings.max_length,
     )
-    return settings.model_copy(update={"max_length": places})
+    return settings.model_copy(update={"max_length": positions})
 
 
 def cap_prompts_to_positions(
     settings: OnlineSettings, models: Sequence[LanguageModel | None]
 ) -> OnlineSettings:
-    """The settings within the positions of all models that read prompts with their responses.
+    """The settings capped at the positions of every model that reads prompts with responses.
 
     Raises SettingsError where a response of `max_new_tokens` leaves no room for a prompt.
     """
@@ -54,20 +53,26 @@ def cap_prompts_to_positions(
         if lm is None:
             continue
         settings = cap_to_positions(settings, lm)
-        if settings.max_length <= settings.max_new_tokens:
-            raise SettingsError(
-                f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
-                f"{lm.positions} positions of {lm.name}. Lower max_new_tokens."
-            )
+        limit = f"in the {lm.positions} positions of {lm.name}"
+        check_room_for_prompt(settings, limit, "Lower max_new_tokens.")
     return settings
 
 
-def check_reference_positions(reference: LanguageModel, groups: Sequence[PromptGroup]) -> None:
-    """Raise SettingsError where a row is longer than a reference has positions for."""
-    places = reference.positions
-    longest = max((len(g.prompt) + max(map(len, g.responses)) for g in groups), default=0)
-    if places is not None and longest > places:
+def check_room_for_prompt(settings: OnlineSettings, limit: str, remedy: str) -> None:
+    """Raise SettingsError where a response of `max_new_tokens` fills all of `max_length`."""
+    if settings.max_length <= settings.max_new_tokens:
         raise SettingsError(
-            f"The reference {reference.name} has positions for {places} tokens, and the longest "
-            f"row has {longest}. Set max_length={places}, or choose another reference."
+            f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt {limit}. "
+            f"{remedy}"
+        )
+
+
+def check_reference_positions(reference: LanguageModel, groups: Sequence[PromptGroup]) -> None:
+    """Raise SettingsError where a row is longer than the reference has positions for."""
+    positions = reference.positions
+    longest = max((len(g.prompt) + max(map(len, g.responses)) for g in groups), default=0)
+    if positions is not None and longest > positions:
+        raise SettingsError(
+            f"The reference {reference.name} has positions for {positions} tokens, and the longest "
+            f"row has {longest}. Set max_length={positions}, or choose another reference."
         )

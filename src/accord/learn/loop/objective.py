@@ -1,10 +1,10 @@
-"""What a method's objective gives the optimiser loop."""
+"""What a training method gives the optimiser loop: losses of a batch, and metrics as sums."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,8 +21,8 @@ class Losses:
     weights: Tensor
     metrics: dict[str, Metric] = field(default_factory=dict)
 
-    def total(self) -> Tensor:
-        """The weighted sum, with gradient."""
+    def weighted_sum(self) -> Tensor:
+        """Σ weight · value, with gradient."""
         return (self.values * self.weights).sum()
 
 
@@ -37,21 +37,27 @@ ReferenceFactory = Callable[[Sequence[PromptGroup]], Reference]
 
 
 class LossFunction(Protocol):
-    """A batch and the row numbers of its groups to losses; metrics only where they are logged."""
+    """A batch, the row numbers of its groups and the step's context to losses.
 
-    def __call__(self, batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses: ...
+    Metrics are computed only with `log`, on steps that are logged.
+    """
+
+    def __call__(
+        self, batch: PackedBatch, rows: Sequence[int], context: Any, *, log: bool
+    ) -> Losses: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is learned from a batch, and what has to be known of a whole step beforehand.
+    """A method's losses, and what they need to know of a whole step.
 
-    `begin_step` is told the row numbers of all the step's forward passes, on all processes, before
-    the first of them, so that the loss does not depend on how the step is split.
+    `prepare(rows)` is called once before a step's first forward pass, on every process, with the
+    row numbers of all the step's passes on all processes. Its result is passed to every call of
+    `losses` in that step, so the loss does not depend on how the step is split.
     """
 
     losses: LossFunction
-    begin_step: Callable[[Sequence[int]], None] = lambda rows: None
+    prepare: Callable[[Sequence[int]], Any] = lambda rows: None
 
 
 def metric(values: Tensor, weights: Tensor | None = None) -> Metric:
@@ -62,12 +68,17 @@ def metric(values: Tensor, weights: Tensor | None = None) -> Metric:
     return float((values * weights).sum()), float(weights.sum())
 
 
-def merge_metrics(parts: Sequence[dict[str, Metric]]) -> dict[str, float]:
-    """Weighted means over micro-batches."""
-    sums: dict[str, list[float]] = {}
+def sum_metrics(parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    """Metrics of several passes added up, by name."""
+    sums: dict[str, Metric] = {}
     for part in parts:
         for name, (total, weight) in part.items():
-            entry = sums.setdefault(name, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += weight
+            so_far = sums.get(name, (0.0, 0.0))
+            sums[name] = (so_far[0] + total, so_far[1] + weight)
+    return sums
+
+
+def mean_metrics(parts: Sequence[dict[str, Metric]]) -> dict[str, float]:
+    """The weighted mean of each metric over several passes."""
+    sums = sum_metrics(parts)
     return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}

@@ -17,7 +17,7 @@ Shape = Literal["constant", "linear", "cosine"]
 def adamw(
     parameters: Iterable[nn.Parameter], settings: TrainSettings, learning_rate: float | None = None
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with the settings' numbers; matrices alone decay."""
+    """AdamW (Loshchilov & Hutter 2019) with the settings' numbers; only matrices decay."""
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for parameter in parameters:
@@ -36,9 +36,9 @@ def adamw(
 
 
 def learning_rate_factor(step: int, total: int, *, shape: Shape, warmup_ratio: float) -> float:
-    """What step (from 0) of a run of `total` multiplies the peak learning rate by.
+    """The learning rate of step (from 0) of `total`, as a factor of the peak.
 
-    It rises in a line over the warm-up, then stays, falls in a line, or along a half cosine; the
+    It rises linearly over the warm-up, then stays, falls linearly, or along half a cosine; the
     step after the last would have 0.
     """
     warmup = round(total * warmup_ratio)

@@ -1,7 +1,7 @@
 """The processes that share a training run, as `accelerate launch` (or torchrun) starts them.
 
-Every process holds the whole model and draws the same row order. Each takes its share of a step's
-forward passes; gradients are added up, since a loss is divided by the whole step's weight.
+Every process has the whole model and the same row order. Each computes a shard of a step's forward
+passes; gradients are summed, since a loss is divided by the whole step's weight.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process's number, from 0, and how many there are."""
+    """This process's rank, from 0, and the number of processes."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def shard(self, count: int) -> range:
-        """This process's part of 0, 1, …, count − 1; all parts are about as long."""
+        """This process's part of 0, 1, …, count − 1; all parts have about the same length."""
         return range(
             count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
         )
@@ -48,44 +48,44 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            with _together():
+            with _collective():
                 torch.distributed.all_reduce(parameter.grad)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What each process gives, in their order, on all of them."""
+        """Each process's value, in rank order, on all of them."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        with _together():
-            torch.distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.world_size
+        with _collective():
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     def run_on_all(self, work: Callable[[], T]) -> list[T]:
-        """What the work gives in each process, in their order, on all of them.
+        """Call `work` in each process; its results, in rank order, on all of them.
 
-        Where it raises one of accord's errors in any, all raise the first, so that they stop or go
-        on together.
+        If it raises one of accord's errors in any process, all raise the first, so that they stop
+        or continue together.
         """
         if self.world_size == 1:
             return [work()]
-        given: list[T] = []
-        failed: AccordError | None = None
+        results: list[T] = []
+        failure: AccordError | None = None
         try:
-            given.append(work())
+            results.append(work())
         except AccordError as error:
-            failed = error
-        found = self.all_gather((given, failed))
-        for _, first in found:
-            if first is not None:
-                raise first
-        return [value for values, _ in found for value in values]
+            failure = error
+        gathered = self.all_gather((results, failure))
+        for _, error_of_rank in gathered:
+            if error_of_rank is not None:
+                raise error_of_rank
+        return [value for values, _ in gathered for value in values]
 
     def broadcast(self, value: Any) -> Any:
-        """The main process's value, on all of them."""
+        """The main process's value, on all processes."""
         if self.world_size == 1:
             return value
         box = [value]
-        with _together():
+        with _collective():
             torch.distributed.broadcast_object_list(box)
         return box[0]
 
@@ -97,27 +97,27 @@ def processes() -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    # The others wait while the main process does what runs in one, such as sampling.
+    # The others wait while the main process does work of one process, such as evaluation.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
-    # A process that ends with the group's threads still running is aborted, whatever its result.
+    # A process that exits while the group's threads still run is aborted, whatever its result.
     atexit.register(state.destroy_process_group)
     return Processes(state.process_index, state.num_processes)
 
 
 def barrier() -> None:
-    """Wait for the other processes, at the end of the command: none ends before all are done."""
+    """Wait for all processes at the end of the command: none exits before all are done."""
     if processes().world_size > 1:
-        with _together():
+        with _collective():
             torch.distributed.barrier()
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Raise WorkError where what all processes do at once fails, as when one of them has ended."""
+def _collective() -> Iterator[None]:
+    """Raise WorkError where a collective operation fails, as when a process has ended."""
     try:
         yield
     except RuntimeError as error:
         raise WorkError(
-            f"The processes of this run lost each other: {error}. Where one of them has ended, its "
-            f"own message tells why. The same command goes on from the last checkpoint."
+            f"The processes of this run lost their connection: {error}. If one of them has ended, "
+            f"its own message says why. The same command resumes from the last checkpoint."
         ) from error

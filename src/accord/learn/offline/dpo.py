@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError
-from accord.learn.loop.objective import Losses, Objective, Reference, ReferenceFactory, metric
-from accord.learn.offline.pairs import pair_metrics, side_metrics, tokens_of
-from accord.lm.forward import response_logps, response_logps_and_log_squares
+from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, metric
+from accord.learn.offline.pairs import pair_metrics, side_metrics, token_indices
+from accord.lm.forward import response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.objectives.anchored import (
@@ -117,20 +117,21 @@ def dpo(
 ) -> Objective:
     """DPO's losses on pairs; a ranking counts as the mean of its pairs.
 
-    `aot` and `bco_pair` look at all pairs of a forward pass together, so with them the size of
-    the pass matters.
+    `aot` and `bco_pair` couple all pairs of a forward pass, so with them its size matters.
     """
     for loss in settings.losses:
         if loss in ("aot", "aot_unpaired"):
-            _refuse_rankings(groups, loss)
-    known = reference(groups)
-    in_step = [1.0]
+            _check_no_rankings(groups, loss)
+    ref_logps = reference(groups)
 
-    def begin_step(rows: Sequence[int]) -> None:
-        in_step[0] = _mean_chosen_length([groups[i] for i in rows])
+    def prepare(rows: Sequence[int]) -> float:
+        """The mean length of the step's chosen responses, for the loss `sft`."""
+        return _mean_chosen_length([groups[i] for i in rows])
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        logps, ratios, alignment = _read(lm, batch, rows, known, weighted=settings.use_weighting)
+    def losses(batch: PackedBatch, rows: Sequence[int], context: float, *, log: bool) -> Losses:
+        logps, ratios, alignment = _log_ratios(
+            lm, batch, ref_logps(batch, rows), weighted=settings.use_weighting
+        )
         pairs = batch.pairs
         chosen = _pair_sums(ratios, batch, pairs.chosen, pairs.rejected, settings.ld_alpha)
         rejected = _pair_sums(ratios, batch, pairs.rejected, pairs.chosen, settings.ld_alpha)
@@ -143,7 +144,7 @@ def dpo(
             batch.lengths[pairs.rejected],
             summed[pairs.chosen],
             summed[pairs.chosen] - summed[pairs.rejected],
-            in_step[0],
+            context,
         )
         values = torch.stack(
             [share * PAIR_LOSSES[name](terms, settings) for name, share in settings.losses.items()]
@@ -158,13 +159,13 @@ def dpo(
             settings.beta * terms.chosen, settings.beta * terms.rejected, summed, batch
         )
         if settings.f_divergence_type != "reverse_kl" or settings.ld_alpha is not None:
-            # Else they are the rewards without beta.
+            # Otherwise they are the rewards without beta.
             metrics |= side_metrics("logratios", batch.per_response(ratios), batch)
         if weights is not None:
             metrics["wpo/weight"] = metric(weights, pairs.weights)
         return Losses(values, pairs.weights, metrics)
 
-    return Objective(losses, begin_step)
+    return Objective(losses, prepare)
 
 
 def ipo(
@@ -174,10 +175,10 @@ def ipo(
     reference: ReferenceFactory,
 ) -> Objective:
     """Identity preference optimisation on pairs; a ranking counts as the mean of its pairs."""
-    known = reference(groups)
+    ref_logps = reference(groups)
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        logps, ratios, _ = _read(lm, batch, rows, known)
+    def losses(batch: PackedBatch, rows: Sequence[int], context: None, *, log: bool) -> Losses:
+        logps, ratios, _ = _log_ratios(lm, batch, ref_logps(batch, rows))
         pairs, summed = batch.pairs, batch.per_response(ratios)
         chosen, rejected = summed[pairs.chosen], summed[pairs.rejected]
         if settings.average_log_probs:
@@ -198,52 +199,46 @@ def ipo(
     return Objective(losses)
 
 
-def _refuse_rankings(groups: Sequence[PromptGroup], loss: PairLoss) -> None:
+def _check_no_rankings(groups: Sequence[PromptGroup], loss: PairLoss) -> None:
     for group in groups:
         if len(group.responses) > 2:
             raise SettingsError(
-                f"loss_type={loss} compares pairs of a pass by their places, so that each must "
-                f"weigh the same, and {group.source} ranks {len(group.responses)} responses. Give "
+                f"loss_type={loss} sorts all pairs of a pass together, so each must have the "
+                f"same weight, and {group.source} ranks {len(group.responses)} responses. Give "
                 f"pairs, or choose another loss."
             )
 
 
-def _read(
-    lm: LanguageModel,
-    batch: PackedBatch,
-    rows: Sequence[int],
-    reference: Reference,
-    *,
-    weighted: bool = False,
+def _log_ratios(
+    lm: LanguageModel, batch: PackedBatch, ref_logps: Tensor, *, weighted: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Each response token's log-prob, and its log-ratio to the reference, both (R,); for weighted
     pairs also each response's alignment (N,), see `wpo_weights`."""
-    known = reference(batch, rows)
-    if not weighted:
-        logps = response_logps(lm, batch)
-        return logps, logps - known, None
-    logps, squares = response_logps_and_log_squares(lm, batch)
-    alignment = batch.per_response(logps.detach() - squares) / batch.lengths
-    return logps, logps - known, alignment
+    stats = response_stats(lm, batch, want={"log_squares"} if weighted else ())
+    logps, alignment = stats.logps, None
+    if stats.log_squares is not None:
+        alignment = batch.per_response(logps.detach() - stats.log_squares) / batch.lengths
+    return logps, logps - ref_logps, alignment
 
 
 def _pair_sums(
-    ratios: Tensor, batch: PackedBatch, own: Tensor, other: Tensor, ld_alpha: float | None
+    ratios: Tensor, batch: PackedBatch, summed: Tensor, paired: Tensor, ld_alpha: float | None
 ) -> Tensor:
-    """Log-ratios of the responses `own` (pairs,), summed over tokens; with `ld_alpha` the tokens
-    beyond the length of `other` count that much."""
+    """Log-ratios of the responses `summed` (pairs,), summed over tokens; with `ld_alpha` the
+    tokens beyond the length of the `paired` response have that weight."""
     if ld_alpha is None:
-        return batch.per_response(ratios)[own]
-    weights = length_desensitised_weights(batch.lengths[own], batch.lengths[other], alpha=ld_alpha)
-    pair = torch.arange(len(own), device=batch.device).repeat_interleave(batch.lengths[own])
-    weighted = ratios[tokens_of(batch, own)] * weights
-    return ratios.new_zeros(len(own)).index_add(0, pair, weighted)
+        return batch.per_response(ratios)[summed]
+    lengths = batch.lengths[summed]
+    weights = length_desensitised_weights(lengths, batch.lengths[paired], alpha=ld_alpha)
+    pair = torch.arange(len(summed), device=batch.device).repeat_interleave(lengths)
+    weighted = ratios[token_indices(batch, summed)] * weights
+    return ratios.new_zeros(len(summed)).index_add(0, pair, weighted)
 
 
 def _mean_chosen_length(groups: Sequence[PromptGroup]) -> float:
-    """Tokens of the chosen responses, the mean over pairs, each group counting one."""
+    """Mean number of tokens of the chosen responses over pairs, each group counting one."""
     total = 0.0
     for group in groups:
-        chosen = [len(group.responses[better]) for better, _ in group.preference_pairs]
+        chosen = [len(group.responses[i]) for i, _ in group.preference_pairs]
         total += sum(chosen) / len(chosen)
     return total / len(groups)

@@ -1,4 +1,4 @@
-"""What the methods that learn from pairs share: metrics, and sums over a pair's tokens."""
+"""What the pair methods share: metrics, and the indices of a pair's tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def accuracy(margins: Tensor) -> Tensor:
 def pair_metrics(
     chosen: Tensor, rejected: Tensor, logps: Tensor, batch: PackedBatch
 ) -> dict[str, Metric]:
-    """The numbers of a preference method, from the rewards (pairs,) of the chosen and rejected
+    """Metrics of a preference method, from the rewards (pairs,) of the chosen and rejected
     responses and from the log-probs (N,) of all."""
     weights, margins = batch.pairs.weights, chosen - rejected
     return {
@@ -39,11 +39,11 @@ def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Met
     }
 
 
-def tokens_of(batch: PackedBatch, responses: Tensor) -> Tensor:
+def token_indices(batch: PackedBatch, responses: Tensor) -> Tensor:
     """Indices, among the batch's response tokens, of given responses (P,) one after another."""
     starts = batch.lengths.cumsum(0) - batch.lengths
     lengths = batch.lengths[responses]
     ends = lengths.cumsum(0)
-    within = torch.arange(int(ends[-1]), device=batch.device)
-    within = within - (ends - lengths).repeat_interleave(lengths)
-    return starts[responses].repeat_interleave(lengths) + within
+    offset = torch.arange(int(ends[-1]), device=batch.device)
+    offset = offset - (ends - lengths).repeat_interleave(lengths)
+    return starts[responses].repeat_interleave(lengths) + offset

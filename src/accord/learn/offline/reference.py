@@ -1,4 +1,4 @@
-"""Log-probs under the reference model: computed once and kept on disk, or step by step."""
+"""Log-probs under the reference model: computed once and cached on disk, or step by step."""
 
 from __future__ import annotations
 
@@ -12,53 +12,130 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from accord.errors import StorageError
-from accord.learn.loop.objective import Reference
-from accord.learn.loop.passes import row_batches
-from accord.learn.loop.processes import Processes
+from accord.errors import SettingsError, StorageError
+from accord.learn.loop.limits import check_reference_positions
+from accord.learn.loop.objective import Reference, ReferenceFactory
+from accord.learn.loop.processes import Processes, processes
+from accord.learn.loop.schedule import row_batches
 from accord.lm.adapters.views import base_view
 from accord.lm.digest import rows_digest, same_path, weights_digest
 from accord.lm.forward import response_logps
+from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.runs import atomic_folder, digest_json
 from accord.runs.cache import cache_folder, keep_newest
+from accord.settings.preferences import ReferenceSettings
+from accord.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
 
-KEPT = 64  # sets of log-probs in the cache
-LAYOUT = 1  # of the files, and of what is computed
-PROBED = 4  # rows that are computed again before a kept set is believed
-# Nats a token by which log-probs in other batches may differ, on average.
+MAX_CACHED = 64  # sets of log-probs in the cache
+LAYOUT = 1  # version of the files and of what is computed
+PROBED_ROWS = 4  # rows computed again before a cached set is trusted
+# Mean difference, in nats a token, that other batching may cause.
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.05}
+
+
+def make_reference_factory(lm: LanguageModel, settings: TrainSettings) -> ReferenceFactory:
+    """A factory of the reference's log-probs of some rows.
+
+    It must be called before any weight changes: the reference may be the starting model itself.
+    Another reference model is loaded once, at the first call.
+    """
+    loaded: list[LanguageModel] = []
+
+    def make(groups: Sequence[PromptGroup]) -> Reference:
+        assert isinstance(settings, ReferenceSettings)
+        model, kind = lm, reference_kind(lm, settings.model, settings.ref_model)
+        if kind == "other":
+            loaded[:] = loaded or [_load_reference(lm, settings)]
+            model = loaded[0]
+            check_reference_positions(model, groups)
+        elif kind == "base":
+            if not _should_precompute(settings):
+                return adapters_off_reference(lm)
+            model = base_view(lm)
+        elif settings.precompute_ref_log_probs is False:
+            raise SettingsError(
+                f"precompute_ref_log_probs=false, but the reference is the adapter in "
+                f"{settings.model} as it is at the start, and training changes it. Leave it out."
+            )
+        if not groups:
+            return stored_log_probs([])
+        return stored_log_probs(
+            cached_log_probs(
+                model,
+                groups,
+                batch_size=settings.per_device_train_batch_size,
+                max_tokens=settings.max_tokens_per_forward,
+                procs=processes(),
+            )
+        )
+
+    return make
+
+
+def _load_reference(lm: LanguageModel, settings: ReferenceSettings) -> LanguageModel:
+    assert settings.ref_model is not None
+    log.info(
+        "The reference %s is not the starting model %s: the KL penalty pulls towards it from "
+        "the first step.",
+        settings.ref_model,
+        settings.model,
+    )
+    reference = load_causal(
+        settings.ref_model,
+        precision=settings.precision,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    check_same_tokenizer(lm, reference)
+    return reference
+
+
+def check_same_tokenizer(lm: LanguageModel, reference: LanguageModel) -> None:
+    """Raise SettingsError where the reference's tokenizer has another vocabulary."""
+    if lm.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise SettingsError(
+            f"The reference {reference.name} has another tokenizer than {lm.name}, so their "
+            f"log-probs can't be compared. Set ref_model to a model of the same family."
+        )
+
+
+def _should_precompute(settings: ReferenceSettings) -> bool:
+    """Whether the log-probs of a base under adapters are computed before training."""
+    if settings.precompute_ref_log_probs is not None:
+        return settings.precompute_ref_log_probs
+    return settings.max_steps is None and settings.num_train_epochs > 1
 
 
 def reference_kind(
     lm: LanguageModel, model: str, ref_model: str | None
 ) -> Literal["base", "start", "other"]:
-    """Whose log-probs the reference's are, of a model that starts from `model`: those of the base
-    under its adapters, of the start itself, or of another model.
+    """Which model the reference is, for training that starts from `model`: the base under its
+    adapters, the start itself, or another model.
 
-    New adapters change nothing at first, so with them the base is the start. An adapter that goes
-    on learning is a start that its base is not.
+    New adapters change nothing at first, so with them the base is the start. If an adapter is
+    continued, its base is not the start.
     """
-    wanted = ref_model or model
-    if lm.is_peft and same_path(wanted, lm.name):
+    reference = ref_model or model
+    if lm.is_peft and same_path(reference, lm.name):
         return "base"
-    return "start" if same_path(wanted, model) else "other"
+    return "start" if same_path(reference, model) else "other"
 
 
-def stored_log_probs(known: Sequence[Tensor]) -> Reference:
-    """A reference of which each row's token log-probs are known."""
+def stored_log_probs(row_logps: Sequence[Tensor]) -> Reference:
+    """A reference whose token log-probs of each row are already computed."""
 
     def look_up(batch: PackedBatch, rows: Sequence[int]) -> Tensor:
-        return torch.cat([known[i] for i in rows]).to(batch.device)
+        return torch.cat([row_logps[i] for i in rows]).to(batch.device)
 
     return look_up
 
 
 def adapters_off_reference(lm: LanguageModel) -> Reference:
-    """The base under a model's adapters, computed on each batch as it comes."""
+    """The base under a model's adapters, computed for each batch."""
     base = base_view(lm)
 
     @torch.no_grad()
@@ -74,26 +151,26 @@ def compute_log_probs(
     groups: Sequence[PromptGroup],
     *,
     batch_size: int,
-    most_tokens: int | None = None,
-    processes: Processes | None = None,
+    max_tokens: int | None = None,
+    procs: Processes = Processes(),  # noqa: B008 - frozen
 ) -> list[Tensor]:
-    """Each row's token log-probs (its R,) under the model as it is now, on the CPU; computed
-    `batch_size` rows at a time, or fewer where they have more than `most_tokens`.
+    """Each row's token log-probs (its R,) under the model's present weights, on the CPU; computed
+    `batch_size` rows at a time, or fewer where these have more than `max_tokens`.
 
-    Several processes take turns with the batches.
+    Several processes take the batches in turn; all of them return all rows.
     """
-    team = processes or Processes()
-    found: dict[int, Tensor] = {}
+    computed: dict[int, Tensor] = {}
     sizes = [g.num_tokens for g in groups]
-    for turn, rows in enumerate(row_batches(sizes, batch_size, most=most_tokens)):
-        if turn % team.world_size != team.rank:
+    for turn, rows in enumerate(row_batches(sizes, batch_size, max_tokens=max_tokens)):
+        if turn % procs.world_size != procs.rank:
             continue
         batch = pack([groups[i] for i in rows], lm.device)
         logps = response_logps(lm, batch).cpu()
-        found.update(zip(rows, logps.split(_counts([groups[i] for i in rows])), strict=True))
-    for share in team.all_gather(found):
-        found.update(share)
-    return [found[i] for i in range(len(groups))]
+        counts = [groups[i].num_targets for i in rows]
+        computed.update(zip(rows, logps.split(counts), strict=True))
+    for shard in procs.all_gather(computed):
+        computed.update(shard)
+    return [computed[i] for i in range(len(groups))]
 
 
 def cached_log_probs(
@@ -101,17 +178,16 @@ def cached_log_probs(
     groups: Sequence[PromptGroup],
     *,
     batch_size: int,
-    most_tokens: int | None = None,
-    processes: Processes | None = None,
+    max_tokens: int | None = None,
+    procs: Processes = Processes(),  # noqa: B008 - frozen
 ) -> list[Tensor]:
-    """`compute_log_probs`, from the cache where another run has left them.
+    """`compute_log_probs`, or its result of an earlier run from the user's cache.
 
-    They are kept under a digest of all that decides them: the weights and configuration, the
-    rows' token ids (so the texts, template and lengths), and the precision. A few rows are computed
-    again before they are believed; where these differ, all are. A cache that can't be written is
-    done without, with a warning.
+    The cache key is a digest of everything that determines them: weights and configuration, the
+    rows' token ids (so texts, template and limits), and precision. A few rows are computed again
+    before a cached set is trusted; if they differ, all rows are. If the cache can't be written,
+    a warning is logged and training continues.
     """
-    team = processes or Processes()
     key = digest_json(
         {
             "layout": LAYOUT,
@@ -121,34 +197,30 @@ def cached_log_probs(
         }
     )
     folder = cache_folder("reference") / key[:32]
-    kept = team.broadcast(_read(folder, groups) if team.is_main else None)
-    if kept is not None:
-        agree = _agree(lm, groups, kept, batch_size=batch_size, most_tokens=most_tokens)
-        if team.broadcast(agree):  # the main process's word, or some would go on alone
-            log.info("The reference log-probs of %d rows were kept from before.", len(groups))
-            return kept
-        log.warning("The reference log-probs in %s are not this model's; again.", folder)
-    found = compute_log_probs(
-        lm, groups, batch_size=batch_size, most_tokens=most_tokens, processes=team
+    cached = procs.broadcast(_read(folder, groups) if procs.is_main else None)
+    if cached is not None:
+        agrees = _agrees(lm, groups, cached, batch_size=batch_size, max_tokens=max_tokens)
+        if procs.broadcast(agrees):  # the main process decides, or some would continue alone
+            log.info("The reference log-probs of %d rows come from the cache.", len(groups))
+            return cached
+        log.warning("The cached log-probs in %s are another model's; computed again.", folder)
+    row_logps = compute_log_probs(
+        lm, groups, batch_size=batch_size, max_tokens=max_tokens, procs=procs
     )
-    if team.is_main:
-        _write(folder, found)
-    return found
-
-
-def _counts(groups: Sequence[PromptGroup]) -> list[int]:
-    return [g.num_targets for g in groups]
+    if procs.is_main:
+        _write(folder, row_logps)
+    return row_logps
 
 
 def _read(folder: Path, groups: Sequence[PromptGroup]) -> list[Tensor] | None:
-    place = folder / "logps.safetensors"
-    if not place.is_file():
+    path = folder / "logps.safetensors"
+    if not path.is_file():
         return None
     try:
-        flat = load_file(place)["logps"]
-        return list(flat.split(_counts(groups)))
+        flat = load_file(path)["logps"]
+        return list(flat.split([g.num_targets for g in groups]))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        log.warning("%s can't be read (%s); computed again.", place, error)
+        log.warning("%s can't be read (%s); computed again.", path, error)
         return None
 
 
@@ -156,21 +228,21 @@ def _write(folder: Path, rows: Sequence[Tensor]) -> None:
     try:
         with atomic_folder(folder) as temporary:
             save_file({"logps": torch.cat(list(rows))}, temporary / "logps.safetensors")
-        keep_newest(folder.parent, KEPT)
+        keep_newest(folder.parent, MAX_CACHED)
     except (OSError, StorageError) as error:
-        log.warning("The reference log-probs are not kept for later runs: %s", error)
+        log.warning("The reference log-probs are not cached for later runs: %s", error)
 
 
-def _agree(
+def _agrees(
     lm: LanguageModel,
     groups: Sequence[PromptGroup],
-    kept: Sequence[Tensor],
+    cached: Sequence[Tensor],
     *,
     batch_size: int,
-    most_tokens: int | None,
+    max_tokens: int | None,
 ) -> bool:
-    numbers = range(0, len(groups), max(1, len(groups) // PROBED))[:PROBED]
-    probed = [groups[i] for i in numbers]
-    probe = compute_log_probs(lm, probed, batch_size=batch_size, most_tokens=most_tokens)
-    off = torch.cat(probe) - torch.cat([kept[i] for i in numbers])
-    return bool(off.abs().mean() <= AGREEMENT[lm.precision])
+    probed = range(0, len(groups), max(1, len(groups) // PROBED_ROWS))[:PROBED_ROWS]
+    rows = [groups[i] for i in probed]
+    computed = compute_log_probs(lm, rows, batch_size=batch_size, max_tokens=max_tokens)
+    difference = torch.cat(computed) - torch.cat([cached[i] for i in probed])
+    return bool(difference.abs().mean() <= AGREEMENT[lm.precision])

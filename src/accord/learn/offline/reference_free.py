@@ -26,7 +26,7 @@ def orpo(
     The likelihood is the response's alone; the authors' code and TRL's add the prompt's.
     """
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+    def losses(batch: PackedBatch, rows: Sequence[int], context: None, *, log: bool) -> Losses:
         logps, means = _logps_and_means(lm, batch)
         pairs = batch.pairs
         odds = odds_ratio_loss(means[pairs.chosen], means[pairs.rejected])
@@ -50,7 +50,7 @@ def simpo(
 ) -> Objective:
     """SimPO on pairs; a ranking counts as the mean of its pairs."""
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+    def losses(batch: PackedBatch, rows: Sequence[int], context: None, *, log: bool) -> Losses:
         logps, means = _logps_and_means(lm, batch)
         pairs = batch.pairs
         values = simpo_loss(

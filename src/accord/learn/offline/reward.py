@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from accord.errors import SettingsError
 from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
+from accord.learn.loop.schedule import row_batches
 from accord.learn.offline.length_slope import length_slope
-from accord.learn.offline.pairs import accuracy
+from accord.learn.offline.pairs import accuracy, side_metrics
 from accord.lm.forward import response_head_scores
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup
+from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.reward import (
     bradley_terry_loss,
     centering_penalty,
@@ -25,7 +27,7 @@ from accord.settings.training import RewardSettings
 
 log = logging.getLogger(__name__)
 
-BOOTSTRAP = 1 << 41  # the streams of random numbers that draw each head's rows
+BOOTSTRAP = 1 << 41  # the random streams that draw each head's rows
 
 
 def reward(
@@ -40,23 +42,23 @@ def reward(
     With length regularisation the loss is that of the scores plus λ·α̂·length: what length
     explains, the scores need not.
     """
-    settings = settled(settings, groups)
+    settings = fit_settings(settings, groups)
     if settings.ranking_loss == "plackett_luce":
-        _refuse_margins(groups)
+        _check_no_margins(groups)
     per_token = settings.length_regularisation * (settings.length_slope or 0.0)
     draws = bootstrap(len(groups), lm.heads, settings.seed)
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+    def losses(batch: PackedBatch, rows: Sequence[int], context: None, *, log: bool) -> Losses:
         scores, pairs = response_head_scores(lm, batch), batch.pairs
-        judged = scores + per_token * batch.lengths[:, None]
+        with_length = scores + per_token * batch.lengths[:, None]
         counts = torch.tensor([len(g.responses) for g in batch.groups], device=batch.device)
         group_of = torch.arange(len(counts), device=batch.device)
         if settings.ranking_loss == "plackett_luce":
-            values = _plackett_luce(judged, counts, batch)
+            values = _plackett_luce(with_length, counts, batch)
             weights = values.new_ones(len(values))
         else:
             values = bradley_terry_loss(
-                judged[pairs.chosen], judged[pairs.rejected], pairs.margins[:, None]
+                with_length[pairs.chosen], with_length[pairs.rejected], pairs.margins[:, None]
             )
             penalty = centering_penalty(scores[pairs.chosen], scores[pairs.rejected])
             values = values + settings.center_rewards_coefficient * penalty
@@ -70,22 +72,22 @@ def reward(
     return Objective(losses)
 
 
-def settled(settings: RewardSettings, groups: Sequence[PromptGroup]) -> RewardSettings:
-    """The settings with the slope of the length fitted to the training pairs, if it is needed."""
+def fit_settings(settings: RewardSettings, groups: Sequence[PromptGroup]) -> RewardSettings:
+    """The settings with the length's slope fitted to the training pairs, if it is needed."""
     if not settings.length_regularisation or settings.length_slope is not None or not groups:
         return settings
     slope = length_slope(groups)
     log.info(
-        "By length alone, a token more adds %.4g to the log-odds of winning; %g of that is taken "
-        "out of the reward.",
+        "By length alone, each token adds %.4g to the log-odds of winning; %g of that is removed "
+        "from the reward.",
         slope,
         settings.length_regularisation,
     )
     return settings.model_copy(update={"length_slope": slope})
 
 
-def measured(settings: RewardSettings) -> RewardSettings:
-    """The settings for held-out rows, of which each counts once for each head."""
+def eval_settings(settings: RewardSettings) -> RewardSettings:
+    """The settings of held-out rows: each row counts once for each head."""
     return settings.model_copy(update={"bootstrap": False})
 
 
@@ -94,45 +96,70 @@ def bootstrap(rows: int, heads: int, seed: int) -> Tensor:
 
     The bootstrap of Efron 1979: a function of the seed, the head and the number of rows alone.
     """
-    found = torch.zeros(rows, heads)
+    counts = torch.zeros(rows, heads)
     for head in range(heads if rows else 0):
         generator = np.random.Generator(np.random.Philox(key=[seed, BOOTSTRAP + head]))
-        drawn = generator.integers(0, rows, size=rows)
-        found[:, head] = torch.from_numpy(np.bincount(drawn, minlength=rows)).float()
-    return found
+        draws = generator.integers(0, rows, size=rows)
+        counts[:, head] = torch.from_numpy(np.bincount(draws, minlength=rows)).float()
+    return counts
+
+
+@torch.no_grad()
+def normalise_scores(
+    lm: LanguageModel, settings: RewardSettings, groups: Sequence[PromptGroup]
+) -> None:
+    """Set the score's mean and standard deviation over the rows' responses to 0 and 1; of an
+    ensemble each head's mean too. Every n-th row is read, `reference_rows` at most."""
+    step = max(1, len(groups) // settings.reference_rows)
+    sampled = groups[::step][: settings.reference_rows]
+    scores: dict[int, Tensor] = {}
+    for rows in row_batches(
+        [g.num_tokens for g in sampled],
+        settings.per_device_train_batch_size,
+        max_tokens=settings.max_tokens_per_forward,
+    ):
+        batch_scores = response_head_scores(lm, pack([sampled[i] for i in rows], lm.device))
+        counts = [len(sampled[i].responses) for i in rows]
+        scores.update(zip(rows, batch_scores.split(counts), strict=True))
+    lm.score_penalty, lm.length_slope = settings.ensemble_penalty, settings.length_slope
+    raw = torch.cat([scores[i] for i in range(len(sampled))])
+    lm.head_means = tuple(raw.mean(0).tolist()) if lm.heads > 1 else ()
+    flat = lm.combined(raw)
+    lm.score_mean = float(flat.mean())
+    lm.score_std = max(float(flat.std()), 1e-6)
+    if not math.isfinite(lm.score_std):
+        lm.score_std = 1.0
 
 
 def _plackett_luce(scores: Tensor, counts: Tensor, batch: PackedBatch) -> Tensor:
     """The loss of each group's ranking (G, heads), of scores (N, heads)."""
     return torch.stack(
         [
-            torch.stack([plackett_luce_loss(head, group.ranks) for head in own.unbind(1)])
-            for own, group in zip(scores.split(counts.tolist()), batch.groups, strict=True)
+            torch.stack([plackett_luce_loss(head, group.ranks) for head in group_scores.unbind(1)])
+            for group_scores, group in zip(scores.split(counts.tolist()), batch.groups, strict=True)
         ]
     )
 
 
-def _refuse_margins(groups: Sequence[PromptGroup]) -> None:
+def _check_no_margins(groups: Sequence[PromptGroup]) -> None:
     for group in groups:
         if group.margin:
             raise SettingsError(
-                f"{group.source} has a margin, and ranking_loss=plackett_luce has no place for "
-                f"one. Use ranking_loss=pairs, or leave the column `margin` out."
+                f"{group.source} has a margin, and ranking_loss=plackett_luce takes "
+                f"none. Use ranking_loss=pairs, or leave the column `margin` out."
             )
 
 
 def _metrics(scores: Tensor, batch: PackedBatch) -> dict[str, Metric]:
-    """The numbers of the heads' mean score; of several heads also how far they disagree."""
-    pairs, mean, lengths = batch.pairs, scores.mean(1), batch.lengths.float()
-    metrics: dict[str, Metric] = {}
-    for name, values in (("rewards", mean), ("lengths", lengths)):
-        metrics[f"{name}/chosen"] = metric(values[pairs.chosen], pairs.weights)
-        metrics[f"{name}/rejected"] = metric(values[pairs.rejected], pairs.weights)
+    """Metrics of the heads' mean score; of several heads also their disagreement."""
+    pairs, mean = batch.pairs, scores.mean(1)
+    metrics = side_metrics("rewards", mean, batch)
+    metrics |= side_metrics("lengths", batch.lengths.float(), batch)
     margins = mean[pairs.chosen] - mean[pairs.rejected]
     metrics["rewards/margins"] = metric(margins, pairs.weights)
     metrics["rewards/accuracies"] = metric(accuracy(margins), pairs.weights)
     if scores.shape[1] > 1:
-        # Of the margin, since a head's scores are known up to a constant of its own only.
+        # Of the margin, since each head's scores are known only up to a constant.
         spread = (scores[pairs.chosen] - scores[pairs.rejected]).std(1, unbiased=False)
         metrics["rewards/std"] = metric(spread, pairs.weights)
     return metrics

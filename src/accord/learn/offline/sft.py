@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
-from accord.lm.forward import states_before
+from accord.lm.forward import response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
-from accord.objectives.logprobs import token_logps, token_logps_and_statistics
 from accord.settings.training import SftSettings
 
 
@@ -20,15 +19,12 @@ def sft(
 ) -> Objective:
     """Cross-entropy of each response token."""
 
-    def losses(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-        hidden = states_before(lm, batch)
+    def losses(batch: PackedBatch, rows: Sequence[int], context: None, *, log: bool) -> Losses:
+        stats = response_stats(lm, batch, want={"entropy", "correct"} if log else ())
         metrics: dict[str, Metric] = {}
-        if log:
-            logps, entropy, correct = token_logps_and_statistics(hidden, lm.head, batch.targets)
-            metrics["entropy"] = metric(entropy)
-            metrics["mean_token_accuracy"] = metric(correct)
-        else:
-            logps = token_logps(hidden, lm.head, batch.targets)
-        return Losses(-logps, logps.new_ones(len(logps)), metrics)
+        if stats.entropy is not None and stats.correct is not None:
+            metrics["entropy"] = metric(stats.entropy)
+            metrics["mean_token_accuracy"] = metric(stats.correct)
+        return Losses(-stats.logps, stats.logps.new_ones(len(stats.logps)), metrics)
 
     return Objective(losses)

@@ -1,30 +1,33 @@
-"""Episodes: responses of the policy to prompts, K to each, and what was measured on them."""
+"""Episodes: the policy's responses to prompts, K to each, what was measured on them, and how they
+are split into optimiser steps and forward passes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from accord.learn.loop.passes import deal
 from accord.learn.loop.processes import Processes
+from accord.learn.loop.schedule import balance_by_tokens
 from accord.lm.packing import PromptGroup
+from accord.settings.online import OnlineSettings
 
-MEASURED = ("old_logps", "known", "ref_logps", "values", "entropy")  # by passes over the episodes
+MEASURED = ("old_logps", "known", "ref_logps", "values", "entropy")  # by forward passes
 
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """P prompts with K responses each: E = P·K episodes, episode e is response e % K of prompt
-    e // K. On each response token (E, T), masked: log-probs under the policy that took part in
-    sampling, under the engine that sampled and under the reference, critic's values, entropy.
+    """P prompts with K responses each: E = P·K episodes; episode e is response e % K of prompt
+    e // K. On each response token (E, T), masked: log-probs under the policy that sampled (`old`),
+    under the engine that sampled and under the reference, the critic's values, the entropy.
 
-    scores (E,) are the reward's, and `by_source` the parts they were summed of; finished (E,) says
-    which responses ended with EOS. `known` (E,) says whose old log-probs and entropies are known;
-    those of the others are filled in by the first training pass over them, whose own they are.
-    `off_policy`: another engine sampled.
+    scores (E,) are the reward's, and `by_source` the sources that were summed; finished (E,) says
+    which responses ended with EOS. `known` (E,) says whose old log-probs and entropies are
+    computed; the first training pass over the others fills theirs in. `off_policy`: another
+    engine sampled.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -46,54 +49,54 @@ class Episodes:
         return self.mask.sum(1)
 
     @property
-    def in_group(self) -> int:
-        """K."""
+    def group_size(self) -> int:
+        """K, the responses to each prompt."""
         return len(self.scores) // len(self.groups)
 
-    def rows_of(self, members: Sequence[int]) -> list[int]:
-        """The episodes of some prompts."""
-        k = self.in_group
-        return [e for p in members for e in range(p * k, (p + 1) * k)]
+    def episodes_of_prompts(self, prompts: Sequence[int]) -> list[int]:
+        """The episode numbers of some prompts."""
+        k = self.group_size
+        return [e for p in prompts for e in range(p * k, (p + 1) * k)]
 
 
-def grid_mask(lengths: Sequence[int]) -> Tensor:
+def length_mask(lengths: Sequence[int]) -> Tensor:
     """(E, T) bools: True on the first lengths[e] cells of row e."""
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
-def to_grid(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of response tokens (R,), in order of response and token, on the grid (E, T)."""
-    grid = torch.zeros(mask.shape, dtype=flat.dtype)
-    grid[mask] = flat.cpu()
-    return grid
+def pad_flat(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of response tokens (R,), in order of response and token, padded to (E, T)."""
+    padded = torch.zeros(mask.shape, dtype=flat.dtype)
+    padded[mask] = flat.cpu()
+    return padded
 
 
-def fill(grid: Tensor, rows: Sequence[int], mask: Tensor, flat: Tensor) -> None:
-    """Put values (R,) of some rows' tokens, in order, in their cells of the grid (E, T)."""
-    grid[list(rows)] = to_grid(flat.detach(), mask[list(rows)])
+def write_flat(padded: Tensor, rows: Sequence[int], mask: Tensor, flat: Tensor) -> None:
+    """Write values (R,) of some rows' tokens, in order, into their cells of `padded` (E, T)."""
+    padded[list(rows)] = pad_flat(flat.detach(), mask[list(rows)])
 
 
-def share_rows(episodes: Episodes, rows: Sequence[int], team: Processes) -> None:
-    """Give all processes what each has measured on rows of its own."""
-    if team.world_size == 1:
+def all_gather_rows(episodes: Episodes, rows: Sequence[int], procs: Processes) -> None:
+    """Share with all processes what each has measured on its rows."""
+    if procs.world_size == 1:
         return
-    grids = {n: getattr(episodes, n) for n in MEASURED if getattr(episodes, n) is not None}
-    own = {name: grid[list(rows)] for name, grid in grids.items()}
-    for places, found in team.all_gather((list(rows), own)):
-        for name, values in found.items():
-            grids[name][places] = values
+    fields = {n: getattr(episodes, n) for n in MEASURED if getattr(episodes, n) is not None}
+    measured = {name: values[list(rows)] for name, values in fields.items()}
+    for shard_rows, shard in procs.all_gather((list(rows), measured)):
+        for name, values in shard.items():
+            fields[name][shard_rows] = values
 
 
-def part_of(groups: Sequence[PromptGroup], rows: Sequence[int]) -> list[PromptGroup]:
-    """The token groups that hold some episodes, given in order; each prompt is there once."""
+def select_groups(groups: Sequence[PromptGroup], rows: Sequence[int]) -> list[PromptGroup]:
+    """The token groups that hold some episodes, given in order; each prompt occurs once."""
     k = len(groups[0].responses)
-    found: list[PromptGroup] = []
+    selected: list[PromptGroup] = []
     for prompt, members in _by_prompt(rows, k):
         group = groups[prompt]
-        found.append(
+        selected.append(
             replace(group, responses=tuple(group.responses[e % k] for e in members), ranks=())
         )
-    return found
+    return selected
 
 
 def _by_prompt(rows: Sequence[int], k: int) -> Iterator[tuple[int, list[int]]]:
@@ -107,40 +110,50 @@ def _by_prompt(rows: Sequence[int], k: int) -> Iterator[tuple[int, list[int]]]:
         yield members[0] // k, members
 
 
-def passes_of(
+def minibatches(
+    prompts: Sequence[int], settings: OnlineSettings, iteration: int, epoch: int
+) -> list[list[int]]:
+    """The prompts of each optimiser step of an epoch, shuffled by seed, iteration and epoch; no
+    minibatch is empty."""
+    key = [settings.seed, (iteration << 16) + epoch + 1]
+    shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(prompts))
+    parts = np.array_split(shuffled, settings.num_mini_batches)
+    return [[prompts[i] for i in part] for part in parts if len(part)]
+
+
+def micro_batches(
     groups: Sequence[PromptGroup],
-    members: Sequence[int],
+    prompts: Sequence[int],
     *,
     count: int,
-    most: int | None,
-    team: Processes = Processes(),  # noqa: B008 - frozen
+    max_tokens: int | None,
+    procs: Processes = Processes(),  # noqa: B008 - frozen
 ) -> list[list[int]]:
-    """The episodes of some prompts, dealt by tokens to `count` forward passes of at most `most`.
+    """The episodes of some prompts, balanced by tokens over `count` forward passes of at most
+    `max_tokens`.
 
-    A prompt's responses stay together, but where they alone have more tokens than that. Of several
-    processes each has `count` passes, and is told its own; where prompts are few, it may be none.
+    A prompt's responses stay together, unless they alone exceed that. Of several processes each
+    has `count` passes and gets its own; where prompts are few, it may get none.
     """
-    units = [unit for p in members for unit in _units(groups[p], p, most)]
-    sizes = [_tokens(groups, unit) for unit in units]
-    count = min(len(units), count * team.world_size)
-    dealt = deal(sizes, count, most=most, multiple=team.world_size)
-    own = dealt[team.rank :: team.world_size]
-    return [sorted(e for u in part for e in units[u]) for part in own]
+    units = [unit for p in prompts for unit in _units(groups[p], p, max_tokens)]
+    sizes = [sum(g.num_tokens for g in select_groups(groups, unit)) for unit in units]
+    count = min(len(units), count * procs.world_size)
+    parts = balance_by_tokens(sizes, count, max_tokens=max_tokens, multiple=procs.world_size)
+    return [
+        sorted(e for unit in part for e in units[unit])
+        for part in parts[procs.rank :: procs.world_size]
+    ]
 
 
-def _units(group: PromptGroup, prompt: int, most: int | None) -> Iterator[list[int]]:
-    """A prompt's episodes, in as many runs as keep each within `most` tokens."""
+def _units(group: PromptGroup, prompt: int, max_tokens: int | None) -> Iterator[list[int]]:
+    """A prompt's episodes, in as many runs as keep each within `max_tokens`."""
     k = len(group.responses)
     run: list[int] = []
     tokens = len(group.prompt)
-    for place, response in enumerate(group.responses):
-        if run and most is not None and tokens + len(response) > most:
+    for i, response in enumerate(group.responses):
+        if run and max_tokens is not None and tokens + len(response) > max_tokens:
             yield run
             run, tokens = [], len(group.prompt)
-        run.append(prompt * k + place)
+        run.append(prompt * k + i)
         tokens += len(response)
     yield run
-
-
-def _tokens(groups: Sequence[PromptGroup], rows: Sequence[int]) -> int:
-    return sum(g.num_tokens for g in part_of(groups, rows))

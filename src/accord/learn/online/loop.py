@@ -1,6 +1,6 @@
-"""Online learning: answer prompts, score the answers, take a few steps; PPO, GRPO and RLOO.
+"""The loop of online learning: roll out, score, take a few optimiser steps. One loop for all.
 
-What the methods differ in stands in `learn.online.methods`.
+What the methods differ in is in `learn.online.methods`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import NotFiniteError
-from accord.learn.loop.checkpoints import TrainState
-from accord.learn.loop.fit import StepResult, logs, set_learning_rate
-from accord.learn.loop.objective import Metric, merge_metrics
-from accord.learn.loop.order import RowOrder
-from accord.learn.online.collecting import episodes_of, minibatches, rows_of
-from accord.learn.online.kl_limit import within_limit
+from accord.learn.loop.fit import StepResult, set_learning_rate
+from accord.learn.loop.objective import Metric, mean_metrics
+from accord.learn.loop.processes import processes
+from accord.learn.loop.schedule import RowOrder, should_log
+from accord.learn.loop.state import TrainState
+from accord.learn.online.episodes import minibatches
+from accord.learn.online.guards import (
+    OnlineState,
+    apply_kl_limit,
+    clear_gradients,
+    restore_snapshot,
+    take_snapshot,
+)
 from accord.learn.online.methods import ONLINE
-from accord.learn.online.metrics import group_summary, summary
-from accord.learn.online.roles import Roles
-from accord.learn.online.rollback import clear_gradients, restore_snapshot, take_snapshot
-from accord.learn.online.rollout import drop
-from accord.learn.online.step import Pretraining, Work, take_step
+from accord.learn.online.metrics import episode_metrics, group_metrics
+from accord.learn.online.roles import Roles, critic_learning_rate, critic_warmup_steps
+from accord.learn.online.rollout import load_or_collect_episodes
+from accord.learn.online.step import Iteration, Pretraining, optimiser_step
 from accord.objectives.policy import adapted_beta
 from accord.records import PromptOnly
 from accord.settings.online import OnlineSettings
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE = 3  # iterations in a row that may be skipped, the last of them not
+MAX_SKIPPED = 3  # iterations in a row that are not finite; the last of them raises
 
 
-def learn_online(
+def run_iterations(
     name: str,
-    state: TrainState,
+    state: TrainState[OnlineState],
     roles: Roles,
     prompts: Sequence[tuple[int, ...]],
     records: Sequence[PromptOnly],
@@ -47,128 +53,140 @@ def learn_online(
 ) -> Iterator[StepResult]:
     """Iterate by ONLINE[name] from `state.step`, yielding after each iteration.
 
-    Episodes are kept in the folder while they are needed. An iteration whose loss or gradient is
-    not finite is taken back and skipped. Raises NotFiniteError where that can't be done, or at
+    Episodes are saved in the folder while they are needed. An iteration whose loss or gradient is
+    not finite is rolled back and skipped. Raises NotFiniteError where that is impossible, or at
     the third in a row, and TrainingError when the policy's log-probs before an iteration's first
-    step are not those that were recorded. Ends early where `max_kl` is passed and nothing else
+    step are not those that were recorded. Ends early where `max_kl` is exceeded and nothing else
     was asked for.
     """
-    method, order = ONLINE[name], RowOrder(len(prompts), settings.seed)
-    numbers = state.numbers
-    numbers.setdefault("beta", settings.beta)
-    while state.step < iterations and not numbers.get("stopped"):
-        began = time.perf_counter()
-        factor = _set_rates(state, iterations, settings)
-        logged = logs(state.step + 1, iterations, settings)
-        chosen = rows_of(order, settings, state.step)
-        episodes, held = episodes_of(
+    method, order, progress = ONLINE[name], RowOrder(len(prompts), settings.seed), state.progress
+    num_prompts = settings.prompts_per_iteration * processes().world_size
+    while state.step < iterations and not progress.stopped:
+        start_time = time.perf_counter()
+        factor = _set_learning_rates(state, iterations, settings)
+        rows = order.slice(state.step * num_prompts, (state.step + 1) * num_prompts)
+        episodes, first_pass = load_or_collect_episodes(
             method,
             state.step,
             roles,
-            [prompts[i] for i in chosen],
-            [records[i] for i in chosen],
+            [prompts[i] for i in rows],
+            [records[i] for i in rows],
             settings,
-            logs=logged,
+            log=should_log(state.step + 1, iterations, settings),
             folder=folder,
         )
-        limit = within_limit(state, episodes, settings)
-        found: dict[str, float] = {"skipped": 0.0}
-        beta = float(numbers["beta"])
-        if limit.goes_on:
+        kl_decision = apply_kl_limit(state, episodes, settings)
+        metrics: dict[str, float] = {"skipped": 0.0}
+        beta = progress.beta
+        if kl_decision.takes_steps:
             targets = method.targets(episodes, settings, beta)
-            learns = state.step >= getattr(settings, "critic_warmup_steps", 0)
-            work = Work(
-                method, roles, settings, episodes, targets, beta, learns, logged, held, pretraining
+            iteration = Iteration(
+                method,
+                roles,
+                settings,
+                episodes,
+                targets,
+                beta,
+                policy_learns=state.step >= critic_warmup_steps(settings),
+                first_pass=first_pass,
+                pretraining=pretraining,
             )
-            found |= targets.numbers | _improve_or_skip(state, work, folder)
-        drop(held)
-        found |= summary(episodes, settings, beta)
+            metrics |= targets.metrics | _optimise_or_skip(state, iteration, folder)
+        if first_pass is not None:
+            first_pass.release()
+        metrics |= episode_metrics(episodes, settings, beta)
         if method.groups:
-            found |= group_summary(episodes, settings)
+            metrics |= group_metrics(episodes, settings)
         state.step += 1
-        _adapt(state, found, settings, len(episodes.scores))
-        numbers["stopped"] = limit.stops
-        numbers["num_tokens"] = numbers.get("num_tokens", 0) + sum(
-            g.num_tokens for g in episodes.groups
-        )
-        found |= {
-            "epoch": state.step * len(chosen) / len(prompts),
+        _adapt_beta(state, metrics, settings, len(episodes.scores))
+        progress.stopped = kl_decision.stops
+        progress.num_tokens += sum(g.num_tokens for g in episodes.groups)
+        metrics |= {
+            "epoch": state.step * len(rows) / len(prompts),
             "learning_rate": factor * settings.learning_rate,
-            "num_tokens": float(numbers["num_tokens"]),
-            "seconds": time.perf_counter() - began,
-            "stopped_by_kl": float(limit.stops),
-            "rolled_back": float(limit.rolled_back),
+            "num_tokens": float(progress.num_tokens),
+            "seconds": time.perf_counter() - start_time,
+            "stopped_by_kl": float(kl_decision.stops),
+            "rolled_back": float(kl_decision.rolled_back),
         }
-        yield StepResult(state.step, state.step if limit.stops else iterations, found)
+        yield StepResult(state.step, state.step if kl_decision.stops else iterations, metrics)
 
 
-def improve(state: TrainState, work: Work) -> Iterator[dict[str, Metric]]:
-    """A few epochs of steps over the episodes that take part, yielding what each measured."""
-    part = work.targets.part.nonzero().squeeze(1).tolist()
-    settings, number = work.settings, state.step * work.settings.epochs
+def optimise(state: TrainState[OnlineState], iteration: Iteration) -> Iterator[dict[str, Metric]]:
+    """The epochs of minibatch steps over an iteration's active prompts; yields each step's
+    metrics."""
+    active = iteration.targets.active.nonzero().squeeze(1).tolist()
+    settings, first_epoch = iteration.settings, state.step * iteration.settings.epochs
     for epoch in range(settings.epochs):
-        for place, members in enumerate(minibatches(part, settings, state.step, epoch)):
-            yield take_step(
+        for i, minibatch in enumerate(minibatches(active, settings, state.step, epoch)):
+            yield optimiser_step(
                 state,
-                work,
-                members,
-                number=(number + epoch) * settings.num_mini_batches + place,
-                first=epoch == 0 and place == 0,
+                iteration,
+                minibatch,
+                number=(first_epoch + epoch) * settings.num_mini_batches + i,
+                is_first=epoch == 0 and i == 0,
             )
 
 
-def _improve_or_skip(state: TrainState, work: Work, folder: Path | None) -> dict[str, float]:
-    """The means of what the steps measured; nothing is left of them where one is not finite."""
-    settings, numbers = work.settings, state.numbers
-    several = settings.epochs * settings.num_mini_batches > 1
-    if settings.snapshot_storage != "off" and (several or settings.rolls_back):
+def _optimise_or_skip(
+    state: TrainState[OnlineState], iteration: Iteration, folder: Path | None
+) -> dict[str, float]:
+    """The mean metrics of the iteration's steps; where one is not finite, all are rolled back."""
+    settings, progress = iteration.settings, state.progress
+    several_steps = settings.epochs * settings.num_mini_batches > 1
+    if settings.snapshot_storage != "off" and (several_steps or settings.rolls_back):
         take_snapshot(state, settings.snapshot_storage, folder)
     parts: list[dict[str, Metric]] = []
     try:
-        for measured in improve(state, work):
-            parts.append(measured)
+        for step_metrics in optimise(state, iteration):
+            parts.append(step_metrics)
     except NotFiniteError as error:
-        numbers["skipped"] = numbers.get("skipped", 0) + 1
-        if numbers["skipped"] == NOT_FINITE:
+        progress.skipped += 1
+        if progress.skipped == MAX_SKIPPED:
             raise
         if parts and not state.snapshot:
             raise NotFiniteError(
-                f"{error} With rollback_copy=memory (or disk) an iteration like this is taken back "
+                f"{error} With rollback_copy=memory (or disk) such an iteration is rolled back "
                 f"and skipped."
             ) from error
         if parts:
             restore_snapshot(state)
         clear_gradients(state)
-        log.warning("Iteration %d is taken back and skipped: %s", state.step + 1, error)
+        log.warning("Iteration %d is rolled back and skipped: %s", state.step + 1, error)
         return {"skipped": 1.0}
     finally:
         if not settings.rolls_back:
             state.snapshot = {}
-    numbers["skipped"] = 0
-    return merge_metrics(parts)
+    progress.skipped = 0
+    return mean_metrics(parts)
 
 
-def _adapt(
-    state: TrainState, found: dict[str, float], settings: OnlineSettings, episodes: int
+def _adapt_beta(
+    state: TrainState[OnlineState],
+    metrics: dict[str, float],
+    settings: OnlineSettings,
+    num_episodes: int,
 ) -> None:
-    if settings.adaptive_kl_target is None or "objective/kl" not in found:
+    if settings.adaptive_kl_target is None or "objective/kl" not in metrics:
         return
-    if found["skipped"]:  # it may have ended before all episodes were measured
+    if metrics["skipped"]:  # it may have ended before all episodes were measured
         return
-    state.numbers["beta"] = adapted_beta(
-        float(state.numbers["beta"]),
-        found["objective/kl"],
+    state.progress.beta = adapted_beta(
+        state.progress.beta,
+        metrics["objective/kl"],
         target=settings.adaptive_kl_target,
-        episodes=episodes,
+        episodes=num_episodes,
         horizon=settings.adaptive_kl_horizon,
     )
 
 
-def _set_rates(state: TrainState, iterations: int, settings: OnlineSettings) -> float:
-    """Set all learning rates; returns their share of the peaks."""
-    factor, scale = 0.0, float(state.numbers.get("rate_scale", 1.0))
-    peaks = {"critic": getattr(settings, "critic_learning_rate", None)}
+def _set_learning_rates(
+    state: TrainState[OnlineState], iterations: int, settings: OnlineSettings
+) -> float:
+    """Set all learning rates; returns them as a share of their peaks."""
+    factor, scale = 0.0, state.progress.rate_scale
+    peaks = {"policy": settings.learning_rate, "critic": critic_learning_rate(settings)}
     for name, learner in state.learners.items():
-        peak = scale * (peaks.get(name) or settings.learning_rate)
+        peak = scale * peaks[name]
         factor = scale * set_learning_rate(learner, state.step, iterations, settings, peak)
     return factor

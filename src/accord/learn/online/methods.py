@@ -1,29 +1,172 @@
-"""The online methods: what each steps towards, and where its KL penalty is."""
+"""The online methods: what each makes of an iteration's scores, and the loss of each step.
+
+A method is one row of ONLINE: `targets` turns scores into advantages (and returns, for a critic),
+`surrogate` turns advantages into the loss of each token, and `kl_loss`, where there is one, adds
+the KL penalty to that loss; without it the penalty is part of the reward.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 from accord.learn.online.episodes import Episodes
-from accord.learn.online.group_methods import grpo_targets, rloo_targets
-from accord.learn.online.metrics import Targets
-from accord.learn.online.ppo import ppo_targets
+from accord.lm.packing import PackedBatch
+from accord.objectives.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out,
+    token_rewards,
+    whiten,
+)
+from accord.objectives.policy import clipped_policy_loss, kl_loss
+from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.online import OnlineSettings
+from accord.settings.ppo import PpoSettings
+
+S = TypeVar("S", bound=OnlineSettings)
 
 
 @dataclass(frozen=True, slots=True)
-class OnlineMethod:
-    """`targets(episodes, settings, beta)` gives advantages. `kl_in_loss`: the KL penalty is a term
-    of the loss; else it is in the reward. `groups`: TRL's names for groups are logged too."""
+class Targets:
+    """What an iteration's steps use: advantages and, for a critic, returns (E, T).
 
-    targets: Callable[[Episodes, Any, float], Targets]
-    kl_in_loss: bool = False
+    `active` (P,) marks the prompts that steps are taken on: one whose advantages are all 0, with
+    no other loss on its tokens, would add nothing. `metrics` are a method's own, to be logged.
+    """
+
+    advantages: Tensor
+    active: Tensor
+    returns: Tensor | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTerms:
+    """What a surrogate reads of the R response tokens of a forward pass, all (R,).
+
+    `logps` and `log_ratio` = log π − log π_old have gradients; `batch.response_of` (R,) and
+    `batch.lengths` (N,) say which tokens make up a response.
+    """
+
+    logps: Tensor
+    log_ratio: Tensor
+    advantages: Tensor
+    batch: PackedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateLoss:
+    """The loss of each token (R,), with gradient, and the log of the ratio that was clipped (R,),
+    for the clip fractions."""
+
+    values: Tensor
+    log_ratio: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineMethod(Generic[S]):
+    """`targets(episodes, settings, beta)`, `surrogate(terms, settings)` and, where the KL is a
+    term of the loss, `kl_loss(log π/π_ref, log π/π_old, settings)`, each (R,).
+
+    `groups`: TRL's names for groups are logged too.
+    """
+
+    targets: Callable[[Episodes, S, float], Targets]
+    surrogate: Callable[[PolicyTerms, S], SurrogateLoss]
+    kl_loss: Callable[[Tensor, Tensor, S], Tensor] | None = None
     groups: bool = False
 
 
-ONLINE: dict[str, OnlineMethod] = {
-    "ppo": OnlineMethod(ppo_targets),
-    "grpo": OnlineMethod(grpo_targets, kl_in_loss=True, groups=True),
-    "rloo": OnlineMethod(rloo_targets, groups=True),
+def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
+    """Scores (E,); those of responses without EOS lowered or replaced, as the settings say."""
+    scores = episodes.scores
+    if settings.missing_eos_score is not None:
+        return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
+    return scores - settings.missing_eos_penalty * (~episodes.finished).float()
+
+
+def log_ratio_to_reference(episodes: Episodes) -> Tensor:
+    """log π_old − log π_ref on response tokens, 0 elsewhere (E, T); all 0 without a reference."""
+    if episodes.ref_logps is None:
+        return torch.zeros_like(episodes.old_logps)
+    return (episodes.old_logps - episodes.ref_logps) * episodes.mask
+
+
+def ppo_targets(episodes: Episodes, settings: PpoSettings, beta: float) -> Targets:
+    """PPO (Schulman et al. 2017; Ouyang et al. 2022): the KL penalty on every token, the score on
+    the last one, and advantages by GAE. Without a critic all values are 0."""
+    mask = episodes.mask
+    scores = final_scores(episodes, settings)
+    rewards = token_rewards(scores, log_ratio_to_reference(episodes), mask, beta=beta)
+    if settings.whiten_rewards:
+        rewards = whiten(rewards, mask, keep_mean=True)
+    values = torch.zeros_like(rewards) if episodes.values is None else episodes.values
+    advantages, returns = gae(rewards, values, mask, gamma=settings.gamma, lam=settings.gae_lambda)
+    if settings.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    active = torch.ones(len(episodes.groups), dtype=torch.bool)
+    if episodes.values is None:
+        return Targets(advantages, active)
+    residual = (returns - values)[mask].var(unbiased=False)
+    variance = returns[mask].var(unbiased=False)
+    metrics = {
+        "val/explained_variance": float(1 - residual / variance) if variance > 0 else 0.0,
+        "val/mean": float(values[mask].mean()),
+    }
+    return Targets(advantages, active, returns, metrics)
+
+
+def grpo_targets(episodes: Episodes, settings: GrpoSettings, beta: float) -> Targets:
+    """GRPO (Shao et al. 2024): each token's advantage is its response's score, centred and scaled
+    within its group.
+
+    A group of equal scores is active only for the KL loss, and without one not at all.
+    """
+    scores = final_scores(episodes, settings).view(len(episodes.groups), -1)
+    advantages = group_advantages(scores, scale=settings.scale_rewards)
+    return _response_targets(advantages, episodes, all_active=beta > 0)
+
+
+def rloo_targets(episodes: Episodes, settings: RlooSettings, beta: float) -> Targets:
+    """RLOO (Ahmadian et al. 2024): the score minus β times the response's log-ratio, compared with
+    the mean of the group's other responses."""
+    rewards = final_scores(episodes, settings) - beta * log_ratio_to_reference(episodes).sum(1)
+    advantages = leave_one_out(rewards.view(len(episodes.groups), -1))
+    return _response_targets(advantages, episodes, all_active=False)
+
+
+def _response_targets(advantages: Tensor, episodes: Episodes, *, all_active: bool) -> Targets:
+    """Advantages (P, K) spread over every token of their responses."""
+    informative = (advantages != 0).any(1)
+    active = torch.ones_like(informative) if all_active else informative
+    return Targets(advantages.reshape(-1, 1) * episodes.mask, active)
+
+
+def clipped_surrogate(terms: PolicyTerms, settings: OnlineSettings) -> SurrogateLoss:
+    """PPO's clipped surrogate on each token's ratio; GRPO and RLOO use it too."""
+    low, high = clip_range(settings)
+    values = clipped_policy_loss(terms.log_ratio, terms.advantages, clip_low=low, clip_high=high)
+    return SurrogateLoss(values, terms.log_ratio)
+
+
+def clip_range(settings: OnlineSettings) -> tuple[float, float]:
+    """How far the ratio may go below and above 1."""
+    low, high = settings.cliprange, settings.cliprange_high
+    return low, low if high is None else high
+
+
+def grpo_kl_loss(ref_log_ratio: Tensor, log_ratio: Tensor, settings: GrpoSettings) -> Tensor:
+    """k3 on each token, weighted by the ratio with `use_bias_correction_kl`."""
+    return kl_loss(ref_log_ratio, log_ratio, corrected=settings.use_bias_correction_kl)
+
+
+ONLINE: dict[str, OnlineMethod[Any]] = {
+    "ppo": OnlineMethod(ppo_targets, clipped_surrogate),
+    "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
+    "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
 }

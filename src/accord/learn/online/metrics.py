@@ -1,55 +1,23 @@
-"""Scores as the advantages use them, targets of the steps, and metrics of an iteration."""
+"""What is logged of an iteration's episodes: scores, KL, entropy, length; under PPO's and TRL's
+names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
-
 from accord.compare.rewards.reward import source_metrics
 from accord.learn.online.episodes import Episodes
+from accord.learn.online.methods import final_scores, log_ratio_to_reference
 from accord.objectives.divergences import kl_k1, kl_k3
 from accord.settings.online import OnlineSettings
 from accord.settings.rewards import RewardModelSource
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What an iteration's steps are taken towards: advantages and, for a critic, returns (E, T).
-
-    `part` (P,) says which prompts take part in them: one whose advantages are all 0, with no other
-    loss on its tokens, would add nothing. `numbers` are a method's own, to be logged.
-    """
-
-    advantages: Tensor
-    part: Tensor
-    returns: Tensor | None = None
-    numbers: dict[str, float] = field(default_factory=dict)
-
-
-def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
-    """Scores (E,); those of responses that did not end lowered or replaced."""
-    scores = episodes.scores
-    if settings.missing_eos_score is not None:
-        return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
-    return scores - settings.missing_eos_penalty * (~episodes.finished).float()
-
-
-def log_ratio_to_reference(episodes: Episodes) -> Tensor:
-    """log π_old − log π_ref on response tokens, 0 elsewhere (E, T); all 0 without a reference."""
-    if episodes.ref_logps is None:
-        return torch.zeros_like(episodes.old_logps)
-    return (episodes.old_logps - episodes.ref_logps) * episodes.mask
-
-
 def mean_kl(episodes: Episodes) -> float:
-    """The mean KL (k1) of an episode, in nats, over those whose log-probs are known."""
+    """The mean KL (k1) of an episode, in nats, over those whose old log-probs are known."""
     return float(kl_k1(log_ratio_to_reference(episodes)).sum(1)[episodes.known].mean())
 
 
-def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[str, float]:
-    """How the episodes went: scores, KL and length, over response tokens only."""
+def episode_metrics(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[str, float]:
+    """Scores, KL, entropy and length of the episodes, over response tokens only."""
     scores = final_scores(episodes, settings)
     numbers = {
         "objective/scores": float(episodes.scores.mean()),
@@ -58,7 +26,7 @@ def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[s
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
         **source_metrics(episodes.by_source),
-        **_clipped(episodes, settings),
+        **_clipped_share(episodes, settings),
     }
     known = episodes.known
     if not known.any():
@@ -78,18 +46,18 @@ def summary(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[s
     }
 
 
-def _clipped(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
+def _clipped_share(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
     """The share of the reward models' scores that are clipped."""
     names = [s.title for s in settings.sources if isinstance(s, RewardModelSource)]
     scores = [score for name in names for score in episodes.by_source.get(name, ())]
     if settings.reward_clip is None or not scores:
         return {}
-    beyond = sum(abs(score) > settings.reward_clip for score in scores)
-    return {"rewards/clipped_share": beyond / len(scores)}
+    clipped = sum(abs(score) > settings.reward_clip for score in scores)
+    return {"rewards/clipped_share": clipped / len(scores)}
 
 
-def group_summary(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
-    """The same under TRL's names, and what only groups have."""
+def group_metrics(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
+    """The same under TRL's names for GRPO, and the share of groups with equal scores."""
     scores = final_scores(episodes, settings)
     groups = scores.view(len(episodes.groups), -1)
     equal = groups.amax(1) == groups.amin(1)

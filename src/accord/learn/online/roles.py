@@ -1,11 +1,12 @@
-"""Who takes part in online learning, on one backbone where that is possible."""
+"""The roles of online learning: policy, critic, reference, reward and sampler, on one backbone
+where that is possible."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accord.compare.rewards.build import (
@@ -16,8 +17,9 @@ from accord.compare.rewards.build import (
 )
 from accord.compare.rewards.reward import Reward
 from accord.errors import SettingsError
-from accord.learn.offline.reference import reference_kind
-from accord.learn.offline.train import check_same_tokenizer, load_starting_model
+from accord.learn.offline.reference import check_same_tokenizer, reference_kind
+from accord.learn.offline.rows import load_starting_model
+from accord.learn.online.memory import memory_plan, memory_report
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.views import (
     base_view,
@@ -43,42 +45,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who takes part. `critic` is None where a method estimates no values, `reference` where no
-    KL is measured. Where another engine samples (`server`), the main process alone asks it:
-    `publish` brings it the policy as it is now, and `leave` takes that away at the end."""
+    """The models of a run. `critic` is None where a method estimates no values, `reference` where
+    no KL is measured. Where a server samples (`server`), only the main process sends requests:
+    `sync_weights` gives it the policy's present weights, and `close` removes them at the end."""
 
     policy: LanguageModel
     critic: LanguageModel | None
     reference: LanguageModel | None
     reward: Reward
     sampler: Sampler
-    publish: Callable[[], None] = lambda: None
-    leave: Callable[[], None] = lambda: None
+    sync_weights: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
     server: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RoleMemory:
-    """Bytes that a role holds of its own while it learns; activations come on top.
-
-    `masters` are the float32 weights beside bfloat16 ones, `moments` Adam's two.
-    """
-
-    weights: int = 0
-    masters: int = 0
-    gradients: int = 0
-    moments: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.masters + self.gradients + self.moments
-
-
 def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles:
-    """Load what the settings ask for, and tell what memory it takes.
+    """Load the models that the settings name, and log their memory.
 
-    Under LoRA all are views on one base, with the policy's start merged into it, as far as they
-    can be; the log says which could not, and why. `world` gives the embedded world's reward where
+    Under LoRA all are views of one base, with the policy's start merged into it, as far as
+    possible; the log says which are not, and why. `world` gives the embedded world's reward where
     that is a source.
     """
     policy = load_starting_model(settings, scalar=False)
@@ -92,14 +77,14 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
         clip=settings.reward_clip,
     )
     for lm in reward.models:
-        check_reach(lm, policy, settings)
+        check_reward_length(lm, policy, settings)
     critic = None
     if isinstance(settings, PpoSettings) and settings.vf_coef:
         critic = _critic(settings, policy, reward.models[0] if reward.models else None)
     reference = _reference(settings, policy) if settings.needs_reference else None
     models = {"policy": policy, "critic": critic, "reference": reference}
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
-    for line in told(memory_plan(models | rewards)):
+    for line in memory_report(memory_plan(models | rewards)):
         log.info("%s", line)
     sampler = make_sampler(settings.sampler, policy)
     roles = Roles(policy, critic, reference, reward, sampler)
@@ -110,20 +95,22 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
     sampler.expect(policy.name)
     published = Path(settings.output_dir) / "published"
 
-    def publish() -> None:
+    def sync_weights() -> None:
         save_model(policy, published, card="")
         sampler.publish(published)
 
-    def leave() -> None:
+    def close() -> None:
         sampler.close()
         shutil.rmtree(published, ignore_errors=True)
 
-    return replace(roles, publish=publish, leave=leave, server=True)
+    return replace(roles, sync_weights=sync_weights, close=close, server=True)
 
 
-def check_reach(scorer: LanguageModel, policy: LanguageModel, settings: OnlineSettings) -> None:
-    """Tell where a reward model may not read all of an answer, as none that is longer than it was
-    trained on; raise SettingsError where answers may be longer than all that it reads."""
+def check_reward_length(
+    scorer: LanguageModel, policy: LanguageModel, settings: OnlineSettings
+) -> None:
+    """Warn where prompt and answer may be longer than a reward model reads (the length that it
+    was trained on); raise SettingsError where an answer alone may be."""
     reads, longest = scorer.max_length, settings.max_length
     if policy.positions is not None:
         longest = min(longest, policy.positions)
@@ -137,84 +124,42 @@ def check_reach(scorer: LanguageModel, policy: LanguageModel, settings: OnlineSe
         )
     log.warning(
         "The reward model %s reads %d tokens at most, and prompt and answer may have %d together: "
-        "of longer ones it does not see the prompt's beginning.",
+        "it does not see the beginning of longer prompts.",
         scorer.name,
         reads,
         longest,
     )
 
 
-def same_vocabulary(one: LanguageModel, other: LanguageModel) -> bool:
-    return bool(one.tokenizer.get_vocab() == other.tokenizer.get_vocab())
+def same_vocabulary(lm_a: LanguageModel, lm_b: LanguageModel) -> bool:
+    return bool(lm_a.tokenizer.get_vocab() == lm_b.tokenizer.get_vocab())
 
 
 def merged_base_error(adapter: str, setting: str) -> SettingsError:
-    """Why an adapter can't be the start where a vLLM server samples, and is not to go on learning;
-    `setting` is the one that lets it."""
+    """The error of an adapter as the start where a vLLM server samples, unless it is continued;
+    `setting` names the setting that continues it."""
     return SettingsError(
-        f"{adapter} is an adapter: it is merged into its base before new adapters are put on, and "
-        f"the vLLM server's base is another. Set {setting}=true, and it goes on learning on its "
-        f"base, which the server must serve; or merge it into a model folder of its own, serve "
-        f"that, and name it in `model`; or use sampler.kind=local."
+        f"{adapter} is an adapter: it is merged into its base before new adapters are added, and "
+        f"the vLLM server's base is another. Set {setting}=true to train it further on its base, "
+        f"which the server must serve; or merge it into a model folder, serve that, and name it in "
+        f"`model`; or use sampler.kind=local."
     )
-
-
-def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemory]:
-    """What each role will hold of its own; what several share counts for the first of them.
-
-    Policy and critic learn; in bf16 they have float32 masters for all but what stays float32.
-    """
-    plan: dict[str, RoleMemory] = {}
-    seen: set[int] = set()
-    for role, lm in roles.items():
-        if lm is None:
-            continue
-        weights = masters = gradients = moments = 0
-        for name, parameter in lm.own_parameters().items():
-            place = parameter.data_ptr()
-            if place in seen:
-                continue
-            seen.add(place)
-            size = parameter.element_size()
-            if parameter.requires_grad and role in ("policy", "critic"):
-                if lm.precision == "bf16" and not lm.stays_float32(name):
-                    size = 2
-                    masters += 4 * parameter.numel()
-                gradients += 4 * parameter.numel()
-                moments += 8 * parameter.numel()
-            weights += size * parameter.numel()
-        plan[role] = RoleMemory(weights, masters, gradients, moments)
-    return plan
-
-
-def told(plan: Mapping[str, RoleMemory]) -> list[str]:
-    """The plan in lines, in megabytes (2²⁰ bytes)."""
-    lines = []
-    for role, memory in plan.items():
-        parts = [
-            f"{f.name} {getattr(memory, f.name) / 2**20:.1f}"
-            for f in fields(memory)
-            if getattr(memory, f.name)
-        ]
-        lines.append(f"memory of the {role}, MB: {', '.join(parts) or 'none of its own'}")
-    total = sum(memory.total for memory in plan.values()) / 2**20
-    return [*lines, f"memory of all roles, MB: {total:.1f}, and activations on top"]
 
 
 def _reward_models(
     settings: OnlineSettings, policy: LanguageModel
 ) -> Callable[[str], LanguageModel]:
     """Loads a reward model: the first that can be as frozen adapters on the policy's base, others
-    as models of their own."""
+    as separate models."""
 
-    def load(place: str) -> LanguageModel:
+    def load(path: str) -> LanguageModel:
         if settings.lora is not None:
-            reason = why_not_shared(policy, place)
+            reason = why_not_shared(policy, path)
             if reason is None:
-                return reward_view(policy, place, trust_remote_code=settings.trust_remote_code)
-            log.info("The reward model %s is loaded by itself: %s.", place, reason)
+                return reward_view(policy, path, trust_remote_code=settings.trust_remote_code)
+            log.info("The reward model %s is loaded separately: %s.", path, reason)
         scorer = load_scalar(
-            place,
+            path,
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
@@ -226,8 +171,8 @@ def _reward_models(
 
 
 def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel:
-    """What the KL penalty pulls towards: the base, adapters off; a frozen copy of the adapter that
-    goes on learning; or a frozen model of its own."""
+    """The model that the KL penalty pulls towards: the base, adapters off; a frozen copy of the
+    adapter that is continued; or a separate frozen model."""
     kind = reference_kind(policy, settings.model, settings.ref_model)
     if kind == "base":
         return base_view(policy)
@@ -257,8 +202,8 @@ def _critic(
         return critic_from_reward(scorer)
     log.info(
         "The critic is an adapter on the policy's base and no reward model is, so its values "
-        "start from a new head. critic_warmup_steps lets it learn before the policy moves; "
-        "critic=separate starts as the reward model, at the price of another model."
+        "start from a new head. critic_warmup_steps trains it before the policy changes; "
+        "critic=separate starts as the reward model, at the cost of another model in memory."
     )
     if reference_kind(policy, settings.model, None) == "start":
         return critic_from_policy(policy, seed=settings.seed + 1)
@@ -270,12 +215,12 @@ def _separate_critic(
 ) -> LanguageModel:
     """A critic from the first reward model (an ensemble's first head); from the policy's start
     where there is none, or where it has another tokenizer."""
-    place = first_reward_model(settings.sources)
+    path = first_reward_model(settings.sources)
     if scorer is not None and not same_vocabulary(policy, scorer):
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
-        place = None
+        path = None
     critic = load_scalar(
-        place or settings.model,
+        path or settings.model,
         seed=settings.seed,
         precision=settings.precision,
         device=settings.device,
@@ -288,3 +233,14 @@ def _separate_critic(
     if settings.gradient_checkpointing:
         critic.enable_gradient_checkpointing()
     return critic
+
+
+def critic_learning_rate(settings: OnlineSettings) -> float:
+    """The critic's peak learning rate; by default the policy's."""
+    rate = settings.critic_learning_rate if isinstance(settings, PpoSettings) else None
+    return rate or settings.learning_rate
+
+
+def critic_warmup_steps(settings: OnlineSettings) -> int:
+    """Iterations in which only the critic is trained; none without a critic."""
+    return settings.critic_warmup_steps if isinstance(settings, PpoSettings) else 0

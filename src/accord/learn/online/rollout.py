@@ -1,36 +1,47 @@
-"""Sample from the policy, score, and measure under policy, reference and critic."""
+"""An iteration's rollouts: sample responses, score them, and measure them under policy, reference
+and critic. Their result is the iteration's `Episodes`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from accord.compare.rewards.reward import Reward, RewardScores, score_responses
+from accord.learn.loop.checkpoints import changing
 from accord.learn.loop.processes import processes
-from accord.learn.online.episodes import Episodes, fill, grid_mask, part_of, share_rows, to_grid
-from accord.learn.online.roles import Roles
-from accord.lm.forward import (
-    response_logps,
-    response_logps_and_entropy,
-    share_forward_pass,
-    shared_pass,
-    token_values,
+from accord.learn.online.episodes import (
+    Episodes,
+    all_gather_rows,
+    length_mask,
+    micro_batches,
+    minibatches,
+    pad_flat,
+    select_groups,
+    write_flat,
 )
-from accord.lm.model import LanguageModel
+from accord.learn.online.methods import OnlineMethod
+from accord.learn.online.roles import Roles, critic_warmup_steps
+from accord.learn.online.saved_episodes import load_episodes, save_episodes
+from accord.lm.forward import response_logps, response_stats, share_forward_pass, token_values
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.records import PromptOnly
-from accord.respond.protocol import Sampler, SamplingSettings
+from accord.respond.protocol import SamplingSettings
 from accord.respond.text import response_text
+from accord.runs import digest_json
+from accord.settings.online import OnlineSettings
+
+Prompts = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """P prompts with their K responses: token groups, and in order of the E = P·K responses their
-    texts without special tokens, who ended, the sampler's log-probs of their tokens, and whether
-    the policy itself computed those."""
+    """P prompts with K sampled responses: token groups, and in order of the E = P·K responses
+    their texts without special tokens, whether each ended with EOS, the sampler's log-probs of
+    their tokens, and whether the policy itself computed those."""
 
     groups: tuple[PromptGroup, ...]
     texts: tuple[str, ...]
@@ -40,168 +51,276 @@ class Rollouts:
 
 
 @dataclass(slots=True)
-class Held:
-    """A forward pass with its graph, kept for the first optimiser step: which episodes it was
-    over, and the log-probs (R,) of their tokens, until the graph is let go."""
+class SavedForward:
+    """A forward pass with its graph, saved for the first optimiser step: its episodes, and the
+    log-probs (R,) of their tokens until the graph is released."""
 
     rows: list[int]
     logps: Tensor | None
 
-
-def drop(held: Held | None) -> None:
-    """Let a graph go, with its activations, once it was used or will not be."""
-    if held is not None:
-        held.logps = None
+    def release(self) -> None:
+        """Free the graph and its activations."""
+        self.logps = None
 
 
-def answer(
-    policy: LanguageModel,
-    sampler: Sampler,
-    prompts: Sequence[tuple[int, ...]],
+def load_or_collect_episodes(
+    method: OnlineMethod,
+    iteration: int,
+    roles: Roles,
+    prompts: Prompts,
     records: Sequence[PromptOnly],
-    settings: SamplingSettings,
+    settings: OnlineSettings,
     *,
-    seed: int,
-    streams: Sequence[int],
-) -> Rollouts:
-    """K responses to each prompt."""
-    found = sampler(prompts, settings, seed=seed, streams=streams)
-    samples = [sample for own in found for sample in own]
-    return Rollouts(
-        tuple(
-            PromptGroup(p, tuple(s.tokens for s in own), source=r.source)
-            for p, own, r in zip(prompts, found, records, strict=True)
-        ),
-        tuple(response_text(s, policy.tokenizer) for s in samples),
-        tuple(s.finished for s in samples),
-        tuple(logp for s in samples for logp in s.logps),
-        all(s.exact for s in samples),
+    log: bool,
+    folder: Path | None,
+) -> tuple[Episodes, SavedForward | None]:
+    """The iteration's episodes: those that a killed run saved, or new ones, which are saved.
+
+    All processes return the same; the main one reads and writes them.
+    """
+    procs = processes()
+    if folder is None:
+        return collect_episodes(method, roles, prompts, records, settings, iteration, log=log)
+    identity = {
+        "settings": digest_json(changing(settings.model_dump(mode="json"))),
+        "prompts": digest_json([list(p) for p in prompts]),
+        "entropy": log,
+    }
+    if settings.resume:
+        saved = None
+        if procs.is_main:
+            saved = load_episodes(folder, iteration, prompts, records, identity)
+        saved = procs.broadcast(saved)
+        if saved is not None:
+            return saved, None
+    episodes, first_pass = collect_episodes(
+        method, roles, prompts, records, settings, iteration, log=log
+    )
+    if procs.is_main:
+        save_episodes(folder, iteration, episodes, identity)
+    return episodes, first_pass
+
+
+def collect_episodes(
+    method: OnlineMethod,
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    iteration: int,
+    *,
+    log: bool = True,
+) -> tuple[Episodes, SavedForward | None]:
+    """Sample, score and measure: a function of weights, prompts, seed and iteration alone.
+
+    The policy's log-probs are computed before the steps only where the reward needs them (a KL on
+    the tokens), `max_kl` does, or several steps are taken from the same episodes.
+    """
+    start = iteration * len(prompts)
+    streams = range(start, start + len(prompts))
+    rollouts = sample_rollouts(roles, prompts, records, settings, streams)
+    kl_in_reward = settings.needs_reference and method.kl_loss is None
+    steps = settings.epochs * settings.num_mini_batches
+    passes = [
+        micro_batches(
+            rollouts.groups,
+            minibatch,
+            count=settings.gradient_accumulation_steps,
+            max_tokens=settings.max_tokens_per_forward,
+            procs=processes(),
+        )
+        for minibatch in minibatches(range(len(prompts)), settings, iteration, epoch=0)
+    ]
+    policy_learns = iteration >= critic_warmup_steps(settings)
+    # The saved graph would hold the log-probs alone, not an entropy or a shared critic's values.
+    saves_graph = (
+        policy_learns
+        and not settings.entropy_coef
+        and not share_forward_pass(roles.policy, roles.critic)
+    )
+    return measure_rollouts(
+        roles,
+        rollouts,
+        score_rollouts(roles.reward, rollouts, records),
+        passes,
+        temperature=settings.temperature,
+        reference=settings.needs_reference,
+        old=kl_in_reward or settings.max_kl is not None or steps > 1,
+        entropy=log,
+        save_graph=saves_graph,
     )
 
 
-def joined(parts: Sequence[Rollouts]) -> Rollouts:
-    """The answers of several processes, in their order."""
+def sample_rollouts(
+    roles: Roles,
+    prompts: Prompts,
+    records: Sequence[PromptOnly],
+    settings: OnlineSettings,
+    streams: range,
+) -> Rollouts:
+    """K responses of the policy's present weights to each prompt.
+
+    Each process samples its shard of the prompts; where a server samples, the main process asks
+    it for all. `streams` number the random streams of the prompts.
+    """
+    procs = processes()
+    shard = procs.shard(len(prompts))
+    if roles.server:
+        shard = range(len(prompts)) if procs.is_main else range(0)
+    sampling = SamplingSettings(
+        num_responses=settings.num_generations,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        stop=tuple(settings.stop),
+    )
+
+    def sample() -> Rollouts:
+        if procs.is_main:
+            roles.sync_weights()
+        part = slice(shard.start, shard.stop)
+        responses = roles.sampler(
+            prompts[part], sampling, seed=settings.seed, streams=streams[part]
+        )
+        samples = [sample for group in responses for sample in group]
+        return Rollouts(
+            tuple(
+                PromptGroup(prompt, tuple(s.tokens for s in group), source=record.source)
+                for prompt, group, record in zip(
+                    prompts[part], responses, records[part], strict=True
+                )
+            ),
+            tuple(response_text(s, roles.policy.tokenizer) for s in samples),
+            tuple(s.finished for s in samples),
+            tuple(logp for s in samples for logp in s.logps),
+            all(s.exact for s in samples),
+        )
+
+    return _concatenate(procs.run_on_all(sample))
+
+
+def _concatenate(shards: Sequence[Rollouts]) -> Rollouts:
+    """The rollouts of several processes, in rank order."""
     return Rollouts(
-        tuple(group for part in parts for group in part.groups),
-        tuple(text for part in parts for text in part.texts),
-        tuple(finished for part in parts for finished in part.finished),
-        tuple(logp for part in parts for logp in part.logps),
-        all(part.exact for part in parts),
+        tuple(group for shard in shards for group in shard.groups),
+        tuple(text for shard in shards for text in shard.texts),
+        tuple(finished for shard in shards for finished in shard.finished),
+        tuple(logp for shard in shards for logp in shard.logps),
+        all(shard.exact for shard in shards),
     )
 
 
 @torch.no_grad()
-def score(reward: Reward, answered: Rollouts, records: Sequence[PromptOnly]) -> RewardScores:
-    """The reward of all responses; each process asks it about those to its share of prompts."""
-    team, k = processes(), len(answered.groups[0].responses)
-    own = team.shard(len(records))
-    rows = slice(own.start * k, own.stop * k)
-    repeated = [records[p] for p in own for _ in range(k)]
+def score_rollouts(
+    reward: Reward, rollouts: Rollouts, records: Sequence[PromptOnly]
+) -> RewardScores:
+    """The reward of all responses; each process scores those to its shard of the prompts."""
+    procs, k = processes(), len(rollouts.groups[0].responses)
+    shard = procs.shard(len(records))
+    rows = slice(shard.start * k, shard.stop * k)
+    repeated = [records[p] for p in shard for _ in range(k)]
 
-    def ask() -> RewardScores:
+    def score() -> RewardScores | None:
+        if not repeated:
+            return None
         return score_responses(
             reward,
             [r.prompt for r in repeated],
-            answered.texts[rows],
-            answered.finished[rows],
+            rollouts.texts[rows],
+            rollouts.finished[rows],
             [r.meta for r in repeated],
         )
 
-    shares = [share for share in team.run_on_all(lambda: ask() if repeated else None) if share]
+    shards = [scores for scores in procs.run_on_all(score) if scores]
     return RewardScores(
-        [score for share in shares for score in share.total],
+        [score for scores in shards for score in scores.total],
         {
-            name: [score for share in shares for score in share.by_source[name]]
-            for name in shares[0].by_source
+            name: [score for scores in shards for score in scores.by_source[name]]
+            for name in shards[0].by_source
         },
     )
 
 
-def measure(
+def measure_rollouts(
     roles: Roles,
-    answered: Rollouts,
+    rollouts: Rollouts,
     scores: RewardScores,
-    plan: Sequence[Sequence[list[int]]],
+    passes: Sequence[Sequence[list[int]]],
     *,
     temperature: float,
     reference: bool,
     old: bool,
     entropy: bool,
-    hold: bool = False,
-) -> tuple[Episodes, Held | None]:
-    """Episodes from answered and scored prompts: log-probs and values pass by pass.
+    save_graph: bool = False,
+) -> tuple[Episodes, SavedForward | None]:
+    """Episodes from scored rollouts: log-probs and values, one forward pass at a time.
 
-    `plan` holds the episodes of each pass of each step, of several processes this one's; with it
-    measured as trained, the first ratio is 1 to the bit. `reference`, `old` and `entropy` say what
-    is measured beside values. With `hold`, the pass of a first step that has one only keeps its
-    graph, so that the step need not compute it again.
+    `passes` holds the episodes of each forward pass of each optimiser step, of several processes
+    this one's; measured in the passes that train, the first ratio is 1 to the bit. `reference`,
+    `old` and `entropy` say what is measured besides values. With `save_graph`, the pass of a first
+    step that has only one keeps its graph, so that the step need not compute it again.
 
-    Log-probs are recomputed here, by the passes that training uses, never taken from the sampler.
+    Log-probs are recomputed here, never taken from the sampler.
     """
-    groups = answered.groups
-    mask = grid_mask([len(r) for g in groups for r in g.responses])
-    found = Episodes(
+    groups = rollouts.groups
+    mask = length_mask([len(r) for g in groups for r in g.responses])
+    episodes = Episodes(
         groups=groups,
-        texts=answered.texts,
+        texts=rollouts.texts,
         mask=mask,
         scores=torch.tensor(scores.total),
-        finished=torch.tensor(answered.finished),
-        sampler_logps=to_grid(torch.tensor(answered.logps), mask),
+        finished=torch.tensor(rollouts.finished),
+        sampler_logps=pad_flat(torch.tensor(rollouts.logps), mask),
         old_logps=torch.zeros(mask.shape),
         known=torch.full((len(mask),), old),
         ref_logps=torch.zeros(mask.shape) if reference else None,
         values=None if roles.critic is None else torch.zeros(mask.shape),
         entropy=torch.zeros(mask.shape) if entropy else None,
-        off_policy=not answered.exact,
+        off_policy=not rollouts.exact,
         by_source=scores.by_source,
     )
-    held = None
-    passes = [rows for step in plan for rows in step]
-    # The first pass comes last: its graph is held in memory from here on.
-    numbered = list(enumerate(passes))
+    first_pass = None
+    numbered = list(enumerate(rows for step in passes for rows in step))
+    # The first pass comes last: its graph stays in memory from then on.
     for number, rows in numbered[1:] + numbered[:1]:
-        batch = pack(part_of(groups, rows), roles.policy.device)
+        batch = pack(select_groups(groups, rows), roles.policy.device)
         with torch.no_grad():
-            if found.ref_logps is not None and roles.reference is not None:
+            if episodes.ref_logps is not None and roles.reference is not None:
                 logps = response_logps(roles.reference, batch, temperature=temperature)
-                fill(found.ref_logps, rows, mask, logps)
-            if roles.critic is not None and not (
-                old and share_forward_pass(roles.policy, roles.critic)
-            ):
-                assert found.values is not None
-                fill(found.values, rows, mask, token_values(roles.critic, batch))
+                write_flat(episodes.ref_logps, rows, mask, logps)
+            critic_alone = not (old and share_forward_pass(roles.policy, roles.critic))
+            if episodes.values is not None and roles.critic is not None and critic_alone:
+                write_flat(episodes.values, rows, mask, token_values(roles.critic, batch))
         if not old:
             continue
-        keeps = hold and number == 0 and len(plan[0]) == 1
-        with torch.set_grad_enabled(keeps):
-            logps = _policy_logps(roles, batch, temperature, found, rows)
-        fill(found.old_logps, rows, mask, logps)
-        held = Held(rows, logps) if keeps else held
-    share_rows(found, [e for rows in passes for e in rows], processes())
-    return found, held
+        keeps_graph = save_graph and number == 0 and len(passes[0]) == 1
+        with torch.set_grad_enabled(keeps_graph):
+            logps = _measure_policy(roles, batch, temperature, episodes, rows)
+        write_flat(episodes.old_logps, rows, mask, logps)
+        if keeps_graph:
+            first_pass = SavedForward(rows, logps)
+    all_gather_rows(episodes, [e for _, rows in numbered for e in rows], processes())
+    return episodes, first_pass
 
 
-def _policy_logps(
+def _measure_policy(
     roles: Roles,
     batch: PackedBatch,
     temperature: float,
     episodes: Episodes,
     rows: Sequence[int],
 ) -> Tensor:
-    """The policy's log-probs; put in the episodes are the entropies, where they are wanted, and
-    the values of a critic that shares the pass."""
-    policy, critic, entropy = roles.policy, roles.critic, None
-    if critic is not None and share_forward_pass(policy, critic):
-        assert episodes.values is not None
-        wanted = episodes.entropy is not None
-        logps, entropy, values = shared_pass(
-            policy, critic, batch, temperature=temperature, entropy=wanted
-        )
-        fill(episodes.values, rows, episodes.mask, values)
-    elif episodes.entropy is None:
-        logps = response_logps(policy, batch, temperature=temperature)
-    else:
-        logps, entropy = response_logps_and_entropy(policy, batch, temperature=temperature)
-    if episodes.entropy is not None and entropy is not None:
-        fill(episodes.entropy, rows, episodes.mask, entropy)
-    return logps
+    """The policy's log-probs (R,); entropies, where requested, and the values of a critic that
+    shares the pass are written into the episodes."""
+    shared_critic = roles.critic if share_forward_pass(roles.policy, roles.critic) else None
+    stats = response_stats(
+        roles.policy,
+        batch,
+        want=() if episodes.entropy is None else {"entropy"},
+        temperature=temperature,
+        critic=shared_critic,
+    )
+    if stats.values is not None and episodes.values is not None:
+        write_flat(episodes.values, rows, episodes.mask, stats.values)
+    if stats.entropy is not None and episodes.entropy is not None:
+        write_flat(episodes.entropy, rows, episodes.mask, stats.entropy)
+    return stats.logps

@@ -1,8 +1,8 @@
-"""Episodes kept on disk while an iteration lasts, so that a killed run need not sample again.
+"""Episodes saved on disk while an iteration lasts, so that a killed run need not sample again.
 
-An iteration's episodes lie in `episodes/` in the run's folder, written whole or not at all, until
-a checkpoint of a later iteration is there: so a run that goes on from its last checkpoint takes
-the same steps on the same episodes, and samples only where it had not come to before.
+An iteration's episodes are in `episodes/` in the run's folder, written whole or not at all, until a
+checkpoint of a later iteration exists: a run that resumes from its last checkpoint takes the same
+steps on the same episodes, and samples only the iterations that it had not reached.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from accord.records import PromptOnly
 from accord.runs import atomic_folder
 
 FOLDER = "episodes"
-ALWAYS = ("mask", "scores", "finished", "sampler_logps", "old_logps", "known")
-MAYBE = ("ref_logps", "values", "entropy")
+REQUIRED = ("mask", "scores", "finished", "sampler_logps", "old_logps", "known")
+OPTIONAL = ("ref_logps", "values", "entropy")
 
 
-def keep_episodes(
+def save_episodes(
     output_dir: Path, iteration: int, episodes: Episodes, identity: Mapping[str, Any]
 ) -> None:
-    """Write an iteration's episodes, and remove those that a checkpoint has made needless."""
+    """Write an iteration's episodes, and remove those that a checkpoint has made obsolete."""
     responses = [r for g in episodes.groups for r in g.responses]
-    tensors = {name: getattr(episodes, name).contiguous() for name in ALWAYS}
+    tensors = {name: getattr(episodes, name).contiguous() for name in REQUIRED}
     tensors["tokens"] = torch.tensor([t for r in responses for t in r])
-    for name in MAYBE:
+    for name in OPTIONAL:
         if getattr(episodes, name) is not None:
             tensors[name] = getattr(episodes, name).contiguous()
     about = {
@@ -44,29 +44,29 @@ def keep_episodes(
         "off_policy": episodes.off_policy,
         "by_source": dict(episodes.by_source),
     }
-    with atomic_folder(_place(output_dir, iteration)) as folder:
+    with atomic_folder(_episode_folder(output_dir, iteration)) as folder:
         save_file(tensors, folder / "episodes.safetensors")
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
     checkpoint = newest_step(output_dir)
     for old in (output_dir / FOLDER).iterdir():
-        if old.name < _place(output_dir, checkpoint).name and not old.name.startswith("."):
+        if old.name < _episode_folder(output_dir, checkpoint).name and not old.name.startswith("."):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def kept_episodes(
+def load_episodes(
     output_dir: Path,
     iteration: int,
     prompts: Sequence[tuple[int, ...]],
     records: Sequence[PromptOnly],
     identity: Mapping[str, Any],
 ) -> Episodes | None:
-    """The episodes of an iteration, where they were kept under the same identity, whole."""
-    place = _place(output_dir, iteration)
+    """The saved episodes of an iteration; None where there are none of the same identity."""
+    saved = _episode_folder(output_dir, iteration)
     try:
-        about = json.loads((place / "about.json").read_text(encoding="utf-8"))
-        tensors = load_file(place / "episodes.safetensors")
+        about = json.loads((saved / "about.json").read_text(encoding="utf-8"))
+        tensors = load_file(saved / "episodes.safetensors")
     except (OSError, ValueError, SafetensorError):
-        return None  # sampled anew
+        return None  # they are sampled again
     if any(about.get(key) != value for key, value in identity.items()):
         return None
     lengths = tensors["mask"].sum(1).tolist()
@@ -81,26 +81,26 @@ def kept_episodes(
         texts=tuple(about["texts"]),
         off_policy=about["off_policy"],
         by_source=about["by_source"],
-        **{name: tensors[name].clone() for name in ALWAYS},
-        **{name: tensors[name].clone() for name in MAYBE if name in tensors},
+        **{name: tensors[name].clone() for name in REQUIRED},
+        **{name: tensors[name].clone() for name in OPTIONAL if name in tensors},
     )
 
 
-def drop_strays(output_dir: Path) -> None:
-    """Remove what can't be this run's: episodes that do not follow on its newest checkpoint, as
-    where somebody removed the checkpoints of another run."""
+def remove_stale_episodes(output_dir: Path) -> None:
+    """Remove episodes that do not follow the newest checkpoint: they belong to another run, whose
+    checkpoints somebody removed."""
     iteration = newest_step(output_dir)
-    while _place(output_dir, iteration).exists():
+    while _episode_folder(output_dir, iteration).exists():
         iteration += 1
-    for place in (output_dir / FOLDER).glob("iteration-*"):
-        if place.name > _place(output_dir, iteration).name:
-            shutil.rmtree(place, ignore_errors=True)
+    for folder in (output_dir / FOLDER).glob("iteration-*"):
+        if folder.name > _episode_folder(output_dir, iteration).name:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_episodes(output_dir: Path) -> None:
-    """Remove what was kept, when a run has ended."""
+    """Remove all saved episodes of a finished run."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
 
 
-def _place(output_dir: Path, iteration: int) -> Path:
+def _episode_folder(output_dir: Path, iteration: int) -> Path:
     return output_dir / FOLDER / f"iteration-{iteration:08d}"

@@ -1,333 +1,332 @@
-"""One optimiser step of an iteration: policy, critic and PPO-ptx, pass by pass."""
+"""One optimiser step of an iteration: policy, critic and PPO-ptx, one forward pass at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from accord.errors import TrainingError
-from accord.learn.loop.checkpoints import TrainState
-from accord.learn.loop.fit import apply_gradients, check_finite, clipped_norm
-from accord.learn.loop.objective import Metric, metric
-from accord.learn.loop.order import RowOrder
-from accord.learn.loop.passes import deal
+from accord.learn.loop.fit import apply_gradients, check_finite, clip_and_check
+from accord.learn.loop.objective import Metric, metric, sum_metrics
 from accord.learn.loop.processes import processes
-from accord.learn.online.episodes import Episodes, fill, part_of, passes_of, share_rows
-from accord.learn.online.methods import OnlineMethod
-from accord.learn.online.metrics import Targets
+from accord.learn.loop.schedule import RowOrder, balance_by_tokens
+from accord.learn.loop.state import TrainState
+from accord.learn.online.episodes import (
+    Episodes,
+    all_gather_rows,
+    micro_batches,
+    select_groups,
+    write_flat,
+)
+from accord.learn.online.guards import OnlineState, check_ratio_is_one
+from accord.learn.online.methods import (
+    OnlineMethod,
+    PolicyTerms,
+    SurrogateLoss,
+    Targets,
+    clip_range,
+)
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import Held, drop
+from accord.learn.online.rollout import SavedForward
 from accord.lm.forward import (
+    ResponseStats,
     response_logps,
-    response_logps_and_entropy,
+    response_stats,
     share_forward_pass,
-    shared_pass,
     token_values,
 )
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.objectives.divergences import kl_k3
-from accord.objectives.policy import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    importance_weights,
-    kl_loss,
-    token_weights,
-)
-
-# Mean |log ratio| allowed before the first step: to the pass before, and to sampling. A single
-# token of a deep model in bf16 may be off by more.
-RATIO_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
-SAMPLER_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
+from accord.objectives.policy import clipped_value_loss, importance_weights, token_weights
+from accord.settings.online import OnlineSettings
+from accord.settings.ppo import PpoSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """Rows whose likelihood PPO-ptx holds up, and the order in which they come."""
+    """The rows whose likelihood PPO-ptx keeps up, and their order."""
 
     rows: Sequence[PromptGroup]
     order: RowOrder
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """An iteration's work: on which episodes, towards what, and whether the policy learns yet.
+class Iteration:
+    """What all optimiser steps of an iteration share.
 
-    `held` is a first pass whose graph was kept; `log`: entropies are wanted. `settings` are the
-    method's own.
+    `policy_learns` is False during the critic's warm-up; `first_pass` is a forward pass whose
+    graph was saved; `pretraining` the rows of PPO-ptx.
     """
 
-    method: OnlineMethod
+    method: OnlineMethod[OnlineSettings]
     roles: Roles
-    settings: Any
+    settings: OnlineSettings
     episodes: Episodes
     targets: Targets
     beta: float
-    learns: bool = True
-    log: bool = True
-    held: Held | None = None
+    policy_learns: bool = True
+    first_pass: SavedForward | None = None
     pretraining: Pretraining | None = None
 
 
-def take_step(
-    state: TrainState, work: Work, members: Sequence[int], *, number: int, first: bool
+def optimiser_step(
+    state: TrainState[OnlineState],
+    iteration: Iteration,
+    prompts: Sequence[int],
+    *,
+    number: int,
+    is_first: bool,
 ) -> dict[str, Metric]:
-    """One step of policy and critic on some prompts' episodes, in as many passes as set.
+    """One step of policy and critic on the episodes of some prompts (a minibatch).
 
-    `number` counts the run's optimiser steps, `first` is an iteration's first. Several processes
-    deal the passes out among them; all take the same step. Raises NotFiniteError before any weight
-    has moved.
+    `number` counts the run's optimiser steps; `is_first` marks an iteration's first. Several
+    processes share the forward passes, and all take the same step. Raises NotFiniteError before
+    any weight has changed.
     """
-    settings, episodes, team = work.settings, work.episodes, processes()
-    rows = episodes.rows_of(members)
-    passes = passes_of(
+    settings, episodes, procs = iteration.settings, iteration.episodes, processes()
+    rows = episodes.episodes_of_prompts(prompts)
+    passes = micro_batches(
         episodes.groups,
-        members,
+        prompts,
         count=settings.gradient_accumulation_steps,
-        most=settings.max_tokens_per_forward,
-        team=team,
+        max_tokens=settings.max_tokens_per_forward,
+        procs=procs,
     )
-    new = not bool(episodes.known[rows].all())
+    fills_old_logps = not bool(episodes.known[rows].all())
     parts: list[dict[str, Metric]] = [{"loss": (0.0, 1.0)}]
-    for share in team.run_on_all(lambda: _gradients(state, work, rows, passes, number, first)):
-        parts += share
-    if new:
-        share_rows(episodes, [e for part in passes for e in part], team)
-    everyone = [episodes.groups[p] for p in members]
-    learning = {n: x for n, x in state.learners.items() if work.learns or n != "policy"}
+    for shard in procs.run_on_all(
+        lambda: _accumulate_gradients(state, iteration, rows, passes, number, is_first)
+    ):
+        parts += shard
+    if fills_old_logps:
+        all_gather_rows(episodes, [e for part in passes for e in part], procs)
+    groups = [episodes.groups[p] for p in prompts]
+    learning = {
+        name: learner
+        for name, learner in state.learners.items()
+        if iteration.policy_learns or name != "policy"
+    }
     for name, learner in learning.items():
-        team.all_reduce_gradients(learner.parameters.values())
-        norm = clipped_norm(learner, settings.max_grad_norm, state.step + 1, everyone)
+        procs.all_reduce_gradients(learner.parameters.values())
+        norm = clip_and_check(learner, settings.max_grad_norm, state.step + 1, groups)
         parts.append({f"grad_norm/{name}": (norm, 1.0)})
     for learner in learning.values():
         apply_gradients(learner)
-    return _added(parts)
+    return sum_metrics(parts)
 
 
-def _gradients(
-    state: TrainState,
-    work: Work,
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One forward pass: its episodes, its packed batch, and the weight of each token (R,)."""
+
+    rows: list[int]
+    mask: Tensor
+    batch: PackedBatch
+    weights: Tensor
+    is_first: bool
+
+    def flat(self, padded: Tensor) -> Tensor:
+        """The pass's response tokens (R,) of a padded tensor (E, T)."""
+        return _flat(padded, self.rows, self.mask, self.batch.device)
+
+
+def _flat(padded: Tensor, rows: list[int], mask: Tensor, device: torch.device) -> Tensor:
+    return padded[rows][mask].to(device)
+
+
+def _accumulate_gradients(
+    state: TrainState[OnlineState],
+    iteration: Iteration,
     rows: Sequence[int],
     passes: Sequence[list[int]],
     number: int,
-    first: bool,
+    is_first: bool,
 ) -> list[dict[str, Metric]]:
-    """Add up the gradients of some passes of a step on the episodes `rows`."""
-    settings, episodes = work.settings, work.episodes
+    """Add up the gradients of this process's passes of a step on the episodes `rows`."""
+    settings, episodes = iteration.settings, iteration.episodes
     weights = torch.zeros(len(episodes.scores))
     weights[rows] = token_weights(
         episodes.lengths[rows], kind=settings.loss_type, longest=settings.max_new_tokens
     )
+    token_grid = weights[:, None].expand(episodes.mask.shape)
     parts: list[dict[str, Metric]] = []
     for part in passes:
-        groups = part_of(episodes.groups, part)
-        batch = pack(groups, work.roles.policy.device)
-        token = _Tokens(part, episodes.mask[part], batch.device)
-        share = token(weights[:, None].expand(episodes.mask.shape))
-        for loss, found in _losses(work, batch, token, share, first):
-            parts += [found, _backward(loss, state, groups)]
-        drop(work.held)
-    if work.learns and work.pretraining is not None:
-        parts += _pretrain(state, work, work.pretraining, number)
+        groups = select_groups(episodes.groups, part)
+        batch = pack(groups, iteration.roles.policy.device)
+        mask = episodes.mask[part]
+        token_share = _flat(token_grid, part, mask, batch.device)
+        forward = _Pass(part, mask, batch, token_share, is_first)
+        for loss, metrics in _losses(iteration, forward):
+            parts += [metrics, _backward(loss, state, groups)]
+        if iteration.first_pass is not None:
+            iteration.first_pass.release()
+    if iteration.policy_learns and iteration.pretraining is not None:
+        parts += _pretrain(state, iteration, iteration.pretraining, number)
     return parts
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Reads a pass's tokens (R,) off a grid (E, T)."""
+def _losses(iteration: Iteration, forward: _Pass) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
+    """The weighted losses of a pass, each with metrics.
 
-    rows: list[int]
-    mask: Tensor
-    device: torch.device
-
-    def __call__(self, grid: Tensor) -> Tensor:
-        return grid[self.rows][self.mask].to(self.device)
-
-
-def _losses(
-    work: Work, batch: PackedBatch, token: _Tokens, share: Tensor, first: bool
-) -> Iterator[tuple[Tensor, dict[str, Metric]]]:
-    """The weighted losses of a pass's tokens, each with metrics over them.
-
-    The caller goes backward from one before it asks for the next, so that only one graph is in
-    memory. Policy and critic that share a pass have one loss.
+    The caller goes backward from one before it asks for the next, so that one graph is in memory
+    at a time. Policy and critic that share a pass have one loss.
     """
-    policy, critic = work.roles.policy, work.roles.critic
-    if (
-        work.targets.returns is not None
-        and critic is not None
-        and share_forward_pass(policy, critic)
-    ):
-        logps, entropy, values = shared_pass(
-            policy,
-            critic,
-            batch,
-            temperature=work.settings.temperature,
-            learns=work.learns,
-            entropy=_wants_entropy(work, token),
-            entropy_learns=work.settings.entropy_coef > 0 and work.learns,
-        )
-        loss, metrics = _value_loss(work, values, token, share)
-        if work.learns:
-            more, found = _policy_loss(work, logps, entropy, token, share, first)
-            loss, metrics = loss + more, metrics | found
+    policy, critic = iteration.roles.policy, iteration.roles.critic
+    learns_values = iteration.targets.returns is not None and critic is not None
+    if learns_values and share_forward_pass(policy, critic):
+        stats = _forward(iteration, forward, shares_critic=True)
+        assert stats.values is not None
+        loss, metrics = _value_loss(iteration, stats.values, forward)
+        if iteration.policy_learns:
+            policy_loss, policy_metrics = _policy_loss(iteration, stats, forward)
+            loss, metrics = loss + policy_loss, metrics | policy_metrics
         yield loss, metrics
         return
-    if work.learns:
-        logps, entropy = _forward(work, batch, token, first=first)
-        yield _policy_loss(work, logps, entropy, token, share, first)
-    if work.targets.returns is not None and critic is not None:
-        yield _value_loss(work, token_values(critic, batch), token, share)
+    if iteration.policy_learns:
+        yield _policy_loss(iteration, _forward(iteration, forward), forward)
+    if learns_values:
+        assert critic is not None
+        yield _value_loss(iteration, token_values(critic, forward.batch), forward)
 
 
-def _new(work: Work, token: _Tokens) -> bool:
-    """Whether a pass's log-probs are its tokens' own old ones, not known before."""
-    return not bool(work.episodes.known[token.rows].all())
+def _has_old_logps(iteration: Iteration, forward: _Pass) -> bool:
+    """Whether the old log-probs of a pass are known; if not, they are this pass's own."""
+    return bool(iteration.episodes.known[forward.rows].all())
 
 
-def _wants_entropy(work: Work, token: _Tokens) -> bool:
-    return _new(work, token) and work.episodes.entropy is not None
+def _forward(iteration: Iteration, forward: _Pass, *, shares_critic: bool = False) -> ResponseStats:
+    """The policy's log-probs, with entropies where they are trained on or logged."""
+    settings, saved = iteration.settings, iteration.first_pass
+    reuses_saved = forward.is_first and saved is not None and saved.rows == forward.rows
+    if reuses_saved and saved is not None and saved.logps is not None:
+        return ResponseStats(saved.logps)
+    logs_entropy = iteration.episodes.entropy is not None and not _has_old_logps(iteration, forward)
+    return response_stats(
+        iteration.roles.policy,
+        forward.batch,
+        want={"entropy"} if logs_entropy else (),
+        temperature=settings.temperature,
+        entropy_grad=settings.entropy_coef > 0 and iteration.policy_learns,
+        critic=iteration.roles.critic if shares_critic else None,
+        policy_grad=iteration.policy_learns,
+    )
 
 
 def _policy_loss(
-    work: Work,
-    logps: Tensor,
-    entropy: Tensor | None,
-    token: _Tokens,
-    share: Tensor,
-    first: bool,
+    iteration: Iteration, stats: ResponseStats, forward: _Pass
 ) -> tuple[Tensor, dict[str, Metric]]:
-    settings, episodes = work.settings, work.episodes
-    if _new(work, token):  # the ratio is 1
-        fill(episodes.old_logps, token.rows, episodes.mask, logps)
-        episodes.known[token.rows] = True
-        if entropy is not None and episodes.entropy is not None:
-            fill(episodes.entropy, token.rows, episodes.mask, entropy)
-    old, advantages = token(episodes.old_logps), token(work.targets.advantages)
-    sampled = token(episodes.sampler_logps)
-    log_ratio = logps - old
-    if first:
-        _same_policy(log_ratio, old - sampled, settings.precision, episodes.off_policy)
-    high = settings.cliprange if settings.cliprange_high is None else settings.cliprange_high
-    policy_loss = clipped_policy_loss(
-        log_ratio, advantages, clip_low=settings.cliprange, clip_high=high
-    )
+    settings, episodes, logps = iteration.settings, iteration.episodes, stats.logps
+    if not _has_old_logps(iteration, forward):  # the ratio is 1
+        write_flat(episodes.old_logps, forward.rows, episodes.mask, logps)
+        episodes.known[forward.rows] = True
+        if stats.entropy is not None and episodes.entropy is not None:
+            write_flat(episodes.entropy, forward.rows, episodes.mask, stats.entropy)
+    old_logps = forward.flat(episodes.old_logps)
+    sampler_logps = forward.flat(episodes.sampler_logps)
+    advantages = forward.flat(iteration.targets.advantages)
+    log_ratio = logps - old_logps
+    if forward.is_first:
+        check_ratio_is_one(
+            log_ratio,
+            old_logps - sampler_logps,
+            precision=settings.precision,
+            off_policy=episodes.off_policy,
+        )
+    terms = PolicyTerms(logps, log_ratio, advantages, forward.batch)
+    surrogate = iteration.method.surrogate(terms, settings)
+    policy_loss = surrogate.values
     metrics: dict[str, Metric] = {}
     if episodes.off_policy:
-        weights = importance_weights(old, sampled, cap=settings.sampler_importance_cap)
+        weights = importance_weights(old_logps, sampler_logps, cap=settings.sampler_importance_cap)
         policy_loss = policy_loss * weights
         metrics["sampler/weight_mean"] = metric(weights)
-        metrics["sampler/mismatch_kl"] = metric(kl_k3(sampled - old))
+        metrics["sampler/mismatch_kl"] = metric(kl_k3(sampler_logps - old_logps))
     loss = policy_loss
-    if work.method.kl_in_loss and episodes.ref_logps is not None:
-        kl = kl_loss(
-            logps - token(episodes.ref_logps), log_ratio, corrected=settings.use_bias_correction_kl
-        )
-        loss = loss + work.beta * kl
+    if iteration.method.kl_loss is not None and episodes.ref_logps is not None:
+        ref_log_ratio = logps - forward.flat(episodes.ref_logps)
+        kl = iteration.method.kl_loss(ref_log_ratio, log_ratio, settings)
+        loss = loss + iteration.beta * kl
         metrics["loss/kl_avg"] = metric(kl)
     if settings.entropy_coef:
-        assert entropy is not None
-        loss = loss - settings.entropy_coef * entropy
-    with torch.no_grad():
-        ratio = log_ratio.exp()
-        below, above = ratio < 1 - settings.cliprange, ratio > 1 + high
-        metrics |= {
-            "loss/policy_avg": metric(policy_loss),
-            "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
-            "policy/clipfrac_avg": metric((below | above).float()),
-            "val/ratio": metric(ratio),
-            "val/ratio_var": metric((ratio - ratio.mean()).square()),
-        }
-        if work.method.groups:
-            metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
-            metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
-    return (loss * share).sum(), metrics
+        assert stats.entropy is not None
+        loss = loss - settings.entropy_coef * stats.entropy
+    metrics |= _ratio_metrics(iteration, policy_loss, log_ratio, surrogate, advantages)
+    return (loss * forward.weights).sum(), metrics
 
 
-def _forward(
-    work: Work, batch: PackedBatch, token: _Tokens, *, first: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (R,) with gradient, and entropies (R,) where they are learned from or told."""
-    settings, held = work.settings, work.held
-    if first and held is not None and held.rows == token.rows and held.logps is not None:
-        return held.logps, None
-    policy, temperature = work.roles.policy, settings.temperature
-    learned = settings.entropy_coef > 0
-    if learned or _wants_entropy(work, token):
-        return response_logps_and_entropy(
-            policy, batch, temperature=temperature, entropy_learns=learned
-        )
-    return response_logps(policy, batch, temperature=temperature), None
+@torch.no_grad()
+def _ratio_metrics(
+    iteration: Iteration,
+    policy_loss: Tensor,
+    log_ratio: Tensor,
+    surrogate: SurrogateLoss,
+    advantages: Tensor,
+) -> dict[str, Metric]:
+    low, high = clip_range(iteration.settings)
+    clipped_ratio, ratio = surrogate.log_ratio.exp(), log_ratio.exp()
+    below, above = clipped_ratio < 1 - low, clipped_ratio > 1 + high
+    metrics = {
+        "loss/policy_avg": metric(policy_loss),
+        "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
+        "policy/clipfrac_avg": metric((below | above).float()),
+        "val/ratio": metric(ratio),
+        "val/ratio_var": metric((ratio - ratio.mean()).square()),
+    }
+    if iteration.method.groups:
+        metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
+        metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
+    return metrics
 
 
 def _value_loss(
-    work: Work, values: Tensor, token: _Tokens, share: Tensor
+    iteration: Iteration, values: Tensor, forward: _Pass
 ) -> tuple[Tensor, dict[str, Metric]]:
-    old_grid, returns = work.episodes.values, work.targets.returns
-    assert old_grid is not None
-    assert returns is not None
-    clip, old = work.settings.cliprange_value, token(old_grid)
-    loss = clipped_value_loss(values, old, token(returns), clip=clip)
-    moved = (values.detach() - old).abs() > clip
-    metrics = {"loss/value_avg": metric(loss), "val/clipfrac_avg": metric(moved.float())}
-    return work.settings.vf_coef * (loss * share).sum(), metrics
+    settings = iteration.settings
+    assert isinstance(settings, PpoSettings)
+    assert iteration.episodes.values is not None
+    assert iteration.targets.returns is not None
+    old_values = forward.flat(iteration.episodes.values)
+    returns = forward.flat(iteration.targets.returns)
+    clip = settings.cliprange_value
+    loss = clipped_value_loss(values, old_values, returns, clip=clip)
+    is_clipped = (values.detach() - old_values).abs() > clip
+    metrics = {"loss/value_avg": metric(loss), "val/clipfrac_avg": metric(is_clipped.float())}
+    return settings.vf_coef * (loss * forward.weights).sum(), metrics
 
 
 def _pretrain(
-    state: TrainState, work: Work, pretraining: Pretraining, number: int
+    state: TrainState[OnlineState], iteration: Iteration, pretraining: Pretraining, number: int
 ) -> list[dict[str, Metric]]:
-    """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of other rows' tokens."""
-    settings = work.settings
+    """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of pretraining tokens."""
+    settings = iteration.settings
+    assert isinstance(settings, PpoSettings)
     size = settings.ptx_batch_size
-    places = pretraining.order.slice(number * size, (number + 1) * size)
-    rows = [pretraining.rows[i] for i in places]
-    tokens = sum(group.num_targets for group in rows)
-    team, most = processes(), settings.max_tokens_per_forward
-    count = min(len(rows), settings.gradient_accumulation_steps * team.world_size)
-    dealt = deal([g.num_tokens for g in rows], count, most=most, multiple=team.world_size)
+    order = pretraining.order.slice(number * size, (number + 1) * size)
+    rows = [pretraining.rows[i] for i in order]
+    num_tokens = sum(group.num_targets for group in rows)
+    procs, policy = processes(), iteration.roles.policy
+    count = min(len(rows), settings.gradient_accumulation_steps * procs.world_size)
+    passes = balance_by_tokens(
+        [g.num_tokens for g in rows],
+        count,
+        max_tokens=settings.max_tokens_per_forward,
+        multiple=procs.world_size,
+    )
     parts: list[dict[str, Metric]] = []
-    for part in dealt[team.rank :: team.world_size]:
+    for part in passes[procs.rank :: procs.world_size]:
         groups = [rows[i] for i in part]
-        logps = response_logps(work.roles.policy, pack(groups, work.roles.policy.device))
+        logps = response_logps(policy, pack(groups, policy.device))
         parts.append({"loss/ptx_avg": metric(-logps)})
-        parts.append(_backward(-settings.ptx_coef / tokens * logps.sum(), state, groups))
+        parts.append(_backward(-settings.ptx_coef / num_tokens * logps.sum(), state, groups))
     return parts
 
 
-def _backward(loss: Tensor, state: TrainState, groups: Sequence[PromptGroup]) -> dict[str, Metric]:
-    told = float(loss.detach())
-    check_finite(told, "loss", state.step + 1, groups)
+def _backward(
+    loss: Tensor, state: TrainState[OnlineState], groups: Sequence[PromptGroup]
+) -> dict[str, Metric]:
+    loss_value = float(loss.detach())
+    check_finite(loss_value, "loss", state.step + 1, groups)
     loss.backward()
-    return {"loss": (told, 0.0)}
-
-
-def _same_policy(log_ratio: Tensor, to_sampler: Tensor, precision: str, off_policy: bool) -> None:
-    """Before the first step of an iteration the ratio must be 1, and so must be that to what was
-    sampled from, where it is the same model; raise where they are not."""
-    mean = float(log_ratio.detach().abs().mean())
-    if mean > RATIO_TOLERANCE[precision]:
-        raise TrainingError(
-            f"Before the first step the policy's log-probs differ by {mean:.3g} nats on average "
-            f"from those recorded for the same tokens, so the ratio is not 1. The model does not "
-            f"give the same numbers twice: look for dropout or state in it."
-        )
-    mean = float(to_sampler.detach().abs().mean())
-    if not off_policy and mean > SAMPLER_TOLERANCE[precision]:
-        raise TrainingError(
-            f"Before the first step the policy's log-probs differ by {mean:.3g} nats on average "
-            f"from those its tokens were sampled with, so the ratio is not 1. The model does not "
-            f"give the same numbers twice: look for dropout or state in it."
-        )
-
-
-def _added(parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
-    sums: dict[str, list[float]] = {}
-    for part in parts:
-        for name, (total, weight) in part.items():
-            entry = sums.setdefault(name, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += weight
-    return {name: (total, weight) for name, (total, weight) in sums.items()}
+    return {"loss": (loss_value, 0.0)}

@@ -19,7 +19,7 @@ from accord.lm.attention.blocks import BlockAttention
 from accord.lm.attention.decoding import DecodeStep, Prefill
 from accord.lm.attention.flex import flex_packed
 from accord.lm.attention.plan import AttentionPlan, Scores
-from accord.lm.attention.reuse import Behind, Captured
+from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix
 
 NAME = "accord"
 
@@ -36,7 +36,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     packed: AttentionPlan | None = None,
-    memory: Prefill | DecodeStep | Captured | Behind | None = None,
+    memory: Prefill | DecodeStep | CapturedPrefix | ReusedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
@@ -55,8 +55,8 @@ def packed_attention(
         return memory.attend(module, q, k, v, scores, s_aux)[None], None
     if isinstance(memory, Prefill):
         memory.keep(module, key[0], value[0])
-    elif isinstance(memory, Captured):
-        memory.keep(key, value)
+    elif isinstance(memory, CapturedPrefix):
+        memory.capture(key, value)
     if packed is None:
         if softcap is None and s_aux is None:
             out, _ = sdpa_attention_forward(
@@ -77,7 +77,7 @@ def packed_attention(
         )
         return out.transpose(1, 2), None
     fresh = query.shape[2]
-    if isinstance(memory, Behind):
+    if isinstance(memory, ReusedPrefix):
         query, key, value = memory.with_past(query, key, value)
     shared = query.shape[1] // key.shape[1]
     if shared > 1:

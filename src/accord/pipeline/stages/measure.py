@@ -12,7 +12,7 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import Reward, encode_for_reward, model_reward, shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.learn.loop.passes import row_batches
+from accord.learn.loop.schedule import row_batches
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel

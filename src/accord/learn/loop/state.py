@@ -1,0 +1,63 @@
+"""What changes while a run trains, and its tensors by name: all that a checkpoint has to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from accord.learn.loop.learner import Learner
+
+P = TypeVar("P", bound=Any)
+
+
+@dataclass(slots=True)
+class FitState:
+    """What an offline run counts: tokens in its forward passes so far."""
+
+    num_tokens: int = 0
+
+
+@dataclass
+class TrainState(Generic[P]):
+    """Learners by name, optimiser steps (or online iterations) done, and the method's `progress`:
+    a dataclass of plain numbers, such as FitState, which a checkpoint writes as JSON."""
+
+    learners: dict[str, Learner]
+    progress: P
+    step: int = 0
+    snapshot: dict[str, Tensor] = field(default_factory=dict)
+    """Weights and moments that a rollback restores, where a method keeps them."""
+
+
+def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:
+    """All trainable weights and their optimiser's moments, by name; not copied."""
+    tensors: dict[str, Tensor] = {}
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
+            for key, value in learner.optimiser.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
+    return tensors
+
+
+def restore_tensors(state: TrainState[Any], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors that `state_tensors` returned, in this or another process, into the state."""
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
+            moments = {
+                key: tensors[f"{name}/{key}/{parameter_name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{key}/{parameter_name}" in tensors
+            }
+            learner.optimiser.state.pop(parameter, None)
+            if moments:
+                learner.optimiser.state[parameter] = {
+                    k: v.to(parameter.device, copy=True) for k, v in moments.items()
+                }
+        learner.sync_copies()

@@ -1,0 +1,105 @@
+"""From a data set to the rows of tokens that a method trains on, and the model it starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from accord.compare.dataset import load_records
+from accord.learn.loop.limits import token_limits
+from accord.learn.loop.processes import processes
+from accord.learn.offline.methods import Method
+from accord.lm.adapters.lora import add_adapters, continue_adapter
+from accord.lm.load import base_and_adapter, load_causal, load_scalar
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PromptGroup
+from accord.lm.tokens.encode import encode
+from accord.lm.tokens.encode_report import EncodeReport
+from accord.lm.tokens.known_tokens import check_token_ids
+from accord.records import Comparison, Record
+from accord.runs import write_json_atomic
+from accord.settings.preferences import KtoSettings
+from accord.settings.training import RewardSettings, SftSettings, TrainSettings
+
+log = logging.getLogger(__name__)
+
+
+def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageModel:
+    """The model that training starts from, with its trainable parameters marked: all, or adapters.
+
+    If `model` is an adapter, `lora.continue_adapter` trains it further on its base; otherwise it
+    is merged into the base, and new adapters are added.
+    """
+    lora, (_, adapter) = settings.lora, base_and_adapter(settings.model)
+    continues = adapter is not None and lora is not None and lora.continue_adapter
+    if scalar:
+        lm = load_scalar(
+            settings.model,
+            seed=settings.seed,
+            heads=settings.heads if isinstance(settings, RewardSettings) else None,
+            precision=settings.precision,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+            learns=lora is None,
+            merge=not continues,
+        )
+    else:
+        lm = load_causal(
+            settings.model,
+            precision=settings.precision,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+            learns=lora is None,
+            merge=not continues,
+        )
+    if lora is not None and continues:
+        lm = continue_adapter(lm, settings.model, lora)
+    elif lora is not None:
+        lm = add_adapters(lm, lora, seed=settings.seed)
+        if lora.continue_adapter:
+            log.info("%s is not an adapter that could be continued: new ones are added.", lm.name)
+    if settings.gradient_checkpointing:
+        lm.enable_gradient_checkpointing()
+    return lm
+
+
+def encode_rows(
+    records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
+) -> tuple[list[PromptGroup], EncodeReport]:
+    """Records as rows of tokens within the settings' limits, and a report of what was dropped.
+
+    Raises ModelError where the tokenizer gives tokens that the model has no embedding for.
+    """
+    groups, report = encode(
+        records,
+        lm.tokenizer,
+        token_limits(settings),
+        eos_ids=lm.eos_ids,
+        loss_on=settings.loss_on if isinstance(settings, SftSettings) else "response",
+        desirable_from=settings.desirable_from if isinstance(settings, KtoSettings) else None,
+    )
+    check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
+    return groups, report
+
+
+def load_rows(
+    dataset: str, lm: LanguageModel, method: Method, settings: TrainSettings, report_name: str
+) -> list[PromptGroup]:
+    """Read and encode a data set for a method; the report goes to the log and to `output_dir`."""
+    records, read = load_records(dataset, method.kind)
+    margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
+    if margins and not method.uses_margins:
+        note = f"the margins of {len(margins):,} pairs are not used: only `reward` learns from them"
+        read = replace(read, notes=[*read.notes, note])
+    groups, encoded = encode_rows(records, lm, settings)
+    log.info("%s", read.summary())
+    log.info("%s: %s", dataset, encoded.summary())
+    folder = Path(settings.output_dir)
+    if processes().is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(
+            folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
+        )
+    return groups
