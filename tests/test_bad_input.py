@@ -22,7 +22,7 @@ from studies.commands import CommandServer
 
 from accord.cli.entry import run
 from accord.errors import SettingsError
-from accord.learn.loop.order import RowOrder
+from accord.learn.loop.schedule import RowOrder
 from accord.learn.offline.train import train_offline
 from accord.runs import read_metrics
 from accord.settings.training import SftSettings

@@ -12,7 +12,7 @@ import torch
 from distinct_words import __file__ as REWARD
 from lockstep import online_arguments
 
-from accord.learn.loop.order import RowOrder
+from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.online.train import train_online
 from accord.settings.stage_kinds import METHOD_SETTINGS

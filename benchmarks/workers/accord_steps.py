@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from lockstep import worker_arguments
 
-from accord.learn.loop.checkpoints import TrainState
-from accord.learn.loop.fit import fit, make_schedule
+from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.objective import Reference
-from accord.learn.loop.order import RowOrder
+from accord.learn.loop.schedule import RowOrder, make_schedule
 from accord.learn.loop.stage import peak_memory_mb
+from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs
 from accord.learn.offline.rows import encode_rows, load_starting_model
@@ -93,12 +93,12 @@ def main() -> None:
     groups, _ = encode_rows([places[i] for i in range(len(rows))], lm, settings)
     reference = TimedReference(lm)
     objective = method.objective(lm, settings, groups, reference.of)
-    state = TrainState({"model": make_learner(lm, settings)})
+    state = TrainState({"model": make_learner(lm, settings)}, FitState())
     steps = fit(state, groups, objective, method.weight, settings, lm.device)
     schedule = make_schedule(len(groups), settings)
     tell({"threads": torch.get_num_threads()})
     for _ in sys.stdin:
-        in_step = [groups[i] for i in schedule.encode_rows(state.step, order)]
+        in_step = [groups[i] for i in schedule.step_rows(state.step, order)]
         reference.seconds, began = 0.0, time.perf_counter()
         if next(steps, None) is None:
             return

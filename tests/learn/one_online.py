@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 
 from accord.errors import NotFiniteError
 from accord.learn.loop.checkpoints import state_tensors
-from accord.learn.loop.order import RowOrder
 from accord.learn.loop.processes import barrier, processes
-from accord.learn.online.collecting import held_out
-from accord.learn.online.loop import learn_online
+from accord.learn.loop.schedule import RowOrder
+from accord.learn.online.evaluate import evaluate_policy
+from accord.learn.online.loop import run_iterations
 from accord.learn.online.roles import Roles
 from accord.learn.online.saved_episodes import FOLDER
 from accord.learn.online.step import Pretraining
@@ -97,10 +97,10 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
     if team.rank == team.world_size - 1 and case.breaks:
         roles = replace(roles, reward=Breaking(*case.breaks))
     if case.server:
-        roles = replace(roles, server=True, publish=_only_main)
+        roles = replace(roles, server=True, sync_weights=_only_main)
         roles = replace(roles, sampler=roles.sampler if team.is_main else _no_prompts)
     state = state_of(roles, settings)
-    steps = learn_online(
+    steps = run_iterations(
         case.method,
         state,
         roles,
@@ -137,7 +137,7 @@ def _no_prompts(prompts: Sequence[Any], *args: Any, **more: Any) -> list[Any]:
 def _unseen(roles: Roles, settings: Any) -> dict[str, Any]:
     """Held-out prompts that can't be dealt out evenly, and fewer than there are processes."""
     return {
-        f"{count} unseen": held_out(roles, PROMPTS[:count], RECORDS[:count], settings, 0.1)
+        f"{count} unseen": evaluate_policy(roles, PROMPTS[:count], RECORDS[:count], settings, 0.1)
         for count in (3, 1)
     }
 

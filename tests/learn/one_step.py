@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from accord.learn.loop.checkpoints import TrainState
 from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.processes import barrier, processes
+from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.forward import check_packing
@@ -46,7 +46,7 @@ def one_step(name: str, micro: int, accumulation: int) -> dict[str, torch.Tensor
 
     parameters = lm.trainable_parameters()
     recorder = Recorder(list(parameters.values()))
-    state = TrainState({"model": Learner(parameters, recorder)})  # type: ignore[arg-type]
+    state = TrainState({"model": Learner(parameters, recorder)}, FitState())  # type: ignore[arg-type]
     objective = method.objective(lm, settings, groups, reference)
     (result,) = fit(state, groups, objective, method.weight, settings, lm.device, team)
     found = dict(zip(parameters, recorder.gradients[0], strict=True))

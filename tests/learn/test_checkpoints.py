@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError, StorageError
-from accord.learn.loop.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.checkpoints import changing, load_checkpoint, save_checkpoint
 from accord.learn.loop.stage import run_with_checkpoints
+from accord.learn.loop.state import FitState, TrainState
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import TrainSettings
 
@@ -39,27 +40,27 @@ def test_the_size_of_a_pass_decides_where_a_loss_looks_at_all_of_it(
 
 
 def test_another_size_of_a_pass_does_not_go_on_under_such_a_loss(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, TrainState({}, step=2), told(loss_type="aot"), keep=1)
+    save_checkpoint(tmp_path, TrainState({}, FitState(), step=2), told(loss_type="aot"), keep=1)
     with pytest.raises(SettingsError, match="max_tokens_per_forward was None and is 64"):
         load_checkpoint(
             tmp_path,
-            TrainState({}),
+            TrainState({}, FitState()),
             told(loss_type="aot", max_tokens_per_forward=64),
             resume=True,
         )
-    assert load_checkpoint(tmp_path, TrainState({}), told(loss_type="aot"), resume=True)
+    assert load_checkpoint(tmp_path, TrainState({}, FitState()), told(loss_type="aot"), resume=True)
 
 
 def test_processes_that_see_other_checkpoints_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class TwoProcesses:
-        main = True
+        is_main = True
 
-        def each(self, work: Callable[[], int]) -> list[int]:
+        def run_on_all(self, work: Callable[[], int]) -> list[int]:
             return [work(), 4]
 
     monkeypatch.setattr("accord.learn.loop.stage.processes", TwoProcesses)
     settings = TrainSettings(model="m", dataset="d", output_dir=str(tmp_path))
-    with pytest.raises(StorageError, match="they go on after the steps 0, 4"):
-        next(run_with_checkpoints(lambda state: iter(()), TrainState({}), settings))
+    with pytest.raises(StorageError, match="they resume after the steps 0, 4"):
+        next(run_with_checkpoints(lambda state: iter(()), TrainState({}, FitState()), settings))

@@ -89,7 +89,7 @@ def test_the_base_as_reference_is_the_adapter_off(
 ) -> None:
     expected = margin(toys, "start", "base")
     assert abs(expected) > 1e-2
-    monkeypatch.setattr("accord.learn.offline.train.load_causal", _once(load_causal))
+    monkeypatch.setattr("accord.learn.offline.rows.load_causal", _once(load_causal))
     settings = dpo(
         toys, tmp_path / "out", ref_model=str(toys / "base"), precompute_ref_log_probs=whole
     )
@@ -120,7 +120,7 @@ def test_another_adapter_is_a_reference_of_its_own(toys: Path, tmp_path: Path) -
 
 def test_a_reference_that_learns_can_not_be_asked_along_the_way(toys: Path, tmp_path: Path) -> None:
     settings = dpo(toys, tmp_path / "out", precompute_ref_log_probs=False)
-    with pytest.raises(SettingsError, match=r"it goes on learning\. Leave it out"):
+    with pytest.raises(SettingsError, match=r"training changes it\. Leave it out"):
         next(iter(train_offline("dpo", settings)))
 
 

@@ -13,11 +13,18 @@ import torch
 from torch import Tensor
 
 from accord.errors import SettingsError, TrainingError
-from accord.learn.loop.checkpoints import Learner, TrainState
-from accord.learn.loop.fit import Schedule, StepResult, fit, make_schedule
-from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, merge_metrics, metric
+from accord.learn.loop.fit import StepResult, fit
+from accord.learn.loop.learner import Learner
+from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, mean_metrics, metric
 from accord.learn.loop.optimiser import adamw, clip_gradients, learning_rate_factor
-from accord.learn.loop.order import RowOrder, parts_of_epochs, total_examples
+from accord.learn.loop.schedule import (
+    RowOrder,
+    Schedule,
+    make_schedule,
+    num_batches,
+    total_examples,
+)
+from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.forward import check_packing
@@ -93,7 +100,7 @@ def recorded(
     other = LanguageModel(causal("llama", seed=5), NoTokenizer(), "other")
     check_packing(other)
     recorder = Recorder(list(lm.trainable_parameters().values()))
-    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)})  # type: ignore[arg-type]
+    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)}, FitState())  # type: ignore[arg-type]
     # A reference some way off, so that the log-ratios are not all 0.
     objective = method.objective(lm, settings, groups, reference_of(other))
     return list(fit(state, groups, objective, method.weight, settings, lm.device)), recorder
@@ -166,7 +173,7 @@ def test_dpo_begins_at_log_2_and_counts_a_ranking_once() -> None:
     settings = DpoSettings(**NAMES)
     lm, method = model_for("dpo"), METHODS["dpo"]
     recorder = Recorder(list(lm.trainable_parameters().values()))
-    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)})  # type: ignore[arg-type]
+    state = TrainState({"model": Learner(lm.trainable_parameters(), recorder)}, FitState())  # type: ignore[arg-type]
     objective = method.objective(lm, settings, GROUPS, reference_of(lm))
     (result,) = fit(state, GROUPS, objective, method.weight, settings, lm.device)
     assert result.metrics["loss"] == pytest.approx(math.log(2), rel=1e-5)
@@ -180,7 +187,8 @@ def test_beside_the_rewards_of_an_f_divergence_are_the_plain_log_ratios() -> Non
     settings = DpoSettings(**NAMES, f_divergence_type="js_divergence")
     objective = METHODS["dpo"].objective(lm, settings, pairs, reference_of(other))
     with torch.no_grad():
-        found = merge_metrics([objective.losses(pack(pairs), [0, 1], log=True).metrics])
+        context = objective.prepare([0, 1])
+        found = mean_metrics([objective.losses(pack(pairs), [0, 1], context, log=True).metrics])
     # The mean over both pairs of log π − log π_ref, each model read alone.
     first, then = (torch.cat(compute_log_probs(m, pairs, batch_size=1)) for m in (lm, other))
     (a, b, c, d) = (float(part.sum()) for part in (first - then).split([3, 5, 7, 1]))
@@ -226,24 +234,26 @@ def test_losses_that_sort_pairs_refuse_rankings_by_their_own_name(loss: str) -> 
 def test_passes_have_about_as_many_tokens() -> None:
     # Tokens 20, 9, 8, 7, 4: the largest first, each to the lighter side: 20 + 4 and 9 + 8 + 7.
     groups = random_groups([(10, (10,)), (4, (5,)), (4, (4,)), (3, (4,)), (2, (2,))], VOCABULARY)
-    schedule = Schedule(rows=5, examples=5, micro=3, accumulation=2)
-    assert schedule.passes(range(5), groups) == [[0, 4], [1, 2, 3]]
+    schedule = Schedule(rows=5, examples=5, micro_batch_size=3, accumulation=2)
+    assert schedule.micro_batches(range(5), groups) == [[0, 4], [1, 2, 3]]
     # No pass above 17 tokens, as far as rows allow: 20 stays alone.
-    capped = Schedule(rows=5, examples=5, micro=3, accumulation=2, max_tokens=17)
-    for rows in capped.passes(range(5), groups):
+    capped = Schedule(rows=5, examples=5, micro_batch_size=3, accumulation=2, max_tokens=17)
+    for rows in capped.micro_batches(range(5), groups):
         assert len(rows) == 1 or sum(groups[i].num_tokens for i in rows) <= 17
 
 
 def test_rows_cross_the_ends_of_epochs_and_none_is_left_out() -> None:
     # 10 rows, 2.5 epochs: 25 examples, 6 a step in two passes of 3: four steps of 6, one of 1.
-    schedule = Schedule(rows=10, examples=25, micro=3, accumulation=2)
-    assert schedule.per_step == 6
+    schedule = Schedule(rows=10, examples=25, micro_batch_size=3, accumulation=2)
+    assert schedule.examples_per_step == 6
     assert schedule.steps == 5
     order = RowOrder(10, seed=4)
     groups = random_groups([(4, (3, 3))] * 10, VOCABULARY)
-    steps = [schedule.passes(schedule.rows_of(s, order), groups) for s in range(schedule.steps)]
+    steps = [
+        schedule.micro_batches(schedule.step_rows(s, order), groups) for s in range(schedule.steps)
+    ]
     assert [[len(rows) for rows in step] for step in steps] == [[3, 3]] * 4 + [[1]]
-    seen = [i for s in range(schedule.steps) for i in schedule.rows_of(s, order)]
+    seen = [i for s in range(schedule.steps) for i in schedule.step_rows(s, order)]
     assert [sorted(seen[6 * s : 6 * s + 6]) for s in range(5)] == [
         sorted(i for rows in step for i in rows) for step in steps
     ]
@@ -278,8 +288,8 @@ def test_epochs_are_the_number_that_was_written(epochs: float, expected: int) ->
 
 def test_iterations_of_epochs_are_the_number_that_was_written() -> None:
     # 1.1·100 prompts are 11 iterations of 10, and a prompt more begins another one.
-    assert parts_of_epochs(1.1, 100, 10) == 11
-    assert parts_of_epochs(1.1, 101, 10) == 12  # 111.1 prompts
+    assert num_batches(1.1, 100, 10) == 11
+    assert num_batches(1.1, 101, 10) == 12  # 111.1 prompts
 
 
 def test_the_schedule_of_settings() -> None:
@@ -287,7 +297,7 @@ def test_the_schedule_of_settings() -> None:
         **NAMES, per_device_train_batch_size=4, gradient_accumulation_steps=3, num_train_epochs=2
     )
     schedule = make_schedule(10, settings)
-    assert (schedule.examples, schedule.per_step, schedule.steps) == (20, 12, 2)
+    assert (schedule.examples, schedule.examples_per_step, schedule.steps) == (20, 12, 2)
 
 
 def test_epoch_and_learning_rate_are_told_and_set() -> None:
@@ -372,7 +382,7 @@ def weights_after(objective_of: Any, settings: SftSettings) -> tuple[TrainState,
     learner = Learner(
         lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
     )
-    state = TrainState({"model": learner})
+    state = TrainState({"model": learner}, FitState())
     steps = fit(state, GROUPS, objective_of(lm), METHODS["sft"].weight, settings, lm.device)
 
     def take_all() -> None:
@@ -394,8 +404,10 @@ def test_nan_in_the_loss_names_the_rows_and_leaves_the_weights() -> None:
     def objective_of(lm: LanguageModel) -> Any:
         plain = METHODS["sft"].objective(lm, settings, GROUPS, reference_of(lm))
 
-        def objective(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
-            losses = plain.losses(batch, rows, log=log)
+        def objective(
+            batch: PackedBatch, rows: Sequence[int], context: Any, *, log: bool
+        ) -> Losses:
+            losses = plain.losses(batch, rows, context, log=log)
             broken = math.nan if bad in batch.groups else 1.0
             return Losses(losses.values * broken, losses.weights)
 
@@ -415,7 +427,9 @@ def test_nan_in_the_gradient_alone_is_caught() -> None:
     settings = SftSettings(**NAMES, per_device_train_batch_size=8)
 
     def objective_of(lm: LanguageModel) -> Any:
-        def objective(batch: PackedBatch, rows: Sequence[int], *, log: bool) -> Losses:
+        def objective(
+            batch: PackedBatch, rows: Sequence[int], context: Any, *, log: bool
+        ) -> Losses:
             zero = 0 * lm.head.weight.sum()
             values = zero.sqrt().expand(1)  # 0, but its slope is 0·∞
             return Losses(values, torch.ones(1))
@@ -446,11 +460,11 @@ def test_a_step_that_does_not_log_has_no_metrics_of_the_method(name: str) -> Non
 def test_a_step_that_does_not_log_computes_no_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
 
-    def statistics(hidden: Tensor, head: Any, targets: Tensor) -> Any:
+    def statistics(hidden: Tensor, head: Any, targets: Tensor, temperature: float) -> Any:
         passes.append(len(targets))
-        return token_logps_and_statistics(hidden, head, targets)
+        return token_logps_and_statistics(hidden, head, targets, temperature)
 
-    monkeypatch.setattr("accord.learn.offline.sft.token_logps_and_statistics", statistics)
+    monkeypatch.setattr("accord.lm.forward.token_logps_and_statistics", statistics)
     # 4 steps of one pass each, of which the last logs in any case.
     settings = SftSettings(**NAMES, per_device_train_batch_size=2, logging_steps=100)
     results, _ = recorded("sft", settings)
@@ -464,6 +478,6 @@ def test_metrics_are_weighted_over_passes() -> None:
         {"a": metric(torch.tensor([1.0, 2.0])), "b": metric(torch.tensor([5.0]))},
         {"a": metric(torch.tensor([9.0])), "none": (0.0, 0.0)},
     ]
-    assert merge_metrics(parts) == {"a": 4.0, "b": 5.0}
+    assert mean_metrics(parts) == {"a": 4.0, "b": 5.0}
     weighted = metric(torch.tensor([1.0, 4.0]), torch.tensor([0.75, 0.25]))
     assert weighted == (1.75, 1.0)

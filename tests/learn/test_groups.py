@@ -10,19 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-import accord.learn.online.step as policy_step
-from accord.learn.loop.checkpoints import TrainState
+import accord.learn.online.step as step_module
 from accord.learn.loop.learner import Learner
-from accord.learn.loop.objective import merge_metrics
-from accord.learn.online.collecting import collect
-from accord.learn.online.episodes import Episodes, part_of, passes_of
-from accord.learn.online.group_methods import grpo_targets, rloo_targets
-from accord.learn.online.loop import improve, learn_online
-from accord.learn.online.methods import ONLINE
-from accord.learn.online.metrics import group_summary, summary
+from accord.learn.loop.objective import mean_metrics
+from accord.learn.loop.state import TrainState
+from accord.learn.online.episodes import Episodes, micro_batches, select_groups
+from accord.learn.online.guards import OnlineState
+from accord.learn.online.loop import optimise, run_iterations
+from accord.learn.online.methods import ONLINE, grpo_targets, rloo_targets
+from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import Held
-from accord.learn.online.step import Work
+from accord.learn.online.rollout import SavedForward, collect_episodes
+from accord.learn.online.step import Iteration
 from accord.lm.packing import PromptGroup
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
@@ -51,9 +50,9 @@ def test_grpo_advantages_by_hand() -> None:
     a = 1 / (math.sqrt(2) + 1e-4)
     expected = torch.tensor([[-a, -a], [a, 0.0], [0.0, 0.0], [0.0, 0.0]])
     torch.testing.assert_close(targets.advantages, expected)
-    assert targets.part.tolist() == [True, False]
+    assert targets.active.tolist() == [True, False]
     with_kl = grpo_targets(episodes_of([1.0, 3.0, 2.0, 2.0]), settings_of("grpo"), beta=0.1)
-    assert with_kl.part.tolist() == [True, True]
+    assert with_kl.active.tolist() == [True, True]
     plain = settings_of("grpo", scale_rewards=False)
     found = grpo_targets(episodes_of([1.0, 3.0, 2.0, 2.0]), plain, beta=0.0).advantages
     assert found[:2].tolist() == [[-1.0, -1.0], [1.0, 0.0]]
@@ -65,15 +64,15 @@ def test_rloo_advantages_by_hand() -> None:
     found = rloo_targets(episodes, settings_of("rloo"), beta=0.5)
     expected = torch.tensor([[-2.5, -2.5], [2.5, 0.0], [-0.5, 0.0], [0.5, 0.5]])
     torch.testing.assert_close(found.advantages, expected)
-    assert found.part.tolist() == [True, True]
-    assert rloo_targets(episodes, settings_of("rloo"), beta=0.0).part.tolist() == [True, False]
+    assert found.active.tolist() == [True, True]
+    assert rloo_targets(episodes, settings_of("rloo"), beta=0.0).active.tolist() == [True, False]
 
 
 def test_a_missing_end_lowers_or_replaces_the_score() -> None:
     episodes = episodes_of([1.0, 30.0, -2.0, 4.0], [True, False, True, False])
 
     def rewards(**more: Any) -> float:
-        return group_summary(episodes, settings_of("grpo", **more))["reward"]
+        return group_metrics(episodes, settings_of("grpo", **more))["reward"]
 
     assert rewards() == pytest.approx((1 + 29 - 2 + 3) / 4)
     assert rewards(missing_eos_score=-5.0) == pytest.approx((1 - 5 - 2 - 5) / 4)
@@ -82,7 +81,7 @@ def test_a_missing_end_lowers_or_replaces_the_score() -> None:
 def test_what_is_told_of_groups() -> None:
     episodes = episodes_of([1.0, 3.0, 2.0, 2.0], [True, True, True, False])
     settings = settings_of("grpo", missing_eos_penalty=0.0)
-    told = group_summary(episodes, settings)
+    told = group_metrics(episodes, settings)
     # k3 = e^−x − 1 + x of the tokens' log-ratios ½, ½, 0, 0, 0, −1.
     k3 = [math.exp(-x) - 1 + x for x in (0.5, 0.5, 0.0, 0.0, 0.0, -1.0)]
     assert told == pytest.approx(
@@ -96,25 +95,27 @@ def test_what_is_told_of_groups() -> None:
             "kl": sum(k3) / 6,
         }
     )
-    assert summary(episodes, settings, 0.1)["objective/kl"] == pytest.approx(0.0)  # (1 − 1)/4
+    assert episode_metrics(episodes, settings, 0.1)["objective/kl"] == pytest.approx(
+        0.0
+    )  # (1 − 1)/4
     # Of episodes that no pass has been over, log-probs and entropies are not told.
     new = replace(episodes, known=torch.full((4,), False))
-    assert not {"kl", "entropy"} & set(group_summary(new, settings))
-    assert not {"objective/kl", "objective/entropy"} & set(summary(new, settings, 0.1))
+    assert not {"kl", "entropy"} & set(group_metrics(new, settings))
+    assert not {"objective/kl", "objective/entropy"} & set(episode_metrics(new, settings, 0.1))
 
 
 def test_passes_hold_whole_groups_where_they_fit() -> None:
     groups = [PromptGroup((1,) * 4, ((2,) * 3,) * 3), PromptGroup((1,) * 2, ((3,) * 5,) * 3)]
-    assert passes_of(groups, [1, 0], count=1, most=None) == [[0, 1, 2, 3, 4, 5]]
-    assert passes_of(groups, [0, 1], count=2, most=None) == [[3, 4, 5], [0, 1, 2]]
-    assert passes_of(groups, [0, 1], count=8, most=None) == [[3, 4, 5], [0, 1, 2]]
+    assert micro_batches(groups, [1, 0], count=1, max_tokens=None) == [[0, 1, 2, 3, 4, 5]]
+    assert micro_batches(groups, [0, 1], count=2, max_tokens=None) == [[3, 4, 5], [0, 1, 2]]
+    assert micro_batches(groups, [0, 1], count=8, max_tokens=None) == [[3, 4, 5], [0, 1, 2]]
     # 13 and 17 tokens. Of at most 13 the second does not fit: 2 + 5 + 5, and 2 + 5.
-    capped = passes_of(groups, [0, 1], count=1, most=13)
+    capped = micro_batches(groups, [0, 1], count=1, max_tokens=13)
     assert sorted(capped) == [[0, 1, 2], [3, 4], [5]]
     for rows in capped:
-        assert sum(g.num_tokens for g in part_of(groups, rows)) <= 13
+        assert sum(g.num_tokens for g in select_groups(groups, rows)) <= 13
     # What lands in one pass again shares its prompt.
-    assert [len(g.responses) for g in part_of(groups, [0, 2, 3, 4, 5])] == [2, 3]
+    assert [len(g.responses) for g in select_groups(groups, [0, 2, 3, 4, 5])] == [2, 3]
 
 
 def gradients_of(
@@ -123,12 +124,19 @@ def gradients_of(
     """What one iteration's steps measured, and the gradients of each."""
     roles = roles_of(method)
     recorder = Recorder(list(roles.policy.trainable_parameters().values()))
-    state = TrainState({"policy": Learner(roles.policy.trainable_parameters(), recorder)})  # type: ignore[arg-type]
-    episodes, held = collect(ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0)
+    state = TrainState(
+        {"policy": Learner(roles.policy.trainable_parameters(), recorder)},
+        OnlineState(beta=settings.beta),
+    )  # type: ignore[arg-type]
+    episodes, first_pass = collect_episodes(
+        ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0
+    )
     episodes = change(episodes)
     targets = ONLINE[method].targets(episodes, settings, settings.beta)
-    work = Work(ONLINE[method], roles, settings, episodes, targets, settings.beta, held=held)
-    return merge_metrics(list(improve(state, work))), recorder.gradients
+    work = Iteration(
+        ONLINE[method], roles, settings, episodes, targets, settings.beta, first_pass=first_pass
+    )
+    return mean_metrics(list(optimise(state, work))), recorder.gradients
 
 
 def assert_same(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]]) -> None:
@@ -169,8 +177,8 @@ def test_equal_scores_add_nothing_and_take_no_pass(monkeypatch: pytest.MonkeyPat
         return replace(episodes, scores=torch.cat([torch.ones(4), episodes.scores[4:]]))
 
     seen: list[int] = []
-    pack = policy_step.pack
-    monkeypatch.setattr(policy_step, "pack", lambda g, d: (seen.append(len(g)), pack(g, d))[1])
+    pack = step_module.pack
+    monkeypatch.setattr(step_module, "pack", lambda g, d: (seen.append(len(g)), pack(g, d))[1])
     _, found = gradients_of("grpo", settings, equal)
     assert seen == [1]
 
@@ -189,7 +197,7 @@ def test_an_iteration_of_equal_scores_moves_nothing() -> None:
     even = Roles(roles.policy, None, None, lambda p, t, f=None: [1.0] * len(t), roles.sampler)
     before = [p.detach().clone() for p in roles.policy.trainable_parameters().values()]
     state = state_of(even, settings)
-    (result,) = learn_online("grpo", state, even, PROMPTS, RECORDS, settings, iterations=1)
+    (result,) = run_iterations("grpo", state, even, PROMPTS, RECORDS, settings, iterations=1)
     assert result.metrics["frac_reward_zero_std"] == 1.0
     assert "loss" not in result.metrics
     now = list(roles.policy.trainable_parameters().values())
@@ -212,7 +220,7 @@ def test_one_step_computes_the_policy_once(method: str) -> None:
 
     again = replace(roles, sampler=sampler)
     state = state_of(again, settings)
-    (result,) = learn_online(method, state, again, PROMPTS, RECORDS, settings, iterations=1)
+    (result,) = run_iterations(method, state, again, PROMPTS, RECORDS, settings, iterations=1)
     assert runs == [True]
     assert result.metrics["val/ratio"] == 1.0
     assert result.metrics["kl"] > 0
@@ -222,24 +230,24 @@ def test_one_step_computes_the_policy_once(method: str) -> None:
 @pytest.mark.parametrize("limit", [None, 1e-9])
 def test_a_kept_graph_is_let_go(limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     # With a limit that is passed at once, no step uses it.
-    seen: list[Held] = []
+    seen: list[SavedForward] = []
 
-    def kept(*args: Any, **more: Any) -> tuple[Episodes, Held | None]:
-        episodes, held = collect(*args, **more)
-        assert held is not None
-        seen.append(held)
-        return episodes, held
+    def kept(*args: Any, **more: Any) -> tuple[Episodes, SavedForward | None]:
+        episodes, first_pass = collect_episodes(*args, **more)
+        assert first_pass is not None
+        seen.append(first_pass)
+        return episodes, first_pass
 
-    monkeypatch.setattr("accord.learn.online.collecting.collect", kept)
+    monkeypatch.setattr("accord.learn.online.rollout.collect_episodes", kept)
     settings, roles = settings_of("rloo", max_kl=limit), roles_of("rloo")
     if limit is not None:  # the KL of a policy that is its reference is 0 but for rounding
-        monkeypatch.setattr("accord.learn.online.kl_limit.mean_kl", lambda episodes: 1.0)
+        monkeypatch.setattr("accord.learn.online.guards.mean_kl", lambda episodes: 1.0)
     list(
-        learn_online(
+        run_iterations(
             "rloo", state_of(roles, settings), roles, PROMPTS, RECORDS, settings, iterations=1
         )
     )
-    assert [held.logps for held in seen] == [None]
+    assert [first_pass.logps for first_pass in seen] == [None]
 
 
 def test_another_engines_samples_are_weighted() -> None:
@@ -264,13 +272,15 @@ def test_another_engines_samples_are_weighted() -> None:
     settings = settings_of("rloo")
     other = replace(roles, sampler=engine)
     state = state_of(other, settings)
-    (result,) = learn_online("rloo", state, other, PROMPTS, RECORDS, settings, iterations=1)
+    (result,) = run_iterations("rloo", state, other, PROMPTS, RECORDS, settings, iterations=1)
     tokens = result.metrics["response_length"]
     assert 0.25 < result.metrics["sampler/weight_mean"] < 2.0
     assert result.metrics["sampler/mismatch_kl"] > 0.3
     assert tokens > 0
     own = state_of(roles_of("rloo"), settings)
-    (plain,) = learn_online("rloo", own, roles_of("rloo"), PROMPTS, RECORDS, settings, iterations=1)
+    (plain,) = run_iterations(
+        "rloo", own, roles_of("rloo"), PROMPTS, RECORDS, settings, iterations=1
+    )
     assert "sampler/weight_mean" not in plain.metrics
 
 

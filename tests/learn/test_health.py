@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from accord.learn.health.rules import training_health
-from accord.learn.loop.checkpoints import TrainState
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.stage import run_with_checkpoints
+from accord.learn.loop.state import FitState, TrainState
 from accord.settings.preferences import DpoSettings
 
 
@@ -183,7 +183,7 @@ def test_a_remark_is_told_once_while_training_goes_on(
     settings = DpoSettings(model="sft", dataset="pairs", output_dir=str(tmp_path))
     told: dict[int, list[str]] = {}
     with caplog.at_level(logging.INFO, logger="accord.learn.loop.stage"):
-        for result in run_with_checkpoints(steps, TrainState({}), settings):
+        for result in run_with_checkpoints(steps, TrainState({}, FitState()), settings):
             told[result.step] = [r.getMessage() for r in caplog.records]
     assert told[11] == []
     (remark,) = told[12]

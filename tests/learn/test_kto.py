@@ -15,13 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from accord.learn.loop.checkpoints import Learner, TrainState
-from accord.learn.loop.fit import fit, make_schedule
+from accord.learn.loop.fit import fit
+from accord.learn.loop.learner import Learner
 from accord.learn.loop.optimiser import adamw
-from accord.learn.loop.order import RowOrder
 from accord.learn.loop.processes import Processes
-from accord.learn.offline.kto import balanced, before_step, behind_one_prompt, kto, mismatched
+from accord.learn.loop.schedule import RowOrder, make_schedule
+from accord.learn.loop.state import FitState, TrainState
+from accord.learn.offline.kto import balance_weights, kto
 from accord.learn.offline.methods import METHODS
+from accord.learn.offline.mismatched import (
+    append_mismatched,
+    log_probs_and_mismatched_ratios,
+    mismatched_groups,
+)
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.learn.offline.train import train_offline
 from accord.lm.forward import check_packing, response_logps
@@ -76,19 +82,19 @@ def own_logp(model: Any, prompt: Sequence[int], response: Sequence[int]) -> Tens
 def test_the_rarer_kind_weighs_more(
     given: dict[str, float], labels: tuple[bool, ...], expected: tuple[float, float]
 ) -> None:
-    settings = balanced(KtoSettings(**NAMES, **given), labelled(*labels))
+    settings = balance_weights(KtoSettings(**NAMES, **given), labelled(*labels))
     assert (settings.desirable_weight, settings.undesirable_weight) == pytest.approx(expected)
 
 
 def test_a_pair_counts_on_both_sides() -> None:
     pair = replace(random_groups([(3, (2, 4))], VOCABULARY)[0], labels=(True, False))
-    settings = balanced(KtoSettings(**NAMES), [pair, *labelled(False, False)])
+    settings = balance_weights(KtoSettings(**NAMES), [pair, *labelled(False, False)])
     assert (settings.desirable_weight, settings.undesirable_weight) == (3.0, 1.0)
 
 
 def test_labels_of_one_kind_are_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        settings = balanced(KtoSettings(**NAMES, desirable_from=0.25), labelled(True, True))
+        settings = balance_weights(KtoSettings(**NAMES, desirable_from=0.25), labelled(True, True))
     assert (settings.desirable_weight, settings.undesirable_weight) == (1.0, 1.0)
     assert "All 2 responses are desirable" in caplog.text
     assert "set desirable_from (now 0.25)" in caplog.text
@@ -105,11 +111,11 @@ def test_every_prompt_gets_a_response_to_another_one() -> None:
     shifts = set()
     for seed in range(20):
         settings = KtoSettings(**NAMES, seed=seed)
-        found = mismatched(groups, settings)
+        found = mismatched_groups(groups, settings)
         assert [g.prompt for g in found] == [g.prompt for g in groups]
         for group in found:
             assert group.prompt not in asked[group.responses[0]]
-        assert found == mismatched(groups, settings)
+        assert found == mismatched_groups(groups, settings)
         shifts.add(found[0].responses)
     assert len(shifts) > 3  # the seed decides
 
@@ -118,13 +124,13 @@ def test_among_several_responses_the_seed_chooses() -> None:
     groups = [
         replace(g, labels=(True, False)) for g in random_groups([(3, (2, 5))] * 40, VOCABULARY)
     ]
-    lengths = [len(g.responses[0]) for g in mismatched(groups, KtoSettings(**NAMES))]
+    lengths = [len(g.responses[0]) for g in mismatched_groups(groups, KtoSettings(**NAMES))]
     assert 8 < lengths.count(2) < 32  # 40 fair draws: mean 20, deviation 3.2
 
 
 def test_a_response_to_another_prompt_is_cut_to_the_limit() -> None:
     groups = random_groups([(7, (2,)), (2, (9,))], VOCABULARY)
-    found = mismatched(groups, KtoSettings(**NAMES, max_length=10))
+    found = mismatched_groups(groups, KtoSettings(**NAMES, max_length=10))
     assert [len(g.responses[0]) for g in found] == [3, 2]
     assert found[0].responses[0] == groups[1].responses[0][:3]
 
@@ -132,10 +138,10 @@ def test_a_response_to_another_prompt_is_cut_to_the_limit() -> None:
 def test_one_prompt_alone_has_no_reference_point(caplog: pytest.LogCaptureFixture) -> None:
     groups = [replace(g, prompt=(5, 6)) for g in labelled(True, False, True)]
     with caplog.at_level(logging.WARNING):
-        assert mismatched(groups, KtoSettings(**NAMES)) == []
+        assert mismatched_groups(groups, KtoSettings(**NAMES)) == []
     assert "All rows have the same prompt" in caplog.text
-    assert mismatched(groups[:1], KtoSettings(**NAMES)) == []
-    assert mismatched([], KtoSettings(**NAMES)) == []
+    assert mismatched_groups(groups[:1], KtoSettings(**NAMES)) == []
+    assert mismatched_groups([], KtoSettings(**NAMES)) == []
 
 
 def objective_of(
@@ -163,7 +169,7 @@ def test_loss_and_gradient_are_the_papers(seed: int) -> None:
         return own_logp(policy, group.prompt, group.responses[0]) - before
 
     rows = [0, 4, 2]
-    elsewhere = mismatched(groups, settings)
+    elsewhere = mismatched_groups(groups, settings)
     z0 = max(0.0, float(sum(ratio(elsewhere[i]).detach() for i in rows)) / 3)
     signs = {True: 1.0, False: -1.0}
     weights = {True: 1.3, False: 0.6}
@@ -176,9 +182,9 @@ def test_loss_and_gradient_are_the_papers(seed: int) -> None:
 
     lm = language_model(5)
     objective = objective_of(settings, groups, lm, language_model(seed))
-    objective.begin_step(rows)
-    losses = objective.losses(pack([groups[i] for i in rows]), rows, log=True)
-    losses.total().backward()
+    context = objective.prepare(rows)
+    losses = objective.losses(pack([groups[i] for i in rows]), rows, context, log=True)
+    losses.weighted_sum().backward()
     torch.testing.assert_close(losses.values, torch.stack(expected), rtol=1e-4, atol=1e-5)
     for (name, mine), theirs in zip(lm.model.named_parameters(), policy.parameters(), strict=True):
         assert mine.grad is not None
@@ -207,9 +213,9 @@ def before(
     settings: KtoSettings,
     team: Any = Processes(),  # noqa: B008 - frozen
 ) -> tuple[dict[int, Tensor], Tensor]:
-    together = behind_one_prompt(groups, elsewhere)
+    together = append_mismatched(groups, elsewhere)
     known = stored_log_probs(compute_log_probs(reference, together, batch_size=4))
-    return before_step(lm, together, elsewhere, known, rows, settings, team)
+    return log_probs_and_mismatched_ratios(lm, together, elsewhere, known, rows, settings, team)
 
 
 @pytest.mark.parametrize("some", [False, True])
@@ -222,7 +228,11 @@ def test_before_a_step_each_row_is_read_as_if_alone(some: bool) -> None:
             for g in groups
         ]
     settings = KtoSettings(**NAMES)
-    elsewhere, lm, reference = mismatched(groups, settings), language_model(5), language_model(0)
+    elsewhere, lm, reference = (
+        mismatched_groups(groups, settings),
+        language_model(5),
+        language_model(0),
+    )
     own, ratios = before(groups, elsewhere, lm, reference, [3, 0, 2], settings)
     for place, i in enumerate((3, 0, 2)):
         with torch.no_grad():
@@ -237,7 +247,7 @@ def test_some_reference_point_is_above_zero() -> None:
     # Else the test above would not see it: a clamped one is 0.
     groups = labelled(True, False, True, True, False)
     settings = KtoSettings(**NAMES, seed=3)
-    elsewhere = mismatched(groups, settings)
+    elsewhere = mismatched_groups(groups, settings)
     lm = language_model(5)
     above = []
     for seed in range(3):
@@ -264,9 +274,9 @@ def test_a_pair_is_its_two_responses_with_the_prompt_once() -> None:
         lm = language_model(5)
         objective = objective_of(settings, groups, lm, language_model(0))
         everything = range(len(groups))
-        objective.begin_step(everything)
-        losses = objective.losses(pack(groups), everything, log=False)
-        (losses.total() / losses.weights.sum()).backward()
+        context = objective.prepare(everything)
+        losses = objective.losses(pack(groups), everything, context, log=False)
+        (losses.weighted_sum() / losses.weights.sum()).backward()
         assert sum(METHODS["kto"].weight(g) for g in groups) == float(losses.weights.sum()) == 6
         found.append((losses.values.detach(), [p.grad for p in lm.model.parameters()]))
     (values, gradients), (others, other_gradients) = found
@@ -279,7 +289,7 @@ def test_rows_of_pairs_have_both_labels_in_every_step() -> None:
     pairs = [replace(g, labels=(True, False)) for g in random_groups([(3, (2, 2))] * 7, VOCABULARY)]
     schedule = make_schedule(7, KtoSettings(**NAMES, per_device_train_batch_size=2))
     for step in range(schedule.steps):
-        rows = schedule.rows_of(step, RowOrder(7, seed=0))
+        rows = schedule.step_rows(step, RowOrder(7, seed=0))
         assert {label for i in rows for label in pairs[i].labels} == {True, False}
 
 
@@ -305,7 +315,7 @@ def test_processes_share_the_work_for_the_reference_point() -> None:
     groups = labelled(*(True, False, False) * 3)
     settings = KtoSettings(**NAMES, per_device_train_batch_size=2)
     rows, lm = [8, 1, 1, 5, 0, 3], language_model(5)
-    elsewhere = mismatched(groups, settings)
+    elsewhere = mismatched_groups(groups, settings)
     reference = language_model(0)
     _, alone = before(groups, elsewhere, lm, reference, rows, settings)
     assert alone[1] == alone[2]
@@ -333,7 +343,7 @@ def test_a_step_of_one_row() -> None:
     learner = Learner(
         lm.trainable_parameters(), adamw(lm.trainable_parameters().values(), settings)
     )
-    state = TrainState({"model": learner})
+    state = TrainState({"model": learner}, FitState())
     steps = list(fit(state, groups, objective, METHODS["kto"].weight, settings, lm.device))
     assert [s.step for s in steps] == [1, 2]
     for step in steps:
@@ -452,7 +462,9 @@ def test_it_improves_on_the_reference_from_labels_alone() -> None:
         )
         objective = objective_of(settings, groups, world.policy, world.reference)
         parameters = world.policy.trainable_parameters()
-        state = TrainState({"model": Learner(parameters, adamw(parameters.values(), settings))})
+        state = TrainState(
+            {"model": Learner(parameters, adamw(parameters.values(), settings))}, FitState()
+        )
         for _ in fit(
             state, groups, objective, METHODS["kto"].weight, settings, torch.device("cpu")
         ):

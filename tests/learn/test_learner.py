@@ -9,12 +9,12 @@ import torch
 
 from accord.errors import SettingsError
 from accord.learn.loop.checkpoints import (
-    TrainState,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
 )
 from accord.learn.loop.learner import make_learner
+from accord.learn.loop.state import FitState, TrainState
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack
@@ -61,10 +61,10 @@ def test_updates_smaller_than_a_bf16_step_add_up() -> None:
         master.fill_(1.0)
         for _ in range(100):
             master += 1e-3
-            learner.publish()
+            learner.sync_copies()
     assert torch.allclose(master, torch.tensor(1.1), atol=1e-5)
     assert torch.equal(copy, master.bfloat16())
-    learner.restore()
+    learner.use_masters()
     assert torch.equal(dict(lm.trainable_parameters())[name], master)  # what is saved is the master
 
 
@@ -98,14 +98,14 @@ def test_float32_has_no_copies() -> None:
 
 def test_a_checkpoint_holds_the_masters_and_brings_the_copies_up_to_date(tmp_path: Path) -> None:
     lm = half_model()
-    state = TrainState({"model": make_learner(lm, SftSettings(**NAMES))}, step=3)
+    state = TrainState({"model": make_learner(lm, SftSettings(**NAMES))}, FitState(), step=3)
     with torch.no_grad():
         for master in state.learners["model"].parameters.values():
             master += 0.01
-    state.learners["model"].publish()
+    state.learners["model"].sync_copies()
     save_checkpoint(tmp_path, state, {}, keep=1)
     again = half_model()
-    fresh = TrainState({"model": make_learner(again, SftSettings(**NAMES))})
+    fresh = TrainState({"model": make_learner(again, SftSettings(**NAMES))}, FitState())
     assert load_checkpoint(tmp_path, fresh, {}, resume=True)
     assert fresh.step == 3
     for name, master in fresh.learners["model"].parameters.items():
@@ -117,7 +117,9 @@ def test_checkpoints_half_removed_do_not_stop_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As when a run that has ended is killed while it removes them: one of two files is gone.
-    state = TrainState({"model": make_learner(half_model(), SftSettings(**NAMES))}, step=3)
+    state = TrainState(
+        {"model": make_learner(half_model(), SftSettings(**NAMES))}, FitState(), step=3
+    )
     save_checkpoint(tmp_path, state, {}, keep=1)
 
     def half(folder: Path, **told: object) -> None:
@@ -136,7 +138,7 @@ def test_checkpoints_half_removed_do_not_stop_the_next_start(
 
 def test_a_checkpoint_of_other_processes_is_refused(tmp_path: Path) -> None:
     lm = half_model()
-    state = TrainState({"model": make_learner(lm, SftSettings(**NAMES))}, step=3)
+    state = TrainState({"model": make_learner(lm, SftSettings(**NAMES))}, FitState(), step=3)
     place = save_checkpoint(tmp_path, state, {}, keep=1) / "state.json"
     place.write_text(place.read_text().replace('"processes": 1', '"processes": 2'))
     with pytest.raises(SettingsError, match=r"written by 2 process.* this run has 1"):

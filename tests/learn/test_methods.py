@@ -444,7 +444,7 @@ def test_margins_that_a_method_does_not_learn_from_are_told(
     data.write_text("".join(json.dumps(r) + "\n" for r in rows))
     train(method, toys.settings(method, "llama", tmp_path / "out", dataset=str(data)))
     notes = json.loads((tmp_path / "out" / "data.json").read_text())["read"]["notes"]
-    told = "the margins of 2 pairs are not read: only `reward` learns from them"
+    told = "the margins of 2 pairs are not used: only `reward` learns from them"
     assert notes == ([] if method == "reward" else [told])
 
 

@@ -14,17 +14,18 @@ from pydantic import ValidationError
 
 from accord.compare.rewards.reward import CombinedReward, WeightedSource
 from accord.errors import NotFiniteError
-from accord.learn.loop.checkpoints import TrainState, changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.checkpoints import changing, load_checkpoint, save_checkpoint
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.learner import Learner
-from accord.learn.loop.order import RowOrder
-from accord.learn.online.collecting import collect
-from accord.learn.online.loop import _adapt, improve, learn_online
+from accord.learn.loop.schedule import RowOrder
+from accord.learn.loop.state import TrainState
+from accord.learn.online.guards import OnlineState, restore_snapshot, take_snapshot
+from accord.learn.online.loop import _adapt_beta, optimise, run_iterations
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollback import restore_snapshot, take_snapshot
-from accord.learn.online.saved_episodes import FOLDER, drop_strays, remove_episodes
-from accord.learn.online.step import Pretraining, Work
+from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.saved_episodes import FOLDER, remove_episodes, remove_stale_episodes
+from accord.learn.online.step import Iteration, Pretraining
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder
@@ -48,7 +49,7 @@ def iterate(
     method: str = "ppo",
     **more: Any,
 ) -> Iterator[StepResult]:
-    return learn_online(
+    return run_iterations(
         method, state, roles, PROMPTS, RECORDS, settings, iterations=iterations, **more
     )
 
@@ -348,7 +349,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         missing_eos_penalty=0.0,
     )
     roles = replace(roles_of("rloo"), critic=None, reward=length)
-    episodes, _ = collect(ONLINE["ppo"], roles, PROMPTS * 2, RECORDS * 2, settings, 0)
+    episodes, _ = collect_episodes(ONLINE["ppo"], roles, PROMPTS * 2, RECORDS * 2, settings, 0)
     targets = ONLINE["ppo"].targets(episodes, settings, 0.0)
     assert targets.returns is None
     scores = torch.tensor(length((), episodes.texts))
@@ -363,8 +364,11 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
     roles.policy.model.zero_grad()
 
     recorder = Recorder(list(roles.policy.trainable_parameters().values()))
-    state = TrainState({"policy": Learner(roles.policy.trainable_parameters(), recorder)})  # type: ignore[arg-type]
-    list(improve(state, Work(ONLINE["ppo"], roles, settings, episodes, targets, 0.0)))
+    state = TrainState(
+        {"policy": Learner(roles.policy.trainable_parameters(), recorder)},
+        OnlineState(beta=settings.beta),
+    )  # type: ignore[arg-type]
+    list(optimise(state, Iteration(ONLINE["ppo"], roles, settings, episodes, targets, 0.0)))
     for a, b in zip(recorder.gradients[0], plain, strict=True):
         assert b is not None
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -406,11 +410,10 @@ def test_how_a_server_is_reached_is_no_change_of_what_is_learned() -> None:
 @pytest.mark.parametrize(("skipped", "moves"), [(0.0, True), (1.0, False)])
 def test_a_skipped_iteration_leaves_beta_alone(skipped: float, moves: bool) -> None:
     # It may have ended before all its episodes were measured.
-    state = TrainState({})
-    state.numbers["beta"] = 0.1
+    state = TrainState({}, OnlineState(beta=0.1))
     settings = settings_of("grpo", beta=0.1, adaptive_kl_target=1.0, adaptive_kl_horizon=100)
-    _adapt(state, {"objective/kl": 5.0, "skipped": skipped}, settings, 8)
-    assert (state.numbers["beta"] != 0.1) == moves
+    _adapt_beta(state, {"objective/kl": 5.0, "skipped": skipped}, settings, 8)
+    assert (state.progress.beta != 0.1) == moves
 
 
 def test_the_share_of_clipped_scores_is_told() -> None:
@@ -430,7 +433,7 @@ def test_episodes_that_follow_on_no_checkpoint_are_dropped(tmp_path: Path) -> No
     def kept(*iterations: int) -> list[int]:
         for iteration in iterations:
             (tmp_path / FOLDER / f"iteration-{iteration:08d}").mkdir(parents=True, exist_ok=True)
-        drop_strays(tmp_path)
+        remove_stale_episodes(tmp_path)
         return sorted(int(p.name.split("-")[1]) for p in (tmp_path / FOLDER).iterdir())
 
     assert kept(20, 21) == []  # the checkpoint of step 20 was removed

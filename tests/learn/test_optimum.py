@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from accord.learn.loop.checkpoints import Learner, TrainState
 from accord.learn.loop.fit import fit
+from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import Losses, Objective
 from accord.learn.loop.optimiser import adamw
+from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
-from accord.learn.online.loop import learn_online
+from accord.learn.online.guards import OnlineState
+from accord.learn.online.loop import run_iterations
 from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
@@ -45,15 +47,15 @@ def learn_all_pairs(world: World, method: str, settings: Any, *, flipped: float 
     known = stored_log_probs(compute_log_probs(world.reference, groups, batch_size=64))
     plain = METHODS[method].objective(world.policy, settings, groups, lambda _: known)
 
-    def weighted(batch, rows, *, log):  # type: ignore[no-untyped-def]
-        losses = plain.losses(batch, rows, log=log)
+    def weighted(batch, rows, context, *, log):  # type: ignore[no-untyped-def]
+        losses = plain.losses(batch, rows, context, log=log)
         return Losses(losses.values, probability[rows], losses.metrics)
 
     learner = Learner(
         world.policy.trainable_parameters(),
         adamw(world.policy.trainable_parameters().values(), settings),
     )
-    state = TrainState({"model": learner})
+    state = TrainState({"model": learner}, FitState())
     for _ in fit(state, groups, Objective(weighted), lambda g: 0.5, settings, world.policy.device):
         pass
 
@@ -180,9 +182,9 @@ def learn_from_scores(
     records = [PromptOnly(str(x)) for x in range(len(world.prompts))]
     return [
         result.metrics
-        for result in learn_online(
+        for result in run_iterations(
             method,
-            TrainState(learners),
+            TrainState(learners, OnlineState(beta=settings.beta)),
             roles,
             world.prompts,
             records,

@@ -13,18 +13,19 @@ from pydantic import ValidationError
 
 from accord.compare.rewards.reward import CombinedReward, WeightedSource
 from accord.errors import TrainingError
-from accord.learn.loop.checkpoints import Learner, TrainState
 from accord.learn.loop.fit import StepResult
-from accord.learn.loop.objective import merge_metrics
-from accord.learn.loop.order import RowOrder
-from accord.learn.online.collecting import collect
-from accord.learn.online.episodes import Episodes, grid_mask, to_grid
-from accord.learn.online.loop import improve, learn_online
-from accord.learn.online.methods import ONLINE
-from accord.learn.online.metrics import Targets, summary
-from accord.learn.online.ppo import ppo_targets
+from accord.learn.loop.learner import Learner
+from accord.learn.loop.objective import mean_metrics
+from accord.learn.loop.schedule import RowOrder
+from accord.learn.loop.state import TrainState
+from accord.learn.online.episodes import Episodes, length_mask, pad_flat
+from accord.learn.online.guards import OnlineState
+from accord.learn.online.loop import optimise, run_iterations
+from accord.learn.online.methods import ONLINE, Targets, ppo_targets
+from accord.learn.online.metrics import episode_metrics
 from accord.learn.online.roles import Roles
-from accord.learn.online.step import Work
+from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.step import Iteration
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.respond.protocol import Sample
@@ -53,32 +54,32 @@ def run_ppo(
 def iterate(
     state: TrainState, roles: Roles, settings: PpoSettings, iterations: int
 ) -> Iterator[StepResult]:
-    return learn_online("ppo", state, roles, PROMPTS, RECORDS, settings, iterations=iterations)
+    return run_iterations("ppo", state, roles, PROMPTS, RECORDS, settings, iterations=iterations)
 
 
 def collected(roles: Roles, settings: PpoSettings, iteration: int = 0) -> Episodes:
     chosen = [RowOrder(3, 0).at(iteration * 8 + i) for i in range(8)]
     prompts, records = [PROMPTS[i] for i in chosen], [RECORDS[i] for i in chosen]
-    return collect(ONLINE["ppo"], roles, prompts, records, settings, iteration)[0]
+    return collect_episodes(ONLINE["ppo"], roles, prompts, records, settings, iteration)[0]
 
 
 def score(
     episodes: Episodes, settings: PpoSettings, beta: float
 ) -> tuple[Targets, dict[str, float]]:
     targets = ppo_targets(episodes, settings, beta)
-    return targets, targets.numbers | summary(episodes, settings, beta)
+    return targets, targets.metrics | episode_metrics(episodes, settings, beta)
 
 
 def improved(
     state: TrainState, roles: Roles, episodes: Episodes, targets: Targets, settings: PpoSettings
 ) -> dict[str, float]:
-    work = Work(ONLINE["ppo"], roles, settings, episodes, targets, settings.beta)
-    return merge_metrics(list(improve(state, work)))
+    work = Iteration(ONLINE["ppo"], roles, settings, episodes, targets, settings.beta)
+    return mean_metrics(list(optimise(state, work)))
 
 
 def two_episodes() -> Episodes:
     """The first of two tokens, ended, score 3; the second of one, cut off, score 20."""
-    mask = grid_mask([2, 1])
+    mask = length_mask([2, 1])
     return Episodes(
         groups=(PromptGroup((5,), ((6, 2),), (0,)), PromptGroup((5,), ((7,),), (0,))),
         texts=("6", "7"),
@@ -212,7 +213,8 @@ def test_accumulation_changes_neither_loss_nor_gradient(minibatches: int) -> Non
             {
                 name: Learner(lm.trainable_parameters(), recorders[name])  # type: ignore[arg-type]
                 for name, lm in (("policy", roles.policy), ("critic", roles.critic))
-            }
+            },
+            OnlineState(beta=settings.beta),
         )
         episodes = collected(roles, settings)
         targets, _ = score(episodes, settings, 0.05)
@@ -277,9 +279,9 @@ def test_beta_adapts_towards_its_target() -> None:
     settings = settings_of(adaptive_kl_target=1e-3, adaptive_kl_horizon=80, beta=0.1)
     state, results = run_ppo(roles_of(), settings, iterations=2)
     assert [r.metrics["objective/beta"] for r in results] == pytest.approx([0.1, 0.102])
-    assert state.numbers["beta"] == pytest.approx(0.1 * 1.02**2)
+    assert state.progress.beta == pytest.approx(0.1 * 1.02**2)
     fixed, _ = run_ppo(roles_of(), settings_of(beta=0.1))
-    assert fixed.numbers["beta"] == 0.1
+    assert fixed.progress.beta == 0.1
 
 
 def test_learning_rates_of_policy_and_critic() -> None:
@@ -291,10 +293,10 @@ def test_learning_rates_of_policy_and_critic() -> None:
 
 
 def test_grids_hold_tokens_in_order() -> None:
-    mask = grid_mask([2, 3, 1])
+    mask = length_mask([2, 3, 1])
     assert mask.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
     flat = torch.arange(1.0, 7.0)
-    grid = to_grid(flat, mask)
+    grid = pad_flat(flat, mask)
     assert grid.tolist() == [[1, 2, 0], [3, 4, 5], [6, 0, 0]]
     assert torch.equal(grid[mask], flat)
 

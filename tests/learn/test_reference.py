@@ -50,7 +50,7 @@ def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return compute_log_probs(lm, groups, **more)
 
     monkeypatch.setattr(reference, "compute_log_probs", counted)
-    monkeypatch.setattr(reference, "PROBED", 1)
+    monkeypatch.setattr(reference, "PROBED_ROWS", 1)
     return counts
 
 
@@ -76,7 +76,7 @@ def test_no_forward_pass_has_more_tokens_than_it_may(monkeypatch: pytest.MonkeyP
     whole = compute_log_probs(lm, GROUPS, batch_size=3)
     monkeypatch.setattr(reference, "pack", counted)
     for most, tokens in ((20, [10, 12, 14]), (24, [14, 22]), (None, [36])):
-        found = compute_log_probs(lm, GROUPS, batch_size=3, most_tokens=most)
+        found = compute_log_probs(lm, GROUPS, batch_size=3, max_tokens=most)
         torch.testing.assert_close(torch.cat(found), torch.cat(whole), rtol=0, atol=1e-5)
         assert [len(row) for row in found] == [8, 8, 8]
         assert sorted(held) == tokens
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "file"))
     found = cached_log_probs(model(), GROUPS, batch_size=2)
     assert len(found) == 3
-    assert "not kept for later runs" in caplog.text
+    assert "not cached for later runs" in caplog.text
 
 
 def test_adapters_off_is_the_base_however_far_they_have_moved() -> None:

@@ -21,7 +21,7 @@ from accord.compare.rewards.reward import model_reward
 from accord.errors import DataError, SettingsError
 from accord.learn.offline.length_slope import length_slope
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reward import bootstrap, measured, reward, settled
+from accord.learn.offline.reward import bootstrap, eval_settings, fit_settings, reward
 from accord.learn.offline.train import train_offline
 from accord.learn.online.train import train_online
 from accord.lm.forward import check_packing, response_head_scores, response_scores
@@ -104,7 +104,7 @@ def own_scores(model: Any, group: PromptGroup) -> Tensor:
 
 def found_losses(settings: RewardSettings, lm: LanguageModel, groups: Sequence[PromptGroup]) -> Any:
     objective = reward(lm, settings, groups, lambda rows: pytest.fail("it has no reference"))
-    return objective.losses(pack(groups), range(len(groups)), log=True)
+    return objective.losses(pack(groups), range(len(groups)), None, log=True)
 
 
 def test_what_length_explains_is_taken_out_of_pairs() -> None:
@@ -125,7 +125,7 @@ def test_what_length_explains_is_taken_out_of_pairs() -> None:
         ]
         expected.append(sum(values) / len(values))
     total = float(torch.stack(expected).sum().detach())
-    assert float(losses.total().detach()) == pytest.approx(total, rel=1e-4)
+    assert float(losses.weighted_sum().detach()) == pytest.approx(total, rel=1e-4)
     assert float(losses.weights.sum()) == pytest.approx(4)
     # The numbers that are told are the scores' own.
     plain = found_losses(RewardSettings(**NAMES), ensemble(1), groups)
@@ -149,12 +149,12 @@ def test_what_length_explains_is_taken_out_of_plackett_luce() -> None:
 def test_the_slope_is_fitted_once_to_the_training_rows(caplog: pytest.LogCaptureFixture) -> None:
     groups = [pair(4)] * 3 + [pair(-4)]
     with caplog.at_level("INFO"):
-        found = settled(RewardSettings(**NAMES, length_regularisation=0.5), groups)
+        found = fit_settings(RewardSettings(**NAMES, length_regularisation=0.5), groups)
     assert found.length_slope == pytest.approx(math.log(3) / 4)
-    assert "a token more adds 0.2747 to the log-odds of winning; 0.5 of that" in caplog.text
+    assert "each token adds 0.2747 to the log-odds of winning; 0.5 of that" in caplog.text
     given = RewardSettings(**NAMES, length_regularisation=0.5, length_slope=0.1)
-    assert settled(given, groups) == given
-    assert settled(RewardSettings(**NAMES), groups).length_slope is None
+    assert fit_settings(given, groups) == given
+    assert fit_settings(RewardSettings(**NAMES), groups).length_slope is None
 
 
 def test_bootstrap_draws() -> None:
@@ -188,11 +188,11 @@ def test_heads_learn_each_from_its_own_draw(ranking_loss: Any) -> None:
         whole += float(values.mean())
         # The population's standard deviation over heads, of each margin.
         spread += float(margins.std(1, correction=0).mean())
-    assert float(losses.total().detach()) == pytest.approx(total, rel=1e-4)
+    assert float(losses.weighted_sum().detach()) == pytest.approx(total, rel=1e-4)
     assert losses.metrics["rewards/std"][0] == pytest.approx(spread, rel=1e-4)
     # Held-out rows count once for each head.
-    plain = found_losses(measured(settings), ensemble(3), GROUPS)
-    assert float(plain.total().detach()) == pytest.approx(whole, rel=1e-4)
+    plain = found_losses(eval_settings(settings), ensemble(3), GROUPS)
+    assert float(plain.weighted_sum().detach()) == pytest.approx(whole, rel=1e-4)
 
 
 def test_the_combined_score_by_hand() -> None:
@@ -363,7 +363,7 @@ def test_margins_have_no_place_in_plackett_luce() -> None:
     settings = RewardSettings(**NAMES, ranking_loss="plackett_luce")
     with pytest.raises(SettingsError, match="has a margin, and ranking_loss=plackett_luce"):
         reward(ensemble(1), settings, groups, lambda rows: pytest.fail("no reference"))
-    assert METHODS["reward"].settled is settled
+    assert METHODS["reward"].fit_settings is fit_settings
 
 
 def test_a_score_without_what_length_explains(tmp_path: Path) -> None:

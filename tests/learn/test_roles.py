@@ -16,7 +16,8 @@ from accord.errors import SettingsError
 from accord.learn.loop.checkpoints import FOLDER as CHECKPOINTS
 from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.online import roles as roles_module
-from accord.learn.online.roles import RoleMemory, Roles, load_roles, memory_plan, told
+from accord.learn.online.memory import RoleMemory, memory_plan, memory_report
+from accord.learn.online.roles import Roles, load_roles
 from accord.learn.online.saved_episodes import FOLDER as EPISODES
 from accord.learn.online.train import train_online
 from accord.lm.forward import response_logps, share_forward_pass, token_values
@@ -104,7 +105,7 @@ def step(lm: LanguageModel, learner: Learner, read: Any) -> None:
     read(lm, batch()).sum().backward()
     learner.optimiser.step()
     learner.optimiser.zero_grad(set_to_none=True)
-    learner.publish()
+    learner.sync_copies()
 
 
 def test_under_lora_all_roles_are_on_one_base(toys: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_whole_reward_model_is_told_and_the_critic_starts_anew(
     caplog.set_level(logging.INFO)
     settings = settings_of(toys, lora=LORA, reward_model=str(toys / "full"))
     roles, plan = loaded(settings)
-    assert "is loaded by itself: it is a full model" in caplog.text
+    assert "is loaded separately: it is a full model" in caplog.text
     assert "start from a new head" in caplog.text
     assert "memory of the reference, MB: none of its own" in caplog.text
     assert roles.critic is not None
@@ -215,7 +216,7 @@ def test_the_plan_is_of_the_tensors_that_learning_holds(
     }
     held = sum(plan[name].weights for name in ("policy", "critic", "reference"))
     assert held == sum(places.values())
-    assert told(plan)[-1].startswith("memory of all roles, MB: ")
+    assert memory_report(plan)[-1].startswith("memory of all roles, MB: ")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

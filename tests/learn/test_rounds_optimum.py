@@ -10,10 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from accord.learn.loop.checkpoints import Learner, TrainState
 from accord.learn.loop.fit import fit
+from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import Losses, Objective
 from accord.learn.loop.optimiser import adamw
+from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.model import LanguageModel
@@ -61,12 +62,14 @@ def dpo_round(world: World, reference: LanguageModel, beta: float, seed: int) ->
     known = stored_log_probs(compute_log_probs(reference, groups, batch_size=64))
     plain = METHODS["dpo"].objective(world.policy, settings, groups, lambda _: known)
 
-    def weighted(batch, rows, *, log):  # type: ignore[no-untyped-def]
-        losses = plain.losses(batch, rows, log=log)
+    def weighted(batch, rows, context, *, log):  # type: ignore[no-untyped-def]
+        losses = plain.losses(batch, rows, context, log=log)
         return Losses(losses.values, share[rows], losses.metrics)
 
     parameters = world.policy.trainable_parameters()
-    state = TrainState({"model": Learner(parameters, adamw(parameters.values(), settings))})
+    state = TrainState(
+        {"model": Learner(parameters, adamw(parameters.values(), settings))}, FitState()
+    )
     steps = fit(state, groups, Objective(weighted), lambda _: 0.5, settings, world.policy.device)
     for _ in steps:
         pass

@@ -25,7 +25,7 @@ from transformers import (
 
 from accord.compare.dataset import load_records
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.train import encode_rows
+from accord.learn.offline.rows import encode_rows
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
@@ -191,9 +191,9 @@ def trained_loss(trained: Trained, rows: Path, folder: Path) -> tuple[LanguageMo
 
     objective = method.objective(lm, settings, groups, lambda groups: reference)
     everything = range(len(groups))
-    objective.begin_step(everything)
-    losses = objective.losses(pack(groups, "cpu"), everything, log=False)
-    return lm, losses.total() / losses.weights.sum()
+    context = objective.prepare(everything)
+    losses = objective.losses(pack(groups, "cpu"), everything, context, log=False)
+    return lm, losses.weighted_sum() / losses.weights.sum()
 
 
 def assert_gradients(parameters: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

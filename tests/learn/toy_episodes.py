@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from accord.learn.loop.checkpoints import Learner, TrainState
+from accord.learn.loop.learner import Learner
 from accord.learn.loop.optimiser import adamw
+from accord.learn.loop.state import TrainState
+from accord.learn.online.guards import OnlineState
 from accord.learn.online.roles import Roles
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
@@ -88,7 +90,7 @@ def roles_of(method: str = "ppo", sharp: float = 3.0) -> Roles:
     return Roles(policy, critic, reference, reward, local_sampler(policy))
 
 
-def state_of(roles: Roles, settings: OnlineSettings) -> TrainState:
+def state_of(roles: Roles, settings: OnlineSettings) -> TrainState[OnlineState]:
     models = {"policy": roles.policy, "critic": roles.critic}
     return TrainState(
         {
@@ -97,7 +99,8 @@ def state_of(roles: Roles, settings: OnlineSettings) -> TrainState:
             )
             for name, lm in models.items()
             if lm is not None
-        }
+        },
+        OnlineState(beta=settings.beta),
     )
 
 

@@ -145,7 +145,7 @@ def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
 
     def fail() -> None:
         assert policy.switch is not None
-        with critic.compute():
+        with critic.precision_context():
             assert policy.switch.adapter == "critic"
             raise ZeroDivisionError
 
@@ -153,7 +153,7 @@ def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
         fail()
     assert policy.switch.adapter == "default"
     plain = policy.inner(input_ids=torch.tensor([[5, 6, 7]])).logits  # no view's pass at all
-    with base_view(policy).compute():
+    with base_view(policy).precision_context():
         base = policy.inner(input_ids=torch.tensor([[5, 6, 7]])).logits
     assert float((plain - base).abs().max()) > 1e-3
     torch.testing.assert_close(response_logps(policy, BATCH), expected)

@@ -223,7 +223,8 @@ def _states_with_extra_logps(
         # Each token is predicted by the one before it, the first by the prompt's last token.
         first = torch.tensor([0, *map(len, extra[:-1])]).cumsum(0)
         before = torch.cat([out[:1], out[:-1]]).index_copy(0, first, states[count:])
-        return states[:count], token_logps(before, lm.head, tokens)
+        extra_logps = token_logps(before, lm.head, tokens)
+    return states[:count], extra_logps
 
 
 @torch.no_grad()

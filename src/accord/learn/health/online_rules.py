@@ -268,7 +268,9 @@ def _clipped(history: MetricHistory) -> list[HealthRemark]:
 def _ratio(history: MetricHistory) -> list[HealthRemark]:
     """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
     is not, a few tokens' ratios outweigh all others."""
-    away = [{"away": abs(r["val/ratio"] - 1)} for r in history.rows if is_number(r.get("val/ratio"))]
+    away = [
+        {"away": abs(r["val/ratio"] - 1)} for r in history.rows if is_number(r.get("val/ratio"))
+    ]
     mean = mean_of(away, "away")
     if mean is None or mean <= RATIO_AWAY:
         return []
