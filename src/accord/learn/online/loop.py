@@ -65,33 +65,27 @@ def run_iterations(
         start_time = time.perf_counter()
         factor = _set_learning_rates(state, iterations, settings)
         rows = order.slice(state.step * num_prompts, (state.step + 1) * num_prompts)
+        batch = [prompts[i] for i in rows], [records[i] for i in rows]
+        log_step = should_log(state.step + 1, iterations, settings)
         episodes, first_pass = load_or_collect_episodes(
-            method,
-            state.step,
-            roles,
-            [prompts[i] for i in rows],
-            [records[i] for i in rows],
-            settings,
-            log=should_log(state.step + 1, iterations, settings),
-            folder=folder,
+            method, state.step, roles, *batch, settings, log=log_step, folder=folder
         )
         kl_decision = apply_kl_limit(state, episodes, settings)
         metrics: dict[str, float] = {"skipped": 0.0}
         beta = progress.beta
         if kl_decision.takes_steps:
-            targets = method.targets(episodes, settings, beta)
             iteration = Iteration(
                 method,
                 roles,
                 settings,
                 episodes,
-                targets,
+                method.targets(episodes, settings, beta),
                 beta,
                 policy_learns=state.step >= critic_warmup_steps(settings),
                 first_pass=first_pass,
                 pretraining=pretraining,
             )
-            metrics |= targets.metrics | _optimise_or_skip(state, iteration, folder)
+            metrics |= iteration.targets.metrics | _optimise_or_skip(state, iteration, folder)
         if first_pass is not None:
             first_pass.release()
         metrics |= episode_metrics(episodes, settings, beta)
