@@ -29,7 +29,7 @@ from accord.settings.stages import (
     JudgeSettings,
     SelectSettings,
 )
-from tests.fake_openai import FakeOpenAi, Reply, completion, prefers, texts_of
+from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers
 from tests.lm.toys import save_toy
 
 ANSWERS = {
@@ -55,7 +55,7 @@ def yes(text: str) -> int:
 
 def mute(body: Any) -> Reply:
     """Prefers yes, and has nothing to say where a response is mute."""
-    if "mute" in texts_of(body).values():
+    if "mute" in judged_texts(body).values():
         return 200, completion("...")
     return prefers(yes)(body)
 

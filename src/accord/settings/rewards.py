@@ -213,8 +213,8 @@ class AnswerSource(SourceSettings):
     column: str = Field("answer", description="Column of the prompts' rows that holds it.")
     compare: Literal["exact", "contains", "number"] = Field(
         "exact",
-        description="The response equals the answer except for blanks, contains it, or ends in "
-        "the same last number.",
+        description="The response equals the answer except for blanks, contains it, or has the "
+        "same last number.",
     )
     case_sensitive: bool = Field(False, description="Whether upper and lower case differ.")
 
@@ -278,9 +278,10 @@ class JudgeSource(EndpointSettings, SourceSettings):
     highest: int = Field(10, description="The score of the best response.")
     unreadable: Literal["error", "mean"] = Field(
         "error",
-        description="How a response is scored when the judge's answer can't be parsed or the server "
-        "refuses the request: an error; or the mean score of the other responses to its prompt (of "
-        "all responses where there is none), logged as `rewards/NAME.unreadable/mean`.",
+        description="How a response is scored when the judge's answer can't be parsed or the "
+        "server refuses the request: an error; or the mean score of the other responses to its "
+        "prompt (of all responses where there is none), logged as "
+        "`rewards/NAME.unreadable/mean`.",
     )
 
     @model_validator(mode="after")
