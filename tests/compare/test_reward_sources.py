@@ -265,8 +265,8 @@ def trained(folder: Path, seed: int, heads: int, mean: float, std: float) -> str
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A reward model of one head, and one of two."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    return trained(one / "first", 1, 1, 0.3, 2.0), trained(two / "second", 2, 2, 0.0, 0.5)
+    first, second = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    return trained(first / "first", 1, 1, 0.3, 2.0), trained(second / "second", 2, 2, 0.0, 0.5)
 
 
 def raw_heads(folder: str) -> torch.Tensor:

@@ -394,7 +394,7 @@ def test_locked_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.close()
 
 
-def columns_of(engine: sa.Engine) -> dict[str, Any]:
+def describe_tables(engine: sa.Engine) -> dict[str, Any]:
     """Tables, columns, types, keys and indexes as the database reports them."""
     inspector = sa.inspect(engine)
     return {
@@ -415,7 +415,7 @@ def columns_of(engine: sa.Engine) -> dict[str, Any]:
 def test_migrations_lead_to_the_schema(store: PreferenceStore) -> None:
     fresh = sa.create_engine("sqlite://")
     METADATA.create_all(fresh)
-    assert columns_of(store.engine) == columns_of(fresh)
+    assert describe_tables(store.engine) == describe_tables(fresh)
 
 
 def test_an_old_store_is_migrated_to_the_newest_version(
@@ -446,7 +446,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path) -> None:
         raise RuntimeError("power cut")
 
     with PreferenceStore.open(path) as store:
-        before = columns_of(store.engine)
+        before = describe_tables(store.engine)
 
         def upgrade() -> None:
             with store_connection.transaction(store.engine, store.path, writes=True) as connection:
@@ -454,7 +454,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path) -> None:
 
         with pytest.raises(RuntimeError):
             upgrade()
-        assert columns_of(store.engine) == before
+        assert describe_tables(store.engine) == before
         assert store.counts()["prompts"] == 0
 
 

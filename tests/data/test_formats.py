@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accord.data.battles import parse_battle
 from accord.data.columns import detect_format, matching_formats
-from accord.data.files import Row
+from accord.data.files import DataRow
 from accord.data.formats import parse_record
 from accord.data.turns import RowError, parse_hh_dialogue, shared_prefix_length
 from accord.errors import DataError
@@ -38,12 +38,12 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 
 def parse(**values: Any) -> Record:
-    return parse_record(Row(values, HERE))
+    return parse_record(DataRow(values, HERE))
 
 
 def collect_notes(**values: Any) -> list[str]:
     notes: Counter[str] = Counter()
-    parse_record(Row(values, HERE), notes=notes)
+    parse_record(DataRow(values, HERE), notes=notes)
     return list(notes)
 
 
@@ -443,14 +443,14 @@ def test_ranking_that_cannot_be_used(responses: Any, ranks: Any, reason: str) ->
     ],
 )
 def test_battle(winner: str, outcome: Any) -> None:
-    row = Row({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
+    row = DataRow({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
     assert parse_battle(row) == Battle("x", "y", outcome)
 
 
 def test_battle_that_cannot_be_used() -> None:
     def battle(**values: Any) -> str:
         with pytest.raises(RowError) as caught:
-            parse_battle(Row(values, HERE))
+            parse_battle(DataRow(values, HERE))
         return str(caught.value)
 
     assert battle(model_a="x", model_b="y", winner="x") == (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accord.data.files import Row
+from accord.data.files import DataRow
 from accord.data.turns import RowError, require_response, require_text
 from accord.records import Battle, Outcome
 
@@ -16,7 +16,7 @@ WINNERS: dict[str, Outcome] = {
 }
 
 
-def parse_battle(row: Row) -> Battle:
+def parse_battle(row: DataRow) -> Battle:
     """The battle in an arena's row. Raises RowError where the row can't be used."""
     model_a, model_b = (
         require_response(require_text(row.values.get(c), c), c) for c in ("model_a", "model_b")

@@ -32,14 +32,14 @@ MAX_CELL_LENGTH = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """One row before it is parsed: column names to values."""
 
     values: dict[str, Any]
     source: Source
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path) -> Iterator[DataRow]:
     """The rows at `path`: a file, a folder of files, a `save_to_disk` folder, or a hub name.
 
     A hub name is `owner/name`, `owner/name:split` or `owner/name:config:split`. Lines count from 1.
@@ -57,12 +57,12 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     else:
         raise DataError(describe_missing_path(path))
     return require_rows(
-        (Row(values, Source(origin, line)) for origin, line, values in rows),
+        (DataRow(values, Source(origin, line)) for origin, line, values in rows),
         name,
     )
 
 
-def require_rows(rows: Iterator[Row], name: str) -> Iterator[Row]:
+def require_rows(rows: Iterator[DataRow], name: str) -> Iterator[DataRow]:
     """The rows. Raises DataError on iteration where there are none."""
     first = next(rows, None)
     if first is None:

@@ -15,7 +15,7 @@ from accord.data.columns import (
     detect_format,
     match_columns,
 )
-from accord.data.files import Row
+from accord.data.files import DataRow
 from accord.data.turns import (
     RowError,
     is_hh_dialogue,
@@ -44,7 +44,7 @@ LABELS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
 def parse_record(
-    row: Row,
+    row: DataRow,
     form: Format | None = None,
     names: Mapping[str, str] | None = None,
     notes: Counter[str] | None = None,
@@ -267,7 +267,7 @@ def _parse_demonstration(cells: Cells) -> Demonstration:
     return Demonstration(prompt, response, cells.source, _parse_finished(cells))
 
 
-def parse_demonstrations(row: Row, names: Mapping[str, str]) -> list[Demonstration]:
+def parse_demonstrations(row: DataRow, names: Mapping[str, str]) -> list[Demonstration]:
     """The responses of a line of responses.jsonl, each as a demonstration.
 
     Raises RowError where the row is not of that form.

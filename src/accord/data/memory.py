@@ -1,6 +1,6 @@
 """Rows that are in memory already: dicts, records, a `datasets.Dataset`, a pandas DataFrame.
 
-They become the `Row`s that a JSONL file of them would give, so that both are checked alike.
+They become the rows (`DataRow`) that a JSONL file of them gives, so that both are checked alike.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from accord.data.files import Row, require_rows
+from accord.data.files import DataRow, require_rows
 from accord.data.write import record_json
 from accord.errors import DataError
 from accord.records import UNKNOWN, Record, Source
@@ -19,7 +19,7 @@ def memory_name(rows: Any) -> str:
     return type(rows).__name__
 
 
-def read_memory_rows(rows: Iterable[Any]) -> Iterator[Row]:
+def read_memory_rows(rows: Iterable[Any]) -> Iterator[DataRow]:
     """The rows of an iterable of mappings or records, of a data set, or of a DataFrame.
 
     Rows count from 1. A record that knows its source keeps it. As in a JSONL file, NumPy values,
@@ -51,7 +51,7 @@ def _read_frame(frame: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _make_row(item: Any, source: Source) -> Row:
+def _make_row(item: Any, source: Source) -> DataRow:
     if isinstance(item, get_args(Record)):
         return _row_from_record(item, source)
     if not isinstance(item, Mapping):
@@ -59,14 +59,14 @@ def _make_row(item: Any, source: Source) -> Row:
             f"{source} is {type(item).__name__} {str(item)[:60]!r}, not a dict. "
             "Each row must be a dict of column names and values."
         )
-    return Row({str(column): _to_plain(value) for column, value in item.items()}, source)
+    return DataRow({str(column): _to_plain(value) for column, value in item.items()}, source)
 
 
-def _row_from_record(record: Record, source: Source) -> Row:
+def _row_from_record(record: Record, source: Source) -> DataRow:
     values = record_json(record)
     if "response" in values:  # by the column's own name, so that no note speaks of an alias
         values["completion"] = values.pop("response")
-    return Row(values, source if record.source == UNKNOWN else record.source)
+    return DataRow(values, source if record.source == UNKNOWN else record.source)
 
 
 def _to_plain(value: Any) -> Any:

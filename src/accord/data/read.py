@@ -17,7 +17,7 @@ from accord.data.columns import (
     match_columns,
     matching_formats,
 )
-from accord.data.files import Row, read_rows
+from accord.data.files import DataRow, read_rows
 from accord.data.formats import collect_meta, parse_demonstrations, parse_record
 from accord.data.memory import memory_name, read_memory_rows
 from accord.data.report import Dropped, ReadReport, count_dropped, format_reasons
@@ -149,7 +149,7 @@ def records_from_rows(rows: Iterable[Any], kind: Kind) -> tuple[list[Record], Re
 
 
 def _convert_rows(
-    rows: Sequence[Row], kind: Kind, path: str, *, subject: str
+    rows: Sequence[DataRow], kind: Kind, path: str, *, subject: str
 ) -> tuple[list[Record], ReadReport]:
     """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
@@ -157,7 +157,7 @@ def _convert_rows(
     names = match_columns(columns)
     notes: Counter[str] = Counter()
 
-    def convert(row: Row) -> Iterable[Record]:
+    def convert(row: DataRow) -> Iterable[Record]:
         form = next((f for f in forms if _has_all_columns(row, f, names)), forms[0])
         return _convert_row(row, form, kind, names, notes)
 
@@ -191,7 +191,7 @@ def read_battles(path: str | Path) -> tuple[list[Battle], ReadReport]:
 
 
 def _parse_rows(
-    rows: Iterable[Row], parse: Callable[[Row], Iterable[T]]
+    rows: Iterable[DataRow], parse: Callable[[DataRow], Iterable[T]]
 ) -> tuple[list[T], Dropped]:
     """What `parse` gives for the rows, and the rows that it raised RowError for, by reason."""
     parsed: list[T] = []
@@ -241,12 +241,12 @@ def _describe_wrong_columns(
     return f"{message} Rename the columns, or give another data set."
 
 
-def _has_all_columns(row: Row, form: Format, names: dict[str, str]) -> bool:
+def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
     return all(row.values.get(names[c]) is not None for c in COLUMNS[form])
 
 
 def _convert_row(
-    row: Row, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
+    row: DataRow, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
 ) -> Iterable[Record]:
     """The records of `kind` in a row. Raises RowError where it can't be used."""
     targets, cells = KINDS[kind], Cells(row.values, names, row.source)
@@ -292,7 +292,7 @@ def _note_with_count(note: str, count: int, used: int) -> str:
     return note if count >= used else f"in {count:,} rows, {note}"
 
 
-def _note_paths(path: str, rows: Sequence[Row]) -> list[str]:
+def _note_paths(path: str, rows: Sequence[DataRow]) -> list[str]:
     """The paths of the rows, where they differ from the path that was given."""
     paths = list(dict.fromkeys(row.source.path for row in rows))
     if paths == [path] or (len(paths) == 1 and Path(paths[0]) == Path(path).expanduser()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.data.files import Row, read_rows
+from accord.data.files import DataRow, read_rows
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -101,7 +101,7 @@ def read_responses(path: str | Path) -> list[ResponseRow]:
     return [_parse_response_row(row) for row in read_rows(path)]
 
 
-def _parse_response_row(row: Row) -> ResponseRow:
+def _parse_response_row(row: DataRow) -> ResponseRow:
     values = row.values
     missing = [c for c in ("prompt", "model", "responses") if values.get(c) is None]
     if missing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ class AnswerCache:
         line = json.dumps({"key": key, **asdict(answer)}) + "\n"  # in ASCII
         with self._lock, storage_errors(self.path), self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if file.tell() and not _ends_with_newline(file):
+            if file.seek(0, os.SEEK_END) and not _ends_with_newline(file):
                 line = "\n" + line  # a killed writer left an incomplete line
             file.write(line.encode())
             file.flush()
@@ -60,7 +61,7 @@ class AnswerCache:
 
 
 def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, 2)
+    file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
 
 
