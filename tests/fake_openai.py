@@ -1,4 +1,4 @@
-"""A server that speaks as OpenAI's chat completions do, on a port of this machine."""
+"""A fake server with OpenAI's chat completions, on a port of this machine."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ _TEXTS = re.compile(r"<(prompt|response|response-A|response-B)-(\w+)>\n(.*?)\n</
 
 
 def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:
-    """An answer that took 20 tokens of a prompt and 3 of its own."""
+    """A chat completion of 20 prompt tokens and 3 completion tokens."""
     return {
         "choices": [{"message": {"content": text}, "finish_reason": finish}],
         "usage": {"prompt_tokens": 20, "completion_tokens": 3},
     }
 
 
-def question_of(body: Any) -> str:
+def request_text(body: Any) -> str:
     (message,) = body["messages"]
     assert message["role"] == "user"
-    found: str = message["content"]
-    return found
+    text: str = message["content"]
+    return text
 
 
-def texts_of(body: Any) -> dict[str, str]:
-    """The prompt and the responses that a question holds."""
-    return {name: text for name, _, text in _TEXTS.findall(question_of(body))}
+def judged_texts(body: Any) -> dict[str, str]:
+    """The prompt and the responses in a judge's request, by the names of their tags."""
+    return {name: text for name, _, text in _TEXTS.findall(request_text(body))}
 
 
-def prefers(liked: Callable[[str], float]) -> Callable[[Any], Reply]:
-    """Says in JSON which of two responses has more of what is liked, or that as a score."""
+def prefers(utility: Callable[[str], float]) -> Callable[[Any], Reply]:
+    """Answers in JSON which of two responses has the higher utility, or a response's utility."""
 
     def answer(body: Any) -> Reply:
-        texts = texts_of(body)
+        texts = judged_texts(body)
         if "response" in texts:
-            return 200, completion(json.dumps({"score": liked(texts["response"])}))
-        a, b = liked(texts["response-A"]), liked(texts["response-B"])
+            return 200, completion(json.dumps({"score": utility(texts["response"])}))
+        a, b = utility(texts["response-A"]), utility(texts["response-B"])
         verdict = "tie" if a == b else "A" if a > b else "B"
         return 200, completion(json.dumps({"reason": "so", "verdict": verdict}))
 
@@ -49,10 +49,10 @@ def prefers(liked: Callable[[str], float]) -> Callable[[Any], Reply]:
 
 
 class FakeOpenAi:
-    """`seen` are the requests' bodies; `answer` is called with each."""
+    """`requests` are the bodies of the requests; `answer` is called with each."""
 
     def __init__(self) -> None:
-        self.seen: list[Any] = []
+        self.requests: list[Any] = []
         self.keys: list[str | None] = []
         self.paths: set[str] = set()
         self.answer: Callable[[Any], Reply] = lambda body: (200, completion("Verdict: A"))
@@ -61,16 +61,16 @@ class FakeOpenAi:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                fake.seen.append(body)
+                fake.requests.append(body)
                 fake.keys.append(self.headers["Authorization"])
                 fake.paths.add(self.path)
-                status, found, *more = fake.answer(body)
-                if status == 0:  # hang up without a word
+                status, content, *headers = fake.answer(body)
+                if status == 0:  # hang up without an answer
                     self.close_connection = True
                     return
-                data = found if isinstance(found, str) else json.dumps(found)
+                data = content if isinstance(content, str) else json.dumps(content)
                 self.send_response(status)
-                for name, value in (more[0] if more else {}).items():
+                for name, value in (headers[0] if headers else {}).items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data.encode())))
                 self.end_headers()

@@ -5,7 +5,7 @@
     │   ├── SettingsError     an unknown key, a wrong type, an impossible combination
     │   ├── DataError         a file, row or column that can't be used
     │   ├── ModelError        a model folder that can't be used
-    │   └── RewardError       a source of a reward that gives no score for a response
+    │   └── RewardError       a reward source that gives no score for a response
     └── WorkError             the request was right, the work failed: exit code 1
         ├── TrainingError     a diverged run
         │   └── NotFiniteError   a loss or gradient that is NaN or infinite

@@ -1,4 +1,4 @@
-"""What people and files say: prompts, responses, and judgements about responses.
+"""Prompts, responses and preferences as plain text records, and the JSON form of a prompt.
 
 Every record knows its `Source`, so that a problem with it can be reported with file and line.
 Records hold text only; tokens begin in `accord.lm`.
@@ -6,7 +6,7 @@ Records hold text only; tokens begin in `accord.lm`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,18 +22,26 @@ class Message:
 
 
 Prompt = str | tuple[Message, ...]
-"""Plain text to be continued as it stands, or a conversation that the chat template renders."""
+"""Plain text to be continued verbatim, or a conversation that the chat template renders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a record was read: a file (or store), and the 1-based line or row."""
+    """Where a record was read: a path (or hub name, or store), and the 1-based line or row.
 
-    place: str = "memory"
+    With `in_memory`, `path` names the type of a Python object, such as `list`; `line` is its row.
+    """
+
+    path: str = "memory"
     line: int | None = None
+    in_memory: bool = False
 
     def __str__(self) -> str:
-        return self.place if self.line is None else f"{self.place}:{self.line}"
+        if self.line is None:
+            return self.path
+        return (
+            f"row {self.line} of the {self.path}" if self.in_memory else f"{self.path}:{self.line}"
+        )
 
 
 UNKNOWN = Source()
@@ -41,7 +49,7 @@ UNKNOWN = Source()
 
 @dataclass(frozen=True, slots=True)
 class PromptOnly:
-    """A prompt to respond to. `meta` carries what else the row said (such as the world's kind)."""
+    """A prompt to respond to. `meta` holds the row's other columns (such as the world's kind)."""
 
     prompt: Prompt
     source: Source = UNKNOWN
@@ -74,7 +82,7 @@ class Comparison:
     """Two responses to one prompt, `chosen` preferred to `rejected`.
 
     A response that was cut at the token limit when it was sampled is not finished: it is learned
-    without an end.
+    without EOS.
     """
 
     prompt: Prompt
@@ -88,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K responses to one prompt; `ranks[i]` is the place of `responses[i]`, 0 best, equal = tie.
+    """K responses to one prompt; `ranks[i]` is the rank of `responses[i]`, 0 best, equal = tie.
 
     `finished[i]` is False for a response that was cut at the token limit; None: all ended.
     """
@@ -108,7 +116,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One response with a score of its own; a thumbs-up is 1.0, a thumbs-down 0.0.
+    """One response with an absolute score; a thumbs-up is 1.0, a thumbs-down 0.0.
 
     `finished` is False for a response that was cut at the token limit.
     """
@@ -125,7 +133,7 @@ Record = PromptOnly | Text | Demonstration | Comparison | Ranking | Rating
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a model answered, and with which settings it was sampled.
+    """A model's response, and the settings it was sampled with.
 
     `logp` is the sum of its tokens' log-probabilities (natural log) under the sampling model at
     the sampling temperature; `finished` is False where it was cut at the token limit.
@@ -150,6 +158,20 @@ class Battle:
     model_a: str
     model_b: str
     outcome: Outcome
+
+
+def ranks_from_scores(scores: Sequence[float]) -> tuple[int, ...]:
+    """The rank of each response: how many have a higher score; equal scores tie, 0 is best."""
+    return tuple(sum(other > score for other in scores) for score in scores)
+
+
+def labels_from_ranks(ranks: Sequence[int]) -> list[bool | None]:
+    """Whether each response is desirable: it beats more of the others than beat it.
+
+    None for a response in the middle, which beats as many as beat it.
+    """
+    balances = [sum((rank < other) - (rank > other) for other in ranks) for rank in ranks]
+    return [None if balance == 0 else balance > 0 for balance in balances]
 
 
 def prompt_text(prompt: Prompt) -> str:

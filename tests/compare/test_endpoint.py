@@ -1,4 +1,4 @@
-"""Questions to an endpoint: what is sent, sent again, kept, refused, and how much it may cost."""
+"""Requests to an endpoint: their body, retries, the cache, refusals and spending limits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 from pydantic import ValidationError
-from tests.fake_openai import FakeOpenAi, Reply, completion, question_of
+from tests.fake_openai import FakeOpenAi, Reply, completion, request_text
 
-from accord.compare.judges.answers import CachedAnswer
-from accord.compare.judges.endpoint import Ask, Endpoint, Refused
+from accord.compare.judges.cache import CachedAnswer
+from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.errors import SettingsError, StorageError, WorkError
 from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings, deciding
@@ -27,27 +27,27 @@ SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[FakeOpenAi]:
     monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
-    found = FakeOpenAi()
-    found.answer = lambda body: (200, completion(f"said of {question_of(body)}"))
-    yield found
-    found.close()
+    server = FakeOpenAi()
+    server.answer = lambda body: (200, completion(f"answer to {request_text(body)}"))
+    yield server
+    server.close()
 
 
 def connect(fake: FakeOpenAi, model: str = "m", **settings: Any) -> Endpoint:
     return Endpoint(EndpointSettings(base_url=fake.url, **settings), model)
 
 
-def asks(*texts: str) -> list[Ask]:
-    return [Ask(text, SCHEMA) for text in texts]
+def make_requests(*texts: str) -> list[ChatRequest]:
+    return [ChatRequest(text, SCHEMA) for text in texts]
 
 
-def texts(found: list[CachedAnswer | Refused]) -> list[str]:
-    assert all(isinstance(one, CachedAnswer) for one in found)
-    return [one.text for one in found if isinstance(one, CachedAnswer)]
+def texts(answers: list[CachedAnswer | Refusal]) -> list[str]:
+    assert all(isinstance(answer, CachedAnswer) for answer in answers)
+    return [answer.text for answer in answers if isinstance(answer, CachedAnswer)]
 
 
 def failing(count: int, first: Reply) -> Callable[[Any], Reply]:
-    """An answer that is given so many times before the right one."""
+    """Gives the reply `first` `count` times, and then an answer."""
     left = [count]
 
     def answer(body: Any) -> Reply:
@@ -57,11 +57,11 @@ def failing(count: int, first: Reply) -> Callable[[Any], Reply]:
     return answer
 
 
-def test_what_is_asked(fake: FakeOpenAi) -> None:
+def test_the_body_of_a_request(fake: FakeOpenAi) -> None:
     endpoint = connect(fake)
-    assert endpoint.ask(asks("q")) == [CachedAnswer("said of q", False, 20, 3)]
+    assert endpoint.complete(make_requests("q")) == [CachedAnswer("answer to q", False, 20, 3)]
     assert fake.paths == {"/v1/chat/completions"}
-    assert fake.seen == [
+    assert fake.requests == [
         {
             "model": "m",
             "messages": [{"role": "user", "content": "q"}],
@@ -73,30 +73,30 @@ def test_what_is_asked(fake: FakeOpenAi) -> None:
             },
         }
     ]
-    assert fake.keys == ["Bearer none"]  # some servers want a key, whatever it is
-    connect(fake, temperature=None, output="text").ask(asks("q"))
-    assert not {"temperature", "response_format"} & set(fake.seen[-1])
+    assert fake.keys == ["Bearer none"]  # some servers require a key, whatever it is
+    connect(fake, temperature=None, output="text").complete(make_requests("q"))
+    assert not {"temperature", "response_format"} & set(fake.requests[-1])
 
 
-def test_many_questions_come_back_in_order_and_none_is_put_twice(fake: FakeOpenAi) -> None:
-    under_way, most, lock = [0], [0], threading.Lock()
+def test_many_requests_are_answered_in_order_and_none_is_sent_twice(fake: FakeOpenAi) -> None:
+    in_flight, max_in_flight, lock = [0], [0], threading.Lock()
 
     def slow(body: Any) -> Reply:
         with lock:
-            under_way[0] += 1
-            most[0] = max(most[0], under_way[0])
+            in_flight[0] += 1
+            max_in_flight[0] = max(max_in_flight[0], in_flight[0])
         time.sleep(0.02)
         with lock:
-            under_way[0] -= 1
-        return 200, completion(question_of(body))
+            in_flight[0] -= 1
+        return 200, completion(request_text(body))
 
     fake.answer = slow
     names = [str(i) for i in range(12)]
     endpoint = connect(fake, max_concurrent=3)
-    assert texts(endpoint.ask(asks(*names, *names))) == names * 2
-    assert len(fake.seen) == 12
-    assert most[0] <= 3
-    assert endpoint.usage() == {
+    assert texts(endpoint.complete(make_requests(*names, *names))) == names * 2
+    assert len(fake.requests) == 12
+    assert max_in_flight[0] <= 3
+    assert endpoint.usage.to_json() == {
         "calls": 12,
         "prompt_tokens": 240,
         "answer_tokens": 36,
@@ -105,46 +105,49 @@ def test_many_questions_come_back_in_order_and_none_is_put_twice(fake: FakeOpenA
     }
 
 
-def test_kept_answers_are_found_by_all_that_decides_them(fake: FakeOpenAi) -> None:
-    first = texts(connect(fake).ask(asks("q")))
-    again = connect(fake, max_concurrent=1, timeout=5.0, retries=0)
-    assert texts(again.ask(asks("q"))) == first
-    assert again.tally.kept == 1
-    assert len(fake.seen) == 1
-    for other in (
+def test_the_cache_key_covers_all_that_decides_an_answer(fake: FakeOpenAi) -> None:
+    first = texts(connect(fake).complete(make_requests("q")))
+    restarted = connect(fake, max_concurrent=1, timeout=5.0, retries=0)
+    assert texts(restarted.complete(make_requests("q"))) == first
+    assert restarted.usage.cached == 1
+    assert len(fake.requests) == 1
+    for different in (
         connect(fake, model="another"),
         connect(fake, temperature=0.5),
         connect(fake, answer_tokens=9),
         connect(fake, output="text"),
     ):
-        other.ask(asks("q"))
-    connect(fake).ask(asks("Q"))
-    connect(fake).ask([Ask("q", {})])
-    assert len(fake.seen) == 7
+        different.complete(make_requests("q"))
+    connect(fake).complete(make_requests("Q"))
+    connect(fake).complete([ChatRequest("q", {})])
+    assert len(fake.requests) == 7
 
 
-def test_a_torn_line_costs_its_own_answer_alone(fake: FakeOpenAi) -> None:
+def test_an_incomplete_line_loses_only_its_answer(fake: FakeOpenAi) -> None:
     endpoint = connect(fake)
-    endpoint.ask(asks("one"))
-    endpoint.ask(asks("two"))
-    place = endpoint.answers.place
-    place.write_bytes(place.read_bytes()[:-10])  # as if killed while it wrote
-    again = connect(fake)
-    assert texts(again.ask(asks("one", "two"))) == ["said of one", "said of two"]
-    assert (again.tally.kept, again.tally.calls) == (1, 1)
+    endpoint.complete(make_requests("one"))
+    endpoint.complete(make_requests("two"))
+    path = endpoint.cache.path
+    path.write_bytes(path.read_bytes()[:-10])  # as if killed while it wrote
+    restarted = connect(fake)
+    assert texts(restarted.complete(make_requests("one", "two"))) == [
+        "answer to one",
+        "answer to two",
+    ]
+    assert (restarted.usage.cached, restarted.usage.calls) == (1, 1)
     last = connect(fake)
-    last.ask(asks("one", "two"))
-    assert last.tally.kept == 2
+    last.complete(make_requests("one", "two"))
+    assert last.usage.cached == 2
 
 
-def test_a_cache_that_cannot_be_written_is_told_before_anything_is_paid(
+def test_a_cache_that_cannot_be_written_fails_before_any_request(
     fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError):
         connect(fake)
-    assert not fake.seen
+    assert not fake.requests
 
 
 @pytest.mark.parametrize(
@@ -157,13 +160,13 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_paid(
         (429, "", {"Retry-After": "0"}),
     ],
 )
-def test_a_busy_server_or_a_lost_line_is_asked_again(fake: FakeOpenAi, first: Reply) -> None:
+def test_a_busy_server_or_a_lost_connection_is_retried(fake: FakeOpenAi, first: Reply) -> None:
     fake.answer = failing(2, first)
-    assert texts(connect(fake, retries=2).ask(asks("q"))) == ["at last"]
-    assert len(fake.seen) == 3
+    assert texts(connect(fake, retries=2).complete(make_requests("q"))) == ["at last"]
+    assert len(fake.requests) == 3
     fake.answer = failing(3, first)
     with pytest.raises(WorkError, match=r"did not answer in 3 attempts: .*run the same command"):
-        connect(fake, retries=2).ask(asks("other"))
+        connect(fake, retries=2).complete(make_requests("other"))
 
 
 def test_the_wait_that_a_server_asks_for(fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,50 +174,50 @@ def test_the_wait_that_a_server_asks_for(fake: FakeOpenAi, monkeypatch: pytest.M
     monkeypatch.setattr(attempts, "FIRST_WAIT", 2.0)
     endpoint = connect(fake)
     monkeypatch.setattr(endpoint._stop, "wait", waits.append)
-    said = iter(["7", "0.5", formatdate(time.time() + 100, usegmt=True), "soon"])
+    retry_after = iter(["7", "0.5", formatdate(time.time() + 100, usegmt=True), "soon"])
 
     def answer(body: Any) -> Reply:
-        asked = next(said, None)
-        return (429, "", {"Retry-After": asked}) if asked else (200, completion("at last"))
+        wait = next(retry_after, None)
+        return (429, "", {"Retry-After": wait}) if wait else (200, completion("at last"))
 
     fake.answer = answer
-    assert texts(endpoint.ask(asks("q"))) == ["at last"]
-    # 2, 4, 8 and 16 s of its own, where the server asks for no longer wait.
+    assert texts(endpoint.complete(make_requests("q"))) == ["at last"]
+    # 2, 4, 8 and 16 s by default, where the server asks for no longer wait.
     assert [waits[0], waits[1], waits[3]] == [7.0, 4.0, 16.0]
     assert 90 < waits[2] <= 100
     fake.answer = lambda body: (429, "quota", {"Retry-After": "3600"})
     with pytest.raises(WorkError, match=r"in 1 attempts: .* quota \(wait 3,600 s, it says\)"):
-        endpoint.ask(asks("other"))
+        endpoint.complete(make_requests("other"))
     assert len(waits) == 4  # an hour is not waited for
 
 
-def test_an_error_ends_the_waits_of_other_questions(fake: FakeOpenAi) -> None:
-    asked = threading.Event()
+def test_an_error_ends_the_waits_of_other_requests(fake: FakeOpenAi) -> None:
+    received = threading.Event()
 
     def answer(body: Any) -> Reply:
-        if question_of(body) == "busy":
-            asked.set()
+        if request_text(body) == "busy":
+            received.set()
             return 429, "", {"Retry-After": "200"}
-        asked.wait(30)
+        received.wait(30)
         return 401, "who are you"
 
     fake.answer = answer
     endpoint = connect(fake)
     with pytest.raises(SettingsError, match="status 401"):
-        endpoint.ask(asks("busy", "any"))
-    assert len(fake.seen) == 2  # and nobody waited for 200 seconds
+        endpoint.complete(make_requests("busy", "any"))
+    assert len(fake.requests) == 2  # and nobody waited for 200 seconds
     fake.answer = lambda body: (200, completion("now"))
-    assert texts(endpoint.ask(asks("busy"))) == ["now"]
+    assert texts(endpoint.complete(make_requests("busy"))) == ["now"]
 
 
 def test_no_server(fake: FakeOpenAi) -> None:
     endpoint = connect(fake, retries=1)
     fake.close()
     with pytest.raises(WorkError, match=r"in 2 attempts: no connection.*base_url"):
-        endpoint.ask(asks("q"))
+        endpoint.complete(make_requests("q"))
 
 
-def test_an_answer_that_takes_too_long_is_asked_for_again(fake: FakeOpenAi) -> None:
+def test_an_answer_that_takes_too_long_is_requested_again(fake: FakeOpenAi) -> None:
     calls: list[int] = []
 
     def slow(body: Any) -> Reply:
@@ -224,7 +227,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(fake: FakeOpenAi) -> N
         return 200, completion("at last")
 
     fake.answer = slow
-    assert texts(connect(fake, timeout=0.3).ask(asks("q"))) == ["at last"]
+    assert texts(connect(fake, timeout=0.3).complete(make_requests("q"))) == ["at last"]
 
 
 def no_schemas(body: Any) -> Reply:
@@ -236,86 +239,86 @@ def no_schemas(body: Any) -> Reply:
 def test_a_server_without_schemas_answers_in_text(fake: FakeOpenAi) -> None:
     fake.answer = no_schemas
     endpoint = connect(fake, max_concurrent=1)
-    assert texts(endpoint.ask(asks("1", "2", "3"))) == ["Verdict: A"] * 3
-    assert ["response_format" in body for body in fake.seen] == [True, False, False, False]
-    again = connect(fake)
-    again.ask(asks("1", "2", "3"))  # which is found again before the server is known
-    assert (again.tally.kept, again.tally.calls) == (3, 0)
+    assert texts(endpoint.complete(make_requests("1", "2", "3"))) == ["Verdict: A"] * 3
+    assert ["response_format" in body for body in fake.requests] == [True, False, False, False]
+    restarted = connect(fake)
+    restarted.complete(make_requests("1", "2", "3"))  # cached, before the server is known
+    assert (restarted.usage.cached, restarted.usage.calls) == (3, 0)
     strict = connect(fake, output="json_schema")
-    (refused,) = strict.ask(asks("1"))
-    assert isinstance(refused, Refused)
+    (refusal,) = strict.complete(make_requests("1"))
+    assert isinstance(refusal, Refusal)
 
 
 def test_a_server_that_calls_the_limit_by_its_newer_name(fake: FakeOpenAi) -> None:
     def newer(body: Any) -> Reply:
         if "max_tokens" in body:
-            said = "Unsupported parameter: use 'max_completion_tokens' instead."
-            return 400, {"error": {"message": said}}
+            message = "Unsupported parameter: use 'max_completion_tokens' instead."
+            return 400, {"error": {"message": message}}
         return 200, completion("at last")
 
     fake.answer = newer
-    assert texts(connect(fake).ask(asks("q"))) == ["at last"]
-    assert fake.seen[-1]["max_completion_tokens"] == 512
-    assert "response_format" in fake.seen[-1]
+    assert texts(connect(fake).complete(make_requests("q"))) == ["at last"]
+    assert fake.requests[-1]["max_completion_tokens"] == 512
+    assert "response_format" in fake.requests[-1]
 
 
-def test_a_question_that_is_refused_spoils_no_other(fake: FakeOpenAi) -> None:
+def test_a_refused_request_does_not_affect_others(fake: FakeOpenAi) -> None:
     def answer(body: Any) -> Reply:
-        if question_of(body) == "long":
+        if request_text(body) == "long":
             return 400, {"error": {"message": "maximum context length is 8"}}
         return 200, completion("fine")
 
     fake.answer = answer
     endpoint = connect(fake, max_concurrent=1)
-    found = endpoint.ask(asks("a", "long", "b"))
-    assert found[1] == Refused("status 400: maximum context length is 8")
-    assert texts([found[0], found[2]]) == ["fine", "fine"]
-    assert endpoint.tally.refused == 1
-    assert "response_format" in fake.seen[-1]  # it was not the schema that was refused
+    answers = endpoint.complete(make_requests("a", "long", "b"))
+    assert answers[1] == Refusal("status 400: maximum context length is 8")
+    assert texts([answers[0], answers[2]]) == ["fine", "fine"]
+    assert endpoint.usage.refused == 1
+    assert "response_format" in fake.requests[-1]  # it was not the schema that was refused
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_server_that_refuses_everything_ends_the_stage(fake: FakeOpenAi, status: int) -> None:
     fake.answer = lambda body: (status, {"error": {"message": "no such model"}})
     with pytest.raises(SettingsError, match=r"no such model.*model \('m'\) and api_key_env"):
-        connect(fake).ask(asks("q"))
+        connect(fake).complete(make_requests("q"))
 
 
 @pytest.mark.parametrize(
     "answer", ["<html>", [1], {}, {"choices": []}, {"choices": [{"message": {"content": 3}}]}]
 )
-def test_what_is_no_completion_is_an_error(fake: FakeOpenAi, answer: Any) -> None:
+def test_a_reply_that_is_no_completion_is_an_error(fake: FakeOpenAi, answer: Any) -> None:
     fake.answer = lambda body: (200, answer)
     with pytest.raises(WorkError, match="no chat completion"):
-        connect(fake).ask(asks("q"))
+        connect(fake).complete(make_requests("q"))
 
 
 def test_reasoning_without_an_answer_is_an_empty_one(fake: FakeOpenAi) -> None:
     fake.answer = lambda body: (200, completion(None, "length"))
-    assert connect(fake).ask(asks("q")) == [CachedAnswer("", True, 20, 3)]
+    assert connect(fake).complete(make_requests("q")) == [CachedAnswer("", True, 20, 3)]
 
 
 def test_a_limit_on_calls_stops_and_loses_nothing(fake: FakeOpenAi) -> None:
     names = [str(i) for i in range(10)]
     with pytest.raises(WorkError, match=r"max_calls=4 is reached, after 4 calls and .* tokens"):
-        connect(fake, max_calls=4).ask(asks(*names))
-    assert len(fake.seen) == 4
+        connect(fake, max_calls=4).complete(make_requests(*names))
+    assert len(fake.requests) == 4
     with pytest.raises(WorkError, match="max_calls=4"):
-        connect(fake, max_calls=4).ask(asks(*names))
+        connect(fake, max_calls=4).complete(make_requests(*names))
     last = connect(fake, max_calls=4)
-    assert texts(last.ask(asks(*names))) == [f"said of {n}" for n in names]
-    assert len(fake.seen) == 10
-    assert (last.tally.kept, last.tally.calls) == (8, 2)
+    assert texts(last.complete(make_requests(*names))) == [f"answer to {n}" for n in names]
+    assert len(fake.requests) == 10
+    assert (last.usage.cached, last.usage.calls) == (8, 2)
 
 
 @pytest.mark.parametrize("fault", [completion(""), completion("half an ans", "length")])
-def test_an_answer_of_a_bad_moment_is_not_kept(fake: FakeOpenAi, fault: Any) -> None:
+def test_an_empty_or_cut_answer_is_not_cached(fake: FakeOpenAi, fault: Any) -> None:
     fake.answer = failing(1, (200, fault))
     endpoint = connect(fake)
-    endpoint.ask(asks("x"))
-    assert texts(endpoint.ask(asks("x"))) == ["at last"]
-    assert texts(endpoint.ask(asks("x"))) == ["at last"]
-    assert len(fake.seen) == 2
+    endpoint.complete(make_requests("x"))
+    assert texts(endpoint.complete(make_requests("x"))) == ["at last"]
+    assert texts(endpoint.complete(make_requests("x"))) == ["at last"]
+    assert len(fake.requests) == 2
 
 
 def test_a_refusal_may_cross_processes() -> None:
@@ -328,18 +331,18 @@ def test_a_limit_on_tokens(fake: FakeOpenAi) -> None:
     # 23 tokens a call: the third begins below 60, and the fourth does not.
     endpoint = connect(fake, max_total_tokens=60, max_concurrent=1)
     with pytest.raises(WorkError, match=r"max_total_tokens=60 is reached, after 3 calls and 69"):
-        endpoint.ask(asks("1", "2", "3", "4"))
-    untold = completion("x")
-    del untold["usage"]
-    fake.answer = lambda body: (200, untold)
+        endpoint.complete(make_requests("1", "2", "3", "4"))
+    without_usage = completion("x")
+    del without_usage["usage"]
+    fake.answer = lambda body: (200, without_usage)
     with pytest.raises(SettingsError, match="Limit its use by max_calls"):
-        connect(fake, max_total_tokens=60).ask(asks("5"))
-    assert texts(connect(fake).ask(asks("5"))) == ["x"]
+        connect(fake, max_total_tokens=60).complete(make_requests("5"))
+    assert texts(connect(fake).complete(make_requests("5"))) == ["x"]
 
 
-def test_a_key_goes_along(fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent(fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "secret")
-    connect(fake, api_key_env="A_KEY").ask(asks("q"))
+    connect(fake, api_key_env="A_KEY").complete(make_requests("q"))
     assert fake.keys == ["Bearer secret"]
     monkeypatch.delenv("A_KEY")
     with pytest.raises(SettingsError, match=r"A_KEY, which the judge's api_key_env names"):
@@ -351,7 +354,7 @@ def test_a_date_that_has_passed_is_no_wait() -> None:
     assert attempts.retry_after(answer) == 0.0
 
 
-def test_settings_that_cannot_be_meant() -> None:
+def test_settings_that_are_refused() -> None:
     with pytest.raises(ValidationError, match="Write it whole"):
         EndpointSettings(base_url="localhost:8000")
     with pytest.raises(ValidationError, match="Keep one"):

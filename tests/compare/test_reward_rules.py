@@ -1,4 +1,4 @@
-"""Rules on what a model wrote: values by hand, and texts that mean harm."""
+"""Rules on the texts of models: values by hand, and hostile texts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from accord.compare.rewards import rules as reward_rules
 from accord.compare.rewards.rules import (
     answer_rule,
     contains_rule,
+    count_words,
     format_rule,
     last_number,
     length_rule,
     regex_rule,
     repetition_rule,
-    words_in,
 )
 from accord.errors import RewardError
 from accord.settings.rewards import (
@@ -33,7 +33,7 @@ HOSTILE = [
     "",
     "\x00",
     " \u2028\u0085\t ",
-    "\ud800",  # half of a character
+    "\ud800",  # a lone surrogate
     "<" * 5_000,
     "[" * 100_000,  # nested deeper than the stack
     "9" * 100_000,
@@ -49,7 +49,7 @@ def rules() -> list[Any]:
     answer = answer_rule(AnswerSource(kind="answer"))
     number = answer_rule(AnswerSource(kind="answer", compare="number"))
     return [
-        length_rule(LengthSource(kind="length", at_least=2, at_most=9), words_in),
+        length_rule(LengthSource(kind="length", at_least=2, at_most=9), count_words),
         regex_rule(RegexSource(kind="regex", pattern=r"\w+\s*$")),
         format_rule(FormatSource(kind="format")),
         format_rule(FormatSource(kind="format", keys=["a"])),
@@ -69,7 +69,7 @@ def test_any_text_has_a_score(text: str) -> None:
 
 
 def test_length_costs_beyond_its_limits_only() -> None:
-    rule = length_rule(LengthSource(kind="length", at_least=2, at_most=3, penalty=0.5), words_in)
+    rule = length_rule(LengthSource(kind="length", at_least=2, at_most=3, penalty=0.5), count_words)
     assert [rule("w " * n) for n in range(6)] == [-1.0, -0.5, 0.0, 0.0, -0.5, -1.0]
     target = length_rule(LengthSource(kind="length", at_least=3, at_most=3, penalty=1.0), len)
     assert [target(text) for text in ("a", "abc", "abcde")] == [-2.0, 0.0, -2.0]
@@ -100,7 +100,7 @@ def test_a_long_text_hides_nothing_from_a_pattern(match: bool) -> None:
 
 
 def test_a_catastrophic_pattern_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_rules, "SECONDS", 0.05)
+    monkeypatch.setattr(reward_rules, "MAX_SECONDS", 0.05)
     rule = regex_rule(RegexSource(kind="regex", pattern=r"^(a|aa)+$"))  # Fibonacci's many ways
     assert (rule("a" * 100), rule("ab")) == (1.0, 0.0)
     with pytest.raises(RewardError, match=r"took over 0.05 s on a response of 101 characters"):
@@ -196,7 +196,7 @@ def test_answers_with_capitals() -> None:
 
 
 def test_the_last_number() -> None:
-    told = {"5-3": 3, "x = -3.": -3, "1,234.50 kg": "1234.5", "v1.2.3": "1.2", "no": None}
-    told |= {"²": None, "٣": None, "9" * 500: None}
-    for text, number in told.items():
+    numbers = {"5-3": 3, "x = -3.": -3, "1,234.50 kg": "1234.5", "v1.2.3": "1.2", "no": None}
+    numbers |= {"²": None, "٣": None, "9" * 500: None}
+    for text, number in numbers.items():
         assert last_number(text) == (None if number is None else Decimal(number)), text

@@ -1,4 +1,4 @@
-"""Sources of a reward put together: weights, parts, functions of users', ensembles, bad input."""
+"""Reward sources combined: weights, scores by source, users' functions, ensembles, bad input."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from tests.lm.toys import save_toy, toy_tokenizer
 
-from accord.compare.rewards.build import build_reward, first_reward_model
+from accord.compare.rewards.build import SOURCES, build_reward, first_reward_model
+from accord.compare.rewards.models import encode_for_reward, model_reward
 from accord.compare.rewards.reward import (
     CombinedReward,
     PromptResponse,
     WeightedSource,
-    encode_for_reward,
-    model_reward,
     score_responses,
     source_metrics,
 )
@@ -35,20 +34,20 @@ PROMPTS: list[Prompt] = ["one", (Message("user", "two"),)]
 TEXTS = ["a b c d", "yes"]
 
 
-def sources_of(*tables: dict[str, Any]) -> list[RewardSource]:
-    given = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": list(tables)}
-    return build(PpoSettings, given, where="train ppo").sources
+def build_sources(*tables: dict[str, Any]) -> list[RewardSource]:
+    settings = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": list(tables)}
+    return build(PpoSettings, settings, where="train ppo").sources
 
 
 def reward_from(*tables: dict[str, Any], **more: Any) -> CombinedReward:
-    return build_reward(sources_of(*tables), **more)
+    return build_reward(build_sources(*tables), **more)
 
 
 def constant(name: str, weight: float, values: Sequence[Any]) -> WeightedSource:
     return WeightedSource(name, weight, lambda rows: values)
 
 
-def test_the_score_is_the_weighted_sum_and_its_parts_are_told() -> None:
+def test_the_score_is_the_weighted_sum_and_each_sources_score_is_reported() -> None:
     reward = CombinedReward(
         (constant("a", 2.0, [1.0, 3.0]), constant("b", -0.5, [4, 0]), constant("c", 0.0, [9, 9]))
     )
@@ -63,9 +62,14 @@ def test_the_score_is_the_weighted_sum_and_its_parts_are_told() -> None:
     assert source_metrics({"a": []}) == {}
 
 
-def test_any_function_is_a_reward_without_parts() -> None:
+def test_any_function_is_a_reward_without_sources() -> None:
     scores = score_responses(lambda p, r, finished=None: [float(len(t)) for t in r], PROMPTS, TEXTS)
     assert (scores.total, scores.by_source) == ([7.0, 3.0], {})
+
+
+def test_every_kind_of_source_can_be_built() -> None:
+    union, _ = get_args(RewardSource)
+    assert set(SOURCES) == set(get_args(union))
 
 
 def test_each_kind_of_rule_from_settings() -> None:
@@ -90,9 +94,9 @@ def test_each_kind_of_rule_from_settings() -> None:
 
 
 def test_length_in_tokens(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
+    tokenizer = save_toy(tmp_path / "toy")
     count = len(toy_tokenizer()("the cat sat", add_special_tokens=False)["input_ids"])
-    reward = reward_from({"kind": "length", "at_most": 0, "penalty": 1.0, "tokenizer": place})
+    reward = reward_from({"kind": "length", "at_most": 0, "penalty": 1.0, "tokenizer": tokenizer})
     assert reward(["p"], ["the cat sat"]) == [-count]
     assert reward(["p"], ["half \ud800 a character"])[0] < 0
 
@@ -108,7 +112,7 @@ def test_length_in_tokens(tmp_path: Path) -> None:
         ([10**400, 1.0], "no finite number"),
     ],
 )
-def test_scores_that_are_none_are_refused(values: list[Any], message: str) -> None:
+def test_scores_that_are_not_finite_numbers_are_refused(values: list[Any], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         CombinedReward((constant("mine", 1.0, values),))(PROMPTS, TEXTS)
 
@@ -127,15 +131,15 @@ def test_a_row_without_an_answer_is_named(compare: str, meta: dict[str, Any]) ->
     reward = reward_from({"kind": "answer", "compare": compare})
     with pytest.raises(RewardError, match=r"the column `answer`, and the row of the prompt 'one'"):
         reward.scores(PROMPTS[:1], TEXTS[:1], metas=[{**meta, "topic": 1}])
-    with pytest.raises(RewardError, match=r"What it has besides: none"):
+    with pytest.raises(RewardError, match=r"Its other columns: none"):
         reward(PROMPTS, TEXTS)
 
 
 def test_the_worlds_reward_is_passed_in() -> None:
     flaws: list[float] = []
 
-    def world(given: Any) -> Any:
-        flaws.append(given.length)
+    def world(settings: Any) -> Any:
+        flaws.append(settings.length)
         return lambda prompts, responses, finished=None: [float(len(r)) for r in responses]
 
     reward = reward_from({"kind": "world", "flaws": {"length": 0.25}, "name": "true"}, world=world)
@@ -151,18 +155,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 @dataclass
-class Kept:
+class Scored:
     value: float
 
 def plain(prompts, responses):
-    return [Kept(len(r)).value for r in responses]
+    return [Scored(len(r)).value for r in responses]
 
-def as_trl_has_it(completions, prompts, topic, **kwargs):
+def with_completions(completions, prompts, topic, **kwargs):
     assert isinstance(prompts[0], str) and prompts[1] == [{"role": "user", "content": "two"}]
     assert kwargs["responses"] == ["a b c d", "yes"], kwargs
-    said = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     assert completions[1][0]["role"] == "assistant"
-    return [len(s) + (t or 0) for s, t in zip(said, topic)]
+    return [len(s) + (t or 0) for s, t in zip(texts, topic)]
 
 def defaults(responses, topic=None, scale=2.0):
     return [scale * (t or 0) for t in topic]
@@ -204,16 +208,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("name", "scores"),
     [
         ("plain", [7.0, 3.0]),
-        ("as_trl_has_it", [8.0, 3.0]),
+        ("with_completions", [8.0, 3.0]),
         ("defaults", [2.0, 0.0]),
         ("needs", [1.0, 1.0]),
         ("tensor", [0.5, 1.5]),
     ],
 )
-def test_a_function_of_yours(module: Path, name: str, scores: list[float]) -> None:
+def test_a_users_function(module: Path, name: str, scores: list[float]) -> None:
     metas: list[dict[str, Any]] = [{"topic": 1}, {}]
-    for place in (str(module), "rewards_of_a_test"):
-        reward = reward_from({"kind": "python", "function": f"{place}:{name}"})
+    for name_or_path in (str(module), "rewards_of_a_test"):
+        reward = reward_from({"kind": "python", "function": f"{name_or_path}:{name}"})
         assert reward.scores(PROMPTS, TEXTS, metas=metas).by_source == {name: scores}
 
 
@@ -222,7 +226,7 @@ def test_a_function_of_yours(module: Path, name: str, scores: list[float]) -> No
     [
         ("no_such_module:f", "importing no_such_module failed with ModuleNotFoundError"),
         ("no/such.py:f", "FileNotFoundError: no file 'no/such.py'"),
-        ("rewards_of_a_test.py:plane", "has no function 'plane'. Its functions are plain, as_trl"),
+        ("rewards_of_a_test.py:plane", "has no function 'plane'. Its functions are plain, with_c"),
         ("rewards_of_a_test.py:number", "has no function 'number'"),
         ("rewards_of_a_test.py:blind", "has no parameter `responses` or `completions`"),
         ("broken.py:f", "importing broken.py failed with SyntaxError"),
@@ -243,7 +247,7 @@ def test_a_function_that_fails(module: Path, name: str) -> None:
         reward(PROMPTS, TEXTS)
 
 
-def test_nothing_is_imported_that_was_not_named(module: Path) -> None:
+def test_only_a_module_that_is_named_is_imported(module: Path) -> None:
     module.write_text("raise SystemError('it ran')\n")
     reward_from({"kind": "contains", "text": "rewards_of_a_test.py:plain"})
     with pytest.raises(RewardError, match="SystemError: it ran"):
@@ -261,15 +265,13 @@ def trained(folder: Path, seed: int, heads: int, mean: float, std: float) -> str
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A reward model of one head, and one of two."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    return trained(one / "first", 1, 1, 0.3, 2.0), trained(two / "second", 2, 2, 0.0, 0.5)
+    first, second = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    return trained(first / "first", 1, 1, 0.3, 2.0), trained(second / "second", 2, 2, 0.0, 0.5)
 
 
-def raw_heads(place: str) -> torch.Tensor:
+def raw_heads(folder: str) -> torch.Tensor:
     """Each head's raw score as transformers gives it, one row at a time."""
-    from accord.compare.rewards.reward import encode_for_reward
-
-    lm, rows = load_scalar(place), []
+    lm, rows = load_scalar(folder), []
     for prompt, text in zip(PROMPTS, TEXTS, strict=True):
         group = encode_for_reward(lm, prompt, text)
         ids = torch.tensor([[*group.prompt, *group.responses[0]]])
@@ -283,21 +285,23 @@ def test_ensembles_of_folders_and_heads(models: tuple[str, str]) -> None:
         [(raw_heads(first) - 0.3) / 2.0, (raw_heads(second) - torch.tensor([0.0, 0.1])) / 0.5], 1
     )
 
-    def found(**more: Any) -> list[float]:
+    def score(**more: Any) -> list[float]:
         return reward_from({"kind": "reward_model", "model": [first, second], **more})(
             PROMPTS, TEXTS
         )
 
     close = {"abs": 1e-4}
-    assert found(combine="mean") == pytest.approx(members.mean(1).tolist(), **close)
-    assert found(combine="worst") == pytest.approx(members.min(1).values.tolist(), **close)
+    assert score(combine="mean") == pytest.approx(members.mean(1).tolist(), **close)
+    assert score(combine="worst") == pytest.approx(members.min(1).values.tolist(), **close)
     mean = members.mean(1, keepdim=True)
     spread = (members - mean).square().sum(1) / 3
     expected = (mean[:, 0] - 0.7 * spread).tolist()
-    combined = found(combine="mean_minus_variance", variance_penalty=0.7)
+    combined = score(combine="mean_minus_variance", variance_penalty=0.7)
     assert combined == pytest.approx(expected, **close)
-    own = [model_reward(load_scalar(place))(PROMPTS, TEXTS) for place in models]
-    assert found() == pytest.approx([sum(pair) / 2 for pair in zip(*own, strict=True)], **close)
+    model_scores = [model_reward(load_scalar(folder))(PROMPTS, TEXTS) for folder in models]
+    assert score() == pytest.approx(
+        [sum(pair) / 2 for pair in zip(*model_scores, strict=True)], **close
+    )
     heads = reward_from({"kind": "reward_model", "model": second, "combine": "worst"})
     assert heads(PROMPTS, TEXTS) == pytest.approx(members[:, 1:].min(1).values.tolist(), **close)
 
@@ -315,11 +319,11 @@ def test_one_head_is_no_ensemble(models: tuple[str, str]) -> None:
 def test_a_critic_starts_from_the_first_reward_model() -> None:
     length = {"kind": "length", "at_most": 3}
     tables = [length, {"kind": "reward_model", "model": ["a", "b"]}]
-    assert first_reward_model(sources_of(*tables)) == "a"
-    assert first_reward_model(sources_of(length)) is None
+    assert first_reward_model(build_sources(*tables)) == "a"
+    assert first_reward_model(build_sources(length)) is None
 
 
-def test_a_row_is_finished_unless_told_otherwise() -> None:
+def test_a_row_is_finished_by_default() -> None:
     seen: list[PromptResponse] = []
     source = WeightedSource("s", 1.0, lambda rows: seen.extend(rows) or [0.0] * len(rows))
     CombinedReward((source,))(PROMPTS, TEXTS)
@@ -355,9 +359,9 @@ def test_a_row_is_finished_unless_told_otherwise() -> None:
     ],
 )
 def test_sources_that_are_refused(table: dict[str, Any], message: str) -> None:
-    given = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": [table]}
+    settings = {"model": "m", "dataset": "d", "output_dir": "o", "rewards": [table]}
     with pytest.raises(SettingsError) as caught:
-        build(PpoSettings, given, where="x")
+        build(PpoSettings, settings, where="x")
     assert message in str(caught.value)
 
 
@@ -371,46 +375,46 @@ def test_sources_that_are_refused(table: dict[str, Any], message: str) -> None:
         (PpoSettings, {"rewards": [{"kind": "world"}] * 2}, "two sources are called `world`"),
     ],
 )
-def test_what_scores_is_said_once(
+def test_rewards_are_set_by_one_key(
     settings_class: type[Settings], more: dict[str, Any], message: str
 ) -> None:
-    needed = {"model": "m", "dataset": "d", "output_dir": "o"}
+    required = {"model": "m", "dataset": "d", "output_dir": "o"}
     if settings_class is SelectSettings:
-        needed = {"responses": "r", "output_dir": "o", "model_name": "n"}
+        required = {"responses": "r", "output_dir": "o", "model_name": "n"}
     with pytest.raises(SettingsError) as caught:
-        build(settings_class, {**needed, **more}, where="x")
+        build(settings_class, {**required, **more}, where="x")
     assert message in str(caught.value)
 
 
 def test_short_for_one_source() -> None:
-    needed = {"responses": "r", "output_dir": "o", "model_name": "n"}
+    required = {"responses": "r", "output_dir": "o", "model_name": "n"}
     kinds = [
-        [(s.kind, s.title) for s in build(SelectSettings, {**needed, **more}, where="x").sources]
+        [(s.kind, s.title) for s in build(SelectSettings, {**required, **more}, where="x").sources]
         for more in ({}, {"reward_model": "runs/rm/model"}, {"reward_model": "hub/rm"})
     ]
     assert kinds == [[("world", "world")], [("reward_model", "rm")], [("reward_model", "rm")]]
 
 
-def test_blanks_in_a_pattern_are_kept() -> None:
-    (source,) = sources_of({"kind": "contains", "text": " no "})
+def test_blanks_in_a_pattern_are_significant() -> None:
+    (source,) = build_sources({"kind": "contains", "text": " no "})
     assert source.model_dump()["text"] == " no "
 
 
-def test_only_reward_models_are_clipped_and_all_are_told_as_they_are() -> None:
-    model = WeightedSource("model", 2.0, lambda rows: [25.0, -3.0], of_model=True, clip=10.0)
+def test_only_reward_models_are_clipped_and_all_are_reported_unclipped() -> None:
+    model = WeightedSource("model", 2.0, lambda rows: [25.0, -3.0], is_reward_model=True, clip=10.0)
     reward = CombinedReward((model, constant("function", 1.0, [50.0, 0.0])))
     scores = score_responses(reward, PROMPTS, TEXTS)
     assert scores.total == [2 * 10 + 50, 2 * -3]
     assert scores.by_source == {"model": [25.0, -3.0], "function": [50.0, 0.0]}
 
 
-def test_the_clip_is_given_to_reward_models_alone(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "base")
-    save_model(load_scalar(place, seed=3), tmp_path / "rm", card="")
+def test_the_clip_applies_to_reward_models_alone(tmp_path: Path) -> None:
+    base = save_toy(tmp_path / "base")
+    save_model(load_scalar(base, seed=3), tmp_path / "rm", card="")
     model = {"kind": "reward_model", "model": str(tmp_path / "rm")}
     reward = reward_from(model, {"kind": "length", "at_most": 9}, clip=0.01)
-    assert [one.clip for one in reward.sources] == [0.01, None]
-    raw, rule = (one.score(asked()) for one in reward.sources)
+    assert [source.clip for source in reward.sources] == [0.01, None]
+    raw, rule = (source.score(make_rows()) for source in reward.sources)
     assert max(abs(score) for score in raw) > 0.01
     clipped = [max(-0.01, min(0.01, score)) for score in raw]
     assert reward(PROMPTS, TEXTS) == pytest.approx(
@@ -418,28 +422,28 @@ def test_the_clip_is_given_to_reward_models_alone(tmp_path: Path) -> None:
     )
 
 
-def asked() -> list[PromptResponse]:
+def make_rows() -> list[PromptResponse]:
     return [PromptResponse(*row) for row in zip(PROMPTS, TEXTS, strict=True)]
 
 
-def test_a_broken_reward_model_is_told_what_to_do(tmp_path: Path) -> None:
-    broken = WeightedSource("rm", 1.0, lambda rows: [math.nan] * len(rows), of_model=True)
+def test_the_error_of_a_broken_reward_model_says_what_to_do(tmp_path: Path) -> None:
+    broken = WeightedSource("rm", 1.0, lambda rows: [math.nan] * len(rows), is_reward_model=True)
     with pytest.raises(RewardError, match="Its weights are broken, or overflow on this text"):
         CombinedReward((broken,))(PROMPTS, TEXTS)
 
 
-def test_a_response_cut_before_any_text_is_read_at_the_prompts_end(tmp_path: Path) -> None:
+def test_a_response_cut_before_any_text_is_scored_at_the_prompts_end(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "base"), seed=3)
     ended = encode_for_reward(lm, "one", "", True)
     assert ended.responses[0][-1] in lm.eos_ids
     cut = encode_for_reward(lm, "one", "", False)
-    assert (*cut.prompt, *cut.responses[0]) == ended.prompt  # no end is made up
-    assert cut.responses == ((ended.prompt[-1],),)  # there is a token to read
+    assert (*cut.prompt, *cut.responses[0]) == ended.prompt  # no EOS is added
+    assert cut.responses == ((ended.prompt[-1],),)  # there is a token to score
 
 
 def test_a_critic_starts_from_a_reward_model_that_counts() -> None:
-    watching = {"kind": "reward_model", "model": "a", "name": "a", "weight": 0}
-    counting = {"kind": "reward_model", "model": "b", "name": "b"}
-    assert first_reward_model(sources_of(watching, counting)) == "b"
+    logged = {"kind": "reward_model", "model": "a", "name": "a", "weight": 0}
+    counted = {"kind": "reward_model", "model": "b", "name": "b"}
+    assert first_reward_model(build_sources(logged, counted)) == "b"
     rule = {"kind": "length", "at_most": 9}
-    assert first_reward_model(sources_of(watching, rule)) == "a"
+    assert first_reward_model(build_sources(logged, rule)) == "a"

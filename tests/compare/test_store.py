@@ -1,4 +1,4 @@
-"""The preference store: what is kept comes back, nothing is overwritten, and each refusal."""
+"""The preference store: records come back unchanged, nothing is overwritten, and each error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord.compare.store import connect, migrations
+from accord.compare.store import connection as store_connection
+from accord.compare.store import migrations
 from accord.compare.store import store as store_module
 from accord.compare.store.migrations import MIGRATIONS, migrate
 from accord.compare.store.rows import StoredPrompt, StoredResponse
 from accord.compare.store.schema import METADATA
 from accord.compare.store.store import PreferenceStore
-from accord.compare.store.verdicts import Item, PairVerdict, RankingVerdict, RatingVerdict
+from accord.compare.store.verdicts import (
+    Item,
+    PairVerdict,
+    RankingVerdict,
+    RatingVerdict,
+    Verdict,
+)
 from accord.errors import AccordError, DataError, StorageError
 from accord.records import Battle, Comparison, Message, Ranking, Rating, Response, Source
 
@@ -31,13 +38,13 @@ ASK = (Message("user", "2+2?"),)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "store.db"
 
 
 @pytest.fixture
-def store(place: Path) -> Iterator[PreferenceStore]:
-    with PreferenceStore.open(place) as opened:
+def store(path: Path) -> Iterator[PreferenceStore]:
+    with PreferenceStore.open(path) as opened:
         yield opened
 
 
@@ -48,17 +55,22 @@ def answers(store: PreferenceStore, *texts: str, models: str = "xyz") -> list[in
     )
 
 
+def add(store: PreferenceStore, verdict: Verdict) -> int:
+    """Adds one verdict; its id."""
+    return store.add_verdicts([verdict])[0]
+
+
 def fails(work: Any, kind: type[AccordError] = DataError) -> str:
     with pytest.raises(kind) as caught:
         work()
     return str(caught.value)
 
 
-def test_a_prompt_is_kept_once_with_its_first_meta(store: PreferenceStore) -> None:
-    first = store.add_prompt(ASK, {"kind": "sum"})
-    assert store.add_prompt(ASK, {"kind": "other"}) == first
-    text = store.add_prompt("2+2?")
-    assert text != first  # text to go on from is not a user's message
+def test_a_prompt_is_stored_once_with_its_first_meta(store: PreferenceStore) -> None:
+    (first,) = store.add_prompts([(ASK, {"kind": "sum"})])
+    assert store.add_prompts([(ASK, {"kind": "other"})]) == [first]
+    (text,) = store.add_prompts([("2+2?", {})])
+    assert text != first  # text to be continued is not a user's message
     assert store.add_prompts([("2+2?", {}), ("new", {"é": [1]}), ("new", {})]) == [text, 3, 3]
     assert store.prompts() == [
         StoredPrompt(1, ASK, {"kind": "sum"}),
@@ -118,13 +130,13 @@ def test_many_responses_keep_their_order(store: PreferenceStore) -> None:
     assert store.counts()["prompts"] == 700
 
 
-def test_pairs_of_each_outcome(store: PreferenceStore, place: Path) -> None:
+def test_pairs_of_each_outcome(store: PreferenceStore, path: Path) -> None:
     a, b = answers(store, "four", "five")
     for outcome in ("a", "b", "tie", "both_bad"):
-        store.add_pair(a, b, outcome, annotator="ann")
+        add(store, PairVerdict(a, b, outcome, annotator="ann"))
     assert store.comparisons() == [
-        Comparison(ASK, "four", "five", None, Source(str(place), 1)),
-        Comparison(ASK, "five", "four", None, Source(str(place), 2)),
+        Comparison(ASK, "four", "five", None, Source(str(path), 1)),
+        Comparison(ASK, "five", "four", None, Source(str(path), 2)),
     ]
     assert store.battles() == [
         Battle("x", "y", outcome) for outcome in ("a", "b", "tie", "both_bad")
@@ -144,42 +156,45 @@ def test_pairs_of_each_outcome(store: PreferenceStore, place: Path) -> None:
 
 def test_a_models_own_pair_is_a_comparison_but_no_battle(store: PreferenceStore) -> None:
     a, b = answers(store, "four", "five", models="x")
-    store.add_pair(a, b, "a", annotator="ann")
+    add(store, PairVerdict(a, b, "a", annotator="ann"))
     assert len(store.comparisons()) == 1
     assert store.battles() == []
 
 
-def test_all_that_was_said_of_a_pair_is_kept(store: PreferenceStore) -> None:
+def test_every_field_of_a_pair_verdict_is_stored(store: PreferenceStore) -> None:
     a, b = answers(store, "four", "five")
-    id_ = store.add_pair(
-        a, b, "b", annotator="ann", round=2, reason="kinder", shown_first="b", seconds=3.5
+    id_ = add(
+        store,
+        PairVerdict(
+            a, b, "b", annotator="ann", round=2, reason="kinder", shown_first="b", seconds=3.5
+        ),
     )
     (verdict,) = store.verdicts()
     assert (verdict.id, verdict.prompt_id, verdict.kind) == (id_, 1, "pair")
     assert (verdict.annotator, verdict.round, verdict.outcome) == ("ann", 2, "b")
     assert (verdict.reason, verdict.seconds) == ("kinder", 3.5)
-    # b won, so its place is 0 and a's 1; b was seen first.
+    # b won, so its rank is 0 and a's 1; b was seen first.
     assert verdict.items == (Item(a, rank=1, shown=1), Item(b, rank=0, shown=0))
 
 
-def test_rankings(store: PreferenceStore, place: Path) -> None:
+def test_rankings(store: PreferenceStore, path: Path) -> None:
     a, b, c = answers(store, "one", "two", "three")
-    id_ = store.add_ranking([c, a, b], [0, 1, 1], annotator="ann", shown=[a, b, c])
+    id_ = add(store, RankingVerdict((c, a, b), (0, 1, 1), annotator="ann", shown=(a, b, c)))
     assert store.rankings() == [
-        Ranking(ASK, ("three", "one", "two"), (0, 1, 1), Source(str(place), id_))
+        Ranking(ASK, ("three", "one", "two"), (0, 1, 1), Source(str(path), id_))
     ]
     (verdict,) = store.verdicts("ranking")
     assert verdict.items == (Item(c, 0, None, 2), Item(a, 1, None, 0), Item(b, 1, None, 1))
     assert store.comparisons() == []
 
 
-def test_ratings(store: PreferenceStore, place: Path) -> None:
+def test_ratings(store: PreferenceStore, path: Path) -> None:
     (a,) = answers(store, "one")
-    store.add_rating(a, 0, annotator="ann")
-    store.add_rating(a, 4.5, annotator="bob", reason="clear", seconds=1)
+    add(store, RatingVerdict(a, 0, annotator="ann"))
+    add(store, RatingVerdict(a, 4.5, annotator="bob", reason="clear", seconds=1))
     assert store.ratings() == [
-        Rating(ASK, "one", 0.0, Source(str(place), 1)),
-        Rating(ASK, "one", 4.5, Source(str(place), 2)),
+        Rating(ASK, "one", 0.0, Source(str(path), 1)),
+        Rating(ASK, "one", 4.5, Source(str(path), 2)),
     ]
 
 
@@ -227,17 +242,17 @@ def test_verdicts_of_a_round_or_an_annotator(store: PreferenceStore) -> None:
         ),
         (
             RankingVerdict((1, 2), (0,), "ann"),
-            "A ranking gives responses [1, 2] the places [0]. "
-            "Give two or more different responses and a place for each.",
+            "A ranking gives responses [1, 2] the ranks [0]. "
+            "Give two or more different responses and a rank for each.",
         ),
         (
             RankingVerdict((1, 1), (0, 1), "ann"),
-            "A ranking gives responses [1, 1] the places [0, 1]. "
-            "Give two or more different responses and a place for each.",
+            "A ranking gives responses [1, 1] the ranks [0, 1]. "
+            "Give two or more different responses and a rank for each.",
         ),
         (
             RankingVerdict((1, 2), (1, 2), "ann"),
-            "A ranking gives responses [1, 2] the places [1, 2]. "
+            "A ranking gives responses [1, 2] the ranks [1, 2]. "
             "Give whole numbers of which the best is 0.",
         ),
         (
@@ -251,7 +266,7 @@ def test_verdicts_of_a_round_or_an_annotator(store: PreferenceStore) -> None:
         ),
     ],
 )
-def test_verdicts_that_cannot_be_kept(store: PreferenceStore, verdict: Any, message: str) -> None:
+def test_verdicts_that_are_refused(store: PreferenceStore, verdict: Any, message: str) -> None:
     answers(store, "four", "five")
     store.add_responses([Response("other", "z", "x")])
     good = PairVerdict(1, 2, "a", "ann")
@@ -259,21 +274,21 @@ def test_verdicts_that_cannot_be_kept(store: PreferenceStore, verdict: Any, mess
     assert store.counts()["verdicts"] == 0  # all or none
 
 
-def test_value_that_json_cannot_hold(store: PreferenceStore, place: Path) -> None:
-    message = fails(lambda: store.add_prompt("p", {"x": {1, 2}}))
+def test_value_that_json_cannot_hold(store: PreferenceStore, path: Path) -> None:
+    message = fails(lambda: store.add_prompts([("p", {"x": {1, 2}})]))
     assert message == (
-        f"A value can't be kept in the store {place}: Object of type set is not JSON "
+        f"A value can't be stored in {path}: Object of type set is not JSON "
         "serializable. Meta and settings must be what JSON can hold."
     )
     assert store.prompts() == []
 
 
-def test_reopening(place: Path) -> None:
-    with PreferenceStore.open(place) as store:
+def test_reopening(path: Path) -> None:
+    with PreferenceStore.open(path) as store:
         a, b = answers(store, "four", "five")
-        store.add_pair(a, b, "a", annotator="ann")
-    assert [p.name for p in place.parent.iterdir()] == ["store.db"]  # no side files are left
-    with PreferenceStore.open(place, create=False) as store:
+        add(store, PairVerdict(a, b, "a", annotator="ann"))
+    assert [p.name for p in path.parent.iterdir()] == ["store.db"]  # no side files are left
+    with PreferenceStore.open(path, create=False) as store:
         assert len(store.comparisons()) == 1
         assert answers(store, "six") == [3]
         assert store.counts()["prompts"] == 1
@@ -281,11 +296,11 @@ def test_reopening(place: Path) -> None:
 
 def test_sqlite_settings(store: PreferenceStore) -> None:
     with store.engine.connect() as connection:
-        told = {
+        values = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("foreign_keys", "journal_mode", "busy_timeout")
         }
-    assert told == {"foreign_keys": 1, "journal_mode": "wal", "busy_timeout": 60_000}
+    assert values == {"foreign_keys": 1, "journal_mode": "wal", "busy_timeout": 60_000}
 
 
 def test_missing_store(tmp_path: Path) -> None:
@@ -297,43 +312,43 @@ def test_missing_store(tmp_path: Path) -> None:
 
 
 def test_file_that_is_no_database(tmp_path: Path) -> None:
-    place = tmp_path / "store.db"
-    place.write_text("something else entirely" * 100)
-    assert fails(lambda: PreferenceStore.open(place)) == (
-        f"{place} is not a preference store: file is not a database. "
+    path = tmp_path / "store.db"
+    path.write_text("something else entirely" * 100)
+    assert fails(lambda: PreferenceStore.open(path)) == (
+        f"{path} is not a preference store: file is not a database. "
         "Give a store, or a new file's name."
     )
-    assert place.read_text() == "something else entirely" * 100
+    assert path.read_text() == "something else entirely" * 100
 
 
 def test_database_of_something_else(tmp_path: Path) -> None:
-    place = tmp_path / "store.db"
-    with sqlite3.connect(place) as connection:
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     connection.close()
-    assert fails(lambda: PreferenceStore.open(place)) == (
-        f"{place} is a database, but not a preference store: it has the tables songs. "
+    assert fails(lambda: PreferenceStore.open(path)) == (
+        f"{path} is a database, but not a preference store: it has the tables songs. "
         "Give a store, or the name of a new file."
     )
 
 
 def test_empty_file_is_a_store_only_where_one_may_be_created(tmp_path: Path) -> None:
-    place = tmp_path / "store.db"
-    place.write_bytes(b"")
-    assert fails(lambda: PreferenceStore.open(place, create=False)) == (
-        f"{place} is an empty database. Give a preference store."
+    path = tmp_path / "store.db"
+    path.write_bytes(b"")
+    assert fails(lambda: PreferenceStore.open(path, create=False)) == (
+        f"{path} is an empty database. Give a preference store."
     )
-    with PreferenceStore.open(place) as store:
+    with PreferenceStore.open(path) as store:
         assert store.counts()["prompts"] == 0
 
 
-def test_store_of_a_newer_accord(place: Path) -> None:
-    PreferenceStore.open(place).close()
-    with sqlite3.connect(place) as connection:
+def test_store_of_a_newer_accord(path: Path) -> None:
+    PreferenceStore.open(path).close()
+    with sqlite3.connect(path) as connection:
         connection.execute("INSERT INTO schema_version VALUES (99, 'later')")
     connection.close()
-    assert fails(lambda: PreferenceStore.open(place)) == (
-        f"{place} is a preference store of version 99, but this accord knows versions up to "
+    assert fails(lambda: PreferenceStore.open(path)) == (
+        f"{path} is a preference store of version 99, but this accord knows versions up to "
         f"{len(MIGRATIONS)}. Update accord, or use another store."
     )
 
@@ -354,7 +369,7 @@ def test_sqlite_by_url(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     with PreferenceStore.open(url) as store:
         a, b = answers(store, "four", "five")
-        store.add_pair(a, b, "a", annotator="ann")
+        add(store, PairVerdict(a, b, "a", annotator="ann"))
         assert store.comparisons()[0].source == Source(url, 1)
 
 
@@ -365,22 +380,22 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     ).startswith(f"Could not write {tmp_path / 'file'}: a part of the path is a file, not a folder")
 
 
-def test_locked_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    PreferenceStore.open(place).close()
-    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.01)
-    other = sqlite3.connect(place, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with PreferenceStore.open(place) as store:
-        assert store.prompts() == []  # reading goes on
-        assert fails(lambda: store.add_prompt("p"), StorageError) == (
-            f"The store {place} failed: database is locked. Another process has been writing for "
+def test_locked_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PreferenceStore.open(path).close()
+    monkeypatch.setattr(store_connection, "BUSY_SECONDS", 0.01)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with PreferenceStore.open(path) as store:
+        assert store.prompts() == []  # reading is not blocked
+        assert fails(lambda: store.add_prompts([("p", {})]), StorageError) == (
+            f"The store {path} failed: database is locked. Another process has been writing for "
             "more than 0 seconds; wait for it to end."
         )
-    other.close()
+    writer.close()
 
 
-def columns_of(engine: sa.Engine) -> dict[str, Any]:
-    """Tables, columns, types, keys and indexes as the database tells them."""
+def describe_tables(engine: sa.Engine) -> dict[str, Any]:
+    """Tables, columns, types, keys and indexes as the database reports them."""
     inspector = sa.inspect(engine)
     return {
         table: (
@@ -400,13 +415,13 @@ def columns_of(engine: sa.Engine) -> dict[str, Any]:
 def test_migrations_lead_to_the_schema(store: PreferenceStore) -> None:
     fresh = sa.create_engine("sqlite://")
     METADATA.create_all(fresh)
-    assert columns_of(store.engine) == columns_of(fresh)
+    assert describe_tables(store.engine) == describe_tables(fresh)
 
 
-def test_an_old_store_goes_through_the_migrations_that_it_lacks(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_old_store_is_migrated_to_the_newest_version(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with PreferenceStore.open(place) as store:
+    with PreferenceStore.open(path) as store:
         answers(store, "four")
 
     def add_language(connection: sa.Connection) -> None:
@@ -416,7 +431,7 @@ def test_an_old_store_goes_through_the_migrations_that_it_lacks(
     monkeypatch.setattr(store_module, "MIGRATIONS", newer)
     for _ in range(2):  # the second time there is nothing left to do
         with (
-            PreferenceStore.open(place, create=False) as store,
+            PreferenceStore.open(path, create=False) as store,
             store.engine.connect() as connection,
         ):
             languages = connection.exec_driver_sql("SELECT language FROM prompts").scalars().all()
@@ -425,45 +440,46 @@ def test_an_old_store_goes_through_the_migrations_that_it_lacks(
             assert versions == list(range(1, len(newer) + 1))
 
 
-def test_a_migration_that_fails_leaves_the_store_as_it_was(place: Path) -> None:
+def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path) -> None:
     def fail(connection: sa.Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE prompts ADD COLUMN language TEXT")
         raise RuntimeError("power cut")
 
-    with PreferenceStore.open(place) as store:
-        before = columns_of(store.engine)
+    with PreferenceStore.open(path) as store:
+        before = describe_tables(store.engine)
 
         def upgrade() -> None:
-            with connect.transaction(store.engine, store.place, writes=True) as connection:
-                migrate(connection, store.place, create=False, migrations=(*MIGRATIONS, fail))
+            with store_connection.transaction(store.engine, store.path, writes=True) as connection:
+                migrate(connection, store.path, create=False, migrations=(*MIGRATIONS, fail))
 
         with pytest.raises(RuntimeError):
             upgrade()
-        assert columns_of(store.engine) == before
+        assert describe_tables(store.engine) == before
         assert store.counts()["prompts"] == 0
 
 
 WRITER = """
 import sys
 from accord.compare.store.store import PreferenceStore
+from accord.compare.store.verdicts import PairVerdict
 from accord.records import Response
 for i in range(25):
     with PreferenceStore.open(sys.argv[1]) as store:
         pair = [Response(f"prompt {i}", f"{sys.argv[2]} {k}", sys.argv[2]) for k in "ab"]
         a, b = store.add_responses(pair)
-        store.add_pair(a, b, "a", annotator=sys.argv[2])
+        store.add_verdicts([PairVerdict(a, b, "a", annotator=sys.argv[2])])
 """
 
 
-def test_two_processes_write_at_the_same_time(place: Path) -> None:
+def test_two_processes_write_at_the_same_time(path: Path) -> None:
     """Both create the store and add the same prompts; nothing is lost and no prompt doubled."""
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(place), name], stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stderr=subprocess.PIPE)
         for name in ("x", "y")
     ]
-    told = [writer.communicate()[1].decode() for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0], told
-    with PreferenceStore.open(place, create=False) as store:
+    errors = [writer.communicate()[1].decode() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], errors
+    with PreferenceStore.open(path, create=False) as store:
         counts = store.counts()
         assert (counts["prompts"], counts["responses"], counts["comparisons"]) == (25, 100, 50)
         for name in ("x", "y"):
@@ -471,19 +487,19 @@ def test_two_processes_write_at_the_same_time(place: Path) -> None:
             assert pairs == {(f"prompt {i}", f"{name} a", f"{name} b") for i in range(25)}
 
 
-def test_a_file_that_is_being_written_is_waited_for(place: Path) -> None:
+def test_opening_waits_for_a_process_that_is_writing(path: Path) -> None:
     # SQLite itself does not wait here: the file is not yet in write-ahead mode.
-    place.parent.mkdir()
-    writer = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+    path.parent.mkdir()
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     writer.execute("CREATE TABLE other (x)")
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("INSERT INTO other VALUES (1)")
     ending = threading.Timer(0.3, writer.execute, ("COMMIT",))
     ending.start()
-    with sa.create_engine(f"sqlite:///{place}").connect() as other:
-        connect._write_ahead(other.connection.dbapi_connection)
+    with sa.create_engine(f"sqlite:///{path}").connect() as waiting:
+        store_connection._write_ahead(waiting.connection.dbapi_connection)
         assert not writer.in_transaction
-        assert other.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert waiting.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     ending.join()
     writer.close()
 

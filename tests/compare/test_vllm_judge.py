@@ -8,7 +8,7 @@ import pytest
 from benchmarks.workers.vllm_server import VllmServer, vllm_python
 from tests.lm.toys import ARCHITECTURES, toy_tokenizer
 
-from accord.compare.judges.judge import AiJudge, Question
+from accord.compare.judges.judge import AiJudge, Candidates
 from accord.compare.rewards.reward import PromptResponse
 from accord.lm.scratch import save_untrained, untrained_model
 from accord.settings.endpoint import EndpointSettings
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHO
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """An untrained model, whose next token is any: what has a form has it from the schema."""
+    """An untrained model, whose next token is random: only the schema gives its answers a form."""
     python = vllm_python()
     assert python is not None
     folder = tmp_path_factory.mktemp("vllm") / "model"
@@ -28,9 +28,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     save_untrained(
         untrained_model("llama", shape, toy_tokenizer(), seed=0), toy_tokenizer(), folder
     )
-    found = VllmServer(python, folder, "--dtype", "float32", "--served-model-name", "toy")
-    yield found
-    found.close()
+    vllm_server = VllmServer(python, folder, "--dtype", "float32", "--served-model-name", "toy")
+    yield vllm_server
+    vllm_server.close()
 
 
 def test_its_answers_have_the_form_of_the_schema(server: VllmServer) -> None:
@@ -43,12 +43,12 @@ def test_its_answers_have_the_form_of_the_schema(server: VllmServer) -> None:
         [PromptResponse("say hi", "hi"), PromptResponse("say no", "no")], lowest=3, highest=7
     )
     assert all(isinstance(score, int) and 3 <= score <= 7 for score in scores)
-    (ranks,) = judge.ranks([Question("say hi", ("hi", "hello"), (True, True))])
+    (ranks,) = judge.ranks([Candidates("say hi", ("hi", "hello"), (True, True))])
     assert ranks in [(0, 0), (0, 1), (1, 0)]
-    told = judge.usage()
-    assert (told["refused"], told["missing"]) == (0, 0)
-    assert told["prompt_tokens"] > 4 * 300
-    assert told["answer_tokens"] > 0
-    again = AiJudge(settings, "toy")
-    assert again.ranks([Question("say hi", ("hi", "hello"), (True, True))]) == [ranks]
-    assert again.usage()["calls"] == 0
+    usage = judge.usage()
+    assert (usage["refused"], usage["missing"]) == (0, 0)
+    assert usage["prompt_tokens"] > 4 * 300
+    assert usage["answer_tokens"] > 0
+    restarted = AiJudge(settings, "toy")
+    assert restarted.ranks([Candidates("say hi", ("hi", "hello"), (True, True))]) == [ranks]
+    assert restarted.usage()["calls"] == 0

@@ -1,4 +1,4 @@
-"""Reading rows: every kind of place, the line of each row, and what each failure says."""
+"""Reading rows: every kind of path, the line of each row, and what each failure says."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from accord.records import Source
 ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c\nd", "completion": 'é, "f"'}]
 
 
-def read(place: str | Path) -> list[dict[str, Any]]:
-    return [row.values for row in read_rows(place)]
+def read(path: str | Path) -> list[dict[str, Any]]:
+    return [row.values for row in read_rows(path)]
 
 
-def lines(place: str | Path) -> list[int | None]:
-    return [row.source.line for row in read_rows(place)]
+def lines(path: str | Path) -> list[int | None]:
+    return [row.source.line for row in read_rows(path)]
 
 
 def jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def fails(place: str | Path) -> str:
+def fails(path: str | Path) -> str:
     with pytest.raises(DataError) as caught:
-        read(place)
+        read(path)
     return str(caught.value)
 
 
@@ -63,7 +63,7 @@ def test_json_list_one_object_and_lines_under_that_name(tmp_path: Path) -> None:
     assert read(path) == ROWS
 
 
-def test_csv_tells_the_first_line_of_a_row_that_spans_lines(tmp_path: Path) -> None:
+def test_a_csv_row_that_spans_lines_has_its_first_line(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'prompt,completion\n"a\nb",c\n\nd,"e, f"\ng\n')
     assert read(path) == [
@@ -111,7 +111,7 @@ def test_save_to_disk_with_splits(tmp_path: Path) -> None:
     )
     assert read(tmp_path / "saved" / "train") == ROWS
     datasets.DatasetDict(train=table).save_to_disk(str(tmp_path / "one"))
-    assert [row.source.place for row in read_rows(tmp_path / "one")] == [
+    assert [row.source.path for row in read_rows(tmp_path / "one")] == [
         str(tmp_path / "one" / "train")
     ] * 2
 
@@ -141,7 +141,7 @@ def test_folder_without_rows(tmp_path: Path) -> None:
     )
 
 
-def test_broken_json_tells_line_and_place_in_it(tmp_path: Path) -> None:
+def test_broken_json_names_line_and_position(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\n{"x": 2,}\n')
     # `{"x": 2,}`: the comma is character 8; Python 3.13 names it, earlier ones the brace behind.
@@ -150,7 +150,7 @@ def test_broken_json_tells_line_and_place_in_it(tmp_path: Path) -> None:
     assert message.endswith("near '{\"x\": 2,}'. Correct or remove that line.")
 
 
-def test_broken_json_list_tells_the_line(tmp_path: Path) -> None:
+def test_broken_json_list_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('[\n {"x": 1},\n {"x" 2}\n]')
     assert fails(path).startswith(
@@ -245,17 +245,17 @@ def test_hub_names() -> None:
 
 
 def test_hub_gives_train_and_names_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str | None, str | None]] = []
+    requests: list[tuple[str, str | None, str | None]] = []
 
     def load(name: str, config: str | None, split: str | None) -> Any:
-        asked.append((name, config, split))
+        requests.append((name, config, split))
         return ROWS if split else {"test": ROWS, "train": ROWS[:1]}
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert [row.source for row in read_rows("owner/name")] == [Source("owner/name:train", 1)]
     assert read("owner/name:test") == ROWS
     assert [r.source for r in read_rows("owner/name:c:test")][1] == Source("owner/name:c:test", 2)
-    assert asked == [
+    assert requests == [
         ("owner/name", None, None),
         ("owner/name", None, "test"),
         ("owner/name", "c", "test"),

@@ -1,4 +1,4 @@
-"""Each format of rows: what it is detected as, and the record it says, written out by hand."""
+"""Each row format: how it is detected, and the record it becomes, written out by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accord.data.columns import detect, formats_of
-from accord.data.files import Row
-from accord.data.formats import battle_of, record_of
-from accord.data.turns import RowError, hh_turns, shared_beginning
+from accord.data.battles import parse_battle
+from accord.data.columns import detect_format, matching_formats
+from accord.data.files import DataRow
+from accord.data.formats import parse_record
+from accord.data.turns import RowError, parse_hh_dialogue, shared_prefix_length
 from accord.errors import DataError
 from accord.records import (
     Battle,
@@ -36,19 +37,19 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def said(**values: Any) -> Record:
-    return record_of(Row(values, HERE))
+def parse(**values: Any) -> Record:
+    return parse_record(DataRow(values, HERE))
 
 
-def noted(**values: Any) -> list[str]:
+def collect_notes(**values: Any) -> list[str]:
     notes: Counter[str] = Counter()
-    record_of(Row(values, HERE), notes=notes)
+    parse_record(DataRow(values, HERE), notes=notes)
     return list(notes)
 
 
 def fails(**values: Any) -> str:
     with pytest.raises(RowError) as caught:
-        said(**values)
+        parse(**values)
     return str(caught.value)
 
 
@@ -76,12 +77,12 @@ def fails(**values: Any) -> str:
     ],
 )
 def test_detect(columns: list[str], form: str) -> None:
-    assert detect(columns) == form
+    assert detect_format(columns) == form
 
 
-def test_detect_nothing() -> None:
+def test_columns_of_no_format() -> None:
     with pytest.raises(DataError) as caught:
-        detect(["foo", "bar"])
+        detect_format(["foo", "bar"])
     assert str(caught.value) == (
         "The columns bar, foo are those of no known format. Rename them to one of: "
         "model_a, model_b, winner; prompt, chosen, rejected; chosen, rejected; "
@@ -90,12 +91,16 @@ def test_detect_nothing() -> None:
     )
 
 
-def test_formats_of_lists_all_that_fit() -> None:
-    assert formats_of(["prompt", "completion", "text"]) == ["prompt-completion", "text", "prompt"]
+def test_matching_formats_lists_all_that_fit() -> None:
+    assert matching_formats(["prompt", "completion", "text"]) == [
+        "prompt-completion",
+        "text",
+        "prompt",
+    ]
 
 
 def test_text() -> None:
-    assert said(text=" as it stands\n") == Text(" as it stands\n", HERE)
+    assert parse(text=" as it stands\n") == Text(" as it stands\n", HERE)
     assert fails(text=" \n") == "an empty text"
     assert fails(text=3) == "`text` holds neither text nor messages: int '3'"
 
@@ -109,7 +114,7 @@ def test_text_that_cannot_be_encoded() -> None:
 def test_messages() -> None:
     turns = [turn("system", "Brief."), turn("user", "2+2?"), turn("assistant", "4")]
     expected = Demonstration((Message("system", "Brief."), ASK), "4", HERE)
-    assert said(messages=turns) == expected
+    assert parse(messages=turns) == expected
 
 
 def test_earlier_answers_are_part_of_the_prompt() -> None:
@@ -120,11 +125,11 @@ def test_earlier_answers_are_part_of_the_prompt() -> None:
         turn("assistant", "4"),
     ]
     expected = (Message("user", "hi"), Message("assistant", "hello"), ASK)
-    assert said(messages=turns) == Demonstration(expected, "4", HERE)
+    assert parse(messages=turns) == Demonstration(expected, "4", HERE)
 
 
 def test_messages_that_end_with_the_user_are_a_prompt() -> None:
-    assert said(messages=[turn("user", "2+2?")], kind="sum") == PromptOnly(
+    assert parse(messages=[turn("user", "2+2?")], kind="sum") == PromptOnly(
         (ASK,), HERE, {"kind": "sum"}
     )
 
@@ -136,7 +141,7 @@ def test_sharegpt() -> None:
         {"from": "gpt", "value": "4"},
     ]
     expected = Demonstration((Message("system", "Brief."), ASK), "4", HERE)
-    assert said(conversations=turns) == expected
+    assert parse(conversations=turns) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,61 +160,61 @@ def test_messages_that_cannot_be_used(messages: Any, reason: str) -> None:
     assert fails(messages=messages) == reason
 
 
-def test_prompt_keeps_what_else_the_row_says() -> None:
+def test_other_columns_of_a_prompt_become_its_meta() -> None:
     expected = PromptOnly("2+2?", HERE, {"type": "sum", "label": "safe"})
-    assert said(prompt="2+2?", type="sum", label="safe") == expected
-    assert said(prompt=[turn("user", "2+2?")], meta={"kind": "sum"}) == PromptOnly(
+    assert parse(prompt="2+2?", type="sum", label="safe") == expected
+    assert parse(prompt=[turn("user", "2+2?")], meta={"kind": "sum"}) == PromptOnly(
         (ASK,), HERE, {"kind": "sum"}
     )
     assert fails(prompt="  ") == "an empty prompt"
     assert fails(prompt=[turn("user", "")]) == "an empty prompt"
 
 
-def test_accords_own_responses_are_prompts() -> None:
+def test_a_line_of_responses_jsonl_is_a_prompt() -> None:
     row = {"prompt": "2+2?", "meta": {"kind": "sum"}, "model": "m", "settings": {"seed": 1}}
-    assert said(**row, responses=[{"text": "4", "tokens": 1}]) == PromptOnly(
+    assert parse(**row, responses=[{"text": "4", "tokens": 1}]) == PromptOnly(
         "2+2?", HERE, {"kind": "sum"}
     )
 
 
 def test_prompt_completion() -> None:
-    assert said(prompt="2+2=", completion=" 4") == Demonstration("2+2=", " 4", HERE)
-    both = said(prompt=[turn("user", "2+2?")], completion=[turn("assistant", "4")])
+    assert parse(prompt="2+2=", completion=" 4") == Demonstration("2+2=", " 4", HERE)
+    both = parse(prompt=[turn("user", "2+2?")], completion=[turn("assistant", "4")])
     assert both == Demonstration((ASK,), "4", HERE)
     assert fails(prompt="2+2=", completion="") == "an empty response: `completion`"
 
 
-def test_completion_of_several_turns_goes_on_from_the_prompt() -> None:
+def test_completion_of_several_turns_extends_the_prompt() -> None:
     completion = [turn("assistant", "4"), turn("user", "sure?"), turn("assistant", "yes")]
-    assert said(prompt=[turn("user", "2+2?")], completion=completion) == Demonstration(
+    assert parse(prompt=[turn("user", "2+2?")], completion=completion) == Demonstration(
         (ASK, FOUR, Message("user", "sure?")), "yes", HERE
     )
 
 
 def test_alpaca() -> None:
     row = {"instruction": "Add.", "input": "2+2", "output": "4"}
-    assert said(**row) == Demonstration((Message("user", "Add.\n\n2+2"),), "4", HERE)
-    assert noted(**row) == [
+    assert parse(**row) == Demonstration((Message("user", "Add.\n\n2+2"),), "4", HERE)
+    assert collect_notes(**row) == [
         "`output` is read as the response",
         "`input` is read as the end of `instruction`",
         "`instruction` is read as the user's message",
     ]
     row = {"instruction": "Add 2+2.", "input": "", "output": "4"}
-    assert said(**row) == Demonstration((Message("user", "Add 2+2."),), "4", HERE)
+    assert parse(**row) == Demonstration((Message("user", "Add 2+2."),), "4", HERE)
 
 
 def test_system_column_goes_before_the_user() -> None:
     row = {"system": "Brief.", "question": "2+2?", "chosen": "4", "rejected": "5"}
     prompt = (Message("system", "Brief."), ASK)
-    assert said(**row) == Comparison(prompt, "4", "5", None, HERE)
-    assert said(**{**row, "system": ""}) == Comparison((ASK,), "4", "5", None, HERE)
+    assert parse(**row) == Comparison(prompt, "4", "5", None, HERE)
+    assert parse(**{**row, "system": ""}) == Comparison((ASK,), "4", "5", None, HERE)
 
 
 def test_preference_of_text_and_of_messages() -> None:
-    assert said(prompt="2+2=", chosen=" 4", rejected=" 5", margin=0.5) == Comparison(
+    assert parse(prompt="2+2=", chosen=" 4", rejected=" 5", margin=0.5) == Comparison(
         "2+2=", " 4", " 5", 0.5, HERE
     )
-    assert said(
+    assert parse(
         prompt=[turn("user", "2+2?")],
         chosen=[turn("assistant", "4")],
         rejected=[turn("assistant", "5")],
@@ -221,9 +226,9 @@ def test_preference_whose_messages_repeat_the_prompt() -> None:
     chosen = [turn("user", "2+2?"), turn("assistant", "4")]
     rejected = [turn("user", "2+2?"), turn("assistant", "5")]
     expected = Comparison((ASK,), "4", "5", None, HERE)
-    assert said(prompt="2+2?", chosen=chosen, rejected=rejected) == expected
+    assert parse(prompt="2+2?", chosen=chosen, rejected=rejected) == expected
     system = [turn("system", "Brief.")]
-    assert said(prompt="2+2?", chosen=system + chosen, rejected=system + rejected) == Comparison(
+    assert parse(prompt="2+2?", chosen=system + chosen, rejected=system + rejected) == Comparison(
         (Message("system", "Brief."), ASK), "4", "5", None, HERE
     )
     assert fails(prompt="3+3?", chosen=chosen, rejected=rejected) == (
@@ -233,7 +238,7 @@ def test_preference_whose_messages_repeat_the_prompt() -> None:
 
 def test_implicit_prompt_of_messages() -> None:
     before = [turn("user", "hi"), turn("assistant", "hello"), turn("user", "2+2?")]
-    assert said(
+    assert parse(
         chosen=[*before, turn("assistant", "4")], rejected=[*before, turn("assistant", "5")]
     ) == Comparison(
         (Message("user", "hi"), Message("assistant", "hello"), ASK), "4", "5", None, HERE
@@ -245,8 +250,8 @@ def test_implicit_prompt_of_messages() -> None:
 def test_implicit_prompt_of_text_never_splits_a_word() -> None:
     # They share "Say: the ca"; the last blank before the difference is the one after "the".
     row = {"chosen": "Say: the cat", "rejected": "Say: the car"}
-    assert said(**row) == Comparison("Say: the", " cat", " car", None, HERE)
-    assert noted(**row) == ["the prompt is the beginning that chosen and rejected share"]
+    assert parse(**row) == Comparison("Say: the", " cat", " car", None, HERE)
+    assert collect_notes(**row) == ["the prompt is the beginning that chosen and rejected share"]
     assert fails(chosen="yes", rejected="no") == (
         "chosen and rejected share no beginning that could be the prompt"
     )
@@ -262,15 +267,15 @@ def test_implicit_prompt_of_text_never_splits_a_word() -> None:
         ("", "x", ""),
     ],
 )
-def test_shared_beginning(chosen: str, rejected: str, shared: str) -> None:
-    assert chosen[: shared_beginning(chosen, rejected)] == shared
-    assert rejected[: shared_beginning(rejected, chosen)] == shared
+def test_shared_prefix(chosen: str, rejected: str, shared: str) -> None:
+    assert chosen[: shared_prefix_length(chosen, rejected)] == shared
+    assert rejected[: shared_prefix_length(rejected, chosen)] == shared
 
 
 @given(st.text("ab \n"), st.text("ab \n"), st.text("ab \n"))
-def test_shared_beginning_is_shared_and_ends_at_a_word(before: str, one: str, two: str) -> None:
-    first, second = before + one, before + two
-    end = shared_beginning(first, second)
+def test_shared_prefix_is_shared_and_ends_at_a_word(before: str, end_1: str, end_2: str) -> None:
+    first, second = before + end_1, before + end_2
+    end = shared_prefix_length(first, second)
     assert first[:end] == second[:end] == first[:end].rstrip()
     assert end == 0 or (first[end:][:1].isspace() and second[end:][:1].isspace())
 
@@ -312,15 +317,15 @@ def test_hh_dialogues() -> None:
     expected = Comparison(
         (Message("user", "hi"), Message("assistant", "hello"), ASK), "4", "5", None, HERE
     )
-    assert said(**row) == expected
-    assert said(**row, prompt="hi") == expected  # a prompt column adds nothing to whole dialogues
-    assert noted(**row) == ["dialogue text (Human:, Assistant:) is read as turns"]
+    assert parse(**row) == expected
+    assert parse(**row, prompt="hi") == expected  # a prompt column adds nothing to whole dialogues
+    assert collect_notes(**row) == ["dialogue text (Human:, Assistant:) is read as turns"]
 
 
 def test_hh_prompt_with_responses_apart() -> None:
     prompt = "\n\nHuman: 2+2?\n\nAssistant:"
     expected = Comparison((ASK,), "4", "5", None, HERE)
-    assert said(prompt=prompt, chosen=" 4", rejected=" 5") == expected
+    assert parse(prompt=prompt, chosen=" 4", rejected=" 5") == expected
 
 
 @pytest.mark.parametrize(
@@ -354,7 +359,7 @@ def test_hh_dialogues_that_cannot_be_used(chosen: str, rejected: str, reason: st
 
 
 def test_hh_speakers_count_only_after_a_blank_line() -> None:
-    assert hh_turns("\n\nHuman: a\nHuman: b\n\nAssistant: c Human: d") == (
+    assert parse_hh_dialogue("\n\nHuman: a\nHuman: b\n\nAssistant: c Human: d") == (
         Message("user", "a\nHuman: b"),
         Message("assistant", "c Human: d"),
     )
@@ -371,7 +376,7 @@ words = (
 def test_hh_text_round_trip(contents: list[str]) -> None:
     speakers = ["Human", "Assistant"] * (len(contents) // 2)
     text = "".join(f"\n\n{s}: {c}" for s, c in zip(speakers, contents, strict=True))
-    assert hh_turns(text) == tuple(
+    assert parse_hh_dialogue(text) == tuple(
         Message("user" if s == "Human" else "assistant", c)
         for s, c in zip(speakers, contents, strict=True)
     )
@@ -382,10 +387,10 @@ def test_hh_text_round_trip(contents: list[str]) -> None:
     [(True, 1.0), (False, 0.0), (1, 1.0), (0, 0.0), ("True", 1.0), ("false", 0.0)],
 )
 def test_unpaired(label: Any, score: float) -> None:
-    assert said(prompt="q", completion="a", label=label) == Rating("q", "a", score, HERE)
+    assert parse(prompt="q", completion="a", label=label) == Rating("q", "a", score, HERE)
 
 
-def test_unpaired_label_that_is_none() -> None:
+def test_unpaired_label_that_is_neither() -> None:
     assert fails(prompt="q", completion="a", label="good") == (
         "`label` is neither true nor false: 'good'"
     )
@@ -393,19 +398,19 @@ def test_unpaired_label_that_is_none() -> None:
 
 
 def test_rating() -> None:
-    assert said(prompt="q", response="a", score=4) == Rating("q", "a", 4.0, HERE)
-    assert said(prompt="q", response="a", rating="4.5") == Rating("q", "a", 4.5, HERE)
+    assert parse(prompt="q", response="a", score=4) == Rating("q", "a", 4.0, HERE)
+    assert parse(prompt="q", response="a", rating="4.5") == Rating("q", "a", 4.5, HERE)
     assert fails(prompt="q", response="a", score=True) == "`score` is no finite number: True"
     assert fails(prompt="q", response="a", score="inf") == "`score` is no finite number: 'inf'"
 
 
 def test_ranking() -> None:
-    assert said(prompt="q", responses=["a", "b", "c"], ranks=[1, 0, 1]) == Ranking(
+    assert parse(prompt="q", responses=["a", "b", "c"], ranks=[1, 0, 1]) == Ranking(
         "q", ("a", "b", "c"), (1, 0, 1), HERE
     )
     row = {"prompt": "q", "responses": ["a", "b"], "ranks": [2, 1]}
-    assert said(**row) == Ranking("q", ("a", "b"), (1, 0), HERE)
-    assert noted(**row) == ["ranks that began above 0 are moved to begin at 0"]
+    assert parse(**row) == Ranking("q", ("a", "b"), (1, 0), HERE)
+    assert collect_notes(**row) == ["ranks that began above 0 are moved to begin at 0"]
 
 
 @pytest.mark.parametrize(
@@ -438,14 +443,14 @@ def test_ranking_that_cannot_be_used(responses: Any, ranks: Any, reason: str) ->
     ],
 )
 def test_battle(winner: str, outcome: Any) -> None:
-    row = Row({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
-    assert battle_of(row) == Battle("x", "y", outcome)
+    row = DataRow({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
+    assert parse_battle(row) == Battle("x", "y", outcome)
 
 
 def test_battle_that_cannot_be_used() -> None:
     def battle(**values: Any) -> str:
         with pytest.raises(RowError) as caught:
-            battle_of(Row(values, HERE))
+            parse_battle(DataRow(values, HERE))
         return str(caught.value)
 
     assert battle(model_a="x", model_b="y", winner="x") == (
@@ -454,4 +459,4 @@ def test_battle_that_cannot_be_used() -> None:
     assert battle(model_a="x", model_b="x", winner="tie") == "a model against itself: x"
     assert battle(model_a="x", winner="tie") == "no value in `model_b`"
     with pytest.raises(DataError, match="file:3 is a battle between models"):
-        said(model_a="x", model_b="y", winner="tie")
+        parse(model_a="x", model_b="y", winner="tie")

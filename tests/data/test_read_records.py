@@ -81,7 +81,7 @@ def test_dropped_rows_are_named(file: Any) -> None:
     json.dumps(report.to_json())
 
 
-def test_demonstrations_from_comparisons_are_announced(file: Any) -> None:
+def test_demonstrations_from_comparisons_are_noted(file: Any) -> None:
     path = file(*PAIRS)
     records, report = read_records(path, "sft")
     assert records == [
@@ -106,31 +106,31 @@ def test_kto_takes_labels_scores_pairs_and_rankings_together(file: Any) -> None:
         {"prompt": "p", "completion": "a", "label": True, "finished": [True]},
     )
     records, report = read_records(path, "kto")
-    places = [Source(str(path), line) for line in range(1, 8)]
+    sources = [Source(str(path), line) for line in range(1, 8)]
     assert records == [
-        Rating("p", "a", 1.0, places[0]),
-        Rating("p", "b", 0.0, places[1], finished=False),
-        Rating("p", "c", 0.7, places[2]),
-        Comparison("p", "a", "b", None, places[3]),
-        Ranking("p", ("a", "b", "c"), (1, 0, 2), places[4]),
+        Rating("p", "a", 1.0, sources[0]),
+        Rating("p", "b", 0.0, sources[1], finished=False),
+        Rating("p", "c", 0.7, sources[2]),
+        Comparison("p", "a", "b", None, sources[3]),
+        Ranking("p", ("a", "b", "c"), (1, 0, 2), sources[4]),
     ]
     assert report.dropped == {
-        "`label` is neither true nor false": [(places[5], "None")],
-        "`finished` must be true or false": [(places[6], "[True]")],
+        "`label` is neither true nor false": [(sources[5], "None")],
+        "`finished` must be true or false": [(sources[6], "[True]")],
     }
     assert report.notes == []
 
 
-def test_what_was_cut_stays_so_when_it_is_converted(file: Any) -> None:
+def test_an_unfinished_response_stays_unfinished_when_it_is_converted(file: Any) -> None:
     path = file({"prompt": "p", "chosen": "a", "rejected": "b", "finished": [False, True]})
-    place = Source(str(path), 1)
-    assert read_records(path, "sft")[0] == [Demonstration("p", "a", place, finished=False)]
+    source = Source(str(path), 1)
+    assert read_records(path, "sft")[0] == [Demonstration("p", "a", source, finished=False)]
     assert read_records(path, "ratings")[0] == [
-        Rating("p", "a", 1.0, place, finished=False),
-        Rating("p", "b", 0.0, place),
+        Rating("p", "a", 1.0, source, finished=False),
+        Rating("p", "b", 0.0, source),
     ]
     path = file({"prompt": "p", "completion": "a", "finished": False})
-    assert read_records(path, "sft")[0] == [Demonstration("p", "a", place, finished=False)]
+    assert read_records(path, "sft")[0] == [Demonstration("p", "a", source, finished=False)]
 
 
 def test_ratings_from_comparisons_are_two_each(file: Any) -> None:
@@ -154,7 +154,7 @@ def test_sft_reads_text_and_demonstrations(file: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "kind", "told"),
+    ("row", "kind", "is_noted"),
     [
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "preferences", False),
         ({"chosen": "p a", "rejected": "p b"}, "comparisons", False),
@@ -167,10 +167,10 @@ def test_sft_reads_text_and_demonstrations(file: Any) -> None:
     ],
 )
 def test_a_margin_is_a_column_of_pairs_alone(
-    file: Any, row: dict[str, Any], kind: Kind, told: bool
+    file: Any, row: dict[str, Any], kind: Kind, is_noted: bool
 ) -> None:
     _, report = read_records(file({**row, "margin": 2.0}), kind)
-    assert ("columns not read: margin" in report.notes) == told
+    assert ("columns not read: margin" in report.notes) == is_noted
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_a_prompt_without_its_answer_is_still_a_prompt(file: Any) -> None:
 
 def test_prompts_of_messages_behind_a_prompt_of_text(file: Any) -> None:
     turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]
-    other = [turns[0], {"role": "assistant", "content": "b"}]
-    path = file({"prompt": "p", "chosen": turns, "rejected": other})
+    rejected = [turns[0], {"role": "assistant", "content": "b"}]
+    path = file({"prompt": "p", "chosen": turns, "rejected": rejected})
     assert read_records(path, "prompts")[0] == [
         PromptOnly((Message("user", "p"),), Source(str(path), 1))
     ]
@@ -331,8 +331,8 @@ def test_xstest_prompts(shared_data: Path) -> None:
     assert (labels.count("safe"), labels.count("unsafe"), report.used) == (250, 200, 450)
 
 
-def test_an_answer_stays_with_its_prompt(file: Any) -> None:
-    # What a response may be held against, as text or as a number.
+def test_an_answer_is_stored_with_its_prompt(file: Any) -> None:
+    # A reward may compare responses with it, as text or as a number.
     path = file({"question": "2+2?", "answer": "4"}, {"question": "1+2?", "answer": 3})
     records, report = read_records(path, "prompts")
     assert [r.meta for r in records] == [{"answer": "4"}, {"answer": 3}]  # type: ignore[union-attr]
@@ -352,8 +352,8 @@ def test_responses_are_demonstrations_for_sft(file: Any) -> None:
         {"prompt": "q", "model": "m", "responses": [{"text": " "}]},
         {"prompt": "q", "model": "m", "responses": ["a"]},
     ]
-    place = file(*rows)
-    records, report = read_records(place, "sft")
+    path = file(*rows)
+    records, report = read_records(path, "sft")
     shown = [(r.prompt, r.response, r.finished) for r in records if isinstance(r, Demonstration)]
     assert shown == [("p", "a", True), ("p", "b", False)]
     assert report.notes == ["each response is read as a demonstration"]
@@ -361,7 +361,7 @@ def test_responses_are_demonstrations_for_sft(file: Any) -> None:
         "`responses` must be a list of objects, each with its `text`",
         "an empty response",
     ]
-    assert len(read_records(place, "prompts")[0]) == 3
+    assert len(read_records(path, "prompts")[0]) == 3
     # A ranking's responses are no such lines: its row still names what it fits.
     ranking = file({"prompt": "p", "responses": ["a", "b"], "ranks": [0, 1]})
     with pytest.raises(DataError, match="These rows would fit `reward`, `dpo`"):

@@ -1,4 +1,4 @@
-"""The split by prompt: disjoint, complete, of the asked size, the same for the same seed."""
+"""The split by prompt: disjoint, complete, of the requested size, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_disjoint_and_complete(prompts: list[int], fraction: float, seed: int) -
     assert {r.prompt for r in train}.isdisjoint({r.prompt for r in test})
     assert sorted(train + test, key=records.index) == records
     assert train == sorted(train, key=records.index)
-    # The asked share of the distinct prompts, but at least one on each side.
+    # The requested share of the distinct prompts, but at least one on each side.
     distinct = len(set(prompts))
     assert len({r.prompt for r in test}) == min(max(round(fraction * distinct), 1), distinct - 1)
 
 
-def test_order_of_the_rows_does_not_matter_and_the_seed_does() -> None:
+def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
     records = rows(list(range(100)))
     shuffled = random.Random(0).sample(records, len(records))
     held_out = {r.prompt for r in split_by_prompt(records, 0.2, seed=1)[1]}
@@ -42,13 +42,13 @@ def test_order_of_the_rows_does_not_matter_and_the_seed_does() -> None:
     assert len(held_out) == 20
 
 
-def test_text_and_message_of_the_same_words_are_one_prompt() -> None:
+def test_text_and_message_with_the_same_words_are_one_prompt() -> None:
     same = [Demonstration("a", "x"), Demonstration((Message("user", "a"),), "y")]
     train, test = split_by_prompt([*same, Demonstration("b", "z")], 0.5, seed=0)
     assert same in (train, test)
 
 
-def test_texts_are_split_by_themselves() -> None:
+def test_plain_texts_are_split_by_the_text() -> None:
     train, test = split_by_prompt([Text("a"), Text("b"), Text("a")], 0.5, seed=0)
     assert sorted(len(side) for side in (train, test)) == [1, 2]
 

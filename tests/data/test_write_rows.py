@@ -48,7 +48,7 @@ def test_row_that_json_cannot_hold(tmp_path: Path, value: Any) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "a.jsonl"
     with pytest.raises(StorageError) as caught:
@@ -58,7 +58,7 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     )
 
 
-def test_responses_as_they_lie_in_the_file(tmp_path: Path) -> None:
+def test_the_json_of_a_line_of_responses(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     prompt = (Message("user", "hi"),)
     response = Response(prompt, "hello", "m", {"seed": 1}, logp=-1.5, tokens=2, finished=False)
@@ -91,8 +91,8 @@ def test_responses_round_trip(
     path = tmp_path_factory.mktemp("r") / "responses.jsonl"
     settings = {"temperature": 0.7}
     responses = tuple(
-        Response(prompt, said, "m", settings, logp, tokens, finished)
-        for said, logp, tokens, finished in answers
+        Response(prompt, answer, "m", settings, logp, tokens, finished)
+        for answer, logp, tokens, finished in answers
     )
     row = ResponseRow(prompt, meta, "m", settings, responses)
     write_responses(path, [row, row])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from accord.compare.rewards.reward import encode_for_reward, model_reward
+from accord.compare.rewards.models import encode_for_reward, model_reward
 from accord.errors import ModelError, SettingsError
 from accord.learn.offline.train import train_offline
 from accord.learn.online.train import train_online

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import model_reward
+from accord.compare.rewards.models import model_reward
 from accord.errors import DataError, SettingsError
 from accord.learn.loop.fit import StepResult
 from accord.learn.offline import reference

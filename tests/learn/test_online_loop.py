@@ -421,7 +421,9 @@ def test_the_share_of_clipped_scores_is_told() -> None:
     model = WeightedSource(
         "toy", 1.0, lambda rows: [5.0 if i % 4 == 0 else 1.0 for i in range(len(rows))]
     )
-    clipped = replace(roles, reward=CombinedReward((replace(model, of_model=True, clip=4.0),)))
+    clipped = replace(
+        roles, reward=CombinedReward((replace(model, is_reward_model=True, clip=4.0),))
+    )
     (result,) = iterate(state_of(clipped, settings), clipped, settings, 1)
     assert result.metrics["rewards/clipped_share"] == pytest.approx(0.25)
     assert result.metrics["objective/scores"] == pytest.approx((4 + 3) / 4)

@@ -128,7 +128,7 @@ def test_score_without_penalty_or_kl() -> None:
 
 def test_the_clip_holds_before_the_penalty() -> None:
     # A cut-off response that a reward model scores −20 is at −10 − 1, not clipped to −10 again.
-    model = WeightedSource("rm", 1.0, lambda rows: [3.0, -20.0], of_model=True, clip=10.0)
+    model = WeightedSource("rm", 1.0, lambda rows: [3.0, -20.0], is_reward_model=True, clip=10.0)
     clipped = CombinedReward((model,))(["a", "b"], ["x", "y"])
     low = replace(two_episodes(), scores=torch.tensor(clipped))
     targets, _ = score(low, settings_of(gae_lambda=1.0, whiten_advantages=False), beta=0.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from accord.compare.rewards.reward import model_reward
+from accord.compare.rewards.models import model_reward
 from accord.errors import DataError, SettingsError
 from accord.learn.offline.length_slope import length_slope
 from accord.learn.offline.methods import METHODS

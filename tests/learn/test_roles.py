@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from accord.compare.rewards.reward import model_reward
+from accord.compare.rewards.models import model_reward
 from accord.errors import SettingsError
 from accord.learn.loop.checkpoints import FOLDER as CHECKPOINTS
 from accord.learn.loop.learner import Learner, make_learner

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import encode_for_reward, model_reward
+from accord.compare.rewards.models import encode_for_reward, model_reward
 from accord.compare.store.store import PreferenceStore
+from accord.compare.store.verdicts import PairVerdict, RankingVerdict
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar, save_model
@@ -49,9 +50,9 @@ def test_the_store_hands_on_which_responses_ended(tmp_path: Path, form: str) -> 
             [Response(PROMPT, "the cat sat", "m", finished=False), Response(PROMPT, "no", "m")]
         )
         if form == "pair":
-            store.add_pair(ids[0], ids[1], "b", annotator="x")
+            store.add_verdicts([PairVerdict(ids[0], ids[1], "b", "x")])
         else:
-            store.add_ranking(ids, [1, 0], annotator="x")
+            store.add_verdicts([RankingVerdict(tuple(ids), (1, 0), "x")])
     records, _ = load_records(tmp_path / "s.db", "preferences")
     (group,) = groups_of(*records)  # type: ignore[arg-type]
     ends = {toy_tokenizer().decode(r[:3]): r[-1] == eos() for r in group.responses}

@@ -29,7 +29,7 @@ from accord.settings.stages import (
     JudgeSettings,
     SelectSettings,
 )
-from tests.fake_openai import FakeOpenAi, Reply, completion, prefers, texts_of
+from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers
 from tests.lm.toys import save_toy
 
 ANSWERS = {
@@ -55,7 +55,7 @@ def yes(text: str) -> int:
 
 def mute(body: Any) -> Reply:
     """Prefers yes, and has nothing to say where a response is mute."""
-    if "mute" in texts_of(body).values():
+    if "mute" in judged_texts(body).values():
         return 200, completion("...")
     return prefers(yes)(body)
 
@@ -108,7 +108,7 @@ def test_rankings_leave_out_what_has_no_verdict(fake: FakeOpenAi, tmp_path: Path
 def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_path: Path) -> None:
     fake.answer = prefers(yes)
     counts = compared(fake, tmp_path, "pairs")
-    assert counts["judge"]["calls"] == len(fake.seen) == 6 * 2
+    assert counts["judge"]["calls"] == len(fake.requests) == 6 * 2
     with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         first = store.verdicts()
         assert all(yes(c.chosen) > yes(c.rejected) for c in store.comparisons())
@@ -116,7 +116,7 @@ def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_p
         # Neither response was shown first: each was, once.
         assert {item.shown for v in first for item in v.items} == {None}
     again = compared(fake, tmp_path, "pairs", max_calls=1)
-    assert len(fake.seen) == 12
+    assert len(fake.requests) == 12
     assert (again["judge"]["kept"], again["judge"]["calls"]) == (12, 0)
     with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         assert [v.outcome for v in store.verdicts()] == [v.outcome for v in first]
@@ -131,7 +131,7 @@ def test_a_limit_stops_a_stage_that_goes_on_when_run_again(
             compared(fake, tmp_path, "pairs", max_calls=5)
         assert not (tmp_path / "pairs/store.db").exists()
     assert compared(fake, tmp_path, "pairs", max_calls=5)["judge"]["kept"] == 10
-    assert len(fake.seen) == 12
+    assert len(fake.requests) == 12
 
 
 def test_a_judge_without_any_verdict_ends_the_stage(fake: FakeOpenAi, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_grpo_learns_what_a_judge_prefers(fake: FakeOpenAi, tmp_path: Path) -> N
     assert len(scores) == 12
     assert scores[0] < 2 < 5 < scores[-1]  # of 1 for no e to 10 for nine of them
     told = json.loads((tmp_path / "out/judges.json").read_text())["judge"]
-    assert told["calls"] == len(fake.seen) > 0
+    assert told["calls"] == len(fake.requests) > 0
     assert told["missing"] == 0
 
 

@@ -10,20 +10,10 @@ import pytest
 from accord.compare.dataset import load_records
 from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError
-from accord.pipeline.stages.compare import compare, labels_of
+from accord.pipeline.stages.compare import compare
 from accord.records import Ranking, Rating
 from accord.runs import digest_path
 from accord.settings.stages import CompareSettings, JudgeSettings
-
-
-def test_a_label_says_whether_a_response_beats_more_than_beat_it() -> None:
-    # The best of four beats 3, the next one beats 2 and is beaten by 1, and so on downwards.
-    assert labels_of((2, 0, 3, 1)) == [False, True, False, True]
-    # The middle of three beats as many as beat it, and so do responses that all tie.
-    assert labels_of((1, 0, 2)) == [None, True, False]
-    assert labels_of((0, 0, 0)) == [None, None, None]
-    # Two share the first place: each beats 1 and is beaten by none.
-    assert labels_of((0, 0, 2)) == [True, True, False]
 
 
 def test_labels_are_those_of_the_rankings_one_row_a_response(

@@ -51,5 +51,5 @@ def test_the_highest_sum_is_kept(responses: str) -> None:
 
 
 def test_a_column_that_is_not_there_is_told(responses: str) -> None:
-    with pytest.raises(RewardError, match=r"column `gold`, .*has besides: `answer`"):
+    with pytest.raises(RewardError, match=r"column `gold`, .*Its other columns: `answer`"):
         chosen(responses, 3, {"kind": "answer", "column": "gold"})

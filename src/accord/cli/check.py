@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
+from accord.data.columns import Format, detect_format
 from accord.data.files import read_rows
-from accord.data.formats import Format, detect
-from accord.data.read import FITS, KINDS, Kind, read_battles, read_records
+from accord.data.read import FORMAT_USES, KINDS, Kind, read_battles, read_records
 from accord.errors import RequestError
 from accord.settings.reading.suggest import nearest
 
@@ -39,11 +39,11 @@ def check_data(place: str, kind: str | None) -> str:
     form = None
     if kind is None:
         columns = dict.fromkeys(c for row in read_rows(place) for c in row.values)
-        form = detect(columns)
+        form = detect_format(columns)
         kind = _KIND_OF.get(form, "battles")
     if kind == "battles":
         _, report = read_battles(place)
     else:
         _, report = read_records(place, next(k for k in get_args(Kind) if k == kind))
-    fits = f"\nThe rows fit {FITS[form]}." if form else ""
+    fits = f"\nThe rows fit {FORMAT_USES[form]}." if form else ""
     return f"{place}, read as {kind}: {report.summary()}{fits}"

@@ -1,14 +1,15 @@
-"""Records to learn from, out of a preference store or out of files alike."""
+"""Loads records for learning from a preference store, from files or from rows in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from accord.compare.store.connect import is_store
+from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
-from accord.data.read import FROM_COMPARISON, Kind, read_records
-from accord.data.report import ReadReport
+from accord.data.read import FROM_COMPARISON, Kind, read_records, records_from_rows
+from accord.data.report import Dropped, ReadReport, count_dropped
 from accord.errors import DataError
 from accord.records import (
     Comparison,
@@ -20,124 +21,130 @@ from accord.records import (
     Source,
 )
 
-Dropped = dict[str, list[tuple[Source, str]]]
-Read = tuple[Sequence[Record], Dropped, list[str]]
-"""The records, what was dropped by reason, and the notes."""
+R = TypeVar("R", bound=Record)
+StoreRecords = tuple[Sequence[Record], Dropped, list[str]]
+"""The records in a store, the verdicts dropped by reason, and the notes."""
 
 NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
 
 
-def load_records(place: str | Path, kind: Kind) -> tuple[list[Record], ReadReport]:
-    """The records of `kind` at `place`, and what became of each row or verdict.
+def load_records(
+    dataset: str | Path | Iterable[Any], kind: Kind
+) -> tuple[list[Record], ReadReport]:
+    """The records of `kind` in a data set, and what happened to each row or verdict.
 
-    A place that ends in .db (or .sqlite), or a database URL, is a preference store; all else is
-    read by `accord.data.read.read_records`. A store's pairs without a winner count as dropped.
+    A path that ends in .db (or .sqlite), or a database URL, is a preference store, whose pairs
+    without a winner count as dropped. Any other path or hub name is read by `read_records`, and
+    rows in memory (dicts, records, a `datasets.Dataset`, a DataFrame) by `records_from_rows`:
+
+        pairs, report = load_records("pairs.jsonl", "comparisons")
+        pairs, report = load_records([{"prompt": …, "chosen": …, "rejected": …}], "comparisons")
+
     Raises DataError where there is nothing of that kind.
     """
-    if not is_store(place):
-        return read_records(place, kind)
-    with PreferenceStore.open(place, create=False) as store:
+    if not isinstance(dataset, str | Path):
+        return records_from_rows(dataset, kind)
+    if not is_store(dataset):
+        return read_records(dataset, kind)
+    with PreferenceStore.open(dataset, create=False) as store:
         if kind not in READERS:
             raise DataError(
-                f"{store.place} is a preference store, which holds no {kind}. Give a file of rows."
+                f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."
             )
         records, dropped, notes = READERS[kind](store)
         if not records:
-            held = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
+            contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
             raise DataError(
-                f"{store.place} holds nothing that can be used as {kind}: it has "
-                f"{held or 'nothing at all'}. Give another store, or add verdicts to this one."
+                f"{store.path} holds nothing that can be used as {kind}: it has "
+                f"{contents or 'nothing at all'}. Give another store, or add verdicts to this one."
             )
-        lost = sum(len(where) for where in dropped.values())
         used = len({record.source for record in records})
-        return list(records), ReadReport(
-            store.place, used + lost, used, len(records), dropped, notes
-        )
+        rows = used + count_dropped(dropped)
+        return list(records), ReadReport(store.path, rows, used, len(records), dropped, notes)
 
 
-def _comparisons(store: PreferenceStore) -> tuple[list[Comparison], Dropped, list[str]]:
+def _read_comparisons(store: PreferenceStore) -> tuple[list[Comparison], Dropped, list[str]]:
     dropped: Dropped = {}
     for verdict in store.verdicts("pair"):
         if verdict.outcome in NO_WINNER:
             dropped.setdefault(NO_WINNER[verdict.outcome], []).append((store.source(verdict), ""))
-    kept = []
+    usable = []
     for pair in store.comparisons():
         if pair.chosen == pair.rejected:
             dropped.setdefault("chosen and rejected are equal", []).append((pair.source, ""))
         else:
-            kept.append(pair)
-    return kept, dropped, []
+            usable.append(pair)
+    return usable, dropped, []
 
 
-def _rankings(store: PreferenceStore) -> tuple[list[Ranking], Dropped, list[str]]:
+def _read_rankings(store: PreferenceStore) -> tuple[list[Ranking], Dropped, list[str]]:
     dropped: Dropped = {}
-    kept = []
+    usable = []
     for ranking in store.rankings():
         if len(set(ranking.ranks)) == 1:
-            where = (ranking.source, "")
-            dropped.setdefault("all responses of the ranking tie", []).append(where)
+            reason = "all responses of the ranking tie"
+            dropped.setdefault(reason, []).append((ranking.source, ""))
         else:
-            kept.append(ranking)
-    return kept, dropped, []
+            usable.append(ranking)
+    return usable, dropped, []
 
 
-def _preferences(store: PreferenceStore) -> Read:
-    pairs, tied_pairs, _ = _comparisons(store)
-    rankings, tied_rankings, _ = _rankings(store)
-    together: list[Comparison | Ranking] = [*pairs, *rankings]
-    together.sort(key=lambda record: record.source.line or 0)
-    return together, tied_pairs | tied_rankings, []
+def _read_preferences(store: PreferenceStore) -> StoreRecords:
+    pairs, tied_pairs, _ = _read_comparisons(store)
+    rankings, tied_rankings, _ = _read_rankings(store)
+    return _sort_by_id([*pairs, *rankings]), tied_pairs | tied_rankings, []
 
 
-def _judged(store: PreferenceStore) -> Read:
-    preferences, dropped, _ = _preferences(store)
-    together: list[Record] = [*preferences, *store.ratings()]
-    together.sort(key=lambda record: record.source.line or 0)
-    return together, dropped, []
+def _read_all_verdicts(store: PreferenceStore) -> StoreRecords:
+    preferences, dropped, _ = _read_preferences(store)
+    return _sort_by_id([*preferences, *store.ratings()]), dropped, []
 
 
-def _ratings(store: PreferenceStore) -> Read:
+def _read_ratings(store: PreferenceStore) -> StoreRecords:
     ratings = store.ratings()
-    return (ratings, {}, []) if ratings else _converted(store, Rating)
+    return (ratings, {}, []) if ratings else _convert_comparisons(store, Rating)
 
 
-def _demonstrations(store: PreferenceStore) -> Read:
-    """The chosen of each pair, and the best of each ranking."""
-    best = [_best(ranking) for ranking in store.rankings()]
+def _read_demonstrations(store: PreferenceStore) -> StoreRecords:
+    """The chosen response of each pair, and the best of each ranking."""
+    best = [_best_response(ranking) for ranking in store.rankings()]
     if not best:
-        return _converted(store, Demonstration)
-    pairs, dropped, notes = _converted(store, Demonstration)
-    together = [*pairs, *best]
-    together.sort(key=lambda record: record.source.line or 0)
+        return _convert_comparisons(store, Demonstration)
+    pairs, dropped, notes = _convert_comparisons(store, Demonstration)
     notes = [*(notes if pairs else []), "the best of each ranking is read as a demonstration"]
-    return together, dropped, notes
+    return _sort_by_id([*pairs, *best]), dropped, notes
 
 
-def _best(ranking: Ranking) -> Demonstration:
-    """The first of those in the best place: best-of-N takes one whoever ties with it."""
+def _best_response(ranking: Ranking) -> Demonstration:
+    """The response with the best rank, the first of them where several tie, as in best-of-N."""
     best = ranking.ranks.index(min(ranking.ranks))
-    ended = ranking.finished is None or ranking.finished[best]
-    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, ended)
+    finished = ranking.finished is None or ranking.finished[best]
+    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, finished)
 
 
-def _converted(store: PreferenceStore, target: type[Record]) -> Read:
-    pairs, dropped, _ = _comparisons(store)
+def _convert_comparisons(store: PreferenceStore, target: type[Record]) -> StoreRecords:
+    pairs, dropped, _ = _read_comparisons(store)
     note, convert = FROM_COMPARISON[target]
     return [record for pair in pairs for record in convert(pair)], dropped, [note]
 
 
-def _prompts(store: PreferenceStore) -> Read:
-    prompts = [PromptOnly(p.prompt, Source(store.place, p.id), p.meta) for p in store.prompts()]
+def _read_prompts(store: PreferenceStore) -> StoreRecords:
+    prompts = [PromptOnly(p.prompt, Source(store.path, p.id), p.meta) for p in store.prompts()]
     return prompts, {}, []
 
 
-READERS: dict[Kind, Callable[[PreferenceStore], Read]] = {
-    "comparisons": _comparisons,
-    "rankings": _rankings,
-    "preferences": _preferences,
-    "ratings": _ratings,
-    "demonstrations": _demonstrations,
-    "sft": _demonstrations,
-    "kto": _judged,
-    "prompts": _prompts,
+def _sort_by_id(records: list[R]) -> list[R]:
+    """The records in the order in which their verdicts were added."""
+    return sorted(records, key=lambda record: record.source.line or 0)
+
+
+READERS: dict[Kind, Callable[[PreferenceStore], StoreRecords]] = {
+    "comparisons": _read_comparisons,
+    "rankings": _read_rankings,
+    "preferences": _read_preferences,
+    "ratings": _read_ratings,
+    "demonstrations": _read_demonstrations,
+    "sft": _read_demonstrations,
+    "kto": _read_all_verdicts,
+    "prompts": _read_prompts,
 }

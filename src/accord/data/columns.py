@@ -1,4 +1,4 @@
-"""Which format some columns are, and by which names a file calls them.
+"""Which format a set of columns is, and the names that a file may use for each column.
 
 A column has one name here and may have others in a file (`ALIASES`).
 """
@@ -26,7 +26,7 @@ Format = Literal[
     "text",
     "prompt",
 ]
-# In order: the first whose columns are all there is the format.
+# In order: the first format whose columns are all present is the one detected.
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "battle": ("model_a", "model_b", "winner"),
     "preference": ("prompt", "chosen", "rejected"),
@@ -46,40 +46,43 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation"),
     "score": ("score", "rating"),
 }
-# Read beside any format that has a prompt.
-BESIDES = ("system", "input", "margin", "meta", "finished")
+# Read in addition to the columns of any format that has a prompt.
+OPTIONAL_COLUMNS = ("system", "input", "margin", "meta", "finished")
 
 
-def names_of(columns: Collection[str]) -> dict[str, str]:
-    """Each known column that is there, to its name in the file."""
-    known = dict.fromkeys([c for wanted in COLUMNS.values() for c in wanted] + list(BESIDES))
-    found = {c: next((n for n in ALIASES.get(c, (c,)) if n in columns), None) for c in known}
-    if found["prompt"] == "input":
-        found["input"] = None  # it is the prompt itself, not something to add to it
-    return {c: name for c, name in found.items() if name is not None}
+def match_columns(columns: Collection[str]) -> dict[str, str]:
+    """Maps each known column that is present to its name in the file."""
+    known = dict.fromkeys([c for names in COLUMNS.values() for c in names] + list(OPTIONAL_COLUMNS))
+    matches = {c: next((n for n in ALIASES.get(c, (c,)) if n in columns), None) for c in known}
+    if matches["prompt"] == "input":
+        matches["input"] = None  # it is the prompt itself, not an addition to it
+    return {c: name for c, name in matches.items() if name is not None}
 
 
-def formats_of(columns: Collection[str]) -> list[Format]:
-    """Every format whose columns are all there, the fullest first."""
-    names = names_of(columns)
-    return [form for form, wanted in COLUMNS.items() if all(c in names for c in wanted)]
+def matching_formats(columns: Collection[str]) -> list[Format]:
+    """Every format whose columns are all present, the one with the most columns first."""
+    names = match_columns(columns)
+    return [form for form, required in COLUMNS.items() if all(c in names for c in required)]
 
 
-def detect(columns: Collection[str]) -> Format:
-    """The format of rows with these columns. Raises DataError where they are no format's."""
-    formats = formats_of(columns)
+def detect_format(columns: Collection[str]) -> Format:
+    """The format of rows with these columns. Raises DataError where no format matches."""
+    formats = matching_formats(columns)
     if not formats:
-        wanted = "; ".join(", ".join(names) for names in COLUMNS.values())
+        expected = "; ".join(", ".join(names) for names in COLUMNS.values())
         raise DataError(
             f"The columns {', '.join(sorted(columns)) or '(none)'} are those of no known format. "
-            f"Rename them to one of: {wanted}."
+            f"Rename them to one of: {expected}."
         )
     return formats[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The known cells of one row, by accord's names, and the names they have in the file."""
+    """One row's values, and the name that each known column has in its file.
+
+    `notes` counts the conversions that reading the row made.
+    """
 
     values: Mapping[str, Any]
     names: Mapping[str, str]
@@ -87,7 +90,9 @@ class Cells:
     notes: Counter[str] = field(default_factory=Counter)
 
     def get(self, column: str) -> Any:
+        """The value of a known column, None where the row has none."""
         return self.values.get(self.names.get(column, column))
 
     def name(self, column: str) -> str:
+        """The column's name in the file."""
         return self.names.get(column, column)

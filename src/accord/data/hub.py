@@ -12,9 +12,9 @@ from accord.errors import DataError
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+){0,2}")
 
 
-def is_hub_name(place: str) -> bool:
-    """Whether `place` is `owner/name`, `owner/name:split` or `owner/name:config:split`."""
-    return HUB_NAME.fullmatch(place) is not None
+def is_hub_name(name: str) -> bool:
+    """Whether `name` is `owner/name`, `owner/name:split` or `owner/name:config:split`."""
+    return HUB_NAME.fullmatch(name) is not None
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -24,21 +24,21 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def hub_rows(place: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def read_hub_rows(hub_name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """The rows of a hub data set; without a split, those of `train` or of the only split.
 
     Raises DataError where the hub or the cache has no such data set, configuration or split.
     """
     import datasets
 
-    name, *rest = place.split(":")
+    name, *rest = hub_name.split(":")
     split = rest[-1] if rest else None
     config = rest[0] if len(rest) == 2 else None
     try:
         loaded = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library, its hub client and its readers raise many kinds
         raise DataError(
-            f"{place} is neither a file or folder here nor a data set that the hub gave: "
+            f"{hub_name} is neither a file or folder here nor a data set that the hub gave: "
             f"{type(error).__name__}: {_first_line(error)} Check the name (owner/name, "
             "owner/name:split or owner/name:config:split) and the connection, or download the "
             "data set and give its folder."
@@ -48,20 +48,20 @@ def hub_rows(place: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         split = "train" if "train" in loaded else splits[0]
         if split != "train" and len(splits) > 1:
             raise DataError(
-                f"{place} has the splits {', '.join(splits)}. Name one: {name}:{splits[0]}."
+                f"{hub_name} has the splits {', '.join(splits)}. Name one: {name}:{splits[0]}."
             )
         loaded = loaded[split]
     origin = ":".join(part for part in (name, config, split) if part)
-    return _numbered(loaded, origin)
+    return _number_rows(loaded, origin)
 
 
-def saved_rows(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def read_saved_rows(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """The rows of a `save_to_disk` folder. Raises DataError where it holds several splits."""
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # as above: whatever the library meets in a broken folder
+    except Exception as error:  # the library raises many kinds for a broken folder
         raise DataError(
             f"{folder} looks like a folder of datasets.save_to_disk but can't be loaded: "
             f"{type(error).__name__}: {_first_line(error)} Save it again."
@@ -72,11 +72,11 @@ def saved_rows(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
             raise DataError(
                 f"{folder} has the splits {', '.join(splits)}. Name one: {folder / splits[-1]}."
             )
-        return _numbered(loaded[splits[0]], str(folder / splits[0]))
-    return _numbered(loaded, str(folder))
+        return _number_rows(loaded[splits[0]], str(folder / splits[0]))
+    return _number_rows(loaded, str(folder))
 
 
-def _numbered(rows: Any, origin: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _number_rows(rows: Any, origin: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     return ((origin, number, dict(values)) for number, values in enumerate(rows, start=1))
 
 

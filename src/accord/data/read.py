@@ -1,4 +1,4 @@
-"""Records of the kind that a method needs, from rows of whatever format serves it."""
+"""Reads records of the kind that a method needs, from any row format that can be converted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from accord.data.columns import BESIDES, COLUMNS, Cells, Format, formats_of, names_of
-from accord.data.files import Row, read_rows
-from accord.data.formats import battle_of, demonstrations_of, meta_of, record_of
-from accord.data.report import ReadReport, reasons
+from accord.data.battles import parse_battle
+from accord.data.columns import (
+    COLUMNS,
+    OPTIONAL_COLUMNS,
+    Cells,
+    Format,
+    match_columns,
+    matching_formats,
+)
+from accord.data.files import DataRow, read_rows
+from accord.data.formats import collect_meta, parse_demonstrations, parse_record
+from accord.data.memory import memory_name, read_memory_rows
+from accord.data.report import Dropped, ReadReport, count_dropped, format_reasons
 from accord.data.turns import RowError
 from accord.errors import DataError
 from accord.records import (
@@ -22,9 +31,10 @@ from accord.records import (
     Ranking,
     Rating,
     Record,
-    Source,
     Text,
 )
+
+T = TypeVar("T")
 
 Kind = Literal[
     "text",
@@ -50,9 +60,9 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "kto": (Rating, Comparison, Ranking),
     "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
 }
-PAIRS: set[Format] = {"preference", "implicit preference"}
-# The formats that serve a kind, those that say it outright first.
-SERVES: dict[Kind, tuple[Format, ...]] = {
+PAIR_FORMATS: set[Format] = {"preference", "implicit preference"}
+# The formats that can be read as a kind; those that need no conversion come first.
+FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
     "text": ("text",),
     "demonstrations": (
         "prompt-completion",
@@ -64,7 +74,7 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
     "comparisons": ("preference", "implicit preference"),
     "rankings": ("ranking",),
     "ratings": ("unpaired", "rating", "preference", "implicit preference"),
-    # The fullest first: an answer may tell that the prompt is a conversation.
+    # The format with the most columns first: a response may show that the prompt is a conversation.
     "prompts": (
         "preference",
         "ranking",
@@ -99,7 +109,7 @@ SERVES: dict[Kind, tuple[Format, ...]] = {
         "text",
     ),
 }
-FITS: dict[Format, str] = {
+FORMAT_USES: dict[Format, str] = {
     "battle": "an arena's ratings",
     "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
@@ -114,115 +124,148 @@ FITS: dict[Format, str] = {
 }
 
 
-def read_records(place: str | Path, kind: Kind) -> tuple[list[Record], ReadReport]:
-    """The records of `kind` at `place` (see `read_rows`), and what became of each row.
+def read_records(path: str | Path, kind: Kind) -> tuple[list[Record], ReadReport]:
+    """The records of `kind` at `path` (see `read_rows`), and what happened to each row.
 
-    A row that can't be used is left out and named in the report; so is what was converted.
-    Raises DataError where nothing can be read, the columns don't serve `kind`, or no row is left.
+    A row that can't be used is left out and named in the report, which also names conversions.
+    Raises DataError where nothing can be read, the columns don't fit `kind`, or no row is left.
     """
-    rows = list(read_rows(place))
+    return _convert_rows(list(read_rows(path)), kind, str(path), subject=str(path))
+
+
+def records_from_rows(rows: Iterable[Any], kind: Kind) -> tuple[list[Record], ReadReport]:
+    """As `read_records`, for rows in memory: dicts, records, a data set or a DataFrame.
+
+        pairs, report = records_from_rows(
+            [{"prompt": "2+2=", "chosen": " 4", "rejected": " 5"}], "comparisons"
+        )
+
+    The rows are checked and converted as those of a JSONL file (see `read_memory_rows`); messages
+    say `row 3 of the list` where they would say `pairs.jsonl:3`. Raises DataError as
+    `read_records`, and where `rows` is no collection of mappings or records.
+    """
+    name = memory_name(rows)
+    return _convert_rows(list(read_memory_rows(rows)), kind, name, subject=f"The {name}")
+
+
+def _convert_rows(
+    rows: Sequence[DataRow], kind: Kind, path: str, *, subject: str
+) -> tuple[list[Record], ReadReport]:
+    """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
-    forms = _forms(str(place), kind, list(columns))
-    names = names_of(columns)
+    forms = _choose_formats(subject, kind, list(columns))
+    names = match_columns(columns)
     notes: Counter[str] = Counter()
-    records: list[Record] = []
-    dropped: dict[str, list[tuple[Source, str]]] = {}
-    for row in rows:
-        form = next((f for f in forms if _complete(row, f, names)), forms[0])
-        try:
-            records += _serve(row, form, kind, names, notes)
-        except RowError as problem:
-            dropped.setdefault(problem.reason, []).append((row.source, problem.detail))
-    lost = sum(len(where) for where in dropped.values())
+
+    def convert(row: DataRow) -> Iterable[Record]:
+        form = next((f for f in forms if _has_all_columns(row, f, names)), forms[0])
+        return _convert_row(row, form, kind, names, notes)
+
+    records, dropped = _parse_rows(rows, convert)
     if not records:
         raise DataError(
-            f"{place} has {len(rows):,} rows, none of which can be used as {kind}: "
-            f"{'; '.join(reasons(dropped))}. Correct the rows, or give another data set."
+            f"{subject} has {len(rows):,} rows, none of which can be used as {kind}: "
+            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
         )
-    told = [_counted(note, n, len(rows) - lost) for note, n in notes.items()]
-    told += _places(str(place), rows) + _unread(columns, forms, names, kind)
-    return records, ReadReport(str(place), len(rows), len(rows) - lost, len(records), dropped, told)
+    used = len(rows) - count_dropped(dropped)
+    all_notes = [_note_with_count(note, n, used) for note, n in notes.items()]
+    all_notes += _note_paths(path, rows) + _note_unread_columns(columns, forms, names, kind)
+    return records, ReadReport(path, len(rows), used, len(records), dropped, all_notes)
 
 
-def read_battles(place: str | Path) -> tuple[list[Battle], ReadReport]:
-    """An arena's battles (`model_a`, `model_b`, `winner`), and what became of each row."""
-    rows = list(read_rows(place))
+def read_battles(path: str | Path) -> tuple[list[Battle], ReadReport]:
+    """An arena's battles (`model_a`, `model_b`, `winner`), and what happened to each row."""
+    rows = list(read_rows(path))
     columns = dict.fromkeys(c for row in rows for c in row.values)
-    if "battle" not in formats_of(columns):
-        raise DataError(_wrong_columns(str(place), "battles", list(columns), ["battle"]))
-    battles: list[Battle] = []
-    dropped: dict[str, list[tuple[Source, str]]] = {}
-    for row in rows:
-        try:
-            battles.append(battle_of(row))
-        except RowError as problem:
-            dropped.setdefault(problem.reason, []).append((row.source, problem.detail))
+    if "battle" not in matching_formats(columns):
+        raise DataError(_describe_wrong_columns(str(path), "battles", list(columns), ["battle"]))
+    battles, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
     if not battles:
         raise DataError(
-            f"{place} has {len(rows):,} rows, none of which is a battle: "
-            f"{'; '.join(reasons(dropped))}. Correct the rows, or give another data set."
+            f"{path} has {len(rows):,} rows, none of which is a battle: "
+            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
         )
     return battles, ReadReport(
-        str(place), len(rows), len(battles), len(battles), dropped, _places(str(place), rows)
+        str(path), len(rows), len(battles), len(battles), dropped, _note_paths(str(path), rows)
     )
 
 
-def _forms(place: str, kind: Kind, columns: list[str]) -> list[Format]:
-    """The format that the columns have for `kind`, and what some of its rows may be instead."""
-    there = formats_of(columns)
-    forms = [form for form in SERVES[kind] if form in there]
-    if "ranking" in there and "ranking" not in SERVES[kind] and kind != "prompts":
+def _parse_rows(
+    rows: Iterable[DataRow], parse: Callable[[DataRow], Iterable[T]]
+) -> tuple[list[T], Dropped]:
+    """What `parse` gives for the rows, and the rows that it raised RowError for, by reason."""
+    parsed: list[T] = []
+    dropped: Dropped = {}
+    for row in rows:
+        try:
+            parsed += parse(row)
+        except RowError as error:
+            dropped.setdefault(error.reason, []).append((row.source, error.detail))
+    return parsed, dropped
+
+
+def _choose_formats(subject: str, kind: Kind, columns: list[str]) -> list[Format]:
+    """The format that the columns have for `kind`, then the formats that single rows may have.
+
+    Raises DataError where there is none.
+    """
+    present = matching_formats(columns)
+    forms = [form for form in FORMATS_BY_KIND[kind] if form in present]
+    if "ranking" in present and "ranking" not in FORMATS_BY_KIND[kind] and kind != "prompts":
         forms = [form for form in forms if form != "responses"]  # a ranking's are no objects
     if not forms:
-        raise DataError(_wrong_columns(place, kind, columns, SERVES[kind]))
-    others: dict[str, tuple[Format, ...]] = {
+        raise DataError(_describe_wrong_columns(subject, kind, columns, FORMATS_BY_KIND[kind]))
+    mixed: dict[str, tuple[Format, ...]] = {
         "preferences": ("ranking",),
         "prompts": ("prompt",),
-        "kto": SERVES["kto"],
+        "kto": FORMATS_BY_KIND["kto"],
     }
-    return [forms[0], *(form for form in forms[1:] if form in others.get(kind, ()))]
+    return [forms[0], *(form for form in forms[1:] if form in mixed.get(kind, ()))]
 
 
-def _wrong_columns(place: str, what: str, columns: Sequence[str], forms: Sequence[Format]) -> str:
-    wanted = "; or ".join(", ".join(COLUMNS[form]) for form in forms)
+def _describe_wrong_columns(
+    subject: str, what: str, columns: Sequence[str], forms: Sequence[Format]
+) -> str:
+    expected = "; or ".join(", ".join(COLUMNS[form]) for form in forms)
     message = (
-        f"{place} has the columns {', '.join(columns) or '(all empty)'}; {what} need {wanted}."
+        f"{subject} has the columns {', '.join(columns) or '(all empty)'}; {what} need {expected}."
     )
-    fit = [FITS[form] for form in formats_of(columns)[:1]]
-    if fit:
-        return f"{message} These rows would fit {fit[0]}."
-    missing = {c for form in forms for c in COLUMNS[form]} - set(names_of(columns))
+    uses = [FORMAT_USES[form] for form in matching_formats(columns)[:1]]
+    if uses:
+        return f"{message} These rows would fit {uses[0]}."
+    absent = {c for form in forms for c in COLUMNS[form]} - set(match_columns(columns))
     for column in columns:
-        near = difflib.get_close_matches(column, sorted(missing), n=1, cutoff=0.75)
+        near = difflib.get_close_matches(column, sorted(absent), n=1, cutoff=0.75)
         if near:
             return f"{message} Did you mean `{near[0]}` by `{column}`? Rename it."
     return f"{message} Rename the columns, or give another data set."
 
 
-def _complete(row: Row, form: Format, names: dict[str, str]) -> bool:
+def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
     return all(row.values.get(names[c]) is not None for c in COLUMNS[form])
 
 
-def _serve(
-    row: Row, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
+def _convert_row(
+    row: DataRow, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
 ) -> Iterable[Record]:
-    wanted, cells = KINDS[kind], Cells(row.values, names, row.source)
+    """The records of `kind` in a row. Raises RowError where it can't be used."""
+    targets, cells = KINDS[kind], Cells(row.values, names, row.source)
     if kind == "prompts" and type(cells.get("completion")) in (int, float):
-        form = "prompt"  # a number to check answers with tells nothing of the prompt
-    if form == "responses" and Demonstration in wanted and PromptOnly not in wanted:
+        form = "prompt"  # a numeric answer says nothing about the prompt
+    if form == "responses" and Demonstration in targets and PromptOnly not in targets:
         notes["each response is read as a demonstration"] += 1
-        return demonstrations_of(row, names)
-    record = record_of(row, form, names, notes)
-    if isinstance(record, wanted):
+        return parse_demonstrations(row, names)
+    record = parse_record(row, form, names, notes)
+    if isinstance(record, targets):
         return [record]
-    if PromptOnly in wanted and not isinstance(record, PromptOnly | Text):
+    if PromptOnly in targets and not isinstance(record, PromptOnly | Text):
         notes["only the prompts are read"] += 1
-        meta = meta_of(cells, form)
-        if cells.name("completion") == "answer":  # what a response may be held against
+        meta = collect_meta(cells, form)
+        if cells.name("completion") == "answer":  # a reward may compare responses with it
             meta = {"answer": cells.get("completion"), **meta}
         return [PromptOnly(record.prompt, row.source, meta)]
     if isinstance(record, Comparison):
-        target = next(t for t in wanted if t in FROM_COMPARISON)
+        target = next(t for t in targets if t in FROM_COMPARISON)
         note, convert = FROM_COMPARISON[target]
         notes[note] += 1
         return convert(record)
@@ -244,32 +287,33 @@ FROM_COMPARISON: dict[type[Record], tuple[str, Callable[[Comparison], list[Recor
 }
 
 
-def _counted(note: str, count: int, used: int) -> str:
+def _note_with_count(note: str, count: int, used: int) -> str:
     # A note may be counted twice in one row, once for each response.
     return note if count >= used else f"in {count:,} rows, {note}"
 
 
-def _places(place: str, rows: Sequence[Row]) -> list[str]:
-    places = list(dict.fromkeys(row.source.place for row in rows))
-    if places == [place] or (len(places) == 1 and Path(places[0]) == Path(place).expanduser()):
+def _note_paths(path: str, rows: Sequence[DataRow]) -> list[str]:
+    """The paths of the rows, where they differ from the path that was given."""
+    paths = list(dict.fromkeys(row.source.path for row in rows))
+    if paths == [path] or (len(paths) == 1 and Path(paths[0]) == Path(path).expanduser()):
         return []
-    return [f"read from {', '.join(places)}"]
+    return [f"read from {', '.join(paths)}"]
 
 
-def _unread(
+def _note_unread_columns(
     columns: Iterable[str], forms: Sequence[Format], names: dict[str, str], kind: Kind
 ) -> list[str]:
-    """Columns that nothing was made of, such as those of another format in the same rows."""
+    """Columns that were not read, such as those of another format in the same rows."""
     if kind == "prompts":
-        return []  # they are kept in `meta`
+        return []  # `meta` holds them
     read = {names.get(c, c) for form in forms for c in COLUMNS[form]}
     if "prompt" in COLUMNS[forms[0]]:
-        read |= set(BESIDES) - ({"input"} if names["prompt"] == "prompt" else set())
+        read |= set(OPTIONAL_COLUMNS) - ({"input"} if names["prompt"] == "prompt" else set())
     else:
         read |= {"margin", "meta", "finished"}
-    if Comparison not in KINDS[kind] or not PAIRS & set(forms):
-        read.discard("margin")  # it is a pair's
+    if Comparison not in KINDS[kind] or not PAIR_FORMATS & set(forms):
+        read.discard("margin")  # only pairs have one
     if "responses" in forms:
-        read |= {"model", "settings"}  # these tell of the responses
-    others = [c for c in columns if c not in read]
-    return [f"columns not read: {', '.join(others)}"] if others else []
+        read |= {"model", "settings"}  # these describe the responses
+    unread = [c for c in columns if c not in read]
+    return [f"columns not read: {', '.join(unread)}"] if unread else []

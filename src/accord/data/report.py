@@ -1,58 +1,70 @@
-"""What became of the rows of a data set: used, dropped with a reason, read in another way."""
+"""What happened to the rows of a data set: used, dropped with a reason, or converted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accord.records import Source
 
-EXAMPLES = 3
+MAX_LOCATIONS = 3  # that a reason shows
+
+Dropped = dict[str, list[tuple[Source, str]]]
+"""Rows that can't be used, by reason: each row's source, and a detail that is this row's alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadReport:
     """`used` of `rows` rows became `records` records; `dropped` holds the others by reason."""
 
-    place: str
+    path: str
     rows: int
     used: int
     records: int
-    dropped: dict[str, list[tuple[Source, str]]] = field(default_factory=dict)
+    dropped: Dropped = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """One paragraph: rows, rows used, rows dropped with reasons and where, and the notes."""
-        lost = sum(len(rows) for rows in self.dropped.values())
-        told = f"{self.rows:,} rows, {self.used:,} used, {lost:,} dropped"
-        if lost:
-            told += ": " + "; ".join(reasons(self.dropped))
+        num_dropped = count_dropped(self.dropped)
+        counts = f"{self.rows:,} rows, {self.used:,} used, {num_dropped:,} dropped"
+        if num_dropped:
+            counts += ": " + "; ".join(format_reasons(self.dropped))
         notes = "".join(f" {note[0].upper()}{note[1:]}." for note in self.notes)
-        return f"{told}.{notes}"
+        return f"{counts}.{notes}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, with each dropped row's place, line and detail, as JSON can hold it."""
+        """All fields as JSON, with each dropped row's path, line and detail."""
         return {
-            "place": self.place,
+            "place": self.path,
             "rows": self.rows,
             "used": self.used,
             "records": self.records,
             "dropped": {
-                reason: [{"place": s.place, "line": s.line, "detail": d} for s, d in rows]
+                reason: [{"place": s.path, "line": s.line, "detail": d} for s, d in rows]
                 for reason, rows in self.dropped.items()
             },
             "notes": list(self.notes),
         }
 
 
-def reasons(dropped: dict[str, list[tuple[Source, str]]]) -> list[str]:
+def count_dropped(dropped: Dropped) -> int:
+    """The number of dropped rows."""
+    return sum(len(rows) for rows in dropped.values())
+
+
+def format_reasons(dropped: Dropped) -> list[str]:
     """`4 an empty response (a.jsonl:3, …)` for each reason, the most frequent first."""
     ordered = sorted(dropped.items(), key=lambda item: -len(item[1]))
-    return [f"{len(rows):,} {reason} ({_where(rows)})" for reason, rows in ordered]
+    return [f"{len(rows):,} {reason} ({_format_locations(rows)})" for reason, rows in ordered]
 
 
-def _where(rows: Sequence[tuple[Source, str]]) -> str:
-    shown = [str(Source(Path(s.place).name, s.line)) for s, _ in rows[:EXAMPLES]]
-    return ", ".join(shown) + (", …" if len(rows) > EXAMPLES else "")
+def _format_locations(rows: Sequence[tuple[Source, str]]) -> str:
+    shown = [str(_without_folder(source)) for source, _ in rows[:MAX_LOCATIONS]]
+    return ", ".join(shown) + (", …" if len(rows) > MAX_LOCATIONS else "")
+
+
+def _without_folder(source: Source) -> Source:
+    return source if source.in_memory else replace(source, path=Path(source.path).name)

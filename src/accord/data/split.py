@@ -21,23 +21,23 @@ def split_by_prompt(records: Sequence[R], fraction: float, seed: int) -> tuple[l
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-    prompts = {_key(record) for record in records}
+    prompts = {_split_key(record) for record in records}
     if len(prompts) < 2:
         raise DataError(
             f"{len(records)} rows with {len(prompts)} distinct prompts can't be split into train "
             "and test. Give at least two prompts."
         )
-    ordered = sorted(prompts, key=lambda text: (_draw(text, seed), text))
+    ordered = sorted(prompts, key=lambda text: (_seeded_digest(text, seed), text))
     held_out = set(ordered[: min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)])
-    train = [record for record in records if _key(record) not in held_out]
-    test = [record for record in records if _key(record) in held_out]
+    train = [record for record in records if _split_key(record) not in held_out]
+    test = [record for record in records if _split_key(record) in held_out]
     return train, test
 
 
-def _key(record: Record) -> str:
+def _split_key(record: Record) -> str:
     return record.text if isinstance(record, Text) else prompt_text(record.prompt)
 
 
-def _draw(text: str, seed: int) -> bytes:
-    """A number that is uniform over seeds and texts, as bytes in order."""
+def _seeded_digest(text: str, seed: int) -> bytes:
+    """A 128-bit digest, uniform over seeds and texts; sorting by it shuffles the texts."""
     return blake2b(f"{seed}\n{text}".encode(), digest_size=16).digest()

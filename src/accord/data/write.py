@@ -1,4 +1,4 @@
-"""Rows written as JSON lines, and the responses.jsonl that goes from stage to stage."""
+"""Writes rows as JSON lines, and reads and writes the stages' responses.jsonl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.data.files import Row, read_rows
+from accord.data.files import DataRow, read_rows
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -27,7 +27,7 @@ from accord.runs.atomic import write_text_atomic
 
 @dataclass(frozen=True, slots=True)
 class ResponseRow:
-    """One line of responses.jsonl: a prompt and what one model, with one setting, answered."""
+    """One line of responses.jsonl: a prompt, and the responses of one model with one setting."""
 
     prompt: Prompt
     meta: Mapping[str, Any]
@@ -37,16 +37,16 @@ class ResponseRow:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write `rows` as JSON lines and return how many; the file is there whole or not at all.
+    """Write `rows` as JSON lines, all or none (atomically), and return their number.
 
     Raises DataError at a row that JSON can't hold, StorageError where the disk refuses.
     """
-    lines = [_line(path, number, row) for number, row in enumerate(rows, start=1)]
+    lines = [_json_line(path, number, row) for number, row in enumerate(rows, start=1)]
     write_text_atomic(path, "".join(lines))
     return len(lines)
 
 
-def _line(path: str | Path, number: int, row: Mapping[str, Any]) -> str:
+def _json_line(path: str | Path, number: int, row: Mapping[str, Any]) -> str:
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         line.encode("utf-8")
@@ -56,19 +56,20 @@ def _line(path: str | Path, number: int, row: Mapping[str, Any]) -> str:
 
 
 def record_json(record: Record) -> dict[str, Any]:
-    """A record as a row that `read_records` reads back as the same record."""
+    """A record as a row that `read_records` reads back as the same record (but its source)."""
     if isinstance(record, Text):
         return {"text": record.text}
     prompt = {"prompt": prompt_json(record.prompt)}
     if isinstance(record, PromptOnly):
         return {**prompt, "meta": dict(record.meta)}
     if isinstance(record, Demonstration):
-        return {**prompt, "completion": record.response}
+        row: dict[str, Any] = {**prompt, "completion": record.response}
+        return row if record.finished else {**row, "finished": False}
     if isinstance(record, Rating):
-        return {**prompt, "response": record.response, "score": record.score}
+        row = {**prompt, "response": record.response, "score": record.score}
+        return row if record.finished else {**row, "finished": False}
     if isinstance(record, Ranking):
-        row: dict[str, Any] = {**prompt, "responses": list(record.responses)}
-        row["ranks"] = list(record.ranks)
+        row = {**prompt, "responses": list(record.responses), "ranks": list(record.ranks)}
         return row if record.finished is None else {**row, "finished": list(record.finished)}
     row = {**prompt, "chosen": record.chosen, "rejected": record.rejected}
     if not (record.chosen_finished and record.rejected_finished):
@@ -97,10 +98,10 @@ def response_json(row: ResponseRow) -> dict[str, Any]:
 
 def read_responses(path: str | Path) -> list[ResponseRow]:
     """The lines of a responses.jsonl. Raises DataError at a line that is not of its form."""
-    return [_response_row(row) for row in read_rows(path)]
+    return [_parse_response_row(row) for row in read_rows(path)]
 
 
-def _response_row(row: Row) -> ResponseRow:
+def _parse_response_row(row: DataRow) -> ResponseRow:
     values = row.values
     missing = [c for c in ("prompt", "model", "responses") if values.get(c) is None]
     if missing:
@@ -116,7 +117,7 @@ def _response_row(row: Row) -> ResponseRow:
         responses = tuple(
             Response(
                 prompt=prompt,
-                text=_text(answer),
+                text=_require_text(answer),
                 model=model,
                 settings=settings,
                 logp=answer.get("logp"),
@@ -133,7 +134,7 @@ def _response_row(row: Row) -> ResponseRow:
     return ResponseRow(prompt, dict(values.get("meta") or {}), model, settings, responses)
 
 
-def _text(answer: Any) -> str:
+def _require_text(answer: Any) -> str:
     if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str):
         raise ValueError(f"a response must be an object with `text`, got {str(answer)[:60]!r}")
     text: str = answer["text"]

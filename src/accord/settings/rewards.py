@@ -1,4 +1,8 @@
-"""Where scores come from: the sources of a reward, each with its weight."""
+"""Reward sources: the settings of each kind of source, and its weight in the sum.
+
+To add a source, write its class here, add it to `RewardSource`, and write the function that
+computes it: for a rule, in `compare/rewards/rules.py` together with its row in `RULES`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from accord.settings.base import Settings
 from accord.settings.endpoint import EndpointSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_FUNCTION = re.compile(r"(?P<place>[^:]+):(?P<name>[^\W\d]\w*)")
+_FUNCTION = re.compile(r"(?P<module>[^:]+):(?P<name>[^\W\d]\w*)")
 
 Combine = Literal["mean", "mean_minus_variance", "worst"]
 
@@ -21,14 +25,16 @@ class FlawSettings(Settings):
     """Flaws planted in the simulated annotators, in units of the true reward."""
 
     length: float = Field(0.0, description="Bonus for each 10 words of a response.")
-    flattery: float = Field(0.0, description="Bonus for a response that holds a flattering word.")
+    flattery: float = Field(
+        0.0, description="Bonus for a response that contains a flattering word."
+    )
     refusal: float = Field(0.0, description="Bonus for a response that refuses.")
 
 
 class SourceSettings(Settings):
-    """What every source of a reward takes."""
+    """The settings that every reward source has."""
 
-    model_config = ConfigDict(str_strip_whitespace=False)  # a blank in a pattern is meant
+    model_config = ConfigDict(str_strip_whitespace=False)  # blanks in a pattern are significant
 
     kind: str = Field(description="What gives the score.")
     name: str | None = Field(
@@ -44,23 +50,23 @@ class SourceSettings(Settings):
 
     @field_validator("name")
     @classmethod
-    def _a_name_of_a_metric(cls, name: str | None) -> str | None:
+    def _check_name(cls, name: str | None) -> str | None:
         if name is not None and not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} can't be a metric's name. Use letters, digits, . - and _")
         return name
 
     @property
     def title(self) -> str:
-        """The name that it is logged by."""
+        """Its name in the metrics."""
         return self.name or self.kind
 
 
 class RewardModelSource(SourceSettings):
-    """A reward model's normalised score; of several models, or several heads, one combined."""
+    """A reward model's normalised score, or one score that combines several models or heads."""
 
     kind: Literal["reward_model"] = Field(description="A trained reward model.")
     model: str | list[str] = Field(
-        description="Its folder, or the folders of an ensemble; each with a tokenizer of its own."
+        description="Its folder, or the folders of an ensemble; each with its own tokenizer."
     )
     combine: Combine | None = Field(
         None,
@@ -73,7 +79,7 @@ class RewardModelSource(SourceSettings):
     )
 
     @model_validator(mode="after")
-    def _what_fits_together(self) -> RewardModelSource:
+    def _check_combination(self) -> RewardModelSource:
         if not self.folders:
             raise ValueError("`model` is an empty list. Name at least one reward model's folder.")
         if len(set(self.folders)) != len(self.folders):
@@ -112,7 +118,7 @@ class LengthSource(SourceSettings):
     )
 
     @model_validator(mode="after")
-    def _limits(self) -> LengthSource:
+    def _check_limits(self) -> LengthSource:
         if self.at_least is None and self.at_most is None:
             raise ValueError("A `length` needs `at_least`, `at_most`, or both: equal is a target.")
         if None not in (self.at_least, self.at_most) and self.at_least > self.at_most:  # type: ignore[operator]
@@ -137,8 +143,8 @@ class RegexSource(SourceSettings):
 
     @field_validator("pattern")
     @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        import regex  # as it is searched with
+    def _check_pattern(cls, pattern: str) -> str:
+        import regex  # the package that the rule searches with
 
         try:
             regex.compile(pattern)
@@ -148,7 +154,7 @@ class RegexSource(SourceSettings):
 
 
 class FormatSource(SourceSettings):
-    """1 for a response that is in a form as a whole, 0 for others."""
+    """1 for a response that has a form as a whole, 0 for others."""
 
     kind: Literal["format"] = Field(description="The form of a response.")
     form: Literal["json", "tags"] = Field(
@@ -164,7 +170,7 @@ class FormatSource(SourceSettings):
     )
 
     @model_validator(mode="after")
-    def _what_fits_together(self) -> FormatSource:
+    def _check_form(self) -> FormatSource:
         if (self.form == "tags") != bool(self.tags):
             raise ValueError("`tags` belongs to `form=tags`, which needs it. Give both or neither.")
         if self.keys and self.form != "json":
@@ -185,35 +191,35 @@ class RepetitionSource(SourceSettings):
 
 
 class ContainsSource(SourceSettings):
-    """1 for a response that holds a text, or does not hold it; 0 for others."""
+    """1 for a response that contains a text, or does not contain it; 0 for others."""
 
     kind: Literal["contains"] = Field(description="A text in the response.")
     text: str = Field(description="What is looked for, letter by letter.")
     match: bool = Field(True, description="Whether it must be there, or must not.")
-    case_sensitive: bool = Field(False, description="Whether capitals are told from small letters.")
+    case_sensitive: bool = Field(False, description="Whether upper and lower case differ.")
 
     @field_validator("text")
     @classmethod
-    def _something(cls, text: str) -> str:
+    def _check_text(cls, text: str) -> str:
         if not text:
             raise ValueError("an empty text is in every response. Name what is looked for")
         return text
 
 
 class AnswerSource(SourceSettings):
-    """1 for a response that gives the answer that stands in the prompt's row, 0 for others."""
+    """1 for a response that gives the answer in the prompt's row, 0 for others."""
 
     kind: Literal["answer"] = Field(description="The right answer, from the row of the prompt.")
     column: str = Field("answer", description="Column of the prompts' rows that holds it.")
     compare: Literal["exact", "contains", "number"] = Field(
         "exact",
-        description="The response is the answer but for blanks, holds it, or its last number is "
-        "the answer's last.",
+        description="The response equals the answer except for blanks, contains it, or has the "
+        "same last number.",
     )
-    case_sensitive: bool = Field(False, description="Whether capitals are told from small letters.")
+    case_sensitive: bool = Field(False, description="Whether upper and lower case differ.")
 
     @model_validator(mode="after")
-    def _letters_to_compare(self) -> AnswerSource:
+    def _check_case(self) -> AnswerSource:
         if self.case_sensitive and self.compare == "number":
             raise ValueError(
                 "`case_sensitive` does nothing with `compare=number`, which reads digits. Leave it "
@@ -230,7 +236,7 @@ class WorldSource(SourceSettings):
 
 
 class PythonSource(SourceSettings):
-    """A function of yours, from prompts and responses to a number for each."""
+    """A Python function that you write, from prompts and responses to a number for each."""
 
     kind: Literal["python"] = Field(description="A Python function; its module is run.")
     function: str = Field(
@@ -240,29 +246,30 @@ class PythonSource(SourceSettings):
 
     @field_validator("function")
     @classmethod
-    def _module_and_name(cls, function: str) -> str:
+    def _check_function(cls, function: str) -> str:
         if not _FUNCTION.fullmatch(function):
             raise ValueError(f"{function!r} names no function. Write module:function, such as r:f")
         return function
 
     @property
-    def place(self) -> str:
-        """The module or file."""
+    def module(self) -> str:
+        """The module, or the path of the file."""
         return self.function.partition(":")[0]
 
     @property
-    def called(self) -> str:
-        """The function's name in it."""
+    def function_name(self) -> str:
+        """The function's name in its module."""
         return self.function.partition(":")[2]
 
     @property
     def title(self) -> str:
         """Its name, or the function's."""
-        return self.name or (self.called if _NAME.fullmatch(self.called) else self.kind)
+        is_metric_name = _NAME.fullmatch(self.function_name)
+        return self.name or (self.function_name if is_metric_name else self.kind)
 
 
 class JudgeSource(EndpointSettings, SourceSettings):
-    """A score on a fixed scale, in whole numbers, from a language model that is asked for it."""
+    """A score on a fixed scale of whole numbers, given by a language model."""
 
     kind: Literal["judge"] = Field(description="A language model that judges, at an endpoint.")
     base_url: str = Field(description=str(EndpointSettings.model_fields["base_url"].description))
@@ -271,13 +278,14 @@ class JudgeSource(EndpointSettings, SourceSettings):
     highest: int = Field(10, description="The score of the best response.")
     unreadable: Literal["error", "mean"] = Field(
         "error",
-        description="What comes of a response without a score that can be read, or whose question "
-        "the server refuses: an error; or the mean of the others to its prompt (of all, where it "
-        "has none), counted in `rewards/NAME.unreadable/mean`.",
+        description="How a response is scored when the judge's answer can't be parsed or the "
+        "server refuses the request: an error; or the mean score of the other responses to its "
+        "prompt (of all responses where there is none), logged as "
+        "`rewards/NAME.unreadable/mean`.",
     )
 
     @model_validator(mode="after")
-    def _a_scale(self) -> JudgeSource:
+    def _check_scale(self) -> JudgeSource:
         if not self.lowest < self.highest <= self.lowest + 100:
             raise ValueError(
                 f"`lowest` is {self.lowest} and `highest` {self.highest}. Give a scale of 2 to 101 "
@@ -299,21 +307,21 @@ RewardSource = Annotated[
     | JudgeSource,
     Field(discriminator="kind"),
 ]
-"""A source of a reward; its `kind` says which."""
+"""A reward source; `kind` selects the class."""
 
 
-def _named(sources: list[RewardSource]) -> list[RewardSource]:
+def _with_unique_names(sources: list[RewardSource]) -> list[RewardSource]:
     if not sources:
         raise ValueError("a reward needs at least one source")
     titles = [source.title for source in sources]
-    twice = next((title for title in titles if titles.count(title) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two sources are called `{twice}`. Give one of them a `name` of its own")
+    duplicate = next((title for title in titles if titles.count(title) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"two sources are called `{duplicate}`. Give one of them another `name`")
     return [source.model_copy(update={"name": source.title}) for source in sources]
 
 
-Rewards = Annotated[list[RewardSource], AfterValidator(_named)]
-"""Sources whose weighted sum is the score, each with a name that no other has."""
+Rewards = Annotated[list[RewardSource], AfterValidator(_with_unique_names)]
+"""Sources whose weighted sum is the score, each with a unique name."""
 
 
 def model_source(folder: str) -> RewardModelSource:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from accord.errors import RequestError
-from accord.records import Prompt
+from accord.records import Prompt, ranks_from_scores
 from accord.settings.rewards import FlawSettings
 from accord.world.language import words_of
 from accord.world.reward import flatters, is_refusal, true_reward
@@ -29,7 +29,7 @@ def simulated_preference(
     if noise < 0:
         raise RequestError(f"The annotators' noise is {noise}; it is a scale of at least 0.")
     if noise == 0:
-        return tuple(sum(other > reward for other in rewards) for reward in rewards)
+        return ranks_from_scores(rewards)
     scores = [reward / noise + _gumbel(rng) for reward in rewards]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     ranks = [0] * len(scores)

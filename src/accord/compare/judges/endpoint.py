@@ -1,8 +1,8 @@
-"""Questions to a language model at an OpenAI-compatible endpoint: many at a time, none twice.
+"""Requests to a language model at an OpenAI-compatible endpoint: concurrent, cached, none twice.
 
-Answers are kept on disk under a digest of endpoint, model, question and settings. The question is
-the same whether the server takes a JSON schema or not, so what was kept is found again before
-anything is known of the server.
+Answers are cached on disk under a digest of endpoint, model, request and settings. The request is
+the same whether or not the server takes a JSON schema, so the cache is read before anything is
+known of the server.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from accord.compare.judges.answers import AnswerCache, CachedAnswer
+from accord.compare.judges.cache import AnswerCache, CachedAnswer
 from accord.errors import SettingsError, WorkError
 from accord.respond.http import (
     BUSY,
@@ -35,45 +35,54 @@ from accord.settings.endpoint import EndpointSettings
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1  # of what is kept
+CACHE_VERSION = 1  # of what a request's digest covers
 PATH = "/chat/completions"
-NO_KEY = "none"  # servers without keys take any, and some want one
-NOT_THIS_QUESTION = (400, 413, 422)  # refusals that another question may not meet
-NO_SCHEMA = (400, 404, 422, 501)  # how servers without schemas refuse them
+NO_KEY = "none"  # servers without keys take any, and some require one
+REFUSES_THIS_REQUEST = (400, 413, 422)  # another request may be accepted
+REFUSES_SCHEMAS = (400, 404, 422, 501)  # how servers without JSON schemas answer
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A question, and the JSON schema that its answer should have."""
+class ChatRequest:
+    """The text of a user message, and the JSON schema that the answer should have."""
 
     text: str
     schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The server does not answer this question, such as one that is too long for the model."""
+class Refusal:
+    """The server does not answer this request, such as one that is too long for the model."""
 
-    why: str
+    reason: str
 
 
 @dataclass
-class Tally:
-    """Calls made since the start, the tokens they took, and answers that were kept from before."""
+class Usage:
+    """Calls made since the start, the tokens they took, cached answers, and refused requests."""
 
     calls: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
-    kept: int = 0
+    cached: int = 0
     refused: int = 0
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
+    def to_json(self) -> dict[str, int]:
+        return {
+            "calls": self.calls,
+            "prompt_tokens": self.prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+            "kept": self.cached,
+            "refused": self.refused,
+        }
+
 
 class Endpoint:
-    """A model at an endpoint. `ask` puts questions to it; `tally` counts what that took."""
+    """A model at an endpoint. `complete` sends requests; `usage` counts their cost."""
 
     def __init__(self, settings: EndpointSettings, model: str) -> None:
         """Raises SettingsError where the key is not set, StorageError where the cache fails."""
@@ -81,178 +90,178 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {NO_KEY}"} | key_header(
             settings.api_key_env, named_by="the judge's api_key_env", whose="the endpoint's"
         )
-        here = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        is_local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self.client = connection(
-            self.url, timeout=settings.timeout, headers=headers, proxies=not here
+            self.url, timeout=settings.timeout, headers=headers, proxies=not is_local
         )
-        self.answers = AnswerCache({"base_url": self.url, "model": model})
-        self.tally = Tally()
-        self._schemas = settings.output != "text"
+        self.cache = AnswerCache({"base_url": self.url, "model": model})
+        self.usage = Usage()
+        self._send_schemas = settings.output != "text"
         self._limit_key = "max_tokens"
         self._lock = threading.Lock()
-        self._stop = threading.Event()  # set, no request is sent again
+        self._stop = threading.Event()  # once set, no request is retried
 
-    def ask(self, questions: Sequence[Ask]) -> list[CachedAnswer | Refused]:
-        """The answer to each. Equal questions are put once, and kept ones not at all.
+    def complete(self, requests: Sequence[ChatRequest]) -> list[CachedAnswer | Refusal]:
+        """The answer to each request. Equal requests are sent once, cached ones not at all.
 
-        Raises WorkError when the server can't be reached or a limit on spending is met: what was
-        answered until then is kept. Raises SettingsError when it refuses whatever it is asked.
+        Raises WorkError when the server can't be reached or a spending limit is met; the answers
+        received until then are cached. Raises SettingsError when the server refuses every request.
         """
-        keys = [self._key(question) for question in questions]
-        new: dict[str, Ask] = {}
-        found: dict[str, CachedAnswer | Refused] = {}
-        for key, question in zip(keys, questions, strict=True):
-            kept = self.answers.get(key)
-            if kept is None:
-                new[key] = question
+        keys = [self._cache_key(request) for request in requests]
+        new: dict[str, ChatRequest] = {}
+        answers: dict[str, CachedAnswer | Refusal] = {}
+        for key, request in zip(keys, requests, strict=True):
+            cached = self.cache.get(key)
+            if cached is None:
+                new[key] = request
             else:
-                found[key] = kept
-        self.tally.kept += len(found)
+                answers[key] = cached
+        self.usage.cached += len(answers)
         with ThreadPoolExecutor(self.settings.max_concurrent) as threads:
-            under_way = {threads.submit(self._answer, key, q): key for key, q in new.items()}
+            pending = {threads.submit(self._answer, key, r): key for key, r in new.items()}
             try:
-                for done in as_completed(under_way):
-                    found[under_way[done]] = done.result()
+                for done in as_completed(pending):
+                    answers[pending[done]] = done.result()
             except BaseException:
                 self._stop.set()
-                threads.shutdown(cancel_futures=True)  # what comes back of those sent is kept
+                threads.shutdown(cancel_futures=True)  # requests under way end and are cached
                 self._stop.clear()
                 raise
-        return [found[key] for key in keys]
+        return [answers[key] for key in keys]
 
-    def usage(self) -> dict[str, int]:
-        """The tally, for a file."""
-        return asdict(self.tally)
-
-    def _key(self, question: Ask) -> str:
+    def _cache_key(self, request: ChatRequest) -> str:
         settings = self.settings
         return digest_json(
             {
-                "layout": LAYOUT,
+                "layout": CACHE_VERSION,
                 "base_url": self.url,
                 "model": self.model,
-                "question": question.text,
-                "schema": question.schema,
+                "question": request.text,
+                "schema": request.schema,
                 "temperature": settings.temperature,
                 "answer_tokens": settings.answer_tokens,
                 "output": settings.output,
             }
         )
 
-    def _answer(self, key: str, question: Ask) -> CachedAnswer | Refused:
+    def _answer(self, key: str, request: ChatRequest) -> CachedAnswer | Refusal:
         try:
-            answer = self._asked(question)
-        except RefusedError as refused:
-            if refused.status not in NOT_THIS_QUESTION:
+            answer = self._negotiate(request)
+        except RefusedError as error:
+            if error.status not in REFUSES_THIS_REQUEST:
                 raise SettingsError(
-                    f"{self.url} refuses the judge's questions (status {refused.status}: "
-                    f"{refused.message}). Check base_url, model ({self.model!r}) and api_key_env."
-                ) from refused
+                    f"{self.url} refuses the judge's requests (status {error.status}: "
+                    f"{error.message}). Check base_url, model ({self.model!r}) and api_key_env."
+                ) from error
             with self._lock:
-                self.tally.refused += 1
-            return Refused(f"status {refused.status}: {refused.message}")
-        if answer.text and not answer.cut:  # else a fault of the moment would be one for good
-            self.answers.keep(key, answer)
+                self.usage.refused += 1
+            return Refusal(f"status {error.status}: {error.message}")
+        if answer.text and not answer.cut:  # a temporary fault must not be cached
+            self.cache.put(key, answer)
         return answer
 
-    def _asked(self, question: Ask) -> CachedAnswer:
-        """An answer to the request in the forms that the server may take, the strictest first."""
-        schema, limit = self._schemas, self._limit_key
+    def _negotiate(self, request: ChatRequest) -> CachedAnswer:
+        """An answer in the strictest form that the server takes: with a JSON schema, or without.
+
+        What the server refuses is remembered for later requests.
+        """
+        schema, limit = self._send_schemas, self._limit_key
         try:
-            return self._sent(question, schema=schema, limit=limit)
-        except RefusedError as refused:
-            if limit == "max_tokens" and "max_completion_tokens" in refused.message:
+            return self._post(request, schema=schema, limit=limit)
+        except RefusedError as error:
+            if limit == "max_tokens" and "max_completion_tokens" in error.message:
                 self._limit_key = "max_completion_tokens"  # OpenAI's reasoning models
-                return self._asked(question)
-            if not schema or self.settings.output != "auto" or refused.status not in NO_SCHEMA:
+                return self._negotiate(request)
+            if not schema or self.settings.output != "auto" or error.status not in REFUSES_SCHEMAS:
                 raise
-            answer = self._sent(question, schema=False, limit=limit)
-            if self._schemas:
+            answer = self._post(request, schema=False, limit=limit)
+            if self._send_schemas:
                 log.warning(
                     "%s takes no JSON schema (status %d: %s); verdicts are read from text.",
                     self.url,
-                    refused.status,
-                    refused.message,
+                    error.status,
+                    error.message,
                 )
-            self._schemas = False
+            self._send_schemas = False
             return answer
 
-    def _sent(self, question: Ask, *, schema: bool, limit: str) -> CachedAnswer:
+    def _post(self, request: ChatRequest, *, schema: bool, limit: str) -> CachedAnswer:
+        """Send one request, with retries. Raises RefusedError, WorkError and SettingsError."""
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": "user", "content": question.text}],
+            "messages": [{"role": "user", "content": request.text}],
             limit: self.settings.answer_tokens,
         }
         if self.settings.temperature is not None:
             body["temperature"] = self.settings.temperature
         if schema:
-            named = {"name": "verdict", "strict": True, "schema": question.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
-        self._spend()
-        fault, tried, retries = "", 0, self.settings.retries
-        sent = attempts(
+            json_schema = {"name": "verdict", "strict": True, "schema": request.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        self._count_call()
+        fault, num_attempts, retries = "", 0, self.settings.retries
+        replies = attempts(
             self.client, "POST", self.url + PATH, body, retries=retries, stop=self._stop
         )
-        for answer in sent:
-            tried += 1
-            if isinstance(answer, Disconnected):
-                fault = (
-                    f"{answer.what} ({self.settings.timeout:g} s)" if answer.late else answer.what
-                )
-            elif answer.status_code < 400:
-                return self._read(answer)
+        for reply in replies:
+            num_attempts += 1
+            if isinstance(reply, Disconnected):
+                fault = f"{reply.what} ({self.settings.timeout:g} s)" if reply.late else reply.what
+            elif reply.status_code < 400:
+                return self._parse(reply)
             else:
-                fault = f"status {answer.status_code}: {error_message(answer)}"
-                wait = retry_after(answer)
+                fault = f"status {reply.status_code}: {error_message(reply)}"
+                wait = retry_after(reply)
                 fault += f" (wait {wait:,.0f} s, it says)" if wait else ""
-                refuses = answer.status_code < 500 and answer.status_code not in BUSY
-                if refuses or (schema and answer.status_code == 501):
-                    raise RefusedError(self.url + PATH, answer.status_code, error_message(answer))
+                refuses = reply.status_code < 500 and reply.status_code not in BUSY
+                if refuses or (schema and reply.status_code == 501):
+                    raise RefusedError(self.url + PATH, reply.status_code, error_message(reply))
         raise WorkError(
-            f"The judge at {self.url} did not answer in {tried} attempts: {fault}. Is it "
-            f"running, and is base_url right? What it answered before is kept: run the same "
+            f"The judge at {self.url} did not answer in {num_attempts} attempts: {fault}. Is it "
+            f"running, and is base_url right? Its earlier answers are cached: run the same "
             f"command again, with a lower max_concurrent or a longer timeout if it is too busy."
         )
 
-    def _spend(self) -> None:
-        """Count a call, where the limits allow one more. Raises WorkError where they do not."""
-        settings, tally = self.settings, self.tally
+    def _count_call(self) -> None:
+        """Count a call. Raises WorkError where the spending limits allow no more calls."""
+        settings, usage = self.settings, self.usage
         with self._lock:
-            calls_left = settings.max_calls is None or tally.calls < settings.max_calls
-            most = settings.max_total_tokens
-            if calls_left and (most is None or tally.tokens < most):
-                tally.calls += 1
+            calls_left = settings.max_calls is None or usage.calls < settings.max_calls
+            max_tokens = settings.max_total_tokens
+            if calls_left and (max_tokens is None or usage.tokens < max_tokens):
+                usage.calls += 1
                 return
         name = "max_total_tokens" if calls_left else "max_calls"
         raise WorkError(
-            f"The judge's limit {name}={getattr(settings, name)} is reached, after {tally.calls} "
-            f"calls and {tally.tokens:,} tokens. All answers are kept: run the same command again "
-            f"to go on with as many more, or raise the limit."
+            f"The judge's limit {name}={getattr(settings, name)} is reached, after {usage.calls} "
+            f"calls and {usage.tokens:,} tokens. All answers are cached: run the same command "
+            f"again to resume with a new limit of that size, or raise the limit."
         )
 
-    def _read(self, answer: httpx2.Response) -> CachedAnswer:
+    def _parse(self, reply: httpx2.Response) -> CachedAnswer:
+        """The answer in a chat completion, whose tokens are counted."""
         try:
-            found = answer.json()
-            choice = found["choices"][0]
+            completion = reply.json()
+            choice = completion["choices"][0]
             text = choice["message"]["content"]
             if not isinstance(text, str | None):
                 raise TypeError("content that is no text")
-            usage = found.get("usage") or {}
+            usage = completion.get("usage") or {}
             tokens = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise WorkError(
                 f"{self.url}{PATH} answered with no chat completion but "
-                f"{answer.text[:QUOTED]!r}. base_url must be the address of an OpenAI-compatible "
+                f"{reply.text[:QUOTED]!r}. base_url must be the address of an OpenAI-compatible "
                 f"server, such as http://127.0.0.1:8000/v1."
             ) from error
-        read, written = (t if isinstance(t, int) else None for t in tokens)
-        if self.settings.max_total_tokens is not None and None in (read, written):
+        prompt_tokens, answer_tokens = (t if isinstance(t, int) else None for t in tokens)
+        if self.settings.max_total_tokens is not None and None in (prompt_tokens, answer_tokens):
             raise SettingsError(
-                f"{self.url} does not tell how many tokens an answer took (`usage`), so "
-                f"max_total_tokens can't be kept. Limit its use by max_calls."
+                f"{self.url} does not report how many tokens an answer took (`usage`), so "
+                f"max_total_tokens can't be enforced. Limit its use by max_calls."
             )
         with self._lock:
-            self.tally.prompt_tokens += read or 0
-            self.tally.answer_tokens += written or 0
+            self.usage.prompt_tokens += prompt_tokens or 0
+            self.usage.answer_tokens += answer_tokens or 0
         cut = choice.get("finish_reason") == "length"
-        return CachedAnswer(text or "", cut, read, written)  # no text where all was reasoning
+        # A reasoning model that spent all its tokens on reasoning gives no text.
+        return CachedAnswer(text or "", cut, prompt_tokens, answer_tokens)

@@ -1,4 +1,4 @@
-"""Several reward models, or several heads of one, that score together."""
+"""Reward models as a reward source: one model, or an ensemble of models or heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from accord.compare.rewards.reward import PromptResponse, model_reward, read_by_length
+from accord.compare.rewards.models import compute_by_length, model_reward
+from accord.compare.rewards.reward import PromptResponse, Scorer, SourceContext, WeightedSource
 from accord.errors import SettingsError
 from accord.lm.forward import response_head_scores
 from accord.lm.model import LanguageModel
@@ -15,10 +16,17 @@ from accord.objectives.reward import mean_minus_variance, worst_score
 from accord.settings.rewards import RewardModelSource
 
 
-def ensemble_scores(
-    source: RewardModelSource, lms: Sequence[LanguageModel]
-) -> Callable[[Sequence[PromptResponse]], list[float]]:
-    """What the models of a source give a response together; `lms` are its folders, loaded.
+def model_sources(source: RewardModelSource, context: SourceContext) -> list[WeightedSource]:
+    """The source's models, loaded. Raises ModelError or SettingsError for ones that don't fit."""
+    lms = [context.load_model(folder) for folder in source.folders]
+    scores = ensemble_scores(source, lms)
+    return [
+        WeightedSource(source.title, source.weight, scores, is_reward_model=True, clip=context.clip)
+    ]
+
+
+def ensemble_scores(source: RewardModelSource, lms: Sequence[LanguageModel]) -> Scorer:
+    """The combined score of a source's models `lms`.
 
     Raises SettingsError where `combine` is given and there is one head in all.
     """
@@ -30,26 +38,25 @@ def ensemble_scores(
             f"`combine={source.combine}` needs members that can disagree, and {source.folders[0]} "
             f"has one head. Name several folders in `model`, or train it with heads=4."
         )
-    combined: dict[str, Callable[[Tensor], Tensor]] = {
+    combinations: dict[str, Callable[[Tensor], Tensor]] = {
         "mean": lambda members: members.mean(-1),
         "mean_minus_variance": lambda members: mean_minus_variance(
             members, penalty=source.variance_penalty
         ),
         "worst": worst_score,
     }
-    combine = combined[source.combine]
+    combine = combinations[source.combine]
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
-        found: list[float] = combine(torch.cat([_members(lm, rows) for lm in lms], -1)).tolist()
-        return found
+        members = torch.cat([_head_scores(lm, rows) for lm in lms], -1)
+        combined: list[float] = combine(members).tolist()
+        return combined
 
     return scores
 
 
-def _mean_of_models(
-    lms: Sequence[LanguageModel],
-) -> Callable[[Sequence[PromptResponse]], list[float]]:
-    """Each model's own score, averaged."""
+def _mean_of_models(lms: Sequence[LanguageModel]) -> Scorer:
+    """The mean of the models' normalised scores."""
     rewards = [model_reward(lm) for lm in lms]
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
@@ -57,14 +64,14 @@ def _mean_of_models(
             reward([r.prompt for r in rows], [r.response for r in rows], [r.finished for r in rows])
             for reward in rewards
         ]
-        return [sum(own) / len(columns) for own in zip(*columns, strict=True)]
+        return [sum(row_scores) / len(columns) for row_scores in zip(*columns, strict=True)]
 
     return scores
 
 
-def _members(lm: LanguageModel, rows: Sequence[PromptResponse]) -> Tensor:
+def _head_scores(lm: LanguageModel, rows: Sequence[PromptResponse]) -> Tensor:
     """Each head's score (n, heads), of mean 0 on the model's reference responses, in the unit of
-    the model's own normalised score."""
-    raw = read_by_length(lm, rows, response_head_scores).reshape(len(rows), lm.heads)
+    the model's normalised score."""
+    raw = compute_by_length(lm, rows, response_head_scores).reshape(len(rows), lm.heads)
     means = lm.head_means or (lm.score_mean,) * lm.heads
     return (raw - raw.new_tensor(means)) / lm.score_std

@@ -1,20 +1,24 @@
 """Rules that score a response's text. The text is a model's, so it may hold anything at any length.
 
-Each is a function from the text to a number, of a cost that grows with the text's length and not
-with what stands in it; a pattern that takes too long is refused.
+A rule is a function from the text to a number. Its cost grows with the text's length and does not
+depend on the text's content; a pattern that takes too long is refused. `RULES`, at the end, maps
+the settings class of each rule to the function that makes its scores: a new rule is added there.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import regex
 
+from accord.compare.rewards.reward import PromptResponse, Scorer, SourceContext
+from accord.compare.texts import replace_surrogates, shorten
 from accord.errors import RewardError
+from accord.records import prompt_text
 from accord.settings.rewards import (
     AnswerSource,
     ContainsSource,
@@ -22,11 +26,14 @@ from accord.settings.rewards import (
     LengthSource,
     RegexSource,
     RepetitionSource,
+    SourceSettings,
 )
 
 Rule = Callable[[str], float]
-SECONDS = 5.0  # that a search may take in one response; an honest pattern takes milliseconds
-LONGEST_NUMBER = 400  # characters; what is longer is no answer to anything
+S = TypeVar("S", bound=SourceSettings)
+
+MAX_SECONDS = 5.0  # of a search in one response; an ordinary pattern takes milliseconds
+MAX_NUMBER_LENGTH = 400  # characters; no answer is longer
 
 _NUMBER = re.compile(r"(?<![0-9.])-?[0-9][0-9,]*(?:\.[0-9]+)?")
 
@@ -35,27 +42,40 @@ def length_rule(source: LengthSource, count: Callable[[str], int]) -> Rule:
     """−penalty for each word or token (as `count` counts them) outside of the limits."""
 
     def score(text: str) -> float:
-        length, over = count(text), 0
+        length, excess = count(text), 0
         if source.at_least is not None:
-            over = max(over, source.at_least - length)
+            excess = max(excess, source.at_least - length)
         if source.at_most is not None:
-            over = max(over, length - source.at_most)
-        return -source.penalty * over
+            excess = max(excess, length - source.at_most)
+        return -source.penalty * excess
 
     return score
 
 
-def words_in(text: str) -> int:
-    """How many words a text has: what stands between blanks."""
+def count_words(text: str) -> int:
+    """The number of words in a text, which blanks separate."""
     return len(text.split())
+
+
+def length_scores(source: LengthSource, context: SourceContext) -> Scorer:
+    """`length_rule` of words, or of the tokens of the source's tokenizer."""
+    if source.tokenizer is None:
+        return _score_texts(length_rule(source, count_words))
+    tokenizer = context.load_tokenizer(source.tokenizer)
+
+    def count_tokens(text: str) -> int:
+        encoding = tokenizer(replace_surrogates(text), add_special_tokens=False, verbose=False)
+        return len(encoding["input_ids"])
+
+    return _score_texts(length_rule(source, count_tokens))
 
 
 def regex_rule(source: RegexSource) -> Rule:
     """1 where the pattern is found in the text, or with `match` false where it is not; else 0.
 
-    A text over `max_characters` scores 0 either way: no length can hide what must not be there.
-    Raises RewardError where a search takes longer than SECONDS: some patterns, such as (a+)+b, take
-    time that doubles with each letter.
+    A text over `max_characters` scores 0 either way, so no length hides what must not be there.
+    Raises RewardError where a search takes longer than MAX_SECONDS: some patterns, such as (a+)+b,
+    take time that doubles with each letter.
     """
     compiled = regex.compile(source.pattern)
 
@@ -63,14 +83,14 @@ def regex_rule(source: RegexSource) -> Rule:
         if len(text) > source.max_characters:
             return 0.0
         try:
-            found = compiled.search(text, timeout=SECONDS) is not None
+            is_match = compiled.search(text, timeout=MAX_SECONDS) is not None
         except TimeoutError as error:
             raise RewardError(
                 f"The pattern {source.pattern!r} of the reward `{source.title}` took over "
-                f"{SECONDS:g} s on a response of {len(text):,} characters. Write it without one "
-                f"repetition inside of another, or lower `max_characters`."
+                f"{MAX_SECONDS:g} s on a response of {len(text):,} characters. Write it without "
+                f"one repetition inside of another, or lower `max_characters`."
             ) from error
-        return float(found == source.match)
+        return float(is_match == source.match)
 
     return score
 
@@ -85,16 +105,16 @@ def format_rule(source: FormatSource) -> Rule:
 def _is_json(text: str, keys: list[str]) -> bool:
     """Whether a text is JSON, of an object with these keys if any are named.
 
-    NaN and Infinity are none, though Python reads them; nor is what nests too deeply to be read.
+    NaN and Infinity are not JSON, though Python reads them; nor is text nested too deeply to parse.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return False
     return not keys or (isinstance(value, dict) and all(key in value for key in keys))
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
@@ -127,41 +147,91 @@ def repetition_rule(source: RepetitionSource) -> Rule:
 
 def contains_rule(source: ContainsSource) -> Rule:
     """1 where the text is in the response, or with `match` false where it is not; else 0."""
-    wanted = source.text if source.case_sensitive else source.text.casefold()
+    pattern = source.text if source.case_sensitive else source.text.casefold()
 
     def score(text: str) -> float:
-        found = wanted in (text if source.case_sensitive else text.casefold())
-        return float(found == source.match)
+        is_match = pattern in (text if source.case_sensitive else text.casefold())
+        return float(is_match == source.match)
 
     return score
 
 
 def answer_rule(source: AnswerSource) -> Callable[[str, str], float]:
-    """1 where a response gives an answer, else 0, as `compare` says. (response, answer) → score."""
+    """1 where a response gives the answer, else 0; `compare` says how they are compared.
 
-    def plain(text: str) -> str:
+    The rule takes the response and the answer.
+    """
+
+    def normalise(text: str) -> str:
         line = " ".join(text.split())
         return line if source.case_sensitive else line.casefold()
 
     def score(response: str, answer: str) -> float:
         if source.compare == "number":
-            given = last_number(response)
-            return float(given is not None and given == last_number(answer))
+            number = last_number(response)
+            return float(number is not None and number == last_number(answer))
         if source.compare == "contains":
-            return float(plain(answer) in plain(response))
-        return float(plain(answer) == plain(response))
+            return float(normalise(answer) in normalise(response))
+        return float(normalise(answer) == normalise(response))
 
     return score
+
+
+def answer_scores(source: AnswerSource, _: SourceContext) -> Scorer:
+    """`answer_rule` with the answer in each prompt's row. Raises RewardError where it has none."""
+    rule = answer_rule(source)
+
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
+        return [rule(row.response, _read_answer(source, row)) for row in rows]
+
+    return scores
+
+
+def _read_answer(source: AnswerSource, row: PromptResponse) -> str:
+    """The answer in a prompt's row: text, or a number in digits. Raises RewardError."""
+    answer = row.meta.get(source.column)
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        answer = ""
+    what = "a number" if source.compare == "number" else "text or a number"
+    usable = last_number(str(answer)) is not None if what == "a number" else str(answer).strip()
+    if not usable:
+        columns = ", ".join(f"`{column}`" for column in row.meta) or "none"
+        raise RewardError(
+            f"The reward `{source.title}` needs an answer in the column `{source.column}`, and the "
+            f"row of the prompt {shorten(repr(prompt_text(row.prompt)))} has none ({what}). "
+            f"Its other columns: {columns}. Add the column to the prompts, or name another in "
+            f"`column`."
+        )
+    return str(answer)
 
 
 def last_number(text: str) -> Decimal | None:
     """The last number that a text writes in digits, such as 1,234.5; None where there is none.
 
-    GSM8K's answers (Cobbe et al. 2021) end in theirs.
+    The answers of GSM8K (Cobbe et al. 2021) end in such a number.
     """
-    found = None
+    last = None
     for match in _NUMBER.finditer(text):
-        found = match
-    if found is None or len(found[0]) > LONGEST_NUMBER:
+        last = match
+    if last is None or len(last[0]) > MAX_NUMBER_LENGTH:
         return None
-    return Decimal(found[0].replace(",", ""))
+    return Decimal(last[0].replace(",", ""))
+
+
+def _score_texts(rule: Rule) -> Scorer:
+    return lambda rows: [rule(row.response) for row in rows]
+
+
+def _text_scores(make_rule: Callable[[S], Rule]) -> Callable[[S, SourceContext], Scorer]:
+    """The scores of a rule that reads the response's text alone."""
+    return lambda source, context: _score_texts(make_rule(source))
+
+
+RULES: dict[type[SourceSettings], Callable[[Any, SourceContext], Scorer]] = {
+    LengthSource: length_scores,
+    RegexSource: _text_scores(regex_rule),
+    FormatSource: _text_scores(format_rule),
+    RepetitionSource: _text_scores(repetition_rule),
+    ContainsSource: _text_scores(contains_rule),
+    AnswerSource: answer_scores,
+}

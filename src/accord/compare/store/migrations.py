@@ -1,8 +1,8 @@
-"""How a preference store gets from one version to the next.
+"""Migrations of a preference store from one version to the next.
 
-A migration that was released never changes: it spells out its tables and does not import `schema`,
-which tells the newest ones. To change the tables, append a function to MIGRATIONS and change
-`schema`; a test compares where both lead.
+A released migration never changes: it spells out its tables and does not import `schema`, which
+describes the newest ones. To change the tables, append a function to MIGRATIONS and change
+`schema`; a test compares the results of both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LATEST = sa.select(sa.func.max(SCHEMA_VERSION.c.version))
 
 
 def is_current(connection: Connection, migrations: Sequence[Migration]) -> bool:
-    """Whether the store is of the newest version."""
+    """Whether the store has the newest version."""
     return sa.inspect(connection).has_table(SCHEMA_VERSION.name) and connection.scalar(
         LATEST
     ) == len(migrations)
 
 
 def migrate(
-    connection: Connection, place: str, *, create: bool, migrations: Sequence[Migration]
+    connection: Connection, name: str, *, create: bool, migrations: Sequence[Migration]
 ) -> None:
     """Bring the store to the newest version, within the transaction that `connection` is in.
 
@@ -39,16 +39,16 @@ def migrate(
     if SCHEMA_VERSION.name not in tables:
         if tables and (connection.dialect.name == "sqlite" or tables & set(METADATA.tables)):
             raise DataError(
-                f"{place} is a database, but not a preference store: it has the tables "
+                f"{name} is a database, but not a preference store: it has the tables "
                 f"{', '.join(sorted(tables))}. Give a store, or the name of a new file."
             )
         if not create:
-            raise DataError(f"{place} is an empty database. Give a preference store.")
+            raise DataError(f"{name} is an empty database. Give a preference store.")
         SCHEMA_VERSION.create(connection)
     version = connection.scalar(LATEST) or 0
     if version > len(migrations):
         raise DataError(
-            f"{place} is a preference store of version {version}, but this accord knows versions "
+            f"{name} is a preference store of version {version}, but this accord knows versions "
             f"up to {len(migrations)}. Update accord, or use another store."
         )
     for number, step in enumerate(migrations[version:], start=version + 1):
@@ -57,7 +57,7 @@ def migrate(
         connection.execute(SCHEMA_VERSION.insert().values(version=number, applied=applied))
 
 
-def _first_tables(connection: Connection) -> None:
+def _create_tables(connection: Connection) -> None:
     """Version 1: prompts, responses, verdicts and their items."""
     metadata = MetaData()
     Table(
@@ -109,4 +109,4 @@ def _first_tables(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first_tables,)
+MIGRATIONS: tuple[Migration, ...] = (_create_tables,)

@@ -32,7 +32,7 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class StoredVerdict:
-    """A verdict as it lies in the store, its items in the order in which they were given."""
+    """A verdict with its id, and its items in the order in which they were added."""
 
     id: int
     prompt_id: int
@@ -46,8 +46,8 @@ class StoredVerdict:
     items: tuple[Item, ...]
 
 
-class Said(NamedTuple):
-    """A response's text, the model that said it, and whether it ended by itself."""
+class JudgedResponse(NamedTuple):
+    """A response's text, the model that wrote it, and whether it ended with EOS."""
 
     text: str
     model: str

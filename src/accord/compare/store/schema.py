@@ -1,4 +1,4 @@
-"""The preference store's tables as they are now; `migrations` is how a store got there."""
+"""The preference store's current tables; `migrations` brings older stores to them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RESPONSES = Table(
     Column("created", String(40), nullable=False),
 )
 
-# What somebody said about one response, or about several to the same prompt.
+# An annotator's verdict on one response, or on several to the same prompt.
 VERDICTS = Table(
     "verdicts",
     METADATA,
@@ -66,8 +66,8 @@ VERDICTS = Table(
     Index("ix_verdicts_kind_round", "kind", "round"),
 )
 
-# The responses of a verdict. `slot` counts them as they were given (of a pair, a is 0 and b is 1);
-# `rank` is 0 for the best; `shown` is the place where the annotator saw it, 0 first.
+# The responses of a verdict. `slot` is the position in the verdict (of a pair, a is 0 and b is 1);
+# `rank` is 0 for the best; `shown` is the position at which the annotator saw it, 0 first.
 VERDICT_ITEMS = Table(
     "verdict_items",
     METADATA,

@@ -1,4 +1,4 @@
-"""What somebody said about responses: a pair's winner, a ranking of K, a rating of one."""
+"""Verdicts of an annotator on responses: a pair's winner, a ranking of K, a rating of one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PairVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RankingVerdict:
-    """The places of K responses to one prompt: `ranks[i]` is that of `response_ids[i]`, 0 best.
+    """The ranks of K responses to one prompt: `ranks[i]` is that of `response_ids[i]`, 0 best.
 
     `shown` holds the response ids in the order in which the annotator saw them.
     """
@@ -45,7 +45,7 @@ class RankingVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RatingVerdict:
-    """One response with a score of its own; a thumbs-up is 1, a thumbs-down 0."""
+    """One response with an absolute score; a thumbs-up is 1, a thumbs-down 0."""
 
     response_id: int
     score: float
@@ -60,7 +60,7 @@ Verdict = PairVerdict | RankingVerdict | RatingVerdict
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response in a verdict; `shown` is the place where it was seen, 0 first."""
+    """One response in a verdict; `shown` is the position at which it was seen, 0 first."""
 
     response_id: int
     rank: int | None = None
@@ -76,15 +76,15 @@ PAIR_RANKS: dict[Outcome, tuple[int, int]] = {
 }
 
 
-def items_of(verdict: Verdict) -> list[Item]:
-    """The responses of a verdict with what it says of each.
+def make_items(verdict: Verdict) -> list[Item]:
+    """The responses of a verdict, each with its rank, score and position.
 
     Raises DataError where the verdict contradicts itself.
     """
     if isinstance(verdict, PairVerdict):
-        return _pair_items(verdict)
+        return _make_pair_items(verdict)
     if isinstance(verdict, RankingVerdict):
-        return _ranking_items(verdict)
+        return _make_ranking_items(verdict)
     if not math.isfinite(verdict.score):
         raise DataError(
             f"A rating of response {verdict.response_id} is {verdict.score}. Give a finite number."
@@ -92,7 +92,7 @@ def items_of(verdict: Verdict) -> list[Item]:
     return [Item(verdict.response_id, score=verdict.score)]
 
 
-def _pair_items(verdict: PairVerdict) -> list[Item]:
+def _make_pair_items(verdict: PairVerdict) -> list[Item]:
     a, b = verdict.response_a, verdict.response_b
     if verdict.outcome not in get_args(Outcome):
         raise DataError(
@@ -101,21 +101,21 @@ def _pair_items(verdict: PairVerdict) -> list[Item]:
         )
     if a == b:
         raise DataError(f"Response {a} can't be compared with itself. Give two responses.")
-    first = {None: (None, None), "a": (0, 1), "b": (1, 0)}[verdict.shown_first]
+    shown = {None: (None, None), "a": (0, 1), "b": (1, 0)}[verdict.shown_first]
     ranks = PAIR_RANKS[verdict.outcome]
-    return [Item(a, ranks[0], shown=first[0]), Item(b, ranks[1], shown=first[1])]
+    return [Item(a, ranks[0], shown=shown[0]), Item(b, ranks[1], shown=shown[1])]
 
 
-def _ranking_items(verdict: RankingVerdict) -> list[Item]:
+def _make_ranking_items(verdict: RankingVerdict) -> list[Item]:
     ids, ranks, shown = verdict.response_ids, verdict.ranks, verdict.shown
     if len(ids) < 2 or len(set(ids)) < len(ids) or len(ranks) != len(ids):
         raise DataError(
-            f"A ranking gives responses {list(ids)} the places {list(ranks)}. "
-            "Give two or more different responses and a place for each."
+            f"A ranking gives responses {list(ids)} the ranks {list(ranks)}. "
+            "Give two or more different responses and a rank for each."
         )
     if min(ranks) != 0 or any(rank != int(rank) for rank in ranks):
         raise DataError(
-            f"A ranking gives responses {list(ids)} the places {list(ranks)}. "
+            f"A ranking gives responses {list(ids)} the ranks {list(ranks)}. "
             "Give whole numbers of which the best is 0."
         )
     if shown is not None and sorted(shown) != sorted(ids):

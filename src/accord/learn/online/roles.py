@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accord.compare.rewards.build import (
-    World,
     build_reward,
     first_reward_model,
     weighted_first,
 )
-from accord.compare.rewards.reward import Reward
+from accord.compare.rewards.reward import Reward, World
 from accord.errors import SettingsError
 from accord.learn.offline.reference import check_same_tokenizer, reference_kind
 from accord.learn.offline.rows import load_starting_model

@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.build import World
-from accord.compare.rewards.reward import write_usage
+from accord.compare.rewards.reward import World, write_usage
 from accord.errors import StorageError
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult

@@ -28,6 +28,7 @@ from accord.records import (
     Rating,
     Record,
     Text,
+    labels_from_ranks,
 )
 
 LossOn = Literal["response", "assistant", "all"]
@@ -132,8 +133,8 @@ def _labels(record: Record, ranks: Sequence[int], desirable_from: float) -> dict
     """Which responses are desirable, by their numbers; those that are neither left out."""
     if isinstance(record, Rating):
         return {0: record.score >= desirable_from}
-    balance = [sum((own < other) - (own > other) for other in ranks) for own in ranks]
-    return {k: b > 0 for k, b in enumerate(balance) if b != 0}
+    labels = enumerate(labels_from_ranks(ranks))
+    return {k: label for k, label in labels if label is not None}
 
 
 def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:

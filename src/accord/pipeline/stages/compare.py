@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accord.compare.judges.judge import NoVerdict, Question, Ranks
+from accord.compare.judges.judge import Candidates, NoVerdict, Ranks
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.data.write import ResponseRow, read_responses
@@ -18,7 +18,7 @@ from accord.errors import DataError, WorkError
 from accord.measure.ratings.rate import rate_models
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import NamedJudge, judge_of
-from accord.records import Outcome, Prompt, Response
+from accord.records import Outcome, Prompt, Response, labels_from_ranks
 from accord.runs import storage_errors, write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
 
@@ -68,7 +68,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
 
 def _questions(
     prompt: Prompt, responses: Sequence[Numbered], settings: CompareSettings, number: int
-) -> list[tuple[Sequence[Numbered], Question]]:
+) -> list[tuple[Sequence[Numbered], Candidates]]:
     """What the judge is asked about a prompt, each with the responses as they are shown."""
     rng = random.Random(f"compare {settings.seed} {number}")
     order = list(responses)
@@ -80,9 +80,9 @@ def _questions(
     return [(part, _question([r for _, r in part], rng)) for part in parts if len(part) > 1]
 
 
-def _question(responses: Sequence[Response], rng: random.Random) -> Question:
+def _question(responses: Sequence[Response], rng: random.Random) -> Candidates:
     texts, finished = (r.text for r in responses), (r.finished for r in responses)
-    return Question(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
+    return Candidates(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
 
 
 def _verdicts(
@@ -101,7 +101,7 @@ def _verdicts(
         best, worst = ends if ends[0] != ends[1] else (0, 1)
         outcome = outcome_of((ranks[best], ranks[worst]))
         return [PairVerdict(order[best][0], order[worst][0], outcome, name, settings.round)]
-    labels = zip(order, labels_of(ranks), strict=True)
+    labels = zip(order, labels_from_ranks(ranks), strict=True)
     return [
         RatingVerdict(i, float(label), name, settings.round)
         for (i, _), label in labels
@@ -117,7 +117,7 @@ class Asked:
     questions: int = 0
     missing: int = 0
 
-    def judged(self, questions: Sequence[Question]) -> list[Ranks | None]:
+    def judged(self, questions: Sequence[Candidates]) -> list[Ranks | None]:
         """The places of each question's responses; None where there is no verdict.
 
         Raises WorkError where there has not been one at all: something is wrong with the judge.
@@ -129,8 +129,8 @@ class Asked:
         if self.questions and self.missing == self.questions:
             raise WorkError(
                 f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
-                f"questions. Of the first: {missing[0].why}. Take a model that follows the form, "
-                f"raise judge.answer_tokens, or shorten what is judged."
+                f"questions. Of the first: {missing[0].reason}. Take a model that follows the "
+                f"form, raise judge.answer_tokens, or shorten what is judged."
             )
         return [None if isinstance(one, NoVerdict) else one for one in found]
 
@@ -143,12 +143,6 @@ class Asked:
         told = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
         everything = {**counts, "without_verdict": self.missing, **told}
         write_json_atomic(Path(folder) / "counts.json", everything)
-
-
-def labels_of(ranks: Sequence[int]) -> list[bool | None]:
-    """Whether each response beats more of the others than beat it; None where it is as many."""
-    balance = [sum((own < other) - (own > other) for other in ranks) for own in ranks]
-    return [None if b == 0 else b > 0 for b in balance]
 
 
 def outcome_of(ranks: Sequence[int]) -> Outcome:
@@ -212,7 +206,7 @@ def _battle(
         for own in [answers[name][p]]
     ]
     ids = iter(store.add_responses(items))
-    questions: list[tuple[int, int, Question]] = []
+    questions: list[tuple[int, int, Candidates]] = []
     for prompt in prompts:
         own_ids = {name: next(ids) for name in names}
         rng = random.Random(f"arena {seed} {prompt}")

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from accord.compare.judges.judge import AiJudge, NoVerdict, Question, Ranks
-from accord.compare.rewards.reward import Reward, model_reward
+from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, Ranks
+from accord.compare.rewards.models import model_reward
+from accord.compare.rewards.reward import Reward
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
-from accord.records import Prompt, prompt_text
+from accord.records import Prompt, prompt_text, ranks_from_scores
 from accord.settings.rewards import FlawSettings
 from accord.settings.stages import JudgeSettings
 from accord.world.annotators import perceived_reward, simulated_preference
@@ -25,7 +26,7 @@ class Judge(Protocol):
     Many prompts at once, since a judge at an endpoint answers several at a time.
     """
 
-    def __call__(self, questions: Sequence[Question]) -> Sequence[Ranks | NoVerdict]: ...
+    def __call__(self, candidates: Sequence[Candidates], /) -> Sequence[Ranks | NoVerdict]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,15 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
 def by_reward(reward: Reward) -> Judge:
     """A judge that ranks by a reward; equal scores tie."""
 
-    def ranks(one: Question) -> Ranks:
+    def ranks(one: Candidates) -> Ranks:
         scores = reward([one.prompt] * len(one.responses), one.responses, one.finished)
-        return tuple(sum(other > score for other in scores) for score in scores)
+        return ranks_from_scores(scores)
 
     return lambda questions: [ranks(one) for one in questions]
 
 
 def _annotator(settings: JudgeSettings) -> Judge:
-    def ranks(one: Question) -> Ranks:
+    def ranks(one: Candidates) -> Ranks:
         texts = (prompt_text(one.prompt), *one.responses)
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         rng = random.Random(f"{settings.name} {one.seed} {digest}")

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import Reward, encode_for_reward, model_reward, shorten
+from accord.compare.rewards.models import encode_for_reward, model_reward
+from accord.compare.rewards.reward import Reward
+from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
 from accord.learn.loop.schedule import row_batches

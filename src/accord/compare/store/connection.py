@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from accord.data.files import missing
+from accord.data.files import describe_missing_path
 from accord.errors import DataError, StorageError
 from accord.runs.storage import storage_errors
 
@@ -22,19 +22,19 @@ BUSY_SECONDS = 60.0
 STORE_ENDINGS = {".db", ".sqlite", ".sqlite3"}
 
 
-def is_store(place: str | Path) -> bool:
-    """Whether `place` names a preference store: a database file or a database URL."""
-    text = str(place)
+def is_store(path: str | Path) -> bool:
+    """Whether `path` names a preference store: a database file or a database URL."""
+    text = str(path)
     return "://" in text or Path(text).suffix.lower() in STORE_ENDINGS
 
 
-def engine_for(place: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
-    """An engine for `place`, and the name to show for it (a URL's password hidden).
+def make_engine(path: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
+    """An engine for a file or URL, and the name to show for it (a URL's password hidden).
 
     Raises DataError where the URL or its driver can't be used, or where the file is not there and
     must not be created.
     """
-    text = str(place)
+    text = str(path)
     if "://" in text:
         try:
             url = sa.make_url(text)
@@ -49,7 +49,7 @@ def engine_for(place: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
     else:
         path = Path(text).expanduser()
         if not create and not path.is_file():
-            raise DataError(missing(path))
+            raise DataError(describe_missing_path(path))
         if create:
             with storage_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +67,8 @@ _to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by itself, and only at the first change: two processes
-    # that have read before they write would then lock each other out. `_begin_sqlite` begins them.
+    # The driver begins a transaction only at the first change, so that two processes that read
+    # before they write lock each other out. `_begin_sqlite` begins transactions instead.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -76,8 +76,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Let readers go on while another process writes. SQLite does not wait by itself where one
-    writes at that very moment, such as another process that has just made the file."""
+    """Turn on write-ahead logging, so that readers are not blocked while another process writes.
+
+    SQLite itself does not wait here for a process that is writing, such as one that has just
+    created the file.
+    """
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
@@ -94,8 +97,8 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, place: str, *, writes: bool) -> Iterator[sa.Connection]:
-    """One transaction: all of it or nothing.
+def transaction(engine: sa.Engine, name: str, *, writes: bool) -> Iterator[sa.Connection]:
+    """One transaction on the store `name`: all of it or nothing.
 
     Raises DataError where the file is no database or a value can't be stored, StorageError where
     the database refuses (it is locked, full, read-only or can't be reached).
@@ -106,20 +109,20 @@ def transaction(engine: sa.Engine, place: str, *, writes: bool) -> Iterator[sa.C
     except exc.IntegrityError:
         raise
     except exc.DBAPIError as error:
-        told = str(error.orig)
-        if "not a database" in told or "malformed" in told:
+        message = str(error.orig)
+        if "not a database" in message or "malformed" in message:
             raise DataError(
-                f"{place} is not a preference store: {told}. Give a store, or a new file's name."
+                f"{name} is not a preference store: {message}. Give a store, or a new file's name."
             ) from error
         remedy = (
             f"Another process has been writing for more than {BUSY_SECONDS:.0f} seconds; wait "
             "for it to end."
-            if "locked" in told
-            else "Check that the place is there, has free space and may be written to."
+            if "locked" in message
+            else "Check that it exists, has free space and may be written to."
         )
-        raise StorageError(f"The store {place} failed: {told}. {remedy}") from error
+        raise StorageError(f"The store {name} failed: {message}. {remedy}") from error
     except exc.StatementError as error:
         raise DataError(
-            f"A value can't be kept in the store {place}: {error.orig}. "
+            f"A value can't be stored in {name}: {error.orig}. "
             "Meta and settings must be what JSON can hold."
         ) from error

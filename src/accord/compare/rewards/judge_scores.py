@@ -1,0 +1,66 @@
+"""An AI judge's scores as a reward source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from accord.compare.judges.judge import AiJudge, NoVerdict
+from accord.compare.rewards.reward import PromptResponse, SourceContext, WeightedSource
+from accord.compare.texts import shorten
+from accord.errors import RewardError
+from accord.records import Prompt, prompt_text
+from accord.settings.rewards import JudgeSource
+
+
+def judge_sources(source: JudgeSource, _: SourceContext) -> list[WeightedSource]:
+    """A judge's score, and with `unreadable=mean` a source of weight 0 that counts the responses
+    without a score. Raises SettingsError where the judge can't be used."""
+    judge = AiJudge(source, source.model)
+    is_missing: list[float] = []
+
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
+        verdicts = judge.scores(rows, lowest=source.lowest, highest=source.highest)
+        is_missing[:] = [float(isinstance(verdict, NoVerdict)) for verdict in verdicts]
+        return fill_missing_scores(source, rows, verdicts)
+
+    sources = [WeightedSource(source.title, source.weight, scores, judge.usage)]
+    if source.unreadable == "mean":
+        # It is scored after the judge, whose last call it reports.
+        name = f"{source.title}.unreadable"
+        sources.append(WeightedSource(name, 0.0, lambda rows: list(is_missing)))
+    return sources
+
+
+def fill_missing_scores(
+    source: JudgeSource, rows: Sequence[PromptResponse], verdicts: Sequence[int | NoVerdict]
+) -> list[float]:
+    """The scores, a missing one replaced by the mean of the others to its prompt, or of all.
+
+    Raises RewardError where `unreadable` is `error` and a score is missing, or where all are.
+    """
+    by_prompt: dict[Prompt, list[int]] = defaultdict(list)
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if not isinstance(verdict, NoVerdict):
+            by_prompt[row.prompt].append(verdict)
+    all_scores = [score for prompt_scores in by_prompt.values() for score in prompt_scores]
+    filled = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if isinstance(verdict, NoVerdict):
+            if source.unreadable == "error" or not all_scores:
+                raise RewardError(_describe_missing_score(source, row, verdict))
+            known = by_prompt[row.prompt] or all_scores
+            filled.append(sum(known) / len(known))
+        else:
+            filled.append(float(verdict))
+    return filled
+
+
+def _describe_missing_score(source: JudgeSource, row: PromptResponse, missing: NoVerdict) -> str:
+    return (
+        f"The judge `{source.title}` gave no score for the response "
+        f"{shorten(repr(row.response))} to the prompt {shorten(repr(prompt_text(row.prompt)))} in "
+        f"{source.attempts} attempts: {missing.reason}. Take a model that follows the form, raise "
+        f"answer_tokens, or set unreadable=mean, which uses the mean of the other scores instead "
+        f"and counts such responses."
+    )

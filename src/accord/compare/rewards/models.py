@@ -1,0 +1,76 @@
+"""Reward models: prompts and responses in a model's tokens, and its normalised scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from accord.compare.rewards.reward import PromptResponse, Reward
+from accord.lm.forward import response_scores
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.tokens.known_tokens import check_token_ids
+from accord.lm.tokens.template import encode_prompt, encode_response
+from accord.records import Prompt
+
+
+def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
+    """A reward model's normalised scores. It reads text, so its tokenizer may be any."""
+
+    def scores(
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        finished: Sequence[bool] | None = None,
+    ) -> list[float]:
+        finished = [True] * len(responses) if finished is None else finished
+        rows = [PromptResponse(*row) for row in zip(prompts, responses, finished, strict=True)]
+        raw = compute_by_length(lm, rows, response_scores, batch_size=batch_size)
+        normalised: list[float] = ((raw - lm.score_mean) / lm.score_std).tolist()
+        return normalised
+
+    return scores
+
+
+@torch.no_grad()
+def compute_by_length(
+    lm: LanguageModel,
+    rows: Sequence[PromptResponse],
+    compute: Callable[[LanguageModel, PackedBatch], Tensor],
+    *,
+    batch_size: int = 64,
+) -> Tensor:
+    """The values of `compute` for each response (n, …), on the CPU.
+
+    Responses are batched in order of length, so that those of a batch are about as long.
+    """
+    groups = [encode_for_reward(lm, r.prompt, r.response, r.finished) for r in rows]
+    check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
+    order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
+    values: list[Tensor] = [torch.empty(0)] * len(groups)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch_values = compute(lm, pack([groups[i] for i in indices], lm.device)).cpu()
+        for i, value in zip(indices, batch_values, strict=True):
+            values[i] = value
+    return torch.stack(values) if values else torch.empty(0)
+
+
+def encode_for_reward(
+    lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True
+) -> PromptGroup:
+    """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.
+
+    What is longer than the model was trained on, or has positions for, loses the prompt's start.
+    Of a response that was cut before it had any text, the prompt's last token is scored.
+    """
+    ids, _ = encode_response(prompt, response, lm.tokenizer, lm.eos_ids, finished=finished)
+    prompt_ids = encode_prompt(prompt, lm.tokenizer)
+    if lm.max_length is not None:
+        ids = ids[: lm.max_length - 1]
+        max_prompt_length = min(lm.max_prompt_length or lm.max_length, lm.max_length - len(ids))
+        prompt_ids = prompt_ids[-max_prompt_length:]
+    if not ids:
+        prompt_ids, ids = prompt_ids[:-1] or prompt_ids, prompt_ids[-1:]
+    return PromptGroup(prompt_ids, (ids,), (0,))
