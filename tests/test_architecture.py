@@ -31,6 +31,7 @@ ORDER = (
     "world",
     "report",
     "pipeline",
+    "api",
     "cli",
 )
 # The world stands apart: what is true in it must not depend on what learns from it.

@@ -173,20 +173,26 @@ def _convert_rows(
     return records, ReadReport(path, len(rows), used, len(records), dropped, all_notes)
 
 
-def read_battles(path: str | Path) -> tuple[list[Battle], ReadReport]:
-    """An arena's battles (`model_a`, `model_b`, `winner`), and what happened to each row."""
-    rows = list(read_rows(path))
+def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], ReadReport]:
+    """An arena's battles (`model_a`, `model_b`, `winner`) from a path or rows in memory, and what
+    happened to each row."""
+    if isinstance(battles, str | Path):
+        path = subject = str(battles)
+        rows = list(read_rows(battles))
+    else:
+        path = memory_name(battles)
+        subject, rows = f"The {path}", list(read_memory_rows(battles))
     columns = dict.fromkeys(c for row in rows for c in row.values)
     if "battle" not in matching_formats(columns):
-        raise DataError(_describe_wrong_columns(str(path), "battles", list(columns), ["battle"]))
-    battles, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
-    if not battles:
+        raise DataError(_describe_wrong_columns(subject, "battles", list(columns), ["battle"]))
+    parsed, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
+    if not parsed:
         raise DataError(
-            f"{path} has {len(rows):,} rows, none of which is a battle: "
+            f"{subject} has {len(rows):,} rows, none of which is a battle: "
             f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
         )
-    return battles, ReadReport(
-        str(path), len(rows), len(battles), len(battles), dropped, _note_paths(str(path), rows)
+    return parsed, ReadReport(
+        path, len(rows), len(parsed), len(parsed), dropped, _note_paths(path, rows)
     )
 
 

@@ -63,7 +63,7 @@ def load_causal(
         precision=precision,
         merged=merged is not None,
     )
-    return _checked(lm)
+    return prepared(lm)
 
 
 def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
@@ -112,7 +112,7 @@ def load_scalar(
     if not _has_scalar_head(base):
         draw_heads(model, seed)
     model.score.float()
-    _agree_on_padding(model, tokenizer)
+    agree_on_padding(model, tokenizer)
     if merged:
         model = _merged(model, merged)
     lm = LanguageModel(
@@ -124,7 +124,7 @@ def load_scalar(
         merged=merged is not None,
     )
     read_normalisation(lm, place)
-    return _checked(lm)
+    return prepared(lm)
 
 
 def read_normalisation(lm: LanguageModel, place: str) -> None:
@@ -293,7 +293,7 @@ def _placed(model: Any, device: Device) -> Any:
     return disable_dropout(model).to(target).eval()
 
 
-def _checked(lm: LanguageModel) -> LanguageModel:
+def prepared(lm: LanguageModel) -> LanguageModel:
     lm.max_length = lm.max_length or lm.positions
     speed_up_norms(lm.inner)
     if not check_packing(lm):
@@ -311,7 +311,7 @@ def tell_of_plain_rows(architecture: str) -> None:
     )
 
 
-def _agree_on_padding(model: Any, tokenizer: Any) -> None:
+def agree_on_padding(model: Any, tokenizer: Any) -> None:
     """Give model and tokenizer one padding token that is not EOS, where there is a candidate.
 
     Plain transformers reads the score at the last token that is not the model's padding.

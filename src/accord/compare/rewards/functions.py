@@ -35,8 +35,13 @@ _NAMED_PARAMETERS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.
 
 def function_scores(source: PythonSource, _: SourceContext) -> Scorer:
     """The scores that a function gives. Raises RewardError where it can't be found or called."""
-    function = load_function(source)
-    required, optional, takes_all = _read_parameters(source, function)
+    return call_by_columns(load_function(source), source.function)
+
+
+def call_by_columns(function: Function, name: str) -> Scorer:
+    """The scores that a loaded function gives; messages call it `name`. Raises RewardError where
+    it can't be called."""
+    required, optional, takes_all = _read_parameters(function, name)
 
     def scores(rows: Sequence[PromptResponse]) -> list[Any]:
         known = _make_arguments(rows)
@@ -46,7 +51,7 @@ def function_scores(source: PythonSource, _: SourceContext) -> Scorer:
             return list(function(**arguments))
         except Exception as error:
             raise RewardError(
-                f"The reward function {source.function} failed on {len(rows)} responses, the first "
+                f"The reward function {name} failed on {len(rows)} responses, the first "
                 f"{shorten(repr(rows[0].response)) if rows else 'of none'}: "
                 f"{type(error).__name__}: {shorten(str(error))}. It must return a list with one "
                 f"number a response; --debug shows where it failed."
@@ -100,7 +105,7 @@ def _import_module(name_or_path: str) -> ModuleType:
     return module
 
 
-def _read_parameters(source: PythonSource, function: Function) -> tuple[list[str], list[str], bool]:
+def _read_parameters(function: Function, function_name: str) -> tuple[list[str], list[str], bool]:
     """A function's required parameters, its optional ones, and whether it has `**kwargs`.
 
     Raises RewardError where no parameter takes the responses.
@@ -113,8 +118,9 @@ def _read_parameters(source: PythonSource, function: Function) -> tuple[list[str
     takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters)
     if not takes_all and not {"responses", "completions"} & {p.name for p in named}:
         raise RewardError(
-            f"The reward function {source.function} has no parameter `responses` or `completions`, "
-            f"so it can't see what it scores. Write def {source.function_name}(prompts, responses)."
+            f"The reward function {function_name} has no parameter `responses` or `completions`, "
+            f"so it can't see what it scores. Write def "
+            f"{function_name.rpartition(':')[2]}(prompts, responses)."
         )
     required = [p.name for p in named if p.default is p.empty]
     return required, [p.name for p in named if p.default is not p.empty], takes_all

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from accord.learn.loop.optimiser import adamw
 from accord.lm.model import LanguageModel
@@ -28,6 +29,8 @@ class Learner:
     parameters: Mapping[str, nn.Parameter]
     optimiser: torch.optim.Optimizer
     copies: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    hooks: list[RemovableHandle] = field(default_factory=list)
+    """Add the copies' gradients to the masters'."""
 
     @torch.no_grad()
     def sync_copies(self) -> None:
@@ -36,9 +39,11 @@ class Learner:
             copy.copy_(self.parameters[name])
 
     def use_masters(self) -> None:
-        """Give the model the float32 parameters themselves, to be saved."""
+        """Give the model the float32 parameters themselves, to be saved or trained further."""
         for name, copy in self.copies.items():
             copy.data = self.parameters[name].data
+        for hook in self.hooks:
+            hook.remove()
 
 
 def make_learner(
@@ -51,15 +56,16 @@ def make_learner(
     """
     parameters = dict(lm.trainable_parameters())
     copies: dict[str, nn.Parameter] = {}
+    hooks: list[RemovableHandle] = []
     if lm.precision == "bf16":
         for name, parameter in list(parameters.items()):
             if lm.stays_float32(name):
                 continue
             master = nn.Parameter(parameter.data)
             parameter.data = parameter.data.to(torch.bfloat16)
-            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+            hooks.append(parameter.register_post_accumulate_grad_hook(_accumulate_into(master)))
             copies[name], parameters[name] = parameter, master
-    return Learner(parameters, adamw(parameters.values(), settings, learning_rate), copies)
+    return Learner(parameters, adamw(parameters.values(), settings, learning_rate), copies, hooks)
 
 
 def _accumulate_into(master: nn.Parameter) -> Callable[[Tensor], None]:

@@ -37,13 +37,15 @@ PROBED_ROWS = 4  # rows computed again before a cached set is trusted
 AGREEMENT = {"fp32": 1e-3, "bf16": 0.05}
 
 
-def make_reference_factory(lm: LanguageModel, settings: TrainSettings) -> ReferenceFactory:
+def make_reference_factory(
+    lm: LanguageModel, settings: TrainSettings, ref_model: LanguageModel | None = None
+) -> ReferenceFactory:
     """A factory of the reference's log-probs of some rows.
 
     It must be called before any weight changes: the reference may be the starting model itself.
-    Another reference model is loaded once, at the first call.
+    Another reference model is loaded once, at the first call, unless `ref_model` is passed.
     """
-    loaded: list[LanguageModel] = []
+    loaded = [] if ref_model is None else [ref_model]
 
     def make(groups: Sequence[PromptGroup]) -> Reference:
         assert isinstance(settings, ReferenceSettings)

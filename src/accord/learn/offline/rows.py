@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accord.compare.dataset import load_records
 from accord.learn.loop.limits import token_limits
@@ -60,6 +61,11 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
         lm = add_adapters(lm, lora, seed=settings.seed)
         if lora.continue_adapter:
             log.info("%s is not an adapter that could be continued: new ones are added.", lm.name)
+    return with_gradient_checkpointing(lm, settings)
+
+
+def with_gradient_checkpointing(lm: LanguageModel, settings: TrainSettings) -> LanguageModel:
+    """The model, recomputing activations in the backward pass where the settings ask for it."""
     if settings.gradient_checkpointing:
         lm.enable_gradient_checkpointing()
     return lm
@@ -85,9 +91,14 @@ def encode_rows(
 
 
 def load_rows(
-    dataset: str, lm: LanguageModel, method: Method, settings: TrainSettings, report_name: str
+    dataset: str | Iterable[Any],
+    lm: LanguageModel,
+    method: Method[Any],
+    settings: TrainSettings,
+    report_name: str,
 ) -> list[PromptGroup]:
-    """Read and encode a data set for a method; the report goes to the log and to `output_dir`."""
+    """Read and encode a data set (a path, or rows in memory) for a method; the report goes to the
+    log and to `output_dir`."""
     records, read = load_records(dataset, method.kind)
     margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
     if margins and not method.uses_margins:
@@ -95,7 +106,7 @@ def load_rows(
         read = replace(read, notes=[*read.notes, note])
     groups, encoded = encode_rows(records, lm, settings)
     log.info("%s", read.summary())
-    log.info("%s: %s", dataset, encoded.summary())
+    log.info("%s: %s", read.path, encoded.summary())
     folder = Path(settings.output_dir)
     if processes().is_main:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
 
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult, fit
+from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Metric, Objective, mean_metrics
@@ -29,27 +30,32 @@ from accord.settings.training import RewardSettings, TrainSettings
 log = logging.getLogger(__name__)
 
 
-def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
+def train_offline(
+    name: str, settings: TrainSettings, memory: InMemory = NOTHING
+) -> Generator[StepResult, None, LanguageModel]:
     """Train by METHODS[name], yielding after each step; at the end `output_dir/model` is written.
 
     Close the generator to stop between two steps: a checkpoint is written, and the same call
-    resumes from it.
+    resumes from it. `memory` holds objects that replace paths. Returns the trained model.
     """
     method, procs = METHODS[name], processes()
-    lm = load_starting_model(settings, scalar=method.scalar)
+    lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
-    groups = load_rows(settings.dataset, lm, method, settings, "data.json")
+    dataset = memory.rows("dataset", settings.dataset)
+    groups = load_rows(dataset, lm, method, settings, "data.json")
     eval_groups = None
     if settings.eval_dataset is not None:
-        eval_groups = load_rows(settings.eval_dataset, lm, method, settings, "eval_data.json")
+        dataset = memory.rows("eval_dataset", settings.eval_dataset)
+        eval_groups = load_rows(dataset, lm, method, settings, "eval_data.json")
     scale_groups = groups
     if isinstance(settings, RewardSettings) and settings.reference_dataset is not None:
-        dataset = settings.reference_dataset
-        log.info("The score's mean and standard deviation are set on the responses of %s.", dataset)
+        path = settings.reference_dataset
+        log.info("The score's mean and standard deviation are set on the responses of %s.", path)
+        dataset = memory.rows("reference_dataset", path)
         scale_groups = load_rows(dataset, lm, METHODS["sft"], settings, "reference_data.json")
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
-    reference = make_reference_factory(lm, settings)
+    reference = make_reference_factory(lm, settings, memory.ref_model)
     objective = method.objective(lm, settings, groups, reference)
     eval_objective = method.objective(
         lm, method.eval_settings(settings), eval_groups or [], reference
@@ -71,9 +77,10 @@ def train_offline(name: str, settings: TrainSettings) -> Iterator[StepResult]:
         lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
         normalise_scores(lm, settings, scale_groups)
     learner.use_masters()
-    if procs.is_main:
+    if procs.is_main and memory.save_model:
         save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
         remove_checkpoints(Path(settings.output_dir))
+    return lm
 
 
 @torch.no_grad()

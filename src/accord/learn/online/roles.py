@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from accord.compare.rewards.build import (
 )
 from accord.compare.rewards.reward import Reward, World
 from accord.errors import SettingsError
+from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.offline.reference import check_same_tokenizer, reference_kind
 from accord.learn.offline.rows import load_starting_model
 from accord.learn.online.memory import memory_plan, memory_report
@@ -31,6 +33,7 @@ from accord.lm.adapters.views import (
     why_not_shared,
 )
 from accord.lm.heads import keep_first_head
+from accord.lm.in_memory import add_scalar_head, frozen_copy
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
 from accord.respond.choose import make_sampler
@@ -58,15 +61,17 @@ class Roles:
     server: bool = False
 
 
-def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles:
+def load_roles(
+    settings: OnlineSettings, memory: InMemory = NOTHING, *, world: World | None = None
+) -> Roles:
     """Load the models that the settings name, and log their memory.
 
     Under LoRA all are views of one base, with the policy's start merged into it, as far as
     possible; the log says which are not, and why. `world` gives the embedded world's reward where
     that is a source.
     """
-    policy = load_starting_model(settings, scalar=False)
-    reward = build_reward(
+    policy = memory.model or load_starting_model(settings, scalar=False)
+    reward = memory.reward or build_reward(
         weighted_first(settings.sources),  # the critic starts from the first reward model
         precision=settings.precision,
         device=settings.device,
@@ -79,8 +84,10 @@ def load_roles(settings: OnlineSettings, *, world: World | None = None) -> Roles
         check_reward_length(lm, policy, settings)
     critic = None
     if isinstance(settings, PpoSettings) and settings.vf_coef:
-        critic = _critic(settings, policy, reward.models[0] if reward.models else None)
-    reference = _reference(settings, policy) if settings.needs_reference else None
+        critic = _critic(settings, memory, policy, reward.models[0] if reward.models else None)
+    reference = None
+    if settings.needs_reference:
+        reference = memory.ref_model or _reference(settings, memory, policy)
     models = {"policy": policy, "critic": critic, "reference": reference}
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
     for line in memory_report(memory_plan(models | rewards)):
@@ -169,7 +176,7 @@ def _reward_models(
     return load
 
 
-def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel:
+def _reference(settings: OnlineSettings, memory: InMemory, policy: LanguageModel) -> LanguageModel:
     """The model that the KL penalty pulls towards: the base, adapters off; a frozen copy of the
     adapter that is continued; or a separate frozen model."""
     kind = reference_kind(policy, settings.model, settings.ref_model)
@@ -177,6 +184,8 @@ def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel
         return base_view(policy)
     if kind == "start" and policy.is_peft:
         return frozen_view(policy)
+    if kind == "start" and not memory.on_disk:
+        return frozen_copy(policy)
     lm = load_causal(
         settings.ref_model or settings.model,
         precision=settings.precision,
@@ -189,13 +198,16 @@ def _reference(settings: OnlineSettings, policy: LanguageModel) -> LanguageModel
 
 
 def _critic(
-    settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel | None
+    settings: PpoSettings,
+    memory: InMemory,
+    policy: LanguageModel,
+    scorer: LanguageModel | None,
 ) -> LanguageModel:
     kind = settings.critic or ("separate" if settings.lora is None else "adapter")
     if kind == "shared":
         return head_view(policy, seed=settings.seed)
     if kind == "separate":
-        return _separate_critic(settings, policy, scorer)
+        return _separate_critic(settings, memory, policy, scorer)
     assert settings.lora is not None
     if scorer is not None and scorer.model is policy.model:
         return critic_from_reward(scorer)
@@ -210,22 +222,31 @@ def _critic(
 
 
 def _separate_critic(
-    settings: PpoSettings, policy: LanguageModel, scorer: LanguageModel | None
+    settings: PpoSettings,
+    memory: InMemory,
+    policy: LanguageModel,
+    scorer: LanguageModel | None,
 ) -> LanguageModel:
     """A critic from the first reward model (an ensemble's first head); from the policy's start
     where there is none, or where it has another tokenizer."""
     path = first_reward_model(settings.sources)
     if scorer is not None and not same_vocabulary(policy, scorer):
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
-        path = None
-    critic = load_scalar(
-        path or settings.model,
-        seed=settings.seed,
-        precision=settings.precision,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-        learns=settings.lora is None,
-    )
+        path = scorer = None
+    if path is None and scorer is not None:  # in memory, where it is frozen and shared
+        critic = deepcopy(scorer)
+        critic.model.float().requires_grad_(settings.lora is None)
+    elif path is None and not memory.on_disk:
+        critic = add_scalar_head(policy, seed=settings.seed)
+    else:
+        critic = load_scalar(
+            path or settings.model,
+            seed=settings.seed,
+            precision=settings.precision,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+            learns=settings.lora is None,
+        )
     keep_first_head(critic)
     if settings.lora is not None:
         critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)

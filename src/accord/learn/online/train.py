@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import World, write_usage
 from accord.errors import StorageError
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult
+from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import processes
@@ -38,12 +40,17 @@ log = logging.getLogger(__name__)
 
 
 def train_online(
-    name: str, settings: OnlineSettings, *, world: World | None = None
-) -> Iterator[StepResult]:
+    name: str,
+    settings: OnlineSettings,
+    memory: InMemory = NOTHING,
+    *,
+    world: World | None = None,
+) -> Generator[StepResult, None, LanguageModel]:
     """Train a policy by ONLINE[name], yielding after each iteration; writes `output_dir/model`.
 
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
-    resumes from it. `world` gives the embedded world's reward where that is a source.
+    resumes from it. `world` gives the embedded world's reward where that is a source; `memory`
+    holds objects that replace paths. Returns the trained policy.
     """
     procs = processes()
     check_room_for_prompt(
@@ -51,17 +58,19 @@ def train_online(
         f"within max_length={settings.max_length}",
         "Raise max_length, or lower max_new_tokens.",
     )
-    roles = load_roles(settings, world=world)
+    roles = load_roles(settings, memory, world=world)
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
-    prompts, records = _load_prompts(settings.dataset, policy, settings, folder / "data.json")
+    dataset = memory.rows("dataset", settings.dataset)
+    prompts, records = _load_prompts(dataset, policy, settings, folder / "data.json")
     held_out = None
     if settings.eval_dataset is not None:
-        held_out = _load_prompts(settings.eval_dataset, policy, settings, folder / "eval_data.json")
+        dataset = memory.rows("eval_dataset", settings.eval_dataset)
+        held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
     if procs.is_main:
         remove_stale_episodes(folder)
-    pretraining = _load_pretraining(policy, settings)
+    pretraining = _load_pretraining(policy, settings, memory)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
@@ -95,25 +104,31 @@ def train_online(
                 write_usage(roles.reward, folder)
             roles.close()
     state.learners["policy"].use_masters()
-    if procs.is_main:
+    if procs.is_main and memory.save_model:
         save_model(policy, folder / "model", card=model_card(policy, name, settings))
         remove_episodes(folder)  # before the checkpoints, which identify them
         remove_checkpoints(folder)
+    return policy
 
 
-def _load_pretraining(policy: LanguageModel, settings: OnlineSettings) -> Pretraining | None:
+def _load_pretraining(
+    policy: LanguageModel, settings: OnlineSettings, memory: InMemory
+) -> Pretraining | None:
     """The rows of PPO-ptx, if `ptx_dataset` is set."""
     if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
         return None
-    records, read = load_records(settings.ptx_dataset, "sft")
+    records, read = load_records(memory.rows("ptx_dataset", settings.ptx_dataset), "sft")
     rows, encoded = encode_rows(records, policy, settings)
     log.info("%s", read.summary())
-    log.info("%s: %s", settings.ptx_dataset, encoded.summary())
+    log.info("%s: %s", read.path, encoded.summary())
     return Pretraining(rows, RowOrder(len(rows), settings.seed))
 
 
 def _load_prompts(
-    dataset: str, policy: LanguageModel, settings: OnlineSettings, report_path: Path
+    dataset: str | Iterable[Any],
+    policy: LanguageModel,
+    settings: OnlineSettings,
+    report_path: Path,
 ) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
     """Prompt ids with their records, within the length that the response leaves."""
     records, read = load_records(dataset, "prompts")
@@ -125,7 +140,7 @@ def _load_prompts(
     prompts, used, encoded = encode_prompts(candidates, policy.tokenizer, limits)
     check_token_ids(policy, prompts)
     log.info("%s", read.summary())
-    log.info("%s: %s", dataset, encoded.summary())
+    log.info("%s: %s", read.path, encoded.summary())
     if processes().is_main:
         report_path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(report_path, {"read": read.to_json(), "encoded": encoded.to_json()})

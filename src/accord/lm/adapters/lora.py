@@ -176,3 +176,15 @@ def _names(target_modules: str | list[str], layer: str) -> bool:
     if isinstance(target_modules, str):
         return re.fullmatch(target_modules, layer) is not None
     return any(layer == t or layer.endswith(f".{t}") for t in target_modules)
+
+
+def lora_settings(lm: LanguageModel) -> LoraSettings:
+    """The settings that describe the LoRA adapter on a peft model, to be continued."""
+    config = lm.model.peft_config[POLICY]
+    modules = config.target_modules
+    return LoraSettings(
+        r=config.r,
+        alpha=float(config.lora_alpha),
+        target_modules=modules if isinstance(modules, str) else sorted(modules),
+        continue_adapter=True,
+    )

@@ -1,0 +1,1 @@
+"""accord from Python: what `import accord` gives a notebook or another program."""

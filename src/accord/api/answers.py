@@ -1,0 +1,196 @@
+"""Sample responses from a model, and score responses, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accord.api.models import Model, inference_model
+from accord.api.rewards import RewardLike, combine_rewards
+from accord.compare.dataset import load_records
+from accord.compare.rewards.reward import score_responses
+from accord.compare.texts import shorten
+from accord.errors import DataError
+from accord.lm.load import Device
+from accord.lm.model import LanguageModel
+from accord.lm.tokens.encode import Limits, encode_prompts
+from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
+from accord.respond.local.sampler import local_sampler
+from accord.respond.protocol import SamplingSettings
+from accord.respond.text import response_text
+
+UNLIMITED = 1 << 30  # positions of a model whose configuration names none
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswers:
+    """A prompt with K sampled responses; `scores` are a reward's, if one was passed.
+
+    `logps` are the sums of the responses' token log-probs at the sampling temperature;
+    `finished[k]` is False for a response that was cut at `max_new_tokens`.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    finished: tuple[bool, ...]
+    logps: tuple[float, ...]
+    scores: tuple[float, ...] | None = None
+
+    @property
+    def best(self) -> str:
+        """The response with the highest score (best-of-N). Raises DataError without scores."""
+        if self.scores is None:
+            raise DataError("These answers have no scores. Pass reward=… to accord.sample.")
+        return self.responses[max(range(len(self.scores)), key=self.scores.__getitem__)]
+
+
+@dataclass(frozen=True, repr=False)
+class Answers(Sequence[PromptAnswers]):
+    """A model's responses to prompts, in the order of the prompts."""
+
+    model: str
+    rows: tuple[PromptAnswers, ...]
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[PromptAnswers]:
+        return iter(self.rows)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A dict for each prompt, which JSON or a DataFrame can hold."""
+        return [
+            {
+                "prompt": prompt_json(row.prompt),
+                "responses": list(row.responses),
+                "finished": list(row.finished),
+                "logps": list(row.logps),
+                **({} if row.scores is None else {"scores": list(row.scores)}),
+            }
+            for row in self.rows
+        ]
+
+    def __repr__(self) -> str:
+        lines = [f"Answers({self.model}: {len(self.rows)} prompts)"]
+        for row in self.rows[:3]:
+            score = "" if row.scores is None else f" [{row.scores[0]:.3g}]"
+            prompt, response = shorten(prompt_text(row.prompt)), shorten(row.responses[0])
+            lines.append(f"  {prompt} → {response}{score}")
+        return "\n".join([*lines, "  …"] if len(self.rows) > 3 else lines)
+
+
+def sample(
+    model: Model,
+    prompts: Iterable[Any] | str | Path,
+    *,
+    num_responses: int = 1,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    reward: RewardLike = None,
+    tokenizer: Any = None,
+    batch_size: int = 512,
+    device: Device = "auto",
+) -> Answers:
+    """Sample `num_responses` to each prompt; with `reward` each response is scored too.
+
+    `prompts` are texts, conversations (lists of `{role, content}`), rows with a `prompt`, or a
+    path. Temperature 0 takes the likeliest token. The same seed gives the same responses. Raises
+    DataError where a prompt can't be used, with the reason.
+    """
+    lm = inference_model(model, tokenizer=tokenizer, device=device)
+    settings = SamplingSettings(
+        num_responses, max_new_tokens, temperature, top_p, batch_size, top_k, min_p, tuple(stop)
+    )
+    records = read_prompts(prompts)
+    room = UNLIMITED if lm.max_length is None else lm.max_length - max_new_tokens
+    if room < 1:
+        raise DataError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the {lm.max_length} "
+            f"positions of {lm.name}. Lower max_new_tokens."
+        )
+    ids, used, report = encode_prompts(records, lm.tokenizer, Limits(room + 1))
+    if len(used) < len(records):
+        raise DataError(
+            f"{len(records) - len(used)} of {len(records)} prompts can't be used: "
+            f"{report.summary()}."
+        )
+    samples = local_sampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
+    combined = None if reward is None else combine_rewards(reward, device=device)
+    rows = []
+    for record, group in zip(used, samples, strict=True):
+        responses = tuple(response_text(s, lm.tokenizer) for s in group)
+        finished = tuple(s.finished for s in group)
+        scores = None
+        if combined is not None:
+            count = len(responses)
+            scored = score_responses(
+                combined, [record.prompt] * count, responses, finished, [record.meta] * count
+            )
+            scores = tuple(scored.total)
+        logps = tuple(sum(s.logps) for s in group)
+        rows.append(PromptAnswers(record.prompt, responses, finished, logps, scores))
+    return Answers(_model_name(lm), tuple(rows), settings)
+
+
+def score(
+    reward: RewardLike,
+    prompts: Iterable[Any] | str | Path,
+    responses: Sequence[str],
+    *,
+    device: Device = "auto",
+) -> list[float]:
+    """The reward of each response to the prompt of the same index; higher is better.
+
+    `reward` is a reward model (loaded, or its path), a Python function, a table of settings, or a
+    list of these. Raises DataError where there are not as many prompts as responses, RewardError
+    where a score is not a finite number.
+    """
+    records = read_prompts(prompts)
+    if len(records) != len(responses):
+        raise DataError(f"{len(records)} prompts and {len(responses)} responses: pass one each.")
+    combined = combine_rewards(reward, device=device)
+    metas = [record.meta for record in records]
+    return score_responses(combined, [r.prompt for r in records], responses, None, metas).total
+
+
+def read_prompts(prompts: Iterable[Any] | str | Path) -> list[PromptOnly]:
+    """Prompts as records, in order. Raises DataError where one can't be used."""
+    if isinstance(prompts, str | Path):
+        rows: Any = prompts
+    elif hasattr(prompts, "columns") or hasattr(prompts, "column_names"):
+        rows = prompts
+    else:
+        rows = [_prompt_row(prompt) for prompt in prompts]
+    records, report = load_records(rows, "prompts")
+    if report.used < report.rows:
+        raise DataError(f"Some prompts can't be used: {report.summary()}")
+    return [record for record in records if isinstance(record, PromptOnly)]
+
+
+def _prompt_row(prompt: Any) -> Any:
+    """A text or a conversation as a row with a `prompt`; rows and records as they are."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    if isinstance(prompt, list | tuple):
+        turns = [
+            {"role": turn.role, "content": turn.content} if isinstance(turn, Message) else turn
+            for turn in prompt
+        ]
+        return {"prompt": turns}
+    return prompt
+
+
+def _model_name(lm: LanguageModel) -> str:
+    path = Path(lm.name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

@@ -1,0 +1,118 @@
+"""Load or take over a model, and prepare it as the start of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accord.errors import SettingsError
+from accord.learn.offline.rows import load_starting_model, with_gradient_checkpointing
+from accord.lm.adapters.lora import add_adapters, lora_settings
+from accord.lm.in_memory import add_scalar_head, full_precision_and_trainable, wrap_model
+from accord.lm.load import Device, load_causal, load_scalar
+from accord.lm.model import LanguageModel, Precision
+from accord.settings.training import LoraSettings, RewardSettings, TrainSettings
+
+Model = Any
+"""A path, a hub name, a LanguageModel, or a loaded transformers or peft model."""
+
+
+def load_model(
+    name: str | Path,
+    *,
+    lora: LoraSettings | None = None,
+    reward: bool = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trainable: bool = True,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model, or with `reward` a reward model, from a folder or hub name.
+
+    An adapter folder is merged into its base. `lora` freezes the model and adds new adapters,
+    drawn from `seed`. `trainable` False loads the weights of `precision="bf16"` in half the
+    memory, for sampling and scoring. Raises ModelError where the folder can't be loaded.
+    """
+    load = load_scalar if reward else load_causal
+    lm = load(
+        str(name),
+        precision=precision,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        learns=trainable and lora is None,
+    )
+    if not trainable:
+        lm.model.requires_grad_(False)
+    return lm if lora is None else add_adapters(lm, lora, seed=seed)
+
+
+def inference_model(
+    model: Model, *, tokenizer: Any = None, reward: bool = False, device: Device = "auto"
+) -> LanguageModel:
+    """The model to sample from or to score with; a path is loaded without training state.
+
+    Raises SettingsError where a causal model is passed as a reward model, or the reverse.
+    """
+    if isinstance(model, str | Path):
+        return load_model(model, reward=reward, device=device, trainable=False)
+    lm = wrap_model(model, tokenizer)
+    check_head(lm, scalar=reward)
+    return lm
+
+
+def check_head(lm: LanguageModel, *, scalar: bool) -> None:
+    """Raise SettingsError where the model has the other kind of head."""
+    if lm.scalar and not scalar:
+        raise SettingsError(
+            f"{lm.name} is a reward model, which scores responses; a language model is needed."
+        )
+    if scalar and not lm.scalar:
+        raise SettingsError(
+            f"{lm.name} is a language model and has no scalar head. Train one with "
+            f"accord.train('reward', …), or load it with accord.load_model(name, reward=True)."
+        )
+
+
+def model_values(model: Model, tokenizer: Any) -> tuple[LanguageModel | None, dict[str, Any]]:
+    """What to train, loaded if it was, and the settings that describe it.
+
+    A model in memory keeps its precision; adapters on it are continued.
+    """
+    if isinstance(model, str | Path):
+        return None, {"model": str(model)}
+    lm = wrap_model(model, tokenizer)
+    values: dict[str, Any] = {"model": lm.name, "precision": lm.precision}
+    if lm.is_peft:
+        values["lora"] = lora_settings(lm).model_dump()
+        if not adapters_are_new(lm):
+            values["model"] = f"{lm.name} with its adapter in memory"
+    return lm, values
+
+
+def starting_model(
+    lm: LanguageModel | None, settings: TrainSettings, *, scalar: bool
+) -> LanguageModel:
+    """The model that training starts from, its trainable parameters marked; one in memory is
+    trained in place."""
+    if lm is None:
+        return load_starting_model(settings, scalar=scalar)
+    if scalar and not lm.scalar:
+        heads = settings.heads if isinstance(settings, RewardSettings) else 1
+        lm = add_scalar_head(lm, seed=settings.seed, heads=heads)
+    check_head(lm, scalar=scalar)
+    lm.precision = settings.precision
+    if not lm.is_peft and settings.lora is not None:
+        lm = add_adapters(lm, settings.lora, seed=settings.seed)
+    elif not lm.is_peft:
+        lm = full_precision_and_trainable(lm)
+    return with_gradient_checkpointing(lm, settings)
+
+
+@torch.no_grad()
+def adapters_are_new(lm: LanguageModel) -> bool:
+    """Whether a peft model still computes what its base does: all its B matrices are zero."""
+    matrices = [p for n, p in lm.trainable_parameters().items() if "lora_B" in n]
+    return bool(matrices) and not any(bool(matrix.any()) for matrix in matrices)

@@ -1,0 +1,110 @@
+"""Models that are loaded already: transformers or peft objects, and copies in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from accord.errors import ModelError
+from accord.lm.adapters.lora import continue_adapter
+from accord.lm.heads import draw_heads
+from accord.lm.load import agree_on_padding, prepared
+from accord.lm.model import LanguageModel, Precision, disable_dropout
+from accord.settings.training import LoraSettings
+
+
+def wrap_model(
+    model: Any, tokenizer: Any = None, *, precision: Precision | None = None
+) -> LanguageModel:
+    """A LanguageModel around a loaded transformers or peft model, whose weights it takes over.
+
+    A peft model must have one LoRA adapter, which training continues. Without `tokenizer` the
+    one of the model's own name or path is loaded. Raises ModelError for anything else.
+    """
+    if isinstance(model, LanguageModel):
+        return model
+    if hasattr(model, "peft_config"):
+        return _wrap_peft(model, tokenizer, precision)
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"{type(model).__name__} is not a model that accord can train. Pass a path, a hub "
+            f"name, a transformers model, a peft model, or what accord.load_model returns."
+        )
+    name = str(model.config._name_or_path or "a model in memory")
+    if tokenizer is None:
+        tokenizer = _own_tokenizer(name)
+    half = next(model.parameters()).dtype == torch.bfloat16
+    lm = LanguageModel(
+        disable_dropout(model).eval(),
+        tokenizer,
+        name,
+        scalar="SequenceClassification" in type(model).__name__,
+        precision=precision or ("bf16" if half else "fp32"),
+    )
+    return prepared(lm)
+
+
+def _own_tokenizer(name: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model {name!r} comes without a tokenizer: {error}. Pass tokenizer=…"
+        ) from error
+
+
+def _wrap_peft(model: Any, tokenizer: Any, precision: Precision | None) -> LanguageModel:
+    """The base of a peft model, under a trainable copy of its adapter."""
+    if len(model.peft_config) != 1:
+        raise ModelError(
+            f"The peft model has {len(model.peft_config)} adapters "
+            f"({', '.join(model.peft_config)}), and accord continues one. Delete the others."
+        )
+    (adapter,) = model.peft_config
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        path = folder if adapter == "default" else str(Path(folder) / adapter)
+        lm = wrap_model(model.unload(), tokenizer, precision=precision)
+        return continue_adapter(lm, path, LoraSettings())
+
+
+def frozen_copy(lm: LanguageModel) -> LanguageModel:
+    """A copy of a full model with its present weights, which no training changes."""
+    model = deepcopy(lm.model)
+    model.requires_grad_(False)
+    copied = copy(lm)
+    copied.model, copied.last_layer = model, None
+    return prepared(copied)
+
+
+def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> LanguageModel:
+    """A float32 copy of a causal model's backbone with new scalar heads, as `load_scalar` draws
+    them. Raises ModelError where adapters are on the model."""
+    if lm.is_peft:
+        raise ModelError(
+            f"{lm.name} has adapters on it, and a scalar head goes on a full model. Save it with "
+            f"run.save(folder) and pass the folder."
+        )
+    config = deepcopy(lm.inner.config)
+    config.num_labels = heads
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    getattr(model, model.base_model_prefix).load_state_dict(lm.backbone.state_dict())
+    draw_heads(model, seed)
+    agree_on_padding(model, lm.tokenizer)
+    model = disable_dropout(model).to(lm.device).eval()
+    return prepared(
+        LanguageModel(
+            model, lm.tokenizer, lm.name, scalar=True, precision=lm.precision, merged=lm.merged
+        )
+    )
+
+
+def full_precision_and_trainable(lm: LanguageModel) -> LanguageModel:
+    """The model with all weights float32 and trainable, for full tuning."""
+    lm.model.float().requires_grad_(True)
+    return lm
