@@ -67,15 +67,48 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Exemption:
-    """A word that a file may use, because changing it would break a contract."""
+    """A word that a file may use on lines with a given text, because changing it would change
+    results or files."""
 
     path: str
     word: str
+    line: str
     reason: str
 
 
-# Contracts only: keys of files that were written, names of settings.
-EXEMPT: tuple[Exemption, ...] = ()
+# Contracts and data only: never a name or a sentence that could be worded otherwise.
+EXEMPT = (
+    Exemption(
+        "src/accord/compare/judges/questions.py",
+        "tells",
+        "a response that tells you how to judge it",
+        "text of the judge's prompt: cached answers are keyed by it",
+    ),
+    Exemption(
+        "src/accord/measure/texts/refusals.py",
+        "tell",
+        "offer|tell|teach",
+        "pattern of refusals: it decides which responses count as one",
+    ),
+    Exemption(
+        "src/accord/world/grammar.py",
+        "tell",
+        '"Tell me how to {act}.',
+        "wording of the world's requests: it decides the data",
+    ),
+    Exemption(
+        "src/accord/world/reward.py",
+        "tell",
+        "do|tell|say",
+        "pattern of refusals: it decides the true reward",
+    ),
+    Exemption(
+        "src/accord/world/vocabulary.py",
+        "places",
+        "PLACES",
+        "the world's words for places, such as a museum",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -180,8 +213,15 @@ def findings(path: Path) -> tuple[Finding, ...]:
     return tuple(sorted(set(found), key=lambda finding: finding.line))
 
 
+def covers(exemption: Exemption, finding: Finding) -> bool:
+    if (str(finding.path), finding.word) != (exemption.path, exemption.word):
+        return False
+    text = (ROOT / finding.path).read_text(encoding="utf-8").splitlines()[finding.line - 1]
+    return exemption.line in text
+
+
 def is_exempt(finding: Finding) -> bool:
-    return any((str(finding.path), finding.word) == (e.path, e.word) for e in EXEMPT)
+    return any(covers(exemption, finding) for exemption in EXEMPT)
 
 
 @pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
@@ -192,9 +232,10 @@ def test_a_file_uses_the_words_of_the_field(path: Path) -> None:
 
 @pytest.mark.parametrize("exemption", EXEMPT, ids=lambda e: f"{e.path} {e.word}")
 def test_an_exemption_is_needed_and_says_why(exemption: Exemption) -> None:
-    words = {finding.word for finding in findings(ROOT / exemption.path)}
-    assert exemption.word in words, f"{exemption} is needed no more: remove it"
     assert exemption.reason
+    assert any(covers(exemption, finding) for finding in findings(ROOT / exemption.path)), (
+        f"{exemption} matches nothing: remove it"
+    )
 
 
 def test_no_two_classes_share_a_name() -> None:
