@@ -64,8 +64,8 @@ def test_it_starts_where_it_was_on_the_base_as_it_was(architecture: str, tmp_pat
     kept = json.loads((tmp_path / "next" / "adapter_config.json").read_text())
     assert (kept["r"], kept["lora_alpha"], kept["base_model_name_or_path"]) == (2, 32.0, base)
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "next").eval()
-    found = plain_logps(plain, toy_tokenizer(), GROUPS)
-    torch.testing.assert_close(found, logps(lm).double(), rtol=0, atol=1e-4)
+    actual = plain_logps(plain, toy_tokenizer(), GROUPS)
+    torch.testing.assert_close(actual, logps(lm).double(), rtol=0, atol=1e-4)
     assert float((logps(lm) - logps(load_causal(place))).abs().max()) > 0.05
 
 

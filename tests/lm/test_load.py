@@ -40,14 +40,14 @@ def padded(tokenizer: Any, groups: Sequence[PromptGroup]) -> Any:
 
 def plain_logps(model: Any, tokenizer: Any, groups: Sequence[PromptGroup]) -> Tensor:
     logits = model(**padded(tokenizer, groups)).logits.double().log_softmax(-1)
-    found, row = [], 0
+    actual, row = [], 0
     for group in groups:
         for response in group.responses:
             begin = len(group.prompt) - 1
             at = logits[row, begin : begin + len(response)]
-            found.append(at.gather(1, torch.tensor(response)[:, None]).squeeze(1))
+            actual.append(at.gather(1, torch.tensor(response)[:, None]).squeeze(1))
             row += 1
-    return torch.cat(found)
+    return torch.cat(actual)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -57,9 +57,9 @@ def test_a_saved_model_loads_in_plain_transformers(name: str, tmp_path: Path) ->
     save_model(lm, tmp_path / "saved", card="# A card\n")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    found = plain_logps(model, tokenizer, GROUPS)
+    actual = plain_logps(model, tokenizer, GROUPS)
     expected = response_logps(lm, pack(GROUPS)).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     again = response_logps(load_causal(str(tmp_path / "saved")), pack(GROUPS)).double()
     torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card\n"
@@ -85,8 +85,8 @@ def test_a_saved_reward_model_scores_the_same_in_plain_transformers(
     expected = response_scores(lm, pack(ENDED))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
-    found = model(**padded(tokenizer, ENDED)).logits[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    actual = model(**padded(tokenizer, ENDED)).logits[:, 0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     again = load_scalar(str(tmp_path / "rm"))
     assert (again.score_mean, again.score_std) == (1.25, 0.5)
     torch.testing.assert_close(response_scores(again, pack(ENDED)), expected, rtol=0, atol=1e-6)
@@ -117,8 +117,8 @@ def test_a_saved_adapter_loads_in_plain_peft(name: str, tmp_path: Path) -> None:
 
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
-    found = plain_logps(model, tokenizer, GROUPS)
-    torch.testing.assert_close(found, expected.double(), rtol=0, atol=1e-4)
+    actual = plain_logps(model, tokenizer, GROUPS)
+    torch.testing.assert_close(actual, expected.double(), rtol=0, atol=1e-4)
     merged = load_causal(str(tmp_path / "adapter"))
     assert not merged.is_peft
     torch.testing.assert_close(response_logps(merged, pack(GROUPS)), expected, rtol=0, atol=1e-4)
@@ -137,8 +137,8 @@ def test_an_adapter_of_a_reward_model_loads_with_its_head(tmp_path: Path) -> Non
         tmp_path / "adapter", num_labels=1
     ).eval()
     plain.config.pad_token_id = merged.tokenizer.pad_token_id
-    found = plain(**padded(merged.tokenizer, ENDED)).logits[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    actual = plain(**padded(merged.tokenizer, ENDED)).logits[:, 0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -148,8 +148,8 @@ def test_a_reward_model_may_start_from_an_adapter(tmp_path: Path) -> None:
     save_model(lm, tmp_path / "sft", card="")
     scorer = load_scalar(str(tmp_path / "sft"), seed=1)
     own = lm.model.get_base_model().model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
-    found = scorer.backbone(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
-    torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
+    actual = scorer.backbone(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    torch.testing.assert_close(actual, own, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("scalar", [False, True])

@@ -210,7 +210,7 @@ def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: boo
     lm = LanguageModel(causal("llama"), type("NoTokenizer", (), {"eos_token_id": 2})(), "toy")
     assert check_packing(lm)
     lm.shares_prefixes = shares_prefixes
-    found = response_logps(lm, pack(MASKED))
+    actual = response_logps(lm, pack(MASKED))
     plain_model, expected = causal("llama"), []
     for group in MASKED:
         (row,) = group.responses
@@ -222,4 +222,4 @@ def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: boo
             for i, (token, on) in enumerate(zip(row, mask, strict=True))
             if on
         ]
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=1e-4)

@@ -66,18 +66,18 @@ def weighted(values: Tensor) -> Tensor:
 
 
 def gradients(*models: LanguageModel) -> dict[str, Tensor]:
-    found = {}
+    actual = {}
     for lm in models:
         for name, parameter in lm.trainable_parameters().items():
             assert parameter.grad is not None, name
-            found[name] = parameter.grad.clone()
+            actual[name] = parameter.grad.clone()
             parameter.grad = None
-    return found
+    return actual
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, gradient in found.items():
+def close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
         size = float(expected[name].norm())
         assert float((gradient - expected[name]).norm()) <= 1e-4 * size + 1e-7, name
 
@@ -122,7 +122,7 @@ def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_recomputation_sees_the_adapter_of_its_forward_pass(name: str) -> None:
-    found = []
+    actual = []
     for checkpointed in (False, True):
         policy, critic = policy_and_critic(name)
         if checkpointed:
@@ -131,11 +131,11 @@ def test_recomputation_sees_the_adapter_of_its_forward_pass(name: str) -> None:
         logps, values = response_logps(policy, BATCH), token_values(critic, BATCH)
         assert not set(policy.trainable_parameters()) & set(critic.trainable_parameters())
         (weighted(logps) + weighted(values)).backward()
-        found.append(gradients(policy, critic))
+        actual.append(gradients(policy, critic))
         assert policy.switch is not None
         assert policy.switch.adapter == "default"
         assert all(p.grad is None for p in policy.model.parameters())
-    close(found[1], found[0])
+    close(actual[1], actual[0])
 
 
 def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
@@ -176,11 +176,11 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     stats = response_stats(policy, BATCH, temperature=0.7, critic=critic, policy_grad=learns)
     assert stats.entropy is None
     assert stats.values is not None
-    found = stats.logps, stats.values
+    actual = stats.logps, stats.values
     passes = count_passes(policy, lambda: response_stats(policy, BATCH, critic=critic))
     assert passes == 1
     expected = response_logps(policy, BATCH, temperature=0.7), token_values(critic, BATCH)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     more = response_stats(policy, BATCH, want={"entropy"}, temperature=0.7, critic=critic)
     assert more.entropy is not None
@@ -189,12 +189,12 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     torch.testing.assert_close(more.values, expected[1], rtol=0, atol=1e-6)
 
     if not learns:  # the head alone, though the policy's parameters could learn
-        weighted(found[1]).backward()
-        assert not found[0].requires_grad
+        weighted(actual[1]).backward()
+        assert not actual[0].requires_grad
         assert all(p.grad is None for p in policy.trainable_parameters().values())
         assert set(gradients(critic)) == {"score.weight", "score.bias"}
         return
-    (weighted(found[0]) + 0.3 * weighted(found[1])).backward()
+    (weighted(actual[0]) + 0.3 * weighted(actual[1])).backward()
     once = gradients(policy, critic)
     weighted(expected[0]).backward()
     (0.3 * weighted(expected[1])).backward()
@@ -318,8 +318,8 @@ def test_only_the_policys_adapter_is_saved(tmp_path: Path) -> None:
     assert not any(p.is_dir() for p in (tmp_path / "saved").iterdir())
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():
-        found = plain_logps(model, toy_tokenizer(), ENDED.groups)
-    torch.testing.assert_close(found, expected.double(), rtol=0, atol=1e-4)
+        actual = plain_logps(model, toy_tokenizer(), ENDED.groups)
+    torch.testing.assert_close(actual, expected.double(), rtol=0, atol=1e-4)
 
 
 def test_of_a_merged_base_the_policy_alone_is_merged(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def assert_finite_at(loss: PairLoss, ends: list[float], dtype: torch.dtype) -> N
     rejected = points.repeat(len(ends)).requires_grad_()
     values = loss(chosen, rejected)
     values.sum().backward()
-    for found in (values, chosen.grad, rejected.grad):
-        assert found is not None
-        assert bool(found.isfinite().all())
+    for actual in (values, chosen.grad, rejected.grad):
+        assert actual is not None
+        assert bool(actual.isfinite().all())
 
 
 def sigma(x: float) -> float:

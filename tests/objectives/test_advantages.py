@@ -30,9 +30,9 @@ def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: floa
 def test_the_score_is_on_the_last_response_token() -> None:
     # −β·(log-ratio) everywhere; the score on token 2 of the first, token 1 of the second.
     log_ratio = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.0, 99.0]])
-    found = token_rewards(torch.tensor([10.0, -4.0]), log_ratio, MASK, beta=0.1)
+    actual = token_rewards(torch.tensor([10.0, -4.0]), log_ratio, MASK, beta=0.1)
     expected = torch.tensor([[-0.1, 0.2, 9.95], [-0.3, -4.1, 0.0]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_response_without_tokens_is_refused() -> None:
@@ -99,11 +99,11 @@ def test_lambda_zero_is_the_td_error() -> None:
 def test_whitening_counts_masked_cells_only() -> None:
     # The five cells 1…5 have mean 3 and population variance 2; the sixth is outside.
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 1000.0]])
-    found = whiten(values, MASK)
-    assert float(found[MASK].mean()) == pytest.approx(0.0, abs=1e-6)
-    assert float(found[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
-    assert float(found[0, 0]) == pytest.approx(-2 / 2**0.5, abs=1e-5)
-    assert float(found[1, 2]) == 0.0
+    actual = whiten(values, MASK)
+    assert float(actual[MASK].mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(actual[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+    assert float(actual[0, 0]) == pytest.approx(-2 / 2**0.5, abs=1e-5)
+    assert float(actual[1, 2]) == 0.0
     kept = whiten(values, MASK, keep_mean=True)
     assert float(kept[MASK].mean()) == pytest.approx(3.0, abs=1e-5)
     assert float(kept[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
@@ -129,6 +129,6 @@ def test_group_advantages_by_hand() -> None:
 def test_leave_one_out_by_hand() -> None:
     # (1, 2, 6) against the means of the others, 4, 3½ and 1½. It is K/(K−1) times the centred one.
     rewards = torch.tensor([[1.0, 2.0, 6.0], [0.7, 0.7, 0.7]])
-    found = leave_one_out(rewards)
-    torch.testing.assert_close(found, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(found, 1.5 * group_advantages(rewards, scale=False))
+    actual = leave_one_out(rewards)
+    torch.testing.assert_close(actual, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(actual, 1.5 * group_advantages(rewards, scale=False))

@@ -68,8 +68,8 @@ def test_value_and_gradients_are_those_of_log_softmax(
     hidden, weight, bias, targets, above = numbers()
     leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
     head = Head(leaves[1], leaves[2] if with_bias else None, scale, softcap)
-    found = token_logps(leaves[0], head, targets, temperature)
-    found.backward(above)
+    actual = token_logps(leaves[0], head, targets, temperature)
+    actual.backward(above)
 
     exact = [t.double().requires_grad_() for t in (hidden, weight, bias)]
     logits = plain_logits(
@@ -78,8 +78,8 @@ def test_value_and_gradients_are_those_of_log_softmax(
     expected = logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
     expected.backward(above.double())
 
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
     for leaf, true in zip(leaves, exact, strict=True):
         if true.grad is None:
             assert leaf.grad is None
@@ -126,13 +126,13 @@ def test_uniform_logits_give_minus_log_v() -> None:
 def test_half_precision_hidden_states_give_float32_log_probs() -> None:
     hidden, weight, _, targets, _ = numbers()
     half = hidden.bfloat16().requires_grad_()
-    found = token_logps(half, Head(weight), targets)
-    found.sum().backward()
-    assert found.dtype == torch.float32
+    actual = token_logps(half, Head(weight), targets)
+    actual.sum().backward()
+    assert actual.dtype == torch.float32
     assert half.grad is not None
     assert half.grad.dtype == torch.bfloat16
     exact = (hidden @ weight.T).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
-    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(actual, exact, rtol=0.05, atol=0.1)
 
 
 def test_statistics_by_hand() -> None:
@@ -155,7 +155,7 @@ def test_kl_is_the_sum_over_the_vocabulary(
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
     hidden, weight, bias, _, _ = numbers()
     other_hidden, other_weight, _, _, _ = numbers(2)
-    found = token_kl(
+    actual = token_kl(
         hidden, Head(weight, bias), other_hidden, Head(other_weight, softcap=2.0), temperature=1.3
     )
     p = plain_logits(hidden.double(), weight.double(), bias.double(), 1.0, None, 1.3).softmax(1)
@@ -164,7 +164,7 @@ def test_kl_is_the_sum_over_the_vocabulary(
         expected = sum(
             float(a) * math.log(float(a) / float(b)) for a, b in zip(p[row], q[row], strict=True)
         )
-        assert float(found[row]) == pytest.approx(expected, abs=1e-5)
+        assert float(actual[row]) == pytest.approx(expected, abs=1e-5)
     same = token_kl(hidden, Head(weight, bias), hidden, Head(weight, bias))
     assert same.abs().max() < 1e-6
 
@@ -202,12 +202,12 @@ def test_the_entropy_has_the_gradient_of_autograd(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
-    found, expected = [], []
-    for grads in (found, expected):
+    actual, expected = [], []
+    for grads in (actual, expected):
         hidden, weight, bias, targets, above = numbers(3)
         leaves = [x.double() if grads is expected else x for x in (hidden, weight, bias)]
         h, w, b = (x.requires_grad_() for x in leaves)
-        if grads is found:
+        if grads is actual:
             head = Head(w, b, softcap=softcap)
             logps, entropy = token_logps_and_entropy(h, head, targets, 1.3)
         else:
@@ -216,7 +216,7 @@ def test_the_entropy_has_the_gradient_of_autograd(
             entropy = -(log_p.exp() * log_p).sum(1)
         (above.to(logps) * logps + above.to(logps).flip(0) * entropy).sum().backward()
         grads += [x.grad for x in (h, w, b)]
-    for a, e in zip(found, expected, strict=True):
+    for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-5)
 
 

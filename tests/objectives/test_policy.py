@@ -38,10 +38,10 @@ def test_policy_loss(
     ratio: float, advantage: float, low: float, high: float, loss: float, slope: float
 ) -> None:
     log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
-    found = clipped_policy_loss(log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high)
-    found.backward()
+    actual = clipped_policy_loss(log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high)
+    actual.backward()
     assert log_ratio.grad is not None
-    assert float(found.detach()) == pytest.approx(loss, rel=1e-5)
+    assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
@@ -57,10 +57,10 @@ def test_policy_loss(
 )
 def test_value_loss(value: float, old: float, target: float, loss: float, slope: float) -> None:
     values = torch.tensor([value], requires_grad=True)
-    found = clipped_value_loss(values, torch.tensor([old]), torch.tensor([target]), clip=0.2)
-    found.backward()
+    actual = clipped_value_loss(values, torch.tensor([old]), torch.tensor([target]), clip=0.2)
+    actual.backward()
     assert values.grad is not None
-    assert float(found.detach()) == pytest.approx(loss, rel=1e-5)
+    assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(values.grad) == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
@@ -121,10 +121,10 @@ def test_kl_estimators_and_their_slopes() -> None:
         (kl_k3, x - 0.5, 0.5),
     ):
         log_ratio = torch.tensor([x], requires_grad=True)
-        found = estimate(log_ratio)
-        found.backward()
+        actual = estimate(log_ratio)
+        actual.backward()
         assert log_ratio.grad is not None
-        assert float(found.detach()) == pytest.approx(value, rel=1e-6)
+        assert float(actual.detach()) == pytest.approx(value, rel=1e-6)
         assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-6)
 
 
@@ -163,8 +163,8 @@ def test_the_kl_loss_has_the_gradient_of_the_kl_it_names() -> None:
     ],
 )
 def test_what_a_token_weighs(kind: Aggregation, expected: list[float]) -> None:
-    found = token_weights(torch.tensor([1, 2, 3]), kind=kind, longest=10)
-    assert found.tolist() == pytest.approx(expected)
+    actual = token_weights(torch.tensor([1, 2, 3]), kind=kind, longest=10)
+    assert actual.tolist() == pytest.approx(expected)
 
 
 def test_importance_weights_are_truncated() -> None:

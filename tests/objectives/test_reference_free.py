@@ -14,8 +14,8 @@ from tests.objectives.pair_losses import assert_finite_at, sigma, value_and_slop
 
 def test_log_odds_by_hand() -> None:
     # p = ½: odds 1; ¾: 3; 0.1: 1/9.
-    found = log_odds(torch.tensor([0.5, 0.75, 0.1]).log())
-    assert found.tolist() == pytest.approx([0.0, math.log(3), -math.log(9)], abs=1e-6)
+    actual = log_odds(torch.tensor([0.5, 0.75, 0.1]).log())
+    assert actual.tolist() == pytest.approx([0.0, math.log(3), -math.log(9)], abs=1e-6)
 
 
 def test_log_odds_keep_their_digits_at_both_ends() -> None:
@@ -48,8 +48,8 @@ def test_a_certain_response_has_finite_odds(dtype: torch.dtype) -> None:
 def test_odds_ratio_by_hand() -> None:
     # Odds 3 and ⅓: the ratio is 9, −log σ(log 9) = log(10/9). Equal: log 2.
     logp = torch.tensor([0.75, 0.25]).log()
-    found = odds_ratio_loss(logp[:1], logp[1:])
-    assert found.tolist() == pytest.approx([math.log(10 / 9)])
+    actual = odds_ratio_loss(logp[:1], logp[1:])
+    assert actual.tolist() == pytest.approx([math.log(10 / 9)])
     assert float(odds_ratio_loss(logp[:1], logp[:1])) == pytest.approx(math.log(2))
 
 

@@ -62,9 +62,9 @@ def test_plackett_luce_of_three_is_the_enumerated_probability() -> None:
     for order in itertools.permutations(range(3)):
         ranks = [order.index(i) for i in range(3)]
         expected = sequential_probability(scores, order)
-        found = math.exp(-float(plackett_luce_loss(torch.tensor(scores), ranks)))
-        assert found == pytest.approx(expected, rel=1e-5)
-        total += found
+        actual = math.exp(-float(plackett_luce_loss(torch.tensor(scores), ranks)))
+        assert actual == pytest.approx(expected, rel=1e-5)
+        total += actual
     assert total == pytest.approx(1.0, abs=1e-5)  # the six orders are all there are
 
 
@@ -73,8 +73,8 @@ def test_tied_responses_share_a_denominator() -> None:
     # −log P = 2·log(e^a + e^b + e^c) − a − b.
     a, b, c = 0.2, 0.9, -0.4
     everyone = math.log(math.exp(a) + math.exp(b) + math.exp(c))
-    found = plackett_luce_loss(torch.tensor([a, b, c]), (0, 0, 1))
-    assert float(found) == pytest.approx(2 * everyone - a - b, rel=1e-5)
+    actual = plackett_luce_loss(torch.tensor([a, b, c]), (0, 0, 1))
+    assert float(actual) == pytest.approx(2 * everyone - a - b, rel=1e-5)
     # Ranks (0, 1, 1): one draw, then those tied in the last place add nothing.
     assert float(plackett_luce_loss(torch.tensor([a, b, c]), (0, 1, 1))) == pytest.approx(
         everyone - a, rel=1e-5
@@ -104,11 +104,11 @@ def test_an_ensembles_score_by_hand() -> None:
     # Members 1, 2, 6: mean 3, variance (4 + 1 + 9) / 3 = 14/3.
     scores = torch.tensor([[1.0, 2.0, 6.0], [2.0, 2.0, 2.0]], requires_grad=True)
     assert worst_score(scores).tolist() == [1.0, 2.0]
-    found = mean_minus_variance(scores, penalty=0.3)
-    assert found.tolist() == pytest.approx([3 - 0.3 * 14 / 3, 2.0])
+    actual = mean_minus_variance(scores, penalty=0.3)
+    assert actual.tolist() == pytest.approx([3 - 0.3 * 14 / 3, 2.0])
     assert mean_minus_variance(scores, penalty=0.0).tolist() == pytest.approx([3.0, 2.0])
     # ∂/∂s_i = 1/n − λ·2·(s_i − mean)/n.
-    found.sum().backward()
+    actual.sum().backward()
     assert scores.grad is not None
     slopes = [1 / 3 - 0.3 * 2 * (s - 3) / 3 for s in (1.0, 2.0, 6.0)]
     assert scores.grad[0].tolist() == pytest.approx(slopes, rel=1e-5)

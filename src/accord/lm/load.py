@@ -297,12 +297,12 @@ def _checked(lm: LanguageModel) -> LanguageModel:
     lm.max_length = lm.max_length or lm.positions
     speed_up_norms(lm.inner)
     if not check_packing(lm):
-        tell_of_plain_rows(type(lm.inner).__name__)
+        warn_about_plain_rows(type(lm.inner).__name__)
     return lm
 
 
 @cache
-def tell_of_plain_rows(architecture: str) -> None:
+def warn_about_plain_rows(architecture: str) -> None:
     """Warn, once a process: a stage loads several models of an architecture, and rounds many."""
     log.warning(
         "A %s can't share a prompt between its responses; its batches are computed as plain rows, "
