@@ -97,9 +97,9 @@ def test_what_is_longer_than_a_reward_model_can_take_loses_its_start(tmp_path: P
 def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None:
     # An adapter merged into bf16 weights loses what is under half a step of them.
     base = save_toy(tmp_path / "base")
-    place = base
+    path = base
     for stage in ("sft", "dpo"):
-        lm = load_causal(place, precision="bf16")
+        lm = load_causal(path, precision="bf16")
         lm = add_adapters(lm, LoraSettings(r=4), seed=0)
         with torch.no_grad():
             for name, parameter in lm.trainable_parameters().items():
@@ -109,10 +109,10 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
         batch = pack([PromptGroup((5, 9), ((20, 30, 40), (50, 60)))])
         with torch.no_grad():
             live = response_logps(lm, batch) if stage == "dpo" else None
-        place = str(tmp_path / stage)
-        save_model(lm, Path(place), card="")
+        path = str(tmp_path / stage)
+        save_model(lm, Path(path), card="")
     with torch.no_grad():
-        saved = response_logps(load_causal(place), batch)
+        saved = response_logps(load_causal(path), batch)
     torch.testing.assert_close(saved, live, atol=1e-4, rtol=1e-4)
 
 

@@ -33,7 +33,7 @@ from accord.lm.forward import (
     states_last,
     token_values,
 )
-from accord.lm.load import _checked, warn_about_plain_rows
+from accord.lm.load import _finish_loading, warn_about_plain_rows
 from accord.lm.model import LanguageModel, disable_dropout
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
@@ -276,7 +276,7 @@ def test_recurrent_models_fall_back_to_plain_rows(
     expected_gradients = gradients(model, weighted(expected))
     warn_about_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
-        lm = _checked(wrapped(model))
+        lm = _finish_loading(wrapped(model))
     assert not lm.shares_prefixes
     assert f"A {type(model).__name__} can't share a prompt between its responses" in caplog.text
     actual = response_logps(lm, pack(GROUPS))
@@ -290,7 +290,7 @@ def test_the_fall_back_is_logged_once_for_each_architecture(
     warn_about_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
         for make in (mamba, lfm2, mamba, mamba):
-            assert not _checked(wrapped(make())).shares_prefixes
+            assert not _finish_loading(wrapped(make())).shares_prefixes
     assert [r.getMessage().split(" can't ")[0] for r in caplog.records] == [
         "A MambaForCausalLM",
         "A Lfm2ForCausalLM",
