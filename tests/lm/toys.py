@@ -56,7 +56,7 @@ def save_toy(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(4.0)
+                parameter.mul_(scale)
     save_untrained(model, toy_tokenizer(), folder)
     return str(folder)
 
