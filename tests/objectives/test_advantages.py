@@ -1,4 +1,4 @@
-"""Rewards, advantages and whitening by hand and by naive sums."""
+"""Rewards, advantages and whitening by hand and by explicit sums."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from accord.objectives.advantages import (
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
 
-def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Schulman et al. 2016, eq. 16, as the sum it is: A_t = Σ_l (γλ)^l δ_{t+l}."""
+def gae_by_sum(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Schulman et al. 2016, eq. 16, as an explicit sum: A_t = Σ_l (γλ)^l δ_{t+l}."""
     after = [*values[1:], 0.0]
     delta = [r + gamma * v2 - v for r, v, v2 in zip(rewards, values, after, strict=True)]
     return [
@@ -56,7 +56,7 @@ def test_gae_by_hand() -> None:
 def grids() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(2, 3, generator=g) * MASK, torch.randn(2, 3, generator=g)
-    return rewards, values  # the value outside the mask must not count
+    return rewards, values  # the value outside the mask must have no effect
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
@@ -66,10 +66,10 @@ def test_gae_is_the_discounted_sum_of_td_errors(gamma: float, lam: float) -> Non
     advantages, returns = gae(rewards, values, MASK, gamma=gamma, lam=lam)
     for row, length in enumerate((3, 2)):
         r, v = rewards[row, :length].tolist(), values[row, :length].tolist()
-        expected = naive_gae(r, v, gamma, lam)
+        expected = gae_by_sum(r, v, gamma, lam)
         assert advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-6)
-        together = [a + b for a, b in zip(expected, v, strict=True)]
-        assert returns[row, :length].tolist() == pytest.approx(together, abs=1e-6)
+        expected_returns = [a + b for a, b in zip(expected, v, strict=True)]
+        assert returns[row, :length].tolist() == pytest.approx(expected_returns, abs=1e-6)
     assert float(advantages[1, 2]) == float(returns[1, 2]) == 0.0
 
 
@@ -104,16 +104,16 @@ def test_whitening_counts_masked_cells_only() -> None:
     assert float(actual[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
     assert float(actual[0, 0]) == pytest.approx(-2 / 2**0.5, abs=1e-5)
     assert float(actual[1, 2]) == 0.0
-    kept = whiten(values, MASK, keep_mean=True)
-    assert float(kept[MASK].mean()) == pytest.approx(3.0, abs=1e-5)
-    assert float(kept[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
-    assert float(kept[1, 2]) == 0.0
+    scaled_only = whiten(values, MASK, keep_mean=True)
+    assert float(scaled_only[MASK].mean()) == pytest.approx(3.0, abs=1e-5)
+    assert float(scaled_only[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+    assert float(scaled_only[1, 2]) == 0.0
 
 
 def test_whitening_equal_or_missing_cells_is_finite() -> None:
     assert whiten(torch.full((2, 3), 7.0), MASK).abs().max() == 0.0
-    nobody = torch.zeros(2, 3, dtype=torch.bool)
-    assert whiten(torch.zeros(2, 3), nobody).tolist() == [[0.0] * 3] * 2
+    no_cells = torch.zeros(2, 3, dtype=torch.bool)
+    assert whiten(torch.zeros(2, 3), no_cells).tolist() == [[0.0] * 3] * 2
 
 
 def test_group_advantages_by_hand() -> None:

@@ -1,9 +1,10 @@
 """Alignment by optimal transport (Melnyk et al. 2024): distributions compared, not single pairs.
 
-The better distribution is to dominate the other at every quantile. Among one-dimensional samples
-the optimal plan matches equal ranks, so both sides are sorted over the pairs at hand. This couples
-all pairs of a forward pass: the value at place i belongs to the i-th quantile and not to the i-th
-pair, so pairs can't have weights of their own, and the loss depends on how a batch is split.
+One distribution should dominate the other at every quantile: the policy's margins those of the
+reference, or the chosen responses' log-ratios the rejected ones'. Between one-dimensional samples
+the optimal plan matches equal ranks, so both sides are sorted over the pairs of the batch. This
+couples all pairs of a forward pass: value i belongs to the i-th quantile and not to the i-th pair,
+so pairs can't have separate weights, and the loss depends on how a batch is split.
 """
 
 from __future__ import annotations
