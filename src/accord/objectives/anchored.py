@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from accord.objectives.pair_terms import PairLossFunction
+
 
 def nca_pair_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
     """NCA on pairs (Chen et al. 2024): −log σ(c) − ½·log σ(−c) − ½·log σ(−r).
@@ -63,3 +65,19 @@ def bco_pair_loss(
     return -logsigmoid(beta * chosen_logratio - delta) - logsigmoid(
         -(beta * rejected_logratio - delta)
     )
+
+
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    "nca_pair": lambda t, h: nca_pair_loss(t.chosen, t.rejected, beta=h.beta),
+    "sppo_hard": lambda t, h: sppo_hard_loss(t.chosen, t.rejected, beta=h.beta),
+    "apo_zero": lambda t, h: apo_zero_loss(t.chosen, t.rejected, beta=h.beta),
+    "apo_down": lambda t, h: apo_down_loss(t.chosen, t.rejected, beta=h.beta),
+    "bco_pair": lambda t, h: bco_pair_loss(
+        t.chosen,
+        t.rejected,
+        beta=h.beta,
+        # Differs from the paper's running mean: the mean of this forward pass, so that no state is
+        # carried from step to step.
+        delta=h.beta * 0.5 * (t.chosen + t.rejected).detach().mean(),
+    ),
+}

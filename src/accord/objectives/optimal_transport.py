@@ -12,6 +12,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from accord.objectives.pair_terms import PairLossFunction
+
 
 def aot_loss(policy_margin: Tensor, reference_margin: Tensor, *, beta: float) -> Tensor:
     """Paired AOT with the logistic loss: −log σ(β·(sorted policy − sorted reference margins)).
@@ -29,3 +31,11 @@ def aot_unpaired_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, bet
     to the same prompts. For one pair it is DPO.
     """
     return -logsigmoid(beta * (chosen_logratio.sort().values - rejected_logratio.sort().values))
+
+
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    "aot": lambda t, h: aot_loss(
+        t.policy_margin, t.policy_margin - (t.chosen - t.rejected), beta=h.beta
+    ),
+    "aot_unpaired": lambda t, h: aot_unpaired_loss(t.chosen, t.rejected, beta=h.beta),
+}

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from accord.objectives.pair_terms import PairLossFunction
+
 
 def dpo_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
     """Rafailov et al. 2023, eq. 7: −log σ(h)."""
@@ -136,3 +138,29 @@ def wpo_weights(chosen_alignment: Tensor, rejected_alignment: Tensor) -> Tensor:
     the sum of both, so that pairs which resemble samples of the policy count most.
     """
     return torch.exp(chosen_alignment + rejected_alignment).detach()
+
+
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    "sigmoid": lambda t, h: (
+        cdpo_loss(t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing)
+        if h.label_smoothing
+        else dpo_loss(t.chosen, t.rejected, beta=h.beta)
+    ),
+    "hinge": lambda t, h: hinge_loss(t.chosen, t.rejected, beta=h.beta),
+    "ipo": lambda t, h: ipo_loss(
+        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=h.beta
+    ),
+    "ipo_summed": lambda t, h: ipo_summed_loss(t.chosen, t.rejected, beta=h.beta),
+    "robust": lambda t, h: robust_loss(
+        t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing
+    ),
+    "exo_pair": lambda t, h: exo_pair_loss(
+        t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing
+    ),
+    "discopop": lambda t, h: discopop_loss(t.chosen, t.rejected, beta=h.beta, tau=h.discopop_tau),
+    "sigmoid_norm": lambda t, h: dpo_normalised_loss(
+        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=h.beta
+    ),
+    # The mean over the step's tokens, as in supervised fine-tuning on the chosen responses.
+    "sft": lambda t, h: -t.chosen_logp / t.chosen_length_in_step,
+}
