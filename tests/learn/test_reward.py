@@ -25,7 +25,7 @@ from accord.learn.offline.reward import bootstrap, eval_settings, fit_settings, 
 from accord.learn.offline.train import train_offline
 from accord.learn.online.train import train_online
 from accord.lm.forward import check_packing, response_head_scores, response_scores
-from accord.lm.heads import keep_first_head
+from accord.lm.heads import reduce_to_first_head
 from accord.lm.load import load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
@@ -199,10 +199,10 @@ def test_the_combined_score_by_hand() -> None:
     # Centred by the means (1, −1): (0, 4) and (2, 2); mean less half the deviation: 2 − 1, 2 − 0.
     lm = ensemble(2)
     lm.head_means, lm.score_penalty = (1.0, -1.0), 0.5
-    assert lm.combined(torch.tensor([[1.0, 3.0], [3.0, 1.0]])).tolist() == [1.0, 2.0]
+    assert lm.combine_heads(torch.tensor([[1.0, 3.0], [3.0, 1.0]])).tolist() == [1.0, 2.0]
     single = ensemble(1)
     single.score_penalty = 7.0
-    assert single.combined(torch.tensor([[1.0], [3.0]])).tolist() == [1.0, 3.0]
+    assert single.combine_heads(torch.tensor([[1.0], [3.0]])).tolist() == [1.0, 3.0]
 
 
 @torch.no_grad()
@@ -210,7 +210,7 @@ def test_the_first_head_alone_makes_a_critic() -> None:
     lm = ensemble(3)
     lm.head_means, lm.score_penalty, lm.score_mean, lm.score_std = (0.1, 0.2, 0.3), 1.0, -4.0, 2.0
     expected = response_head_scores(lm, pack(GROUPS))[:, 0]
-    keep_first_head(lm)
+    reduce_to_first_head(lm)
     assert lm.heads == 1
     torch.testing.assert_close(response_scores(lm, pack(GROUPS)), expected)
     assert (lm.head_means, lm.score_penalty, lm.score_mean, lm.score_std) == ((), 0, 0.1, 2.0)

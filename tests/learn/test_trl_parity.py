@@ -180,7 +180,7 @@ def trained_loss(trained: Trained, rows: Path, folder: Path) -> tuple[LanguageMo
         **trained.options, model=str(model), dataset=str(rows), output_dir=str(folder / "output")
     )
     load = load_scalar if method.scalar else load_causal
-    lm = load(str(model), device="cpu", learns=True)
+    lm = load(str(model), device="cpu", trainable=True)
     records, _ = load_records(rows, method.kind)
     groups, _ = encode_rows(records, lm, settings)
     other = load_causal(str(folder / "reference"), device="cpu")

@@ -80,7 +80,7 @@ def scalar(name: str, seed: int = 0, heads: int = 1) -> Any:
 
 
 def _with_sinks(model: Any) -> Any:
-    """Sinks that matter: they begin near 0, where a wrong sign would hardly show."""
+    """Random sinks: initial ones are near 0, where a wrong sign would hardly show."""
     for name, parameter in model.named_parameters():
         if name.endswith("sinks"):
             parameter.data.normal_(0.5, 1.0, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""From text to tokens: nothing lost without being counted."""
+"""From text to tokens: every loss is counted."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.lm.toys import toy_tokenizer
 TOKENIZER = toy_tokenizer()
 PAD, BOS, EOS = 0, 1, 2  # as scratch.train_tokenizer numbers its special tokens
 EOS_IDS = frozenset({EOS})
-ROOMY = Limits(max_length=100)
+NO_LIMIT = Limits(max_length=100)  # above any row here
 CHAT = (Message("user", "the cat"),)
 
 
-def plain(text: str) -> tuple[int, ...]:
+def tokenized(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
 
 
-def role(name: str) -> int:
+def role_id(name: str) -> int:
     return int(TOKENIZER.convert_tokens_to_ids(f"<|{name}|>"))
 
 
@@ -45,15 +45,15 @@ def tokenizer_with(**changes: Any) -> Any:
     return changed
 
 
-def test_the_chat_template_is_split_into_prompt_and_answer() -> None:
+def test_the_chat_template_is_split_into_prompt_and_response() -> None:
     ids = encode_prompt(CHAT, TOKENIZER)
-    assert ids == (BOS, role("user"), *plain("the cat"), role("assistant"))
-    answer, added = encode_response(CHAT, "sat", TOKENIZER, EOS_IDS)
-    assert answer == (*plain("sat"), EOS)
+    assert ids == (BOS, role_id("user"), *tokenized("the cat"), role_id("assistant"))
+    response, added = encode_response(CHAT, "sat", TOKENIZER, EOS_IDS)
+    assert response == (*tokenized("sat"), EOS)
     assert not added  # the template wrote it
 
 
-def test_a_system_turn_and_earlier_answers_are_part_of_the_prompt() -> None:
+def test_a_system_turn_and_earlier_responses_are_part_of_the_prompt() -> None:
     talk = (
         Message("system", "be kind"),
         Message("user", "yes"),
@@ -62,47 +62,50 @@ def test_a_system_turn_and_earlier_answers_are_part_of_the_prompt() -> None:
     )
     assert encode_prompt(talk, TOKENIZER) == (
         BOS,
-        *(role("system"), *plain("be kind")),
-        *(role("user"), *plain("yes")),
-        *(role("assistant"), *plain("no"), EOS),
-        *(role("user"), *plain("the sea")),
-        role("assistant"),
+        *(role_id("system"), *tokenized("be kind")),
+        *(role_id("user"), *tokenized("yes")),
+        *(role_id("assistant"), *tokenized("no"), EOS),
+        *(role_id("user"), *tokenized("the sea")),
+        role_id("assistant"),
     )
 
 
-def test_text_prompts_are_taken_as_they_stand_and_get_an_eos() -> None:
-    assert encode_prompt("the cat", TOKENIZER) == plain("the cat")
-    assert encode_prompt("", TOKENIZER) == (BOS,)  # there must be something to go on from
-    assert encode_response("the cat", " sat", TOKENIZER, EOS_IDS) == ((*plain(" sat"), EOS), True)
+def test_text_prompts_have_no_template_and_their_responses_get_an_eos() -> None:
+    assert encode_prompt("the cat", TOKENIZER) == tokenized("the cat")
+    assert encode_prompt("", TOKENIZER) == (BOS,)  # there must be a token to continue
+    assert encode_response("the cat", " sat", TOKENIZER, EOS_IDS) == (
+        (*tokenized(" sat"), EOS),
+        True,
+    )
 
 
-def test_an_eos_that_is_there_is_kept_and_not_doubled() -> None:
+def test_an_eos_in_the_text_is_not_doubled() -> None:
     ids, added = encode_response("the cat", " sat<|end|>", TOKENIZER, EOS_IDS)
-    assert ids == (*plain(" sat"), EOS)
+    assert ids == (*tokenized(" sat"), EOS)
     assert not added
 
 
-def test_a_second_end_token_counts_as_eos() -> None:
-    # generation_config may name more end tokens than the tokenizer has.
-    other = role("user")
-    ids, added = encode_response("a", " b<|user|>", TOKENIZER, frozenset({EOS, other}))
-    assert ids == (*plain(" b"), other)
+def test_a_second_eos_id_counts_as_eos() -> None:
+    # generation_config may name more EOS tokens than the tokenizer has.
+    second_eos = role_id("user")
+    ids, added = encode_response("a", " b<|user|>", TOKENIZER, frozenset({EOS, second_eos}))
+    assert ids == (*tokenized(" b"), second_eos)
     assert not added
 
 
-def test_what_the_template_writes_after_eos_is_not_learned() -> None:
+def test_text_of_the_template_after_eos_is_not_trained_on() -> None:
     newline = TOKENIZER.chat_template.replace("{{- eos_token }}", "{{- eos_token + '\\n' }}")
     changed = tokenizer_with(chat_template=newline)
     ids, added = encode_response(CHAT, "sat", changed, EOS_IDS)
-    assert ids == (*plain("sat"), EOS)
+    assert ids == (*tokenized("sat"), EOS)
     assert not added
 
 
 def test_a_template_without_eos_gets_one() -> None:
     without = TOKENIZER.chat_template.replace("{{- eos_token }}", "")
     changed = tokenizer_with(chat_template=without)
-    assert encode_response(CHAT, "sat", changed, EOS_IDS) == ((*plain("sat"), EOS), True)
-    _, report = encode([Demonstration(CHAT, "sat")], changed, ROOMY, eos_ids=EOS_IDS)
+    assert encode_response(CHAT, "sat", changed, EOS_IDS) == ((*tokenized("sat"), EOS), True)
+    _, report = encode([Demonstration(CHAT, "sat")], changed, NO_LIMIT, eos_ids=EOS_IDS)
     assert report.eos_added == 1
 
 
@@ -115,14 +118,14 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
 def test_no_chat_template() -> None:
     changed = tokenizer_with(chat_template=None)
     with pytest.raises(DataError, match="the tokenizer has no chat template"):
-        encode([Demonstration(CHAT, "sat")], changed, ROOMY, eos_ids=EOS_IDS)
+        encode([Demonstration(CHAT, "sat")], changed, NO_LIMIT, eos_ids=EOS_IDS)
 
 
 def test_pad_equal_to_eos_keeps_the_real_eos() -> None:
     changed = tokenizer_with(pad_token="<|end|>")
     assert changed.pad_token_id == changed.eos_token_id == EOS
     records = [Comparison(CHAT, "sat", "ran away"), Comparison("the", " cat", " dog")]
-    groups, report = encode(records, changed, ROOMY, eos_ids=EOS_IDS)
+    groups, report = encode(records, changed, NO_LIMIT, eos_ids=EOS_IDS)
     assert all(r[-1] == EOS and r.count(EOS) == 1 for g in groups for r in g.responses)
     assert report.eos_added == 2  # the two plain texts'
     assert report.tokens == sum(len(g.prompt) + sum(map(len, g.responses)) for g in groups)
@@ -130,23 +133,23 @@ def test_pad_equal_to_eos_keeps_the_real_eos() -> None:
 
 def test_some_tokenizers_end_every_text_with_eos() -> None:
     class Ending:
-        """As T5's and a few others': EOS behind every text."""
+        """Like that of T5 and a few others: EOS after every text."""
 
         eos_token_id, bos_token_id = EOS, BOS
 
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            ids = list(plain(text))
+            ids = list(tokenized(text))
             return {"input_ids": [BOS, *ids, EOS] if add_special_tokens else ids}
 
-    assert encode_prompt("the cat", Ending()) == (BOS, *plain("the cat"))
+    assert encode_prompt("the cat", Ending()) == (BOS, *tokenized("the cat"))
 
 
-def test_an_empty_response_is_dropped_and_counted_with_its_place() -> None:
-    where = Source("rows.jsonl", 7)
-    records = [Comparison(CHAT, "sat", "  ", source=where), Demonstration(CHAT, "sat")]
-    groups, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+def test_an_empty_response_is_dropped_and_counted_with_its_source() -> None:
+    source = Source("rows.jsonl", 7)
+    records = [Comparison(CHAT, "sat", "  ", source=source), Demonstration(CHAT, "sat")]
+    groups, report = encode(records, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert len(groups) == 1
-    assert report.dropped == {"a response is empty": [where]}
+    assert report.dropped == {"a response is empty": [source]}
     assert "1 dropped: a response is empty (rows.jsonl:7)" in report.summary()
     assert report.to_json()["dropped"] == {"a response is empty": 1}
 
@@ -154,33 +157,33 @@ def test_an_empty_response_is_dropped_and_counted_with_its_place() -> None:
 LONG = "the cat sat on the mat and looked at the door"
 
 
-def test_a_long_prompt_is_dropped_or_keeps_its_end() -> None:
+def test_a_long_prompt_is_dropped_or_truncated_at_its_start() -> None:
     short, long = Demonstration("the", " cat"), Demonstration(LONG, " cat", Source("f", 2))
     limits = Limits(max_length=50, max_prompt_length=4)
     groups, report = encode([short, long], TOKENIZER, limits, eos_ids=EOS_IDS)
-    assert [g.prompt for g in groups] == [plain("the")]
+    assert [g.prompt for g in groups] == [tokenized("the")]
     assert report.dropped == {"the prompt has more than 4 tokens": [Source("f", 2)]}
 
-    keep = Limits(max_length=50, max_prompt_length=4, long_prompts="keep_end")
-    groups, report = encode([short, long], TOKENIZER, keep, eos_ids=EOS_IDS)
-    assert groups[1].prompt == plain(LONG)[-4:]
+    keep_end = Limits(max_length=50, max_prompt_length=4, long_prompts="keep_end")
+    groups, report = encode([short, long], TOKENIZER, keep_end, eos_ids=EOS_IDS)
+    assert groups[1].prompt == tokenized(LONG)[-4:]
     assert report.prompts_cut == 1
     assert "1 prompts cut at their start" in report.summary()
 
 
 def test_a_prompt_always_leaves_room_for_a_token() -> None:
-    n = len(plain(LONG))
-    keep = Limits(max_length=n, long_prompts="keep_end")
-    (group,), _ = encode([Demonstration(LONG, " cat")], TOKENIZER, keep, eos_ids=EOS_IDS)
+    n = len(tokenized(LONG))
+    keep_end = Limits(max_length=n, long_prompts="keep_end")
+    (group,), _ = encode([Demonstration(LONG, " cat")], TOKENIZER, keep_end, eos_ids=EOS_IDS)
     assert len(group.prompt) == n - 1
     assert len(group.responses[0]) == 1
 
 
 def test_a_long_response_is_cut_and_loses_its_eos_or_is_dropped() -> None:
-    prompt, n = plain("the"), 3
+    prompt, n = tokenized("the"), 3
     limits = Limits(max_length=len(prompt) + n)
     (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
-    assert group.responses == (plain(LONG)[:n],)  # no EOS is made up
+    assert group.responses == (tokenized(LONG)[:n],)  # no EOS is added
     assert (report.responses_cut, report.eos_added) == (1, 0)
     assert "1 responses cut short (they lost their EOS)" in report.summary()
     assert report.eos_lost == 1
@@ -192,37 +195,37 @@ def test_a_long_response_is_cut_and_loses_its_eos_or_is_dropped() -> None:
     assert list(report.dropped) == [f"prompt and response have more than {3 + len(prompt)} tokens"]
 
 
-def test_a_response_that_fits_to_the_token_keeps_its_eos() -> None:
-    limits = Limits(max_length=len(plain("the")) + len(plain(LONG)) + 1)
+def test_a_response_of_exactly_the_limit_has_its_eos() -> None:
+    limits = Limits(max_length=len(tokenized("the")) + len(tokenized(LONG)) + 1)
     (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
     assert group.responses[0][-1] == EOS
     assert report.responses_cut == 0
 
 
 def test_responses_equal_after_the_cut_are_dropped() -> None:
-    limits = Limits(max_length=len(plain("the")) + 3)
+    limits = Limits(max_length=len(tokenized("the")) + 3)
     records = [Comparison("the", LONG + " yes", LONG + " no"), Demonstration("the", "a")]
     groups, report = encode(records, TOKENIZER, limits, eos_ids=EOS_IDS)
     assert len(groups) == 1
     assert list(report.dropped) == ["its responses are equal after the cut"]
     assert report.responses_cut == 0  # a dropped row's cuts are not counted
     same = [Comparison("the", "a", "a"), Demonstration("the", "a")]
-    _, report = encode(same, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    _, report = encode(same, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert list(report.dropped) == ["its responses are equal"]
 
 
-def test_a_ranking_of_ties_is_dropped_and_others_keep_their_ranks() -> None:
+def test_a_ranking_of_ties_is_dropped_and_other_ranks_are_unchanged() -> None:
     tied = Ranking("the", (" cat", " dog", " sea"), (0, 0, 0))
     mixed = Ranking("the", (" cat", " dog", " sea"), (1, 0, 1))
-    (group,), report = encode([tied, mixed], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    (group,), report = encode([tied, mixed], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert group.ranks == (1, 0, 1)
     assert list(report.dropped) == ["all its responses are tied"]
 
 
 def test_a_demonstration_that_was_cut_when_it_was_sampled_has_no_end() -> None:
     record = Demonstration("the", " cat", finished=False)
-    (group,), report = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
-    assert group.responses == (plain(" cat"),)
+    (group,), report = encode([record], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
+    assert group.responses == (tokenized(" cat"),)
     assert (report.unfinished, report.eos_added) == (1, 0)
 
 
@@ -237,7 +240,7 @@ def test_labels_of_ratings_pairs_and_rankings() -> None:
         Ranking("the", (" cat", " dog", " sea"), (0, 1, 0)),
         Ranking("the", (" cat", " dog"), (0, 0), Source("f", 6)),
     ]
-    groups, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS, desirable_from=3.0)
+    groups, report = encode(records, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS, desirable_from=3.0)
     assert [g.labels for g in groups] == [
         (True,),
         (False,),
@@ -245,45 +248,45 @@ def test_labels_of_ratings_pairs_and_rankings() -> None:
         (True, False),
         (True, False, True),
     ]
-    assert groups[0].responses == ((*plain(" cat"), EOS),)
-    assert groups[1].responses == (plain(" cat"),)  # it was cut when it was sampled
-    assert groups[3].responses == ((*plain(" cat"), EOS), (*plain(" mat"), EOS))
+    assert groups[0].responses == ((*tokenized(" cat"), EOS),)
+    assert groups[1].responses == (tokenized(" cat"),)  # it was cut when it was sampled
+    assert groups[3].responses == ((*tokenized(" cat"), EOS), (*tokenized(" mat"), EOS))
     assert groups[3].ranks == (0, 2)
     assert (report.desirable, report.undesirable, report.neither) == (5, 4, 2)
     assert report.dropped == {"all its responses are tied": [Source("f", 6)]}
     assert "5 responses desirable, 4 not" in report.summary()
     assert "2 responses in the middle of their ranking left out" in report.summary()
-    unlabelled, report = encode(records, TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    unlabelled, report = encode(records, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert all(g.labels == () for g in unlabelled)
     assert len(unlabelled[3].responses) == 4
 
 
-def test_a_comparison_keeps_its_order_margin_and_place() -> None:
+def test_a_comparison_has_its_order_margin_and_source() -> None:
     record = Comparison("the", " cat", " dog", margin=0.5, source=Source("f", 3))
-    (group,), _ = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
-    assert group.responses == ((*plain(" cat"), EOS), (*plain(" dog"), EOS))
+    (group,), _ = encode([record], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
+    assert group.responses == ((*tokenized(" cat"), EOS), (*tokenized(" dog"), EOS))
     assert (group.ranks, group.margin, group.source) == ((0, 1), 0.5, Source("f", 3))
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 100])
-def test_text_in_pieces_loses_nothing(length: int) -> None:
+def test_text_in_pieces_loses_no_token(length: int) -> None:
     groups, report = encode([Text(LONG)], TOKENIZER, Limits(length), eos_ids=EOS_IDS)
     learned = [t for g in groups for t in g.responses[0]]
-    assert learned == [*plain(LONG), EOS]
+    assert learned == [*tokenized(LONG), EOS]
     assert all(g.prompt == (BOS,) and g.num_tokens <= length for g in groups)
     assert report.groups == len(groups)
     assert report.used == 1
 
 
-def test_records_used_are_told_apart_from_their_pieces() -> None:
+def test_used_records_and_their_pieces_are_counted_separately() -> None:
     texts = [Text(LONG), Text(""), Text(LONG), Demonstration("the", " cat")]
-    n = len(plain(LONG)) + 1  # with EOS, in pieces of 6
+    n = len(tokenized(LONG)) + 1  # with EOS, in pieces of 6
     groups, report = encode(texts, TOKENIZER, Limits(7), eos_ids=EOS_IDS)
     assert len(groups) == report.groups == 2 * -(-n // 6) + 1
     assert f"3 of 4 rows used, in {len(groups)} pieces, " in report.summary()
     assert report.to_json()["used"] == 3
     assert report.to_json()["groups"] == len(groups)
-    _, report = encode([Demonstration("the", " cat")], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    _, report = encode([Demonstration("the", " cat")], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert report.summary().startswith("1 of 1 rows used, 4 tokens")
 
 
@@ -299,11 +302,11 @@ def test_all_rows_dropped_is_an_error_with_reasons() -> None:
         encode([], TOKENIZER, limits, eos_ids=EOS_IDS)
 
 
-def test_prompts_keep_their_records() -> None:
+def test_prompts_are_returned_with_their_records() -> None:
     records = [PromptOnly("the", Source("f", 1)), PromptOnly(LONG, Source("f", 2))]
     limits = Limits(max_length=50, max_prompt_length=4)
-    ids, kept, report = encode_prompts(records, TOKENIZER, limits)
-    assert (ids, kept) == ([plain("the")], records[:1])
+    ids, used, report = encode_prompts(records, TOKENIZER, limits)
+    assert (ids, used) == ([tokenized("the")], records[:1])
     assert report.dropped == {"the prompt has more than 4 tokens": [Source("f", 2)]}
     with pytest.raises(DataError, match="None of the 1 prompts can be used"):
         encode_prompts(records[1:], TOKENIZER, limits)
@@ -311,28 +314,28 @@ def test_prompts_keep_their_records() -> None:
 
 def test_prompts_alone_have_nothing_to_learn_from() -> None:
     with pytest.raises(DataError, match="f:1: a PromptOnly has no response to learn from"):
-        encode([PromptOnly("the", Source("f", 1))], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+        encode([PromptOnly("the", Source("f", 1))], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
 
 
-def test_equal_responses_of_a_ranking_have_nothing_to_tell() -> None:
+def test_equal_responses_of_a_ranking_form_no_pair() -> None:
     record = Ranking("a", ("b c d", "b c e", "f"), (0, 1, 2))
-    whole, report = encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)
+    whole, report = encode([record], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert whole[0].preference_pairs == [(0, 1), (0, 2), (1, 2)]
     assert report.equal_pairs == 0
     both = zip(*whole[0].responses[:2], strict=False)
-    shared = next(place for place, (one, other) in enumerate(both) if one != other)
-    room = len(whole[0].prompt) + shared
-    cut, report = encode([record], TOKENIZER, Limits(room, None), eos_ids=EOS_IDS)
+    shared = next(i for i, (a, b) in enumerate(both) if a != b)
+    max_length = len(whole[0].prompt) + shared
+    cut, report = encode([record], TOKENIZER, Limits(max_length, None), eos_ids=EOS_IDS)
     assert cut[0].preference_pairs == [(0, 2), (1, 2)]
     assert report.equal_pairs == 1
     assert "1 pairs of equal responses in rankings left out" in report.summary()
     assert pack(cut).pairs.weights.tolist() == [0.5, 0.5]
 
 
-def test_what_had_no_end_has_none_to_lose() -> None:
-    record = Rating("a", "b c d e f", 1.0, finished=False)
-    other = Rating("a", "b c d e f", 1.0)
-    before = len(encode([record], TOKENIZER, ROOMY, eos_ids=EOS_IDS)[0][0].prompt)
-    _, report = encode([record, other], TOKENIZER, Limits(before + 2, None), eos_ids=EOS_IDS)
+def test_an_unfinished_response_loses_no_eos() -> None:
+    unfinished = Rating("a", "b c d e f", 1.0, finished=False)
+    finished = Rating("a", "b c d e f", 1.0)
+    before = len(encode([unfinished], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)[0][0].prompt)
+    _, report = encode([unfinished, finished], TOKENIZER, Limits(before + 2, None), eos_ids=EOS_IDS)
     assert (report.responses_cut, report.eos_lost) == (2, 1)
     assert "2 responses cut short (1 of them lost their EOS)" in report.summary()

@@ -1,4 +1,4 @@
-"""FlexAttention's reading of a plan against the blocks' (plain matrices here, no CUDA)."""
+"""FlexAttention and block attention of the same plan agree (plain matrices here, no CUDA)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHAPES = [(9, (5, 12, 1, 7)), (1, (4,)), (4, (6, 2)), (1, (1, 9))]
 @pytest.mark.parametrize("window", [None, 1, 6])
 @pytest.mark.parametrize("softcap", [None, 0.8])
 @pytest.mark.parametrize("with_sinks", [False, True])
-def test_it_sees_what_the_blocks_see(
+def test_flex_and_block_attention_agree(
     window: int | None, softcap: float | None, with_sinks: bool
 ) -> None:
     plan = pack(random_groups(SHAPES, 50)).attention
     g = torch.Generator().manual_seed(0)
-    q = torch.randn(1, 4, plan.tokens, 8, generator=g)
-    k, v = (torch.randn(1, 2, plan.tokens, 8, generator=g) for _ in range(2))
+    q = torch.randn(1, 4, plan.num_tokens, 8, generator=g)
+    k, v = (torch.randn(1, 2, plan.num_tokens, 8, generator=g) for _ in range(2))
     sinks = torch.randn(4, generator=g) if with_sinks else None
     expected, _ = packed_attention(
         torch.nn.Module(),
@@ -36,5 +36,5 @@ def test_it_sees_what_the_blocks_see(
         s_aux=sinks,
         packed=plan,
     )
-    found = flex_packed(q, k, v, plan, scale=0.4, softcap=softcap, window=window, sinks=sinks)
-    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=0, atol=1e-5)
+    actual = flex_packed(q, k, v, plan, scale=0.4, softcap=softcap, window=window, sinks=sinks)
+    torch.testing.assert_close(actual.transpose(1, 2), expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The last layer computes only what is read: the same numbers and gradients as when it does all."""
+"""The last layer computes only the tokens that are read, with equal numbers and gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def language_model(family: str, *, lora: bool = False) -> LanguageModel:
     return add_adapters(lm, LoraSettings(), seed=0) if lora else lm
 
 
-def with_gradients(lm: LanguageModel, read: Any) -> tuple[Tensor, list[Tensor | None]]:
+def states_and_gradients(lm: LanguageModel, read: Any) -> tuple[Tensor, list[Tensor | None]]:
     """States, and the gradients of a sum of them that weighs each number differently."""
     lm.model.zero_grad()
     states = read(lm, pack(random_groups(SHAPES, VOCABULARY)))
@@ -38,20 +38,20 @@ def with_gradients(lm: LanguageModel, read: Any) -> tuple[Tensor, list[Tensor | 
 @pytest.mark.parametrize("read", [states_before, states_last])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True])
-def test_the_numbers_are_those_of_a_whole_layer(family: str, read: Any, lora: bool) -> None:
+def test_the_numbers_equal_those_of_a_whole_layer(family: str, read: Any, lora: bool) -> None:
     lm = language_model(family, lora=lora)
     assert lm.last_layer is not None
-    some, gradients = with_gradients(lm, read)
+    states, gradients = states_and_gradients(lm, read)
     lm.last_layer = None
-    everything, expected = with_gradients(lm, read)
-    torch.testing.assert_close(some, everything, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(gradients, expected, strict=True):
-        assert (mine is None) == (theirs is None)
-        if mine is not None and theirs is not None:
-            assert float((mine - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
+    full_states, expected = states_and_gradients(lm, read)
+    torch.testing.assert_close(states, full_states, rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
 
 
-def seen_by_mlp(lm: LanguageModel, layer: int, read: Any) -> int:
+def tokens_in_mlp(lm: LanguageModel, layer: int, read: Any) -> int:
     widths: list[int] = []
     mlp = lm.backbone.layers[layer].mlp
     linear = mlp.down_proj
@@ -63,11 +63,11 @@ def seen_by_mlp(lm: LanguageModel, layer: int, read: Any) -> int:
 
 def test_only_what_is_read_is_computed() -> None:
     lm = language_model("llama")
-    # 39 tokens; of each group the prompt's last and all response tokens but their last.
-    assert seen_by_mlp(lm, 0, states_before) == 39
-    assert seen_by_mlp(lm, -1, states_before) == (1 + 3 + 2) + (1 + 0) + (1 + 1 + 4 + 1)
-    assert seen_by_mlp(lm, -1, states_last) == 6
-    # A model's own pass, and that of a copy, compute everything.
+    # 39 tokens; of each group the last prompt token and all but the last of each response.
+    assert tokens_in_mlp(lm, 0, states_before) == 39
+    assert tokens_in_mlp(lm, -1, states_before) == (1 + 3 + 2) + (1 + 0) + (1 + 1 + 4 + 1)
+    assert tokens_in_mlp(lm, -1, states_last) == 6
+    # A plain transformers pass, and that of a copy, compute all tokens.
     ids = torch.arange(12)[None]
     widths: list[int] = []
     for model in (lm.model, copy.deepcopy(lm.model)):
@@ -77,20 +77,20 @@ def test_only_what_is_read_is_computed() -> None:
     assert widths == [12, 12]
 
 
-def test_a_layer_that_is_computed_again_going_back_is_whole() -> None:
+def test_a_layer_that_is_recomputed_in_the_backward_pass_is_whole() -> None:
     lm = language_model("llama")
-    expected = with_gradients(lm, states_before)
+    expected = states_and_gradients(lm, states_before)
     lm.enable_gradient_checkpointing()
-    assert seen_by_mlp(lm, -1, states_before) == 39
-    states, gradients = with_gradients(lm, states_before)
+    assert tokens_in_mlp(lm, -1, states_before) == 39
+    states, gradients = states_and_gradients(lm, states_before)
     torch.testing.assert_close(states, expected[0], rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(gradients, expected[1], strict=True):
-        assert mine is not None
-        assert theirs is not None
-        assert float((mine - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
+    for a, b in zip(gradients, expected[1], strict=True):
+        assert a is not None
+        assert b is not None
+        assert float((a - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
 
 
-def test_a_layer_that_names_its_arguments_is_computed_whole() -> None:
+def test_a_layer_called_by_keyword_is_computed_whole() -> None:
     class ByKeyword(torch.nn.Module):
         def __init__(self, mlp: torch.nn.Module) -> None:
             super().__init__()
@@ -102,12 +102,12 @@ def test_a_layer_that_names_its_arguments_is_computed_whole() -> None:
         def forward(self, x: Tensor) -> Any:
             return self.mlp(x)
 
-    expected = with_gradients(language_model("llama"), states_before)
+    expected = states_and_gradients(language_model("llama"), states_before)
     model = causal("llama")
     model.model.layers[-1].mlp = ByKeyword(model.model.layers[-1].mlp)
     lm = LanguageModel(model, tokenizer=None, name="by keyword")
     assert check_packing(lm)
     assert lm.shares_prefixes
     assert lm.last_layer is None
-    states, _ = with_gradients(lm, states_before)
+    states, _ = states_and_gradients(lm, states_before)
     torch.testing.assert_close(states, expected[0], rtol=1e-5, atol=1e-5)

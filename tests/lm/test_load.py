@@ -1,4 +1,4 @@
-"""What accord saves, plain transformers and peft load, with the same numbers."""
+"""Plain transformers and peft load the models that accord saves, with the same numbers."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ ENDED = [PromptGroup(g.prompt, tuple((*r, EOS) for r in g.responses), g.ranks) f
 
 
 def padded(tokenizer: Any, groups: Sequence[PromptGroup]) -> Any:
-    """All rows as one batch, padded on the right, as anyone would do it in transformers."""
+    """All rows as one batch, padded on the right, as is usual in transformers."""
     rows = [[*g.prompt, *r] for g in groups for r in g.responses]
     return tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
 
 
 def plain_logps(model: Any, tokenizer: Any, groups: Sequence[PromptGroup]) -> Tensor:
     logits = model(**padded(tokenizer, groups)).logits.double().log_softmax(-1)
-    found, row = [], 0
+    actual, row = [], 0
     for group in groups:
         for response in group.responses:
             begin = len(group.prompt) - 1
             at = logits[row, begin : begin + len(response)]
-            found.append(at.gather(1, torch.tensor(response)[:, None]).squeeze(1))
+            actual.append(at.gather(1, torch.tensor(response)[:, None]).squeeze(1))
             row += 1
-    return torch.cat(found)
+    return torch.cat(actual)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -57,9 +57,9 @@ def test_a_saved_model_loads_in_plain_transformers(name: str, tmp_path: Path) ->
     save_model(lm, tmp_path / "saved", card="# A card\n")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    found = plain_logps(model, tokenizer, GROUPS)
+    actual = plain_logps(model, tokenizer, GROUPS)
     expected = response_logps(lm, pack(GROUPS)).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     again = response_logps(load_causal(str(tmp_path / "saved")), pack(GROUPS)).double()
     torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card\n"
@@ -74,19 +74,19 @@ def test_a_saved_model_loads_in_plain_transformers(name: str, tmp_path: Path) ->
 def test_a_saved_reward_model_scores_the_same_in_plain_transformers(
     name: str, pad_is_eos: bool, tmp_path: Path
 ) -> None:
-    place = save_toy(tmp_path / "toy", name)
+    path = save_toy(tmp_path / "toy", name)
     if pad_is_eos:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(path)
         tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.save_pretrained(place)
-    lm = load_scalar(place)
+        tokenizer.save_pretrained(path)
+    lm = load_scalar(path)
     lm.score_mean, lm.score_std = 1.25, 0.5
     save_model(lm, tmp_path / "rm", card="")
     expected = response_scores(lm, pack(ENDED))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
-    found = model(**padded(tokenizer, ENDED)).logits[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    actual = model(**padded(tokenizer, ENDED)).logits[:, 0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     again = load_scalar(str(tmp_path / "rm"))
     assert (again.score_mean, again.score_std) == (1.25, 0.5)
     torch.testing.assert_close(response_scores(again, pack(ENDED)), expected, rtol=0, atol=1e-6)
@@ -95,8 +95,8 @@ def test_a_saved_reward_model_scores_the_same_in_plain_transformers(
 
 def test_a_new_head_comes_from_the_seed(tmp_path: Path) -> None:
     # Normal with standard deviation 1/√(width + 1), width 32.
-    place = save_toy(tmp_path / "toy")
-    heads = [load_scalar(place, seed=seed).model.score.weight for seed in (0, 0, 1)]
+    path = save_toy(tmp_path / "toy")
+    heads = [load_scalar(path, seed=seed).model.score.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert 0.6 < float(heads[0].detach().std()) * 33**0.5 < 1.4
@@ -105,9 +105,9 @@ def test_a_new_head_comes_from_the_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @torch.no_grad()
 def test_a_saved_adapter_loads_in_plain_peft(name: str, tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy", name)
-    base = response_logps(load_causal(place), pack(GROUPS))
-    lm = with_adapters(load_causal(place), seed=0)
+    path = save_toy(tmp_path / "toy", name)
+    base = response_logps(load_causal(path), pack(GROUPS))
+    lm = with_adapters(load_causal(path), seed=0)
     expected = response_logps(lm, pack(GROUPS))
     assert float((expected - base).abs().max()) > 0.05  # the adapter does something
     off = response_logps(base_view(lm), pack(GROUPS))
@@ -117,8 +117,8 @@ def test_a_saved_adapter_loads_in_plain_peft(name: str, tmp_path: Path) -> None:
 
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
-    found = plain_logps(model, tokenizer, GROUPS)
-    torch.testing.assert_close(found, expected.double(), rtol=0, atol=1e-4)
+    actual = plain_logps(model, tokenizer, GROUPS)
+    torch.testing.assert_close(actual, expected.double(), rtol=0, atol=1e-4)
     merged = load_causal(str(tmp_path / "adapter"))
     assert not merged.is_peft
     torch.testing.assert_close(response_logps(merged, pack(GROUPS)), expected, rtol=0, atol=1e-4)
@@ -137,25 +137,27 @@ def test_an_adapter_of_a_reward_model_loads_with_its_head(tmp_path: Path) -> Non
         tmp_path / "adapter", num_labels=1
     ).eval()
     plain.config.pad_token_id = merged.tokenizer.pad_token_id
-    found = plain(**padded(merged.tokenizer, ENDED)).logits[:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    actual = plain(**padded(merged.tokenizer, ENDED)).logits[:, 0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
 def test_a_reward_model_may_start_from_an_adapter(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
-    lm = with_adapters(load_causal(place), seed=0)
+    path = save_toy(tmp_path / "toy")
+    lm = with_adapters(load_causal(path), seed=0)
     save_model(lm, tmp_path / "sft", card="")
     scorer = load_scalar(str(tmp_path / "sft"), seed=1)
-    own = lm.model.get_base_model().model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
-    found = scorer.backbone(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
-    torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
+    expected = (
+        lm.model.get_base_model().model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    )
+    actual = scorer.backbone(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("scalar", [False, True])
 @torch.no_grad()
-def test_an_adapter_on_an_adapter_is_saved_whole(scalar: bool, tmp_path: Path) -> None:
-    # The base that the second adapter sits on has the first merged into it, and is in no folder.
+def test_an_adapter_on_an_adapter_is_saved_as_a_full_model(scalar: bool, tmp_path: Path) -> None:
+    # The base of the second adapter has the first merged into it, and is saved in no folder.
     first = with_adapters(load_causal(save_toy(tmp_path / "toy")), seed=0)
     save_model(first, tmp_path / "first", card="")
     load, read = (load_scalar, response_scores) if scalar else (load_causal, response_logps)
@@ -169,34 +171,36 @@ def test_an_adapter_on_an_adapter_is_saved_whole(scalar: bool, tmp_path: Path) -
 
 
 def test_adapters_leave_the_base_frozen_and_come_from_the_seed(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
-    models = [add_adapters(load_causal(place), LoraSettings(r=2), seed=s) for s in (0, 0, 1)]
+    path = save_toy(tmp_path / "toy")
+    models = [add_adapters(load_causal(path), LoraSettings(r=2), seed=s) for s in (0, 0, 1)]
     names = set(models[0].trainable_parameters())
     assert names
     assert all("lora_" in n for n in names)
-    first, same, other = ([p.detach() for p in lm.trainable_parameters().values()] for lm in models)
+    first, same, different = (
+        [p.detach() for p in lm.trainable_parameters().values()] for lm in models
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    scorer = add_adapters(load_scalar(place), LoraSettings(r=2), seed=0)
+    assert any(not torch.equal(a, b) for a, b in zip(first, different, strict=True))
+    scorer = add_adapters(load_scalar(path), LoraSettings(r=2), seed=0)
     assert any("score" in n for n in scorer.trainable_parameters())
 
 
-def test_adapters_on_layers_that_are_not_there(tmp_path: Path) -> None:
+def test_adapters_on_layers_that_do_not_exist(tmp_path: Path) -> None:
     lm = load_causal(save_toy(tmp_path / "toy"))
     with pytest.raises(SettingsError, match=r"lora.target_modules = 'query_key' fits no layer"):
         add_adapters(lm, LoraSettings(target_modules="query_key"), seed=0)
 
 
 def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
+    path = save_toy(tmp_path / "toy")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "toy" / name).unlink(missing_ok=True)
     with pytest.raises(ModelError, match="holds a model but no tokenizer"):
-        load_causal(place)
+        load_causal(path)
 
 
 class Bomb:
-    """Unpickling it leaves a mark."""
+    """Unpickling it creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -207,13 +211,13 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_pickles_are_never_opened(name: str, tmp_path: Path) -> None:
-    place, mark = save_toy(tmp_path / "toy"), tmp_path / "mark"
+    path, mark = save_toy(tmp_path / "toy"), tmp_path / "mark"
     (tmp_path / "toy" / "model.safetensors").unlink()
     (tmp_path / "toy" / name).write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(ModelError, match=f"no safetensors weights .only {name}, which is pickle"):
-        load_causal(place)
+        load_causal(path)
     with pytest.raises(ModelError, match="does not open pickle files"):
-        load_scalar(place)
+        load_scalar(path)
     assert not mark.exists()
 
 
@@ -229,10 +233,10 @@ def test_an_adapter_that_is_a_pickle_is_never_opened(tmp_path: Path) -> None:
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
+    path = save_toy(tmp_path / "toy")
     (tmp_path / "toy" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no safetensors weights \(none\)"):
-        load_causal(place)
+        load_causal(path)
 
 
 def test_the_output_folder_instead_of_the_model_in_it(tmp_path: Path) -> None:
@@ -241,48 +245,48 @@ def test_the_output_folder_instead_of_the_model_in_it(tmp_path: Path) -> None:
         load_causal(str(tmp_path / "run"))
 
 
-def test_a_missing_folder_with_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_folder_with_a_similar_name(tmp_path: Path) -> None:
     save_toy(tmp_path / "policy")
     with pytest.raises(ModelError, match=r"No model folder '.*polcy'. Did you mean '.*policy'"):
         load_causal(str(tmp_path / "polcy"))
 
 
 def test_broken_weights(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
+    path = save_toy(tmp_path / "toy")
     (tmp_path / "toy" / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="can't be loaded"):
-        load_causal(place)
+        load_causal(path)
 
 
 def test_a_tokenizer_without_eos(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
+    path = save_toy(tmp_path / "toy")
     config = tmp_path / "toy" / "tokenizer_config.json"
     numbers = json.loads(config.read_text())
     del numbers["eos_token"]
     config.write_text(json.dumps(numbers))
     with pytest.raises(ModelError, match="has no EOS token, so no response could end"):
-        load_causal(place)
+        load_causal(path)
 
 
-def test_end_tokens_are_those_of_tokenizer_and_generation(tmp_path: Path) -> None:
+def test_eos_ids_are_those_of_tokenizer_and_generation_config(tmp_path: Path) -> None:
     lm = load_causal(save_toy(tmp_path / "toy"))
     assert lm.eos_ids == {EOS}
     lm.model.generation_config.eos_token_id = [EOS, 5]
     assert lm.eos_ids == {EOS, 5}
 
 
-def test_half_weights_and_bf16(tmp_path: Path) -> None:
-    place = save_toy(tmp_path / "toy")
-    full = load_causal(place)
-    half = load_causal(place, precision="bf16", learns=False)
-    assert next(half.model.parameters()).dtype == torch.bfloat16
+def test_bf16_weights(tmp_path: Path) -> None:
+    path = save_toy(tmp_path / "toy")
+    full = load_causal(path)
+    bf16 = load_causal(path, precision="bf16", trainable=False)
+    assert next(bf16.model.parameters()).dtype == torch.bfloat16
     with torch.no_grad():
         exact = response_logps(full, pack(GROUPS))
-        rough = response_logps(half, pack(GROUPS))
-    assert float((exact - rough).abs().mean()) < 0.2
+        bf16_logps = response_logps(bf16, pack(GROUPS))
+    assert float((exact - bf16_logps).abs().mean()) < 0.2
 
 
-def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_device(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SettingsError, match="torch finds no CUDA device"):

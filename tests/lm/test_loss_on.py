@@ -1,4 +1,4 @@
-"""What of a conversation is learned: the last answer, every answer, or everything."""
+"""Which tokens of a conversation are trained on: the last response, every response, or all."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ TALK = (
     Message("user", "a dog"),
 )
 RECORD = Demonstration(TALK, "ran away", Source("rows.jsonl", 4))
-OTHER = Demonstration("the", " sea")
+PLAIN = Demonstration("the", " sea")
 
 
-def plain(text: str) -> tuple[int, ...]:
+def tokenized(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
 
 
-def role(name: str) -> int:
+def role_id(name: str) -> int:
     return int(TOKENIZER.convert_tokens_to_ids(f"<|{name}|>"))
 
 
-CAT, SAT, DOG, RAN = plain("the cat"), plain("sat"), plain("a dog"), plain("ran away")
-# The whole conversation as the toy template writes it: no end token but the assistant's.
-BEGINNING = (BOS, role("user"), *CAT, role("assistant"))
-MIDDLE = (role("user"), *DOG, role("assistant"))
+CAT, SAT, DOG, RAN = (
+    tokenized("the cat"),
+    tokenized("sat"),
+    tokenized("a dog"),
+    tokenized("ran away"),
+)
+# The whole conversation as the toy template renders it: no EOS but the assistant's.
+BEGINNING = (BOS, role_id("user"), *CAT, role_id("assistant"))
+MIDDLE = (role_id("user"), *DOG, role_id("assistant"))
 WHOLE = (*BEGINNING, *SAT, EOS, *MIDDLE, *RAN, EOS)
 
 
@@ -62,7 +67,7 @@ def with_template(change: str, into: str) -> Any:
     return changed
 
 
-def test_the_last_answer_alone_and_what_was_left_is_told() -> None:
+def test_the_last_response_alone_and_the_others_are_reported() -> None:
     (group,), report = encoded(RECORD, loss_on="response")
     assert group.prompt == (*BEGINNING, *SAT, EOS, *MIDDLE)
     assert group.responses == ((*RAN, EOS),)
@@ -72,37 +77,37 @@ def test_the_last_answer_alone_and_what_was_left_is_told() -> None:
     assert "1 rows with earlier answers, of which only the last is learned" in report.summary()
 
 
-def test_every_answer_with_its_end() -> None:
+def test_every_response_with_its_eos() -> None:
     (group,), report = encoded(RECORD, loss_on="assistant")
     assert (*group.prompt, *group.responses[0]) == WHOLE
     assert group.prompt == BEGINNING
     (mask,) = group.loss_mask
     learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
     assert learned == [*SAT, EOS, *RAN, EOS]
-    # The user's turn between the answers is read, and not learned.
+    # The user's turn between the responses is context, and not trained on.
     assert [t for t, on in zip(group.responses[0], mask, strict=True) if not on] == [*MIDDLE]
     assert group.num_targets == len(learned)
     assert report.answers_not_learned == 0
 
 
-def test_a_single_answer_needs_no_mask() -> None:
+def test_a_single_response_needs_no_mask() -> None:
     record = Demonstration(TALK[:1], "sat")
     (response,), _ = encoded(record, loss_on="response")
     (assistant,), _ = encoded(record, loss_on="assistant")
     assert assistant == response
-    (text,), _ = encoded(OTHER, loss_on="assistant")
-    assert text == encoded(OTHER, loss_on="response")[0][0]
+    (text,), _ = encoded(PLAIN, loss_on="assistant")
+    assert text == encoded(PLAIN, loss_on="response")[0][0]
 
 
 def test_everything_after_the_first_token() -> None:
-    (group, text), report = encoded(RECORD, OTHER, loss_on="all")
+    (group, text), report = encoded(RECORD, PLAIN, loss_on="all")
     assert (group.prompt, group.responses, group.loss_mask) == (WHOLE[:1], (WHOLE[1:],), ())
-    assert (*text.prompt, *text.responses[0]) == (*plain("the"), *plain(" sea"), EOS)
+    assert (*text.prompt, *text.responses[0]) == (*tokenized("the"), *tokenized(" sea"), EOS)
     assert len(text.prompt) == 1
     assert report.answers_not_learned == 0
 
 
-def test_text_rows_are_learned_whole_in_any_case() -> None:
+def test_text_rows_are_trained_on_whole_under_any_loss_on() -> None:
     groups = {on: encoded(Text("the cat sat"), loss_on=on)[0] for on in ("response", "assistant")}
     assert (
         groups["response"] == groups["assistant"] == encoded(Text("the cat sat"), loss_on="all")[0]
@@ -110,21 +115,21 @@ def test_text_rows_are_learned_whole_in_any_case() -> None:
 
 
 def test_a_long_conversation_loses_its_last_turns() -> None:
-    # Room for the first answer with its end, and one token of what follows.
+    # Room for the first response with its EOS, and one token of the next turn.
     n = len(BEGINNING) + len(SAT) + 2
     (group,), report = encoded(RECORD, loss_on="assistant", max_length=n)
-    assert group.responses == ((*SAT, EOS, role("user")),)
+    assert group.responses == ((*SAT, EOS, role_id("user")),)
     assert group.loss_mask == ((*(True,) * (len(SAT) + 1), False),)
     assert (report.responses_cut, report.prompts_cut, report.eos_added) == (1, 0, 0)
     (group, _), report = encoded(
-        RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="cut"
+        RECORD, PLAIN, loss_on="assistant", max_length=n, long_responses="cut"
     )
     assert group.num_targets == len(SAT) + 1
-    _, report = encoded(RECORD, OTHER, loss_on="assistant", max_length=n, long_responses="drop")
+    _, report = encoded(RECORD, PLAIN, loss_on="assistant", max_length=n, long_responses="drop")
     assert report.dropped == {f"prompt and response have more than {n} tokens": [RECORD.source]}
 
 
-def test_what_follows_an_end_token_in_the_template_is_not_learned() -> None:
+def test_text_after_eos_in_the_template_is_not_trained_on() -> None:
     changed = with_template("{{- eos_token }}", "{{- eos_token + '\\n' }}")
     (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
     (mask,) = group.loss_mask
@@ -132,9 +137,9 @@ def test_what_follows_an_end_token_in_the_template_is_not_learned() -> None:
     assert learned == [*SAT, EOS, *RAN, EOS]
 
 
-def test_a_template_that_adds_thoughts_to_the_last_turn_alone() -> None:
-    # As reasoning models' templates do: the last answer begins with an empty thought, which is
-    # gone from it when the conversation goes on.
+def test_a_template_that_adds_reasoning_to_the_last_turn_alone() -> None:
+    # As reasoning models' templates do: the last response begins with empty reasoning, which the
+    # template removes once another turn follows.
     changed = with_template(
         "{{- '<|' + message['role'] + '|>' + message['content'] }}",
         "{{- '<|' + message['role'] + '|>' }}"
@@ -144,28 +149,28 @@ def test_a_template_that_adds_thoughts_to_the_last_turn_alone() -> None:
     (group,), _ = encoded(RECORD, loss_on="assistant", tokenizer=changed)
     (mask,) = group.loss_mask
     learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
-    assert learned == [*SAT, EOS, *plain("yes ran away"), EOS]
+    assert learned == [*SAT, EOS, *tokenized("yes ran away"), EOS]
 
 
 ROLE_AND_TEXT = "{{- '<|' + message['role'] + '|>' + message['content'] }}"
-LAST_ANSWER = "{{- 'yes ' if loop.last and message['role'] == 'assistant' else '' }}"
+LAST_RESPONSE = "{{- 'yes ' if loop.last and message['role'] == 'assistant' else '' }}"
 REWRITTEN = {
-    # The beginning tells how many questions there are.
+    # The beginning contains the number of questions.
     "beginning": (
         "{{- bos_token }}",
         "{{- messages | selectattr('role', 'eq', 'user') | list | length }}",
     ),
-    # The last answer alone has a thought, and no answer an end token that would tell it apart.
-    "no end": (ROLE_AND_TEXT, ROLE_AND_TEXT.replace("'|>' +", f"'|>' }}}}{LAST_ANSWER}{{{{-")),
+    # The last response alone has reasoning, and no response ends with EOS.
+    "no end": (ROLE_AND_TEXT, ROLE_AND_TEXT.replace("'|>' +", f"'|>' }}}}{LAST_RESPONSE}{{{{-")),
 }
 
 
 @pytest.mark.parametrize("name", REWRITTEN)
-def test_a_template_whose_turns_cannot_be_told_apart(name: str) -> None:
+def test_a_template_whose_turns_cannot_be_separated(name: str) -> None:
     changed = with_template(*REWRITTEN[name])
     if name == "no end":
         changed.chat_template = changed.chat_template.replace("{{- eos_token }}", "")
-    groups, report = encoded(RECORD, OTHER, loss_on="assistant", tokenizer=changed)
+    groups, report = encoded(RECORD, PLAIN, loss_on="assistant", tokenizer=changed)
     assert len(groups) == 1
     reason = "the chat template rewrites earlier turns, so their answers can't be found"
     assert report.dropped == {reason: [RECORD.source]}
@@ -173,12 +178,12 @@ def test_a_template_whose_turns_cannot_be_told_apart(name: str) -> None:
         encoded(RECORD, loss_on="assistant", tokenizer=changed)
 
 
-def test_an_empty_answer_is_nothing_to_learn() -> None:
+def test_an_empty_response_is_dropped() -> None:
     talk = (TALK[0], Message("assistant", " "), TALK[2])
-    _, report = encoded(Demonstration(talk, "ran"), OTHER, loss_on="assistant")
+    _, report = encoded(Demonstration(talk, "ran"), PLAIN, loss_on="assistant")
     assert list(report.dropped) == ["a response is empty"]
-    groups, _ = encoded(Demonstration(talk, "ran"), OTHER, loss_on="response")
-    assert len(groups) == 2  # as context it does no harm
+    groups, _ = encoded(Demonstration(talk, "ran"), PLAIN, loss_on="response")
+    assert len(groups) == 2  # it is context only
 
 
 MASKED = [
@@ -191,7 +196,7 @@ MASKED = [
 ]
 
 
-def test_packing_has_no_padding_and_keeps_learned_tokens_alone() -> None:
+def test_packing_has_no_padding_and_targets_are_masked_tokens_alone() -> None:
     batch = pack(MASKED)
     assert len(batch.input_ids) == 3 + 6 + 5 + 4 + 1 + 3
     a, b, c = (g.responses[0] for g in MASKED)
@@ -206,11 +211,11 @@ def test_packing_has_no_padding_and_keeps_learned_tokens_alone() -> None:
 
 @pytest.mark.parametrize("shares_prefixes", [True, False])
 @torch.no_grad()
-def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: bool) -> None:
+def test_target_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: bool) -> None:
     lm = LanguageModel(causal("llama"), type("NoTokenizer", (), {"eos_token_id": 2})(), "toy")
     assert check_packing(lm)
     lm.shares_prefixes = shares_prefixes
-    found = response_logps(lm, pack(MASKED))
+    actual = response_logps(lm, pack(MASKED))
     plain_model, expected = causal("llama"), []
     for group in MASKED:
         (row,) = group.responses
@@ -222,4 +227,4 @@ def test_learned_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: boo
             for i, (token, on) in enumerate(zip(row, mask, strict=True))
             if on
         ]
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Norms in the cache against the models' own."""
+"""Norms computed in the cache against those of the transformers models."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from tests.lm.models import CONFIGS, causal
 WITH_NORMS = [name for name in CONFIGS if name not in ("gpt2", "phi")]
 
 
-def norms_of(model: Any) -> list[nn.Module]:
+def rms_norms(model: Any) -> list[nn.Module]:
     return [m for m in model.modules() if "RMSNorm" in type(m).__name__]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", WITH_NORMS)
-def test_values_and_gradients_are_the_models_own(
+def test_values_and_gradients_equal_those_of_transformers(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(norms, "CACHED", 4 * 32)  # several parts, the last one smaller
+    monkeypatch.setattr(norms, "CHUNK_ELEMENTS", 4 * 32)  # several chunks, the last one smaller
     model = causal(name).to(dtype)
     with torch.no_grad():
-        for norm in norms_of(model):
+        for norm in rms_norms(model):
             norm.weight.uniform_(-1, 1)
     fast = copy.deepcopy(model)
-    assert speed_up_norms(fast) == len(norms_of(model)) > 0
-    for own, ours in zip(norms_of(model), norms_of(fast), strict=True):
-        x = torch.randn(2, 7, len(own.weight), dtype=dtype)
-        found, expected = (x.clone().requires_grad_() for _ in range(2))
-        slope = torch.randn_like(x)
-        assert torch.equal(ours(found), own(expected))
-        ours(found).backward(slope)
-        own(expected).backward(slope)
-        rough = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
-        for a, b in ((found.grad, expected.grad), (ours.weight.grad, own.weight.grad)):
-            assert float((a - b).norm()) <= rough * float(b.norm())
+    assert speed_up_norms(fast) == len(rms_norms(model)) > 0
+    for plain, replaced in zip(rms_norms(model), rms_norms(fast), strict=True):
+        x = torch.randn(2, 7, len(plain.weight), dtype=dtype)
+        actual, expected = (x.clone().requires_grad_() for _ in range(2))
+        grad = torch.randn_like(x)
+        assert torch.equal(replaced(actual), plain(expected))
+        replaced(actual).backward(grad)
+        plain(expected).backward(grad)
+        tolerance = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+        for a, b in ((actual.grad, expected.grad), (replaced.weight.grad, plain.weight.grad)):
+            assert float((a - b).norm()) <= tolerance * float(b.norm())
 
 
-def test_a_copy_of_a_model_has_norms_of_its_own() -> None:
+def test_norms_of_a_copied_model_use_its_weights() -> None:
     model = causal("llama")
     speed_up_norms(model)
     twin = copy.deepcopy(model)
     x = torch.randn(1, 2, 32)
     with torch.no_grad():
-        norms_of(twin)[0].weight.fill_(3.0)
-    torch.testing.assert_close(norms_of(twin)[0](x), 3.0 * norms_of(model)[0](x))
+        rms_norms(twin)[0].weight.fill_(3.0)
+    torch.testing.assert_close(rms_norms(twin)[0](x), 3.0 * rms_norms(model)[0](x))
 
 
 class ShiftedRMSNorm(nn.Module):
@@ -66,7 +66,7 @@ class ShiftedRMSNorm(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """Mamba 2's: it may be given a gate besides."""
+    """Mamba 2's: it takes an optional gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,5 +81,5 @@ class GatedRMSNorm(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [ShiftedRMSNorm, GatedRMSNorm])
-def test_a_norm_of_another_kind_is_left_alone(kind: type[nn.Module]) -> None:
+def test_a_norm_of_another_kind_is_not_replaced(kind: type[nn.Module]) -> None:
     assert speed_up_norms(nn.Sequential(kind())) == 0

@@ -1,4 +1,4 @@
-"""The packed forward pass against plain rows and against the model's own logits."""
+"""The packed forward pass against plain rows and against the logits of transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from accord.lm.forward import (
     states_last,
     token_values,
 )
-from accord.lm.load import prepared, tell_of_plain_rows
+from accord.lm.load import finish_loading, warn_about_plain_rows
 from accord.lm.model import LanguageModel, disable_dropout
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
@@ -49,22 +49,24 @@ class NoTokenizer:
     eos_token_id = 2
 
 
-def wrapped(model: Any, **more: Any) -> LanguageModel:
-    return LanguageModel(model, NoTokenizer(), "toy", **more)
+def wrapped(model: Any, **fields: Any) -> LanguageModel:
+    return LanguageModel(model, NoTokenizer(), "toy", **fields)
 
 
-def own_logps(model: Any, groups: Sequence[PromptGroup], temperature: float = 1.0) -> Tensor:
-    """Log-probs from the model's logits, one unpadded row at a time."""
-    found = []
+def transformers_logps(
+    model: Any, groups: Sequence[PromptGroup], temperature: float = 1.0
+) -> Tensor:
+    """Log-probs from the logits of transformers, one unpadded row at a time."""
+    actual = []
     for group in groups:
         for response in group.responses:
             logits = model(input_ids=torch.tensor([[*group.prompt, *response]])).logits[0]
             logps = (logits[len(group.prompt) - 1 : -1].double() / temperature).log_softmax(-1)
-            found.append(logps.gather(1, torch.tensor(response)[:, None]).squeeze(1))
-    return torch.cat(found)
+            actual.append(logps.gather(1, torch.tensor(response)[:, None]).squeeze(1))
+    return torch.cat(actual)
 
 
-def own_scores(model: Any, groups: Sequence[PromptGroup]) -> Tensor:
+def transformers_scores(model: Any, groups: Sequence[PromptGroup]) -> Tensor:
     """A reward model's scores as transformers gives them, one unpadded row at a time."""
     return torch.cat(
         [
@@ -81,35 +83,35 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, gradient in found.items():
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
         size = float(expected[name].norm())
         assert float((gradient - expected[name]).norm()) <= 1e-4 * size + 1e-7, name
 
 
 def weighted(values: Tensor) -> Tensor:
-    """A loss to which every value has a different slope."""
+    """A loss with a different derivative to each value."""
     return (values.float() * torch.linspace(-1, 1.5, values.numel())).sum()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_log_probs_and_gradients_are_the_models_own(name: str) -> None:
+def test_log_probs_and_gradients_equal_those_of_transformers(name: str) -> None:
     model = causal(name)
-    expected = own_logps(model, GROUPS)
+    expected = transformers_logps(model, GROUPS)
     expected_gradients = gradients(model, weighted(expected))
 
     lm, batch = wrapped(model), pack(GROUPS)
     assert check_packing(lm)
     for packed in (True, False):
         lm.shares_prefixes = packed
-        found = response_logps(lm, batch)
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
-        assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+        actual = response_logps(lm, batch)
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+        assert_same_gradients(gradients(model, weighted(actual)), expected_gradients)
 
 
-def losses_of(lm: LanguageModel) -> tuple[float, float, dict[str, Tensor]]:
-    """The mean loss of SFT, that of DPO on neighbouring responses, and their sum's gradients."""
+def losses_and_gradients(lm: LanguageModel) -> tuple[float, float, dict[str, Tensor]]:
+    """The mean loss of SFT, that of DPO on adjacent responses, and the gradients of their sum."""
     batch = pack(GROUPS)
     logps = response_logps(lm, batch)
     rewards = 0.1 * batch.per_response(logps)
@@ -121,27 +123,27 @@ def losses_of(lm: LanguageModel) -> tuple[float, float, dict[str, Tensor]]:
 def test_losses_and_gradients_are_the_same_packed_and_unpacked(name: str) -> None:
     lm = wrapped(causal(name))
     assert check_packing(lm)
-    *packed, packed_gradients = losses_of(lm)
+    *packed, packed_gradients = losses_and_gradients(lm)
     lm.shares_prefixes = False
-    *plain, plain_gradients = losses_of(lm)
+    *plain, plain_gradients = losses_and_gradients(lm)
     assert packed == pytest.approx(plain, rel=0, abs=1e-5)
     assert_same_gradients(packed_gradients, plain_gradients)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_scores_and_gradients_are_the_models_own(name: str) -> None:
+def test_scores_and_gradients_equal_those_of_transformers(name: str) -> None:
     model = scalar(name)
     model.config.pad_token_id = 0
-    expected = own_scores(model, GROUPS).squeeze(-1)
+    expected = transformers_scores(model, GROUPS).squeeze(-1)
     expected_gradients = gradients(model, weighted(expected))
 
     lm, batch = wrapped(model, scalar=True), pack(GROUPS)
     assert check_packing(lm)
     for packed in (True, False):
         lm.shares_prefixes = packed
-        found = response_scores(lm, batch)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+        actual = response_scores(lm, batch)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+        assert_same_gradients(gradients(model, weighted(actual)), expected_gradients)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -158,7 +160,7 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
 
 
 def test_dropout_stays_off_in_the_training_mode_of_checkpointing() -> None:
-    # OPT gives a number of its module, not an nn.Dropout, to functional dropout.
+    # OPT passes an attribute of its module, not an nn.Dropout, to functional dropout.
     torch.manual_seed(0)
     config = OPTConfig(
         vocab_size=VOCABULARY,
@@ -178,13 +180,13 @@ def test_dropout_stays_off_in_the_training_mode_of_checkpointing() -> None:
 
 
 def test_temperature_divides_the_logits() -> None:
-    model = causal("gemma2")  # its soft cap comes before the temperature
+    model = causal("gemma2")  # its soft cap is applied before the temperature
     lm = wrapped(model)
     assert check_packing(lm)
     stats = response_stats(lm, pack(GROUPS), want={"entropy"}, temperature=0.6)
     assert stats.entropy is not None
     torch.testing.assert_close(
-        stats.logps.double(), own_logps(model, GROUPS, temperature=0.6), rtol=0, atol=1e-5
+        stats.logps.double(), transformers_logps(model, GROUPS, temperature=0.6), rtol=0, atol=1e-5
     )
     assert stats.entropy.shape == stats.logps.shape
 
@@ -193,34 +195,34 @@ def test_values_are_read_before_each_token_and_normalised() -> None:
     model = scalar("llama")
     lm = wrapped(model, scalar=True, score_mean=0.5, score_std=2.0)
     check_packing(lm)
-    found = token_values(lm, pack(GROUPS))
+    actual = token_values(lm, pack(GROUPS))
     expected = []
     for group in GROUPS:
         for response in group.responses:
             ids = torch.tensor([[*group.prompt, *response]])
             raw = model.score(model.model(input_ids=ids).last_hidden_state)[0, :, 0]
             expected.append((raw[len(group.prompt) - 1 : -1] - 0.5) / 2.0)
-    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, torch.cat(expected), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
 def test_sequence_kl_is_the_sum_over_tokens_and_vocabulary() -> None:
-    model, other = causal("llama", seed=0), causal("llama", seed=1)
+    model, reference_model = causal("llama", seed=0), causal("llama", seed=1)
     with torch.no_grad():
-        for each in (model, other):
+        for each in (model, reference_model):
             each.lm_head.weight.mul_(20)
-    lm, reference = wrapped(model), wrapped(other)
+    lm, reference = wrapped(model), wrapped(reference_model)
     check_packing(lm)
     check_packing(reference)
-    found = response_kl(lm, reference, pack(GROUPS))
+    actual = response_kl(lm, reference, pack(GROUPS))
     expected = []
     for group in GROUPS:
         for response in group.responses:
             ids, begin = torch.tensor([[*group.prompt, *response]]), len(group.prompt) - 1
             p = model(input_ids=ids).logits[0, begin:-1].double().log_softmax(-1)
-            q = other(input_ids=ids).logits[0, begin:-1].double().log_softmax(-1)
+            q = reference_model(input_ids=ids).logits[0, begin:-1].double().log_softmax(-1)
             expected.append(float((p.exp() * (p - q)).sum()))
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert actual.tolist() == pytest.approx(expected, rel=1e-4)
     assert min(expected) > 0.01
 
 
@@ -265,30 +267,30 @@ def lfm2() -> Any:
 
 
 @pytest.mark.parametrize("make", [mamba, jamba, lfm2])
-def test_models_that_keep_a_state_fall_back_to_plain_rows(
+def test_recurrent_models_fall_back_to_plain_rows(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
     model = make()
-    expected = own_logps(model, GROUPS)
+    expected = transformers_logps(model, GROUPS)
     expected_gradients = gradients(model, weighted(expected))
-    tell_of_plain_rows.cache_clear()
+    warn_about_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
-        lm = prepared(wrapped(model))
+        lm = finish_loading(wrapped(model))
     assert not lm.shares_prefixes
     assert f"A {type(model).__name__} can't share a prompt between its responses" in caplog.text
-    found = response_logps(lm, pack(GROUPS))
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
-    assert_same_gradients(gradients(model, weighted(found)), expected_gradients)
+    actual = response_logps(lm, pack(GROUPS))
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(model, weighted(actual)), expected_gradients)
 
 
-def test_the_fall_back_is_announced_once_for_each_architecture(
+def test_the_fall_back_is_logged_once_for_each_architecture(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tell_of_plain_rows.cache_clear()
+    warn_about_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
         for make in (mamba, lfm2, mamba, mamba):
-            assert not prepared(wrapped(make())).shares_prefixes
+            assert not finish_loading(wrapped(make())).shares_prefixes
     assert [r.getMessage().split(" can't ")[0] for r in caplog.records] == [
         "A MambaForCausalLM",
         "A Lfm2ForCausalLM",
@@ -296,7 +298,7 @@ def test_the_fall_back_is_announced_once_for_each_architecture(
 
 
 class DoubledLogits(torch.nn.Linear):
-    """A head that does more than a product, which accord can't know of."""
+    """A head that does more than a product, which its weight does not show."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x) + x.sum(-1, keepdim=True) * torch.arange(self.out_features)
@@ -317,31 +319,31 @@ def test_attention_in_chunks_falls_back() -> None:
     assert not check_packing(lm)
 
 
-def test_a_group_does_not_see_its_neighbours() -> None:
+def test_a_group_does_not_see_other_groups() -> None:
     lm = wrapped(causal("llama"))
     assert check_packing(lm)
-    together = response_logps(lm, pack(GROUPS))
-    apart = torch.cat([response_logps(lm, pack([g])) for g in GROUPS])
-    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+    packed = response_logps(lm, pack(GROUPS))
+    separate = torch.cat([response_logps(lm, pack([g])) for g in GROUPS])
+    torch.testing.assert_close(packed, separate, rtol=0, atol=1e-5)
     reverse = torch.cat(
         response_logps(lm, pack(GROUPS[::-1])).split(
             [sum(map(len, g.responses)) for g in GROUPS[::-1]]
         )[::-1]
     )
-    torch.testing.assert_close(together, reverse, rtol=0, atol=1e-5)
+    torch.testing.assert_close(packed, reverse, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral", "gpt-oss"])
 @pytest.mark.parametrize(
     "limits",
     [
-        {"BLOCK_CELLS": 1},  # every short row a block of its own
-        {"LONG_ROW": 1, "QUERY_TILE": 4},  # every row read in place, and back in tiles
-        {"QUERY_TILE": 5, "BLOCK_FILL": 0.0},  # few blocks with much padding, in tiles
+        {"MAX_BLOCK_CELLS": 1},  # every short row in a separate block
+        {"LONG_ROW": 1, "QUERY_TILE": 4},  # every row without a copy, its backward pass in tiles
+        {"QUERY_TILE": 5, "MIN_BLOCK_FILL": 0.0},  # few blocks with much padding, in tiles
         {"LONG_ROW": 6},
     ],
 )
-def test_how_rows_are_laid_out_changes_nothing(
+def test_the_layout_of_rows_in_blocks_changes_no_number(
     monkeypatch: pytest.MonkeyPatch, name: str, limits: dict[str, float]
 ) -> None:
     lm = wrapped(causal(name))
@@ -350,9 +352,9 @@ def test_how_rows_are_laid_out_changes_nothing(
     expected = gradients(lm.model, weighted(whole))
     for limit, value in limits.items():
         monkeypatch.setattr(attention_plan, limit, value)
-    found = response_logps(lm, pack(GROUPS))
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-    assert_same_gradients(gradients(lm.model, weighted(found)), expected)
+    actual = response_logps(lm, pack(GROUPS))
+    torch.testing.assert_close(actual, whole, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(lm.model, weighted(actual)), expected)
 
 
 LENGTHS = st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=4))
@@ -360,11 +362,11 @@ LENGTHS = st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1,
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=6), st.sampled_from([None, 1, 5]))
-def test_the_plan_holds_each_token_once_with_its_own_past(
+def test_the_plan_has_each_token_once_with_the_keys_it_sees(
     groups: list[tuple[int, list[int]]], window: int | None
 ) -> None:
     plan = AttentionPlan(tuple((p, tuple(rs)) for p, rs in groups), torch.device("cpu"))
-    # What each flat token may see, told independently of the plan: its group's prompt and its own
+    # What each flat token may see, computed independently of the plan: its group's prompt and its
     # response, up to itself, and within the window.
     expected: dict[int, set[int]] = {}
     start = 0
@@ -375,8 +377,8 @@ def test_the_plan_holds_each_token_once_with_its_own_past(
         for n in responses:
             rows.append((first, list(range(begin, begin + n))))
             begin += n
-        for shared, own in rows:
-            row = shared + own
+        for prompt_tokens, response_tokens in rows:
+            row = prompt_tokens + response_tokens
             for position, token in enumerate(row):
                 low = 0 if window is None else max(0, position - window + 1)
                 expected[token] = set(row[low : position + 1])
@@ -385,21 +387,21 @@ def test_the_plan_holds_each_token_once_with_its_own_past(
     seen: list[int] = []
     written: set[int] = set()
     for block in plan.blocks:
-        keys, bias = torch.cat([block.prefix, block.own], 1), block.bias(window, torch.float32)
-        bias = bias.expand(len(block.rows), -1, -1)
-        assert set(block.prefix[block.prefix != plan.tokens].tolist()) <= written
+        keys = torch.cat([block.prefix_index, block.query_index], 1)
+        bias = block.bias(window, torch.float32).expand(len(block.rows), -1, -1)
+        assert set(block.prefix_index[block.prefix_index != plan.num_tokens].tolist()) <= written
         for i in range(len(block.rows)):
-            for j in range(block.queries):
+            for j in range(block.num_queries):
                 allowed = bias[i, j] == 0
                 assert bool(allowed.any())  # softmax over nothing is not a number
-                query = int(block.own[i, j])
-                if query == plan.tokens:
+                query = int(block.query_index[i, j])
+                if query == plan.num_tokens:
                     continue
                 seen.append(query)
-                chosen = keys[i][allowed].tolist()
-                assert len(chosen) == len(set(chosen))
-                assert set(chosen) == expected[query]
-        written |= set(block.own.flatten().tolist())
+                visible = keys[i][allowed].tolist()
+                assert len(visible) == len(set(visible))
+                assert set(visible) == expected[query]
+        written |= set(block.query_index.flatten().tolist())
         causal = torch.full(bias.shape[1:], -torch.inf).triu(1)
         assert block.is_causal(window) == (
             block.prefix_length == 0 and torch.equal(bias, causal.expand_as(bias))
@@ -410,9 +412,9 @@ def test_the_plan_holds_each_token_once_with_its_own_past(
             covered = stop
             assert bool((bias[:, start:stop, :first] < 0).all())
             assert bool((bias[:, start:stop, block.prefix_length + stop :] < 0).all())
-        assert covered == block.queries
-    assert plan.tokens == sum(p + sum(rs) for p, rs in groups)
-    assert sorted(seen) == list(range(plan.tokens))
+        assert covered == block.num_queries
+    assert plan.num_tokens == sum(p + sum(rs) for p, rs in groups)
+    assert sorted(seen) == list(range(plan.num_tokens))
 
 
 def test_a_packed_batch_by_hand() -> None:
@@ -428,15 +430,15 @@ def test_a_packed_batch_by_hand() -> None:
     assert batch.per_response(torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [3.0, 4.0, 8.0]
 
 
-def test_pairs_weigh_one_a_group() -> None:
+def test_the_pairs_of_a_group_have_a_total_weight_of_one() -> None:
     # Ranks (0, 1, 1): two pairs of weight ½; (1, 0): one pair, the second better, margin 2;
     # all tied: none.
-    answers = ((5,), (6,), (7,))
+    responses = ((5,), (6,), (7,))
     batch = pack(
         [
-            PromptGroup((3,), answers, (0, 1, 1)),
-            PromptGroup((3,), answers[:2], (1, 0), margin=2.0),
-            PromptGroup((3,), answers[:2], (0, 0)),
+            PromptGroup((3,), responses, (0, 1, 1)),
+            PromptGroup((3,), responses[:2], (1, 0), margin=2.0),
+            PromptGroup((3,), responses[:2], (0, 0)),
         ]
     )
     assert batch.pairs.chosen.tolist() == [0, 0, 4]
@@ -455,7 +457,7 @@ def test_a_group_without_tokens_is_refused(group: PromptGroup) -> None:
         pack([])
 
 
-def test_hidden_states_have_one_row_a_token_and_a_response() -> None:
+def test_hidden_states_have_a_row_per_token_or_response() -> None:
     lm = wrapped(causal("llama"))
     batch: PackedBatch = pack(GROUPS)
     check_packing(lm)
@@ -463,15 +465,15 @@ def test_hidden_states_have_one_row_a_token_and_a_response() -> None:
     assert states_last(lm, batch).shape == (sum(len(n) for _, n in SHAPES), 32)
 
 
-def test_bf16_runs_near_fp32() -> None:
+def test_bf16_is_close_to_fp32() -> None:
     lm = wrapped(causal("llama"))
     assert check_packing(lm)
     exact = response_logps(lm, pack(GROUPS))
     lm.precision = "bf16"
-    rough = response_logps(lm, pack(GROUPS))
-    rough.sum().backward()
-    assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.1)
+    bf16 = response_logps(lm, pack(GROUPS))
+    bf16.sum().backward()
+    assert bf16.dtype == torch.float32
+    torch.testing.assert_close(bf16, exact, rtol=0.02, atol=0.1)
     half = wrapped(causal("llama").bfloat16())
     assert check_packing(half)
     torch.testing.assert_close(response_logps(half, pack(GROUPS)), exact, rtol=0.02, atol=0.1)
@@ -483,5 +485,5 @@ def test_a_scalar_model_of_a_hybrid_falls_back() -> None:
     model = AutoModelForSequenceClassification.from_config(config).eval()
     lm = wrapped(model, scalar=True)
     assert not check_packing(lm)
-    expected = own_scores(model, GROUPS).squeeze(-1)
+    expected = transformers_scores(model, GROUPS).squeeze(-1)
     torch.testing.assert_close(response_scores(lm, pack(GROUPS)), expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Several roles on one base: each sees its own adapter, and none moves another's numbers."""
+"""Several roles on one base: each uses its adapter, and none changes the numbers of another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from torch import Tensor
 
 from accord.lm.adapters.lora import add_adapters
-from accord.lm.adapters.switch import adapter_of
+from accord.lm.adapters.switch import adapter_name
 from accord.lm.adapters.views import (
     base_view,
     critic_from_reward,
@@ -45,7 +45,7 @@ GROUPS = random_groups(SHAPES, len(toy_tokenizer()))
 ENDED = pack([PromptGroup(g.prompt, tuple((*r, 2) for r in g.responses), g.ranks) for g in GROUPS])
 
 
-def moved(lm: LanguageModel, seed: int) -> LanguageModel:
+def perturbed(lm: LanguageModel, seed: int) -> LanguageModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in lm.trainable_parameters().values():
@@ -57,63 +57,63 @@ def policy_and_critic(name: str) -> tuple[LanguageModel, LanguageModel]:
     lm = LanguageModel(disable_dropout(causal(name)), None, name)
     check_packing(lm)
     policy = with_adapters(lm, seed=0)
-    return policy, moved(critic_view(policy, LORA, seed=1), 1)
+    return policy, perturbed(critic_view(policy, LORA, seed=1), 1)
 
 
 def weighted(values: Tensor) -> Tensor:
-    """A loss to which every value has a different slope."""
+    """A loss with a different derivative to each value."""
     return (values.float() * torch.linspace(-1, 1.5, values.numel())).sum()
 
 
-def gradients(*models: LanguageModel) -> dict[str, Tensor]:
-    found = {}
+def take_gradients(*models: LanguageModel) -> dict[str, Tensor]:
+    actual = {}
     for lm in models:
         for name, parameter in lm.trainable_parameters().items():
             assert parameter.grad is not None, name
-            found[name] = parameter.grad.clone()
+            actual[name] = parameter.grad.clone()
             parameter.grad = None
-    return found
+    return actual
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, gradient in found.items():
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
         size = float(expected[name].norm())
         assert float((gradient - expected[name]).norm()) <= 1e-4 * size + 1e-7, name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
+def test_each_role_has_separate_numbers_and_parameters(name: str) -> None:
     alone = LanguageModel(causal(name), None, name)
     check_packing(alone)
     with torch.no_grad():
         base = response_logps(alone, BATCH)
-    places = {p.data_ptr() for p in alone.model.parameters()}
+    base_pointers = {p.data_ptr() for p in alone.model.parameters()}
     policy = with_adapters(alone, seed=0)
     with torch.no_grad():
-        own = response_logps(policy, BATCH)
+        before = response_logps(policy, BATCH)
     critic = critic_view(policy, LORA, seed=1)
     reference = base_view(policy)
     with torch.no_grad():
         untouched = token_values(critic, BATCH)
-        moved(critic, 1)
+        perturbed(critic, 1)
         values = token_values(critic, BATCH)
         assert float((values - untouched).abs().max()) > 1e-3
-        # Whatever else is on the base and was asked before: the same to the bit.
-        assert torch.equal(response_logps(policy, BATCH), own)
+        # Equal to the bit, whatever adapters are on the base and were used before.
+        assert torch.equal(response_logps(policy, BATCH), before)
         assert torch.equal(response_logps(reference, BATCH), base)
-        moved(policy, 2)
-        assert float((response_logps(policy, BATCH) - own).abs().max()) > 1e-3
+        perturbed(policy, 2)
+        assert float((response_logps(policy, BATCH) - before).abs().max()) > 1e-3
         assert torch.equal(token_values(critic, BATCH), values)
         assert torch.equal(response_logps(reference, BATCH), base)
     frozen = [
-        p for lm in (policy, critic) for p in lm.own_parameters().values() if not p.requires_grad
+        p for lm in (policy, critic) for p in lm.view_parameters().values() if not p.requires_grad
     ]
-    assert {p.data_ptr() for p in frozen} == places  # one base, where it was, in both
+    assert {p.data_ptr() for p in frozen} == base_pointers  # one base in memory for both
     assert not set(policy.trainable_parameters()) & set(critic.trainable_parameters())
-    assert {adapter_of(n) for n in policy.trainable_parameters()} == {"default"}
-    assert {adapter_of(n) for n in critic.trainable_parameters()} == {"critic", None}
-    assert {n for n in critic.trainable_parameters() if adapter_of(n) is None} == {
+    assert {adapter_name(n) for n in policy.trainable_parameters()} == {"default"}
+    assert {adapter_name(n) for n in critic.trainable_parameters()} == {"critic", None}
+    assert {n for n in critic.trainable_parameters() if adapter_name(n) is None} == {
         "score.weight",
         "score.bias",
     }
@@ -121,24 +121,24 @@ def test_each_role_has_its_own_numbers_and_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_recomputation_sees_the_adapter_of_its_forward_pass(name: str) -> None:
-    found = []
+def test_recomputation_uses_the_adapter_of_its_forward_pass(name: str) -> None:
+    actual = []
     for checkpointed in (False, True):
         policy, critic = policy_and_critic(name)
         if checkpointed:
             policy.enable_gradient_checkpointing()
-        # Both go forward before either goes back, when the policy's adapter is on again.
+        # Both forward passes precede the backward pass, when the policy's adapter is active again.
         logps, values = response_logps(policy, BATCH), token_values(critic, BATCH)
         assert not set(policy.trainable_parameters()) & set(critic.trainable_parameters())
         (weighted(logps) + weighted(values)).backward()
-        found.append(gradients(policy, critic))
+        actual.append(take_gradients(policy, critic))
         assert policy.switch is not None
         assert policy.switch.adapter == "default"
         assert all(p.grad is None for p in policy.model.parameters())
-    close(found[1], found[0])
+    assert_same_gradients(actual[1], actual[0])
 
 
-def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
+def test_after_an_error_in_a_pass_the_policy_is_active() -> None:
     policy, critic = policy_and_critic("llama")
     expected = response_logps(policy, BATCH)
     assert policy.switch is not None
@@ -152,7 +152,7 @@ def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert policy.switch.adapter == "default"
-    plain = policy.inner(input_ids=torch.tensor([[5, 6, 7]])).logits  # no view's pass at all
+    plain = policy.inner(input_ids=torch.tensor([[5, 6, 7]])).logits  # outside of any view
     with base_view(policy).precision_context():
         base = policy.inner(input_ids=torch.tensor([[5, 6, 7]])).logits
     assert float((plain - base).abs().max()) > 1e-3
@@ -160,8 +160,8 @@ def test_an_error_within_a_pass_leaves_the_policy_on() -> None:
 
 
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("learns", [False, True])
-def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> None:
+@pytest.mark.parametrize("policy_grad", [False, True])
+def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, policy_grad: bool) -> None:
     policy = LanguageModel(causal("llama"), None, "llama")
     check_packing(policy)
     if lora:
@@ -173,14 +173,14 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     assert float(critic.score.bias) == 0.0
     assert 0.6 < float(critic.score.weight.detach().std()) * 33**0.5 < 1.4
 
-    stats = response_stats(policy, BATCH, temperature=0.7, critic=critic, policy_grad=learns)
+    stats = response_stats(policy, BATCH, temperature=0.7, critic=critic, policy_grad=policy_grad)
     assert stats.entropy is None
     assert stats.values is not None
-    found = stats.logps, stats.values
+    actual = stats.logps, stats.values
     passes = count_passes(policy, lambda: response_stats(policy, BATCH, critic=critic))
     assert passes == 1
     expected = response_logps(policy, BATCH, temperature=0.7), token_values(critic, BATCH)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     more = response_stats(policy, BATCH, want={"entropy"}, temperature=0.7, critic=critic)
     assert more.entropy is not None
@@ -188,17 +188,17 @@ def test_a_shared_pass_gives_the_gradients_of_two(lora: bool, learns: bool) -> N
     torch.testing.assert_close(more.logps, expected[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(more.values, expected[1], rtol=0, atol=1e-6)
 
-    if not learns:  # the head alone, though the policy's parameters could learn
-        weighted(found[1]).backward()
-        assert not found[0].requires_grad
+    if not policy_grad:  # the head alone, though the policy has trainable parameters
+        weighted(actual[1]).backward()
+        assert not actual[0].requires_grad
         assert all(p.grad is None for p in policy.trainable_parameters().values())
-        assert set(gradients(critic)) == {"score.weight", "score.bias"}
+        assert set(take_gradients(critic)) == {"score.weight", "score.bias"}
         return
-    (weighted(found[0]) + 0.3 * weighted(found[1])).backward()
-    once = gradients(policy, critic)
+    (weighted(actual[0]) + 0.3 * weighted(actual[1])).backward()
+    shared = take_gradients(policy, critic)
     weighted(expected[0]).backward()
     (0.3 * weighted(expected[1])).backward()
-    close(once, gradients(policy, critic))
+    assert_same_gradients(shared, take_gradients(policy, critic))
 
 
 def test_an_adapter_critic_shares_no_pass() -> None:
@@ -206,10 +206,10 @@ def test_an_adapter_critic_shares_no_pass() -> None:
     assert not share_forward_pass(policy, critic)
 
 
-def count_passes(lm: LanguageModel, work: Any) -> int:
+def count_passes(lm: LanguageModel, compute: Any) -> int:
     count = [0]
     hook = lm.backbone.register_forward_hook(lambda *a: count.__setitem__(0, count[0] + 1))
-    work()
+    compute()
     hook.remove()
     return count[0]
 
@@ -225,15 +225,15 @@ def saved_reward(folder: Path, base: str, *, heads: int = 1) -> str:
 
 @pytest.mark.parametrize(("name", "heads"), [("llama", 1), ("llama", 3), ("gpt2", 1), ("phi", 1)])
 @torch.no_grad()
-def test_a_shared_reward_model_scores_as_one_by_itself(
+def test_a_shared_reward_model_scores_as_a_separate_one(
     name: str, heads: int, tmp_path: Path
 ) -> None:
     base = save_toy(tmp_path / "toy", name)
-    place = saved_reward(tmp_path / "rm", base, heads=heads)
+    path = saved_reward(tmp_path / "rm", base, heads=heads)
     policy = with_adapters(load_causal(base), seed=0)
     before = response_logps(policy, ENDED)
-    assert why_not_shared(policy, place) is None
-    view, alone = reward_view(policy, place), load_scalar(place)
+    assert why_not_shared(policy, path) is None
+    view, alone = reward_view(policy, path), load_scalar(path)
     torch.testing.assert_close(
         response_scores(view, ENDED), response_scores(alone, ENDED), rtol=0, atol=1e-4
     )
@@ -246,18 +246,20 @@ def test_a_shared_reward_model_scores_as_one_by_itself(
 
     critic = critic_from_reward(view)
     assert critic.heads == 1
-    state = response_scores(view, ENDED)
+    view_scores = response_scores(view, ENDED)
     first = (token_values(critic, ENDED) * critic.score_std + critic.score_mean)[:1]
-    own = load_scalar(place)
+    separate = load_scalar(path)
     if heads == 1:
         torch.testing.assert_close(
-            token_values(critic, ENDED), token_values(own, ENDED), rtol=0, atol=1e-4
+            token_values(critic, ENDED), token_values(separate, ENDED), rtol=0, atol=1e-4
         )
     else:  # the first head, about its own mean
         assert critic.score_mean == 0.0
-        torch.testing.assert_close(first[0], own.head_scores(states(own))[0, 0], rtol=0, atol=1e-4)
-    moved(critic, 4)
-    assert torch.equal(response_scores(view, ENDED), state)  # a copy of its own
+        torch.testing.assert_close(
+            first[0], separate.head_scores(states(separate))[0, 0], rtol=0, atol=1e-4
+        )
+    perturbed(critic, 4)
+    assert torch.equal(response_scores(view, ENDED), view_scores)  # the critic has a copy
 
 
 def states(lm: LanguageModel) -> Tensor:
@@ -266,44 +268,44 @@ def states(lm: LanguageModel) -> Tensor:
     return states_before(lm, ENDED)
 
 
-def test_why_a_reward_model_is_loaded_by_itself(tmp_path: Path) -> None:
+def test_why_a_reward_model_is_loaded_separately(tmp_path: Path) -> None:
     base = save_toy(tmp_path / "toy")
-    place = saved_reward(tmp_path / "rm", base)
+    path = saved_reward(tmp_path / "rm", base)
     policy = with_adapters(load_causal(base), seed=0)
     assert why_not_shared(policy, base) == "it is a full model"
 
     # The same weights in another folder are the same base; others are not.
     shutil.copytree(base, tmp_path / "copied")
     copied = add_adapters(load_causal(str(tmp_path / "copied")), LORA, seed=0)
-    assert why_not_shared(copied, place) is None
-    other = add_adapters(load_causal(save_toy(tmp_path / "other", seed=4)), LORA, seed=0)
-    assert "is not the policy's" in (why_not_shared(other, place) or "")
-    half = add_adapters(load_causal(str(tmp_path / "copied"), precision="bf16"), LORA, seed=0)
-    assert why_not_shared(half, place) is None  # equal in the precision that is computed in
+    assert why_not_shared(copied, path) is None
+    different = add_adapters(load_causal(save_toy(tmp_path / "other", seed=4)), LORA, seed=0)
+    assert "is not the policy's" in (why_not_shared(different, path) or "")
+    bf16 = add_adapters(load_causal(str(tmp_path / "copied"), precision="bf16"), LORA, seed=0)
+    assert why_not_shared(bf16, path) is None  # equal in bf16
 
-    # An adapter merged into the base changed it; a reward model trained on the result shares it.
+    # A merged adapter changes the base; a reward model trained on the result shares that base.
     save_model(policy, tmp_path / "sft", card="")
     merged = add_adapters(load_causal(str(tmp_path / "sft")), LORA, seed=1)
-    assert "merged into it" in (why_not_shared(merged, place) or "")
+    assert "merged into it" in (why_not_shared(merged, path) or "")
     save_model(load_causal(str(tmp_path / "sft")), tmp_path / "whole", card="")
     on_whole = saved_reward(tmp_path / "on-whole", str(tmp_path / "whole"))
     assert why_not_shared(merged, on_whole) is None
 
-    # A configuration that reads the same weights in another way.
+    # A configuration that computes differently with the same weights.
     config = json.loads((tmp_path / "copied" / "config.json").read_text())
     config["rms_norm_eps"] = 0.1
     (tmp_path / "copied" / "config.json").write_text(json.dumps(config))
-    bent = add_adapters(load_causal(str(tmp_path / "copied")), LORA, seed=0)
-    assert "is not the policy's" in (why_not_shared(bent, place) or "")
+    changed = add_adapters(load_causal(str(tmp_path / "copied")), LORA, seed=0)
+    assert "is not the policy's" in (why_not_shared(changed, path) or "")
 
     for key, value, reason in (
         ("peft_type", "IA3", "and not LoRA"),
         ("bias", "all", "more than LoRA's matrices"),
         ("modules_to_save", ["score", "embed_tokens"], "more than LoRA's matrices"),
     ):
-        shutil.copytree(place, tmp_path / key)
-        kept = tmp_path / key / "adapter_config.json"
-        kept.write_text(json.dumps({**json.loads(kept.read_text()), key: value}))
+        shutil.copytree(path, tmp_path / key)
+        config_file = tmp_path / key / "adapter_config.json"
+        config_file.write_text(json.dumps({**json.loads(config_file.read_text()), key: value}))
         assert reason in (why_not_shared(policy, str(tmp_path / key)) or ""), key
 
 
@@ -311,21 +313,21 @@ def test_only_the_policys_adapter_is_saved(tmp_path: Path) -> None:
     base = save_toy(tmp_path / "toy")
     policy = with_adapters(load_causal(base), seed=0)
     view = reward_view(policy, saved_reward(tmp_path / "rm", base))
-    moved(critic_from_reward(view), 2)
+    perturbed(critic_from_reward(view), 2)
     with torch.no_grad():
         expected = response_logps(policy, ENDED)
     save_model(policy, tmp_path / "saved", card="")
     assert not any(p.is_dir() for p in (tmp_path / "saved").iterdir())
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():
-        found = plain_logps(model, toy_tokenizer(), ENDED.groups)
-    torch.testing.assert_close(found, expected.double(), rtol=0, atol=1e-4)
+        actual = plain_logps(model, toy_tokenizer(), ENDED.groups)
+    torch.testing.assert_close(actual, expected.double(), rtol=0, atol=1e-4)
 
 
-def test_of_a_merged_base_the_policy_alone_is_merged(tmp_path: Path) -> None:
+def test_saving_on_a_merged_base_merges_the_policy_alone(tmp_path: Path) -> None:
     save_model(with_adapters(load_causal(save_toy(tmp_path / "toy")), 0), tmp_path / "sft", card="")
     policy = with_adapters(load_causal(str(tmp_path / "sft")), seed=1)
-    moved(critic_view(policy, LORA, seed=1), 2)
+    perturbed(critic_view(policy, LORA, seed=1), 2)
     with torch.no_grad():
         expected = response_logps(policy, ENDED)
         save_model(policy, tmp_path / "whole", card="")

@@ -1,4 +1,4 @@
-"""A tokenizer and small models saved in folders, as users have them."""
+"""A tokenizer and small models saved in folders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @cache
 def toy_tokenizer() -> Any:
-    """Byte-level, with a chat template; no test may change it."""
+    """Byte-level, with a chat template. All tests share it, so none may change it."""
     return train_tokenizer(SENTENCES, 300, 128)
 
 
@@ -56,13 +56,13 @@ def save_toy(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(4.0)
+                parameter.mul_(scale)
     save_untrained(model, toy_tokenizer(), folder)
     return str(folder)
 
 
 def with_adapters(lm: LanguageModel, seed: int) -> LanguageModel:
-    """Adapters on a model, moved away from the zero that they start with."""
+    """Adapters on a model, perturbed, since new ones are zero."""
     lm = add_adapters(lm, LoraSettings(r=2), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

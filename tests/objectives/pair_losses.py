@@ -1,4 +1,4 @@
-"""What the tests of pair losses share: a loss at one pair in double precision, with its slopes."""
+"""Shared by the tests of pair losses: a loss and its derivatives at one pair in float64."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def value_and_slopes(loss: PairLoss, chosen: float, rejected: float) -> tuple[float, float, float]:
-    """A loss in double precision at one pair, and its derivatives to chosen and rejected."""
-    at = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (chosen, rejected)]
-    value = loss(*at)
+def value_and_derivatives(
+    loss: PairLoss, chosen: float, rejected: float
+) -> tuple[float, float, float]:
+    """A loss in float64 at one pair, and its derivatives with respect to chosen and rejected."""
+    pair = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (chosen, rejected)]
+    value = loss(*pair)
     value.backward()
-    slopes = [0.0 if x.grad is None else float(x.grad) for x in at]
-    return float(value.detach()), slopes[0], slopes[1]
+    derivatives = [0.0 if x.grad is None else float(x.grad) for x in pair]
+    return float(value.detach()), derivatives[0], derivatives[1]
 
 
 def assert_gradient_is_of_value(loss: PairLoss, *, shift: float = 0.0) -> None:
@@ -31,16 +33,16 @@ def assert_gradient_is_of_value(loss: PairLoss, *, shift: float = 0.0) -> None:
     assert torch.autograd.gradcheck(loss, (chosen, rejected))
 
 
-def assert_finite_at(loss: PairLoss, ends: list[float], dtype: torch.dtype) -> None:
-    """The loss and its derivatives, at every two of the ends."""
-    points = torch.tensor(ends, dtype=dtype)
-    chosen = points.repeat_interleave(len(ends)).requires_grad_()
-    rejected = points.repeat(len(ends)).requires_grad_()
+def assert_finite_at(loss: PairLoss, extremes: list[float], dtype: torch.dtype) -> None:
+    """The loss and its derivatives are finite at every pair of the extremes."""
+    points = torch.tensor(extremes, dtype=dtype)
+    chosen = points.repeat_interleave(len(extremes)).requires_grad_()
+    rejected = points.repeat(len(extremes)).requires_grad_()
     values = loss(chosen, rejected)
     values.sum().backward()
-    for found in (values, chosen.grad, rejected.grad):
-        assert found is not None
-        assert bool(found.isfinite().all())
+    for actual in (values, chosen.grad, rejected.grad):
+        assert actual is not None
+        assert bool(actual.isfinite().all())
 
 
 def sigma(x: float) -> float:

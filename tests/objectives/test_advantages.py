@@ -1,4 +1,4 @@
-"""Rewards, advantages and whitening by hand and by naive sums."""
+"""Rewards, advantages and whitening by hand and by explicit sums."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from accord.objectives.advantages import (
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
 
-def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Schulman et al. 2016, eq. 16, as the sum it is: A_t = Σ_l (γλ)^l δ_{t+l}."""
+def gae_by_sum(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Schulman et al. 2016, eq. 16, as an explicit sum: A_t = Σ_l (γλ)^l δ_{t+l}."""
     after = [*values[1:], 0.0]
     delta = [r + gamma * v2 - v for r, v, v2 in zip(rewards, values, after, strict=True)]
     return [
@@ -30,9 +30,9 @@ def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: floa
 def test_the_score_is_on_the_last_response_token() -> None:
     # −β·(log-ratio) everywhere; the score on token 2 of the first, token 1 of the second.
     log_ratio = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.0, 99.0]])
-    found = token_rewards(torch.tensor([10.0, -4.0]), log_ratio, MASK, beta=0.1)
+    actual = token_rewards(torch.tensor([10.0, -4.0]), log_ratio, MASK, beta=0.1)
     expected = torch.tensor([[-0.1, 0.2, 9.95], [-0.3, -4.1, 0.0]])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_response_without_tokens_is_refused() -> None:
@@ -56,7 +56,7 @@ def test_gae_by_hand() -> None:
 def grids() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(2, 3, generator=g) * MASK, torch.randn(2, 3, generator=g)
-    return rewards, values  # the value outside the mask must not count
+    return rewards, values  # the value outside the mask must have no effect
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
@@ -66,10 +66,10 @@ def test_gae_is_the_discounted_sum_of_td_errors(gamma: float, lam: float) -> Non
     advantages, returns = gae(rewards, values, MASK, gamma=gamma, lam=lam)
     for row, length in enumerate((3, 2)):
         r, v = rewards[row, :length].tolist(), values[row, :length].tolist()
-        expected = naive_gae(r, v, gamma, lam)
+        expected = gae_by_sum(r, v, gamma, lam)
         assert advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-6)
-        together = [a + b for a, b in zip(expected, v, strict=True)]
-        assert returns[row, :length].tolist() == pytest.approx(together, abs=1e-6)
+        expected_returns = [a + b for a, b in zip(expected, v, strict=True)]
+        assert returns[row, :length].tolist() == pytest.approx(expected_returns, abs=1e-6)
     assert float(advantages[1, 2]) == float(returns[1, 2]) == 0.0
 
 
@@ -99,21 +99,21 @@ def test_lambda_zero_is_the_td_error() -> None:
 def test_whitening_counts_masked_cells_only() -> None:
     # The five cells 1…5 have mean 3 and population variance 2; the sixth is outside.
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 1000.0]])
-    found = whiten(values, MASK)
-    assert float(found[MASK].mean()) == pytest.approx(0.0, abs=1e-6)
-    assert float(found[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
-    assert float(found[0, 0]) == pytest.approx(-2 / 2**0.5, abs=1e-5)
-    assert float(found[1, 2]) == 0.0
-    kept = whiten(values, MASK, keep_mean=True)
-    assert float(kept[MASK].mean()) == pytest.approx(3.0, abs=1e-5)
-    assert float(kept[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
-    assert float(kept[1, 2]) == 0.0
+    actual = whiten(values, MASK)
+    assert float(actual[MASK].mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(actual[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+    assert float(actual[0, 0]) == pytest.approx(-2 / 2**0.5, abs=1e-5)
+    assert float(actual[1, 2]) == 0.0
+    scaled_only = whiten(values, MASK, keep_mean=True)
+    assert float(scaled_only[MASK].mean()) == pytest.approx(3.0, abs=1e-5)
+    assert float(scaled_only[MASK].var(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+    assert float(scaled_only[1, 2]) == 0.0
 
 
 def test_whitening_equal_or_missing_cells_is_finite() -> None:
     assert whiten(torch.full((2, 3), 7.0), MASK).abs().max() == 0.0
-    nobody = torch.zeros(2, 3, dtype=torch.bool)
-    assert whiten(torch.zeros(2, 3), nobody).tolist() == [[0.0] * 3] * 2
+    no_cells = torch.zeros(2, 3, dtype=torch.bool)
+    assert whiten(torch.zeros(2, 3), no_cells).tolist() == [[0.0] * 3] * 2
 
 
 def test_group_advantages_by_hand() -> None:
@@ -129,6 +129,6 @@ def test_group_advantages_by_hand() -> None:
 def test_leave_one_out_by_hand() -> None:
     # (1, 2, 6) against the means of the others, 4, 3½ and 1½. It is K/(K−1) times the centred one.
     rewards = torch.tensor([[1.0, 2.0, 6.0], [0.7, 0.7, 0.7]])
-    found = leave_one_out(rewards)
-    torch.testing.assert_close(found, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(found, 1.5 * group_advantages(rewards, scale=False))
+    actual = leave_one_out(rewards)
+    torch.testing.assert_close(actual, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(actual, 1.5 * group_advantages(rewards, scale=False))

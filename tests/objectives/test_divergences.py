@@ -1,4 +1,4 @@
-"""KL estimators over distributions small enough to sum up."""
+"""KL estimators on distributions that are small enough for exact sums."""
 
 from __future__ import annotations
 

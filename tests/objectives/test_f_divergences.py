@@ -44,7 +44,7 @@ def test_a_reward_is_the_derivative_of_f(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_at_the_reference_all_are_alike(name: str) -> None:
+def test_rewards_at_the_reference(name: str) -> None:
     # f'(1) = 0 and d f'(u)/d log u = f''(1)·1, which is 1 in each but Jensen-Shannon's, where
     # it is 1/(1·(1+1)) = ½.
     logratio = torch.zeros(1, requires_grad=True)
@@ -84,13 +84,13 @@ def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_a_likelier_response_has_a_higher_reward(name: str) -> None:
+def test_the_reward_increases_with_the_log_ratio(name: str) -> None:
     logratio = torch.linspace(-200, 30, 461, dtype=torch.float64)
     assert bool((REWARDS[name](logratio).diff() > 0).all())
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_the_gradient_is_that_of_the_value(name: str) -> None:
+def test_the_gradient_agrees_with_finite_differences(name: str) -> None:
     logratio = torch.tensor([-6.0, -0.3, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(REWARDS[name], (logratio,))
 
@@ -107,8 +107,8 @@ def test_losses_on_rewards_stay_finite(name: str, dtype: torch.dtype) -> None:
         )
 
 
-def test_past_the_limit_the_pull_back_goes_on_along_the_tangent() -> None:
-    # forward KL at log u = −32: the line through −30 with slope e³⁰, so 2·e³⁰ further down.
+def test_beyond_the_limit_the_reward_continues_along_the_tangent() -> None:
+    # forward KL at log u = −32: the line through −30 with slope e³⁰, so 2·e³⁰ lower.
     logratio = torch.tensor([-30.0, -32.0], dtype=torch.float64, requires_grad=True)
     reward = forward_kl_reward(logratio)
     reward.sum().backward()
@@ -118,8 +118,8 @@ def test_past_the_limit_the_pull_back_goes_on_along_the_tangent() -> None:
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_the_best_policy_under_the_divergence_is_where_f_dpo_is_least(name: str) -> None:
-    # Three answers with true rewards; π maximises Σπ·r − β·Σπ_ref·f(π/π_ref), found by gradient
+def test_the_optimal_policy_under_the_divergence_minimises_f_dpo(name: str) -> None:
+    # Three responses with true rewards; π maximises Σπ·r − β·Σπ_ref·f(π/π_ref), found by gradient
     # ascent on its logits. Then β·(f'(u_i) − f'(u_j)) = r_i − r_j, which is what f-DPO fits.
     reference = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     truth = torch.tensor([0.0, 0.4, 0.9], dtype=torch.float64)
@@ -129,8 +129,8 @@ def test_the_best_policy_under_the_divergence_is_where_f_dpo_is_least(name: str)
         policy = logits.softmax(0)
         gain = (policy * truth).sum()
         gain = gain - beta * (reference * GENERATORS[name](policy / reference)).sum()
-        (slope,) = torch.autograd.grad(gain, logits)
+        (gradient,) = torch.autograd.grad(gain, logits)
         with torch.no_grad():
-            logits += 0.5 * slope
+            logits += 0.5 * gradient
     implied = beta * REWARDS[name]((logits.detach().softmax(0) / reference).log())
     torch.testing.assert_close(implied - implied[0], truth, rtol=1e-5, atol=1e-5)

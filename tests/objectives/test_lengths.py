@@ -1,4 +1,4 @@
-"""Which tokens of which response LD-DPO weighs down."""
+"""Which tokens LD-DPO gives a lower weight."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from accord.objectives.lengths import length_desensitised_weights
 
 
-def test_tokens_past_the_shorter_response_count_less() -> None:
-    # Responses of 3, 1 and 2 tokens, against others of 2, 4 and 2.
+def test_tokens_beyond_the_shorter_length_have_the_lower_weight() -> None:
+    # Responses of 3, 1 and 2 tokens, paired with responses of 2, 4 and 2 tokens.
     weights = length_desensitised_weights(
         torch.tensor([3, 1, 2]), torch.tensor([2, 4, 2]), alpha=0.25
     )
@@ -24,7 +24,7 @@ def test_weighted_log_probs_of_a_pair() -> None:
     assert (float(weighted[:3].sum()), float(weighted[3:].sum())) == (-3.5, -4.0)
 
 
-def test_the_ends_of_alpha() -> None:
+def test_alpha_of_one_and_of_zero() -> None:
     lengths, others = torch.tensor([4, 2]), torch.tensor([2, 4])
     assert length_desensitised_weights(lengths, others, alpha=1.0).tolist() == [1.0] * 6
     assert length_desensitised_weights(lengths, others, alpha=0.0).tolist() == [1, 1, 0, 0, 1, 1]

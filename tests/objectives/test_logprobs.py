@@ -39,8 +39,8 @@ def plain_logits(
     return logits / temperature
 
 
-def numbers(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden, weight, bias, targets, and a gradient that comes from above."""
+def random_inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """hidden, weight, bias, targets, and the gradient of the log-probs."""
     g = torch.Generator().manual_seed(seed)
     return (
         torch.randn(ROWS, WIDTH, generator=g),
@@ -56,7 +56,7 @@ def numbers(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_value_and_gradients_are_those_of_log_softmax(
+def test_value_and_gradients_equal_those_of_log_softmax(
     monkeypatch: pytest.MonkeyPatch,
     with_bias: bool,
     scale: float,
@@ -65,11 +65,11 @@ def test_value_and_gradients_are_those_of_log_softmax(
     chunk_elements: int,
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
-    hidden, weight, bias, targets, above = numbers()
+    hidden, weight, bias, targets, above = random_inputs()
     leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
     head = Head(leaves[1], leaves[2] if with_bias else None, scale, softcap)
-    found = token_logps(leaves[0], head, targets, temperature)
-    found.backward(above)
+    actual = token_logps(leaves[0], head, targets, temperature)
+    actual.backward(above)
 
     exact = [t.double().requires_grad_() for t in (hidden, weight, bias)]
     logits = plain_logits(
@@ -78,18 +78,18 @@ def test_value_and_gradients_are_those_of_log_softmax(
     expected = logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
     expected.backward(above.double())
 
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-    for leaf, true in zip(leaves, exact, strict=True):
-        if true.grad is None:
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+    for leaf, reference in zip(leaves, exact, strict=True):
+        if reference.grad is None:
             assert leaf.grad is None
         else:
-            torch.testing.assert_close(leaf.grad.double(), true.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(leaf.grad.double(), reference.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_agrees_with_finite_differences() -> None:
     # (f(x + ε) − f(x − ε)) / 2ε in one direction; the function is float32, so ε is large.
-    hidden, weight, bias, targets, above = numbers(1)
+    hidden, weight, bias, targets, above = random_inputs(1)
     head = Head(weight, bias, 0.5, 4.0)
     direction = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(9))
     leaf = hidden.clone().requires_grad_()
@@ -105,7 +105,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
-    hidden, weight, bias, targets, _ = numbers()
+    hidden, weight, bias, targets, _ = random_inputs()
     hidden.requires_grad_()
     token_logps(hidden, Head(weight, bias), targets).sum().backward()
     assert hidden.grad is not None
@@ -124,15 +124,15 @@ def test_uniform_logits_give_minus_log_v() -> None:
 
 
 def test_half_precision_hidden_states_give_float32_log_probs() -> None:
-    hidden, weight, _, targets, _ = numbers()
+    hidden, weight, _, targets, _ = random_inputs()
     half = hidden.bfloat16().requires_grad_()
-    found = token_logps(half, Head(weight), targets)
-    found.sum().backward()
-    assert found.dtype == torch.float32
+    actual = token_logps(half, Head(weight), targets)
+    actual.sum().backward()
+    assert actual.dtype == torch.float32
     assert half.grad is not None
     assert half.grad.dtype == torch.bfloat16
     exact = (hidden @ weight.T).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
-    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(actual, exact, rtol=0.05, atol=0.1)
 
 
 def test_statistics_by_hand() -> None:
@@ -153,18 +153,24 @@ def test_kl_is_the_sum_over_the_vocabulary(
     monkeypatch: pytest.MonkeyPatch, chunk_elements: int
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
-    hidden, weight, bias, _, _ = numbers()
-    other_hidden, other_weight, _, _, _ = numbers(2)
-    found = token_kl(
-        hidden, Head(weight, bias), other_hidden, Head(other_weight, softcap=2.0), temperature=1.3
+    hidden, weight, bias, _, _ = random_inputs()
+    reference_hidden, reference_weight, _, _, _ = random_inputs(2)
+    actual = token_kl(
+        hidden,
+        Head(weight, bias),
+        reference_hidden,
+        Head(reference_weight, softcap=2.0),
+        temperature=1.3,
     )
     p = plain_logits(hidden.double(), weight.double(), bias.double(), 1.0, None, 1.3).softmax(1)
-    q = plain_logits(other_hidden.double(), other_weight.double(), None, 1.0, 2.0, 1.3).softmax(1)
+    q = plain_logits(
+        reference_hidden.double(), reference_weight.double(), None, 1.0, 2.0, 1.3
+    ).softmax(1)
     for row in range(ROWS):
         expected = sum(
             float(a) * math.log(float(a) / float(b)) for a, b in zip(p[row], q[row], strict=True)
         )
-        assert float(found[row]) == pytest.approx(expected, abs=1e-5)
+        assert float(actual[row]) == pytest.approx(expected, abs=1e-5)
     same = token_kl(hidden, Head(weight, bias), hidden, Head(weight, bias))
     assert same.abs().max() < 1e-6
 
@@ -176,8 +182,8 @@ def test_statistics_are_the_same_in_all_chunks(
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
     monkeypatch.setattr(logprobs, "ROW_TILE", tile)
-    hidden, weight, bias, targets, above = numbers(3)
-    hidden.mul_(5).requires_grad_()  # sharp, so that maxima move far from chunk to chunk
+    hidden, weight, bias, targets, above = random_inputs(3)
+    hidden.mul_(5).requires_grad_()  # large, so that maxima differ between chunks
     weight.requires_grad_()
     logps, entropy, correct = token_logps_and_statistics(hidden, Head(weight, bias), targets)
     logps.backward(above)
@@ -198,16 +204,16 @@ def test_statistics_are_the_same_in_all_chunks(
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_the_entropy_has_the_gradient_of_autograd(
+def test_the_entropy_gradient_equals_that_of_autograd(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None
 ) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
-    found, expected = [], []
-    for grads in (found, expected):
-        hidden, weight, bias, targets, above = numbers(3)
+    actual, expected = [], []
+    for grads in (actual, expected):
+        hidden, weight, bias, targets, above = random_inputs(3)
         leaves = [x.double() if grads is expected else x for x in (hidden, weight, bias)]
         h, w, b = (x.requires_grad_() for x in leaves)
-        if grads is found:
+        if grads is actual:
             head = Head(w, b, softcap=softcap)
             logps, entropy = token_logps_and_entropy(h, head, targets, 1.3)
         else:
@@ -216,7 +222,7 @@ def test_the_entropy_has_the_gradient_of_autograd(
             entropy = -(log_p.exp() * log_p).sum(1)
         (above.to(logps) * logps + above.to(logps).flip(0) * entropy).sum().backward()
         grads += [x.grad for x in (h, w, b)]
-    for a, e in zip(found, expected, strict=True):
+    for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-5)
 
 
@@ -232,7 +238,7 @@ def test_a_chunk_is_within_its_limit(
 
 
 @pytest.mark.parametrize("free", [1 << 30, 8 << 30, 60 << 30])
-def test_a_chunk_on_a_gpu_takes_its_share_of_the_free_memory(
+def test_a_chunk_on_a_gpu_uses_its_share_of_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))

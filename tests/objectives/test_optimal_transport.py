@@ -13,7 +13,7 @@ from tests.objectives.pair_losses import (
     assert_finite_at,
     assert_gradient_is_of_value,
     sigma,
-    value_and_slopes,
+    value_and_derivatives,
 )
 
 LOSSES = {"paired": partial(aot_loss, beta=0.5), "unpaired": partial(aot_unpaired_loss, beta=0.5)}
@@ -31,12 +31,12 @@ def test_values_are_matched_by_rank(name: str) -> None:
     loss = LOSSES[name](first, second)
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([loss_at(-0.5), loss_at(-0.5), loss_at(0.5)])
-    # −β·σ(−h) goes back to where each value stood: 4 is matched to 3, −1 to 0, 1 to 2.
-    up, down = -0.5 * sigma(-0.5), -0.5 * sigma(0.5)
+    # −β·σ(−h) is the gradient of each value before sorting: 4 is matched to 3, −1 to 0, 1 to 2.
+    large, small = -0.5 * sigma(-0.5), -0.5 * sigma(0.5)
     assert first.grad is not None
     assert second.grad is not None
-    assert first.grad.tolist() == pytest.approx([up, down, down])
-    assert second.grad.tolist() == pytest.approx([-down, -up, -down])
+    assert first.grad.tolist() == pytest.approx([large, small, small])
+    assert second.grad.tolist() == pytest.approx([-small, -large, -small])
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -48,14 +48,14 @@ def test_the_order_within_the_batch_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_pair_is_dpo(name: str) -> None:
-    # −log σ(β·(2 − (−1))), slope −β·σ(−1.5).
-    value, of_first, of_second = value_and_slopes(LOSSES[name], 2.0, -1.0)
+    # −log σ(β·(2 − (−1))), derivative −β·σ(−1.5).
+    value, of_first, of_second = value_and_derivatives(LOSSES[name], 2.0, -1.0)
     assert value == pytest.approx(loss_at(1.5))
     assert (of_first, of_second) == pytest.approx((-0.5 * sigma(-1.5), 0.5 * sigma(-1.5)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_gradient_is_that_of_the_value(name: str) -> None:
+def test_the_gradient_agrees_with_finite_differences(name: str) -> None:
     assert_gradient_is_of_value(LOSSES[name])
 
 
@@ -65,9 +65,9 @@ def test_extremes_stay_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_sorting_never_costs_more_than_the_pairs_as_they_are(name: str) -> None:
+def test_sorting_never_costs_more_than_unsorted_pairs(name: str) -> None:
     # −log σ is convex, so matching equal ranks is the cheapest of all matchings.
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 50, generator=generator)
-    as_they_are = -torch.nn.functional.logsigmoid(0.5 * (first - second)).sum()
-    assert float(LOSSES[name](first, second).sum()) < float(as_they_are)
+    unsorted = -torch.nn.functional.logsigmoid(0.5 * (first - second)).sum()
+    assert float(LOSSES[name](first, second).sum()) < float(unsorted)

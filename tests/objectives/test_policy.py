@@ -23,12 +23,12 @@ from accord.objectives.policy import (
 @pytest.mark.parametrize(
     ("ratio", "advantage", "low", "high", "loss", "slope"),
     [
-        # −min(ρA, clip(ρ)A). The slope is to log ρ: −ρA where the plain term counts, else 0.
+        # −min(ρA, clip(ρ)A). The slope is to log ρ: −ρA where the plain term is larger, else 0.
         (1.0, 2.0, 0.2, 0.2, -2.0, -2.0),
-        (1.5, 2.0, 0.2, 0.2, -2.4, 0.0),  # it has risen enough
-        (0.5, 2.0, 0.2, 0.2, -1.0, -1.0),  # it must come back up: not clipped
-        (0.5, -2.0, 0.2, 0.2, 1.6, 0.0),  # it has fallen enough
-        (1.5, -2.0, 0.2, 0.2, 3.0, 3.0),  # it must come back down: not clipped
+        (1.5, 2.0, 0.2, 0.2, -2.4, 0.0),  # clipped: it has risen enough
+        (0.5, 2.0, 0.2, 0.2, -1.0, -1.0),  # not clipped: it must rise again
+        (0.5, -2.0, 0.2, 0.2, 1.6, 0.0),  # clipped: it has fallen enough
+        (1.5, -2.0, 0.2, 0.2, 3.0, 3.0),  # not clipped: it must fall again
         (1.25, 2.0, 0.2, 0.28, -2.5, -2.5),  # within the higher clip
         (1.5, 2.0, 0.2, 0.28, -2.56, 0.0),
         (0.75, -2.0, 0.3, 0.2, 1.5, 1.5),  # within the lower clip
@@ -38,10 +38,10 @@ def test_policy_loss(
     ratio: float, advantage: float, low: float, high: float, loss: float, slope: float
 ) -> None:
     log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
-    found = clipped_policy_loss(log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high)
-    found.backward()
+    actual = clipped_policy_loss(log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high)
+    actual.backward()
     assert log_ratio.grad is not None
-    assert float(found.detach()) == pytest.approx(loss, rel=1e-5)
+    assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
@@ -57,35 +57,35 @@ def test_policy_loss(
 )
 def test_value_loss(value: float, old: float, target: float, loss: float, slope: float) -> None:
     values = torch.tensor([value], requires_grad=True)
-    found = clipped_value_loss(values, torch.tensor([old]), torch.tensor([target]), clip=0.2)
-    found.backward()
+    actual = clipped_value_loss(values, torch.tensor([old]), torch.tensor([target]), clip=0.2)
+    actual.backward()
     assert values.grad is not None
-    assert float(found.detach()) == pytest.approx(loss, rel=1e-5)
+    assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(values.grad) == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
 def test_adapted_beta() -> None:
     # KL twice the target: the error is clipped to 0.2, so β·(1 + 0.2·100/1000) = 1.02·β.
-    known = {"target": 5.0, "episodes": 100, "horizon": 1000}
-    assert adapted_beta(0.5, 10.0, **known) == pytest.approx(0.51)
-    assert adapted_beta(0.5, 0.0, **known) == pytest.approx(0.49)
-    assert adapted_beta(0.5, 5.5, **known) == pytest.approx(0.5 * 1.01)  # error 0.1
-    assert adapted_beta(0.5, 5.0, **known) == 0.5
+    schedule = {"target": 5.0, "episodes": 100, "horizon": 1000}
+    assert adapted_beta(0.5, 10.0, **schedule) == pytest.approx(0.51)
+    assert adapted_beta(0.5, 0.0, **schedule) == pytest.approx(0.49)
+    assert adapted_beta(0.5, 5.5, **schedule) == pytest.approx(0.5 * 1.01)  # error 0.1
+    assert adapted_beta(0.5, 5.0, **schedule) == 0.5
 
 
 def test_with_lambda_one_the_first_step_is_reinforce_with_a_baseline() -> None:
     # One response of two tokens, no KL, score 3, baseline values (1, 2), γ = λ = 1: the return is
-    # 3 at both tokens, the advantages (2, 1). Each token is drawn from softmax logits (a, b):
-    # first from (0, 0), taken 0; then from (log 3, 0), taken 1, p = ¼.
+    # 3 at both tokens, the advantages (2, 1). Each token is sampled from softmax logits (a, b):
+    # token 0 from (0, 0), then token 1 from (log 3, 0), p = ¼.
     # REINFORCE: −Σ A_t ∇log p_t. To the first's logits: −2·(1 − ½, −½) = (−1, 1);
     # to the second's: −1·(−¾, 1 − ¼) = (¾, −¾).
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], requires_grad=True)
-    taken = torch.tensor([0, 1])
+    sampled = torch.tensor([0, 1])
     mask = torch.ones(1, 2, dtype=torch.bool)
     rewards = token_rewards(torch.tensor([3.0]), torch.zeros(1, 2), mask, beta=0.05)
     advantages, _ = gae(rewards, torch.tensor([[1.0, 2.0]]), mask, gamma=1.0, lam=1.0)
     assert advantages.tolist() == [[2.0, 1.0]]
-    logps = logits.log_softmax(1).gather(1, taken[:, None]).squeeze(1)
+    logps = logits.log_softmax(1).gather(1, sampled[:, None]).squeeze(1)
     loss = clipped_policy_loss(logps - logps.detach(), advantages[0], clip_low=0.2, clip_high=0.2)
     loss.sum().backward()
     assert logits.grad is not None
@@ -94,11 +94,11 @@ def test_with_lambda_one_the_first_step_is_reinforce_with_a_baseline() -> None:
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 @pytest.mark.parametrize(("below", "above"), [(0.0, 0.0), (0.0, 0.5), (0.5, 0.0)])
-def test_on_its_boundary_the_clip_lets_the_gradient_through(
+def test_on_the_clip_boundary_the_gradient_is_not_zero(
     advantage: float, below: float, above: float
 ) -> None:
     # Clips of 0 put the boundary at ratio 1, where plain and clipped term are equal: the slope to
-    # log ρ is −A, as inside. A hair beyond it, on the side where A pushes further, it is 0.
+    # log ρ is −A, as inside. Slightly beyond it, in the direction of A, it is 0.
     log_ratio = torch.zeros(1, requires_grad=True)
     advantages = torch.tensor([advantage])
     clipped_policy_loss(log_ratio, advantages, clip_low=below, clip_high=above).backward()
@@ -121,30 +121,30 @@ def test_kl_estimators_and_their_slopes() -> None:
         (kl_k3, x - 0.5, 0.5),
     ):
         log_ratio = torch.tensor([x], requires_grad=True)
-        found = estimate(log_ratio)
-        found.backward()
+        actual = estimate(log_ratio)
+        actual.backward()
         assert log_ratio.grad is not None
-        assert float(found.detach()) == pytest.approx(value, rel=1e-6)
+        assert float(actual.detach()) == pytest.approx(value, rel=1e-6)
         assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-6)
 
 
-def test_the_kl_loss_has_the_gradient_of_the_kl_it_names() -> None:
+def test_the_kl_loss_has_the_gradient_of_its_kl() -> None:
     # Over all tokens, weighted by π: plain, Σ π·(1 − q/π)·∇log π = −Σ q·∇log π = ∇KL(q‖π);
     # corrected, Σ π·log(π/q)·∇log π = ∇KL(π‖q). The KLs' own gradients come from autograd.
     q = torch.tensor([0.5, 0.3, 0.2])
     logits = torch.tensor([0.3, -0.4, 0.9])
 
-    def gradient(of: str) -> torch.Tensor:
+    def gradient(kind: str) -> torch.Tensor:
         z = logits.clone().requires_grad_(True)
         logps = z.log_softmax(0)
-        if of == "forward":
+        if kind == "forward":
             value = (q * (q.log() - logps)).sum()
-        elif of == "reverse":
+        elif kind == "reverse":
             value = (logps.exp() * (logps - q.log())).sum()
         else:
             pi = logps.exp().detach()
             ratio = logps - logps.detach()
-            value = (pi * kl_loss(logps - q.log(), ratio, corrected=of == "corrected")).sum()
+            value = (pi * kl_loss(logps - q.log(), ratio, corrected=kind == "corrected")).sum()
         value.backward()
         assert z.grad is not None
         return z.grad
@@ -162,9 +162,9 @@ def test_the_kl_loss_has_the_gradient_of_the_kl_it_names() -> None:
         ("fixed", [1 / 30, 1 / 30, 1 / 30]),  # 1/(3·10)
     ],
 )
-def test_what_a_token_weighs(kind: Aggregation, expected: list[float]) -> None:
-    found = token_weights(torch.tensor([1, 2, 3]), kind=kind, longest=10)
-    assert found.tolist() == pytest.approx(expected)
+def test_token_weights_by_hand(kind: Aggregation, expected: list[float]) -> None:
+    actual = token_weights(torch.tensor([1, 2, 3]), kind=kind, longest=10)
+    assert actual.tolist() == pytest.approx(expected)
 
 
 def test_importance_weights_are_truncated() -> None:

@@ -1,4 +1,4 @@
-"""Reward losses against enumerated probabilities."""
+"""Reward losses against probabilities by enumeration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from accord.objectives.reward import (
 
 
 def sequential_probability(scores: list[float], order: tuple[int, ...]) -> float:
-    """P(order): the best drawn by softmax from all, the next from those left, and so on."""
-    left, probability = list(order), 1.0
+    """P(order): the best sampled by softmax from all, the next from the rest, and so on."""
+    remaining, probability = list(order), 1.0
     for chosen in order:
-        probability *= math.exp(scores[chosen]) / sum(math.exp(scores[i]) for i in left)
-        left.remove(chosen)
+        probability *= math.exp(scores[chosen]) / sum(math.exp(scores[i]) for i in remaining)
+        remaining.remove(chosen)
     return probability
 
 
@@ -30,7 +30,7 @@ def test_bradley_terry_by_hand() -> None:
     # Equal scores: −log ½. A difference of log 3: P = 3/4.
     loss = bradley_terry_loss(torch.tensor([1.0, math.log(3.0)]), torch.tensor([1.0, 0.0]))
     assert loss.tolist() == pytest.approx([math.log(2), -math.log(0.75)])
-    # A margin of log 3 takes the difference back to 0.
+    # A margin of log 3 reduces the difference to 0.
     with_margin = bradley_terry_loss(
         torch.tensor([math.log(3.0)]), torch.tensor([0.0]), torch.tensor([math.log(3.0)])
     )
@@ -62,22 +62,22 @@ def test_plackett_luce_of_three_is_the_enumerated_probability() -> None:
     for order in itertools.permutations(range(3)):
         ranks = [order.index(i) for i in range(3)]
         expected = sequential_probability(scores, order)
-        found = math.exp(-float(plackett_luce_loss(torch.tensor(scores), ranks)))
-        assert found == pytest.approx(expected, rel=1e-5)
-        total += found
-    assert total == pytest.approx(1.0, abs=1e-5)  # the six orders are all there are
+        actual = math.exp(-float(plackett_luce_loss(torch.tensor(scores), ranks)))
+        assert actual == pytest.approx(expected, rel=1e-5)
+        total += actual
+    assert total == pytest.approx(1.0, abs=1e-5)  # there are no other orders
 
 
 def test_tied_responses_share_a_denominator() -> None:
-    # Ranks (0, 0, 1): both of the tied are drawn from all three, and the last is certain:
+    # Ranks (0, 0, 1): both tied responses are sampled from all three, and the last is certain:
     # −log P = 2·log(e^a + e^b + e^c) − a − b.
     a, b, c = 0.2, 0.9, -0.4
-    everyone = math.log(math.exp(a) + math.exp(b) + math.exp(c))
-    found = plackett_luce_loss(torch.tensor([a, b, c]), (0, 0, 1))
-    assert float(found) == pytest.approx(2 * everyone - a - b, rel=1e-5)
-    # Ranks (0, 1, 1): one draw, then those tied in the last place add nothing.
+    log_sum = math.log(math.exp(a) + math.exp(b) + math.exp(c))
+    actual = plackett_luce_loss(torch.tensor([a, b, c]), (0, 0, 1))
+    assert float(actual) == pytest.approx(2 * log_sum - a - b, rel=1e-5)
+    # Ranks (0, 1, 1): one sample, then the responses tied at the last rank add nothing.
     assert float(plackett_luce_loss(torch.tensor([a, b, c]), (0, 1, 1))) == pytest.approx(
-        everyone - a, rel=1e-5
+        log_sum - a, rel=1e-5
     )
     assert float(plackett_luce_loss(torch.tensor([a, b]), (0, 0))) == 0.0
 
@@ -104,11 +104,11 @@ def test_an_ensembles_score_by_hand() -> None:
     # Members 1, 2, 6: mean 3, variance (4 + 1 + 9) / 3 = 14/3.
     scores = torch.tensor([[1.0, 2.0, 6.0], [2.0, 2.0, 2.0]], requires_grad=True)
     assert worst_score(scores).tolist() == [1.0, 2.0]
-    found = mean_minus_variance(scores, penalty=0.3)
-    assert found.tolist() == pytest.approx([3 - 0.3 * 14 / 3, 2.0])
+    actual = mean_minus_variance(scores, penalty=0.3)
+    assert actual.tolist() == pytest.approx([3 - 0.3 * 14 / 3, 2.0])
     assert mean_minus_variance(scores, penalty=0.0).tolist() == pytest.approx([3.0, 2.0])
     # ∂/∂s_i = 1/n − λ·2·(s_i − mean)/n.
-    found.sum().backward()
+    actual.sum().backward()
     assert scores.grad is not None
-    slopes = [1 / 3 - 0.3 * 2 * (s - 3) / 3 for s in (1.0, 2.0, 6.0)]
-    assert scores.grad[0].tolist() == pytest.approx(slopes, rel=1e-5)
+    expected = [1 / 3 - 0.3 * 2 * (s - 3) / 3 for s in (1.0, 2.0, 6.0)]
+    assert scores.grad[0].tolist() == pytest.approx(expected, rel=1e-5)

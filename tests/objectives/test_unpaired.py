@@ -1,4 +1,4 @@
-"""KTO's values by hand, around its reference point and far from it."""
+"""KTO's values by hand, near its reference point and far from it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_by_hand() -> None:
     )
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([1.5 * (1 - sigma(1)), 0.8 * (1 - sigma(-1))])
-    # Slopes −λ_D·β·σ(x)σ(−x) and +λ_U·β·σ(x)σ(−x).
+    # Derivatives −λ_D·β·σ(x)σ(−x) and +λ_U·β·σ(x)σ(−x).
     steep = 0.5 * sigma(1) * sigma(-1)
     assert ratio.grad is not None
     assert ratio.grad.tolist() == pytest.approx([-1.5 * steep, 0.8 * steep])
 
 
-def test_at_the_reference_point_the_slope_is_steepest() -> None:
-    # r = z₀: λ/2, slopes ∓β/4, for whatever z₀ is.
+def test_at_the_reference_point_the_derivative_is_largest() -> None:
+    # r = z₀: λ/2, derivatives ∓β/4, for every z₀.
     for point in (0.0, 2.5):
         ratio = torch.full((2,), point, requires_grad=True)
         loss = kto_loss(ratio, torch.tensor([True, False]), point, beta=0.4)
@@ -44,17 +44,17 @@ def test_at_the_reference_point_the_slope_is_steepest() -> None:
 
 
 @pytest.mark.parametrize("desirable", [True, False])
-def test_it_moves_one_way_between_zero_and_its_weight(desirable: bool) -> None:
+def test_it_is_monotonic_between_zero_and_its_weight(desirable: bool) -> None:
     ratio = torch.linspace(-60, 60, 241, dtype=torch.float64)
     labels = torch.full((241,), desirable)
     loss = kto_loss(ratio, labels, 1.0, beta=0.5, desirable_weight=2.0, undesirable_weight=2.0)
     steps = loss.diff()
     assert bool(((steps < 0) if desirable else (steps > 0)).all())
-    ends = (2.0, 0.0) if desirable else (0.0, 2.0)
-    assert (float(loss[0]), float(loss[-1])) == pytest.approx(ends, abs=1e-9)
+    extremes = (2.0, 0.0) if desirable else (0.0, 2.0)
+    assert (float(loss[0]), float(loss[-1])) == pytest.approx(extremes, abs=1e-9)
 
 
-def test_the_gradient_is_that_of_the_value() -> None:
+def test_the_gradient_agrees_with_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     ratio = (3 * torch.randn(8, dtype=torch.float64, generator=generator)).requires_grad_()
     labels = torch.arange(8) % 3 == 0
@@ -94,7 +94,7 @@ def test_the_reference_point() -> None:
 
 
 def test_the_reference_point_is_the_kl_for_samples_of_the_policy() -> None:
-    # Over two answers, π = (¾, ¼) and π_ref = (½, ½): the mean of log π/π_ref over samples in
+    # Over two responses, π = (¾, ¼) and π_ref = (½, ½): the mean of log π/π_ref over samples in
     # proportion 3 : 1 is ¾·log 1.5 + ¼·log 0.5, which is KL(π‖π_ref).
     ratios = torch.tensor([math.log(1.5)] * 3 + [math.log(0.5)])
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)

@@ -19,7 +19,7 @@ from transformers import (
 
 from accord.lm.attention import decoding
 from accord.lm.forward import check_packing, response_logps
-from accord.lm.kernels.repacked import repacked
+from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.respond.local import shared
@@ -347,7 +347,7 @@ def test_few_places_make_no_difference() -> None:
 def test_memory_grows_with_what_is_written(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = ready(causal("gemma2"))
     expected = tokens_of(sample(lm, num_responses=k, max_new_tokens=12))
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
     monkeypatch.setattr(shared, "PREFILL_TOKENS", 7)
     monkeypatch.setattr(shared, "HEAD_ROWS", 2)
     found = sample(lm, num_responses=k, max_new_tokens=12)
@@ -408,7 +408,7 @@ def test_weights_are_laid_out_only_while_sampling() -> None:
     linear = lm.backbone.layers[0].mlp.up_proj
     x = torch.randn(1, 5, 32).bfloat16()
     plain = linear(x)
-    with torch.no_grad(), repacked(lm, 8) as head:
+    with torch.no_grad(), prepacked_linears(lm, 8) as head:
         assert torch.equal(linear(x), plain)
         assert torch.equal(head.logits(x[0]), lm.head.logits(x[0]))
         if head.product is None:
@@ -416,7 +416,7 @@ def test_weights_are_laid_out_only_while_sampling() -> None:
         assert "forward" in vars(linear)
         assert torch.equal(linear(x.float().bfloat16()), plain)
     assert "forward" not in vars(linear)
-    with pytest.raises(RuntimeError, match="stop here"), torch.no_grad(), repacked(lm, 8):
+    with pytest.raises(RuntimeError, match="stop here"), torch.no_grad(), prepacked_linears(lm, 8):
         raise RuntimeError("stop here")
     assert "forward" not in vars(linear)
 

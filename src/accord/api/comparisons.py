@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.api.answers import Answers, PromptAnswers
-from accord.api.rewards import RewardLike, combine_rewards
+from accord.api.rewards import combine_rewards
 from accord.compare.judges.judge import Candidates, NoVerdict
 from accord.data.read import read_battles
 from accord.errors import DataError

@@ -42,7 +42,7 @@ def load_model(
         precision=precision,
         device=device,
         trust_remote_code=trust_remote_code,
-        learns=trainable and lora is None,
+        trainable=trainable and lora is None,
     )
     if not trainable:
         lm.model.requires_grad_(False)

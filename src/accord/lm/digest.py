@@ -1,4 +1,4 @@
-"""What decides a model's log-probs, told apart: weights and configuration, and token ids."""
+"""Digests of everything that a model's log-probs depend on: weights, configuration, token ids."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from accord.lm.adapters.switch import adapter_of
+from accord.lm.adapters.switch import adapter_name
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 
-_ABOUT_FILES = ("_name_or_path", "transformers_version", "architectures", "dtype")
+# Keys of a configuration that describe its file and not the model.
+_FILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype")
 
 
 def weights_digest(lm: LanguageModel) -> str:
-    """sha256 (hex) of a model's parameters and configuration; of a peft model's, those of the base
-    and of the adapter that is the view's own."""
+    """sha256 (hex) of a model's parameters and configuration; for a view of a peft model, of the
+    base and the view's adapter."""
     digest = hashlib.sha256()
-    digest.update(json.dumps(_about(lm.inner.config), sort_keys=True, default=str).encode())
+    digest.update(json.dumps(_config_values(lm.inner.config), sort_keys=True, default=str).encode())
     if lm.adapter is not None:
-        digest.update(json.dumps(_strength(lm.model.peft_config[lm.adapter])).encode())
+        digest.update(json.dumps(_adapter_scaling(lm.model.peft_config[lm.adapter])).encode())
     for name, parameter in sorted(lm.inner.named_parameters()):
-        if adapter_of(name) not in (None, lm.adapter):
+        if adapter_name(name) not in (None, lm.adapter):
             continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         plain = parameter.detach().contiguous().cpu().view(-1)
@@ -36,42 +37,42 @@ def weights_digest(lm: LanguageModel) -> str:
     return digest.hexdigest()
 
 
-def same_weights(lm: LanguageModel, place: str) -> bool:
-    """Whether a model computes with the very weights of the full model at a place.
+def has_same_weights(lm: LanguageModel, path: str) -> bool:
+    """Whether a model has the weights of the full model at a path; of a peft model, its base.
 
-    Of a peft model, its base. Equal to the bit in the precision that the model holds them in.
+    Equal to the bit in the precision in which the loaded model stores them.
     """
-    if same_path(place, lm.name) and not lm.merged:
+    if is_same_path(path, lm.name) and not lm.merged:
         return True
-    if not Path(place).is_dir() or _about(AutoConfig.from_pretrained(place)) != _about(
-        lm.inner.config
-    ):
+    if not Path(path).is_dir():
+        return False
+    if _config_values(AutoConfig.from_pretrained(path)) != _config_values(lm.inner.config):
         return False
     named = lm.inner.named_parameters(remove_duplicate=False)
-    own = {n.replace(".base_layer.", "."): p for n, p in named if adapter_of(n) is None}
-    left = {n for n, _ in lm.backbone.named_parameters() if adapter_of(n) is None}
+    base = {n.replace(".base_layer.", "."): p for n, p in named if adapter_name(n) is None}
+    unread = {n for n, _ in lm.backbone.named_parameters() if adapter_name(n) is None}
     prefix = f"{lm.inner.base_model_prefix}."
-    left = {prefix + n.replace(".base_layer.", ".") for n in left}
-    for file in sorted(Path(place).glob("*.safetensors")):
+    unread = {prefix + n.replace(".base_layer.", ".") for n in unread}
+    for file in sorted(Path(path).glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
-                if name in own:
-                    theirs = tensors.get_tensor(name).to(own[name].device, own[name].dtype)
-                    if not torch.equal(theirs, own[name]):
+                if name in base:
+                    saved = tensors.get_tensor(name).to(base[name].device, base[name].dtype)
+                    if not torch.equal(saved, base[name]):
                         return False
-                left.discard(name)
-    return not left
+                unread.discard(name)
+    return not unread
 
 
-def same_path(one: str, other: str) -> bool:
+def is_same_path(a: str, b: str) -> bool:
     """Whether two names are of the same folder, or the same model on the hub."""
-    if Path(one).is_dir():
-        return Path(one).resolve() == Path(other).resolve()
-    return one == other
+    if Path(a).is_dir():
+        return Path(a).resolve() == Path(b).resolve()
+    return a == b
 
 
-def _strength(config: Any) -> list[Any]:
-    """What decides how much an adapter's matrices add, beside themselves."""
+def _adapter_scaling(config: Any) -> list[Any]:
+    """The settings that scale an adapter's matrices."""
     return [
         config.r,
         config.lora_alpha,
@@ -81,8 +82,8 @@ def _strength(config: Any) -> list[Any]:
     ]
 
 
-def _about(config: Any) -> dict[str, Any]:
-    return {k: v for k, v in config.to_dict().items() if k not in _ABOUT_FILES}
+def _config_values(config: Any) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in _FILE_KEYS}
 
 
 def rows_digest(groups: Sequence[PromptGroup]) -> str:
@@ -92,7 +93,7 @@ def rows_digest(groups: Sequence[PromptGroup]) -> str:
         for part in (group.prompt, *group.responses):
             digest.update(len(part).to_bytes(4, "little"))
             digest.update(np.asarray(part, dtype=np.int64).data)
-        for mask in group.loss_mask:  # log-probs are those of learned tokens alone
+        for mask in group.loss_mask:  # the digested log-probs are those of the masked tokens alone
             digest.update(np.asarray(mask, dtype=np.bool_).data)
         digest.update(b"|")
     return digest.hexdigest()

@@ -118,7 +118,7 @@ def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float 
 
 def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The raw score of each response, float32 (N,), read at its last token."""
-    return lm.scores_of(states_last(lm, batch))
+    return lm.score_states(states_last(lm, batch))
 
 
 def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -137,7 +137,7 @@ def share_forward_pass(policy: LanguageModel, critic: LanguageModel | None) -> b
 
 
 def _normalised_values(critic: LanguageModel, hidden: Tensor) -> Tensor:
-    return (critic.scores_of(hidden) - critic.score_mean) / critic.score_std
+    return (critic.score_states(hidden) - critic.score_mean) / critic.score_std
 
 
 def states_before(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -319,7 +319,7 @@ def _own(lm: LanguageModel, batch: PackedBatch) -> Tensor:
             ids = torch.tensor([[*group.prompt, *response]], device=lm.device)
             if lm.scalar:
                 hidden = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
-                found.append(lm.scores_of(hidden)[0, -1:])
+                found.append(lm.score_states(hidden)[0, -1:])
                 continue
             logps = lm.inner(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
             begin = len(group.prompt)

@@ -1,4 +1,4 @@
-"""Scalar heads: drawn from a seed, and one taken out of several."""
+"""Scalar heads: initialised from a seed, and reduced from several to one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from accord.lm.model import LanguageModel
 
 
 @torch.no_grad()
-def draw_heads(model: Any, seed: int) -> None:
-    """Give each of a model's scalar heads weights of its own: normal, deviation 1/√(width + 1)."""
+def init_score_heads(model: Any, seed: int) -> None:
+    """Draw the weights of all scalar heads of a model, normal with standard deviation
+    1/√(width + 1)."""
     generator = torch.Generator().manual_seed(seed)
     weight = model.score.weight
     weight.copy_(torch.randn(weight.shape, generator=generator) * (weight.shape[1] + 1) ** -0.5)
 
 
 @torch.no_grad()
-def value_head(width: int, device: torch.device, seed: int = 0) -> nn.Linear:
-    """A critic's head: float32 weights normal with deviation 1/√(width + 1), a bias of 0."""
+def new_value_head(width: int, device: torch.device, seed: int = 0) -> nn.Linear:
+    """A critic's head: float32, weights normal with standard deviation 1/√(width + 1), bias 0."""
     head = nn.utils.skip_init(nn.Linear, width, 1)
     generator = torch.Generator().manual_seed(seed)
     head.weight.copy_(torch.randn(1, width, generator=generator) * (width + 1) ** -0.5)
@@ -29,10 +30,10 @@ def value_head(width: int, device: torch.device, seed: int = 0) -> nn.Linear:
 
 
 @torch.no_grad()
-def keep_first_head(lm: LanguageModel) -> None:
-    """Make a model of several heads one of a single head, the first, with that head's mean.
+def reduce_to_first_head(lm: LanguageModel) -> None:
+    """Remove all heads of a model but the first, whose mean becomes the mean of the scores.
 
-    What learns by one number, as a critic does, has no use for the others.
+    A critic is trained on one value per token, so it has no use for an ensemble's other heads.
     """
     if lm.heads == 1:
         return

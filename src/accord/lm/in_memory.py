@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from accord.errors import ModelError
 from accord.lm.adapters.lora import continue_adapter
-from accord.lm.heads import draw_heads
-from accord.lm.load import agree_on_padding, prepared
+from accord.lm.heads import init_score_heads
+from accord.lm.load import finish_loading, set_distinct_pad_token
 from accord.lm.model import LanguageModel, Precision, disable_dropout
 from accord.settings.training import LoraSettings
 
@@ -46,7 +46,7 @@ def wrap_model(
         scalar="SequenceClassification" in type(model).__name__,
         precision=precision or ("bf16" if half else "fp32"),
     )
-    return prepared(lm)
+    return finish_loading(lm)
 
 
 def _own_tokenizer(name: str) -> Any:
@@ -79,7 +79,7 @@ def frozen_copy(lm: LanguageModel) -> LanguageModel:
     model.requires_grad_(False)
     copied = copy(lm)
     copied.model, copied.last_layer = model, None
-    return prepared(copied)
+    return finish_loading(copied)
 
 
 def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> LanguageModel:
@@ -94,10 +94,10 @@ def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> Language
     config.num_labels = heads
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     getattr(model, model.base_model_prefix).load_state_dict(lm.backbone.state_dict())
-    draw_heads(model, seed)
-    agree_on_padding(model, lm.tokenizer)
+    init_score_heads(model, seed)
+    set_distinct_pad_token(model, lm.tokenizer)
     model = disable_dropout(model).to(lm.device).eval()
-    return prepared(
+    return finish_loading(
         LanguageModel(
             model, lm.tokenizer, lm.name, scalar=True, precision=lm.precision, merged=lm.merged
         )

@@ -1,4 +1,4 @@
-"""Load models from folders or the hub, and save them so that anyone can load them."""
+"""Load models from folders or the hub, and save them so that transformers and peft load them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from transformers import (
 from accord.errors import ModelError, SettingsError
 from accord.lm.adapters.switch import POLICY
 from accord.lm.forward import check_packing
-from accord.lm.heads import draw_heads
+from accord.lm.heads import init_score_heads
 from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.model import LanguageModel, Precision, disable_dropout
-from accord.lm.quiet import quiet
+from accord.lm.transformers_logging import silence_transformers
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -34,75 +34,75 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def load_causal(
-    place: str,
+    path: str,
     *,
     precision: Precision = "fp32",
     device: Device = "auto",
     trust_remote_code: bool = False,
-    learns: bool = False,
+    trainable: bool = False,
     merge: bool = True,
 ) -> LanguageModel:
     """A causal language model from a folder or hub name; an adapter is merged into its base.
 
-    With precision bf16 the weights are bfloat16, unless they are to learn themselves: an
-    optimiser's steps are too small for them. Without `merge` it is an adapter's base alone, for
-    the adapter to be put on. Raises ModelError for a folder without configuration, tokenizer or
+    With precision bf16 the weights are bfloat16, unless they are `trainable`: optimiser steps are
+    too small for bfloat16. With `merge` False only the base of an adapter is loaded, to continue
+    the adapter on it. Raises ModelError for a folder without configuration, tokenizer or
     safetensors weights.
     """
-    base, adapter = base_and_adapter(place)
-    tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
+    base, adapter = base_and_adapter(path)
+    tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
     merged = adapter if merge else None
-    dtype = _dtype(precision, learns, merged)
-    model = _pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
+    dtype = _load_dtype(precision, trainable, merged)
+    model = _from_pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
     if merged:
-        model = _merged(model, merged)
+        model = _merge_adapter(model, merged)
     lm = LanguageModel(
-        _placed(model, device),
+        _to_device(model, device),
         tokenizer,
-        place if merge else base,
+        path if merge else base,
         precision=precision,
         merged=merged is not None,
     )
-    return prepared(lm)
+    return finish_loading(lm)
 
 
-def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model or adapter, without its weights. Raises ModelError."""
-    base, adapter = base_and_adapter(place)
-    return tokenizer_of(place if adapter else base, base, trust_remote_code)
+    base, adapter = base_and_adapter(path)
+    return load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
 
 
 def load_scalar(
-    place: str,
+    path: str,
     *,
     seed: int = 0,
     heads: int | None = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     trust_remote_code: bool = False,
-    learns: bool = False,
+    trainable: bool = False,
     merge: bool = True,
 ) -> LanguageModel:
     """A model with a scalar head: a trained reward model, or a new head on a language model.
 
     A new head's weights are normal with standard deviation 1/√(width + 1), without bias, from the
-    seed. What `reward.json` says of the scores comes along where there is one. `heads` is how many
-    there are to be: by default as many as were trained, or one. Without `merge` it is an adapter's
-    base alone, for the adapter to be put on. Raises SettingsError where others were trained
-    already.
+    seed. The statistics of the scores are read from `reward.json` where there is one. `heads` is
+    the number of heads: by default that of the trained model, or one. With `merge` False only the
+    base of an adapter is loaded, to continue the adapter on it. Raises SettingsError where a
+    different number of heads was trained.
     """
-    base, adapter = base_and_adapter(place)
-    tokenizer = tokenizer_of(place if adapter else base, base, trust_remote_code)
+    base, adapter = base_and_adapter(path)
+    tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
     merged = adapter if merge else None
-    dtype = _dtype(precision, learns, merged)
-    numbers = _reward_numbers(place)
-    trained = int(numbers.get("heads", 1)) if numbers or _has_scalar_head(base) else None
+    dtype = _load_dtype(precision, trainable, merged)
+    reward = _read_reward_file(path)
+    trained = int(reward.get("heads", 1)) if reward or _has_scalar_head(base) else None
     if None not in (heads, trained) and heads != trained:
         raise SettingsError(
-            f"{place} is a reward model with heads={trained}, and heads={heads} was asked for. "
+            f"{path} is a reward model with heads={trained}, and heads={heads} was asked for. "
             f"Set heads={trained} to train it further, or start from a language model."
         )
-    model = _pretrained(
+    model = _from_pretrained(
         AutoModelForSequenceClassification,
         base,
         dtype,
@@ -110,58 +110,62 @@ def load_scalar(
         num_labels=trained or heads or 1,
     )
     if not _has_scalar_head(base):
-        draw_heads(model, seed)
+        init_score_heads(model, seed)
     model.score.float()
-    agree_on_padding(model, tokenizer)
+    set_distinct_pad_token(model, tokenizer)
     if merged:
-        model = _merged(model, merged)
+        model = _merge_adapter(model, merged)
     lm = LanguageModel(
-        _placed(model, device),
+        _to_device(model, device),
         tokenizer,
-        place if merge else base,
+        path if merge else base,
         scalar=True,
         precision=precision,
         merged=merged is not None,
     )
-    read_normalisation(lm, place)
-    return prepared(lm)
+    apply_reward_file(lm, path)
+    return finish_loading(lm)
 
 
-def read_normalisation(lm: LanguageModel, place: str) -> None:
-    """Take over what a reward model's `reward.json` says of its scores, where there is one."""
-    numbers = _reward_numbers(place)
+def apply_reward_file(lm: LanguageModel, path: str) -> None:
+    """Set a reward model's score statistics and limits from `reward.json`, where there is one."""
+    numbers = _read_reward_file(path)
     if numbers:
         lm.score_mean, lm.score_std = float(numbers["mean"]), float(numbers["std"])
-        trained, places = numbers.get("max_length"), lm.positions
-        # What was trained with a limit above the positions has not learned those beyond.
-        lm.max_length = min((n for n in (trained, places) if n), default=None)
+        # A model trained with a limit above its positions has not learned those beyond.
+        limits = numbers.get("max_length"), lm.max_positions
+        lm.max_length = min((n for n in limits if n), default=None)
         lm.max_prompt_length = numbers.get("max_prompt_length")
         lm.head_means = tuple(map(float, numbers.get("head_means", ())))
         lm.score_penalty = float(numbers.get("ensemble_penalty", 0.0))
         lm.length_slope = numbers.get("length_slope")
 
 
-def _reward_numbers(place: str) -> dict[str, Any]:
-    kept = Path(place) / REWARD_FILE
-    found: dict[str, Any] = {}
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else found
+def _read_reward_file(path: str) -> dict[str, Any]:
+    """The numbers in a folder's `reward.json`; empty where there is none."""
+    file = Path(path) / REWARD_FILE
+    numbers: dict[str, Any] = {}
+    if file.is_file():
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+    return numbers
 
 
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
-    """Write the model, its tokenizer and a model card to a folder, whole or not at all.
+    """Write the model, its tokenizer and a model card to a folder, atomically.
 
-    Full models load in transformers, adapters in peft. Adapters on a base that had another
-    adapter merged into it are merged too and saved as a full model, since no folder holds that
-    base. A reward model's normalisation is beside it in `reward.json`. Raises StorageError when
-    the disk does not take it.
+    Full models load in transformers, adapters in peft. Adapters on a base into which another
+    adapter was merged are merged too and saved as a full model, since that base is saved nowhere.
+    The statistics of a reward model's scores are saved beside it in `reward.json`. Raises
+    StorageError when the disk can't be written.
     """
     if lm.is_peft and lm.merged:
         log.info("%s started from an adapter, so the full model is saved.", lm.name)
         lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])
         lm.switch = lm.adapter = None
-    only = {"selected_adapters": [POLICY]} if lm.is_peft else {}  # not those of other roles
-    with atomic_folder(folder) as temporary, quiet():
-        lm.model.save_pretrained(temporary, safe_serialization=True, **only)
+    # Without the adapters of other roles on the same base.
+    adapters = {"selected_adapters": [POLICY]} if lm.is_peft else {}
+    with atomic_folder(folder) as temporary, silence_transformers():
+        lm.model.save_pretrained(temporary, safe_serialization=True, **adapters)
         lm.tokenizer.save_pretrained(temporary)
         if lm.scalar:
             numbers = {
@@ -178,50 +182,51 @@ def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-def _dtype(precision: Precision, learns: bool, adapter: str | None) -> torch.dtype:
-    # Half weights would also round away most of a small update that is merged into them.
-    half = precision == "bf16" and not learns and adapter is None
+def _load_dtype(precision: Precision, trainable: bool, adapter: str | None) -> torch.dtype:
+    # bf16 weights would also round away most of a small update that is merged into them.
+    half = precision == "bf16" and not trainable and adapter is None
     return torch.bfloat16 if half else torch.float32
 
 
-def base_and_adapter(place: str) -> tuple[str, str | None]:
-    """The base model's place, and the adapter's if `place` is an adapter folder.
+def base_and_adapter(path: str) -> tuple[str, str | None]:
+    """The path or hub name of the base model, and the adapter's path if `path` is an adapter
+    folder, else None.
 
-    Raises ModelError for a folder that holds neither.
+    Raises ModelError for a folder that contains neither.
     """
-    folder = Path(place)
+    folder = Path(path)
     if not folder.is_dir():
-        local = folder.suffix or place.startswith((".", "/", "~")) or place.count("/") != 1
+        local = folder.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1
         if local or folder.parent.is_dir():  # a hub name's owner is no folder here
             raise ModelError(
-                f"No model folder {place!r}.{_near(folder)} Check the path of `model`."
+                f"No model folder {path!r}.{_suggestion(folder)} Check the path of `model`."
             )
-        return place, None  # a hub name
+        return path, None  # a hub name
     if (folder / "adapter_config.json").is_file():
-        _no_pickle(folder)
+        _refuse_pickle(folder)
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return str(config["base_model_name_or_path"]), place
+        return str(config["base_model_name_or_path"]), path
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{place} holds no model: there is no config.json in it.{_near(folder / 'model')} "
+            f"{path} holds no model: there is no config.json in it.{_suggestion(folder / 'model')} "
             f"Name the folder that save_pretrained wrote."
         )
-    _no_pickle(folder)
-    return place, None
+    _refuse_pickle(folder)
+    return path, None
 
 
-def _no_pickle(folder: Path) -> None:
+def _refuse_pickle(folder: Path) -> None:
     weights = [p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")]
     if not any(name.endswith(".safetensors") for name in weights):
-        found = f"only {', '.join(sorted(weights))}, which is pickle" if weights else "none"
+        present = f"only {', '.join(sorted(weights))}, which is pickle" if weights else "none"
         raise ModelError(
-            f"{folder} has no safetensors weights ({found}). accord does not open pickle files, "
-            f"which can run code. Load it where you trust it and save it anew with "
+            f"{folder} has no safetensors weights ({present}). accord does not open pickle files, "
+            f"which can run code. Load it where you trust it and save it again with "
             f"save_pretrained(..., safe_serialization=True)."
         )
 
 
-def _near(path: Path) -> str:
+def _suggestion(path: Path) -> str:
     if path.is_dir():
         return f" Did you mean {str(path)!r}?"
     if not path.parent.is_dir():
@@ -231,35 +236,39 @@ def _near(path: Path) -> str:
     return f" Did you mean {str(path.parent / close[0])!r}?" if close else ""
 
 
-def tokenizer_of(place: str, base: str, trust_remote_code: bool) -> Any:
+def load_tokenizer_or_base(path: str, base: str, trust_remote_code: bool) -> Any:
+    """The tokenizer of a model or adapter; the base's where the adapter has none.
+
+    Raises ModelError.
+    """
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    folder = Path(place)
+    folder = Path(path)
     if folder.is_dir() and not any((folder / name).is_file() for name in files):
-        if place == base:
+        if path == base:
             raise ModelError(
-                f"{place} holds a model but no tokenizer (none of {', '.join(files)}). "
+                f"{path} holds a model but no tokenizer (none of {', '.join(files)}). "
                 f"Save the model's tokenizer into the same folder with save_pretrained."
             )
-        place = base
+        path = base
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"The tokenizer of {place} can't be loaded: {error}") from error
+        raise ModelError(f"The tokenizer of {path} can't be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"The tokenizer of {place} has no EOS token, so no response could end. Set "
+            f"The tokenizer of {path} has no EOS token, so no response could end. Set "
             f"`eos_token` in its tokenizer_config.json."
         )
     return tokenizer
 
 
-def _pretrained(
-    auto: Any, place: str, dtype: torch.dtype, trust_remote_code: bool, **config: Any
+def _from_pretrained(
+    auto: Any, path: str, dtype: torch.dtype, trust_remote_code: bool, **config: Any
 ) -> Any:
     try:
-        with quiet():
+        with silence_transformers():
             return auto.from_pretrained(
-                place,
+                path,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
@@ -269,41 +278,42 @@ def _pretrained(
         hint = ""
         if "trust_remote_code" in str(error):
             hint = " Set trust_remote_code=true if you trust the code that comes with it."
-        raise ModelError(f"The model {place!r} can't be loaded: {error}{hint}") from error
+        raise ModelError(f"The model {path!r} can't be loaded: {error}{hint}") from error
 
 
-def _has_scalar_head(place: str) -> bool:
-    config = AutoConfig.from_pretrained(place)
+def _has_scalar_head(path: str) -> bool:
+    config = AutoConfig.from_pretrained(path)
     return any("SequenceClassification" in name for name in config.architectures or [])
 
 
-def _merged(model: Any, adapter: str) -> Any:
+def _merge_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(adapter)
     config.task_type = None  # a language model's adapter fits under a scalar head too
     merged = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()
-    return merged.requires_grad_(True)  # peft froze it; whether it learns is the caller's to say
+    return merged.requires_grad_(True)  # peft froze it; the caller decides what is trained
 
 
-def _placed(model: Any, device: Device) -> Any:
+def _to_device(model: Any, device: Device) -> Any:
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device=cuda, but torch finds no CUDA device. Use device=cpu or auto.")
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     return disable_dropout(model).to(target).eval()
 
 
-def prepared(lm: LanguageModel) -> LanguageModel:
-    lm.max_length = lm.max_length or lm.positions
+def finish_loading(lm: LanguageModel) -> LanguageModel:
+    lm.max_length = lm.max_length or lm.max_positions
     speed_up_norms(lm.inner)
     if not check_packing(lm):
-        tell_of_plain_rows(type(lm.inner).__name__)
+        warn_about_plain_rows(type(lm.inner).__name__)
     return lm
 
 
 @cache
-def tell_of_plain_rows(architecture: str) -> None:
-    """Warn, once a process: a stage loads several models of an architecture, and rounds many."""
+def warn_about_plain_rows(architecture: str) -> None:
+    """Warn once per process: a stage loads several models of one architecture, and every round
+    loads them again."""
     log.warning(
         "A %s can't share a prompt between its responses; its batches are computed as plain rows, "
         "with the same numbers in more time.",
@@ -311,8 +321,8 @@ def tell_of_plain_rows(architecture: str) -> None:
     )
 
 
-def agree_on_padding(model: Any, tokenizer: Any) -> None:
-    """Give model and tokenizer one padding token that is not EOS, where there is a candidate.
+def set_distinct_pad_token(model: Any, tokenizer: Any) -> None:
+    """Set one padding token that is not EOS in model and tokenizer, where there is a candidate.
 
     Plain transformers reads the score at the last token that is not the model's padding.
     """

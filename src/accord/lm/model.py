@@ -1,4 +1,4 @@
-"""A causal language model or a reward model with its tokenizer, however it was adapted."""
+"""A causal language model or a reward model with its tokenizer, with or without adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from accord.lm.adapters.switch import AdapterSwitch, adapter_of
+from accord.lm.adapters.switch import AdapterSwitch, adapter_name
 from accord.lm.kernels.last_layer import LastLayer
 from accord.objectives.logprobs import Head
 
@@ -19,23 +19,25 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass
 class LanguageModel:
-    """A transformers model (or a peft model around one) and what accord needs to know of it.
+    """A transformers model (or a peft model around one), its tokenizer and its properties.
 
-    `scalar` is True for a reward model or critic, whose head gives one number a token; an
+    `name` is the path or hub name it was loaded from.
+    `scalar` is True for a reward model or critic, whose head gives one number per token; an
     ensemble has several heads on one backbone.
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
-    its own; its batches are computed as plain padded rows.
-    `merged` is True where an adapter was merged into the weights, which no folder holds as such.
+    its plain one; its batches are computed as plain padded rows.
+    `merged` is True where an adapter was merged into the weights, so that they are saved nowhere.
     `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
-    `max_prompt_length` are the tokens it can be given: its positions, or fewer where it was
-    trained on fewer.
-    `head_means` are the means of an ensemble's heads, and `score_penalty` what their disagreement
-    costs; `length_slope` is what length alone explained where it was taken out of the scores.
+    `max_prompt_length` are its limits in tokens: its positions, or fewer where it was trained on
+    fewer.
+    `head_means` are the means of an ensemble's heads, and `score_penalty` the weight of their
+    standard deviation; `length_slope` is the score per token that length alone explains, where it
+    was subtracted from the scores.
 
     Several language models can be views on one `model` (`adapters.views`): each has its `adapter`
     of those that `switch` turns on and off (None: the base alone), and a critic or reward model its
-    `score` head. Of a view with `head_only` the head alone learns; its backbone is another's.
-    `last_layer` lets the model's last layer compute only the tokens that are read, where it can.
+    `score` head. Of a view with `head_only` the head alone is trained; it shares the backbone.
+    `last_layer` lets the model's last layer compute only the tokens that are read, where possible.
     """
 
     model: Any
@@ -60,7 +62,7 @@ class LanguageModel:
 
     @property
     def inner(self) -> Any:
-        """The transformers model itself, inside of peft's wrapper if there is one."""
+        """The transformers model, without peft's wrapper."""
         return self.model.get_base_model() if self.is_peft else self.model
 
     @property
@@ -78,14 +80,14 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
     @property
-    def positions(self) -> int | None:
-        """Tokens that the model has positions for; None where its configuration names no limit."""
-        found = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
+    def max_positions(self) -> int | None:
+        """Tokens that the model has positions for; None where its configuration has no limit."""
+        limit = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Token ids that end a response: the tokenizer's and the generation settings'."""
+        """Token ids that end a response: those of the tokenizer and of the generation config."""
         ids: set[int] = set()
         for value in (
             self.tokenizer.eos_token_id,
@@ -111,7 +113,7 @@ class LanguageModel:
 
     @property
     def heads(self) -> int:
-        """How many scalar heads there are; none in a causal language model."""
+        """The number of scalar heads; 0 for a causal language model."""
         if self.score is not None:
             return self.score.out_features
         return int(self.inner.config.num_labels) if self.scalar else 0
@@ -119,17 +121,17 @@ class LanguageModel:
     def head_scores(self, hidden: Tensor) -> Tensor:
         """Each scalar head's float32 value (n, heads) of hidden states (n, D)."""
         head = self.inner.score if self.score is None else self.score
-        copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the copy that learns
+        copies = getattr(head, "modules_to_save", None)  # peft's wrapper: the trained copy
         weight = next(iter(copies.values())) if copies else head
         scores: Tensor = head(hidden.to(next(weight.parameters()).dtype))
         return scores.float()
 
-    def combined(self, scores: Tensor) -> Tensor:
-        """One score (n,) from the heads' (n, heads): their mean less what disagreement costs.
+    def combine_heads(self, scores: Tensor) -> Tensor:
+        """One score (n,) from those of the heads (n, heads): their mean − penalty · their std.
 
-        Uncertainty-weighted, after Coste et al. 2023, who take off the variance; the standard
-        deviation has the scores' own unit. A head's scores are known up to a constant only, so
-        its mean is taken off first.
+        Uncertainty-weighted, after Coste et al. 2023, who subtract the variance; the standard
+        deviation has the unit of the scores. A head's scores are determined up to a constant only,
+        so its mean is subtracted first.
         """
         if scores.shape[-1] == 1:
             return scores.squeeze(-1)
@@ -137,61 +139,64 @@ class LanguageModel:
             scores = scores - scores.new_tensor(self.head_means)
         return scores.mean(-1) - self.score_penalty * scores.std(-1, unbiased=False)
 
-    def scores_of(self, hidden: Tensor) -> Tensor:
+    def score_states(self, hidden: Tensor) -> Tensor:
         """The float32 score (n,) of hidden states (n, D)."""
-        return self.combined(self.head_scores(hidden))
+        return self.combine_heads(self.head_scores(hidden))
 
     @contextmanager
     def precision_context(self) -> Iterator[None]:
-        """What forward passes run in: the own adapter on, and the precision."""
-        adapter = nullcontext() if self.switch is None else self.switch.using(self.adapter)
-        with adapter, self._cast():
+        """The context of forward passes: this view's adapter active, and the precision."""
+        adapter = nullcontext() if self.switch is None else self.switch.activated(self.adapter)
+        with adapter, self._autocast():
             yield
 
-    def _cast(self) -> AbstractContextManager[Any]:
-        """The weights' own precision, cast where it is another."""
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Autocast to bf16 where the precision is bf16 and the weights are not."""
         if self.precision == "fp32" or self.weights_dtype == torch.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     @property
     def weights_dtype(self) -> torch.dtype:
-        """The type of the backbone's matrices."""
+        """The dtype of the backbone's matrices."""
         return next(p.dtype for p in self.backbone.parameters() if p.ndim > 1)
 
     def stays_float32(self, name: str) -> bool:
-        """Whether a parameter is float32 in bf16 too: a scalar head's, and those that the
-        architecture keeps so."""
+        """Whether a parameter is float32 under bf16 too: a scalar head's, and those that the
+        architecture requires to be."""
         strict = getattr(self.inner, "_keep_in_fp32_modules_strict", None) or ()
         parts = name.split(".")
         return (self.scalar and "score" in parts) or any(m in parts for m in strict)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters that learn, by name; of a view its own."""
-        return {n: p for n, p in self.own_parameters().items() if p.requires_grad}
+        """The view's parameters that are trained, by name."""
+        return {n: p for n, p in self.view_parameters().items() if p.requires_grad}
 
-    def own_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters by name: the base's, and of the adapters and heads on it the own ones."""
-        found = (
+    def view_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters by name: those of the base and of this view's adapter and head, without those
+        of other views."""
+        head = (
             {}
             if self.score is None
             else {f"score.{n}": p for n, p in self.score.named_parameters()}
         )
         if self.head_only:
-            return found
-        if self.switch is None:
-            return dict(self.model.named_parameters()) | found
-        mine = (None, self.adapter)
-        return {n: p for n, p in self.model.named_parameters() if adapter_of(n) in mine} | found
+            return head
+        parameters = dict(self.model.named_parameters())
+        if self.switch is not None:
+            used = (None, self.adapter)
+            parameters = {n: p for n, p in parameters.items() if adapter_name(n) in used}
+        return parameters | head
 
     def enable_gradient_checkpointing(self) -> None:
-        """Gradient checkpointing: keep layer inputs only, compute the rest again going back."""
-        enable = getattr(self.inner, "activation_checkpointing_enable", None)  # its later name
-        kind: dict[str, Any] = {"use_reentrant": False}
+        """Gradient checkpointing: save layer inputs only, recompute the rest in the backward
+        pass."""
+        enable = getattr(self.inner, "activation_checkpointing_enable", None)  # its newer name
+        options: dict[str, Any] = {"use_reentrant": False}
         if self.switch is not None:
-            kind["context_fn"] = self.switch.once_more
-        (enable or self.inner.gradient_checkpointing_enable)(kind)
-        if self.last_layer is not None:  # when it is computed again, nobody says what is read
+            options["context_fn"] = self.switch.checkpoint_contexts
+        (enable or self.inner.gradient_checkpointing_enable)(options)
+        if self.last_layer is not None:  # a recomputation does not know which tokens are read
             self.last_layer.remove()
             self.last_layer = None
         self.inner.enable_input_require_grads()
@@ -199,11 +204,11 @@ class LanguageModel:
 
 
 def disable_dropout(model: nn.Module) -> nn.Module:
-    """Dropout off everywhere: log-probs under learning must equal those under sampling."""
+    """Turn dropout off everywhere: log-probs in training must equal those in sampling."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name, value in vars(module).items():  # given to functional dropout in training mode
+        for name, value in vars(module).items():  # passed to functional dropout in training mode
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from accord.errors import SettingsError
-from accord.lm.quiet import quiet
+from accord.lm.transformers_logging import silence_transformers
 from accord.records import Comparison, Demonstration, Ranking, Rating, Record, Text, prompt_text
 from accord.runs import atomic_folder
 from accord.settings.stages import ScratchSettings
@@ -35,14 +35,14 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-"""A role token before each turn; an assistant's turn ends with the end token. What is rendered
-for generation is a prefix of what is rendered with the answer."""
+"""A role token before each turn; an assistant's turn ends with EOS. The text rendered for
+generation is a prefix of the text rendered with the response."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Any:
     """A byte-level BPE tokenizer of at most `vocab_size` entries with a chat template.
 
-    Any text can be encoded, since every byte is an entry; nothing is added to a text.
+    Any text can be encoded, since every byte is an entry; no special token is added to a text.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -79,9 +79,9 @@ def untrained_model(
 ) -> Any:
     """A causal model of a transformers model type, with weights from the seed.
 
-    `config` holds keys of that type's configuration; `embedding_scale` is the token embeddings'
-    standard deviation, the configuration's own where it is not given. Raises SettingsError for an
-    unknown type or key; torch's own random state is left alone.
+    `config` has keys of that type's configuration; `embedding_scale` is the standard deviation of
+    the token embeddings, by default that of the configuration. Raises SettingsError for an unknown
+    type or key. torch's global random state does not change.
     """
     if architecture not in CONFIG_MAPPING:
         raise SettingsError(
@@ -93,19 +93,19 @@ def untrained_model(
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    kind = CONFIG_MAPPING[architecture]
-    known = set(kind().to_dict()) | set(getattr(kind, "attribute_map", {}))
+    config_class = CONFIG_MAPPING[architecture]
+    known = set(config_class().to_dict()) | set(getattr(config_class, "attribute_map", {}))
     unknown = sorted(set(config) - known)
     if unknown:
         raise SettingsError(
             f"config.{unknown[0]} is no key of the {architecture} configuration "
-            f"({kind.__name__}). Its keys are listed in transformers' documentation."
+            f"({config_class.__name__}). Its keys are listed in transformers' documentation."
         )
-    made = kind(**{**config, **special, "vocab_size": len(tokenizer)})
+    model_config = config_class(**{**config, **special, "vocab_size": len(tokenizer)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = AutoModelForCausalLM.from_config(made)
+            model = AutoModelForCausalLM.from_config(model_config)
         except ValueError as error:
             raise SettingsError(
                 f"The {architecture} configuration makes no causal language model: {error}"
@@ -117,14 +117,14 @@ def untrained_model(
 
 
 def save_untrained(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer to a folder, whole or not at all."""
-    with atomic_folder(folder) as temporary, quiet():
+    """Write model and tokenizer to a folder, atomically."""
+    with atomic_folder(folder) as temporary, silence_transformers():
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
 
 
 def model_from_scratch(texts: Iterable[str], settings: ScratchSettings) -> None:
-    """Train the tokenizer, make the model, and write both to `output_dir/model`."""
+    """Train the tokenizer, initialise the model, and write both to `output_dir/model`."""
     length = int(settings.config.get("max_position_embeddings", 2048))
     tokenizer = train_tokenizer(texts, settings.vocab_size, length)
     model = untrained_model(settings.architecture, settings.config, tokenizer, seed=settings.seed)
@@ -132,7 +132,7 @@ def model_from_scratch(texts: Iterable[str], settings: ScratchSettings) -> None:
 
 
 def record_texts(records: Sequence[Record]) -> Iterator[str]:
-    """All text that the records hold, each prompt once a record."""
+    """All texts of the records, each record's prompt once."""
     for record in records:
         if isinstance(record, Text):
             yield record.text

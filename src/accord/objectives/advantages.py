@@ -1,6 +1,6 @@
 """Rewards, advantages and returns of responses as episodes, on padded (episodes, tokens) grids.
 
-A mask (episodes, tokens) of bools says which cells are response tokens; cells without are 0.
+A bool mask (episodes, tokens) is True on response tokens; all other cells are 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, *, beta: floa
     """−β·(log π − log π_ref) on every token, and the score on each response's last token.
 
     scores (E,), log_ratio and mask (E, T); returns (E, T). InstructGPT, eq. 2; Ziegler et al.
-    2019, eq. 2, taken token by token.
+    2019, eq. 2, per token. Raises ValueError for a response without tokens.
     """
     rewards = -beta * log_ratio * mask
     last = mask.sum(1) - 1
@@ -29,7 +29,7 @@ def gae(
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16), and the returns.
 
     δ_t = r_t + γ·V_{t+1} − V_t, with V after the last token 0; A_t = δ_t + γλ·A_{t+1};
-    the return is A_t + V_t. All (E, T); responses begin at column 0.
+    the return is A_t + V_t. All (E, T); responses start at column 0.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -43,9 +43,10 @@ def gae(
 
 
 def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
-    """Shift to mean 0 (unless kept) and scale to variance 1 over the masked cells.
+    """Shift to mean 0 (unless `keep_mean`) and scale to variance 1 over the masked cells.
 
-    The variance is the population's; fewer than two cells, or equal ones, are only shifted.
+    values and mask (E, T). The variance is the population's; a single cell and equal cells are
+    only shifted.
     """
     cells = values[mask]
     if cells.numel() == 0:
@@ -59,26 +60,26 @@ def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
 def group_advantages(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tensor:
     """GRPO (Shao et al. 2024, eq. 21): (r − mean of the group) / (std of the group + eps).
 
-    scores (P, K), K at least 2; returns (P, K). Without `scale` the division is left out (Dr.
-    GRPO, Liu et al. 2025): it favours prompts whose scores lie close together. The standard
+    scores (P, K), K at least 2; returns (P, K). Without `scale` there is no division (Dr.
+    GRPO, Liu et al. 2025), since it favours prompts with a small spread of scores. The standard
     deviation is the sample's, over K − 1, as in TRL. A group of equal scores gives exact zeros.
     """
     advantages = scores - scores.mean(1, keepdim=True)
     if scale:
         advantages = advantages / (scores.std(1, keepdim=True) + eps)
-    return advantages.masked_fill(_equal(scores), 0.0)
+    return advantages.masked_fill(_has_equal_values(scores), 0.0)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """RLOO (Ahmadian et al. 2024, eq. 9): each reward less the mean of the others in its group.
+    """RLOO (Ahmadian et al. 2024, eq. 9): each reward minus the mean of the others in its group.
 
     rewards (P, K), K at least 2; returns (P, K). A group of equal rewards gives exact zeros.
     """
     count = rewards.shape[1]
-    others = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
-    return (rewards - others).masked_fill(_equal(rewards), 0.0)
+    baseline = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+    return (rewards - baseline).masked_fill(_has_equal_values(rewards), 0.0)
 
 
-def _equal(values: Tensor) -> Tensor:
-    """(P, 1): which rows hold one value only, rounding kept out."""
+def _has_equal_values(values: Tensor) -> Tensor:
+    """(P, 1): whether all values of a row are equal; exact, unlike a comparison with their mean."""
     return values.amax(1, keepdim=True) == values.amin(1, keepdim=True)

@@ -1,4 +1,7 @@
-"""Estimators of KL(π‖π_ref) from tokens sampled from π. Schulman 2020, "Approximating KL"."""
+"""Estimators of KL(π‖π_ref) from tokens sampled from π. Schulman 2020, "Approximating KL".
+
+`log_ratio` is log π − log π_ref of each token, of any shape; one value per token.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Log-probabilities of given tokens without ever holding the whole logits.
+"""Log-probabilities of given tokens without the full logits in memory.
 
 The head's logits of R tokens over a vocabulary of V are R·V numbers, most of a model's memory.
 Here the vocabulary is read in chunks: a running maximum and sum give each row's normaliser (Milakov
-& Gimelshein 2018, "Online normalizer calculation for softmax"), and the backward pass makes each
-chunk again, so that the head's gradient is written once, chunk by chunk.
+& Gimelshein 2018, "Online normalizer calculation for softmax"), and the backward pass recomputes
+each chunk, so that the head's gradient is written once, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 20  # logits held at a time on a CPU: what its caches take
-ROW_TILE = 2048  # rows of a chunk, so that it keeps enough columns for fast products
+CHUNK_ELEMENTS = 1 << 20  # logits in memory at a time on a CPU: as many as its caches hold
+ROW_TILE = 2048  # rows of a chunk, so that enough columns remain for fast products
 LOG2_E = 1.0 / math.log(2.0)
 
 
@@ -26,7 +26,7 @@ class Head:
     """A vocabulary head: logits = softcap(scale · (hidden @ weight.T + bias)).
 
     weight is (V, D), bias (V,) or None. `softcap` c maps x to c·tanh(x/c) (Gemma 2); None is off.
-    `product` computes hidden @ weight.T another way, with the same numbers and without gradient.
+    `product` replaces hidden @ weight.T, with the same numbers and without gradient.
     """
 
     weight: Tensor
@@ -42,9 +42,9 @@ class Head:
         else:
             x = self.product(hidden).float()
         bias = None if self.bias is None else self.bias.float()
-        return self._shaped(x, bias, temperature)
+        return self._finish_logits(x, bias, temperature)
 
-    def _shaped(self, x: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    def _finish_logits(self, x: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
         """Bias, scale, softcap and temperature, in place."""
         if bias is not None:
             x += bias
@@ -58,8 +58,9 @@ class Head:
 def chunk_sizes(rows: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
     """Rows and vocabulary entries of a chunk of logits.
 
-    On a CPU what its caches hold is fastest. On a CUDA device launches cost more than memory, so a
-    chunk takes up to a sixteenth of what is free, in float32 and the model's own precision.
+    On a CPU chunks that fit into its caches are fastest. On a CUDA device launches cost more than
+    memory, so a chunk takes up to a sixteenth of the free memory, in float32 and the model's
+    precision together.
     """
     elements, tile = CHUNK_ELEMENTS, ROW_TILE
     if device.type == "cuda":
@@ -71,14 +72,15 @@ def chunk_sizes(rows: int, vocabulary: int, device: torch.device) -> tuple[int, 
 
 
 class _Chunks:
-    """Chunks of logits in one set of buffers: each is overwritten by the next."""
+    """Chunks of logits in one set of buffers: each overwrites the one before."""
 
     def __init__(self, hidden: Tensor, head: Head, temperature: float) -> None:
         self.hidden, self.head, self.temperature = hidden, head, temperature
         self.tile, self.width = chunk_sizes(len(hidden), len(head.weight), hidden.device)
         size = self.tile * self.width
         self.buffer = hidden.new_empty(size, dtype=torch.float32)
-        self.own = self.buffer if hidden.dtype == torch.float32 else hidden.new_empty(size)
+        # For products in the hidden states' dtype; float32 needs no second buffer.
+        self.cast_buffer = self.buffer if hidden.dtype == torch.float32 else hidden.new_empty(size)
 
     def columns(self) -> Iterator[slice]:
         vocabulary = len(self.head.weight)
@@ -96,19 +98,19 @@ class _Chunks:
         """float32 logits of a chunk, in the buffer."""
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         x = self.buffer[: shape[0] * shape[1]].view(shape)
-        if self.own is self.buffer:
+        if self.cast_buffer is self.buffer:
             torch.mm(self.hidden[rows], weight.T, out=x)
         else:
-            own = self.own[: x.numel()].view(shape)
-            x.copy_(torch.mm(self.hidden[rows], weight.T, out=own))
+            product = self.cast_buffer[: x.numel()].view(shape)
+            x.copy_(torch.mm(self.hidden[rows], weight.T, out=product))
         bias = None if self.head.bias is None else self.head.bias[columns].float()
-        return self.head._shaped(x, bias, self.temperature)
+        return self.head._finish_logits(x, bias, self.temperature)
 
-    def half(self, x: Tensor) -> Tensor:
-        """A chunk in the hidden states' own precision."""
-        if self.own is self.buffer:
+    def cast_chunk(self, x: Tensor) -> Tensor:
+        """A chunk in the dtype of the hidden states."""
+        if self.cast_buffer is self.buffer:
             return x
-        return self.own[: x.numel()].view(x.shape).copy_(x)
+        return self.cast_buffer[: x.numel()].view(x.shape).copy_(x)
 
 
 def _exp(x: Tensor) -> Tensor:
@@ -116,8 +118,8 @@ def _exp(x: Tensor) -> Tensor:
     return x.mul_(LOG2_E).exp2_()
 
 
-def _inside(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Which rows' targets lie in a chunk's columns, and where in it."""
+def _targets_in_chunk(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """The rows whose target is in a chunk's columns, and the target's column in the chunk."""
     rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero().squeeze(1)
     return rows, targets[rows] - columns.start
 
@@ -128,44 +130,46 @@ def _reduce(
     """Normaliser, log-prob, entropy, whether the target is the mode, and log Σ p², (R,) float32.
 
     With z = logits − max: S = Σ e^z, T = Σ e^z·z, Q = Σ e^2z, entropy = log S − T/S and
-    log Σ p² = log Q − 2·log S. A new maximum, larger by d, makes S into e^−d·S, T into
-    e^−d·(T − d·S) and Q into e^−2d·Q. What follows the log-prob is empty if not asked for.
+    log Σ p² = log Q − 2·log S. A new maximum, larger by d, changes S to e^−d·S, T to
+    e^−d·(T − d·S) and Q to e^−2d·Q. Without `statistics` only the first two are computed; the
+    others are empty.
     """
     chunks = _Chunks(hidden, head, temperature)
     zeros = hidden.new_zeros(len(hidden), dtype=torch.float32)
-    peak, mass = zeros - torch.inf, zeros.clone()
-    moment, at_target, squares = zeros.clone(), zeros.clone(), zeros.clone()
+    max_logit, sum_exp = zeros - torch.inf, zeros.clone()
+    sum_exp_z, at_target, squares = zeros.clone(), zeros.clone(), zeros.clone()
     scratch = torch.empty_like(chunks.buffer) if statistics else chunks.buffer
     for columns in chunks.columns():
         weight = chunks.weight(columns)
         for rows in chunks.rows():
             z = chunks.logits(rows, columns, weight)
-            found, where = _inside(targets[rows], columns)
-            at_target[rows][found] = z[found, where]
-            new = torch.maximum(peak[rows], z.amax(1))
-            rise = torch.where(peak[rows].isinf(), 0.0, new - peak[rows])
+            target_rows, target_columns = _targets_in_chunk(targets[rows], columns)
+            at_target[rows][target_rows] = z[target_rows, target_columns]
+            new = torch.maximum(max_logit[rows], z.amax(1))
+            rise = torch.where(max_logit[rows].isinf(), 0.0, new - max_logit[rows])
             shrink = torch.exp(-rise)
             z.sub_(new[:, None])
             if statistics:
                 e = _exp(scratch[: z.numel()].view(z.shape).copy_(z))
-                moment[rows] = shrink * (moment[rows] - rise * mass[rows]) + z.mul_(e).sum(1)
+                chunk_sum = z.mul_(e).sum(1)
+                sum_exp_z[rows] = shrink * (sum_exp_z[rows] - rise * sum_exp[rows]) + chunk_sum
                 squares[rows] = shrink.square() * squares[rows] + e.square().sum(1)
             else:
                 e = _exp(z)
-            mass[rows] = shrink * mass[rows] + e.sum(1)
-            peak[rows] = new
-    normaliser = peak + mass.log()
+            sum_exp[rows] = shrink * sum_exp[rows] + e.sum(1)
+            max_logit[rows] = new
+    normaliser = max_logit + sum_exp.log()
     logps = at_target - normaliser
     if not statistics:
         return normaliser, logps, zeros[:0], zeros[:0], zeros[:0]
-    entropy, correct = mass.log() - moment / mass, (at_target >= peak).float()
-    return normaliser, logps, entropy, correct, squares.log() - 2.0 * mass.log()
+    entropy, correct = sum_exp.log() - sum_exp_z / sum_exp, (at_target >= max_logit).float()
+    return normaliser, logps, entropy, correct, squares.log() - 2.0 * sum_exp.log()
 
 
 class _TokenLogProbs(torch.autograd.Function):
     """logp_i = logits_i[y_i] − logsumexp(logits_i); its gradient to logits_i is onehot − p_i.
 
-    The entropy's, where it is learned from, is −p·(log p + H).
+    With `entropy_learns` the entropy has a gradient too: −p·(log p + H).
     """
 
     @staticmethod
@@ -185,8 +189,8 @@ class _TokenLogProbs(torch.autograd.Function):
         normaliser, logps, entropy, correct, squares = _reduce(
             hidden, head, targets, temperature, statistics=statistics
         )
-        kept = entropy if entropy_learns else None
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser, kept)
+        saved_entropy = entropy if entropy_learns else None
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser, saved_entropy)
         ctx.scale, ctx.softcap, ctx.temperature = scale, softcap, temperature
         ctx.mark_non_differentiable(*([] if entropy_learns else [entropy]), correct, squares)
         return logps, entropy, correct, squares
@@ -199,9 +203,9 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
-        above = (grad * (ctx.scale / ctx.temperature))[:, None]
+        grad_logps = (grad * (ctx.scale / ctx.temperature))[:, None]
         if entropy is not None:
-            above_entropy = (entropy_grad * (ctx.scale / ctx.temperature))[:, None]
+            grad_entropy = (entropy_grad * (ctx.scale / ctx.temperature))[:, None]
             scratch = torch.empty_like(chunks.buffer)
         for columns in chunks.columns():
             part = chunks.weight(columns)
@@ -213,17 +217,17 @@ class _TokenLogProbs(torch.autograd.Function):
                     slope = 1.0 - (d * (ctx.temperature / ctx.softcap)).square()
                 d.sub_(normaliser[rows, None])
                 if entropy is None:
-                    _exp(d).mul_(-above[rows])
+                    _exp(d).mul_(-grad_logps[rows])
                 else:  # dH/dlogits = −p·(log p + H)
                     c = scratch[: d.numel()].view(d.shape).copy_(d).add_(entropy[rows, None])
-                    _exp(d).mul_(c.mul_(-above_entropy[rows]).sub_(above[rows]))
-                found, where = _inside(targets[rows], columns)
-                d[found, where] += above[rows][found, 0]
+                    _exp(d).mul_(c.mul_(-grad_entropy[rows]).sub_(grad_logps[rows]))
+                target_rows, target_columns = _targets_in_chunk(targets[rows], columns)
+                d[target_rows, target_columns] += grad_logps[rows][target_rows, 0]
                 if slope is not None:
                     d *= slope
                 if grad_bias is not None:
                     grad_bias[columns] += d.sum(0)
-                d = chunks.half(d)
+                d = chunks.cast_chunk(d)
                 if grad_hidden is not None:
                     grad_hidden[rows] += d @ part
                 if grad_weight is not None:

@@ -1,15 +1,18 @@
 """Alignment by optimal transport (Melnyk et al. 2024): distributions compared, not single pairs.
 
-The better distribution is to dominate the other at every quantile. Among one-dimensional samples
-the optimal plan matches equal ranks, so both sides are sorted over the pairs at hand. This couples
-all pairs of a forward pass: the value at place i belongs to the i-th quantile and not to the i-th
-pair, so pairs can't have weights of their own, and the loss depends on how a batch is split.
+One distribution should dominate the other at every quantile: the policy's margins those of the
+reference, or the chosen responses' log-ratios the rejected ones'. Between one-dimensional samples
+the optimal plan matches equal ranks, so both sides are sorted over the pairs of the batch. This
+couples all pairs of a forward pass: value i belongs to the i-th quantile and not to the i-th pair,
+so pairs can't have separate weights, and the loss depends on how a batch is split.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from accord.objectives.pair_terms import PairLossFunction
 
 
 def aot_loss(policy_margin: Tensor, reference_margin: Tensor, *, beta: float) -> Tensor:
@@ -28,3 +31,11 @@ def aot_unpaired_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, bet
     to the same prompts. For one pair it is DPO.
     """
     return -logsigmoid(beta * (chosen_logratio.sort().values - rejected_logratio.sort().values))
+
+
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    "aot": lambda t, h: aot_loss(
+        t.policy_margin, t.policy_margin - (t.chosen - t.rejected), beta=h.beta
+    ),
+    "aot_unpaired": lambda t, h: aot_unpaired_loss(t.chosen, t.rejected, beta=h.beta),
+}

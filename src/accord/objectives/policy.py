@@ -1,4 +1,4 @@
-"""Policy-gradient losses: one value a token, and what each token weighs in a step's mean."""
+"""Policy-gradient losses, one value per token, and the weight of each token in a step's mean."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float
 ) -> Tensor:
-    """½·max((V−R)², (clip(V, V_old±c)−R)²), all (tokens,). Schulman et al.'s baselines code."""
+    """½·max((V−R)², (clip(V, V_old±c)−R)²), all (tokens,). As in Schulman et al.'s code, OpenAI
+    baselines."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
 def kl_loss(log_ratio_to_reference: Tensor, log_ratio: Tensor, *, corrected: bool) -> Tensor:
-    """The KL to the reference as a loss term, k3 on each token, all (tokens,).
+    """The KL to the reference as a loss term, k3 of each token, all (tokens,).
 
     Plain, as in Shao et al. 2024 (eq. 4), its gradient is (1 − π_ref/π)·∇log π: in expectation
     that of the forward KL, KL(π_ref‖π). Corrected, each value is weighted by the ratio
     π/π_old (DeepSeek-V3.2, 2025); at ratio 1 the gradient is then log(π/π_ref)·∇log π, that of
-    the reverse KL which the objective speaks of.
+    the reverse KL in the objective.
     """
     k3 = kl_k3(log_ratio_to_reference)
     return log_ratio.exp() * k3 if corrected else k3
 
 
 def importance_weights(old_logps: Tensor, sampler_logps: Tensor, *, cap: float) -> Tensor:
-    """min(π_old/π_sampler, cap) on each token: truncated importance sampling (Yao et al. 2025).
+    """min(π_old/π_sampler, cap) of each token: truncated importance sampling (Yao et al. 2025).
 
-    For tokens drawn by another engine, whose probabilities differ a little from the trainer's.
+    For tokens sampled by another engine, whose probabilities differ slightly from the trainer's.
     """
     return (old_logps - sampler_logps).exp().clamp(max=cap)
 
 
 def token_weights(lengths: Tensor, *, kind: Aggregation, longest: int) -> Tensor:
-    """What each token of a response weighs in the loss of an optimiser step, (E,) of lengths (E,).
+    """The weight of each token of a response in the loss of an optimiser step, (E,); lengths (E,).
 
-    `token`: all tokens of the step the same, 1/Σ length (DAPO, Yu et al. 2025, eq. 8).
-    `sequence`: all responses the same, 1/(E·length) (Shao et al. 2024, eq. 3).
-    `fixed`: 1/(E·longest), so that no response's own length matters (Dr. GRPO, Liu et al. 2025).
+    `token`: equal for all tokens of the step, 1/Σ length (DAPO, Yu et al. 2025, eq. 8).
+    `sequence`: equal in sum for all responses, 1/(E·length) (Shao et al. 2024, eq. 3).
+    `fixed`: 1/(E·longest), independent of the responses' lengths (Dr. GRPO, Liu et al. 2025).
     """
     count = len(lengths)
     if kind == "token":

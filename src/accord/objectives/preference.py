@@ -1,9 +1,9 @@
-"""Losses on pairs through the difference of the two rewards. One value a pair, (pairs,).
+"""Losses on the difference of a pair's two rewards. One value per pair, (pairs,).
 
 `chosen_logratio` and `rejected_logratio` are log π(y|x) − log π_ref(y|x), summed over the
-response's tokens. Where another divergence than the reverse KL holds the policy to the reference,
-its rewards of `f_divergences` stand in their place; log-probs alone make a loss reference-free.
-β times the difference is called h. The mean over pairs is taken once, by the training loop.
+response's tokens. Under another divergence than the reverse KL they are replaced by the rewards of
+`f_divergences`; with log-probs in their place a loss is reference-free. β times the difference is
+called h. The training loop takes the mean over pairs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from accord.objectives.pair_terms import PairLossFunction
 
 
 def dpo_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
@@ -25,7 +27,7 @@ def cdpo_loss(
 ) -> Tensor:
     """Conservative DPO (Mitchell 2023): −(1−ε)·log σ(h) − ε·log σ(−h).
 
-    The expected DPO loss when a pair is the other way round with probability ε; least at
+    The expected DPO loss when a pair is flipped with probability ε; its minimum is at
     h = log((1−ε)/ε), so margins stop growing. ε = 0 is DPO.
     """
     h = beta * (chosen_logratio - rejected_logratio)
@@ -38,27 +40,28 @@ def robust_loss(
     """Robust DPO (Chowdhury et al. 2024): [−(1−ε)·log σ(h) + ε·log σ(−h)] / (1 − 2ε).
 
     Unbiased: its mean over labels flipped with probability ε is the DPO loss on the true labels.
-    No bound below: a pair gains without end as h grows. Raises ValueError unless 0 ≤ ε < ½.
+    Unbounded below: the loss decreases without limit as h grows. Raises ValueError unless
+    0 ≤ ε < ½.
     """
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"a flip probability is at least 0 and below ½, not {label_smoothing}")
     h = beta * (chosen_logratio - rejected_logratio)
-    kept, flipped = -logsigmoid(h), -logsigmoid(-h)
-    return ((1 - label_smoothing) * kept - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+    correct, flipped = -logsigmoid(h), -logsigmoid(-h)
+    return ((1 - label_smoothing) * correct - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 
 def hinge_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
     """max(0, 1 − h): SLiC-HF's hinge (Zhao et al. 2023) on log-ratios, as in RSO (Liu et al. 2023).
 
-    SLiC-HF has no reference in its margin, and adds a cross-entropy term, which is left out.
+    SLiC-HF has no reference in its margin, and adds a cross-entropy term, which is omitted here.
     """
     return torch.relu(1 - beta * (chosen_logratio - rejected_logratio))
 
 
 def ipo_summed_loss(chosen_logratio: Tensor, rejected_logratio: Tensor, *, beta: float) -> Tensor:
-    """Azar et al. 2023, eq. 17, to the letter: (difference − 1/(2β))², where their τ is β.
+    """Azar et al. 2023, eq. 17, unchanged: (difference − 1/(2β))², where their τ is β.
 
-    The target is one for a whole response, so long responses reach it by a nudge to each token.
+    The target is for a whole response, so a long response reaches it by a small change per token.
     """
     return (chosen_logratio - rejected_logratio - 1 / (2 * beta)).square()
 
@@ -71,9 +74,9 @@ def ipo_loss(
     *,
     beta: float,
 ) -> Tensor:
-    """IPO on mean log-ratios a token: (chosen/|y_w| − rejected/|y_l| − 1/(2β))².
+    """IPO on mean log-ratios per token: (chosen/|y_w| − rejected/|y_l| − 1/(2β))².
 
-    Departs from Azar et al. 2023, eq. 17, which sums: the authors report that their own results
+    Differs from Azar et al. 2023, eq. 17, which sums: the authors report that their own results
     are from the mean. Lengths are in tokens, (pairs,).
     """
     return ipo_summed_loss(
@@ -101,8 +104,8 @@ def exo_pair_loss(
 ) -> Tensor:
     """EXO on preferences (Ji et al. 2024, eq. 16): KL((σ(h), σ(−h)) ‖ (1−ε, ε)).
 
-    The reverse of cDPO's KL (up to a constant), least, at 0, where h = log((1−ε)/ε). Its slope
-    fades at both ends, so a pair that is far wrong is given up. The paper advises ε = 10⁻³.
+    The reverse of cDPO's KL (up to a constant). Its minimum is 0, at h = log((1−ε)/ε). Its gradient
+    vanishes at both ends, so a pair with a large negative h is ignored. The paper advises ε = 10⁻³.
     Raises ValueError unless 0 < ε < 1, since the KL to a certain label is infinite.
     """
     if not 0.0 < label_smoothing < 1.0:
@@ -119,7 +122,7 @@ def discopop_loss(
 
     Found by search, not derived. DPO where h is well below 0 and exponential where it is well
     above; between them, with the paper's τ of 0.05, it has a dip just below 0, so it is neither
-    convex nor monotonic. From τ = 1 on the exponential is no longer held down as h falls.
+    convex nor monotonic. From τ = 1 on the exponential term is no longer bounded as h falls.
     """
     h = beta * (chosen_logratio - rejected_logratio)
     # One exponential of a sum: e^−h alone overflows where σ(h/τ) is 0.
@@ -128,10 +131,36 @@ def discopop_loss(
 
 
 def wpo_weights(chosen_alignment: Tensor, rejected_alignment: Tensor) -> Tensor:
-    """WPO (Zhou et al. 2024, eq. 2): what a pair's loss is multiplied by, without gradient.
+    """WPO (Zhou et al. 2024, eq. 2): the weights of pairs' losses, (pairs,), without gradient.
 
-    A response's alignment is the mean over its tokens of log π(y_t) − log Σ_v π(v)²: how likely it
-    is for the policy, beside what the policy would say. The weight is the exponential of the sum of
-    both, so that pairs count by how much they could be the policy's own.
+    A response's alignment is the mean over its tokens of log π(y_t) − log Σ_v π(v)²: its likelihood
+    under the policy, relative to that of the policy's own samples. The weight is the exponential of
+    the sum of both, so that pairs which resemble samples of the policy count most.
     """
     return torch.exp(chosen_alignment + rejected_alignment).detach()
+
+
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    "sigmoid": lambda t, h: (
+        cdpo_loss(t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing)
+        if h.label_smoothing
+        else dpo_loss(t.chosen, t.rejected, beta=h.beta)
+    ),
+    "hinge": lambda t, h: hinge_loss(t.chosen, t.rejected, beta=h.beta),
+    "ipo": lambda t, h: ipo_loss(
+        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=h.beta
+    ),
+    "ipo_summed": lambda t, h: ipo_summed_loss(t.chosen, t.rejected, beta=h.beta),
+    "robust": lambda t, h: robust_loss(
+        t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing
+    ),
+    "exo_pair": lambda t, h: exo_pair_loss(
+        t.chosen, t.rejected, beta=h.beta, label_smoothing=h.label_smoothing
+    ),
+    "discopop": lambda t, h: discopop_loss(t.chosen, t.rejected, beta=h.beta, tau=h.discopop_tau),
+    "sigmoid_norm": lambda t, h: dpo_normalised_loss(
+        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=h.beta
+    ),
+    # The mean over the step's tokens, as in supervised fine-tuning on the chosen responses.
+    "sft": lambda t, h: -t.chosen_logp / t.chosen_length_in_step,
+}

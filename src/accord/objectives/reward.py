@@ -1,4 +1,4 @@
-"""Losses of a reward model, one value a comparison or ranking; and an ensemble's one score."""
+"""Losses of a reward model, one value per comparison or ranking, and scores of an ensemble."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
 def plackett_luce_loss(scores: Tensor, ranks: Sequence[int]) -> Tensor:
     """Plackett 1975, Luce 1959: −log P(ranking), the best drawn first by softmax, and so on.
 
-    scores (K,); ranks[i] is the place of response i, 0 best. Tied responses share the denominator
-    (Breslow's approximation); the last place is certain and adds nothing. For K = 2 it equals the
+    scores (K,); ranks[i] is the rank of response i, 0 best. Tied responses share the denominator
+    (Breslow's approximation); the last rank is certain and adds nothing. For K = 2 it equals the
     Bradley-Terry loss.
     """
-    places = torch.as_tensor(ranks, device=scores.device)
-    later = places[None, :] >= places[:, None]  # who is still there when i is drawn
-    denominators = scores.expand(len(places), -1).masked_fill(~later, -torch.inf).logsumexp(1)
-    last = places == places.max()
+    rank = torch.as_tensor(ranks, device=scores.device)
+    remaining = rank[None, :] >= rank[:, None]  # the responses left when i is drawn
+    denominators = scores.expand(len(rank), -1).masked_fill(~remaining, -torch.inf).logsumexp(1)
+    last = rank == rank.max()
     return (denominators - scores).masked_fill(last, 0.0).sum()
 
 
 def centering_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Eisenstein et al. 2023: (r_chosen + r_rejected)², which holds scores around 0. (pairs,)."""
+    """Eisenstein et al. 2023: (r_chosen + r_rejected)², which centres scores around 0. (pairs,)."""
     return (chosen + rejected).square()
 
 
@@ -46,8 +46,8 @@ def worst_score(scores: Tensor) -> Tensor:
 
 
 def mean_minus_variance(scores: Tensor, *, penalty: float) -> Tensor:
-    """Uncertainty-weighted optimisation (Coste et al. 2023): the members' mean less λ times
-    their variance within the ensemble.
+    """Uncertainty-weighted optimisation (Coste et al. 2023): the members' mean minus λ
+    times their variance within the ensemble.
 
     scores (n, members), normalised, to (n,). The variance divides by the number of members.
     """

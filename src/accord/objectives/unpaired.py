@@ -1,4 +1,4 @@
-"""Losses on single responses that are desirable or not. One value a response, (responses,)."""
+"""Losses on single responses that are desirable or not. One value per response, (responses,)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def kto_loss(
 def kto_reference_point(mismatched_logratio: Tensor) -> Tensor:
     """KTO's z₀, in nats: KL(π‖π_ref), estimated by max(0, mean log-ratio). No gradient; a scalar.
 
-    The log-ratios (n,) are those of responses to other prompts than their own. Biased: such a
-    response is not a sample of π. The paper takes it so, since no sampling is needed and the order
-    of magnitude is what the loss is to saturate at.
+    The log-ratios (n,) are those of responses paired with the prompts of other rows. Biased: such a
+    response is not a sample from π. The paper accepts this, since it needs no sampling and only the
+    order of magnitude at which the loss saturates.
     """
     return mismatched_logratio.detach().mean().clamp(min=0)

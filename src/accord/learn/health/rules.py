@@ -12,7 +12,7 @@ from typing import Any
 from accord.learn.health.history import HealthRemark, MetricHistory, Row
 from accord.learn.health.offline_rules import offline_health
 from accord.learn.health.online_rules import kl_limit, online_health, skipped
-from accord.lm.digest import same_path
+from accord.lm.digest import is_same_path
 
 MAX_UNUSED = 0.05  # share of rows
 MAX_START_REWARD = 0.05  # |reward| of the first step; above it the reference is another model
@@ -69,7 +69,7 @@ def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
 
 def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
     other, start = settings.get("ref_model"), settings.get("model")
-    if other and not (start and same_path(other, start)):
+    if other and not (start and is_same_path(other, start)):
         text = (
             f"The reference ({other}) is not the model that training started from "
             f"({start}): rewards do not begin at 0, and the penalty pulls towards "

@@ -29,7 +29,7 @@ def token_limits(settings: TrainSettings) -> Limits:
 
 def cap_to_positions(settings: S, lm: LanguageModel) -> S:
     """The settings with `max_length` capped at the model's positions; logged where that is less."""
-    positions = lm.positions
+    positions = lm.max_positions
     if positions is None or positions >= settings.max_length:
         return settings
     log.info(
@@ -53,7 +53,7 @@ def cap_prompts_to_positions(
         if lm is None:
             continue
         settings = cap_to_positions(settings, lm)
-        limit = f"in the {lm.positions} positions of {lm.name}"
+        limit = f"in the {lm.max_positions} positions of {lm.name}"
         check_room_for_prompt(settings, limit, "Lower max_new_tokens.")
     return settings
 
@@ -69,7 +69,7 @@ def check_room_for_prompt(settings: OnlineSettings, limit: str, remedy: str) -> 
 
 def check_reference_positions(reference: LanguageModel, groups: Sequence[PromptGroup]) -> None:
     """Raise SettingsError where a row is longer than the reference has positions for."""
-    positions = reference.positions
+    positions = reference.max_positions
     longest = max((len(g.prompt) + max(map(len, g.responses)) for g in groups), default=0)
     if positions is not None and longest > positions:
         raise SettingsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,13 +13,7 @@ from accord.learn.offline.pairs import pair_metrics, side_metrics, token_indices
 from accord.lm.forward import response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
-from accord.objectives.anchored import (
-    apo_down_loss,
-    apo_zero_loss,
-    bco_pair_loss,
-    nca_pair_loss,
-    sppo_hard_loss,
-)
+from accord.objectives import anchored, optimal_transport, preference
 from accord.objectives.f_divergences import (
     alpha_divergence_reward,
     forward_kl_reward,
@@ -28,75 +21,14 @@ from accord.objectives.f_divergences import (
     reverse_kl_reward,
 )
 from accord.objectives.lengths import length_desensitised_weights
-from accord.objectives.optimal_transport import aot_loss, aot_unpaired_loss
-from accord.objectives.preference import (
-    cdpo_loss,
-    discopop_loss,
-    dpo_loss,
-    dpo_normalised_loss,
-    exo_pair_loss,
-    hinge_loss,
-    ipo_loss,
-    ipo_summed_loss,
-    robust_loss,
-    wpo_weights,
-)
+from accord.objectives.pair_terms import PairLossFunction, PairTerms
+from accord.objectives.preference import ipo_loss, ipo_summed_loss, wpo_weights
 from accord.settings.preferences import Divergence, DpoSettings, IpoSettings, PairLoss
 
-
-@dataclass(frozen=True, slots=True)
-class PairTerms:
-    """What a loss may read of each pair, all (pairs,): log-ratios to the reference (or what an
-    f-divergence makes of them), lengths in tokens, and the chosen response's summed log-prob."""
-
-    chosen: Tensor
-    rejected: Tensor
-    chosen_length: Tensor
-    rejected_length: Tensor
-    chosen_logp: Tensor
-    policy_margin: Tensor  # chosen − rejected log-prob
-    chosen_length_in_step: float  # the mean over the pairs of the whole step
-
-
-PAIR_LOSSES: dict[PairLoss, Callable[[PairTerms, DpoSettings], Tensor]] = {
-    "sigmoid": lambda t, s: (
-        cdpo_loss(t.chosen, t.rejected, beta=s.beta, label_smoothing=s.label_smoothing)
-        if s.label_smoothing
-        else dpo_loss(t.chosen, t.rejected, beta=s.beta)
-    ),
-    "hinge": lambda t, s: hinge_loss(t.chosen, t.rejected, beta=s.beta),
-    "ipo": lambda t, s: ipo_loss(
-        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=s.beta
-    ),
-    "ipo_summed": lambda t, s: ipo_summed_loss(t.chosen, t.rejected, beta=s.beta),
-    "robust": lambda t, s: robust_loss(
-        t.chosen, t.rejected, beta=s.beta, label_smoothing=s.label_smoothing
-    ),
-    "exo_pair": lambda t, s: exo_pair_loss(
-        t.chosen, t.rejected, beta=s.beta, label_smoothing=s.label_smoothing
-    ),
-    "nca_pair": lambda t, s: nca_pair_loss(t.chosen, t.rejected, beta=s.beta),
-    "sppo_hard": lambda t, s: sppo_hard_loss(t.chosen, t.rejected, beta=s.beta),
-    "apo_zero": lambda t, s: apo_zero_loss(t.chosen, t.rejected, beta=s.beta),
-    "apo_down": lambda t, s: apo_down_loss(t.chosen, t.rejected, beta=s.beta),
-    "bco_pair": lambda t, s: bco_pair_loss(
-        t.chosen,
-        t.rejected,
-        beta=s.beta,
-        # Departs from the running mean of the paper: this forward pass's own, so that nothing
-        # is carried from step to step.
-        delta=s.beta * 0.5 * (t.chosen + t.rejected).detach().mean(),
-    ),
-    "aot": lambda t, s: aot_loss(
-        t.policy_margin, t.policy_margin - (t.chosen - t.rejected), beta=s.beta
-    ),
-    "aot_unpaired": lambda t, s: aot_unpaired_loss(t.chosen, t.rejected, beta=s.beta),
-    "discopop": lambda t, s: discopop_loss(t.chosen, t.rejected, beta=s.beta, tau=s.discopop_tau),
-    "sigmoid_norm": lambda t, s: dpo_normalised_loss(
-        t.chosen, t.rejected, t.chosen_length, t.rejected_length, beta=s.beta
-    ),
-    # The mean over the step's tokens, as in supervised fine-tuning on the chosen responses.
-    "sft": lambda t, s: -t.chosen_logp / t.chosen_length_in_step,
+PAIR_LOSSES: dict[str, PairLossFunction] = {
+    **preference.PAIR_LOSSES,
+    **anchored.PAIR_LOSSES,
+    **optimal_transport.PAIR_LOSSES,
 }
 
 DIVERGENCES: dict[Divergence, Callable[[Tensor, DpoSettings], Tensor]] = {

@@ -18,7 +18,7 @@ from accord.learn.loop.objective import Reference, ReferenceFactory
 from accord.learn.loop.processes import Processes, processes
 from accord.learn.loop.schedule import row_batches
 from accord.lm.adapters.views import base_view
-from accord.lm.digest import rows_digest, same_path, weights_digest
+from accord.lm.digest import is_same_path, rows_digest, weights_digest
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
@@ -122,9 +122,9 @@ def reference_kind(
     continued, its base is not the start.
     """
     reference = ref_model or model
-    if lm.is_peft and same_path(reference, lm.name):
+    if lm.is_peft and is_same_path(reference, lm.name):
         return "base"
-    return "start" if same_path(reference, model) else "other"
+    return "start" if is_same_path(reference, model) else "other"
 
 
 def stored_log_probs(row_logps: Sequence[Tensor]) -> Reference:

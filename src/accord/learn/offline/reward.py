@@ -124,7 +124,7 @@ def normalise_scores(
     lm.score_penalty, lm.length_slope = settings.ensemble_penalty, settings.length_slope
     raw = torch.cat([scores[i] for i in range(len(sampled))])
     lm.head_means = tuple(raw.mean(0).tolist()) if lm.heads > 1 else ()
-    flat = lm.combined(raw)
+    flat = lm.combine_heads(raw)
     lm.score_mean = float(flat.mean())
     lm.score_std = max(float(flat.std()), 1e-6)
     if not math.isfinite(lm.score_std):

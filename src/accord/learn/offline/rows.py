@@ -43,7 +43,7 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            learns=lora is None,
+            trainable=lora is None,
             merge=not continues,
         )
     else:
@@ -52,7 +52,7 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            learns=lora is None,
+            trainable=lora is None,
             merge=not continues,
         )
     if lora is not None and continues:

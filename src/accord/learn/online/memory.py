@@ -36,7 +36,7 @@ def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemo
         if lm is None:
             continue
         weights = masters = gradients = moments = 0
-        for name, parameter in lm.own_parameters().items():
+        for name, parameter in lm.view_parameters().items():
             pointer = parameter.data_ptr()
             if pointer in seen:
                 continue

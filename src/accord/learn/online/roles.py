@@ -32,7 +32,7 @@ from accord.lm.adapters.views import (
     reward_view,
     why_not_shared,
 )
-from accord.lm.heads import keep_first_head
+from accord.lm.heads import reduce_to_first_head
 from accord.lm.in_memory import add_scalar_head, frozen_copy
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
@@ -118,8 +118,8 @@ def check_reward_length(
     """Warn where prompt and answer may be longer than a reward model reads (the length that it
     was trained on); raise SettingsError where an answer alone may be."""
     reads, longest = scorer.max_length, settings.max_length
-    if policy.positions is not None:
-        longest = min(longest, policy.positions)
+    if policy.max_positions is not None:
+        longest = min(longest, policy.max_positions)
     if reads is None or longest <= reads:
         return
     if settings.max_new_tokens >= reads and same_vocabulary(scorer, policy):
@@ -245,9 +245,9 @@ def _separate_critic(
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
-            learns=settings.lora is None,
+            trainable=settings.lora is None,
         )
-    keep_first_head(critic)
+    reduce_to_first_head(critic)
     if settings.lora is not None:
         critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
     if settings.gradient_checkpointing:

@@ -1,4 +1,4 @@
-"""Which adapter of a base takes part in a forward pass, where several sit on one base."""
+"""Which adapter of a base is active in a forward pass, where several are on one base."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
-POLICY = "default"  # peft's name of a first adapter, which it saves without a folder of its own
+POLICY = "default"  # peft's name of a first adapter, which it saves without a subfolder
 
 
 class AdapterSwitch:
-    """Turns the adapters of one peft model on and off; at rest the first of them is on.
+    """Activates the adapters of one peft model; outside of any context the first one is active.
 
-    A switch sets a name in each adapted layer. No weight is copied, and no `requires_grad` is
-    touched, which peft's own `set_adapter` and `disable_adapter` do.
+    A switch sets a name in each adapted layer. It copies no weights and changes no `requires_grad`,
+    unlike peft's `set_adapter` and `disable_adapter`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -22,32 +22,35 @@ class AdapterSwitch:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look for adapted layers anew, after an adapter was added; the first adapter is on."""
+        """Collect the adapted layers again, after an adapter was added; activates the first."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         self.layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
-        self.turn_to(POLICY)
+        self.activate(POLICY)
 
-    def turn_to(self, adapter: str | None) -> None:
-        """From now on forward passes use this adapter; None: the base alone."""
+    def activate(self, adapter: str | None) -> None:
+        """Use this adapter in forward passes from now on; None: the base alone."""
         names = [] if adapter is None else [adapter]
         for layer in self.layers:
             layer._active_adapter = names
         self.adapter = adapter
 
-    def using(self, adapter: str | None) -> AbstractContextManager[None]:
-        """Within it forward passes use this adapter. May be entered several times."""
-        return _Using(self, adapter)
+    def activated(self, adapter: str | None) -> AbstractContextManager[None]:
+        """A context in which forward passes use this adapter. May be entered several times."""
+        return _ActivatedAdapter(self, adapter)
 
-    def once_more(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Contexts of a checkpointed layer's forward pass and of its recomputation.
+    def checkpoint_contexts(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a checkpointed layer's forward pass and of its recomputation
+        (`context_fn` of torch.utils.checkpoint).
 
-        The latter runs in the backward pass, when another adapter may be on by then.
+        The recomputation runs in the backward pass, when another adapter may be active.
         """
-        return nullcontext(), self.using(self.adapter)
+        return nullcontext(), self.activated(self.adapter)
 
 
-class _Using:
+class _ActivatedAdapter:
     def __init__(self, switch: AdapterSwitch, adapter: str | None) -> None:
         self.switch, self.adapter = switch, adapter
         self.before: list[str | None] = []
@@ -55,7 +58,7 @@ class _Using:
     def __enter__(self) -> None:
         self.before.append(self.switch.adapter)
         if self.switch.adapter != self.adapter:
-            self.switch.turn_to(self.adapter)
+            self.switch.activate(self.adapter)
 
     def __exit__(
         self,
@@ -65,12 +68,12 @@ class _Using:
     ) -> None:
         before = self.before.pop()
         if self.switch.adapter != before:
-            self.switch.turn_to(before)
+            self.switch.activate(before)
 
 
-def adapter_of(name: str) -> str | None:
-    """The adapter that a parameter of a peft model belongs to, by its name; None: the base's."""
-    parts = name.split(".")
+def adapter_name(parameter_name: str) -> str | None:
+    """The adapter that a parameter of a peft model belongs to; None for a base parameter."""
+    parts = parameter_name.split(".")
     for marker, adapter in pairwise(parts):
         if marker.startswith("lora_") or marker == "modules_to_save":
             return adapter

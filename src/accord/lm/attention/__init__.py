@@ -1,1 +1,1 @@
-"""Attention over packed batches with shared prompts, and over growing responses."""
+"""Attention over packed batches with shared prompts, and over responses being sampled."""

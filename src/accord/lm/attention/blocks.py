@@ -1,4 +1,4 @@
-"""Attention within a packed batch on a CPU, block by block, with a backward pass of its own."""
+"""Attention within a packed batch on a CPU, block by block, with a hand-written backward pass."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accord.lm.attention.plan import AttentionPlan, Block, Scores
+from accord.lm.attention.plan import MASKED_SCORE, AttentionPlan, Block, ScoreOptions
+
+DOT_ROWS = 128  # tokens whose float32 copies fit into a core's cache
+EXTRA_COLUMNS = 3  # beside the head width: a number in two parts, and whether a key is padding
 
 
 class BlockAttention(torch.autograd.Function):
     """q, k, v (T, H, D) to (T, H, D), in blocks, as FlashAttention does it (Dao et al. 2022).
 
-    Forward, L = logsumexp of a query's scores S is kept. Backward, P = exp(S − L) and with
-    Δ = rowsum(dO∘O), dS = P∘(dO·Vᵀ − Δ). A sink adds to L; its own dS is −exp(sink − L)·Δ.
+    Forward, L = logsumexp of a query's scores S is saved. Backward, P = exp(S − L) and with
+    Δ = rowsum(dO∘O), dS = P∘(dO·Vᵀ − Δ). A sink adds to L; its gradient is −exp(sink − L)·Δ.
 
-    Subtracting L and Δ is left to the matrix products: queries carry −L, keys carry 1. So no
-    product is rounded before it is taken off, and no matrix of scores is gone through for it.
+    The matrix products subtract L and Δ themselves: queries carry −L in extra columns, keys carry
+    1. So no product is rounded before the subtraction, and no matrix of scores is read again for
+    it.
     """
 
     @staticmethod
@@ -28,127 +32,126 @@ class BlockAttention(torch.autograd.Function):
         v: Tensor,
         sinks: Tensor | None,
         plan: AttentionPlan,
-        scores: Scores,
+        options: ScoreOptions,
     ) -> Tensor:
         tokens, heads, width = q.shape
-        out = q.new_empty(tokens + 1, heads, width)  # the last is where padding goes
+        out = q.new_empty(tokens + 1, heads, width)  # the last row receives the padding
         lse = q.new_empty(tokens + 1, heads, dtype=torch.float32)
         for block in plan.blocks:
-            values, sums = _attended(
-                _own(q, block, 0), _keys(k, block, 0), _keys(v, block, 0), block, scores
+            values, sums = _block_attention(
+                _gather_queries(q, block, 0),
+                _gather_keys(k, block, 0),
+                _gather_keys(v, block, 0),
+                block,
+                options,
             )
-            _put(out, values, block)
-            _put(lse, sums, block)
+            _scatter_queries(out, values, block)
+            _scatter_queries(lse, sums, block)
         if sinks is not None:
             total = torch.logaddexp(lse, sinks.float())
             out *= (lse - total).exp()[..., None].to(out.dtype)
             lse = total
         ctx.save_for_backward(q, k, v, out, lse, sinks)
-        ctx.plan, ctx.scores = plan, scores
+        ctx.plan, ctx.options = plan, options
         return out[:tokens]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, v, out, lse, sinks = ctx.saved_tensors
-        scores: Scores = ctx.scores
+        options: ScoreOptions = ctx.options
         tokens, heads, width = q.shape
         lse = lse[:tokens]
-        delta = _inner(grad, out[:tokens])
-        query, key = _carrying(q, lse / scores.scale), _carried(k)
-        slope, value = _carrying(grad, delta), _carried(v)
-        query[:, tokens, width] = key[:, tokens, -1] = HIDDEN  # padding sees and shows nothing
+        delta = _row_dots(grad, out[:tokens])
+        query, key = _extend_queries(q, lse / options.scale), _extend_keys(k)
+        grad_out, value = _extend_queries(grad, delta), _extend_keys(v)
+        # A padded query and a padded key have the score MASKED_SCORE with every other.
+        query[:, tokens, width] = key[:, tokens, -1] = MASKED_SCORE
         dq, dk, dv = (grad.new_empty(tokens + 1, heads, width) for _ in range(3))
         for block in ctx.plan.blocks:
             bq, bk, bg, bv = (
-                _own(query, block, 1).flatten(0, 1),
-                _keys(key, block, 1).flatten(0, 1),
-                _own(slope, block, 1).flatten(0, 1),
-                _keys(value, block, 1).flatten(0, 1),
+                _gather_queries(query, block, 1).flatten(0, 1),
+                _gather_keys(key, block, 1).flatten(0, 1),
+                _gather_queries(grad_out, block, 1).flatten(0, 1),
+                _gather_keys(value, block, 1).flatten(0, 1),
             )
-            of_q, of_k, of_v = bq.new_empty(*bq.shape[:2], width), None, None
-            for start, stop, first in reversed(list(block.tiles(scores.window))):
-                # Contiguous, since a product would copy any other transposed, element by element.
+            block_dq, block_dk, block_dv = bq.new_empty(*bq.shape[:2], width), None, None
+            for start, stop, first in reversed(list(block.tiles(options.window))):
+                # Contiguous, since a product copies any other transposed tensor element by element.
                 tile_q, tile_g = (x[:, start:stop].contiguous() for x in (bq, bg))
                 last = block.prefix_length + stop
                 tile_k, tile_v = (x[:, first:last].contiguous() for x in (bk, bv))
                 diagonal = block.prefix_length + start - first  # the last key the first query sees
-                p, bend = _weights(tile_q, tile_k, diagonal, scores)
-                of_v = _added(of_v, torch.bmm(p.transpose(1, 2), tile_g[..., :width]), first)
+                p, cap_slope = _attention_weights(tile_q, tile_k, diagonal, options)
+                tile_dv = torch.bmm(p.transpose(1, 2), tile_g[..., :width])
+                block_dv = _accumulate(block_dv, tile_dv, first)
                 ds = torch.bmm(tile_g, tile_v.transpose(1, 2)).mul_(p)
-                if bend is not None:
-                    ds *= bend
-                of_q[:, start:stop] = _scaled_bmm(ds, tile_k[..., :width], scores.scale)
-                share = _scaled_bmm(ds.transpose(1, 2), tile_q[..., :width], scores.scale)
-                of_k = _added(of_k, share, first)
-            assert of_k is not None
-            assert of_v is not None
-            _put(dq, of_q.unflatten(0, (heads, -1)).transpose(0, 1), block)
-            _put_keys(dk, of_k, block)
-            _put_keys(dv, of_v, block)
+                if cap_slope is not None:
+                    ds *= cap_slope
+                block_dq[:, start:stop] = _scaled_bmm(ds, tile_k[..., :width], options.scale)
+                tile_dk = _scaled_bmm(ds.transpose(1, 2), tile_q[..., :width], options.scale)
+                block_dk = _accumulate(block_dk, tile_dk, first)
+            assert block_dk is not None
+            assert block_dv is not None
+            _scatter_queries(dq, block_dq.unflatten(0, (heads, -1)).transpose(0, 1), block)
+            _scatter_add_keys(dk, block_dk, block)
+            _scatter_add_keys(dv, block_dv, block)
         dsinks = None
         if sinks is not None:
             dsinks = -((sinks.float() - lse).exp() * delta).sum(0).to(sinks.dtype)
         return dq[:tokens], dk[:tokens], dv[:tokens], dsinks, None, None
 
 
-HIDDEN = -1e30  # a score whose exponential is 0
-CACHED_ROWS = 128  # tokens of float32 copies that stay in a core's cache
-
-
-def _attended(
-    q: Tensor, k: Tensor, v: Tensor, block: Block, scores: Scores
+def _block_attention(
+    q: Tensor, k: Tensor, v: Tensor, block: Block, options: ScoreOptions
 ) -> tuple[Tensor, Tensor]:
-    """Of a block's queries (n, Lq, H, D) and its keys and values (n, Lp + Lq, H, D): the weighted
-    values (n, H, Lq, D) and the logsumexp of the scores (n, H, Lq)."""
+    """The weighted values (n, H, Lq, D) and the logsumexp of the scores (n, H, Lq) of a block's
+    queries (n, Lq, H, D), keys and values (n, Lp + Lq, H, D)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if scores.softcap is None:
-        causal = block.is_causal(scores.window)
-        bias = None if causal else block.bias(scores.window, q.dtype)[:, None]
-        found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=bias, scale=scores.scale
+    if options.softcap is None:
+        causal = block.is_causal(options.window)
+        bias = None if causal else block.bias(options.window, q.dtype)[:, None]
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=bias, scale=options.scale
         )
-        return found
-    s, _ = _capped(q @ k.transpose(-1, -2) * scores.scale, scores.softcap)
-    s += block.bias(scores.window, torch.float32)[:, None]
+        return out, lse
+    s, _ = _softcap_with_slope(q @ k.transpose(-1, -2) * options.scale, options.softcap)
+    s += block.bias(options.window, torch.float32)[:, None]
     lse = s.logsumexp(-1)
     return (s - lse[..., None]).exp().to(v.dtype) @ v, lse
 
 
-def _weights(
-    query: Tensor, key: Tensor, diagonal: int, scores: Scores
+def _attention_weights(
+    query: Tensor, key: Tensor, diagonal: int, options: ScoreOptions
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention weights (H·n, tile, keys) of what queries and keys carry, and the softcap's slope
+    """Attention weights (H·n, tile, keys) of extended queries and keys, and the soft cap's slope
     or None. Query i sees the keys up to i + diagonal."""
     slope = None
-    if scores.softcap is None:
-        p = _scaled_bmm(query, key.transpose(1, 2), scores.scale).exp_()
+    if options.softcap is None:
+        p = _scaled_bmm(query, key.transpose(1, 2), options.scale).exp_()
     else:
-        width = query.shape[-1] - CARRIED
+        width = query.shape[-1] - EXTRA_COLUMNS
         raw = query[..., :width].float() @ key[..., :width].transpose(1, 2).float()
-        s, slope = _capped(raw * scores.scale, scores.softcap)
-        carried = query[..., width:].float() @ key[..., width:].transpose(1, 2).float()
-        s += carried * scores.scale
+        s, slope = _softcap_with_slope(raw * options.scale, options.softcap)
+        extra = query[..., width:].float() @ key[..., width:].transpose(1, 2).float()
+        s += extra * options.scale
         p, slope = s.exp_().to(query.dtype), slope.to(query.dtype)
     p.tril_(diagonal)
-    if scores.window is not None:
-        p.triu_(diagonal - scores.window + 1)
+    if options.window is not None:
+        p.triu_(diagonal - options.window + 1)
     return p, slope
 
 
-def _capped(s: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+def _softcap_with_slope(s: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     """c·tanh(s/c) and its derivative, in float32."""
     t = torch.tanh(s.float() / cap)
     return cap * t, 1.0 - t.square()
 
 
-CARRIED = 3  # columns beside the width: a number in two parts, and whether a key is padding
-
-
-def _carrying(x: Tensor, number: Tensor) -> Tensor:
-    """(H, T + 1, D + 3) of x (T, H, D): x, minus a number (T, H) as the sum of two of x's type,
-    and 1; zeros in the last row."""
+def _extend_queries(x: Tensor, number: Tensor) -> Tensor:
+    """(H, T + 1, D + 3) of x (T, H, D): x, then minus a number (T, H) as the sum of two of x's
+    type, then 1; zeros in the last row."""
     tokens, heads, width = x.shape
-    out = x.new_empty(heads, tokens + 1, width + CARRIED)
+    out = x.new_empty(heads, tokens + 1, width + EXTRA_COLUMNS)
     high = -number.T.to(x.dtype)
     out[:, :tokens, :width] = x.transpose(0, 1)
     out[:, :tokens, width], out[:, :tokens, width + 1] = high, -number.T - high
@@ -157,10 +160,10 @@ def _carrying(x: Tensor, number: Tensor) -> Tensor:
     return out
 
 
-def _carried(x: Tensor) -> Tensor:
-    """(H, T + 1, D + 3) of x (T, H, D): what meets that of `_carrying`."""
+def _extend_keys(x: Tensor) -> Tensor:
+    """(H, T + 1, D + 3) of x (T, H, D), for products with what `_extend_queries` returns."""
     tokens, heads, width = x.shape
-    out = x.new_empty(heads, tokens + 1, width + CARRIED)
+    out = x.new_empty(heads, tokens + 1, width + EXTRA_COLUMNS)
     out[:, :tokens, :width] = x.transpose(0, 1)
     out[..., width:-1] = 1.0
     out[..., -1] = 0.0
@@ -168,9 +171,10 @@ def _carried(x: Tensor) -> Tensor:
     return out
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sums over the last dimension of a∘b, in float32; a few rows at once stay in the cache."""
-    rows = zip(a.split(CACHED_ROWS), b.split(CACHED_ROWS), strict=True)
+def _row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Sums of a∘b over the last dimension, in float32; a few rows at a time, so that their copies
+    stay in the cache."""
+    rows = zip(a.split(DOT_ROWS), b.split(DOT_ROWS), strict=True)
     return torch.cat([(x.float() * y.float()).sum(-1) for x, y in rows])
 
 
@@ -178,8 +182,9 @@ def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale)
 
 
-def _added(total: Tensor | None, part: Tensor, first: int) -> Tensor:
-    """The sum of what tiles give to keys; the last comes first and sees the last key."""
+def _accumulate(total: Tensor | None, part: Tensor, first: int) -> Tensor:
+    """Adds a tile's gradient of the keys from `first` on. The last tile comes first, and it sees
+    the last key, so its length is that of the total."""
     if total is None:
         total = part if first == 0 else nn.functional.pad(part, (0, 0, first, 0))
     else:
@@ -187,48 +192,50 @@ def _added(total: Tensor | None, part: Tensor, first: int) -> Tensor:
     return total
 
 
-def _own(x: Tensor, block: Block, dim: int) -> Tensor:
-    """The rows' own tokens, (…, n, Lq, …) in the place of dimension `dim` (T or T + 1) of x; a
-    view where the block is one row. Padding is the last of x, which is zeros where it matters."""
+def _gather_queries(x: Tensor, block: Block, dim: int) -> Tensor:
+    """The block's query tokens: dimension `dim` (T or T + 1) of x becomes (n, Lq). A view where the
+    block is one row. Padding reads the last token of x, which is zeros where that matters."""
     if len(block.rows) == 1:
         row = block.rows[0]
-        return x.narrow(dim, row.start, row.queries).unsqueeze(dim)
-    return _taken(x, block.own, dim)
+        return x.narrow(dim, row.start, row.num_queries).unsqueeze(dim)
+    return _gather(x, block.query_index, dim)
 
 
-def _keys(x: Tensor, block: Block, dim: int) -> Tensor:
-    """The rows' prefixes and own tokens, (…, n, Lp + Lq, …) in the place of dimension `dim`."""
+def _gather_keys(x: Tensor, block: Block, dim: int) -> Tensor:
+    """The block's prefix and query tokens: dimension `dim` of x becomes (n, Lp + Lq)."""
     if block.prefix_length == 0:
-        return _own(x, block, dim)
+        return _gather_queries(x, block, dim)
     if len(block.rows) == 1:
         row = block.rows[0]
-        prefix = x.narrow(dim, row.prefix, row.prefix_length).unsqueeze(dim)
-        return torch.cat([prefix, _own(x, block, dim)], dim + 1)
-    return _taken(x, torch.cat([block.prefix, block.own], 1), dim)
+        prefix = x.narrow(dim, row.prefix_start, row.prefix_length).unsqueeze(dim)
+        return torch.cat([prefix, _gather_queries(x, block, dim)], dim + 1)
+    return _gather(x, torch.cat([block.prefix_index, block.query_index], 1), dim)
 
 
-def _taken(x: Tensor, index: Tensor, dim: int) -> Tensor:
+def _gather(x: Tensor, index: Tensor, dim: int) -> Tensor:
     index = index.clamp(max=x.shape[dim] - 1)
     return x.index_select(dim, index.flatten()).unflatten(dim, index.shape)
 
 
-def _put(x: Tensor, values: Tensor, block: Block) -> None:
-    """Write what belongs to the rows' own tokens, (n, H, Lq, …), into x (T + 1, H, …)."""
+def _scatter_queries(x: Tensor, values: Tensor, block: Block) -> None:
+    """Write the values of the block's query tokens, (n, H, Lq, …), into x (T + 1, H, …)."""
     values = values.transpose(1, 2)
     if len(block.rows) == 1:
         row = block.rows[0]
-        x[row.start : row.start + row.queries] = values[0]
+        x[row.start : row.start + row.num_queries] = values[0]
     else:
-        x.index_copy_(0, block.own.flatten(), values.flatten(0, 1))
+        x.index_copy_(0, block.query_index.flatten(), values.flatten(0, 1))
 
 
-def _put_keys(x: Tensor, values: Tensor, block: Block) -> None:
-    """Give x (T + 1, H, D) what belongs to the rows' keys, (H·n, Lp + Lq, D): their own tokens
-    are written, to their prefixes it is added, since other rows have a share in them."""
+def _scatter_add_keys(x: Tensor, values: Tensor, block: Block) -> None:
+    """Put the values of the block's keys, (H·n, Lp + Lq, D), into x (T + 1, H, D).
+
+    Those of query tokens are written; those of prefixes are added, since other rows share them.
+    """
     width = block.prefix_length
     by_row = values.unflatten(0, (-1, len(block.rows))).transpose(0, 1)
-    _put(x, by_row[:, :, width:], block)
-    for own, row in zip(by_row, block.rows, strict=True):
-        if row.prefix_length:  # rows of a block may have the same prompt, so one after another
-            shared = x[row.prefix : row.prefix + row.prefix_length]
-            shared += own[:, width - row.prefix_length : width].transpose(0, 1)
+    _scatter_queries(x, by_row[:, :, width:], block)
+    for row_values, row in zip(by_row, block.rows, strict=True):
+        if row.prefix_length:  # one by one, since rows of a block may have the same prompt
+            shared = x[row.prefix_start : row.prefix_start + row.prefix_length]
+            shared += row_values[:, width - row.prefix_length : width].transpose(0, 1)

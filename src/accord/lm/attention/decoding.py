@@ -1,8 +1,8 @@
-"""Attention of responses that grow by a token a step, over key-value memory of its own.
+"""Attention of responses that grow by one token per step, over a KV cache per row and per prompt.
 
-The next tokens of R responses go through the model as a flat row of R tokens, as in a packed batch.
-Attention alone needs the past: each response's own tokens, and the prompt, which is held once for
-all responses to it. The two are attended to apart and merged by their log-sum-exps (as in
+The next tokens of R responses go through the model as one flat row of R tokens, as in a packed
+batch. Attention alone needs the past: the tokens of each response, and the prompt, which is stored
+once for all its responses. Both are attended to separately and merged by their log-sum-exps (as in
 Juravsky et al. 2024, "Hydragen"), so that the K queries of a prompt are one matrix product.
 """
 
@@ -16,87 +16,92 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from accord.lm.attention.plan import Scores
+from accord.lm.attention.plan import MASKED_SCORE, ScoreOptions
 
-FIRST_ROOM = 64  # tokens that memory begins with; it doubles where more is needed
-SPAN = 8  # rows that are attended to together, as wide as the longest of them
-WORTH = 0.8  # of all rows' padded memory: spans must read less of it than this
-HIDDEN = -1e30  # added to the score of a key that is not seen; finite, so that none is NaN
+INITIAL_CAPACITY = 64  # tokens of a new store; it doubles where more are needed
+SPAN_ROWS = 8  # rows attended to in one call, padded to the longest of them
+MAX_SPAN_READ = 0.8  # spans are used where they read less than this share of the padded store
 
 
-# An attention module, and which of its calls in a pass: a model may go through a layer again.
-Layer = tuple[nn.Module, int]
+# An attention module, and the number of its call in a pass: a model may run a layer twice.
+LayerKey = tuple[nn.Module, int]
 
 
 @dataclass
-class Calls:
+class CallCounter:
     """Counts the calls of each attention module in one pass through a model."""
 
-    made: dict[nn.Module, int] = field(default_factory=dict)
+    counts: dict[nn.Module, int] = field(default_factory=dict)
 
-    def next(self, module: nn.Module) -> Layer:
-        self.made[module] = self.made.get(module, 0) + 1
-        return module, self.made[module]
+    def next(self, module: nn.Module) -> LayerKey:
+        """Count a call of the module; returns the module with the call's number, 1 for the
+        first."""
+        self.counts[module] = self.counts.get(module, 0) + 1
+        return module, self.counts[module]
 
 
 @dataclass
 class KeyValueStore:
-    """Keys and values (rows, G, room, D) of each attention layer, for sequences of many lengths.
+    """Keys and values (rows, G, capacity, D) of each attention layer, for sequences of different
+    lengths.
 
-    What no row has written is zero. Rows and room grow as they are needed. `dtype` is the memory's
-    own precision; by default that of what is written.
+    What no row has written is zero. Rows and capacity grow on demand. `dtype` is the precision of
+    the store; None takes that of the first write.
     """
 
     dtype: torch.dtype | None = None
-    layers: dict[Layer, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def keep(self, layer: Layer, row: int, keys: Tensor, values: Tensor) -> None:
-        """Write a row's first tokens, keys and values (G, n, D)."""
+    def write(self, layer: LayerKey, row: int, keys: Tensor, values: Tensor) -> None:
+        """Write the first n tokens of a row, keys and values (G, n, D)."""
         for buffer, new in zip(
-            self._with_room(layer, keys, row + 1, keys.shape[1]), (keys, values), strict=True
+            self._ensure_capacity(layer, keys, row + 1, keys.shape[1]), (keys, values), strict=True
         ):
             buffer[row, :, : new.shape[1]] = new
 
     def append(
-        self, layer: Layer, step: DecodeStep, keys: Tensor, values: Tensor
+        self, layer: LayerKey, step: DecodeStep, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Write a token of each row, keys and values (R, G, D), where the step says; returns all
-        so far (R, G, width, D)."""
+        """Write one token of each row, keys and values (R, G, D), at the step's positions; returns
+        the keys and values of all tokens so far (R, G, width, D)."""
         rows, width = len(keys), step.width
-        buffers = self._with_room(layer, keys.transpose(0, 1), rows, width)
+        buffers = self._ensure_capacity(layer, keys.transpose(0, 1), rows, width)
         for buffer, new in zip(buffers, (keys, values), strict=True):
-            if step.together:
+            if step.has_equal_positions:
                 buffer[:rows, :, width - 1] = new
             else:
-                where = step.places(*buffer.shape[1:3])
+                index = step.flat_write_index(*buffer.shape[1:3])
                 flat = new.flatten(0, 1).to(buffer.dtype)
-                buffer.view(-1, buffer.shape[3]).index_copy_(0, where, flat)
+                buffer.view(-1, buffer.shape[3]).index_copy_(0, index, flat)
         return self.read(layer, rows, width)
 
-    def read(self, layer: Layer, rows: int, width: int) -> tuple[Tensor, Tensor]:
-        """The first `width` tokens of the first rows."""
+    def read(self, layer: LayerKey, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of the first `width` tokens of the first `rows` rows."""
         keys, values = self.layers[layer]
         return keys[:rows, :, :width], values[:rows, :, :width]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
-        """Copy the first `width` tokens of rows to where others were."""
+        """Overwrite target rows with the first `width` tokens of source rows."""
         for buffers in self.layers.values():
             for buffer in buffers:
                 for source, target in zip(sources, targets, strict=True):
                     buffer[target, :, :width] = buffer[source, :, :width]
 
-    def _with_room(
-        self, layer: Layer, like: Tensor, rows: int, width: int
+    def _ensure_capacity(
+        self, layer: LayerKey, like: Tensor, rows: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        """The layer's buffers, made or enlarged; `like` (G, n, D) tells their kind."""
+        """The layer's buffers, created or enlarged; `like` (G, n, D) gives shape, dtype and
+        device."""
         old = self.layers.get(layer)
         if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= width:
             return old
-        held, room = (0, FIRST_ROOM) if old is None else (old[0].shape[0], old[0].shape[2])
-        rows = max(rows, held if held >= rows else 2 * held)
-        while room < width:
-            room *= 2
-        shape = (rows, like.shape[0], room, like.shape[2])
+        old_rows, capacity = (
+            (0, INITIAL_CAPACITY) if old is None else (old[0].shape[0], old[0].shape[2])
+        )
+        rows = max(rows, old_rows if old_rows >= rows else 2 * old_rows)
+        while capacity < width:
+            capacity *= 2
+        shape = (rows, like.shape[0], capacity, like.shape[2])
         new = tuple(like.new_zeros(shape, dtype=self.dtype or like.dtype) for _ in range(2))
         for buffer, before in zip(new, old or (), strict=False):
             buffer[: before.shape[0], :, : before.shape[2]] = before
@@ -106,48 +111,50 @@ class KeyValueStore:
 
 @dataclass
 class Prefill:
-    """Where the keys and values of a packed batch's prompts go: prompt i into row `rows[i]`.
+    """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`.
 
-    The batch holds prompts alone; `starts` are their first flat tokens and the end of the last.
+    The batch has prompts alone; `starts` are the flat indices of their first tokens, and then the
+    number of all tokens.
     """
 
     store: KeyValueStore
     rows: Sequence[int]
     starts: Sequence[int]
-    calls: Calls = field(default_factory=Calls)
+    calls: CallCounter = field(default_factory=CallCounter)
 
-    def keep(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
-        """Take a layer's keys and values (G, T, D)."""
+    def write(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
+        """Store a layer's keys and values (G, T, D)."""
         layer = self.calls.next(module)
         parts = list(zip(self.rows, pairwise(self.starts), strict=True))
-        for row, (a, b) in reversed(parts):  # room for the last is room for all
-            self.store.keep(layer, row, keys[:, a:b], values[:, a:b])
+        for row, (a, b) in reversed(parts):  # the last row first: its capacity is enough for all
+            self.store.write(layer, row, keys[:, a:b], values[:, a:b])
 
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Which prompt (a row of its own store) each of R responses follows: `prompt_of` (R,), and
-    the prompts' lengths (Q,). Made anew only when responses come or go."""
+    """The prompts that R responses follow: response r that in row `prompt_index[r]` of the
+    prompts' store; `lengths` (Q,) are the prompts' lengths. Rebuilt only when responses are added
+    or removed."""
 
     store: KeyValueStore
-    prompt_of: Tensor
+    prompt_index: Tensor
     lengths: Tensor
-    gather: Tensor = field(init=False)  # (Q, K) a prompt's responses, padded with 0
-    back: Tensor = field(init=False)  # (R,) where among the Q·K each response is
+    response_index: Tensor = field(init=False)  # (Q, K) each prompt's responses, padded with 0
+    query_index: Tensor = field(init=False)  # (R,) each response's index among the Q·K
 
     def __post_init__(self) -> None:
-        device, rows = self.prompt_of.device, self.prompt_of.cpu()
-        counts = torch.bincount(rows, minlength=len(self.lengths))
-        order = rows.argsort(stable=True)
+        device, prompts = self.prompt_index.device, self.prompt_index.cpu()
+        counts = torch.bincount(prompts, minlength=len(self.lengths))
+        order = prompts.argsort(stable=True)
         first = counts.cumsum(0) - counts
-        place = torch.empty_like(rows)
-        place[order] = torch.arange(len(rows)) - first[rows[order]]
+        rank = torch.empty_like(prompts)  # of a response among those to its prompt
+        rank[order] = torch.arange(len(prompts)) - first[prompts[order]]
         widest = int(counts.max())
-        back = rows * widest + place
-        gather = torch.zeros(len(counts) * widest, dtype=torch.long)
-        gather[back] = torch.arange(len(rows))
-        object.__setattr__(self, "gather", gather.view(-1, widest).to(device))
-        object.__setattr__(self, "back", back.to(device))
+        query_index = prompts * widest + rank
+        response_index = torch.zeros(len(counts) * widest, dtype=torch.long)
+        response_index[query_index] = torch.arange(len(prompts))
+        object.__setattr__(self, "response_index", response_index.view(-1, widest).to(device))
+        object.__setattr__(self, "query_index", query_index.to(device))
 
     @cached_property
     def width(self) -> int:
@@ -155,59 +162,62 @@ class PrefixCache:
 
     @cached_property
     def padding(self) -> Tensor | None:
-        """True (Q, 1, P) where a prompt has ended; None where all are as long."""
-        hidden = torch.arange(self.width, device=self.lengths.device) >= self.lengths[:, None]
-        return hidden[:, None] if bool(hidden.any()) else None
+        """True (Q, 1, P) after a prompt's end; None where all prompts have the same length."""
+        masked = torch.arange(self.width, device=self.lengths.device) >= self.lengths[:, None]
+        return masked[:, None] if bool(masked.any()) else None
 
 
 @dataclass
 class DecodeStep:
-    """A token more of each of R responses, the r-th written as token at[r] of row r.
+    """The next token of each of R responses, written at position `positions[r]` of row r.
 
-    Without `sharing` a row holds its prompt too.
+    Without a `prefix_cache` a row of the store contains its prompt too.
     """
 
     store: KeyValueStore
-    at: Tensor
-    sharing: PrefixCache | None = None
+    positions: Tensor
+    prefix_cache: PrefixCache | None = None
     masks: dict[tuple[str, int | None, torch.dtype, int], Tensor | None] = field(
         default_factory=dict
     )
-    flat: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    calls: Calls = field(default_factory=Calls)
+    write_index: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    calls: CallCounter = field(default_factory=CallCounter)
 
     @cached_property
     def width(self) -> int:
-        return int(self.at.max()) + 1
+        return int(self.positions.max()) + 1
 
     @cached_property
-    def together(self) -> bool:
-        """Whether all rows write at one place."""
-        return int(self.at.min()) == self.width - 1
+    def has_equal_positions(self) -> bool:
+        """Whether all rows write at the same position."""
+        return int(self.positions.min()) == self.width - 1
 
     @cached_property
     def spans(self) -> list[tuple[int, int, int]]:
-        """Rows [a, b) that are attended to at once, and how many tokens they have at most.
+        """Rows [a, b) that are attended to in one call, and the length of the longest of them.
 
-        Rows of like length stand together at first, so on a CPU a few are less to read than all.
+        Rows of similar length are neighbours at first, so on a CPU a few rows at a time read less
+        than all rows padded to the longest.
         """
-        everything = [(0, len(self.at), self.width)]
-        if self.at.device.type != "cpu":
+        everything = [(0, len(self.positions), self.width)]
+        if self.positions.device.type != "cpu":
             return everything
-        lengths = (self.at + 1).tolist()
+        lengths = (self.positions + 1).tolist()
         spans = []
-        for a in range(0, len(lengths), SPAN):
-            part = lengths[a : a + SPAN]
+        for a in range(0, len(lengths), SPAN_ROWS):
+            part = lengths[a : a + SPAN_ROWS]
             spans.append((a, a + len(part), max(part)))
         read = sum((b - a) * width for a, b, width in spans)
-        return spans if read < WORTH * len(lengths) * self.width else everything
+        return spans if read < MAX_SPAN_READ * len(lengths) * self.width else everything
 
-    def places(self, groups: int, room: int) -> Tensor:
-        """Where (R · G,) each row's token goes in flat memory (rows · G · room)."""
-        if (groups, room) not in self.flat:
-            heads = torch.arange(len(self.at) * groups, device=self.at.device).view(-1, groups)
-            self.flat[groups, room] = (heads * room + self.at[:, None]).flatten()
-        return self.flat[groups, room]
+    def flat_write_index(self, groups: int, capacity: int) -> Tensor:
+        """The index (R · G,) of each row's token in a flat buffer of rows · G · capacity tokens."""
+        if (groups, capacity) not in self.write_index:
+            device = self.positions.device
+            heads = torch.arange(len(self.positions) * groups, device=device).view(-1, groups)
+            index = (heads * capacity + self.positions[:, None]).flatten()
+            self.write_index[groups, capacity] = index
+        return self.write_index[groups, capacity]
 
     def attend(
         self,
@@ -215,110 +225,117 @@ class DecodeStep:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        scores: Scores,
+        options: ScoreOptions,
         sinks: Tensor | None,
     ) -> Tensor:
-        """Attention (R, H, D) of query (R, H, D) to its past; key and value (R, G, D) are kept."""
+        """Attention (R, H, D) of query (R, H, D) to all tokens so far; key and value (R, G, D) are
+        stored first."""
         (rows, heads, dim), groups = query.shape, key.shape[1]
         layer = self.calls.next(module)
         keys, values = self.store.append(layer, self, key, value)
-        mask = self._mask("own", scores.window, keys.dtype, 1)
-        own = query.view(rows, groups, -1, dim).to(keys.dtype)
+        mask = self._mask("row", options.window, keys.dtype, 1)
+        grouped = query.view(rows, groups, -1, dim).to(keys.dtype)
         parts = [
-            _partial(
-                own[a:b],
+            _partial_attention(
+                grouped[a:b],
                 keys[a:b, :, :width],
                 values[a:b, :, :width],
                 None if mask is None else mask[a:b, ..., :width],
-                scores,
+                options,
             )
             for a, b, width in self.spans
         ]
-        found = [parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))]
-        if self.sharing is not None:
-            found.append(self._of_prompts(layer, query, groups, scores))
-        outs = [o.reshape(rows, heads, -1) for o, _ in found]
-        sums = [s.reshape(rows, heads) for _, s in found]
+        partials = [
+            parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+        ]
+        if self.prefix_cache is not None:
+            partials.append(self._attend_to_prompts(layer, query, groups, options))
+        outs = [out.reshape(rows, heads, -1) for out, _ in partials]
+        lses = [lse.reshape(rows, heads) for _, lse in partials]
         if sinks is not None:
-            sums.append(sinks.float().expand(rows, heads))
-        if len(sums) == 1:
+            lses.append(sinks.float().expand(rows, heads))
+        if len(lses) == 1:
             return outs[0].to(query.dtype)
-        share = torch.stack(sums).softmax(0)[..., None]
-        out = outs[0] * share[0]
-        for i, more in enumerate(outs[1:], 1):
-            out += more * share[i]
-        return out.to(query.dtype)
+        share = torch.stack(lses).softmax(0)[..., None]
+        merged = outs[0] * share[0]
+        for i, out in enumerate(outs[1:], 1):
+            merged += out * share[i]
+        return merged.to(query.dtype)
 
-    def _of_prompts(
-        self, layer: Layer, query: Tensor, groups: int, scores: Scores
+    def _attend_to_prompts(
+        self, layer: LayerKey, query: Tensor, groups: int, options: ScoreOptions
     ) -> tuple[Tensor, Tensor]:
-        sharing = self.sharing
-        assert sharing is not None
-        (count, most), (_, heads, dim) = sharing.gather.shape, query.shape
+        cache = self.prefix_cache
+        assert cache is not None
+        (prompts, per_prompt), (_, heads, dim) = cache.response_index.shape, query.shape
         shared = heads // groups
-        q = query.index_select(0, sharing.gather.flatten())
-        q = q.view(count, most, groups, shared, dim).transpose(1, 2)
-        q = q.reshape(count, groups, most * shared, dim)
-        keys, values = sharing.store.read(layer, count, sharing.width)
-        mask = self._mask("prompt", scores.window, query.dtype, shared)
-        out, sums = _partial(q, keys, values, mask, scores)
-        out = out.reshape(count, groups, most, shared, -1).transpose(1, 2)
-        sums = sums.reshape(count, groups, most, shared).transpose(1, 2)
+        q = query.index_select(0, cache.response_index.flatten())
+        q = q.view(prompts, per_prompt, groups, shared, dim).transpose(1, 2)
+        q = q.reshape(prompts, groups, per_prompt * shared, dim)
+        keys, values = cache.store.read(layer, prompts, cache.width)
+        mask = self._mask("prompt", options.window, query.dtype, shared)
+        out, lse = _partial_attention(q, keys, values, mask, options)
+        out = out.reshape(prompts, groups, per_prompt, shared, -1).transpose(1, 2)
+        lse = lse.reshape(prompts, groups, per_prompt, shared).transpose(1, 2)
         return (
-            out.reshape(count * most, heads, -1).index_select(0, sharing.back),
-            sums.reshape(count * most, heads).index_select(0, sharing.back),
+            out.reshape(prompts * per_prompt, heads, -1).index_select(0, cache.query_index),
+            lse.reshape(prompts * per_prompt, heads).index_select(0, cache.query_index),
         )
 
-    def _mask(self, of: str, window: int | None, dtype: torch.dtype, shared: int) -> Tensor | None:
-        """What is added to scores (n, 1, queries, keys), the same in all layers; None: all seen."""
-        if window is not None and not self._beyond(window):
+    def _mask(
+        self, keys: str, window: int | None, dtype: torch.dtype, shared: int
+    ) -> Tensor | None:
+        """The additive mask (n, 1, queries, keys) over the keys of the `row` or the `prompt`, the
+        same in all layers; None where no key is masked."""
+        if window is not None and not self._exceeds_window(window):
             window = None
-        key = (of, window, dtype, shared)
+        key = (keys, window, dtype, shared)
         if key not in self.masks:
-            hidden = self._own_hidden(window) if of == "own" else self._prompt_hidden(window)
-            if hidden is not None and hidden.shape[1] > 1:
-                hidden = hidden.repeat_interleave(shared, 1)
-            self.masks[key] = None if hidden is None else hidden[:, None].to(dtype) * HIDDEN
+            masked = self._row_mask(window) if keys == "row" else self._prompt_mask(window)
+            if masked is not None and masked.shape[1] > 1:
+                masked = masked.repeat_interleave(shared, 1)
+            self.masks[key] = None if masked is None else masked[:, None].to(dtype) * MASKED_SCORE
         return self.masks[key]
 
-    def _beyond(self, window: int) -> bool:
-        """Whether some row has a past that is longer than the window."""
-        prompt = 0 if self.sharing is None else self.sharing.width
+    def _exceeds_window(self, window: int) -> bool:
+        """Whether some row may have more tokens than the window."""
+        prompt = 0 if self.prefix_cache is None else self.prefix_cache.width
         return self.width + prompt > window
 
-    def _own_hidden(self, window: int | None) -> Tensor | None:
-        at, column = self.at[:, None], torch.arange(self.width, device=self.at.device)
-        hidden = column > at
+    def _row_mask(self, window: int | None) -> Tensor | None:
+        positions = self.positions[:, None]
+        column = torch.arange(self.width, device=self.positions.device)
+        masked = column > positions
         if window is not None:
-            hidden = hidden | (column <= at - window)
-        return hidden[:, None] if bool(hidden.any()) else None
+            masked = masked | (column <= positions - window)
+        return masked[:, None] if bool(masked.any()) else None
 
-    def _prompt_hidden(self, window: int | None) -> Tensor | None:
-        sharing = self.sharing
-        assert sharing is not None
+    def _prompt_mask(self, window: int | None) -> Tensor | None:
+        cache = self.prefix_cache
+        assert cache is not None
         if window is None:
-            return sharing.padding
-        position = self.at[sharing.gather] + sharing.lengths[:, None]  # (Q, K)
-        column = torch.arange(sharing.width, device=self.at.device)
-        hidden = column <= position[..., None] - window
-        return hidden if sharing.padding is None else hidden | sharing.padding
+            return cache.padding
+        position = self.positions[cache.response_index] + cache.lengths[:, None]  # (Q, K)
+        column = torch.arange(cache.width, device=self.positions.device)
+        masked = column <= position[..., None] - window
+        return masked if cache.padding is None else masked | cache.padding
 
 
-def _partial(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Scores
+def _partial_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: ScoreOptions
 ) -> tuple[Tensor, Tensor]:
-    """Attention (n, G, Lq, D) to some of the keys, and the log of the weights' sum (n, G, Lq)."""
-    if scores.softcap is None and q.device.type == "cpu":
+    """Attention (n, G, Lq, D) to some of the keys, and the logsumexp of their scores (n, G, Lq)."""
+    if options.softcap is None and q.device.type == "cpu":
         if mask is not None:
             mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, False, attn_mask=mask, scale=scores.scale
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, False, attn_mask=mask, scale=options.scale
         )
-        return out, sums
-    s = (q @ k.transpose(-1, -2)).float() * scores.scale
-    if scores.softcap is not None:
-        s = scores.softcap * torch.tanh(s / scores.softcap)
+        return out, lse
+    s = (q @ k.transpose(-1, -2)).float() * options.scale
+    if options.softcap is not None:
+        s = options.softcap * torch.tanh(s / options.softcap)
     if mask is not None:
         s = s + mask
-    sums = s.logsumexp(-1)
-    return (s - sums[..., None]).exp().to(v.dtype) @ v, sums
+    lse = s.logsumexp(-1)
+    return (s - lse[..., None]).exp().to(v.dtype) @ v, lse

@@ -1,7 +1,8 @@
 """Shared-prefix attention on a CUDA device, by FlexAttention: one kernel for a whole packed batch.
 
-Dong et al. 2024, "Flex Attention". Who sees whom is a function of two flat indices; blocks in which
-nobody sees anybody are skipped. Softcaps are a change of scores, sinks a change of what comes out.
+Dong et al. 2024, "Flex Attention". Whether one token sees another is a function of their two flat
+indices; blocks without any visible pair are skipped. A soft cap modifies the scores, sinks modify
+the output.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ def flex_packed(
     """Attention (1, H, T, D) of query (1, H, T, D), key and value (1, G, T, D), sinks (H,)."""
     cap = softcap or 1.0
 
-    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def cap_score(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 
     out, lse = _kernel(query.device.type)(
         query,
         key,
         value,
-        score_mod=None if softcap is None else capped,
+        score_mod=None if softcap is None else cap_score,
         block_mask=block_mask(plan, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -51,23 +52,28 @@ def flex_packed(
 
 
 def block_mask(plan: AttentionPlan, window: int | None, device: torch.device) -> BlockMask:
-    """Who sees whom: the prompt of one's group, and one's own response, up to oneself."""
+    """A token sees the prompt of its group and its response, up to itself and in the window."""
     if window not in plan.block_masks:
-        group, response, position = (x.to(device) for x in plan.tokens_of())
+        group, response, position = (x.to(device) for x in plan.token_coordinates())
 
-        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        def is_visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             seen = (k <= q) & (group[q] == group[k])
             seen = seen & ((response[k] < 0) | (response[k] == response[q]))
             return seen if window is None else seen & (position[q] - position[k] < window)
 
         plan.block_masks[window] = create_block_mask(
-            visible, B=None, H=None, Q_LEN=plan.tokens, KV_LEN=plan.tokens, device=str(device)
+            is_visible,
+            B=None,
+            H=None,
+            Q_LEN=plan.num_tokens,
+            KV_LEN=plan.num_tokens,
+            device=str(device),
         )
-    found: BlockMask = plan.block_masks[window]
-    return found
+    mask: BlockMask = plan.block_masks[window]
+    return mask
 
 
 @cache
 def _kernel(device: str) -> Any:
-    # Without a compiler's kernel it is plain matrices, for tests on a CPU.
+    # Without compilation it is plain matrices, which the tests use on a CPU.
     return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

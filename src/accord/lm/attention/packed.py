@@ -1,8 +1,8 @@
 """Shared-prefix attention, registered with transformers so that any decoder can use it.
 
-The linear layers of a model see a packed batch flat. Attention alone needs to know who may look
-at whom: `AttentionPlan`. On a CPU `blocks` carries out a plan, on a CUDA device `flex`; while
-responses are sampled, `decoding` keeps the keys and values.
+The linear layers of a model see a packed batch flat. Attention alone needs to know which tokens
+see which: `AttentionPlan`. On a CPU `blocks` executes a plan, on a CUDA device `flex`; while
+responses are sampled, `decoding` stores the keys and values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from accord.lm.attention.blocks import BlockAttention
 from accord.lm.attention.decoding import DecodeStep, Prefill
 from accord.lm.attention.flex import flex_packed
-from accord.lm.attention.plan import AttentionPlan, Scores
+from accord.lm.attention.plan import AttentionPlan, ScoreOptions
 from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix
 
 NAME = "accord"
@@ -42,19 +42,19 @@ def packed_attention(
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
 
     `s_aux` (H,) are attention sinks: a logit each head may attend to that has no value (gpt-oss).
-    `memory` keeps the keys and values of a packed batch, or is a step of responses that follow its
-    prompts, or holds what a pass before has read. Without a plan (sampling from a cache) keys and
-    mask are transformers' own.
+    `memory` stores the keys and values of this pass (Prefill, CapturedPrefix) or provides those of
+    an earlier one (DecodeStep, ReusedPrefix). Without a plan (sampling from transformers' cache)
+    keys and mask are those that transformers passes.
     Dropout is never applied. Returns (1, T, H, D).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may be float32
-    scores = Scores(scale, softcap, sliding_window)
+    options = ScoreOptions(scale, softcap, sliding_window)
     if isinstance(memory, DecodeStep):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-        return memory.attend(module, q, k, v, scores, s_aux)[None], None
+        return memory.attend(module, q, k, v, options, s_aux)[None], None
     if isinstance(memory, Prefill):
-        memory.keep(module, key[0], value[0])
+        memory.write(module, key[0], value[0])
     elif isinstance(memory, CapturedPrefix):
         memory.capture(key, value)
     if packed is None:
@@ -63,7 +63,7 @@ def packed_attention(
                 module, query, key, value, attention_mask, scaling=scaling, dropout=0.0, **kwargs
             )
             return out, None
-        return _masked(query, key, value, attention_mask, scale, softcap, s_aux), None
+        return _masked_attention(query, key, value, attention_mask, scale, softcap, s_aux), None
     if query.is_cuda:
         out = flex_packed(
             query,
@@ -76,18 +76,18 @@ def packed_attention(
             sinks=s_aux,
         )
         return out.transpose(1, 2), None
-    fresh = query.shape[2]
+    new_tokens = query.shape[2]
     if isinstance(memory, ReusedPrefix):
         query, key, value = memory.with_past(query, key, value)
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     by_token = [x[0].transpose(0, 1) for x in (query, key, value)]
-    out = BlockAttention.apply(*by_token, s_aux, packed, scores)
-    return out[-fresh:].unsqueeze(0), None
+    out = BlockAttention.apply(*by_token, s_aux, packed, options)
+    return out[-new_tokens:].unsqueeze(0), None
 
 
-def _masked(
+def _masked_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -104,10 +104,10 @@ def _masked(
     s = q @ k.transpose(-1, -2) * scale
     if cap is not None:
         s = cap * torch.tanh(s / cap)
-    if mask is None and q.shape[-2] > 1:  # transformers leaves a plain causal mask out
+    if mask is None and q.shape[-2] > 1:  # transformers omits a plain causal mask
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     if mask is not None and mask.dtype == torch.bool:
-        # Finite, since a padded query sees nobody, and its NaN would reach the others as 0·NaN.
+        # Finite, since a padded query sees no key, and its NaN would reach the others as 0·NaN.
         s = s.masked_fill(~mask, torch.finfo(s.dtype).min)
     elif mask is not None:
         s = s + mask

@@ -47,4 +47,4 @@ class ReusedPrefix:
 
 def plan_extra_responses(plan: AttentionPlan, extra: Sequence[tuple[int, ...]]) -> AttentionPlan:
     """The plan of extra responses, one a group, appended after all tokens of a packed batch."""
-    return AttentionPlan(plan.groups, plan.device, others=tuple(map(len, extra)))
+    return AttentionPlan(plan.groups, plan.device, extra_responses=tuple(map(len, extra)))

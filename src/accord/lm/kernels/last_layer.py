@@ -1,8 +1,8 @@
 """The last decoder layer computes only the tokens whose hidden states are read.
 
-Keys and values are needed of every token, but what comes after them, the queries, attention's
-output and the MLP, is of use only where the layer's own output is: a prompt's states are thrown
-away there, and a reward model reads a single one of each response. The other tokens' are zeros.
+Keys and values are needed for every token. The queries, the attention output and the MLP are needed
+only for tokens whose output is read: most of a prompt's last states are not, and a reward model
+reads one state of each response. The states of all other tokens are zeros.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import torch
 from torch import Tensor, nn
 
 LAYERS = ("layers", "h")
-ATTENTION = ("self_attn", "attn", "attention")
-OF_ATTENTION = ("q_proj", "o_proj", "dense", "c_proj")
-MOST = 0.9  # of the tokens; where more are read, sorting them out costs what it saves
+ATTENTIONS = ("self_attn", "attn", "attention")
+ATTENTION_PARTS = ("q_proj", "o_proj", "dense", "c_proj")
+MAX_READ_SHARE = 0.9  # of the tokens; above it, gather and scatter cost what they save
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """The flat tokens that are read of a batch of so many, and whose last layer is to know."""
+class _ReadTokens:
+    """Flat indices of the tokens that are read, in a batch of `num_tokens`, for one last layer."""
 
-    of: LastLayer
-    rows: Tensor
-    tokens: int
+    layer: LastLayer
+    index: Tensor
+    num_tokens: int
 
 
-_READ: ContextVar[_Read | None] = ContextVar("read", default=None)  # of this thread's pass
+_READ: ContextVar[_ReadTokens | None] = ContextVar("read", default=None)  # of this thread's pass
 
 
 class LastLayer:
-    """Hooks on those parts of a model's last layer that treat each token by itself."""
+    """Hooks on the parts of a model's last layer that compute each token independently."""
 
     def __init__(self, backbone: nn.Module) -> None:
         self.hooks: list[Any] = []
@@ -44,32 +44,36 @@ class LastLayer:
             self.hooks.append(part.register_forward_hook(self._after))
 
     @contextmanager
-    def only(self, rows: Tensor, tokens: int) -> Iterator[None]:
-        """Compute some of a flat batch's tokens, each given once."""
-        before = _READ.set(_Read(self, rows, tokens) if len(rows) < MOST * tokens else None)
+    def only(self, index: Tensor, num_tokens: int) -> Iterator[None]:
+        """Within, compute only the tokens at the flat indices `index`, which has no duplicates."""
+        before = _READ.set(
+            _ReadTokens(self, index, num_tokens)
+            if len(index) < MAX_READ_SHARE * num_tokens
+            else None
+        )
         try:
             yield
         finally:
             _READ.reset(before)
 
     def remove(self) -> None:
-        """Compute all tokens from now on."""
+        """Remove the hooks; all tokens are computed from now on."""
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         read = _READ.get()
-        if read is None or read.of is not self:  # another model's pass, or that of a copy
+        if read is None or read.layer is not self:  # another model's pass, or that of a copy
             return args
-        return (_Taken.apply(args[0], read.rows), *args[1:])
+        return (_Gather.apply(args[0], read.index), *args[1:])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         read = _READ.get()
-        if read is None or read.of is not self:
+        if read is None or read.layer is not self:
             return out
-        laid: Tensor = _Laid.apply(out, read.rows, read.tokens)
-        return laid
+        scattered: Tensor = _Scatter.apply(out, read.index, read.num_tokens)
+        return scattered
 
 
 def _parts(backbone: nn.Module) -> Iterator[nn.Module]:
@@ -77,40 +81,40 @@ def _parts(backbone: nn.Module) -> Iterator[nn.Module]:
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         return
     last = layers[-1]
-    attention = next((x for n in ATTENTION if (x := getattr(last, n, None)) is not None), None)
-    named = [getattr(last, "mlp", None), *(getattr(attention, n, None) for n in OF_ATTENTION)]
+    attention = next((x for n in ATTENTIONS if (x := getattr(last, n, None)) is not None), None)
+    named = [getattr(last, "mlp", None), *(getattr(attention, n, None) for n in ATTENTION_PARTS)]
     yield from (part for part in named if isinstance(part, nn.Module))
 
 
-# Each row occurs once, so going back is laying out and taking too, without adding up.
-class _Taken(torch.autograd.Function):
-    """The rows (1, n, D) of x (1, T, D)."""
+# No index is duplicated, so the backward passes are a scatter and a gather without accumulation.
+class _Gather(torch.autograd.Function):
+    """The tokens (1, n, D) of x (1, T, D) at an index (n,)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.tokens = x.shape[1]
-        return x.index_select(1, rows)
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.num_tokens = x.shape[1]
+        return x.index_select(1, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return _laid(grad, rows, ctx.tokens), None
+        (index,) = ctx.saved_tensors
+        return _scatter(grad, index, ctx.num_tokens), None
 
 
-class _Laid(torch.autograd.Function):
-    """Zeros (1, T, D) but for the rows (1, n, D)."""
+class _Scatter(torch.autograd.Function):
+    """Tokens x (1, n, D) at an index (n,) of (1, T, D), which is zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, tokens: int) -> Tensor:
-        ctx.save_for_backward(rows)
-        return _laid(x, rows, tokens)
+    def forward(ctx: Any, x: Tensor, index: Tensor, num_tokens: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return _scatter(x, index, num_tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (rows,) = ctx.saved_tensors
-        return grad.index_select(1, rows), None, None
+        (index,) = ctx.saved_tensors
+        return grad.index_select(1, index), None, None
 
 
-def _laid(x: Tensor, rows: Tensor, tokens: int) -> Tensor:
-    return x.new_zeros(x.shape[0], tokens, x.shape[2]).index_copy_(1, rows, x)
+def _scatter(x: Tensor, index: Tensor, num_tokens: int) -> Tensor:
+    return x.new_zeros(x.shape[0], num_tokens, x.shape[2]).index_copy_(1, index, x)

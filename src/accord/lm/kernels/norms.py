@@ -1,8 +1,8 @@
 """Root-mean-square norms (Zhang and Sennrich 2019) on a CPU, a few rows at a time.
 
-A model's own norm goes over all its rows in float32 once for each of its operations, and most of
-its time is spent waiting for memory. Here a few rows are taken through all of them while they are
-in the cache. The numbers are the model's own.
+The norm of a transformers model passes over all its rows in float32 once per operation, and most
+of its time is spent waiting for memory. Here a few rows go through all operations while they are in
+the cache. The forward numbers are equal to the bit.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CACHED = (
-    1 << 18
-)  # numbers that are taken through at once, of which float32 copies stay in the cache
+CHUNK_ELEMENTS = 1 << 18  # numbers computed at a time, whose float32 copies stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How a norm scales: by its weight or by one more; in float32 or in its own type."""
+class NormForm:
+    """How a norm scales: by w, or by 1 + w (`unit_offset`); in float32 or in the input's type."""
 
-    one_more: bool
-    wide: bool
+    unit_offset: bool
+    in_float32: bool
 
 
-FORMS = (Form(False, False), Form(False, True), Form(True, True))  # Llama's, gpt-oss's, Gemma's
+# Llama's, gpt-oss's, Gemma's.
+FORMS = (NormForm(False, False), NormForm(False, True), NormForm(True, True))
 
 
 def speed_up_norms(model: nn.Module) -> int:
     """Let the norms of a model on a CPU compute in the cache; returns how many do.
 
-    A norm is taken over only where ours gives the same numbers to the bit, in both precisions.
+    A norm is replaced only where the replacement gives equal numbers to the bit, in both
+    precisions.
     """
     count = 0
     for module in model.modules():
-        if "RMSNorm" not in type(module).__name__ or not _is_plain(module):
+        if "RMSNorm" not in type(module).__name__ or not _is_plain_norm(module):
             continue
-        form = next((form for form in FORMS if _same(module, form)), None)
+        form = next((form for form in FORMS if _has_form(module, form)), None)
         if form is not None:
             module.norm_form = form  # type: ignore[assignment]
-            module.forward = MethodType(_normed, module)  # copies along with the module
+            module.forward = MethodType(_norm_forward, module)  # copied along with the module
             count += 1
     return count
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain_norm(module: Any) -> bool:
     weight = getattr(module, "weight", None)
     return (
         isinstance(weight, nn.Parameter)
@@ -57,7 +57,7 @@ def _is_plain(module: Any) -> bool:
         and weight.device.type == "cpu"
         and isinstance(_epsilon(module), float)
         and len(list(module.parameters())) == 1
-        and len(inspect.signature(module.forward).parameters) == 1  # a gated one takes more
+        and len(inspect.signature(module.forward).parameters) == 1  # a gated norm takes more
     )
 
 
@@ -66,16 +66,16 @@ def _epsilon(module: Any) -> float | None:
 
 
 @torch.no_grad()
-def _same(module: Any, form: Form) -> bool:
-    before, draws = module.weight.data, torch.Generator().manual_seed(0)
-    x = torch.randn(1, 3, len(before), generator=draws)
-    # New weights are often all ones or zeros, which would not tell the forms apart.
-    weight = torch.rand(len(before), generator=draws)
+def _has_form(module: Any, form: NormForm) -> bool:
+    before, generator = module.weight.data, torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, len(before), generator=generator)
+    # New weights are often all ones or zeros, with which different forms give equal numbers.
+    weight = torch.rand(len(before), generator=generator)
     try:
         for dtype in (torch.float32, torch.bfloat16):
             module.weight.data = weight.to(dtype)
-            ours = _Norm.apply(x.to(dtype), module.weight, _epsilon(module), form)
-            if not torch.equal(module(x.to(dtype)), ours):
+            replaced = _Norm.apply(x.to(dtype), module.weight, _epsilon(module), form)
+            if not torch.equal(module(x.to(dtype)), replaced):
                 return False
     except (TypeError, RuntimeError):
         return False
@@ -84,7 +84,7 @@ def _same(module: Any, form: Form) -> bool:
     return True
 
 
-def _normed(self: Any, x: Tensor) -> Tensor:
+def _norm_forward(self: Any, x: Tensor) -> Tensor:
     out: Tensor = _Norm.apply(x, self.weight, _epsilon(self), self.norm_form)
     return out
 
@@ -96,17 +96,17 @@ class _Norm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, form: Form) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, form: NormForm) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         scales = []
-        for rows, into in _rows(x, out):
+        for rows, target in _row_chunks(x, out):
             wide = rows.float()
             scales.append(torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon))
             wide = wide * scales[-1]
-            if form.wide:
-                into.copy_(wide.mul_(_factor(weight, form)))
+            if form.in_float32:
+                target.copy_(wide.mul_(_factor(weight, form)))
             else:
-                torch.mul(weight, wide.to(x.dtype), out=into)
+                torch.mul(weight, wide.to(x.dtype), out=target)
         ctx.save_for_backward(x, weight, torch.cat(scales))
         ctx.form = form
         return out
@@ -117,24 +117,24 @@ class _Norm(torch.autograd.Function):
         factor = _factor(weight, ctx.form)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dw = torch.zeros_like(factor)
-        parts = zip(_rows(x, dx, grad), scales.split(_count(x)), strict=True)
-        for (rows, into, dy), scale in parts:
+        chunks = zip(_row_chunks(x, dx, grad), scales.split(_chunk_rows(x)), strict=True)
+        for (rows, target, dy), scale in chunks:
             unit, dy = rows.float() * scale, dy.float()
             dw += (dy * unit).sum(0)
             u = dy * factor
             inner = (u * unit).mean(-1, keepdim=True)
-            into.copy_(u.addcmul_(unit, inner, value=-1).mul_(scale))
+            target.copy_(u.addcmul_(unit, inner, value=-1).mul_(scale))
         return dx, dw.to(weight.dtype), None, None
 
 
-def _factor(weight: Tensor, form: Form) -> Tensor:
-    return weight.float() + 1.0 if form.one_more else weight.float()
+def _factor(weight: Tensor, form: NormForm) -> Tensor:
+    return weight.float() + 1.0 if form.unit_offset else weight.float()
 
 
-def _rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    flat = (x.reshape(-1, x.shape[-1]).split(_count(x)) for x in tensors)
+def _row_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    flat = (x.reshape(-1, x.shape[-1]).split(_chunk_rows(x)) for x in tensors)
     return zip(*flat, strict=True)
 
 
-def _count(x: Tensor) -> int:
-    return max(1, CACHED // x.shape[-1])
+def _chunk_rows(x: Tensor) -> int:
+    return max(1, CHUNK_ELEMENTS // x.shape[-1])

@@ -1,1 +1,1 @@
-"""From text to tokens: chat templates, limits, and a report of what was dropped."""
+"""From text to tokens: chat templates, length limits, and a report of dropped rows."""

@@ -1,4 +1,4 @@
-"""From records to token ids. Every cut and every drop is counted, with its reason."""
+"""From records to token ids. Every truncated and every dropped row is counted, with its reason."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from accord.errors import DataError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.template import (
-    RowDropped,
-    earlier_answers,
+    UnusableRow,
     encode_prompt,
     encode_response,
-    first_token,
-    plain_tokens,
+    find_assistant_spans,
     refuse_control_tokens,
+    start_token_id,
+    tokenize_text,
 )
 from accord.records import (
     Comparison,
@@ -36,7 +36,8 @@ LossOn = Literal["response", "assistant", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long rows may be, in tokens, and what happens to longer ones."""
+    """Limits in tokens on prompt and response together and on the prompt, and what happens to
+    longer rows."""
 
     max_length: int
     max_prompt_length: int | None = None
@@ -53,39 +54,41 @@ def encode(
     loss_on: LossOn = "response",
     desirable_from: float | None = None,
 ) -> tuple[list[PromptGroup], EncodeReport]:
-    """Token groups of records, in order. Raises DataError when none is left.
+    """Token groups of records, in order. Raises DataError when no row can be used.
 
-    A response ends with EOS unless it had to be cut. Text longer than the limit is learned in
-    pieces, so nothing of it is lost. Prompts without responses come as `encode_prompts`.
+    A response ends with EOS unless it was truncated. Text longer than the limit is split into
+    several groups, so none of it is lost. For prompts without responses use `encode_prompts`.
 
-    `loss_on` says what of a demonstration is learned: its last answer, each turn of the
-    assistant's, or every token but the first. Then what comes before the first token to be
-    learned is the group's prompt, under the limits of one, and the rest is its response, of which
-    at least that first token stays.
+    `loss_on` sets which tokens of a demonstration are trained on: its last response, every
+    assistant turn, or every token but the first. The group's prompt then is everything before the
+    first of these tokens, under the limits of a prompt, and its response is the rest, of which at
+    least that first token remains.
 
     With `desirable_from` every response has a label: a rating's by its score; a comparison's
     chosen one is desirable and its rejected one is not; of a ranking those are that beat more
-    responses than beat them, and those in its very middle are left out.
+    responses than beat them, and those with equal counts are left out.
     """
     report = EncodeReport(records=len(records))
     groups: list[PromptGroup] = []
     for record in records:
         try:
             if isinstance(record, Text):
-                groups += _text_groups(record, tokenizer, limits)
+                groups += _split_text(record, tokenizer, limits)
             elif isinstance(record, Demonstration):
-                group = _demonstration(record, tokenizer, limits, eos_ids, loss_on, report)
+                group = _encode_demonstration(record, tokenizer, limits, eos_ids, loss_on, report)
                 groups.append(group)
             else:
-                group = _group(record, tokenizer, limits, eos_ids, desirable_from, report)
+                group = _encode_responses(
+                    record, tokenizer, limits, eos_ids, desirable_from, report
+                )
                 groups.append(group)
-        except RowDropped as reason:
+        except UnusableRow as reason:
             report.drop(str(reason), record.source)
     report.used = len(records) - sum(map(len, report.dropped.values()))
     report.groups = len(groups)
     report.tokens = sum(g.num_tokens for g in groups)
     if not groups:
-        counts = Counter({reason: len(where) for reason, where in report.dropped.items()})
+        counts = Counter({reason: len(sources) for reason, sources in report.dropped.items()})
         reasons = "; ".join(f"{n} × {reason}" for reason, n in counts.most_common())
         raise DataError(
             f"None of the {len(records)} rows can be used: {reasons or 'there are no rows'}. "
@@ -95,68 +98,70 @@ def encode(
     return groups, report
 
 
-def fit_prompt(ids: tuple[int, ...], limits: Limits) -> tuple[tuple[int, ...], bool]:
-    """The prompt within its limit, and whether it was cut. Raises when it is to be dropped."""
+def truncate_prompt(ids: tuple[int, ...], limits: Limits) -> tuple[tuple[int, ...], bool]:
+    """The prompt within its limit, and whether it was truncated. Raises UnusableRow where long
+    prompts are dropped."""
     limit = min(limits.max_prompt_length or limits.max_length, limits.max_length - 1)
     if len(ids) <= limit:
         return ids, False
     if limits.long_prompts == "drop":
-        raise RowDropped(f"the prompt has more than {limit} tokens")
+        raise UnusableRow(f"the prompt has more than {limit} tokens")
     return ids[-limit:], True
 
 
 def encode_prompts(
     records: Sequence[PromptOnly], tokenizer: Any, limits: Limits
 ) -> tuple[list[tuple[int, ...]], list[PromptOnly], EncodeReport]:
-    """Prompt ids, the records they belong to, and what was dropped. Raises DataError if all."""
+    """Prompt ids, the records they belong to, and a report. Raises DataError when no prompt can
+    be used."""
     report = EncodeReport(records=len(records))
-    found: list[tuple[int, ...]] = []
-    kept: list[PromptOnly] = []
+    prompts: list[tuple[int, ...]] = []
+    used: list[PromptOnly] = []
     for record in records:
         try:
             refuse_control_tokens(record.prompt, (), tokenizer)
-            ids, cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
-        except RowDropped as reason:
+            ids, cut = truncate_prompt(encode_prompt(record.prompt, tokenizer), limits)
+        except UnusableRow as reason:
             report.drop(str(reason), record.source)
             continue
         report.prompts_cut += cut
-        found.append(ids)
-        kept.append(record)
-    if not found:
+        prompts.append(ids)
+        used.append(record)
+    if not prompts:
         raise DataError(f"None of the {len(records)} prompts can be used: {report.summary()}.")
-    report.used = report.groups = len(found)
-    report.tokens = sum(len(p) for p in found)
-    return found, kept, report
+    report.used = report.groups = len(prompts)
+    report.tokens = sum(len(p) for p in prompts)
+    return prompts, used, report
 
 
-def _labels(record: Record, ranks: Sequence[int], desirable_from: float) -> dict[int, bool]:
-    """Which responses are desirable, by their numbers; those that are neither left out."""
+def _desirability(record: Record, ranks: Sequence[int], desirable_from: float) -> dict[int, bool]:
+    """Whether each response is desirable, by its index, without those that are neither."""
     if isinstance(record, Rating):
         return {0: record.score >= desirable_from}
     labels = enumerate(labels_from_ranks(ranks))
     return {k: label for k, label in labels if label is not None}
 
 
-def _responses(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:
-    """The responses' texts, their ranks, and which of them ended."""
+def _response_fields(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:
+    """The responses' texts, their ranks, and which of them are finished."""
     if isinstance(record, Rating):
         return (record.response,), (0,), (record.finished,)
     if isinstance(record, Comparison):
-        ended = (record.chosen_finished, record.rejected_finished)
-        return (record.chosen, record.rejected), (0, 1), ended
+        finished = (record.chosen_finished, record.rejected_finished)
+        return (record.chosen, record.rejected), (0, 1), finished
     if isinstance(record, Ranking):
         return record.responses, record.ranks, record.finished or (True,) * len(record.ranks)
     raise DataError(f"{record.source}: a {type(record).__name__} has no response to learn from.")
 
 
-def _cut_to(room: int, ids: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
-    """A response within the room that the prompt leaves it. Raises where it is to be dropped."""
-    if len(ids) > room and limits.long_responses == "drop":
-        raise RowDropped(f"prompt and response have more than {limits.max_length} tokens")
-    return ids[:room]
+def _truncate_response(max_tokens: int, ids: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
+    """A response of at most `max_tokens`. Raises UnusableRow where long responses are dropped."""
+    if len(ids) > max_tokens and limits.long_responses == "drop":
+        raise UnusableRow(f"prompt and response have more than {limits.max_length} tokens")
+    return ids[:max_tokens]
 
 
-def _demonstration(
+def _encode_demonstration(
     record: Demonstration,
     tokenizer: Any,
     limits: Limits,
@@ -168,36 +173,35 @@ def _demonstration(
     earlier = [turn.content for turn in turns if turn.role == "assistant"]
     learned_texts = [*earlier, record.response] if loss_on == "assistant" else [record.response]
     if not all(text.strip() for text in learned_texts):
-        raise RowDropped("a response is empty")
+        raise UnusableRow("a response is empty")
     refuse_control_tokens(record.prompt, (record.response,), tokenizer)
     before = encode_prompt(record.prompt, tokenizer)
-    answer, added = encode_response(
+    response, eos_added = encode_response(
         record.prompt, record.response, tokenizer, eos_ids, finished=record.finished
     )
-    spans = [(len(before), len(before) + len(answer))]
+    spans = [(len(before), len(before) + len(response))]
     if loss_on == "assistant":
-        spans = [*earlier_answers(record.prompt, before, tokenizer, eos_ids), *spans]
+        spans = [*find_assistant_spans(record.prompt, before, tokenizer, eos_ids), *spans]
     elif loss_on == "all":
         spans = [(1, spans[0][1])]
-    whole, first = (*before, *answer), max(1, spans[0][0])
-    prompt, prompt_cut = fit_prompt(whole[:first], limits)
-    response = _cut_to(limits.max_length - len(prompt), whole[first:], limits)
+    ids, first = (*before, *response), max(1, spans[0][0])
+    prompt, prompt_cut = truncate_prompt(ids[:first], limits)
+    learned = _truncate_response(limits.max_length - len(prompt), ids[first:], limits)
     mask = tuple(
-        any(start <= place < end for start, end in spans)
-        for place in range(first, first + len(response))
+        any(start <= i < end for start, end in spans) for i in range(first, first + len(learned))
     )
-    cut = len(whole) - first - len(response)
+    num_cut = len(ids) - first - len(learned)
     report.prompts_cut += prompt_cut
-    report.responses_cut += cut > 0
-    report.eos_lost += cut > 0 and record.finished
-    report.eos_added += added and not cut
+    report.responses_cut += num_cut > 0
+    report.eos_lost += num_cut > 0 and record.finished
+    report.eos_added += eos_added and not num_cut
     report.unfinished += not record.finished
     report.answers_not_learned += loss_on == "response" and bool(earlier)
-    learned = () if all(mask) else (mask,)
-    return PromptGroup(prompt, (response,), (0,), source=record.source, loss_mask=learned)
+    loss_mask = () if all(mask) else (mask,)
+    return PromptGroup(prompt, (learned,), (0,), source=record.source, loss_mask=loss_mask)
 
 
-def _group(
+def _encode_responses(
     record: Record,
     tokenizer: Any,
     limits: Limits,
@@ -206,55 +210,58 @@ def _group(
     report: EncodeReport,
 ) -> PromptGroup:
     assert not isinstance(record, Text)
-    texts, ranks, finished = _responses(record)
+    texts, ranks, finished = _response_fields(record)
     if len(ranks) > 1 and len(set(ranks)) == 1:
-        raise RowDropped("all its responses are tied")
+        raise UnusableRow("all its responses are tied")
     labels: dict[int, bool] = {}
     if desirable_from is not None:
-        labels = _labels(record, ranks, desirable_from)
+        labels = _desirability(record, ranks, desirable_from)
         neither = len(texts) - len(labels)
         texts = tuple(texts[k] for k in labels)
         ranks = tuple(ranks[k] for k in labels)
         finished = tuple(finished[k] for k in labels)
     if not all(text.strip() for text in texts):
-        raise RowDropped("a response is empty")
+        raise UnusableRow("a response is empty")
     refuse_control_tokens(record.prompt, texts, tokenizer)
-    prompt, prompt_cut = fit_prompt(encode_prompt(record.prompt, tokenizer), limits)
-    room = limits.max_length - len(prompt)
-    encoded, cut, lost, added = [], 0, 0, 0
-    for text, ended in zip(texts, finished, strict=True):
-        ids, eos_added = encode_response(record.prompt, text, tokenizer, eos_ids, finished=ended)
-        kept = _cut_to(room, ids, limits)
-        cut += len(kept) < len(ids)
-        lost += ended and len(kept) < len(ids)
-        added += eos_added and len(kept) == len(ids)
-        encoded.append(kept)
-    if len(encoded) > 1 and all(ids == encoded[0] for ids in encoded):
-        raise RowDropped("its responses are equal" + (" after the cut" if cut else ""))
+    prompt, prompt_cut = truncate_prompt(encode_prompt(record.prompt, tokenizer), limits)
+    max_tokens = limits.max_length - len(prompt)
+    responses, num_cut, num_lost, num_added = [], 0, 0, 0
+    for text, is_finished in zip(texts, finished, strict=True):
+        ids, eos_added = encode_response(
+            record.prompt, text, tokenizer, eos_ids, finished=is_finished
+        )
+        response = _truncate_response(max_tokens, ids, limits)
+        is_cut = len(response) < len(ids)
+        num_cut += is_cut
+        num_lost += is_finished and is_cut
+        num_added += eos_added and not is_cut
+        responses.append(response)
+    if len(responses) > 1 and all(response == responses[0] for response in responses):
+        raise UnusableRow("its responses are equal" + (" after the cut" if num_cut else ""))
     report.prompts_cut += prompt_cut
-    report.responses_cut += cut
-    report.eos_lost += lost
+    report.responses_cut += num_cut
+    report.eos_lost += num_lost
     report.unfinished += finished.count(False)
-    report.eos_added += added
+    report.eos_added += num_added
     if labels:
         report.desirable += sum(labels.values())
         report.undesirable += len(labels) - sum(labels.values())
         report.neither += neither
     margin = record.margin if isinstance(record, Comparison) else None
     group = PromptGroup(
-        prompt, tuple(encoded), ranks, margin, record.source, tuple(labels.values())
+        prompt, tuple(responses), ranks, margin, record.source, tuple(labels.values())
     )
     if not labels:
-        apart = sum(one != other for one, other in itertools.combinations(ranks, 2))
-        report.equal_pairs += apart - len(group.preference_pairs)
+        ranked_pairs = sum(a != b for a, b in itertools.combinations(ranks, 2))
+        report.equal_pairs += ranked_pairs - len(group.preference_pairs)
     return group
 
 
-def _text_groups(record: Text, tokenizer: Any, limits: Limits) -> list[PromptGroup]:
-    ids = plain_tokens(tokenizer, record.text)
+def _split_text(record: Text, tokenizer: Any, limits: Limits) -> list[PromptGroup]:
+    ids = tokenize_text(tokenizer, record.text)
     if not ids:
-        raise RowDropped("the text is empty")
+        raise UnusableRow("the text is empty")
     ids.append(tokenizer.eos_token_id)
-    first, room = first_token(tokenizer), limits.max_length - 1
-    pieces = [tuple(ids[i : i + room]) for i in range(0, len(ids), room)]
-    return [PromptGroup((first,), (piece,), (0,), source=record.source) for piece in pieces]
+    start, max_tokens = start_token_id(tokenizer), limits.max_length - 1
+    pieces = [tuple(ids[i : i + max_tokens]) for i in range(0, len(ids), max_tokens)]
+    return [PromptGroup((start,), (piece,), (0,), source=record.source) for piece in pieces]

@@ -1,4 +1,4 @@
-"""What became of records on their way to token ids."""
+"""Counts of the records that were encoded, truncated and dropped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from accord.records import Source
 
 @dataclass
 class EncodeReport:
-    """What became of the records: how many are used, in how many groups (a long text is cut into
-    several), what was cut, what was dropped and where."""
+    """How many records are used, in how many groups (a long text is split into several), what was
+    truncated, and the sources of dropped records by reason.
+
+    records, used, groups, tokens: numbers of each. prompts_cut, responses_cut: truncated ones.
+    eos_lost: responses whose EOS was truncated; eos_added: responses whose template wrote none.
+    unfinished: responses that were cut when they were sampled. answers_not_learned: rows with
+    earlier assistant turns that are not trained on. desirable, undesirable, neither: labels of
+    responses. equal_pairs: pairs of a ranking whose responses are equal.
+    """
 
     records: int = 0
     used: int = 0
@@ -33,7 +40,7 @@ class EncodeReport:
         self.dropped.setdefault(reason, []).append(source)
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line to show to the user."""
         pieces = f", in {self.groups:,} pieces" if self.groups > self.used else ""
         parts = [
             f"{self.used:,} of {self.records:,} rows used{pieces}, {self.tokens:,} tokens",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from accord.lm.attention.decoding import DecodeStep, KeyValueStore, Prefill, PrefixCache
 from accord.lm.attention.plan import AttentionPlan
-from accord.lm.kernels.repacked import repacked
+from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
 from accord.objectives.logprobs import Head
 from accord.respond.local.draw import draw
@@ -33,7 +33,7 @@ def write_shared(
     """Write all responses. The model must share prefixes (`lm.forward.check_packing`)."""
     rows = min(responses.settings.batch_size, len(responses.lengths))
     long = responses.settings.max_new_tokens >= LONG
-    with repacked(lm, rows) if long else nullcontext(lm.head) as head:
+    with prepacked_linears(lm, rows) if long else nullcontext(lm.head) as head:
         batch = _Batch(lm, head, prompts, responses)
         while batch.waiting or len(batch.rows):
             batch.admit()

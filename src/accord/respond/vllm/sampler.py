@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from accord.errors import SettingsError, WorkError
-from accord.lm.digest import same_path
+from accord.lm.digest import is_same_path
 from accord.respond.http import RefusedError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.server import Server
@@ -51,7 +51,7 @@ class VllmSampler:
 
     def serves(self, place: str) -> bool:
         """Whether the server says that what it samples from was loaded from this folder or name."""
-        return isinstance(self._root, str) and same_path(place, self._root)
+        return isinstance(self._root, str) and is_same_path(place, self._root)
 
     def expect(self, place: str) -> None:
         """Warn where it can't be seen that the server has the model at a place.

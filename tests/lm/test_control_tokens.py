@@ -1,4 +1,4 @@
-"""What sampling left open stays open, and text never becomes a control token."""
+"""Unfinished responses get no EOS, and text never becomes a control token."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def eos() -> int:
     return int(toy_tokenizer().eos_token_id)
 
 
-def groups_of(*records: Comparison | Ranking) -> list[PromptGroup]:
+def encoded(*records: Comparison | Ranking) -> list[PromptGroup]:
     groups, _ = encode(records, toy_tokenizer(), LIMITS, eos_ids=frozenset({eos()}))
     return groups
 
 
-def test_a_response_that_was_cut_is_learned_without_an_end() -> None:
+def test_a_response_that_was_cut_is_trained_on_without_eos() -> None:
     pair = Comparison(PROMPT, "the cat sat on the", "no", chosen_finished=False)
     ranking = Ranking(PROMPT, ("yes", "the dog"), (0, 1), finished=(True, False))
     (a, b), report = encode([pair, ranking], toy_tokenizer(), LIMITS, eos_ids=frozenset({eos()}))
@@ -44,7 +44,7 @@ def test_a_response_that_was_cut_is_learned_without_an_end() -> None:
 
 
 @pytest.mark.parametrize("form", ["pair", "ranking"])
-def test_the_store_hands_on_which_responses_ended(tmp_path: Path, form: str) -> None:
+def test_the_store_returns_which_responses_are_finished(tmp_path: Path, form: str) -> None:
     with PreferenceStore.open(tmp_path / "s.db") as store:
         ids = store.add_responses(
             [Response(PROMPT, "the cat sat", "m", finished=False), Response(PROMPT, "no", "m")]
@@ -54,9 +54,9 @@ def test_the_store_hands_on_which_responses_ended(tmp_path: Path, form: str) -> 
         else:
             store.add_verdicts([RankingVerdict(tuple(ids), (1, 0), "x")])
     records, _ = load_records(tmp_path / "s.db", "preferences")
-    (group,) = groups_of(*records)  # type: ignore[arg-type]
-    ends = {toy_tokenizer().decode(r[:3]): r[-1] == eos() for r in group.responses}
-    assert sorted(ends.values()) == [False, True]
+    (group,) = encoded(*records)  # type: ignore[arg-type]
+    has_eos = {toy_tokenizer().decode(r[:3]): r[-1] == eos() for r in group.responses}
+    assert sorted(has_eos.values()) == [False, True]
     cut = next(r for r in group.responses if r[-1] != eos())
     assert toy_tokenizer().decode(cut) == "the cat sat"
 
@@ -69,8 +69,8 @@ def test_text_that_spells_a_control_token_is_dropped_and_counted() -> None:
     assert len(groups) == 1
     assert sum(len(v) for v in report.dropped.values()) == 2
     assert "its text spells the control token <|end|>" in report.summary()
-    _, kept, _ = encode_prompts([PromptOnly(PROMPT), PromptOnly(forged)], toy_tokenizer(), LIMITS)
-    assert [k.prompt for k in kept] == [PROMPT]
+    _, used, _ = encode_prompts([PromptOnly(PROMPT), PromptOnly(forged)], toy_tokenizer(), LIMITS)
+    assert [record.prompt for record in used] == [PROMPT]
 
 
 def test_a_row_that_the_template_refuses_is_dropped_alone() -> None:
@@ -85,7 +85,7 @@ def test_a_row_that_the_template_refuses_is_dropped_alone() -> None:
     assert "the chat template refuses it" in report.summary()
 
 
-def test_what_is_longer_than_a_reward_model_can_take_loses_its_start(tmp_path: Path) -> None:
+def test_a_row_longer_than_a_reward_models_limit_is_cut_at_its_start(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "m", "gpt2"))  # 128 learned positions
     long = (Message("user", "the sea " * 200),)
     group = encode_for_reward(lm, long, "yes")
@@ -96,11 +96,11 @@ def test_what_is_longer_than_a_reward_model_can_take_loses_its_start(tmp_path: P
 
 
 def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None:
-    # An adapter merged into bf16 weights loses what is under half a step of them.
+    # Merging an adapter into bf16 weights rounds away changes below half their precision.
     base = save_toy(tmp_path / "base")
-    place = base
+    path = base
     for stage in ("sft", "dpo"):
-        lm = load_causal(place, precision="bf16")
+        lm = load_causal(path, precision="bf16")
         lm = add_adapters(lm, LoraSettings(r=4), seed=0)
         with torch.no_grad():
             for name, parameter in lm.trainable_parameters().items():
@@ -109,15 +109,15 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
         lm.precision = "fp32"
         batch = pack([PromptGroup((5, 9), ((20, 30, 40), (50, 60)))])
         with torch.no_grad():
-            live = response_logps(lm, batch) if stage == "dpo" else None
-        place = str(tmp_path / stage)
-        save_model(lm, Path(place), card="")
+            trained = response_logps(lm, batch) if stage == "dpo" else None
+        path = str(tmp_path / stage)
+        save_model(lm, Path(path), card="")
     with torch.no_grad():
-        saved = response_logps(load_causal(place), batch)
-    torch.testing.assert_close(saved, live, atol=1e-4, rtol=1e-4)
+        saved = response_logps(load_causal(path), batch)
+    torch.testing.assert_close(saved, trained, atol=1e-4, rtol=1e-4)
 
 
-def test_a_scalar_head_learns_in_fp32_on_a_half_base(tmp_path: Path) -> None:
+def test_a_scalar_head_is_trained_in_fp32_on_a_bf16_base(tmp_path: Path) -> None:
     lm = load_scalar(save_toy(tmp_path / "m"), precision="bf16")
     lm = add_adapters(lm, LoraSettings(r=4), seed=0)
     assert {p.dtype for p in lm.trainable_parameters().values()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""transformers without its own progress bars and notices, where accord shows its own."""
+"""Silences transformers' progress bars and warnings where accord reports by itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from transformers import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Errors only, no progress bars: a new head, say, is announced as a warning but meant."""
+def silence_transformers() -> Iterator[None]:
+    """Show errors only, no progress bars: transformers warns of a new head, which is intended."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

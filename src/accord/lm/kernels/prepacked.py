@@ -1,0 +1,71 @@
+"""Prepacked weights for bf16 matrix units while a model decodes on a CPU.
+
+A product of few rows with a plain weight spends half its time reordering the weight for the
+processor's matrix units (AMX). oneDNN can do that once and cache the copy; the numbers are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from accord.lm.model import LanguageModel
+from accord.objectives.logprobs import Head
+
+MAX_BYTES = 1 << 31  # of weights that are copied; a larger model decodes with its plain weights
+
+
+@contextmanager
+def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
+    """Within, the model's bf16 linear layers compute with weights prepacked for about `rows` rows.
+
+    Yields the head to use. The weights must not change meanwhile; there is no backward pass. Where
+    nothing is gained (another device or precision, a large model) the model is left unchanged.
+    """
+    head = lm.head
+    modules = [
+        m
+        for m in lm.backbone.modules()
+        if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16
+    ]
+    size = sum(m.weight.numel() * 2 for m in modules) + head.weight.numel() * 2
+    if lm.device.type != "cpu" or size > MAX_BYTES or not modules or not _has_onednn_bf16():
+        yield head
+        return
+    try:
+        for module in modules:
+            vars(module)["forward"] = _prepacked_linear(module.weight, module.bias, rows)
+        if head.weight.dtype == torch.bfloat16:
+            head = replace(head, product=_prepacked_linear(head.weight, None, rows))
+        yield head
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+def _prepacked_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+    """x ↦ x·Wᵀ + b in bf16, with W reordered once."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    plain = weight.detach()
+
+    def linear(x: Tensor) -> Tensor:
+        if x.dtype != torch.bfloat16:
+            return nn.functional.linear(x, plain, bias)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+        return out
+
+    return linear
+
+
+def _has_onednn_bf16() -> bool:
+    """Whether this build of torch has oneDNN, and the processor bf16 matrix products."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
