@@ -20,15 +20,12 @@ import httpx2
 from accord.compare.judges.answers import AnswerCache, CachedAnswer
 from accord.errors import SettingsError, WorkError
 from accord.respond.http import (
-    BUSY,
-    QUOTED,
-    Disconnected,
+    QUOTED_CHARACTERS,
+    FailedAttempt,
     RefusedError,
-    attempts,
-    connection,
-    error_message,
-    key_header,
-    retry_after,
+    authorization_header,
+    make_client,
+    request_with_retries,
 )
 from accord.runs import digest_json
 from accord.settings.endpoint import EndpointSettings
@@ -78,12 +75,12 @@ class Endpoint:
     def __init__(self, settings: EndpointSettings, model: str) -> None:
         """Raises SettingsError where the key is not set, StorageError where the cache fails."""
         self.settings, self.model, self.url = settings, model, str(settings.base_url)
-        headers = {"Authorization": f"Bearer {NO_KEY}"} | key_header(
-            settings.api_key_env, named_by="the judge's api_key_env", whose="the endpoint's"
+        headers = {"Authorization": f"Bearer {NO_KEY}"} | authorization_header(
+            settings.api_key_env, setting="the judge's api_key_env", key_owner="the endpoint's"
         )
         here = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self.client = connection(
-            self.url, timeout=settings.timeout, headers=headers, proxies=not here
+        self.client = make_client(
+            self.url, timeout=settings.timeout, headers=headers, use_proxies=not here
         )
         self.answers = AnswerCache({"base_url": self.url, "model": model})
         self.tally = Tally()
@@ -189,29 +186,24 @@ class Endpoint:
             named = {"name": "verdict", "strict": True, "schema": question.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         self._spend()
-        fault, tried, retries = "", 0, self.settings.retries
-        sent = attempts(
-            self.client, "POST", self.url + PATH, body, retries=retries, stop=self._stop
-        )
-        for answer in sent:
-            tried += 1
-            if isinstance(answer, Disconnected):
-                fault = (
-                    f"{answer.what} ({self.settings.timeout:g} s)" if answer.late else answer.what
-                )
-            elif answer.status_code < 400:
-                return self._read(answer)
-            else:
-                fault = f"status {answer.status_code}: {error_message(answer)}"
-                wait = retry_after(answer)
-                fault += f" (wait {wait:,.0f} s, it says)" if wait else ""
-                refuses = answer.status_code < 500 and answer.status_code not in BUSY
-                if refuses or (schema and answer.status_code == 501):
-                    raise RefusedError(self.url + PATH, answer.status_code, error_message(answer))
+        failures: list[FailedAttempt] = []
+        for result in request_with_retries(
+            self.client,
+            "POST",
+            self.url + PATH,
+            body,
+            retries=self.settings.retries,
+            refusals=(501,) if schema else (),
+            stop=self._stop,
+        ):
+            if isinstance(result, httpx2.Response):
+                return self._read(result)
+            failures.append(result)
         raise WorkError(
-            f"The judge at {self.url} did not answer in {tried} attempts: {fault}. Is it "
-            f"running, and is base_url right? What it answered before is kept: run the same "
-            f"command again, with a lower max_concurrent or a longer timeout if it is too busy."
+            f"The judge at {self.url} did not answer in {len(failures)} attempts: "
+            f"{failures[-1].reason}. Is it running, and is base_url right? What it answered before "
+            f"is kept: run the same command again, with a lower max_concurrent or a longer timeout "
+            f"if it is too busy."
         )
 
     def _spend(self) -> None:
@@ -242,8 +234,8 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise WorkError(
                 f"{self.url}{PATH} answered with no chat completion but "
-                f"{answer.text[:QUOTED]!r}. base_url must be the address of an OpenAI-compatible "
-                f"server, such as http://127.0.0.1:8000/v1."
+                f"{answer.text[:QUOTED_CHARACTERS]!r}. base_url must be the address of an "
+                f"OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
             ) from error
         read, written = (t if isinstance(t, int) else None for t in tokens)
         if self.settings.max_total_tokens is not None and None in (read, written):
