@@ -1,9 +1,9 @@
 """A training step of accord beside one of TRL: seconds, memory, and the share of the peak.
 
 Both start from one saved model and take steps in turns on the same rows; the ratio is the median of
-the steps' ratios, of one machine in one hour. TRL runs in a separate environment
-(`make .venv-trl`, or ACCORD_TRL_PYTHON) with its best settings for a CPU: bf16, no gradient
-checkpointing, its reference precomputed too.
+the steps' ratios, of one machine in one hour. TRL runs in a separate environment (`make .venv-trl`,
+or ACCORD_TRL_PYTHON) with its best settings for a CPU: bf16, no gradient checkpointing, its
+reference precomputed too.
 """
 
 from __future__ import annotations
