@@ -58,7 +58,8 @@ $(TRL_PPO):
 	touch $(TRL_PPO)
 
 bench: $(STAMP) $(TRL) $(TRL_PPO)
-	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/training.py --work vocabulary --rows 2 --only "DPO, reference online"
 	$(BIN)/python benchmarks/training.py --work long-prompts --rows 4 --only "DPO, reference online"

@@ -2,36 +2,32 @@
 
 Both start from one saved model and take iterations in turns on the same prompts; the ratio is the
 median of the turns' ratios. GRPO runs beside TRL 1.16 (`make .venv-trl`, or ACCORD_TRL_PYTHON). PPO
-runs beside TRL 1.12, the last to have it, in an environment of its own (`make .venv-trl-ppo`, or
-ACCORD_TRL_PPO_PYTHON), whose critic is a model of its own; accord's is too, and once a head on the
-policy's backbone (`critic=shared`). Random weights hardly ever end a response, so all have their
-full length.
+runs beside TRL 1.12, the last to have it, in another environment (`make .venv-trl-ppo`, or
+ACCORD_TRL_PPO_PYTHON). TRL's critic is a separate model; accord runs with a separate one, and with
+one that shares the policy's backbone (`critic=shared`). Random weights hardly ever end a response,
+so all have their full length.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine_report import print_machine, write_json
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaForSequenceClassification
-from workers.lockstep import ROOT, Worker, alternate, trl_python
-from workers.workload import Work, write
+from workers.lockstep import Worker, alternate, other_python
+from workers.workload import Workload, write_workload
 
-import accord
-from accord.runs import machine
-
-# By name: TRL's method, and accord's ways of doing it, which take their turns beside it.
+# By name: TRL's method, and by name accord's methods that take turns with it.
 COMPARED = {
     "GRPO": ("grpo", {"GRPO": "grpo"}),
     "PPO": ("ppo", {"PPO": "ppo", "PPO, one backbone": "ppo-shared"}),
@@ -48,27 +44,24 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    given = parser.parse_args()
-    seen = machine()
-    print(f"accord {accord.__version__}, {datetime.now(UTC):%Y-%m-%d}")
-    print(f"{seen['cpu']}, {seen['cores']} cores, {seen['system']}")
+    args = parser.parse_args()
+    facts = print_machine()
     figures = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "work"
-        lay_out(folder)
-        for name in given.only or COMPARED:
-            for figure in compare(name, folder, given):
+        write_inputs(folder)
+        for name in args.only or COMPARED:
+            for figure in compare(name, folder, args):
                 print(json.dumps(figure), flush=True)
                 figures.append(figure)
-    Console().print(table(figures, given))
-    if given.json:
-        given.json.write_text(json.dumps({"machine": seen, "figures": figures}, indent=1))
+    Console().print(make_table(figures, args))
+    write_json(args.json, {"machine": facts, "figures": figures})
 
 
-def lay_out(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     """The model with its rows, and a reward model of the same size."""
-    work = Work()
-    write(work, folder)
+    work = Workload()
+    write_workload(work, folder)
     config = work.config()
     config.num_labels = 1
     torch.manual_seed(1)
@@ -76,61 +69,57 @@ def lay_out(folder: Path) -> None:
     AutoTokenizer.from_pretrained(folder / "model").save_pretrained(folder / "reward")
 
 
-def python_of(method: str) -> Path | None:
-    """The interpreter of the environment that has TRL's version of a method."""
+def trl_python(method: str) -> Path | None:
+    """The interpreter of the environment with the TRL version that has a method."""
     if method == "grpo":
-        return trl_python()
-    given = os.environ.get("ACCORD_TRL_PPO_PYTHON")
-    place = Path(given) if given else ROOT / ".venv-trl-ppo" / "bin" / "python"
-    return place if place.is_file() else None
+        return other_python("ACCORD_TRL_PYTHON", ".venv-trl")
+    return other_python("ACCORD_TRL_PPO_PYTHON", ".venv-trl-ppo")
 
 
-def compare(name: str, folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The figures of each of accord's ways."""
-    method, ways = COMPARED[name]
-    python = python_of(method)
-    count = str(given.warmup + given.steps + 1)
-    arguments = ["--episodes", str(given.episodes), "--tokens", str(given.tokens)]
-    arguments += ["--steps", count, "--precision", given.precision]
+def compare(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The figures of each of accord's methods beside TRL's."""
+    trl_method, accord_methods = COMPARED[name]
+    python = trl_python(trl_method)
+    count = str(args.warmup + args.steps + 1)
+    arguments = ["--episodes", str(args.episodes), "--tokens", str(args.tokens)]
+    arguments += ["--steps", count, "--precision", args.precision]
     workers = {
-        way: Worker(sys.executable, "accord_online.py", own, str(folder), *arguments)
-        for way, own in ways.items()
+        label: Worker(sys.executable, "accord_online.py", method, str(folder), *arguments)
+        for label, method in accord_methods.items()
     }
     if python is not None:
-        workers["trl"] = Worker(python, "trl_online.py", method, str(folder), *arguments)
+        workers["trl"] = Worker(python, "trl_online.py", trl_method, str(folder), *arguments)
     try:
-        found = alternate(workers, warmup=given.warmup, steps=given.steps)
+        results = alternate(workers, warmup=args.warmup, steps=args.steps)
     finally:
         for worker in workers.values():
             worker.close()
-    threads = {worker.about["threads"] for worker in workers.values()}
-    assert len(threads) == 1, f"unequal threads: {threads}"
-    for way in ways:
-        own = found[way]
+    for label in accord_methods:
+        accord_results = results[label]
         figure = {
-            "name": way,
-            "threads": max(threads),
-            "accord": statistics.median(r["step"] for r in own),
-            "accord_memory": max(r["memory"] for r in own),
-            "length": statistics.mean(r["length"] for r in own),
+            "name": label,
+            "threads": workers[label].threads,
+            "accord": statistics.median(r["step"] for r in accord_results),
+            "accord_memory": max(r["memory"] for r in accord_results),
+            "length": statistics.mean(r["length"] for r in accord_results),
         }
-        if "trl" in found:
-            pairs = list(zip(found["trl"], own, strict=True))
-            figure["trl"] = statistics.median(theirs["step"] for theirs, _ in pairs)
-            figure["ratio"] = statistics.median(t["step"] / o["step"] for t, o in pairs)
-            figure["trl_memory"] = max(r["memory"] for r in found["trl"])
+        if "trl" in results:
+            pairs = list(zip(results["trl"], accord_results, strict=True))
+            figure["trl"] = statistics.median(trl["step"] for trl, _ in pairs)
+            figure["ratio"] = statistics.median(trl["step"] / ours["step"] for trl, ours in pairs)
+            figure["trl_memory"] = max(r["memory"] for r in results["trl"])
         yield figure
 
 
-def table(figures: list[dict[str, Any]], given: argparse.Namespace) -> Table:
-    shown = Table(
-        title=f"{given.episodes} responses of {given.tokens} tokens, {given.precision}, median of "
-        f"{given.steps}"
+def make_table(figures: list[dict[str, Any]], args: argparse.Namespace) -> Table:
+    table = Table(
+        title=f"{args.episodes} responses of {args.tokens} tokens, {args.precision}, median of "
+        f"{args.steps}"
     )
     for column in ("an iteration of", "accord", "TRL", "faster", "memory", "TRL's", "share"):
-        shown.add_column(column, justify="left" if column == "an iteration of" else "right")
+        table.add_column(column, justify="left" if column == "an iteration of" else "right")
     for f in figures:
-        theirs = ("–",) * 2 if "trl" not in f else (f"{f['trl']:.2f} s", f"{f['ratio']:.1f}×")
+        trl_cells = ("–",) * 2 if "trl" not in f else (f"{f['trl']:.2f} s", f"{f['ratio']:.1f}×")
         memory = (
             ("–",) * 2
             if "trl" not in f
@@ -139,14 +128,14 @@ def table(figures: list[dict[str, Any]], given: argparse.Namespace) -> Table:
                 f"{f['accord_memory'] / f['trl_memory']:.2f}",
             )
         )
-        shown.add_row(
+        table.add_row(
             f["name"],
             f"{f['accord']:.2f} s",
-            *theirs,
+            *trl_cells,
             f"{f['accord_memory'] / 1000:.2f} GB",
             *memory,
         )
-    return shown
+    return table
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`accord` commands in processes of their own, without the seconds that importing torch takes.
+"""`accord` commands as processes, without the seconds that importing torch takes.
 
 A server imports everything once; each command is a fork of it. So a test or a study can start a
 command many times, and kill it as a machine would.
@@ -22,56 +22,55 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 STACK = "stack"
-"""The file beside a command's log in which it tells where it is."""
+"""The file beside a command's log to which it writes its stack."""
 
 _FRAME = re.compile(r'File "([^"]+)", line \d+ in (\S+)')
 
 
 @dataclass(frozen=True)
-class Running:
-    """A command that was started. It stays known to the server until `wait` was called."""
+class RunningCommand:
+    """A command that was started. The server remembers it until `wait` is called."""
 
     server: CommandServer
     pid: int
     log: Path
 
-    def send(self, number: int) -> None:
-        """Send a signal."""
+    def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def ended(self) -> bool:
-        return bool(self.server.ask({"ended": self.pid}))
+    def has_ended(self) -> bool:
+        return bool(self.server.request({"has_ended": self.pid}))
 
     def wait(self) -> int:
         """The exit code, or the negative number of the signal that ended it."""
-        return int(self.server.ask({"wait": self.pid}))
+        return int(self.server.request({"wait": self.pid}))
 
-    def stack(self, within: float = 0.05) -> list[str]:
+    def stack(self, timeout: float = 0.05) -> list[str]:
         """The functions that it is in, the innermost first, as `file.py:function`.
 
-        Empty where it has not begun, or has ended, or does not answer within so many seconds.
+        Empty where it has not begun, or has ended, or does not answer within `timeout` seconds.
         """
-        place = self.log.with_name(STACK)
-        self.send(signal.SIGUSR1)
-        deadline = time.monotonic() + within
+        path = self.log.with_name(STACK)
+        self.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            told = place.read_text(encoding="utf-8") if place.is_file() else ""
-            if told.endswith("in <module>\n"):
-                found = _FRAME.findall(told)
-                return [f"{Path(file).name}:{function}" for file, function in found]
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            if text.endswith("in <module>\n"):
+                frames = _FRAME.findall(text)
+                return [f"{Path(file).name}:{function}" for file, function in frames]
             time.sleep(0.0002)
         return []
 
-    def until_lines(self, path: Path, lines: int) -> None:
-        """Return when a file has so many lines, or when the command has ended."""
-        while not self.ended():
-            if path.is_file() and path.read_bytes().count(b"\n") >= lines:
+    def wait_for_lines(self, path: Path, count: int) -> None:
+        """Return when a file has `count` lines, or when the command has ended."""
+        while not self.has_ended():
+            if path.is_file() and path.read_bytes().count(b"\n") >= count:
                 return
             time.sleep(0.002)
 
 
 class CommandServer:
-    """The process that commands are forked from. They compute on one thread."""
+    """The process from which commands are forked. They compute on one thread."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -84,7 +83,8 @@ class CommandServer:
             cwd=ROOT,
         )
 
-    def ask(self, request: dict[str, Any]) -> Any:
+    def request(self, request: dict[str, Any]) -> Any:
+        """The server's answer to a request (see `serve`)."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -95,30 +95,30 @@ class CommandServer:
         self,
         *arguments: str,
         cwd: Path,
-        dies_in_checkpoint: int = 0,
+        killed_in_checkpoint: int = 0,
         environment: Mapping[str, str] | None = None,
-    ) -> Running:
+    ) -> RunningCommand:
         """Start `accord ARGUMENTS` in `cwd`; what it prints goes to `log` there.
 
-        With `dies_in_checkpoint` = n it is killed when half of its n-th checkpoint is written.
-        `environment` comes on top of the server's.
+        With `killed_in_checkpoint` = n it is killed when half of its n-th checkpoint is written.
+        `environment` is added to the server's.
         """
         log = cwd / "log"
         request = {
             "arguments": arguments,
             "cwd": str(cwd),
             "log": str(log),
-            "dies_in_checkpoint": dies_in_checkpoint,
+            "killed_in_checkpoint": killed_in_checkpoint,
             "environment": dict(environment or {}),
         }
-        return Running(self, int(self.ask(request)), log)
+        return RunningCommand(self, int(self.request(request)), log)
 
     def close(self) -> None:
-        self.process.communicate()  # the end of its input ends it
+        self.process.communicate()  # it ends at the end of its input
 
 
 def serve() -> None:
-    """Answer requests, one JSON line each, until there are no more."""
+    """Answer requests, a JSON line each: `wait` or `has_ended` of a pid, or a command to start."""
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
     import accord.cli.entry
@@ -132,30 +132,30 @@ def serve() -> None:
         request = json.loads(line)
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-        elif "ended" in request:
-            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            answer = os.waitid(os.P_PID, request["ended"], how) is not None
+        elif "has_ended" in request:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            answer = os.waitid(os.P_PID, request["has_ended"], options) is not None
         else:
             answer = os.fork()
             if answer == 0:
-                _be_the_command(request)
+                _run_command(request)
         print(json.dumps(answer), flush=True)
 
 
-def _be_the_command(request: dict[str, Any]) -> None:
+def _run_command(request: dict[str, Any]) -> None:
     code = 1
     try:
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, target in ((nothing, 0), (log, 1), (log, 2)):
+        devnull = os.open(os.devnull, os.O_RDONLY)
+        for number, target in ((devnull, 0), (log, 1), (log, 2)):
             os.dup2(number, target)
         os.chdir(request["cwd"])
         os.environ.update(request["environment"])
-        stack = open(STACK, "w")  # noqa: SIM115 - for as long as it runs
+        stack = open(STACK, "w")  # noqa: SIM115 - open while the command runs
         faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
         sys.argv = ["accord", *request["arguments"]]
-        if request["dies_in_checkpoint"]:
-            _die_in_checkpoint(request["dies_in_checkpoint"])
+        if request["killed_in_checkpoint"]:
+            _kill_in_checkpoint(request["killed_in_checkpoint"])
         from accord.cli.entry import run
 
         code = run(request["arguments"])
@@ -166,13 +166,13 @@ def _be_the_command(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _die_in_checkpoint(number: int) -> None:
+def _kill_in_checkpoint(number: int) -> None:
     from accord.learn.loop import checkpoints
 
-    whole, written = checkpoints.save_file, []
+    real_save_file, written = checkpoints.save_file, []
 
     def save(tensors: Any, path: Path) -> None:
-        whole(tensors, path)
+        real_save_file(tensors, path)
         written.append(path)
         if len(written) == number:
             os.truncate(path, path.stat().st_size // 2)

@@ -1,10 +1,10 @@
-"""The demo over several seeds: does each method close half the distance to what is possible?
+"""The demo over several seeds: does each method close half the distance to the ceiling?
 
     python studies/demo_seeds.py --seeds 5 --output-dir runs/seeds
 
-Runs the recipe `demo` once a seed (finished seeds are not run again), then writes summary.json and
-prints a table in Markdown: means over seeds with Student's t intervals. With --jobs 2, two seeds
-run at a time on one thread each.
+Runs the recipe `demo` once per seed (finished seeds are not run again), then writes summary.json
+and prints a table in Markdown: means over seeds with Student's t intervals. With --jobs 2, two
+seeds run at a time on one thread each.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from over_seeds import results_of, run_seeds, told
+from over_seeds import (
+    CEILING,
+    covered_share,
+    format_interval,
+    read_model_rows,
+    read_results,
+    run_seeds,
+)
 
 from accord.measure.statistics import mean_interval
 from accord.runs import write_json_atomic
 
-MODELS = ("base", "sft", "dpo", "ppo", "best-of-16", "true best-of-64")
+MODELS = ("base", "sft", "dpo", "ppo", "best-of-16", CEILING)
 METHODS = ("dpo", "ppo", "best-of-16")
-CEILING = "true best-of-64"
 
 
-def shares(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """How much of the distance from SFT to the ceiling each method has covered."""
-    start, best = rows["sft"]["true_reward"], rows[CEILING]["true_reward"]
-    return {m: (rows[m]["true_reward"] - start) / (best - start) for m in METHODS}
-
-
-def summarise(folders: Sequence[Path]) -> dict[str, Any]:
+def summarise(runs: Sequence[Path]) -> dict[str, Any]:
     """Means and intervals over the seeds of what results.json holds."""
-    results = [results_of(folder) for folder in folders]
-    by_model = [{row["model"]: row for row in r["models"]} for r in results]
+    by_seed = [read_model_rows(run) for run in runs]
     table = {
         model: {
-            key: mean_interval([rows[model][key] for rows in by_model])
+            key: mean_interval([rows[model][key] for rows in by_seed])
             for key in ("true_reward", "reward_model_score", "kl", "elo", "mean_length")
         }
         for model in MODELS
     }
-    covered = {m: mean_interval([shares(rows)[m] for rows in by_model]) for m in METHODS}
-    accuracy = mean_interval([r["reward_model"]["clear_accuracy"]["mean"] for r in results])
+    covered = {m: mean_interval([covered_share(rows, m) for rows in by_seed]) for m in METHODS}
+    accuracy = mean_interval(
+        [read_results(run)["reward_model"]["clear_accuracy"]["mean"] for run in runs]
+    )
     return {"models": table, "covered": covered, "reward_model_clear_accuracy": accuracy}
 
 
@@ -52,12 +53,13 @@ def markdown(summary: dict[str, Any]) -> str:
     ]
     for model, row in summary["models"].items():
         share = summary["covered"].get(model)
+        covered = "" if share is None else format_interval(share, 2)
         lines.append(
-            f"| {model} | {told(row['true_reward'])} | {'' if share is None else told(share, 2)} "
-            f"| {told(row['reward_model_score'], 2)} | {told(row['kl'], 2)} "
-            f"| {told(row['elo'], 0)} | {told(row['mean_length'], 1)} |"
+            f"| {model} | {format_interval(row['true_reward'])} | {covered} "
+            f"| {format_interval(row['reward_model_score'], 2)} | {format_interval(row['kl'], 2)} "
+            f"| {format_interval(row['elo'], 0)} | {format_interval(row['mean_length'], 1)} |"
         )
-    accuracy = told(summary["reward_model_clear_accuracy"])
+    accuracy = format_interval(summary["reward_model_clear_accuracy"])
     lines += ["", f"Reward model on unseen pairs that differ clearly: {accuracy}."]
     return "\n".join(lines)
 
@@ -72,7 +74,7 @@ def main() -> None:
         "seconds": seeds.seconds,
     }
     write_json_atomic(seeds.folder / "summary.json", plain)
-    print(f"{markdown(summary)}\n\n{seeds.told()}")
+    print(f"{markdown(summary)}\n\n{seeds.summary_line()}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,20 @@
 
     python studies/kills.py --kills 200 --output-dir runs/kills
 
-Makes a tiny world, runs `accord train ppo` and `accord iterate` undisturbed, and then each again:
-killed at random moments, by the clock and not at any event of its own, and started with the same
-command, until half of the kills each have hit a running process; then to its end. All files and
-all rows of metrics must be those of the undisturbed run to the bit, but for clocks. Prints tables
-in Markdown, writes summary.json, and fails where anything differs or a start fails.
+Builds a tiny world, runs `accord train ppo` and `accord iterate` without kills, and then each
+again: killed at random moments, by the clock and not at any event of the run, and started with the
+same command, until half of the kills each have hit a running process; then to its end. All files
+and all rows of metrics must equal those of the run without kills to the bit, but for clocks. Prints
+tables in Markdown, writes summary.json, and fails where anything differs or a start fails.
 
-How long a start may last is adapted as the run goes on, so that the kills are spread over all of
-its course. A run that comes to its end before all kills were dealt is compared and begun anew.
+The longest time from a start to its kill is adapted during the run, so that the kills spread over
+all of its course. A run that ends before all kills have hit is compared and started from scratch.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -23,50 +24,65 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from commands import CommandServer, Running
-from sameness import differences
-from tiny import tiny_ppo, tiny_world
+from commands import CommandServer, RunningCommand
+from compare_runs import differences
+from tiny_world import build_tiny_world, tiny_ppo_command
 
-from accord.runs import write_json_atomic
+from accord.learn.health.rules import training_health
+from accord.learn.loop.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
+from accord.learn.loop.fit import fit
+from accord.learn.offline.reference import cached_log_probs
+from accord.learn.online.loop import optimise
+from accord.learn.online.roles import load_roles
+from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.saved_episodes import load_episodes, remove_episodes, save_episodes
+from accord.lm.load import load_causal, load_scalar, save_model
+from accord.pipeline.stages.compare import arena, compare
+from accord.pipeline.stages.measure import evaluate
+from accord.pipeline.stages.rounds import iterate
+from accord.pipeline.stages.sample import sample
+from accord.runs import MetricsLog, digest_path, record_run, write_json_atomic
+from accord.runs.atomic import write_text_atomic
 
-PLACES = {
-    "atomic.py:write_text_atomic": "a record of the run is written",
-    "manifest.py:recorded": "a record of the run is written",
-    "metrics.py:append": "a row of metrics is written",
-    "checkpoints.py:save_checkpoint": "a checkpoint is written",
-    "checkpoints.py:load_checkpoint": "a checkpoint is read",
-    "checkpoints.py:remove_checkpoints": "checkpoints are removed",
-    "kept_episodes.py:keep_episodes": "episodes are written",
-    "kept_episodes.py:kept_episodes": "episodes are read",
-    "kept_episodes.py:remove_episodes": "episodes are removed",
-    "load.py:save_model": "the model is written",
-    "load.py:load_causal": "a model is loaded",
-    "load.py:load_scalar": "a model is loaded",
-    "roles.py:load_roles": "a model is loaded",
-    "digests.py:digest_path": "inputs are digested",
-    "health.py:training_health": "health is looked at",
-    "reference.py:cached_log_probs": "the reference's log-probs are made",
-    "online_loop.py:improve": "optimiser steps",
-    "fit.py:fit": "optimiser steps",
-    "collecting.py:episodes_of": "sampling and scoring",
-    "sampling.py:sample": "sampling and scoring",
-    "comparing.py:compare": "verdicts are given",
-    "comparing.py:arena": "battles are judged",
-    "measuring.py:evaluate": "a model is measured",
-    "rounds.py:iterate": "rounds are dealt and told",
+ACTIVITIES: dict[Callable[..., Any], str] = {
+    write_text_atomic: "a record of the run is written",
+    record_run: "a record of the run is written",
+    MetricsLog.append: "a row of metrics is written",
+    save_checkpoint: "a checkpoint is written",
+    load_checkpoint: "a checkpoint is read",
+    remove_checkpoints: "checkpoints are removed",
+    save_episodes: "episodes are written",
+    load_episodes: "episodes are read",
+    remove_episodes: "episodes are removed",
+    save_model: "the model is written",
+    load_causal: "a model is loaded",
+    load_scalar: "a model is loaded",
+    load_roles: "a model is loaded",
+    digest_path: "inputs are digested",
+    training_health: "health is checked",
+    cached_log_probs: "the reference's log-probs are computed",
+    optimise: "optimiser steps",
+    fit: "optimiser steps",
+    collect_episodes: "sampling and scoring",
+    sample: "sampling and scoring",
+    compare: "responses are judged",
+    arena: "battles are judged",
+    evaluate: "a model is measured",
+    iterate: "rounds are prepared and reported",
 }
-"""Functions by which a kill's place is told: the innermost one that the process was in."""
+"""What a killed process was doing, by the innermost of these functions on its stack."""
 
 TENTHS = 10
 
 
 @dataclass
 class Study:
-    """One command: how it went undisturbed, each kill, and what differed."""
+    """One command: its seconds without kills, each kill, and what differed."""
 
     name: str
     command: list[str]
@@ -81,7 +97,7 @@ class Study:
 
 
 def main() -> int:
-    """0 where every killed run ended as the undisturbed one."""
+    """0 where every killed run ended as the run without kills."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -93,23 +109,23 @@ def main() -> int:
     folder: Path = options.output_dir.resolve()
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} is not empty. Name another --output-dir, or remove it.")
-    began = time.perf_counter()
-    world = tiny_world(folder / "world")
-    ppo = tiny_ppo(world, steps=max(4, round(400 * options.size)), save_steps=2)
-    commands = {"ppo": ppo, "iterate": iterate(world, options.size)}
-    shares = (options.kills - options.kills // 2, options.kills // 2)
+    start_time = time.perf_counter()
+    world = build_tiny_world(folder / "world")
+    ppo = tiny_ppo_command(world, steps=max(4, round(400 * options.size)), save_steps=2)
+    commands = {"ppo": ppo, "iterate": iterate_command(world, options.size)}
+    num_kills = (options.kills - options.kills // 2, options.kills // 2)
     server = CommandServer()
     try:
         studies = [
-            disturbed(server, name, command, folder / name, kills, options.seed)
-            for (name, command), kills in zip(commands.items(), shares, strict=True)
+            run_study(server, name, command, folder / name, kills, options.seed)
+            for (name, command), kills in zip(commands.items(), num_kills, strict=True)
         ]
     finally:
         server.close()
     summary = {
         "kills": sum(len(study.kills) for study in studies),
         "equal": not any(study.differences for study in studies),
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - start_time,
         "studies": [asdict(study) for study in studies],
     }
     write_json_atomic(folder / "summary.json", summary)
@@ -121,7 +137,7 @@ def main() -> int:
     return 0 if summary["equal"] else 1
 
 
-def iterate(world: Path, size: float) -> list[str]:
+def iterate_command(world: Path, size: float) -> list[str]:
     """Rounds of DPO on rankings by the world's annotators, each on the verdicts of all so far."""
     settings = {
         "model": world / "model",
@@ -144,87 +160,101 @@ def iterate(world: Path, size: float) -> list[str]:
     return ["iterate", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
-def disturbed(
+def run_study(
     server: CommandServer, name: str, command: list[str], folder: Path, kills: int, seed: int
 ) -> Study:
-    """Run the command undisturbed, then again and again with `kills` kills in all."""
+    """Run the command without kills, then again and again with `kills` kills in all."""
     study, rng = Study(name, command), random.Random(f"{name} {seed}")
-    began = time.monotonic()
-    whole = _begun(server, study, folder / "whole")
-    _finished(whole)
-    study.seconds = time.monotonic() - began
-    total = done_of(folder / "whole")
-    reach = study.seconds / TENTHS  # the longest that a start lasts before its kill
+    start_time = time.monotonic()
+    undisturbed = _start(server, study, folder / "whole")
+    _wait_for_success(undisturbed)
+    study.seconds = time.monotonic() - start_time
+    total = progress(folder / "whole")
+    max_seconds = study.seconds / TENTHS  # the longest that a start lasts before its kill
     while True:
-        own, first = folder / f"killed-{study.runs}", len(study.kills)
+        run, first_kill = folder / f"killed-{study.runs}", len(study.kills)
         study.runs += 1
         ended = False
         while len(study.kills) < kills and not ended:
-            running = _begun(server, study, own)
-            time.sleep(rng.uniform(0, reach))
-            ended = not _killed(study, running, total)
-            done, due = done_of(own) / total, (len(study.kills) - first) / (kills - first)
-            reach = min(reach * (1.25 if done < due else 0.8), study.seconds)
+            running = _start(server, study, run)
+            time.sleep(rng.uniform(0, max_seconds))
+            ended = not _kill(study, running, total)
+            done = progress(run) / total
+            due = (len(study.kills) - first_kill) / (kills - first_kill)
+            max_seconds = min(max_seconds * (1.25 if done < due else 0.8), study.seconds)
         if not ended:
             study.starts += 1
-            _finished(_begun(server, study, own))
-        told = differences(folder / "whole/out", own / "out")
-        study.differences += told
-        if told or len(study.kills) >= kills:
+            _wait_for_success(_start(server, study, run))
+        run_differences = differences(folder / "whole/out", run / "out")
+        study.differences += run_differences
+        if run_differences or len(study.kills) >= kills:
             return study
 
 
-def _begun(server: CommandServer, study: Study, folder: Path) -> Running:
-    """A start of the command in a folder; the cache of that folder is its own."""
+def _start(server: CommandServer, study: Study, folder: Path) -> RunningCommand:
+    """Start the command in a folder, with the cache in that folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return server.start(
         *study.command, cwd=folder, environment={"ACCORD_CACHE": str(folder / "cache")}
     )
 
 
-def _finished(running: Running) -> None:
-    code = running.wait()
+def _wait_for_success(running: RunningCommand) -> None:
+    _check_exit_code(running.wait(), running)
+
+
+def _check_exit_code(code: int, running: RunningCommand) -> None:
     if code:
         raise SystemExit(f"A start failed with {code}:\n{running.log.read_text()[-3000:]}")
 
 
-def _killed(study: Study, running: Running, total: int) -> bool:
-    """Kill a running process and note where it was; False where it had ended by itself."""
+def _kill(study: Study, running: RunningCommand, total: int) -> bool:
+    """Kill a running process and record where it was; returns False where it had ended before."""
     study.starts += 1
-    stack = [] if running.ended() else running.stack()
-    running.send(signal.SIGKILL)
+    stack = [] if running.has_ended() else running.stack()
+    running.send_signal(signal.SIGKILL)
     code = running.wait()
     if code != -signal.SIGKILL:
-        if code:
-            raise SystemExit(f"A start failed with {code}:\n{running.log.read_text()[-3000:]}")
+        _check_exit_code(code, running)
         return False
     folder = running.log.parent
-    tenth = min(TENTHS - 1, TENTHS * done_of(folder) // total)
+    tenth = min(TENTHS - 1, TENTHS * progress(folder) // total)
     study.kills.append(
         {
-            "place": next((PLACES[frame] for frame in stack if frame in PLACES), "starting"),
+            "place": _activity(stack),
             "tenth": tenth + 1,
-            "stage": stage_of(folder),
+            "stage": current_stage(folder),
             "stack": stack[:12],
         }
     )
     return True
 
 
-def done_of(folder: Path) -> int:
-    """How far a run is: rows of metrics and finished stages."""
+def _activity(stack: Sequence[str]) -> str:
+    """The activity of the innermost known function on a stack (see `RunningCommand.stack`)."""
+    activities = {_frame_name(function): what for function, what in ACTIVITIES.items()}
+    return next((activities[frame] for frame in stack if frame in activities), "starting")
+
+
+def _frame_name(function: Callable[..., Any]) -> str:
+    code = inspect.unwrap(function).__code__
+    return f"{Path(code.co_filename).name}:{code.co_name}"
+
+
+def progress(folder: Path) -> int:
+    """The rows of metrics plus the finished stages of a run so far."""
     rows = sum(p.read_bytes().count(b"\n") for p in folder.glob("out/**/metrics.jsonl"))
-    return rows + sum(_ended(p) for p in folder.glob("out/**/stage.json"))
+    return rows + sum(_is_finished(p) for p in folder.glob("out/**/stage.json"))
 
 
-def stage_of(folder: Path) -> str:
-    """The innermost stage that was begun and is not finished, without its round's number."""
-    begun = [p for p in folder.glob("out/**/stage.json") if not _ended(p)]
-    return max(begun, key=lambda p: len(p.parts)).parent.name if begun else "none"
+def current_stage(folder: Path) -> str:
+    """The innermost stage that has begun and is not finished, without its round's number."""
+    unfinished = [p for p in folder.glob("out/**/stage.json") if not _is_finished(p)]
+    return max(unfinished, key=lambda p: len(p.parts)).parent.name if unfinished else "none"
 
 
-def _ended(path: Path) -> bool:
-    return json.loads(path.read_text(encoding="utf-8"))["finished"] is not None
+def _is_finished(stage: Path) -> bool:
+    return json.loads(stage.read_text(encoding="utf-8"))["finished"] is not None
 
 
 def markdown(studies: Sequence[Study]) -> str:
@@ -246,12 +276,12 @@ def markdown(studies: Sequence[Study]) -> str:
             "",
             f"| {study.name}: killed while | kills |",
             "|---|---|",
-            *(f"| {place} | {count} |" for place, count in study.counts("place").items()),
+            *(f"| {activity} | {count} |" for activity, count in study.counts("place").items()),
         ]
         if len(study.counts("stage")) > 1:
             stages = (f"{name} {count}" for name, count in study.counts("stage").items())
             lines += ["", f"By stage: {', '.join(stages)}."]
-        lines += [f"- {each}" for each in study.differences]
+        lines += [f"- {difference}" for difference in study.differences]
     return "\n".join(lines)
 
 

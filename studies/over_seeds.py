@@ -1,4 +1,4 @@
-"""What every study does: run a recipe over several seeds, and tell means with their intervals."""
+"""What every study does: run a recipe over several seeds, and print means with intervals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,20 @@ from typing import Any
 
 from accord.measure.statistics import Interval
 
+CEILING = "true best-of-64"
+"""The model of results.json that is SFT's best response of 64 by the true reward."""
+
 
 @dataclass(frozen=True)
 class Seeds:
-    """The finished runs of a recipe, one a seed, and the seconds of each one's stages."""
+    """The finished runs of a recipe, one per seed, and the seconds of each run's stages."""
 
     folder: Path
     runs: tuple[Path, ...]
     seconds: tuple[float, ...]
     jobs: int
 
-    def told(self) -> str:
+    def summary_line(self) -> str:
         """How many seeds, how long they took, on which machine, when."""
         return (
             f"{len(self.runs)} seeds, {min(self.seconds):.0f} to {max(self.seconds):.0f} s each "
@@ -36,10 +40,10 @@ class Seeds:
 
 
 def run_seeds(recipe: str, description: str | None, output_dir: str) -> Seeds:
-    """Run `recipe` once for each seed that the command line asks for; finished runs are kept.
+    """Run `recipe` once per seed that the command line requests; finished runs are not repeated.
 
     With `--jobs 2`, two seeds run at a time and share the threads. `key=value` arguments are
-    handed to the recipe.
+    passed to the recipe.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -64,31 +68,45 @@ def run_seeds(recipe: str, description: str | None, output_dir: str) -> Seeds:
 def _run_seed(recipe: str, seed: int, run: Path, jobs: int, overrides: list[str]) -> float:
     """Run the recipe with a seed; returns the seconds of its stages."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    told = [f"seed={seed}", f"output_dir={run}", *overrides]
+    settings = [f"seed={seed}", f"output_dir={run}", *overrides]
     with run.with_suffix(".log").open("w") as out:
         subprocess.run(
-            [sys.executable, "-m", "accord", "run", recipe, *told],
+            [sys.executable, "-m", "accord", "run", recipe, *settings],
             check=True,
             stdout=out,
             stderr=subprocess.STDOUT,
             env={"OMP_NUM_THREADS": threads, **os.environ},
         )
-    stages = [run / "stage.json", *run.glob("*/stage.json")]  # the time of rounds is in theirs
-    return sum(float(_json(stage)["seconds"]) for stage in stages if stage.is_file())
+    stages = [
+        run / "stage.json",
+        *run.glob("*/stage.json"),
+    ]  # "iterate" includes its rounds
+    return sum(float(_read_json(stage)["seconds"]) for stage in stages if stage.is_file())
 
 
-def results_of(run: Path) -> dict[str, Any]:
+def read_results(run: Path) -> dict[str, Any]:
     """A run's results.json."""
-    return _json(run / "results.json")
+    return _read_json(run / "results.json")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return read
+def read_model_rows(run: Path) -> dict[str, dict[str, Any]]:
+    """By name the models of a run's results.json."""
+    return {row["model"]: row for row in read_results(run)["models"]}
 
 
-def told(interval: Interval, digits: int = 3) -> str:
-    """A mean with half its interval's width, which is even."""
+def covered_share(rows: Mapping[str, Mapping[str, Any]], model: str) -> float:
+    """The share of the distance in true reward from SFT to CEILING that a model covers."""
+    start, ceiling = rows["sft"]["true_reward"], rows[CEILING]["true_reward"]
+    return float((rows[model]["true_reward"] - start) / (ceiling - start))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def format_interval(interval: Interval, digits: int = 3) -> str:
+    """A mean ± half the width of its interval, which is symmetric."""
     if interval.low is None or interval.high is None:
         return f"{interval.mean:.{digits}f}"
     return f"{interval.mean:.{digits}f} ± {interval.high - interval.mean:.{digits}f}"

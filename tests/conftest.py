@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or fills the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCORD_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -31,9 +31,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded world with a few prompts and a model of some 35,000 parameters. Read only."""
-    from studies import tiny
+    from studies.tiny_world import build_tiny_world
 
-    return tiny.tiny_world(tmp_path_factory.mktemp("tiny_world"))
+    return build_tiny_world(tmp_path_factory.mktemp("tiny_world"))
 
 
 @pytest.fixture(scope="session")

@@ -343,12 +343,12 @@ def test_a_second_interrupt_does_not_wait(
     many = ["max_steps=100000", "gradient_accumulation_steps=100000", "save_steps=1"]
     running = commands.start(*SFT[:5], *many, cwd=place)
     while not (place / "out/data.json").exists():
-        assert not running.ended()
-    running.send(signal.SIGINT)
-    running.send(signal.SIGINT)
+        assert not running.has_ended()
+    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGINT)
     for _ in range(50):
-        if running.ended():
+        if running.has_ended():
             break
         time.sleep(0.05)
-        running.send(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
     assert running.wait() == 130

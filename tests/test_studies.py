@@ -1,4 +1,4 @@
-"""The studies' arithmetic: gains are paired by seed, and only an interval above zero counts."""
+"""The studies: gains paired by seed, verdicts by intervals, kills, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def test_gains_are_paired_by_seed(bake_off: ModuleType, tmp_path: Path) -> None:
     assert gain.high - gain.mean == pytest.approx(0.24841, abs=1e-5)
     text = bake_off.markdown(bake_off.summarise(runs))
     assert "| 0.600 ± 0.248 | 1.00 ± 0.00 | 12.0 ± 0.0 | 1000 ± 0 | 2,000 |" in text
-    assert "| sft | 0.300 ± 0.497 |  | 1.00" in text  # the same deviation twice as large, no gain
+    assert "| sft | 0.300 ± 0.497 |  | 1.00" in text  # deviation of 0.2; SFT has no gain
 
 
 def test_a_gain_counts_when_its_interval_is_above_zero(bake_off: ModuleType) -> None:
-    def of(low: float | None) -> dict[str, dict[str, Interval]]:
+    def summary(low: float | None) -> dict[str, dict[str, Interval]]:
         return {"sft": {"gain": Interval(0.0)}, "dpo": {"gain": Interval(0.2, low, 0.4)}}
 
-    assert bake_off.verdict(of(0.01)).startswith("Every method")
-    assert bake_off.verdict(of(0.0)) == "Not shown to gain over SFT: dpo."
-    assert bake_off.verdict(of(None)) == "Not shown to gain over SFT: dpo."
+    assert bake_off.verdict(summary(0.01)).startswith("Every method")
+    assert bake_off.verdict(summary(0.0)) == "Not shown to gain over SFT: dpo."
+    assert bake_off.verdict(summary(None)) == "Not shown to gain over SFT: dpo."
 
 
 def test_rounds_gain_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -89,23 +89,21 @@ def test_kills_leave_no_difference(tmp_path: Path) -> None:
     # As `python studies/kills.py` runs it, on runs of a few steps.
     folder = tmp_path / "kills"
     command = [sys.executable, str(STUDIES / "kills.py"), "--kills=4", "--size=0.02"]
-    told = subprocess.run(
+    result = subprocess.run(
         [*command, f"--output-dir={folder}"], capture_output=True, text=True, check=False
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["kills"], summary["equal"]) == (4, True)
     for study in summary["studies"]:
         assert len(study["kills"]) == 2
         assert study["starts"] >= 3
-    assert "| ppo |" in told.stdout
+    assert "| ppo |" in result.stdout
 
 
-def test_what_differs_between_two_runs_is_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_differences_between_two_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(STUDIES))
-    differences = importlib.import_module("sameness").differences
+    differences = importlib.import_module("compare_runs").differences
 
     def write(name: str, loss: float, seconds: float, text: str) -> Path:
         folder = tmp_path / name
@@ -116,18 +114,18 @@ def test_what_differs_between_two_runs_is_found(
         stage = {"digest": "d", "inputs": {}, "seconds": seconds, "finished": f"at {seconds}"}
         (folder / "stage.json").write_text(json.dumps(stage))
         with contextlib.closing(sqlite3.connect(folder / "store.db")) as store, store:
-            store.execute("CREATE TABLE said (text TEXT, created TEXT)")
-            store.execute("INSERT INTO said VALUES (?, ?)", (text, f"at {seconds}"))
+            store.execute("CREATE TABLE answers (text TEXT, created TEXT)")
+            store.execute("INSERT INTO answers VALUES (?, ?)", (text, f"at {seconds}"))
         return folder
 
-    one = write("one", 0.5, 1.0, "a")
-    assert differences(one, write("again", 0.5, 2.0, "a")) == []  # clocks alone
-    changed = differences(one, write("other", 0.4, 1.0, "b"))
+    original = write("original", 0.5, 1.0, "a")
+    assert differences(original, write("later", 0.5, 2.0, "a")) == []  # only clocks differ
+    changed = differences(original, write("changed", 0.4, 1.0, "b"))
     assert changed == ["differs: metrics.jsonl", "differs: model", "differs: store.db"]
-    rest = write("rest", 0.5, 1.0, "a")
-    (rest / ".model.partial-1234").write_text("")
-    (rest / "checkpoints").mkdir()
-    assert [d.split(": ")[1] for d in differences(one, rest)] == [
+    unfinished = write("unfinished", 0.5, 1.0, "a")
+    (unfinished / ".model.partial-1234").write_text("")
+    (unfinished / "checkpoints").mkdir()
+    assert [d.split(": ")[1] for d in differences(original, unfinished)] == [
         ".model.partial-1234",
         "checkpoints",
     ]

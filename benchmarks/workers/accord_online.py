@@ -1,4 +1,4 @@
-"""Iterations of `accord train grpo` or `ppo`: waits for a line, takes one, tells its seconds."""
+"""Iterations of `accord train grpo` or `ppo`, one at a time: sends seconds and memory."""
 
 from __future__ import annotations
 
@@ -10,75 +10,69 @@ from typing import Any
 
 import torch
 from distinct_words import __file__ as REWARD
-from lockstep import online_arguments
+from file_order import arrange_for_file_order
+from protocol import online_arguments, send
 
-from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.online.train import train_online
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
-A_PASS = 16  # episodes in a forward pass of PPO; the other side has 8
+MICRO_BATCH = 16  # episodes in a forward pass of PPO; TRL's worker has 8
 
 
-def tell(value: dict[str, Any]) -> None:
-    print(json.dumps(value), flush=True)
-
-
-def in_order(folder: Path, count: int, seed: int) -> Path:
-    """The first `count` prompts, laid so that the shuffled order deals them as in the file."""
+def write_prompts(folder: Path, count: int, seed: int) -> Path:
+    """Write the first `count` prompts, arranged to be visited in the order of rows.json."""
     rows = json.loads((folder / "rows.json").read_text())[:count]
-    order = RowOrder(len(rows), seed)
-    places = {order.at(i): row["prompt"] for i, row in enumerate(rows)}
-    place = folder / f"prompts-{count}.jsonl"
-    lines = [json.dumps({"prompt": places[i]}) for i in range(len(rows))]
-    place.write_text("\n".join(lines) + "\n")
-    return place
+    path = folder / f"prompts-{count}.jsonl"
+    prompts = [{"prompt": row["prompt"]} for row in arrange_for_file_order(rows, seed)]
+    path.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    return path
 
 
 def main() -> None:
-    given = online_arguments()
-    method, _, kind = given.method.partition("-")
-    prompts = given.episodes if method == "ppo" else given.episodes // given.group * given.steps
-    own: dict[str, Any] = (
+    args = online_arguments()
+    method, _, variant = args.method.partition("-")
+    prompts = args.episodes if method == "ppo" else args.episodes // args.group * args.steps
+    method_settings: dict[str, Any] = (
         {
-            "reward_model": str(given.folder / "reward"),
+            "reward_model": str(args.folder / "reward"),
             "num_ppo_epochs": 4,
-            "critic": "shared" if kind == "shared" else None,
-            "gradient_accumulation_steps": max(1, given.episodes // A_PASS),
+            "critic": "shared" if variant == "shared" else None,
+            "gradient_accumulation_steps": max(1, args.episodes // MICRO_BATCH),
         }
         if method == "ppo"
         else {
             "rewards": [{"kind": "python", "function": f"{REWARD}:distinct"}],
-            "num_generations": given.group,
+            "num_generations": args.group,
             "beta": 0.05,
         }
     )
     settings: Any = METHOD_SETTINGS[method](
-        model=str(given.folder / "model"),
-        dataset=str(in_order(given.folder, prompts, seed=0)),
-        output_dir=str(given.folder / f"accord-{given.method}"),
-        per_device_train_batch_size=given.episodes,
-        max_new_tokens=given.tokens,
-        max_steps=given.steps,
-        precision=given.precision,
+        model=str(args.folder / "model"),
+        dataset=str(write_prompts(args.folder, prompts, seed=0)),
+        output_dir=str(args.folder / f"accord-{args.method}"),
+        per_device_train_batch_size=args.episodes,
+        max_new_tokens=args.tokens,
+        max_steps=args.steps,
+        precision=args.precision,
         learning_rate=1e-6,
         lr_scheduler_type="constant",
         max_length=2048,
         device="cpu",
         seed=0,
-        lora={} if kind == "lora" else None,
-        **own,
+        lora={} if variant == "lora" else None,
+        **method_settings,
     )
     steps = train_online(method, settings)
-    tell({"threads": torch.get_num_threads()})
+    send({"threads": torch.get_num_threads()})
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         result = next(steps, None)
         if result is None:
             return
-        tell(
+        send(
             {
-                "step": time.perf_counter() - began,
+                "step": time.perf_counter() - start_time,
                 "memory": peak_memory_mb(),
                 "length": result.metrics["response_length"],
             }

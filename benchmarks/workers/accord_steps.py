@@ -1,7 +1,7 @@
-"""One method of accord, step by step: waits for a line, takes a step, tells its seconds.
+"""One training method of accord, a step at a time: sends the step's seconds and memory.
 
 The loop, objective and optimiser are those of `accord train`. The reference's log-probs of a
-step's rows are timed on their own, so that both kinds of comparison can be made.
+step's rows are timed separately, so that both kinds of comparison can be made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lockstep import worker_arguments
+from file_order import arrange_for_file_order
+from protocol import offline_arguments, send
 
 from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import make_learner
@@ -29,11 +30,7 @@ from accord.records import Comparison, Demonstration, Ranking, Rating, Record
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
 
-def tell(value: dict[str, Any]) -> None:
-    print(json.dumps(value), flush=True)
-
-
-def record_of(method: str, number: int, row: dict[str, Any]) -> Record:
+def make_record(method: str, number: int, row: dict[str, Any]) -> Record:
     if method == "sft":
         return Demonstration(row["prompt"], row["chosen"])
     if method == "kto":
@@ -46,70 +43,67 @@ def record_of(method: str, number: int, row: dict[str, Any]) -> Record:
 
 
 class TimedReference:
-    """Log-probs of a step's rows, computed when the step begins and timed apart from it."""
+    """Log-probs of a step's rows, computed when the step begins and timed separately."""
 
     def __init__(self, lm: Any) -> None:
         self.lm = lm
         self.seconds = 0.0
 
-    def of(self, groups: Sequence[PromptGroup]) -> Reference:
-        known: dict[int, torch.Tensor] = {}
+    def make(self, groups: Sequence[PromptGroup]) -> Reference:
+        row_logps: dict[int, torch.Tensor] = {}
 
         def look_up(batch: PackedBatch, rows: Sequence[int]) -> torch.Tensor:
-            missing = [i for i in rows if i not in known]
+            missing = [i for i in rows if i not in row_logps]
             if missing:
-                began = time.perf_counter()
-                chosen = [groups[i] for i in missing]
-                found = compute_log_probs(self.lm, chosen, batch_size=len(missing))
-                known.update(zip(missing, found, strict=True))
-                self.seconds += time.perf_counter() - began
-            return torch.cat([known[i] for i in rows])
+                start_time = time.perf_counter()
+                computed = compute_log_probs(
+                    self.lm, [groups[i] for i in missing], batch_size=len(missing)
+                )
+                row_logps.update(zip(missing, computed, strict=True))
+                self.seconds += time.perf_counter() - start_time
+            return torch.cat([row_logps[i] for i in rows])
 
         return look_up
 
 
 def main() -> None:
-    given = worker_arguments(METHODS)
-    place = str(given.folder / "model")
-    settings = METHOD_SETTINGS[given.method](
-        model=place,
-        dataset=str(given.folder / "rows.json"),
-        output_dir=str(given.folder / "accord"),
-        per_device_train_batch_size=given.rows,
-        max_steps=given.steps,
-        precision=given.precision,
+    args = offline_arguments(METHODS)
+    settings = METHOD_SETTINGS[args.method](
+        model=str(args.folder / "model"),
+        dataset=str(args.folder / "rows.json"),
+        output_dir=str(args.folder / "accord"),
+        per_device_train_batch_size=args.rows,
+        max_steps=args.steps,
+        precision=args.precision,
         learning_rate=1e-5,
         lr_scheduler_type="constant",
         max_length=2048,
         device="cpu",
     )
-    method = METHODS[given.method]
+    method = METHODS[args.method]
     lm = load_starting_model(settings, scalar=method.scalar)
-    rows = json.loads((given.folder / "rows.json").read_text())[: given.rows * given.steps]
-    order = RowOrder(len(rows), settings.seed)
-    records = [record_of(given.method, i, row) for i, row in enumerate(rows)]
-    # Laid so that the loop's shuffled order deals them as they stand in the file.
-    places = {order.at(i): record for i, record in enumerate(records)}
-    groups, _ = encode_rows([places[i] for i in range(len(rows))], lm, settings)
+    rows = json.loads((args.folder / "rows.json").read_text())[: args.rows * args.steps]
+    records = [make_record(args.method, i, row) for i, row in enumerate(rows)]
+    groups, _ = encode_rows(arrange_for_file_order(records, settings.seed), lm, settings)
     reference = TimedReference(lm)
-    objective = method.objective(lm, settings, groups, reference.of)
+    objective = method.objective(lm, settings, groups, reference.make)
     state = TrainState({"model": make_learner(lm, settings)}, FitState())
     steps = fit(state, groups, objective, method.weight, settings, lm.device)
-    schedule = make_schedule(len(groups), settings)
-    tell({"threads": torch.get_num_threads()})
+    schedule, order = make_schedule(len(groups), settings), RowOrder(len(groups), settings.seed)
+    send({"threads": torch.get_num_threads()})
     for _ in sys.stdin:
-        in_step = [groups[i] for i in schedule.step_rows(state.step, order)]
-        reference.seconds, began = 0.0, time.perf_counter()
+        step_groups = [groups[i] for i in schedule.step_rows(state.step, order)]
+        reference.seconds, start_time = 0.0, time.perf_counter()
         if next(steps, None) is None:
             return
-        seconds = time.perf_counter() - began
-        tell(
+        seconds = time.perf_counter() - start_time
+        send(
             {
                 "step": seconds - reference.seconds,
                 "reference": reference.seconds,
                 "memory": peak_memory_mb(),
-                "tokens": sum(g.num_tokens for g in in_step),
-                "response_tokens": sum(len(r) for g in in_step for r in g.responses),
+                "tokens": sum(g.num_tokens for g in step_groups),
+                "response_tokens": sum(len(r) for g in step_groups for r in g.responses),
             }
         )
 

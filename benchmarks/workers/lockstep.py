@@ -1,98 +1,92 @@
-"""Processes that take training steps in turns, so that both see the same machine."""
+"""Processes that take training steps in turns, so that all see the same machine."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-ONLINE = ("grpo", "ppo", "ppo-shared", "ppo-lora")
 
 
-def trl_python() -> Path | None:
-    """The interpreter of TRL's environment, if there is one."""
-    place = os.environ.get("ACCORD_TRL_PYTHON") or ROOT / ".venv-trl" / "bin" / "python"
-    return Path(place) if Path(place).is_file() else None
-
-
-def worker_arguments(methods: Iterable[str]) -> argparse.Namespace:
-    """What both workers are told: a method, the folder of the work, rows a step, steps."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("method", choices=list(methods))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--precision", default="bf16")
-    return parser.parse_args()
-
-
-def online_arguments() -> argparse.Namespace:
-    """What workers of online learning are told: episodes an iteration, responses to a prompt, and
-    the tokens of a response."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("method", choices=ONLINE)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--episodes", type=int, default=32)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--precision", default="bf16")
-    return parser.parse_args()
+def other_python(variable: str, environment: str) -> Path | None:
+    """The interpreter that a variable names, or that of a virtual environment; None without."""
+    path = Path(os.environ.get(variable) or ROOT / environment / "bin" / "python")
+    return path if path.is_file() else None
 
 
 class Worker:
-    """A worker script as a process that waits between its steps."""
+    """A worker script as a process that waits between its steps (see workers/protocol.py)."""
 
-    def __init__(self, python: str | Path, script: str, *arguments: str) -> None:
-        # Not a pipe: one that nobody reads would fill up.
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+    def __init__(
+        self,
+        python: str | Path,
+        script: str | Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`script` is a path below workers/, or absolute; `environment` adds to this one's."""
+        # Not a pipe, which would fill up unread.
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         self.process = subprocess.Popen(
             [str(python), str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.said,
+            stderr=self.log,
             text=True,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                "TOKENIZERS_PARALLELISM": "false",
+                "HF_HUB_OFFLINE": "1",
+                **(environment or {}),
+            },
         )
-        self.about = self._heard()
+        self.threads = self._read()["threads"]
 
     def step(self) -> dict[str, Any]:
+        """Take a step; returns the worker's measurements."""
         assert self.process.stdin is not None
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
-        return self._heard()
+        return self._read()
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.said.close()
+        self.log.close()
 
-    def _heard(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.said.seek(0)
-            sys.exit(f"{' '.join(map(str, self.process.args))}:\n{self.said.read()[-3000:]}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+            self.log.seek(0)
+            sys.exit(f"{' '.join(map(str, self.process.args))}:\n{self.log.read()[-3000:]}")
+        result: dict[str, Any] = json.loads(line)
+        return result
 
 
 def alternate(
     workers: Mapping[str, Worker], *, warmup: int, steps: int
 ) -> dict[str, Sequence[dict[str, Any]]]:
-    """`steps` results of each worker after `warmup` that do not count, in turns."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    """`steps` results of each worker after `warmup` that do not count, in turns.
+
+    Every other turn has the reverse order, so that none always follows the same other. Raises
+    ValueError where workers compute on unequal numbers of threads.
+    """
+    threads = {name: worker.threads for name, worker in workers.items()}
+    if len(set(threads.values())) > 1:
+        raise ValueError(f"unequal threads: {threads}")
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for turn in range(warmup + steps):
-        for name, worker in workers.items():
-            result = worker.step()
+        names = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+        for name in names:
+            result = workers[name].step()
             if turn >= warmup:
-                found[name].append(result)
-    return found
+                results[name].append(result)
+    return results

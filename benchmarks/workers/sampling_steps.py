@@ -1,8 +1,8 @@
-"""One sampler, call by call: waits for a line, answers the prompts, tells tokens and seconds.
+"""One sampler, a call at a time: sends the tokens it wrote and the seconds it took.
 
-`accord` is the local engine of `accord sample`; `generate` is transformers' own, with the prompts
-padded on the left and `num_return_sequences`; `vllm` a server, asked as accord asks it. EOS ends
-no response, so that all write as many tokens (a server's tokens are counted).
+`accord` is the local engine of `accord sample`; `generate` is transformers' `generate`, with the
+prompts left-padded and `num_return_sequences`; `vllm` is a server, called as accord calls it. EOS
+ends no response, so that all write equally many tokens (a server's tokens are counted).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from protocol import redirect_prints, send
 
 from accord.lm.load import load_causal
 from accord.respond.local.sampler import LocalSampler
-from accord.respond.protocol import SamplingSettings
+from accord.respond.protocol import Sampler, SamplingSettings
 from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 
@@ -25,17 +26,19 @@ Prompts = Sequence[tuple[int, ...]]
 Call = Callable[[int], int]  # a seed to the number of tokens written
 
 
+def make_call(sampler: Sampler, prompts: Prompts, settings: SamplingSettings) -> Call:
+    def call(seed: int) -> int:
+        samples = sampler(prompts, settings, seed=seed, streams=range(len(prompts)))
+        return sum(len(s.tokens) for of_prompt in samples for s in of_prompt)
+
+    return call
+
+
 def accord(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str) -> Call:
     lm = load_causal(str(folder / "model"), precision="bf16", device="cpu")
     lm.tokenizer.eos_token_id = None
     lm.model.generation_config.eos_token_id = None
-    sampler = LocalSampler(lm)
-
-    def call(seed: int) -> int:
-        found = sampler(prompts, settings, seed=seed, streams=range(len(prompts)))
-        return sum(len(s.tokens) for own in found for s in own)
-
-    return call
+    return make_call(LocalSampler(lm), prompts, settings)
 
 
 def generate(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str) -> Call:
@@ -51,7 +54,7 @@ def generate(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str)
 
     def call(seed: int) -> int:
         torch.manual_seed(seed)
-        out = model.generate(
+        output = model.generate(
             ids,
             attention_mask=mask,
             do_sample=True,
@@ -62,19 +65,14 @@ def generate(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str)
             num_return_sequences=settings.num_responses,
             pad_token_id=0,
         )
-        return int(out[:, width:].numel())
+        return int(output[:, width:].numel())
 
     return call
 
 
 def vllm(folder: Path, prompts: Prompts, settings: SamplingSettings, url: str) -> Call:
     sampler = VllmSampler(SamplerSettings(kind="vllm", url=url))
-
-    def call(seed: int) -> int:
-        found = sampler(prompts, settings, seed=seed, streams=range(len(prompts)))
-        return sum(len(s.tokens) for own in found for s in own)
-
-    return call
+    return make_call(sampler, prompts, settings)
 
 
 SAMPLERS = {"accord": accord, "generate": generate, "vllm": vllm}
@@ -85,17 +83,16 @@ def main() -> None:
     rows = json.loads((Path(folder) / "rows.json").read_text())[: int(prompts)]
     ids = [tuple(int(w[1:]) for w in row["prompt"].split()) for row in rows]
     settings = SamplingSettings(int(responses), int(tokens))
-    told, sys.stdout = sys.stdout, sys.stderr
+    redirect_prints()
     with torch.no_grad():
         call = SAMPLERS[name](Path(folder), ids, settings, url)
-        print(json.dumps({"threads": torch.get_num_threads()}), file=told, flush=True)
+        send({"threads": torch.get_num_threads()})
         for seed, _ in enumerate(sys.stdin):
-            began, used = time.perf_counter(), time.process_time()
-            tokens = call(seed)
-            seconds = time.perf_counter() - began
-            used = time.process_time() - used
-            found = {"tokens": tokens, "seconds": seconds, "cpu_seconds": used}
-            print(json.dumps(found), file=told, flush=True)
+            start_time, cpu_start = time.perf_counter(), time.process_time()
+            num_tokens = call(seed)
+            seconds = time.perf_counter() - start_time
+            cpu_seconds = time.process_time() - cpu_start
+            send({"tokens": num_tokens, "seconds": seconds, "cpu_seconds": cpu_seconds})
 
 
 if __name__ == "__main__":

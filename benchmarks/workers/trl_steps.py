@@ -1,62 +1,36 @@
-"""One trainer of TRL, step by step: waits for a line, takes a step, tells its seconds.
+"""One trainer of TRL, a step at a time: sends the step's seconds and memory.
 
-Runs in TRL's own environment. The first line it prints is its settings.
+Runs in TRL's environment.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import resource
-import sys
-import time
 from typing import Any
 
 import torch
 from datasets import Dataset
-from lockstep import worker_arguments
+from protocol import offline_arguments, redirect_prints, send
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
 )
-
-TOLD = sys.stdout
-sys.stdout = sys.stderr  # what the trainer prints is not for the other side
-
-
-class Lockstep(TrainerCallback):  # type: ignore[misc]
-    """Waits for a line before each step; tells the seconds and the memory after it."""
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        if not sys.stdin.readline():
-            sys.exit(0)
-        self.began = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        tell({"step": time.perf_counter() - self.began, "memory": peak_memory()})
-
-
-def tell(value: dict[str, Any]) -> None:
-    print(json.dumps(value), file=TOLD, flush=True)
-
-
-def peak_memory() -> float:
-    """MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from trl_lockstep import Lockstep
 
 
 def main() -> None:
-    given = worker_arguments(TRAINERS)
-    place = str(given.folder / "model")
-    rows = json.loads((given.folder / "rows.json").read_text())[: given.rows * given.steps]
+    args = offline_arguments(TRAINERS)
+    redirect_prints()
+    model_path = str(args.folder / "model")
+    rows = json.loads((args.folder / "rows.json").read_text())[: args.rows * args.steps]
     shared = {
-        "output_dir": str(given.folder / "trl"),
-        "per_device_train_batch_size": given.rows,
-        "max_steps": given.steps,
-        "bf16": given.precision == "bf16",
+        "output_dir": str(args.folder / "trl"),
+        "per_device_train_batch_size": args.rows,
+        "max_steps": args.steps,
+        "bf16": args.precision == "bf16",
         "use_cpu": True,
         "report_to": [],
         "save_strategy": "no",
@@ -68,57 +42,59 @@ def main() -> None:
         "lr_scheduler_type": "constant",
         "max_length": 2048,
     }
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    trainer = TRAINERS[given.method](place, rows, tokenizer, shared)
-    # The rows in their order: the other side takes a step on the same ones.
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    trainer = TRAINERS[args.method](model_path, rows, tokenizer, shared)
+    # The rows in the order of the file: accord's worker takes each step on the same rows.
     trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
-    tell({"threads": torch.get_num_threads()})
+    send({"threads": torch.get_num_threads()})
     trainer.train()
 
 
-def model_of(place: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+def load_model(model_path: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
 
 
-def pairs(rows: list[dict[str, Any]]) -> Dataset:
+def make_pairs(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list([{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in rows])
 
 
-def dpo(place: str, rows: Any, tokenizer: Any, shared: Any, *, precomputed: bool = False) -> Any:
+def dpo(
+    model_path: str, rows: Any, tokenizer: Any, shared: Any, *, precomputed: bool = False
+) -> Any:
     from trl import DPOConfig, DPOTrainer
 
-    model = model_of(place)
+    model = load_model(model_path)
     return DPOTrainer(
         model=model,
         ref_model=None if precomputed else copy.deepcopy(model),
         args=DPOConfig(precompute_ref_log_probs=precomputed, **shared),
-        train_dataset=pairs(rows),
+        train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
     )
 
 
-def reward(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def reward(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     from trl import RewardConfig, RewardTrainer
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        place, num_labels=1, dtype=torch.float32
+        model_path, num_labels=1, dtype=torch.float32
     )
     return RewardTrainer(
         model=model,
         args=RewardConfig(**shared),
-        train_dataset=pairs(rows),
+        train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
     )
 
 
-def sft(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def sft(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     data = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
     return SFTTrainer(
-        model=model_of(place),
+        model=load_model(model_path),
         args=SFTConfig(packing=False, **shared),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
@@ -126,7 +102,7 @@ def sft(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     )
 
 
-def kto(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def kto(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     from trl import KTOConfig, KTOTrainer
 
     data = [
@@ -137,7 +113,7 @@ def kto(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
         }
         for i, r in enumerate(rows)
     ]
-    model = model_of(place)
+    model = load_model(model_path)
     return KTOTrainer(
         model=model,
         ref_model=copy.deepcopy(model),
@@ -148,13 +124,13 @@ def kto(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     )
 
 
-def orpo(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def orpo(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     return ORPOTrainer(
-        model=model_of(place),
+        model=load_model(model_path),
         args=ORPOConfig(**shared),
-        train_dataset=pairs(rows),
+        train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
     )
@@ -162,7 +138,7 @@ def orpo(place: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
 
 TRAINERS = {
     "dpo": dpo,
-    "dpo-precomputed": lambda *given: dpo(*given, precomputed=True),
+    "dpo-precomputed": lambda *args: dpo(*args, precomputed=True),
     "reward": reward,
     "sft": sft,
     "kto": kto,

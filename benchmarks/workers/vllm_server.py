@@ -1,4 +1,4 @@
-"""A vLLM server as a process, in an environment of its own (ACCORD_VLLM_PYTHON)."""
+"""A vLLM server as a process, in a separate environment (ACCORD_VLLM_PYTHON)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-PATIENCE = 300.0  # seconds until it must have started
+START_TIMEOUT = 300.0  # seconds
 
 
 def vllm_python() -> Path | None:
     """The Python of an environment with vLLM, if there is one."""
-    given = os.environ.get("ACCORD_VLLM_PYTHON")
-    return Path(given) if given else None
+    path = os.environ.get("ACCORD_VLLM_PYTHON")
+    return Path(path) if path else None
 
 
 class VllmServer:
@@ -28,12 +28,12 @@ class VllmServer:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the server
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the server
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *arguments]
         self.process = subprocess.Popen(
             command,
-            stdout=self.said,
+            stdout=self.log,
             stderr=subprocess.STDOUT,
             env={
                 **os.environ,
@@ -45,11 +45,11 @@ class VllmServer:
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             },
         )
-        self._wait()
+        self._wait_until_healthy()
 
-    def _wait(self) -> None:
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                     return
@@ -57,10 +57,10 @@ class VllmServer:
                 if self.process.poll() is not None:
                     break
                 time.sleep(1.0)
-        self.said.seek(0)
-        told = self.said.read()[-3000:]
+        self.log.seek(0)
+        text = self.log.read()[-3000:]
         self.close()
-        raise RuntimeError(f"the vLLM server did not start:\n{told}")
+        raise RuntimeError(f"the vLLM server did not start:\n{text}")
 
     def close(self) -> None:
         self.process.terminate()
@@ -69,4 +69,4 @@ class VllmServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.said.close()
+        self.log.close()

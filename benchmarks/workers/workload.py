@@ -1,6 +1,6 @@
-"""The work that is timed: a Llama with random weights, and rows of random words.
+"""The workload that is timed: a Llama with random weights, and rows of random words.
 
-No accord in here: both sides read the same saved model and the same rows.
+No accord in here: all sides read the same saved model and the same rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_LENGTH = 2048
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """A model's size, and the mean lengths of prompts and responses in tokens (log-normal)."""
 
     vocabulary: int = 32_000
@@ -27,8 +27,8 @@ class Work:
     layers: int = 8
     prompt: int = 120
     response: int = 90
-    responses: int = 2  # to each prompt
-    longest: int = 384  # of a prompt or a response
+    responses: int = 2  # per prompt
+    longest: int = 384  # tokens of a prompt or a response
     rows: int = 256
 
     def config(self) -> LlamaConfig:
@@ -48,36 +48,41 @@ class Work:
         )
 
 
-def write(work: Work, folder: Path) -> None:
-    """`folder`/model with its tokenizer, and rows.json of prompts, chosen and rejected."""
+def write_workload(work: Workload, folder: Path) -> None:
+    """Write `folder`/model with its tokenizer, and rows.json of prompts, chosen and rejected."""
     folder.mkdir(parents=True)
     vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
     vocabulary |= {f"w{i}": i for i in range(3, work.vocabulary)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    word_tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    word_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+        tokenizer_object=word_tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
     tokenizer.save_pretrained(folder / "model")
     torch.manual_seed(0)
     LlamaForCausalLM(work.config()).save_pretrained(folder / "model")
-    (folder / "rows.json").write_text(json.dumps(_rows(work)))
+    (folder / "rows.json").write_text(json.dumps(_make_rows(work)))
     (folder / "work.json").write_text(json.dumps(asdict(work)))
 
 
-def _rows(work: Work) -> list[dict[str, Any]]:
-    draw = random.Random(0)
+def _make_rows(work: Workload) -> list[dict[str, Any]]:
+    rng = random.Random(0)
 
     def text(mean: int, shortest: int) -> str:
-        count = int(draw.lognormvariate(0, 0.7) * mean * 0.8)
+        count = int(rng.lognormvariate(0, 0.7) * mean * 0.8)
         count = max(shortest, min(work.longest, count))
-        return " ".join(f"w{draw.randrange(3, work.vocabulary)}" for _ in range(count))
+        return " ".join(f"w{rng.randrange(3, work.vocabulary)}" for _ in range(count))
 
     rows = []
     for _ in range(work.rows):
-        answers = [text(work.response, 8) for _ in range(work.responses)]
+        responses = [text(work.response, 8) for _ in range(work.responses)]
         prompt = text(work.prompt, 16) + " "
         rows.append(
-            {"prompt": prompt, "chosen": answers[0], "rejected": answers[-1], "responses": answers}
+            {
+                "prompt": prompt,
+                "chosen": responses[0],
+                "rejected": responses[-1],
+                "responses": responses,
+            }
         )
     return rows

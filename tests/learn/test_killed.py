@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from studies.commands import CommandServer
-from studies.sameness import differences, rows_of
-from studies.tiny import tiny_ppo, train
+from studies.compare_runs import differences, metric_rows
+from studies.tiny_world import tiny_ppo_command, train_command
 
 from accord.runs import digest_path
 
@@ -43,7 +43,7 @@ def sft(world: Path, steps: int) -> list[str]:
         "learning_rate": 0.001,
         "save_steps": 3,
     }
-    return train("sft", settings)
+    return train_command("sft", settings)
 
 
 def dpo(world: Path, pairs: Path, steps: int) -> list[str]:
@@ -55,7 +55,7 @@ def dpo(world: Path, pairs: Path, steps: int) -> list[str]:
         "learning_rate": 0.001,
         "save_steps": 3,
     }
-    return train("dpo", settings)
+    return train_command("dpo", settings)
 
 
 def online(method: str, world: Path, steps: int) -> list[str]:
@@ -75,7 +75,7 @@ def online(method: str, world: Path, steps: int) -> list[str]:
         "max_kl_action": "rollback",
         "save_steps": 3,
     }
-    return train(method, settings)
+    return train_command(method, settings)
 
 
 def undisturbed(commands: CommandServer, command: Sequence[str], folder: Path) -> Path:
@@ -96,9 +96,9 @@ def killed(
     folder.mkdir()
     for lines, more in moments:
         running = commands.start(*command, cwd=folder)
-        running.until_lines(folder / watched, lines)
+        running.wait_for_lines(folder / watched, lines)
         time.sleep(more)
-        running.send(signal.SIGKILL)
+        running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, running.log.read_text()
     running = commands.start(*command, cwd=folder)
     assert running.wait() == 0, running.log.read_text()
@@ -113,7 +113,7 @@ def moments(seed: int, kills: int, steps: int) -> list[tuple[int, float]]:
 
 def same(one: Path, other: Path) -> None:
     """All rows and all files are equal; a row that was taken back occurs once."""
-    assert rows_of(one) == rows_of(other)
+    assert metric_rows(one) == metric_rows(other)
     assert differences(one, other) == []
 
 
@@ -122,7 +122,7 @@ def test_sft_killed_at_random_moments(
 ) -> None:
     command = sft(tiny_world, 24)
     whole = undisturbed(commands, command, tmp_path / "whole")
-    assert [row["step"] for row in rows_of(whole)] == list(range(1, 25))
+    assert [row["step"] for row in metric_rows(whole)] == list(range(1, 25))
     same(whole, killed(commands, command, tmp_path / "killed", moments(0, 4, 24)))
 
 
@@ -136,7 +136,7 @@ def test_killed_while_a_checkpoint_is_written(
     for attempt, step in enumerate((0, 3)):
         # The first dies in its second checkpoint, of step 6; the second, which goes on from step
         # 3, in its first, of step 6 again. Each leaves half a file beside the one that is whole.
-        running = commands.start(*command, cwd=folder, dies_in_checkpoint=2 - attempt)
+        running = commands.start(*command, cwd=folder, killed_in_checkpoint=2 - attempt)
         assert running.wait() == -signal.SIGKILL
         names = sorted(p.name for p in (folder / "out/checkpoints").iterdir())
         assert names[-1] == "step-00000003"
@@ -157,18 +157,18 @@ def test_dpo_killed_at_a_random_moment(
     whole = undisturbed(commands, command, tmp_path / "whole")
     # At the start the policy is the reference, so every margin is 0 but for rounding. A reference
     # that was taken anew from the weights of a checkpoint would bring them back to 0 after a kill.
-    assert abs(rows_of(whole)[0]["rewards/margins"]) < 1e-6
-    assert all(abs(row["rewards/margins"]) > 1e-4 for row in rows_of(whole)[1:])
+    assert abs(metric_rows(whole)[0]["rewards/margins"]) < 1e-6
+    assert all(abs(row["rewards/margins"]) > 1e-4 for row in metric_rows(whole)[1:])
     same(whole, killed(commands, command, tmp_path / "killed", moments(1, 2, 10)))
 
 
 def test_ppo_killed_at_random_moments(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
-    command = tiny_ppo(tiny_world, steps=10, save_steps=3)
+    command = tiny_ppo_command(tiny_world, steps=10, save_steps=3)
     whole = undisturbed(commands, command, tmp_path / "whole")
     # The adaptive β is part of the state: it must have moved for the comparison to hold it.
-    assert len({row["objective/beta"] for row in rows_of(whole)}) == 10
+    assert len({row["objective/beta"] for row in metric_rows(whole)}) == 10
     same(whole, killed(commands, command, tmp_path / "killed", moments(2, 3, 10)))
 
 
@@ -176,7 +176,7 @@ def test_ppo_killed_within_an_iteration(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
     # Episodes are there, steps are not yet all taken.
-    command = tiny_ppo(tiny_world, steps=6, save_steps=3)
+    command = tiny_ppo_command(tiny_world, steps=6, save_steps=3)
     whole = undisturbed(commands, command, tmp_path / "whole")
     kept = "out/episodes/iteration-00000004/about.json"
     again = killed(commands, command, tmp_path / "killed", [(0, 0.0), (0, 0.01)], kept)
@@ -190,7 +190,7 @@ def test_group_methods_killed_at_random_moments(
     command = online(method, tiny_world, 8)
     whole = undisturbed(commands, command, tmp_path / "whole")
     # Weights to go back to are part of the state: there must have been a rollback.
-    assert {row["rolled_back"] for row in rows_of(whole)} == {0.0, 1.0}
+    assert {row["rolled_back"] for row in metric_rows(whole)} == {0.0, 1.0}
     again = killed(commands, command, tmp_path / "killed", moments(3, 3, 8))
     same(whole, again)
     assert not (again / "episodes").exists()
@@ -205,11 +205,11 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     folder = tmp_path / "interrupted"
     folder.mkdir()
     running = commands.start(*command, cwd=folder)
-    running.until_lines(folder / "out/metrics.jsonl", 5)
-    running.send(number)
+    running.wait_for_lines(folder / "out/metrics.jsonl", 5)
+    running.send_signal(number)
     assert running.wait() == 130
     assert "Interrupted. The same command goes on where it stopped." in running.log.read_text()
-    last = rows_of(folder / "out")[-1]["step"]
+    last = metric_rows(folder / "out")[-1]["step"]
     assert 5 <= last < 24
     (checkpoint,) = (folder / "out/checkpoints").iterdir()
     assert checkpoint.name == f"step-{last:08d}"
@@ -257,8 +257,8 @@ def test_sampling_goes_on_from_a_torn_line(
     folder.mkdir()
     running = commands.start(*command, cwd=folder)
     partial = folder / "out/responses.partial.jsonl"
-    running.until_lines(partial, 9)
-    running.send(signal.SIGKILL)
+    running.wait_for_lines(partial, 9)
+    running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     lines = partial.read_bytes().splitlines(keepends=True)
     # A header and at least eight answers; three of them and a half reached the disk.
@@ -297,11 +297,11 @@ def test_a_recipe_killed_goes_on_and_leaves_finished_stages_alone(
     for watched, lines in moments:
         running = commands.start(*command, cwd=folder)
         if lines == 5:
-            while not (folder / watched).is_dir() and not running.ended():
+            while not (folder / watched).is_dir() and not running.has_ended():
                 time.sleep(0.002)
         else:
-            running.until_lines(folder / watched, lines)
-        running.send(signal.SIGKILL)
+            running.wait_for_lines(folder / watched, lines)
+        running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, running.log.read_text()
         for stage in folder.glob("out/*/stage.json"):
             if json.loads(stage.read_text())["finished"]:
@@ -361,10 +361,10 @@ def test_rounds_killed_at_random_moments(
     kills = 0
     for place, lines in watched:
         running = commands.start(*command, cwd=folder)
-        running.until_lines(folder / "out" / place, lines)
+        running.wait_for_lines(folder / "out" / place, lines)
         time.sleep(rng.uniform(0, 0.004))
-        if not running.ended():
-            running.send(signal.SIGKILL)
+        if not running.has_ended():
+            running.send_signal(signal.SIGKILL)
             kills += 1
         assert running.wait() in (0, -signal.SIGKILL), running.log.read_text()
     assert kills >= 4
@@ -386,8 +386,8 @@ def test_rounds_interrupted_leave_a_checkpoint_and_go_on(
     folder = tmp_path / "interrupted"
     folder.mkdir()
     running = commands.start(*command, cwd=folder)
-    running.until_lines(folder / "out/round-2/train/metrics.jsonl", 2)
-    running.send(signal.SIGINT)
+    running.wait_for_lines(folder / "out/round-2/train/metrics.jsonl", 2)
+    running.send_signal(signal.SIGINT)
     assert running.wait() == 130, running.log.read_text()
     for place in (".", "round-2/train"):
         manifest = json.loads((folder / "out" / place / "manifest.json").read_text())

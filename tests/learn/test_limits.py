@@ -17,7 +17,7 @@ from accord.learn.offline.train import train_offline
 from accord.learn.online.train import train_online
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.scratch import save_untrained, untrained_model
-from accord.respond.local.sampler import local_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.groups import GrpoSettings
 from accord.settings.preferences import DpoSettings, KtoSettings
@@ -193,7 +193,7 @@ def _learn_online(model: str, folder: Path) -> None:
 def _sample(model: str, folder: Path) -> None:
     lm = load_causal(model)
     ids = tuple(lm.tokenizer("the zebra")["input_ids"])
-    local_sampler(lm)([ids], SamplingSettings(1, 4), seed=0, streams=[0])
+    LocalSampler(lm)([ids], SamplingSettings(1, 4), seed=0, streams=[0])
 
 
 def _score(model: str, folder: Path) -> None:

@@ -21,7 +21,7 @@ from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly
-from accord.respond.local.sampler import local_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.ppo import PpoSettings
@@ -171,7 +171,7 @@ def learn_from_scores(
         }
     )
     critic = world.critic if method == "ppo" else None
-    roles = Roles(world.policy, critic, world.reference, world.reward, local_sampler(world.policy))
+    roles = Roles(world.policy, critic, world.reference, world.reward, LocalSampler(world.policy))
     models = {"policy": world.policy} | ({} if critic is None else {"critic": critic})
     learners = {
         name: Learner(
@@ -240,7 +240,7 @@ def test_best_of_n_has_its_closed_form(n: int) -> None:
     # π_ref in order of reward. Its KL from π_ref is at most log N − (N−1)/N.
     world = make_world(0)
     rounds = 4000
-    samples = local_sampler(world.reference)(
+    samples = LocalSampler(world.reference)(
         [PROMPTS[0]] * rounds,
         SamplingSettings(num_responses=n, max_new_tokens=1, batch_size=8192),
         seed=3,

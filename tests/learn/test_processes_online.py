@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from studies.tiny import tiny_ppo
+from studies.tiny_world import tiny_ppo_command
 
 from tests.learn.one_online import CASES, run
-from tests.learn.test_killed import rows_of, same
+from tests.learn.test_killed import metric_rows, same
 from tests.learn.test_processes import launched, start
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def test_the_cases_are_what_they_say(in_two: Path) -> None:
 def lora_ppo(world: Path, **more: object) -> list[str]:
     """Adapters on policy and on a critic that is a model of its own; 6 iterations."""
     own = {"critic": "separate", "lora.r": 2, "eval_dataset": world / "test_prompts.jsonl"}
-    return ["accord", *tiny_ppo(world, steps=6, save_steps=2, **own, **more)]
+    return ["accord", *tiny_ppo_command(world, steps=6, save_steps=2, **own, **more)]
 
 
 def workers(running: subprocess.Popen[str]) -> list[int]:
@@ -112,7 +112,7 @@ def test_the_command_in_two_processes_disturbed_and_not(tiny_world: Path, tmp_pa
     command = lora_ppo(tiny_world, per_device_train_batch_size=4)
     launched(1, *lora_ppo(tiny_world, per_device_train_batch_size=8), cwd=one)
     launched(2, *command, cwd=two)
-    for found, expected in zip(rows_of(two / "out"), rows_of(one / "out"), strict=True):
+    for found, expected in zip(metric_rows(two / "out"), metric_rows(one / "out"), strict=True):
         assert found.keys() == expected.keys()
         for key in ("loss", "objective/scores", "objective/kl", "eval/objective/scores"):
             if key in expected:

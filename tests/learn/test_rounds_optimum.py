@@ -19,7 +19,7 @@ from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.respond.local.sampler import local_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.preferences import DpoSettings
 from tests.learn.one_token import World, make_tree, make_world
@@ -32,7 +32,7 @@ def sampled_pairs(world: World, seed: int) -> tuple[list[PromptGroup], torch.Ten
     with how often it came up."""
     longest, prompts = max(map(len, world.answers)), world.prompts
     sampling = SamplingSettings(SAMPLES, max_new_tokens=longest, batch_size=SAMPLES)
-    answers = local_sampler(world.policy)(prompts, sampling, seed=seed, streams=range(len(prompts)))
+    answers = LocalSampler(world.policy)(prompts, sampling, seed=seed, streams=range(len(prompts)))
     rng, counts = random.Random(seed), Counter[tuple[int, int, int]]()
     for x, samples in enumerate(answers):
         said = [world.answers.index(tuple(sample.tokens)) for sample in samples]

@@ -15,7 +15,7 @@ from accord.learn.online.roles import Roles
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly, Source
-from accord.respond.local.sampler import local_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.settings.groups import GrpoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -87,7 +87,7 @@ def roles_of(method: str = "ppo", sharp: float = 3.0) -> Roles:
     policy, reference = wrap(causal("llama")), wrap(causal("llama", seed=3))
     critic = wrap(scalar("llama"), scalar=True) if method == "ppo" else None
     reward = length if method == "ppo" else digits
-    return Roles(policy, critic, reference, reward, local_sampler(policy))
+    return Roles(policy, critic, reference, reward, LocalSampler(policy))
 
 
 def state_of(roles: Roles, settings: OnlineSettings) -> TrainState[OnlineState]:

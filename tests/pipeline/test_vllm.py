@@ -232,7 +232,7 @@ def test_killed_rounds_go_on_with_the_adapter_that_they_had(
     fake.answers[ASK] = answer
     running = commands.start("iterate", *command(fake), cwd=place)
     assert reached.wait(120), running.log.read_text()
-    running.send(signal.SIGKILL)
+    running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     over.set()
     before = {p: p.read_bytes() for p in sorted(Path("out").glob("round-*/*/stage.json"))}

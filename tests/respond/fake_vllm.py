@@ -1,4 +1,4 @@
-"""A small HTTP server that answers as vLLM does, and fails as it is told to."""
+"""A small HTTP server that answers as vLLM does, and fails where a test sets a failing answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 
 
 class FakeVllm:
-    """`seen` are the requests (path, body); `answers[path]` is called with the body of each."""
+    """`seen` lists the requests (path, body), `keys` their Authorization headers.
+
+    `answers[path]` is called with the body of each request; a status of 0 closes the connection.
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []
@@ -54,11 +57,11 @@ class FakeVllm:
             def reply(self, body: Any) -> None:
                 fake.seen.append((self.path, body))
                 fake.keys.append(self.headers["Authorization"])
-                status, found = fake.answers[self.path](body)
-                if status == 0:  # hang up without a word
+                status, content = fake.answers[self.path](body)
+                if status == 0:  # close the connection without an answer
                     self.close_connection = True
                     return
-                data = found if isinstance(found, str) else json.dumps(found)
+                data = content if isinstance(content, str) else json.dumps(content)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data.encode())))
                 self.end_headers()

@@ -1,4 +1,4 @@
-"""One token a row: the inverse of the distribution function, and what cuts it."""
+"""One token per row: inverse transform sampling, and truncation by top-k, top-p and min-p."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from accord.respond.local import draw as drawing
-from accord.respond.local.draw import draw
+from accord.respond.local import draw
+from accord.respond.local.draw import draw_tokens
 from accord.respond.protocol import SamplingSettings
 
 
@@ -15,62 +15,62 @@ def test_draw_inverts_the_distribution_function() -> None:
     # p = (0.5, 0.25, 0.25): u below 0.5 gives token 0, below 0.75 token 1, else token 2.
     logits = torch.tensor([0.5, 0.25, 0.25]).log().repeat(6, 1)
     uniform = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 1 - 2**-24])
-    token, logp = draw(logits, uniform, SamplingSettings())
+    token, logp = draw_tokens(logits, uniform, SamplingSettings())
     assert token.tolist() == [0, 0, 1, 1, 2, 2]
     assert logp.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
 
 
-def test_top_p_keeps_the_token_that_reaches_it() -> None:
+def test_top_p_includes_the_token_that_reaches_it() -> None:
     # p = (0.2, 0.5, 0.3) and top_p 0.6: 0.5 is not enough, so tokens 1 and 2 stay, with 0.625 and
-    # 0.375 of the mass. The log-probs are those before the cut.
+    # 0.375 of the mass. The log-probs are those before the truncation.
     logits = torch.tensor([0.2, 0.5, 0.3]).log().repeat(4, 1)
     uniform = torch.tensor([0.0, 0.6, 0.65, 0.999])
-    token, logp = draw(logits, uniform, SamplingSettings(top_p=0.6))
+    token, logp = draw_tokens(logits, uniform, SamplingSettings(top_p=0.6))
     assert token.tolist() == [1, 1, 2, 2]
     assert logp.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3])
-    only, _ = draw(logits, uniform, SamplingSettings(top_p=0.1))
+    only, _ = draw_tokens(logits, uniform, SamplingSettings(top_p=0.1))
     assert only.tolist() == [1] * 4  # the likeliest stays, however small top_p is
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]).repeat(3, 1)
-    token, _ = draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]), SamplingSettings())
+    token, _ = draw_tokens(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]), SamplingSettings())
     assert token.tolist() == [1, 3, 3]
 
 
-def inverse(p: np.ndarray, u: float) -> int:
+def inverse_cdf(p: np.ndarray, u: float) -> int:
     """The first token whose cumulated probability passes u, in one long sum."""
     return int(np.searchsorted(np.cumsum(p), u * p.sum(), side="right"))
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000, 1280])
-def test_chunks_of_the_vocabulary_make_no_difference(vocabulary: int) -> None:
+def test_chunks_of_the_vocabulary_do_not_change_the_draw(vocabulary: int) -> None:
     logits = torch.randn(200, vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
     logits[:, ::3] = -torch.inf if vocabulary > 3 else 0.0
     uniform = torch.rand(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    token, logp = draw(logits, uniform, SamplingSettings())
+    token, logp = draw_tokens(logits, uniform, SamplingSettings())
     p = logits.double().softmax(1).numpy()
-    assert token.tolist() == [inverse(row, float(u)) for row, u in zip(p, uniform, strict=True)]
-    own = [float(np.log(row[t])) for row, t in zip(p, token, strict=True)]
-    assert logp.tolist() == pytest.approx(own, abs=1e-5)
+    assert token.tolist() == [inverse_cdf(row, float(u)) for row, u in zip(p, uniform, strict=True)]
+    expected_logps = [float(np.log(row[t])) for row, t in zip(p, token, strict=True)]
+    assert logp.tolist() == pytest.approx(expected_logps, abs=1e-5)
 
 
 def test_a_row_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(64, 700, generator=torch.Generator().manual_seed(0)) * 3
     uniform = torch.rand(64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for settings in (SamplingSettings(), SamplingSettings(top_p=0.8), SamplingSettings(top_k=9)):
-        together = draw(logits, uniform, settings)
-        monkeypatch.setattr(drawing, "BLOCK", 700)
-        alone = draw(logits, uniform, settings)
+        together = draw_tokens(logits, uniform, settings)
+        monkeypatch.setattr(draw, "CPU_BLOCK", 700)
+        alone = draw_tokens(logits, uniform, settings)
         monkeypatch.undo()
         assert torch.equal(together[0], alone[0])
         assert torch.equal(together[1], alone[1])
 
 
-def kept_tokens(logits: torch.Tensor, settings: SamplingSettings) -> set[int]:
-    """All tokens that a fine comb of uniforms draws."""
+def drawn_tokens(logits: torch.Tensor, settings: SamplingSettings) -> set[int]:
+    """All tokens that are drawn at a fine grid of uniform numbers."""
     uniform = torch.linspace(0, 1 - 1e-9, 20_000, dtype=torch.float64)
-    token, _ = draw(logits.expand(len(uniform), -1), uniform, settings)
+    token, _ = draw_tokens(logits.expand(len(uniform), -1), uniform, settings)
     return set(token.tolist())
 
 
@@ -80,27 +80,27 @@ def test_top_p_is_the_fewest_likeliest(top_p: float) -> None:
     p = logits[0].double().softmax(0).numpy()
     order = np.argsort(-p)
     count = int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1
-    found = kept_tokens(logits, SamplingSettings(top_p=top_p))
-    # The comb is too coarse for the last of the rare tokens, never for those left out.
-    assert found <= set(order[:count].tolist())
-    assert len(found) >= 0.9 * count
+    drawn = drawn_tokens(logits, SamplingSettings(top_p=top_p))
+    # The grid may miss the rarest tokens of the nucleus, and must draw none outside it.
+    assert drawn <= set(order[:count].tolist())
+    assert len(drawn) >= 0.9 * count
 
 
-def test_cuts_by_hand() -> None:
-    # p = (0.4, 0.3, 0.2, 0.1). min_p 0.5 leaves what has 0.2 or more; top_k 3 the first three; of
-    # those, with 0.9 of the mass, top_p 0.7 asks for 0.63: the first two.
+def test_truncation_by_hand() -> None:
+    # p = (0.4, 0.3, 0.2, 0.1). min_p 0.5 leaves those of at least 0.2; top_k 3 the first three; of
+    # those, with 0.9 of the mass, top_p 0.7 needs 0.63: the first two.
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    assert kept_tokens(logits, SamplingSettings(min_p=0.49)) == {0, 1, 2}
-    assert kept_tokens(logits, SamplingSettings(min_p=0.51)) == {0, 1}
-    assert kept_tokens(logits, SamplingSettings(top_k=3)) == {0, 1, 2}
-    assert kept_tokens(logits, SamplingSettings(top_k=1)) == {0}
-    assert kept_tokens(logits, SamplingSettings(top_k=9)) == {0, 1, 2, 3}
-    assert kept_tokens(logits, SamplingSettings(top_k=3, top_p=0.7)) == {0, 1}
-    assert kept_tokens(logits, SamplingSettings(top_p=0.75)) == {0, 1, 2}
-    assert kept_tokens(logits, SamplingSettings(top_p=0.75, min_p=0.6)) == {0, 1}
+    assert drawn_tokens(logits, SamplingSettings(min_p=0.49)) == {0, 1, 2}
+    assert drawn_tokens(logits, SamplingSettings(min_p=0.51)) == {0, 1}
+    assert drawn_tokens(logits, SamplingSettings(top_k=3)) == {0, 1, 2}
+    assert drawn_tokens(logits, SamplingSettings(top_k=1)) == {0}
+    assert drawn_tokens(logits, SamplingSettings(top_k=9)) == {0, 1, 2, 3}
+    assert drawn_tokens(logits, SamplingSettings(top_k=3, top_p=0.7)) == {0, 1}
+    assert drawn_tokens(logits, SamplingSettings(top_p=0.75)) == {0, 1, 2}
+    assert drawn_tokens(logits, SamplingSettings(top_p=0.75, min_p=0.6)) == {0, 1}
 
 
-def test_equal_tokens_are_kept_together() -> None:
+def test_equal_tokens_stay_together() -> None:
     logits = torch.zeros(1, 10)
-    assert kept_tokens(logits, SamplingSettings(top_k=3)) == set(range(10))
-    assert kept_tokens(logits, SamplingSettings(top_p=0.2)) == set(range(10))
+    assert drawn_tokens(logits, SamplingSettings(top_k=3)) == set(range(10))
+    assert drawn_tokens(logits, SamplingSettings(top_p=0.2)) == set(range(10))

@@ -7,47 +7,47 @@ from collections.abc import Sequence
 import pytest
 
 from accord.respond.protocol import Sample
-from accord.respond.stops import MARGIN, Stop
+from accord.respond.stops import MARGIN_TOKENS, StopStrings
 from accord.respond.text import response_text
 
 PIECES = ["", "a", "b", "ab", "stop", "st", "op", " ", "\n", "\n\n", "x"]
 
 
-class Pieces:
-    """A tokenizer whose token n reads PIECES[n]; it counts what it reads."""
+class PiecesTokenizer:
+    """A tokenizer whose token n decodes to PIECES[n]; it counts the tokens that it decodes."""
 
     def __init__(self) -> None:
-        self.read = 0
+        self.num_decoded = 0
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        self.read += len(ids)
+        self.num_decoded += len(ids)
         return "".join(PIECES[i] for i in ids)
 
 
-def stop(*strings: str) -> Stop:
-    return Stop(strings, Pieces().decode)
+def stops(*strings: str) -> StopStrings:
+    return StopStrings(strings, PiecesTokenizer().decode)
 
 
 def test_a_string_may_be_completed_within_a_token_or_over_several() -> None:
-    assert stop("stop").ended_by([1, 4]) == "stop"
-    assert stop("stop").ended_by([1, 5, 6]) == "stop"
-    assert stop("stop").ended_by([1, 5]) is None
-    assert stop("b").ended_by([3]) == "b"
-    assert stop("\n\n").ended_by([1, 8, 8]) == "\n\n"
+    assert stops("stop").find_in([1, 4]) == "stop"
+    assert stops("stop").find_in([1, 5, 6]) == "stop"
+    assert stops("stop").find_in([1, 5]) is None
+    assert stops("b").find_in([3]) == "b"
+    assert stops("\n\n").find_in([1, 8, 8]) == "\n\n"
 
 
-def test_the_string_that_begins_first_counts() -> None:
-    assert stop("b", "a").ended_by([3]) == "a"
-    assert stop("op", "stop").ended_by([4]) == "stop"
+def test_the_string_that_begins_first_is_returned() -> None:
+    assert stops("b", "a").find_in([3]) == "a"
+    assert stops("op", "stop").find_in([4]) == "stop"
 
 
 def test_a_string_at_the_very_end_of_a_long_response_is_found() -> None:
-    tokenizer = Pieces()
-    checks = Stop(["stop"], tokenizer.decode)
+    tokenizer = PiecesTokenizer()
+    stop_strings = StopStrings(["stop"], tokenizer.decode)
     tokens = [10] * 5000
-    assert checks.ended_by([*tokens, 5]) is None
-    assert tokenizer.read == len("stop") + MARGIN  # not all of it
-    assert checks.ended_by([*tokens, 5, 6]) == "stop"
+    assert stop_strings.find_in([*tokens, 5]) is None
+    assert tokenizer.num_decoded == len("stop") + MARGIN_TOKENS  # not all of it
+    assert stop_strings.find_in([*tokens, 5, 6]) == "stop"
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_a_string_at_the_very_end_of_a_long_response_is_found() -> None:
         (Sample((7, 1, 7, 9), (0.0,) * 4, True, "\n"), " a "),
     ],
 )
-def test_the_text_is_what_stands_before(sample: Sample, text: str) -> None:
-    assert response_text(sample, Pieces()) == text
+def test_the_text_ends_before_eos_or_the_stop_string(sample: Sample, text: str) -> None:
+    assert response_text(sample, PiecesTokenizer()) == text

@@ -1,4 +1,4 @@
-"""Sampling from a real vLLM server; runs where ACCORD_VLLM_PYTHON names a Python that has it."""
+"""Sampling from a real vLLM server; needs ACCORD_VLLM_PYTHON, a Python with vLLM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from accord.lm.load import load_causal, save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.pipeline.stages.sample import sample as sample_stage
-from accord.respond.choose import make_sampler
+from accord.respond.build import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
@@ -32,7 +32,7 @@ from accord.settings.training import LoraSettings
 pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHON is not set")
 VOCABULARY, EOS = 200, 1
 PROMPTS = [(5, 6, 7), (9, 10), (20, 30, 40, 50, 60, 70, 80)]
-TOLERANCE = 2e-3  # nats, both in fp32 with kernels of their own
+TOLERANCE = 2e-3  # nats, both in fp32 with different kernels
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    made = LlamaForCausalLM(
+    llama = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=128,
@@ -60,13 +60,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in llama.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(3)
-        made.lm_head.weight[EOS] = made.lm_head.weight[5:9].mean(0)
-    made.generation_config.top_k = 2  # a server takes what a request leaves out from here
-    made.generation_config.do_sample = True
-    made.save_pretrained(folder)
+        llama.lm_head.weight[EOS] = llama.lm_head.weight[5:9].mean(0)
+    llama.generation_config.top_k = 2  # a server takes what a request leaves out from here
+    llama.generation_config.do_sample = True
+    llama.save_pretrained(folder)
     return folder
 
 
@@ -76,41 +76,41 @@ def server(model: Path) -> Iterator[VllmServer]:
     assert python is not None
     arguments = ("--dtype", "float32", "--max-model-len", "128", "--served-model-name", "toy")
     arguments += ("--enable-lora", "--max-lora-rank", "8")
-    found = VllmServer(python, model, *arguments, "--logprobs-mode", "processed_logprobs")
-    yield found
-    found.close()
+    process = VllmServer(python, model, *arguments, "--logprobs-mode", "processed_logprobs")
+    yield process
+    process.close()
 
 
 @pytest.fixture
 def sampler(server: VllmServer) -> Iterator[VllmSampler]:
-    made = make_sampler(SamplerSettings(kind="vllm", url=server.url), None)
-    assert isinstance(made, VllmSampler)
-    yield made
-    made.close()
+    vllm_sampler = make_sampler(SamplerSettings(kind="vllm", url=server.url), None)
+    assert isinstance(vllm_sampler, VllmSampler)
+    yield vllm_sampler
+    vllm_sampler.close()
 
 
-def ask(sampler: VllmSampler, prompts: list[tuple[int, ...]], **settings: object) -> object:
-    chosen = SamplingSettings(**{"num_responses": 6, "max_new_tokens": 12, **settings})  # type: ignore[arg-type]
-    return sampler(prompts, chosen, seed=0, streams=range(len(prompts)))
+def generate(sampler: VllmSampler, prompts: list[tuple[int, ...]], **settings: object) -> object:
+    sampling = SamplingSettings(**{"num_responses": 6, "max_new_tokens": 12, **settings})  # type: ignore[arg-type]
+    return sampler(prompts, sampling, seed=0, streams=range(len(prompts)))
 
 
 def assert_log_probs_are_those_of(
-    lm: LanguageModel, found: list[list[Sample]], temperature: float = 1.0
+    lm: LanguageModel, sampled: list[list[Sample]], temperature: float = 1.0
 ) -> None:
-    for prompt, own in zip(PROMPTS, found, strict=True):
-        batch = pack([PromptGroup(prompt, tuple(s.tokens for s in own))])
+    for prompt, samples in zip(PROMPTS, sampled, strict=True):
+        batch = pack([PromptGroup(prompt, tuple(s.tokens for s in samples))])
         with torch.no_grad():
             expected = response_logps(lm, batch, temperature=temperature).tolist()
-        assert [x for s in own for x in s.logps] == pytest.approx(expected, abs=TOLERANCE)
+        assert [x for s in samples for x in s.logps] == pytest.approx(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_our_own_pass(
+def test_log_probs_are_those_of_the_local_model(
     sampler: VllmSampler, model: Path, temperature: float
 ) -> None:
-    found = ask(sampler, PROMPTS, temperature=temperature, num_responses=40)
-    assert_log_probs_are_those_of(load_causal(str(model), device="cpu"), found, temperature)
-    samples = [s for own in found for s in own]
+    sampled = generate(sampler, PROMPTS, temperature=temperature, num_responses=40)
+    assert_log_probs_are_those_of(load_causal(str(model), device="cpu"), sampled, temperature)
+    samples = [s for group in sampled for s in group]
     assert not any(s.exact for s in samples)
     assert len({s.tokens for s in samples}) > 20
     ended = [s for s in samples if s.finished]
@@ -121,19 +121,21 @@ def test_log_probs_are_those_of_our_own_pass(
 
 def test_frequencies_are_the_models(sampler: VllmSampler, model: Path) -> None:
     # Over the whole vocabulary, though the model's generation_config.json says top_k=2.
-    (own,) = ask(sampler, PROMPTS[:1], num_responses=1500, max_new_tokens=1, batch_size=1500)
-    counts = np.bincount([s.tokens[0] for s in own], minlength=VOCABULARY)
+    (samples,) = generate(
+        sampler, PROMPTS[:1], num_responses=1500, max_new_tokens=1, batch_size=1500
+    )
+    counts = np.bincount([s.tokens[0] for s in samples], minlength=VOCABULARY)
     lm = load_causal(str(model), device="cpu")
     with torch.no_grad():
         p = lm.model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].double().softmax(-1).numpy()
-    expected = p / p.sum() * len(own)
+    expected = p / p.sum() * len(samples)
     common = expected >= 5
-    seen = np.append(counts[common], counts[~common].sum())
-    wanted = np.append(expected[common], expected[~common].sum())
-    assert stats.chisquare(seen, wanted).pvalue > 1e-6  # no seed: each run draws anew
+    observed = np.append(counts[common], counts[~common].sum())
+    pooled = np.append(expected[common], expected[~common].sum())
+    assert stats.chisquare(observed, pooled).pvalue > 1e-6  # no seed: each run draws others
 
 
-def test_an_adapter_is_sampled_from_once_it_is_published(
+def test_a_published_adapter_is_sampled_from(
     sampler: VllmSampler, model: Path, tmp_path: Path
 ) -> None:
     plain = load_causal(str(model), device="cpu")
@@ -149,10 +151,10 @@ def test_an_adapter_is_sampled_from_once_it_is_published(
                     parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(version))
         save_model(lm, tmp_path / str(version), card="a test")
         sampler.publish(tmp_path / str(version))
-        found = ask(sampler, PROMPTS)
-        assert_log_probs_are_those_of(lm, found)
+        sampled = generate(sampler, PROMPTS)
+        assert_log_probs_are_those_of(lm, sampled)
         with pytest.raises(AssertionError):
-            assert_log_probs_are_those_of(plain, found)
+            assert_log_probs_are_those_of(plain, sampled)
 
 
 def test_an_adapter_of_too_high_a_rank(sampler: VllmSampler, model: Path, tmp_path: Path) -> None:
@@ -160,13 +162,13 @@ def test_an_adapter_of_too_high_a_rank(sampler: VllmSampler, model: Path, tmp_pa
     save_model(lm, tmp_path / "adapter", card="a test")
     with pytest.raises(SettingsError, match=r"--max-lora-rank that is at least lora\.r"):
         sampler.publish(tmp_path / "adapter")
-    assert len(ask(sampler, PROMPTS)) == 3  # it goes on with what it had
+    assert len(generate(sampler, PROMPTS)) == 3  # it still samples from its base model
 
 
 def test_too_long_a_response_is_refused(sampler: VllmSampler) -> None:
     assert sampler.max_length == 128
     with pytest.raises(SettingsError, match="128 tokens"):
-        ask(sampler, PROMPTS, max_new_tokens=500)
+        generate(sampler, PROMPTS, max_new_tokens=500)
 
 
 def test_the_sample_stage_writes_what_a_server_answers(
@@ -190,17 +192,17 @@ def test_the_sample_stage_writes_what_a_server_answers(
     from accord.data.write import read_responses
 
     rows = read_responses(str(tmp_path / "out" / "responses.jsonl"))
-    found = [r for row in rows for r in row.responses]
-    assert len(found) == 40
-    assert not any("w1" in r.text or "eos" in r.text for r in found)
+    responses = [r for row in rows for r in row.responses]
+    assert len(responses) == 40
+    assert not any("w1" in r.text or "eos" in r.text for r in responses)
 
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_a_policy_learns_from_what_the_server_samples(
     method: str, server: VllmServer, model: Path, tmp_path: Path
 ) -> None:
-    # The server is given each iteration's adapter: else its samples, and so the scores, would stay
-    # as they are, and the two engines would part.
+    # The server loads each iteration's adapter: otherwise its samples, and so the scores, would not
+    # change, and the two engines' log-probs would diverge.
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "w5 w6"}\n{"prompt": "w9 w10"}\n')
     (tmp_path / "mine.py").write_text(
         "def low(prompts, responses):\n"

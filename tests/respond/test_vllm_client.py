@@ -1,4 +1,4 @@
-"""What the vLLM client asks for, what it makes of the answers, and how it fails."""
+"""What the vLLM sampler requests, how it reads the answers, and how it fails."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from accord.errors import SettingsError, WorkError
-from accord.respond import http as attempts
-from accord.respond.choose import make_sampler
+from accord.respond import http
+from accord.respond.build import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
@@ -21,44 +21,44 @@ from tests.respond.fake_vllm import MODELS, FakeVllm, completion
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVllm]:
-    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
-    found = FakeVllm()
-    yield found
-    found.close()
+    monkeypatch.setattr(http, "FIRST_WAIT", 0.0)
+    server = FakeVllm()
+    yield server
+    server.close()
 
 
 def connect(fake: FakeVllm, **settings: Any) -> VllmSampler:
-    made = make_sampler(SamplerSettings(kind="vllm", url=fake.url, **settings), None)
-    assert isinstance(made, VllmSampler)
-    return made
+    sampler = make_sampler(SamplerSettings(kind="vllm", url=fake.url, **settings), None)
+    assert isinstance(sampler, VllmSampler)
+    return sampler
 
 
-def ask(sampler: VllmSampler, prompts: Any = ((5, 6), (7,)), **settings: Any) -> Any:
-    chosen = SamplingSettings(**{"num_responses": 2, "max_new_tokens": 8, **settings})
-    return sampler(prompts, chosen, seed=0, streams=range(len(prompts)))
+def generate(sampler: VllmSampler, prompts: Any = ((5, 6), (7,)), **settings: Any) -> Any:
+    sampling = SamplingSettings(**{"num_responses": 2, "max_new_tokens": 8, **settings})
+    return sampler(prompts, sampling, seed=0, streams=range(len(prompts)))
 
 
-def altered(change: Callable[[dict[str, Any]], Any]) -> Callable[[Any], tuple[int, Any]]:
-    """Completions in which the first response was changed."""
+def with_change(change: Callable[[dict[str, Any]], Any]) -> Callable[[Any], tuple[int, Any]]:
+    """Answers of `completion` whose first choice is changed."""
 
     def answer(body: Any) -> tuple[int, Any]:
-        found = completion(body)
-        change(found["choices"][0])
-        return 200, found
+        content = completion(body)
+        change(content["choices"][0])
+        return 200, content
 
     return answer
 
 
 def test_responses_come_by_prompt_with_tokens_and_log_probs(fake: FakeVllm) -> None:
-    found = ask(connect(fake))
+    samples = generate(connect(fake))
     logps = (-0.5, -1.5, -0.25)
-    assert found == [
+    assert samples == [
         [Sample((p, j, 2), logps, True, exact=False) for j in range(2)] for p in (5, 7)
     ]
 
 
-def test_what_is_asked_for_leaves_nothing_to_the_models_defaults(fake: FakeVllm) -> None:
-    ask(connect(fake), top_k=3, stop=("\n", "END"))
+def test_a_request_leaves_nothing_to_the_models_defaults(fake: FakeVllm) -> None:
+    generate(connect(fake), top_k=3, stop=("\n", "END"))
     (body,) = [b for path, b in fake.seen if path == "/v1/completions" and b["n"] == 2]
     assert body == {
         "model": "base",
@@ -78,37 +78,39 @@ def test_what_is_asked_for_leaves_nothing_to_the_models_defaults(fake: FakeVllm)
     }  # and no seed, which kills the engine of the CPU build
 
 
-def test_batches_hold_no_more_responses_than_asked(fake: FakeVllm) -> None:
+def test_batches_hold_no_more_responses_than_batch_size(fake: FakeVllm) -> None:
     prompts = [(i,) for i in range(5, 12)]
-    found = ask(connect(fake), prompts, batch_size=4)
+    samples = generate(connect(fake), prompts, batch_size=4)
     sizes = [len(b["prompt"]) for path, b in fake.seen if path == "/v1/completions"]
     assert sizes == [2, 2, 2, 1]
-    assert [own[0].tokens[0] for own in found] == [p[0] for p in prompts]
+    assert [samples_of_prompt[0].tokens[0] for samples_of_prompt in samples] == [
+        p[0] for p in prompts
+    ]
 
 
-def test_temperature_zero_is_asked_for_once(fake: FakeVllm) -> None:
-    (first, second), _ = ask(connect(fake), temperature=0)
+def test_temperature_zero_is_requested_once(fake: FakeVllm) -> None:
+    (first, second), _ = generate(connect(fake), temperature=0)
     assert first == second
     assert fake.seen[-1][1]["n"] == 1
 
 
-def test_a_stop_string_is_told(fake: FakeVllm) -> None:
-    def by_string(choice: dict[str, Any]) -> None:
+def test_a_stop_string_is_reported(fake: FakeVllm) -> None:
+    def ends_by_string(choice: dict[str, Any]) -> None:
         choice["stop_reason"] = "END"
 
-    fake.answers["/v1/completions"] = altered(by_string)
-    found = [s for own in ask(connect(fake), stop=("END",)) for s in own]
-    assert [s.stop for s in found] == [None, None, None, "END"]
-    assert all(s.finished for s in found)
+    fake.answers["/v1/completions"] = with_change(ends_by_string)
+    samples = [s for group in generate(connect(fake), stop=("END",)) for s in group]
+    assert [s.stop for s in samples] == [None, None, None, "END"]
+    assert all(s.finished for s in samples)
 
 
 def test_a_response_cut_by_the_limit_is_not_finished(fake: FakeVllm) -> None:
-    fake.answers["/v1/completions"] = altered(lambda c: c.update(finish_reason="length"))
-    assert not ask(connect(fake))[1][1].finished
+    fake.answers["/v1/completions"] = with_change(lambda c: c.update(finish_reason="length"))
+    assert not generate(connect(fake))[1][1].finished
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: c.pop("token_ids"), "without token_ids"),
         (lambda c: c.update(token_ids=[]), "without token_ids"),
@@ -126,14 +128,14 @@ def test_a_response_cut_by_the_limit_is_not_finished(fake: FakeVllm) -> None:
         ),
     ],
 )
-def test_a_malformed_response_is_an_error(fake: FakeVllm, change: Any, said: str) -> None:
-    fake.answers["/v1/completions"] = altered(change)
-    with pytest.raises(WorkError, match=said):
-        ask(connect(fake))
+def test_a_malformed_response_is_an_error(fake: FakeVllm, change: Any, message: str) -> None:
+    fake.answers["/v1/completions"] = with_change(change)
+    with pytest.raises(WorkError, match=message):
+        generate(connect(fake))
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         ("<html>proxy</html>", "no JSON but '<html>"),
         ([1], "no JSON object"),
@@ -142,50 +144,52 @@ def test_a_malformed_response_is_an_error(fake: FakeVllm, change: Any, said: str
         ({"choices": [1, 2, 3, 4]}, "not numbered"),
     ],
 )
-def test_a_malformed_answer_is_an_error(fake: FakeVllm, answer: Any, said: str) -> None:
+def test_a_malformed_answer_is_an_error(fake: FakeVllm, answer: Any, message: str) -> None:
     fake.answers["/v1/completions"] = lambda body: (200, answer)
-    with pytest.raises(WorkError, match=said):
-        ask(connect(fake))
+    with pytest.raises(WorkError, match=message):
+        generate(connect(fake))
 
 
-def times(count: int, first: tuple[int, Any]) -> Callable[[Any], tuple[int, Any]]:
-    """An answer that is given so many times before the right one."""
-    left = [count]
+def failing(count: int, failure: tuple[int, Any]) -> Callable[[Any], tuple[int, Any]]:
+    """Returns `failure` for the first `count` requests, then completions."""
+    remaining = [count]
 
     def answer(body: Any) -> tuple[int, Any]:
-        left[0] -= 1
-        return first if left[0] >= 0 else (200, completion(body))
+        remaining[0] -= 1
+        return failure if remaining[0] >= 0 else (200, completion(body))
 
     return answer
 
 
-@pytest.mark.parametrize("first", [(0, ""), (500, {"error": {"message": "busy"}}), (503, "later")])
-def test_a_request_that_failed_is_sent_again(fake: FakeVllm, first: tuple[int, Any]) -> None:
+@pytest.mark.parametrize(
+    "failure", [(0, ""), (500, {"error": {"message": "busy"}}), (503, "later")]
+)
+def test_a_failed_request_is_retried(fake: FakeVllm, failure: tuple[int, Any]) -> None:
     sampler = connect(fake, retries=2)
-    fake.answers["/v1/completions"] = times(2, first)
-    assert len(ask(sampler)) == 2
-    fake.answers["/v1/completions"] = times(3, first)
+    fake.answers["/v1/completions"] = failing(2, failure)
+    assert len(generate(sampler)) == 2
+    fake.answers["/v1/completions"] = failing(3, failure)
     with pytest.raises(WorkError, match="in 3 attempts"):
-        ask(sampler)
+        generate(sampler)
 
 
-def test_a_dead_engine_is_told_at_once(fake: FakeVllm) -> None:
+def test_a_dead_engine_is_reported_without_a_retry(fake: FakeVllm) -> None:
     sampler = connect(fake, retries=9)
     fake.answers["/v1/completions"] = lambda body: (
         500,
         {"error": {"message": "EngineCore encountered an issue."}},
     )
     fake.answers["/health"] = lambda body: (503, "")
-    with pytest.raises(WorkError, match=r"is dead: .*EngineCore encountered.*start it anew"):
-        ask(sampler)
+    with pytest.raises(WorkError, match=r"is dead: .*EngineCore encountered.*restart it"):
+        generate(sampler)
     assert sum(path == "/v1/completions" for path, _ in fake.seen) == 1
 
 
-def test_no_server(fake: FakeVllm) -> None:
+def test_without_a_server(fake: FakeVllm) -> None:
     sampler = connect(fake, retries=1)
     fake.close()
     with pytest.raises(WorkError, match=r"did not answer .* in 2 attempts: no connection"):
-        ask(sampler)
+        generate(sampler)
     with pytest.raises(WorkError, match="Is it running"):
         connect(fake, retries=0)
 
@@ -199,15 +203,15 @@ def test_an_answer_that_takes_too_long(fake: FakeVllm) -> None:
 
     fake.answers["/v1/completions"] = slow
     with pytest.raises(WorkError, match=r"within 0.2 s. Raise sampler.timeout"):
-        ask(sampler)
+        generate(sampler)
 
 
-def test_what_the_server_refuses_is_told_with_its_words(fake: FakeVllm) -> None:
+def test_a_refusal_quotes_the_server(fake: FakeVllm) -> None:
     sampler = connect(fake)
     refusal = {"error": {"message": "max_tokens=8 cannot be greater than max_model_len"}}
     fake.answers["/v1/completions"] = lambda body: (400, refusal)
     with pytest.raises(SettingsError, match=r"max_tokens=8 cannot.* may have 64 tokens"):
-        ask(sampler)
+        generate(sampler)
 
 
 def test_which_model_is_sampled_from(fake: FakeVllm) -> None:
@@ -215,8 +219,8 @@ def test_which_model_is_sampled_from(fake: FakeVllm) -> None:
     assert sampler.max_length == 64
     with pytest.raises(SettingsError, match="no model 'nope', only base"):
         connect(fake, model="nope")
-    more = [*MODELS["data"], {"id": "own", "parent": "base"}, {"id": "other", "parent": None}]
-    fake.answers["/v1/models"] = lambda body: (200, {"data": more})
+    models = [*MODELS["data"], {"id": "adapter", "parent": "base"}, {"id": "other", "parent": None}]
+    fake.answers["/v1/models"] = lambda body: (200, {"data": models})
     with pytest.raises(SettingsError, match=r"serves base, other: set sampler.model"):
         connect(fake)
     fake.answers["/v1/models"] = lambda body: (200, {"models": []})
@@ -224,7 +228,7 @@ def test_which_model_is_sampled_from(fake: FakeVllm) -> None:
         connect(fake)
 
 
-def test_a_key_goes_along(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "secret")
     connect(fake, api_key_env="A_KEY")
     assert fake.keys == ["Bearer secret"]
@@ -245,17 +249,17 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_version_of_an_adapter_has_a_name_of_its_own(fake: FakeVllm, adapter: Path) -> None:
+def test_each_version_of_an_adapter_has_a_new_name(fake: FakeVllm, adapter: Path) -> None:
     sampler = connect(fake)
     for _ in range(3):
         sampler.publish(adapter)
-        ask(sampler)
+        generate(sampler)
     sampler.close()
     loaded = [b["lora_name"] for path, b in fake.seen if path == "/v1/load_lora_adapter"]
     unloaded = [b["lora_name"] for path, b in fake.seen if path == "/v1/unload_lora_adapter"]
-    asked = [b["model"] for path, b in fake.seen if path == "/v1/completions"]
+    sampled_from = [b["model"] for path, b in fake.seen if path == "/v1/completions"]
     assert len(set(loaded)) == 3
-    assert unloaded == loaded == asked
+    assert unloaded == loaded == sampled_from
     paths = [b["lora_path"] for path, b in fake.seen if path == "/v1/load_lora_adapter"]
     assert paths == [str(adapter.resolve())] * 3
 
@@ -267,7 +271,7 @@ def test_each_version_of_an_adapter_has_a_name_of_its_own(fake: FakeVllm, adapte
         ((400, {"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16"}}), "lora.r"),
         ((404, {"error": {"message": "No adapter found for /x"}}), "must see the same folder"),
         ((400, {"error": {"message": "lora is broken"}}), "Look at the server's log"),
-        # What vLLM 0.32 says: a failure of the worker, after which the server goes on.
+        # What vLLM 0.32 answers: a failure of the worker, after which the server still runs.
         ((500, {"error": {"message": "LoRA rank 16 is greater than max_lora_rank 8."}}), "lora.r"),
     ],
 )
@@ -278,16 +282,16 @@ def test_an_adapter_that_is_refused(
     fake.answers["/v1/load_lora_adapter"] = lambda body: refusal
     with pytest.raises(SettingsError, match=remedy):
         sampler.publish(adapter)
-    ask(sampler)
+    generate(sampler)
     assert fake.seen[-1][1]["model"] == "base"  # as before
 
 
 def test_an_adapter_whose_first_answer_was_lost_is_loaded(fake: FakeVllm, adapter: Path) -> None:
     sampler = connect(fake)
-    said = {"error": {"message": "The lora adapter 'x' has already been loaded."}}
-    fake.answers["/v1/load_lora_adapter"] = lambda body: (400, said)
+    answer = {"error": {"message": "The lora adapter 'x' has already been loaded."}}
+    fake.answers["/v1/load_lora_adapter"] = lambda body: (400, answer)
     sampler.publish(adapter)
-    ask(sampler)
+    generate(sampler)
     assert fake.seen[-1][1]["model"] != "base"
 
 
@@ -299,24 +303,24 @@ def test_only_adapters_are_published(fake: FakeVllm, tmp_path: Path) -> None:
 def test_log_probs_before_the_temperature_are_refused(fake: FakeVllm) -> None:
     # The fake's likeliest token has one log-prob at all temperatures: raw ones.
     with pytest.raises(SettingsError, match=r"temperature=0.7 .*processed_logprobs"):
-        ask(connect(fake), temperature=0.7)
+        generate(connect(fake), temperature=0.7)
 
     def processed(body: Any) -> tuple[int, Any]:
-        found = completion(body)
-        for choice in found["choices"]:
+        content = completion(body)
+        for choice in content["choices"]:
             choice["logprobs"]["top_logprobs"] = [{"x": -0.5 * body["temperature"]}] * 3
-        return 200, found
+        return 200, content
 
     fake.answers["/v1/completions"] = processed
     sampler = connect(fake)
-    ask(sampler, temperature=0.7)
+    generate(sampler, temperature=0.7)
     before = len(fake.seen)
-    ask(sampler, temperature=0.9)
-    assert len(fake.seen) == before + 1  # it is known by now
+    generate(sampler, temperature=0.9)
+    assert len(fake.seen) == before + 1  # no second probe
 
 
-def test_a_server_that_is_gone_does_not_spoil_the_end(fake: FakeVllm, tmp_path: Path) -> None:
-    # What was trained is written after this.
+def test_closing_without_a_server_raises_nothing(fake: FakeVllm, tmp_path: Path) -> None:
+    # The trained model is saved after the sampler is closed.
     (tmp_path / "adapter_config.json").write_text("{}")
     sampler = connect(fake, retries=0)
     sampler.publish(tmp_path)

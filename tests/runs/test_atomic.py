@@ -1,4 +1,4 @@
-"""Folders and files that are whole or absent: killed writers, full disks, readers in between."""
+"""Folders and files that are whole or absent: killed writers, full disks, concurrent readers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ from pathlib import Path
 import pytest
 
 from accord.errors import StorageError
-from accord.runs import (
-    atomic,
-    atomic_folder,
-    recover_folder,
-    remove_folder,
-    write_json_atomic,
-)
+from accord.runs import atomic, atomic_folder, remove_folder, write_json_atomic
+from accord.runs.atomic import finish_interrupted_write
 from accord.runs.storage import storage_errors
 
 WRITER = """
@@ -43,7 +38,7 @@ def fill(folder: Path, text: str) -> None:
 
 def fill_twice(folder: Path) -> None:
     fill(folder, "two")
-    fill(folder, "again")  # fails, since the inner folder is there already
+    fill(folder, "again")  # fails, since the inner folder exists
 
 
 def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
@@ -62,13 +57,13 @@ def test_an_old_folder_is_replaced_and_nothing_of_it_is_left(tmp_path: Path) -> 
         (folder / "only in the first").write_text("")
     with atomic_folder(final) as folder:
         fill(folder, "two")
-        assert (final / "weights").read_text() == "one"  # still there while the new one is made
+        assert (final / "weights").read_text() == "one"  # until the new folder is complete
     assert sorted(p.name for p in final.iterdir()) == ["deep", "weights"]
     assert (final / "weights").read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_error_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_folder_and_no_leftovers(tmp_path: Path) -> None:
     final = tmp_path / "model"
     with atomic_folder(final) as folder:
         fill(folder, "one")
@@ -79,7 +74,7 @@ def test_an_error_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_killed_writer_changes_nothing_and_its_rest_is_removed(
+def test_a_killed_writer_changes_nothing_and_its_leftovers_are_removed(
     tmp_path: Path, existed: bool
 ) -> None:
     final = tmp_path / "model"
@@ -88,13 +83,13 @@ def test_a_killed_writer_changes_nothing_and_its_rest_is_removed(
             fill(folder, "old")
     killed = subprocess.run([sys.executable, "-c", WRITER, str(final)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    rest = [p for p in tmp_path.iterdir() if p.name != "model"]
-    assert len(rest) == 1  # the killed process could not clean up
+    leftovers = [p for p in tmp_path.iterdir() if p.name != "model"]
+    assert len(leftovers) == 1  # the killed process could not clean up
     assert final.exists() is existed
     if existed:
         assert (final / "weights").read_text() == "old"
     with atomic_folder(final) as folder:
-        assert not rest[0].exists()
+        assert not leftovers[0].exists()
         fill(folder, "next")
     assert (final / "weights").read_text() == "next"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -108,7 +103,7 @@ write_json_atomic(sys.argv[1], "new")
 """
 
 
-def test_a_killed_writer_of_a_file_changes_nothing_and_its_rest_is_removed(tmp_path: Path) -> None:
+def test_the_leftover_of_a_killed_file_writer_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json_atomic(path, "old")
     killed = subprocess.run([sys.executable, "-c", FILE_WRITER, str(path)], check=False)
@@ -123,19 +118,19 @@ def test_a_killed_writer_of_a_file_changes_nothing_and_its_rest_is_removed(tmp_p
 def test_the_file_of_a_live_writer_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two writers at once: each must find its own file in its place, and the last one wins.
-    path, whole, seen = tmp_path / "x.json", os.fsync, []
+    # Two writers at once: each reads what it wrote, and the last one wins.
+    path, real_fsync, calls = tmp_path / "x.json", os.fsync, []
 
     def fsync(descriptor: int) -> None:
-        if not seen:
-            seen.append(descriptor)
+        if not calls:
+            calls.append(descriptor)
             write_json_atomic(path, "in between")
             assert json.loads(path.read_text()) == "in between"
-        whole(descriptor)
+        real_fsync(descriptor)
 
     monkeypatch.setattr(atomic.os, "fsync", fsync)
     write_json_atomic(path, "last")
-    assert seen
+    assert calls
     assert json.loads(path.read_text()) == "last"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
@@ -143,22 +138,22 @@ def test_the_file_of_a_live_writer_is_left_alone(
 REMOVER = """
 import os, signal, sys
 from accord.runs import atomic, remove_folder
-def half(folder, **told):
+def remove_half(folder, **options):
     (folder / "weights").unlink()
     os.kill(os.getpid(), signal.SIGKILL)
-atomic.shutil.rmtree = half
+atomic.shutil.rmtree = remove_half
 remove_folder(sys.argv[1])
 """
 
 
-def test_a_folder_half_removed_is_not_there(tmp_path: Path) -> None:
+def test_a_half_removed_folder_does_not_exist(tmp_path: Path) -> None:
     final = tmp_path / "checkpoints"
     with atomic_folder(final) as folder:
         fill(folder, "one")
     killed = subprocess.run([sys.executable, "-c", REMOVER, str(final)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not final.exists()
-    assert len(list(tmp_path.iterdir())) == 1  # what is left of it, under another name
+    assert len(list(tmp_path.iterdir())) == 1  # its leftovers, under another name
     remove_folder(final)
     assert list(tmp_path.iterdir()) == []
 
@@ -167,23 +162,23 @@ def test_the_folder_of_a_live_writer_is_left_alone(tmp_path: Path) -> None:
     final = tmp_path / "model"
     with atomic_folder(final) as folder:
         fill(folder, "mine")
-        recover_folder(final)
+        finish_interrupted_write(final)
         assert (folder / "weights").read_text() == "mine"
 
 
 def read_inside(folder: int, name: str) -> str:
-    """The text of a file in a folder that is held open, wherever its name has gone."""
+    """The text of a file in an open folder, whatever the folder's name is by now."""
     with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=folder)) as file:
         return file.read()
 
 
-def test_a_reader_never_finds_the_folder_missing_or_mixed(tmp_path: Path) -> None:
+def test_a_reader_never_sees_the_folder_missing_or_mixed(tmp_path: Path) -> None:
     if atomic._renameat2() is None:
         pytest.skip("this system can't exchange two names in one step")
     final = tmp_path / "model"
     with atomic_folder(final) as folder:
         fill(folder, "0")
-    faults: list[str] = []
+    errors: list[str] = []
     done = threading.Event()
 
     def read() -> None:
@@ -191,14 +186,14 @@ def test_a_reader_never_finds_the_folder_missing_or_mixed(tmp_path: Path) -> Non
             try:
                 descriptor = os.open(final, os.O_RDONLY)
             except FileNotFoundError:
-                faults.append("missing")
+                errors.append("missing")
                 continue
             try:
                 texts = [read_inside(descriptor, name) for name in ("weights", "deep/config")]
                 if len(set(texts)) != 1:
-                    faults.append(f"mixed {texts}")
+                    errors.append(f"mixed {texts}")
             except FileNotFoundError:
-                pass  # the folder that was opened has been replaced and removed meanwhile
+                pass  # the open folder has been replaced and removed
             finally:
                 os.close(descriptor)
 
@@ -211,10 +206,10 @@ def test_a_reader_never_finds_the_folder_missing_or_mixed(tmp_path: Path) -> Non
     finally:
         done.set()
         reader.join()
-    assert faults == []
+    assert errors == []
 
 
-def test_without_an_exchange_the_old_folder_is_put_aside_and_recovered(
+def test_without_an_exchange_the_old_folder_is_moved_and_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(atomic, "_renameat2", lambda: None)
@@ -224,9 +219,9 @@ def test_without_an_exchange_the_old_folder_is_put_aside_and_recovered(
             fill(folder, text)
     assert (final / "weights").read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    # A process that died between its two renames: nothing at the name, the old folder aside.
+    # A process that died between its two renames: only the old folder, under another name.
     final.rename(tmp_path / ".model.aside")
-    recover_folder(final)
+    finish_interrupted_write(final)
     assert (final / "weights").read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -241,7 +236,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "model" / "weights").read_text() == "one"
 
 
-def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
     with (
         pytest.raises(StorageError, match="is a file where a folder must be"),
@@ -268,20 +263,20 @@ def test_json_is_whole_and_valid(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, mounted for the test."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if mounted.returncode:
         pytest.skip(f"mounting a small disk needs more rights: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_with_its_space_and_leaves_the_old_folder(small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_with_its_space_and_leaves_the_old_folder(small_disk: Path) -> None:
     final = small_disk / "model"
     with atomic_folder(final) as folder:
         (folder / "weights").write_bytes(b"1" * 300_000)
@@ -295,7 +290,7 @@ def test_a_full_disk_is_told_with_its_space_and_leaves_the_old_folder(small_disk
     assert [p.name for p in small_disk.iterdir()] == ["model"]
 
 
-def test_a_full_disk_keeps_the_old_file(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_old_file(small_disk: Path) -> None:
     path = small_disk / "x.json"
     write_json_atomic(path, "old")
     with pytest.raises(StorageError, match="no space is left"):
@@ -304,12 +299,12 @@ def test_a_full_disk_keeps_the_old_file(small_disk: Path) -> None:
     assert [p.name for p in small_disk.iterdir()] == ["x.json"]
 
 
-def test_what_libraries_in_rust_say_of_a_full_disk_is_understood(tmp_path: Path) -> None:
-    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+def test_a_full_disk_error_of_a_rust_library_is_recognised(tmp_path: Path) -> None:
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
     with pytest.raises(StorageError, match="no space is left on the disk"), storage_errors("x"):
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
 
-def test_an_error_in_reading_is_not_taken_for_a_failure_to_write(tmp_path: Path) -> None:
+def test_a_read_error_is_not_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), atomic_folder(tmp_path / "model"):
         raise PermissionError(13, "Permission denied", "/some/input")

@@ -1,4 +1,4 @@
-"""The folder of what later runs can use again."""
+"""The cache folder, and removal of its oldest entries."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from accord.runs.cache import cache_folder, keep_newest
+from accord.runs.cache import cache_folder, remove_oldest
 
 
-def test_only_the_newest_folders_are_kept(tmp_path: Path) -> None:
-    for age, name in enumerate(("d", "a", "c", "b")):  # the name says nothing of the age
+def test_only_the_newest_folders_remain(tmp_path: Path) -> None:
+    for age, name in enumerate(("d", "a", "c", "b")):  # names are not in order of age
         (tmp_path / name).mkdir()
-        (tmp_path / name / "kept").touch()
+        (tmp_path / name / "entry").touch()
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    (tmp_path / ".partial").mkdir()  # being written by another run
+    (tmp_path / ".partial").mkdir()  # another run is writing it
     os.utime(tmp_path / ".partial", (0, 0))
-    keep_newest(tmp_path, 2)
+    remove_oldest(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".partial", "a", "d"]
-    keep_newest(tmp_path, 9)
+    remove_oldest(tmp_path, 9)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".partial", "a", "d"]
 
 
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_sets_the_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path))
     assert cache_folder("reference") == tmp_path / "reference"
     monkeypatch.delenv("ACCORD_CACHE")

@@ -17,7 +17,7 @@ from accord.lm.load import Device
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
-from accord.respond.local.sampler import local_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
 from accord.respond.text import response_text
 
@@ -125,7 +125,7 @@ def sample(
             f"{len(records) - len(used)} of {len(records)} prompts can't be used: "
             f"{report.summary()}."
         )
-    samples = local_sampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
+    samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
     combined = None if reward is None else combine_rewards(reward, device=device)
     rows = []
     for record, group in zip(used, samples, strict=True):

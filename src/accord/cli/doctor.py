@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.runs.manifest import machine, versions
-from accord.runs.storage import size
+from accord.runs.storage import format_bytes
 
 
 def facts() -> list[tuple[str, str]]:
@@ -26,7 +26,9 @@ def facts() -> list[tuple[str, str]]:
     rows.append(("memory", _memory(seen["memory"])))
     rows += _devices(torch)
     usage = shutil.disk_usage(Path.cwd())
-    rows.append(("disk", f"{size(usage.free)} of {size(usage.total)} free in this folder"))
+    rows.append(
+        ("disk", f"{format_bytes(usage.free)} of {format_bytes(usage.total)} free in this folder")
+    )
     return rows
 
 
@@ -35,8 +37,8 @@ def _memory(total: int | None) -> str:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = {line.partition(":")[0]: line.split()[1] for line in lines}["MemAvailable"]
     except (OSError, KeyError, IndexError):
-        return size(total) if total else "unknown"
-    return f"{size(int(available) * 1024)} of {size(total or 0)} available"
+        return format_bytes(total) if total else "unknown"
+    return f"{format_bytes(int(available) * 1024)} of {format_bytes(total or 0)} available"
 
 
 def _devices(torch: Any) -> list[tuple[str, str]]:
@@ -46,5 +48,7 @@ def _devices(torch: Any) -> list[tuple[str, str]]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        rows.append((f"cuda:{index}", f"{name}, {size(free)} of {size(total)} free"))
+        rows.append(
+            (f"cuda:{index}", f"{name}, {format_bytes(free)} of {format_bytes(total)} free")
+        )
     return rows

@@ -1,11 +1,11 @@
-"""Requests over HTTP: sent again where the line fails or a server is busy, and what it said."""
+"""HTTP requests, repeated where the connection fails or the server is busy."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,19 +14,25 @@ import httpx2
 
 from accord.errors import SettingsError
 
-FIRST_WAIT = 0.5  # seconds before a request is sent again; doubles each time
-LONGEST_WAIT = 300.0  # a server that asks for a longer one is not waited for
-CONNECT = 10.0  # seconds to reach a server
-QUOTED = 300  # characters of an answer that an error quotes
-BUSY = (408, 429)  # below 500, and worth another attempt
+FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
+LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not tried again
+CONNECT_TIMEOUT = 10.0  # seconds to reach a server
+QUOTED_CHARACTERS = 300  # of a response, in an error message
+RETRIED_STATUSES = (408, 429)  # below 500, yet worth a retry
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnected:
-    """An attempt without an answer: `what` went wrong; `late` if it took longer than it may."""
+class FailedAttempt:
+    """An attempt to send a request that a retry may repeat.
 
-    what: str
-    late: bool = False
+    `reason` is for an error message. `status` is None where no response arrived, `message` is what
+    the response says, and `timed_out` is True where the client's timeout passed.
+    """
+
+    reason: str
+    status: int | None = None
+    message: str = ""
+    timed_out: bool = False
 
 
 class RefusedError(SettingsError):
@@ -40,85 +46,110 @@ class RefusedError(SettingsError):
         return RefusedError, (self.where, self.status, self.message)  # it may cross processes
 
 
-def connection(
-    url: str, *, timeout: float, headers: dict[str, str], proxies: bool = False
+def make_client(
+    url: str, *, timeout: float, headers: dict[str, str], use_proxies: bool = False
 ) -> httpx2.Client:
-    """A client of one server, for any number of threads; `timeout` is seconds for an answer.
+    """A client of one server, for any number of threads; `timeout` is in seconds per response.
 
-    `proxies` says that the environment's proxies and certificates hold for it.
+    With `use_proxies` the environment's proxies and certificates apply.
     """
     return httpx2.Client(
         base_url=url,
         headers=headers,
-        timeout=httpx2.Timeout(timeout, connect=CONNECT),
-        trust_env=proxies,
+        timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT),
+        trust_env=use_proxies,
     )
 
 
-def key_header(variable: str | None, *, named_by: str, whose: str) -> dict[str, str]:
-    """The header with the key in an environment variable. Raises SettingsError if it is not set."""
+def authorization_header(variable: str | None, *, setting: str, key_owner: str) -> dict[str, str]:
+    """The header with the key from an environment variable, which `setting` names; none without.
+
+    Raises SettingsError if the variable is not set.
+    """
     if variable is None:
         return {}
     key = os.environ.get(variable)
     if not key:
         raise SettingsError(
-            f"The environment variable {variable}, which {named_by} names, is not set. Set it to "
-            f"{whose} key."
+            f"The environment variable {variable}, which {setting} names, is not set. Set it to "
+            f"{key_owner} key."
         )
     return {"Authorization": f"Bearer {key}"}
 
 
-def attempts(
+def request_with_retries(
     client: httpx2.Client,
     method: str,
     path: str,
     body: dict[str, Any] | None,
     *,
     retries: int,
+    refusals: Collection[int] = (),
     stop: threading.Event | None = None,
-) -> Iterator[httpx2.Response | Disconnected]:
-    """What comes of each attempt, at most `retries` + 1 of them: stop asking when content.
+) -> Iterator[httpx2.Response | FailedAttempt]:
+    """Send a request up to `retries` + 1 times: yields each failed attempt, then the response.
 
-    The waits between them double, and are as long as the last answer's Retry-After says; a server
-    that asks for more than LONGEST_WAIT is not asked again. Once `stop` is set none begins.
+    The wait before a retry doubles each time and is at least as long as the last Retry-After. No
+    retry follows a Retry-After above LONGEST_WAIT, or `stop` once it is set, so the last item may
+    be a FailedAttempt. Raises RefusedError for a status in `refusals`, and for any from 400 to 499
+    but RETRIED_STATUSES.
     """
-    asked, stop = 0.0, stop or threading.Event()
+    requested_wait, stop = 0.0, stop or threading.Event()
     for attempt in range(retries + 1):
-        if attempt and stop.wait(max(asked, FIRST_WAIT * 2 ** (attempt - 1))):
+        if attempt and stop.wait(max(requested_wait, FIRST_WAIT * 2 ** (attempt - 1))):
             return
+        requested_wait = 0.0
         try:
-            answer: httpx2.Response | Disconnected = client.request(method, path, json=body)
+            response = client.request(method, path, json=body)
         except httpx2.ConnectError as error:
-            answer = Disconnected(f"no connection ({error})")
+            yield FailedAttempt(f"no connection ({error})")
         except httpx2.TimeoutException:
-            answer = Disconnected("no answer in time", late=True)
+            reason = f"no answer in time ({client.timeout.read:g} s)"
+            yield FailedAttempt(reason, timed_out=True)
         except httpx2.HTTPError as error:
-            answer = Disconnected(f"the connection broke ({type(error).__name__}: {error})")
-        yield answer
-        asked = 0.0 if isinstance(answer, Disconnected) else retry_after(answer)
-        if asked > LONGEST_WAIT:
-            return
+            yield FailedAttempt(f"the connection broke ({type(error).__name__}: {error})")
+        else:
+            if response.status_code < 400:
+                yield response
+                return
+            requested_wait = retry_after(response)
+            yield _failed_response(response, requested_wait, refusals)
+            if requested_wait > LONGEST_WAIT:
+                return
 
 
-def retry_after(answer: httpx2.Response) -> float:
+def _failed_response(
+    response: httpx2.Response, requested_wait: float, refusals: Collection[int]
+) -> FailedAttempt:
+    """The failed attempt of a response with an error status. Raises RefusedError for a refusal."""
+    status, message = response.status_code, error_message(response)
+    if status in refusals or (status < 500 and status not in RETRIED_STATUSES):
+        raise RefusedError(str(response.url), status, message)
+    reason = f"status {status}: {message}"
+    if requested_wait:
+        reason += f" (wait {requested_wait:,.0f} s, it says)"
+    return FailedAttempt(reason, status, message)
+
+
+def retry_after(response: httpx2.Response) -> float:
     """Seconds that the server asks to wait, as a number or until a date (RFC 9110, 10.2.3)."""
-    said = answer.headers.get("Retry-After", "")
+    value = response.headers.get("Retry-After", "")
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return 0.0
 
 
-def error_message(answer: httpx2.Response) -> str:
-    """What the server says went wrong, in one line."""
+def error_message(response: httpx2.Response) -> str:
+    """The server's error message, in one line."""
     try:
-        found = answer.json()
-        error = found.get("error", found) if isinstance(found, dict) else found
-        told = error.get("message", error) if isinstance(error, dict) else error
+        content = response.json()
+        error = content.get("error", content) if isinstance(content, dict) else content
+        message = error.get("message", error) if isinstance(error, dict) else error
     except ValueError:
-        told = answer.text
-    return " ".join(str(told).split())[:QUOTED]
+        message = response.text
+    return " ".join(str(message).split())[:QUOTED_CHARACTERS]

@@ -1,4 +1,4 @@
-"""What a sampling engine takes and gives."""
+"""The interface of a sampling engine: settings, prompts and samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How responses are drawn. Temperature 0 takes the likeliest token.
+    """How responses are sampled. Temperature 0 takes the likeliest token.
 
-    `top_k` 0, `top_p` 1 and `min_p` 0 cut nothing. A response ends with EOS, or with the token in
-    which one of the `stop` strings is completed. `batch_size` responses are written at a time.
+    `top_k` 0, `top_p` 1 and `min_p` 0 truncate nothing. A response ends with EOS, or with the token
+    that completes one of the `stop` strings. `batch_size` responses are generated at a time.
     """
 
     num_responses: int = 1
@@ -25,8 +25,9 @@ class SamplingSettings:
     stop: tuple[str, ...] = ()
 
     @property
-    def cuts(self) -> bool:
-        """Whether the tempered distribution is cut, so that log-probs are not those drawn from."""
+    def is_truncated(self) -> bool:
+        """Whether top-k, top-p or min-p truncate the tempered distribution, so that tokens are not
+        drawn from the distribution of the log-probs."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
@@ -35,14 +36,14 @@ class Sample:
     """One response: its token ids and their log-probs.
 
     A response that ended (`finished`) has its EOS as last token, or, where a stop string ended it,
-    the token in which that string was completed; `stop` is that string, and the response's text is
-    what stands before it. The log-probs are those of the tempered distribution before top-k, top-p
-    and min-p cut it.
+    the token that completed that string; `stop` is that string, and the response's text ends before
+    it. The log-probs are those of the tempered distribution before top-k, top-p and min-p truncate
+    it.
 
-    `exact` tells whose log-probs they are. True: the trainer's own model computed them, so they
-    are its passes' but for rounding. False: another engine did (vLLM), with kernels and perhaps
-    weights of its own; what learns from such samples computes the log-probs again and weights them
-    by exp(own − sampled), truncated.
+    `exact` says which engine computed the log-probs. True: the trainer's model, so they equal its
+    forward pass but for rounding. False: another engine (vLLM), with different kernels and perhaps
+    different weights; what learns from such samples computes the log-probs again and weights each
+    token by exp(recomputed − sampled), truncated.
     """
 
     tokens: tuple[int, ...]
@@ -53,10 +54,10 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """Prompts (token ids) to `num_responses` samples each, in order.
+    """Takes prompts (token ids); returns `num_responses` samples for each, in order.
 
-    `streams[i]` numbers prompt i's random stream: the same seed and stream give the same draws,
-    whatever else is in the batch, and so the same responses but for rounding.
+    `streams[i]` is the number of prompt i's random stream: the same seed and stream give the same
+    draws, whatever else is in the batch, and so the same responses but for rounding.
     """
 
     def __call__(

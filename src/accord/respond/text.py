@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from accord.respond.protocol import Sample
-from accord.respond.stops import before_stop
+from accord.respond.stops import truncate_at_stop
 
 
 def response_text(sample: Sample, tokenizer: Any) -> str:
-    """A response as text, without its EOS or stop string; blanks at its ends are its own."""
-    by_eos = sample.finished and sample.stop is None
-    tokens = sample.tokens[:-1] if by_eos else sample.tokens
-    return before_stop(str(tokenizer.decode(tokens, skip_special_tokens=True)), sample.stop)
+    """A response as text, without its EOS or stop string; blanks at its ends are not stripped."""
+    ends_with_eos = sample.finished and sample.stop is None
+    tokens = sample.tokens[:-1] if ends_with_eos else sample.tokens
+    return truncate_at_stop(str(tokenizer.decode(tokens, skip_special_tokens=True)), sample.stop)

@@ -1,28 +1,19 @@
 """A run on disk: atomic files and folders, digests, the metrics log and the manifest."""
 
-from accord.runs.atomic import (
-    atomic_folder,
-    recover_folder,
-    remove_folder,
-    write_json_atomic,
-)
+from accord.runs.atomic import atomic_folder, remove_folder, write_json_atomic
 from accord.runs.digests import digest_json, digest_path
-from accord.runs.json_values import json_ready
-from accord.runs.manifest import Manifest, machine, record_run, versions
+from accord.runs.manifest import machine, record_run, versions
 from accord.runs.metrics import MetricsLog, read_metrics
 from accord.runs.storage import storage_errors
 
 __all__ = [
-    "Manifest",
     "MetricsLog",
     "atomic_folder",
     "digest_json",
     "digest_path",
-    "json_ready",
     "machine",
     "read_metrics",
     "record_run",
-    "recover_folder",
     "remove_folder",
     "storage_errors",
     "versions",

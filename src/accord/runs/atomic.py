@@ -1,8 +1,8 @@
-"""Files and folders that are there as a whole or not at all, whatever kills the process.
+"""Files and folders that exist as a whole or not at all, whatever kills the process.
 
-A folder is written under another name beside its place, brought to the disk, and exchanged with
-what was there in one step of the file system. What a killed process left behind is removed by the
-next one that writes to the same place.
+A folder is written under a temporary name beside its path, synced to the disk, and exchanged with
+the old folder in one step of the file system. What a killed process left behind is removed by the
+next one that writes to the same path.
 """
 
 from __future__ import annotations
@@ -21,51 +21,58 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from accord.errors import StorageError
-from accord.runs.json_values import json_ready
-from accord.runs.storage import ONLY_WRITING, fsync_path, storage_errors
+from accord.runs.json_values import to_json_value
+from accord.runs.storage import WRITE_ONLY_ERRNOS, fsync_path, storage_errors
 
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
+"""Part of the name of a file or folder that is still being written."""
+
 _ASIDE = ".aside"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def write_json_atomic(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
-    """Writes `value` as JSON; a reader sees the old file or the new one, never a part.
+    """Writes `value` as JSON; a reader sees the old file or the new one, never a part of it.
 
-    NaN and infinities become null (see `json_ready`). Raises StorageError when the disk fails,
+    NaN and infinities become null (see `to_json_value`). Raises StorageError when the disk fails,
     and leaves nothing behind.
     """
-    text = json.dumps(json_ready(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    text = json.dumps(to_json_value(value), ensure_ascii=False, allow_nan=False, indent=indent)
     write_text_atomic(path, text + "\n")
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text the same way."""
+    """Writes UTF-8 text as `write_json_atomic` writes JSON."""
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for rest in _abandoned(path):
-            rest.unlink(missing_ok=True)
-        partial, file = _own_file(path)
+        for leftover in _leftovers(path):
+            leftover.unlink(missing_ok=True)
+        partial, file = _create_locked_file(path)
         try:
             with file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                partial.replace(path)  # still locked: no other writer takes it for abandoned
+                partial.replace(path)  # still locked, so no other writer takes it for a leftover
             fsync_path(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
 
-def _own_file(path: Path) -> tuple[Path, TextIO]:
-    """A new locked file beside `path`, and its name."""
+def _partial_path(path: Path) -> Path:
+    """A new temporary path beside `path`."""
+    return path.parent / f".{path.name}{PARTIAL}{secrets.token_hex(4)}"
+
+
+def _create_locked_file(path: Path) -> tuple[Path, TextIO]:
+    """Creates a file at a temporary path beside `path`, and locks it; returns both."""
     while True:
-        partial = path.parent / f".{path.name}{_PARTIAL}{secrets.token_hex(4)}"
+        partial = _partial_path(path)
         file = partial.open("x", encoding="utf-8")
-        with suppress(OSError):  # a file system without locks removes nothing either
+        with suppress(OSError):  # without locks in the file system, nothing is removed either
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return partial, file
@@ -73,45 +80,45 @@ def _own_file(path: Path) -> tuple[Path, TextIO]:
 
 
 @contextmanager
-def atomic_folder(final: str | Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; at the end of the block it becomes `final`.
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yields an empty folder to fill; at the end of the block it becomes the folder at `path`.
 
-    A folder that was at `final` is replaced in one step and then removed, so that a complete one
-    is there at every moment. When the block raises, what it wrote is removed and `final` stays as
-    it was. When the process is killed, `final` stays too, and the next `atomic_folder` for it
-    removes the rest. Raises StorageError when the disk fails.
+    An old folder at `path` is replaced in one step and then removed, so that a complete one exists
+    at every moment. When the block raises, what it wrote is removed and the old folder stays. When
+    the process is killed, the old folder stays too, and the next `atomic_folder` for the same path
+    removes the leftovers. Raises StorageError when the disk fails.
     """
-    final = Path(final).resolve()  # where a link stands, its target is replaced, not the link
+    final = Path(path).resolve()  # the target of a link is replaced, not the link
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists() and not final.is_dir():
             raise StorageError(f"{final} is a file where a folder must be. Move it away.")
-        recover_folder(final)
-        partial = final.parent / f".{final.name}{_PARTIAL}{secrets.token_hex(4)}"
+        finish_interrupted_write(final)
+        partial = _partial_path(final)
         partial.mkdir()
         lock = os.open(partial, os.O_RDONLY)
     try:
-        # A live writer holds the lock, and the kernel drops it with the process: so the next
-        # writer can tell a dead folder from a live one, even where process ids repeat.
+        # A live writer holds the lock, and the kernel releases it when the process ends. So the
+        # next writer can distinguish a leftover from a live folder, even if process ids repeat.
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with storage_errors(final, ONLY_WRITING):
+        with storage_errors(final, WRITE_ONLY_ERRNOS):
             yield partial
         with storage_errors(final):
             _fsync_tree(partial)
             _replace(partial, final)
     finally:
         os.close(lock)
-        shutil.rmtree(partial, ignore_errors=True)  # unfinished, or the old folder exchanged
+        shutil.rmtree(partial, ignore_errors=True)  # an unfinished folder, or the replaced one
 
 
-def recover_folder(final: str | Path) -> None:
-    """Removes what killed writers of `final` left, and puts an old folder back if none is there.
+def finish_interrupted_write(path: str | Path) -> None:
+    """Removes what killed writers of a folder left, and restores the old folder if none exists.
 
-    The second happens only where the file system can't exchange two names in one step and the
-    process died between two renames.
+    Only a process that was killed between two renames, on a file system that can't exchange two
+    names in one step, leaves no folder.
     """
-    final = Path(final).resolve()
+    final = Path(path).resolve()
     aside = final.parent / f".{final.name}{_ASIDE}"
     if aside.exists():
         if final.exists():
@@ -120,28 +127,28 @@ def recover_folder(final: str | Path) -> None:
             aside.rename(final)
     if not final.parent.is_dir():
         return
-    for rest in _abandoned(final):
-        shutil.rmtree(rest, ignore_errors=True)
+    for leftover in _leftovers(final):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def remove_folder(final: str | Path) -> None:
-    """Removes a folder, if it is there: it is there whole, or not at all.
+def remove_folder(path: str | Path) -> None:
+    """Removes a folder, if it exists; a reader sees all of it, or nothing.
 
-    What a killed process had not removed yet is removed by the next call for the same place.
+    What a killed process had not removed yet is removed by the next call for the same path.
     """
-    final = Path(final).resolve()
-    recover_folder(final)
+    final = Path(path).resolve()
+    finish_interrupted_write(final)
     if not final.is_dir():
         return
-    partial = final.parent / f".{final.name}{_PARTIAL}{secrets.token_hex(4)}"
+    partial = _partial_path(final)
     with storage_errors(final):
         final.rename(partial)
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _abandoned(final: Path) -> Iterator[Path]:
+def _leftovers(final: Path) -> Iterator[Path]:
     """What killed writers of `final` left beside it, each locked while the caller removes it."""
-    prefix = f".{final.name}{_PARTIAL}"
+    prefix = f".{final.name}{PARTIAL}"
     for entry in [e for e in final.parent.iterdir() if e.name.startswith(prefix)]:
         try:
             descriptor = os.open(entry, os.O_RDONLY)
@@ -164,7 +171,7 @@ def _fsync_tree(folder: Path) -> None:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Puts `partial` at `final`; afterwards `partial` holds the old folder, or is gone."""
+    """Moves `partial` to `final`; afterwards `partial` is the old folder, or does not exist."""
     if not final.exists():
         partial.rename(final)
     elif not _exchange(partial, final):
@@ -180,18 +187,18 @@ def _replace(partial: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two names in one step; False where the system can't."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two names in one step; returns False where the system can't."""
     renameat2 = _renameat2()
     if renameat2 is None:
         return False
-    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    if done == 0:
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    if renameat2(*paths, _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
-    raise OSError(code, os.strerror(code), str(other))
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def _renameat2() -> Callable[..., int] | None:

@@ -1,4 +1,4 @@
-"""Where accord keeps what later runs can use again."""
+"""The cache of results that later runs can use again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 
 
-def cache_folder(what: str) -> Path:
-    """The folder for one kind of kept things: in $ACCORD_CACHE, or accord/ in the user's cache."""
-    given = os.environ.get("ACCORD_CACHE")
-    if given:
-        return Path(given).expanduser() / what
+def cache_folder(kind: str) -> Path:
+    """The folder for one kind of results: in $ACCORD_CACHE, or accord/ in the user's cache."""
+    root = os.environ.get("ACCORD_CACHE")
+    if root:
+        return Path(root).expanduser() / kind
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "accord" / what
+    return Path(base).expanduser() / "accord" / kind
 
 
-def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest folders in `folder`."""
+def remove_oldest(folder: Path, num_remaining: int) -> None:
+    """Remove all folders in `folder` but the newest `num_remaining`."""
     entries = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     entries.sort(key=lambda p: p.stat().st_mtime)
-    for old in entries[:-count]:
+    for old in entries[:-num_remaining]:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Digests: whether an input is the one that a stage was run on."""
+"""Digests of inputs: they show whether an input has changed since a stage ran on it."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import DataError
-from accord.runs.json_values import json_ready
+from accord.runs.atomic import PARTIAL
+from accord.runs.json_values import to_json_value
 
 SKIPPED_FILES = frozenset({"metrics.jsonl", "manifest.json", "stage.json"})
 SKIPPED_FOLDERS = frozenset({"checkpoints", "__pycache__", ".git", ".cache"})
-"""What tells how a folder came about, and when, but not what it holds."""
+"""What records how and when a folder was written: it does not count as content."""
 
-_SUFFIXES = ("-wal", "-journal")  # SQLite keeps the newest rows of a store beside it
+_LOG_SUFFIXES = ("-wal", "-journal")  # SQLite writes the newest rows of a store beside it
 
 
 def digest_path(path: str | Path) -> str:
     """sha256 (hex) of a file's content, or of a folder's relative names and contents.
 
     A folder's `checkpoints/`, `metrics.jsonl`, `manifest.json` and `stage.json` are left out at
-    any depth, since they hold times; so are `.git`, `.cache` and the partial folders of writers.
-    Times and rights of files do not count. A store's unmerged write-ahead log does.
-    Raises DataError when nothing is there or a file can't be read.
+    any depth, since they hold times; so are `.git`, `.cache` and unfinished files and folders
+    (see `runs.atomic`). File times and permissions do not count. A store's unmerged write-ahead
+    log does. Raises DataError when the path does not exist or a file can't be read.
     """
     path = Path(path)
     try:
         if path.is_dir():
-            names = sorted(_files(path))
+            names = sorted(_content_files(path))
             with ThreadPoolExecutor(4) as threads:  # hashing releases the interpreter lock
                 digests = list(threads.map(lambda name: _digest_file(path / name), names))
             return digest_json(list(zip(names, digests, strict=True)))
-        beside = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
-        logs = [log for log in beside if log.is_file() and log.stat().st_size]
+        logs = [path.with_name(path.name + suffix) for suffix in _LOG_SUFFIXES]
+        logs = [log for log in logs if log.is_file() and log.stat().st_size]
         if not logs:
             return _digest_file(path)
-        return digest_json([_digest_file(each) for each in (path, *logs)])
+        return digest_json([_digest_file(file) for file in (path, *logs)])
     except FileNotFoundError:
         raise DataError(
             f"{str(path)!r} does not exist. Check the path; the stage that writes it may not have "
@@ -47,13 +48,16 @@ def digest_path(path: str | Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(
-            f"{str(error.filename or path)!r} can't be read: {error.strerror}. Check its rights."
+            f"{str(error.filename or path)!r} can't be read: {error.strerror}. Check its "
+            "permissions."
         ) from None
 
 
 def digest_json(value: Any) -> str:
     """sha256 (hex) of a value's JSON with sorted keys; equal values have equal digests."""
-    text = json.dumps(json_ready(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(
+        to_json_value(value), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -62,20 +66,20 @@ def _digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Names of the files that count, relative to `folder`, with forward slashes."""
+def _content_files(folder: Path) -> Iterator[str]:
+    """Paths of the files that count, relative to `folder`, with forward slashes."""
     visited: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_reraise):
         real = os.path.realpath(root)
-        if real in visited:  # a link that leads back up
+        if real in visited:  # a link to a parent folder
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and ".partial-" not in f]
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and PARTIAL not in f]
         for name in files:
-            if name not in SKIPPED_FILES and ".partial-" not in name:
+            if name not in SKIPPED_FILES and PARTIAL not in name:
                 yield Path(root, name).relative_to(folder).as_posix()
 
 
-def _raise(error: OSError) -> None:
+def _reraise(error: OSError) -> None:
     raise error

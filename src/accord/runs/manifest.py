@@ -1,4 +1,4 @@
-"""manifest.json: all that is needed to run the same again, and what became of it."""
+"""manifest.json: everything that is needed to repeat a run, and how the run ended."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from accord.errors import StorageError
 from accord.runs.atomic import write_json_atomic
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "datasets", "numpy")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a run was told, on what, by which versions, where, when, and how it ended."""
+    """A run's settings, seed, inputs, versions, machine, command and times, and how it ended."""
 
     settings: Mapping[str, Any]
     seed: int | None
@@ -52,10 +60,10 @@ def record_run(
     seed: int | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> Iterator[Manifest]:
-    """Keeps `folder`/manifest.json true while the block runs.
+    """Records the run of the block in `folder`/manifest.json.
 
-    It says "running" from the start, and at the end "finished", "failed" (with the error) or
-    "interrupted"; a killed run's stays "running". Earlier attempts in the same folder are listed
+    Its status is "running" from the start, and at the end "finished", "failed" (with the error) or
+    "interrupted"; after a kill it stays "running". Previous attempts in the same folder are listed
     with their times. `settings` is a Settings or a mapping, `inputs` maps paths to digests.
     """
     folder = Path(folder)
@@ -67,17 +75,17 @@ def record_run(
         machine=machine(),
         command=command_line(),
         started=_now(),
-        attempts=_earlier(folder),
+        attempts=_previous_attempts(folder),
     )
     manifest.write(folder)
     try:
         yield manifest
-    except (KeyboardInterrupt, GeneratorExit):  # the second: its caller stopped the work
+    except (KeyboardInterrupt, GeneratorExit):  # GeneratorExit: the caller stopped iterating
         with suppress(StorageError):
             replace(manifest, status="interrupted", finished=_now()).write(folder)
         raise
     except BaseException as error:
-        with suppress(StorageError):  # the disk may be what failed; the first error is told
+        with suppress(StorageError):  # the disk may be what failed: raise the first error
             text = f"{type(error).__name__}: {error}"
             replace(manifest, status="failed", finished=_now(), error=text).write(folder)
         raise
@@ -85,24 +93,24 @@ def record_run(
 
 
 def versions() -> dict[str, str]:
-    """Versions of accord, Python and the libraries that decide results; none is imported."""
-    found = {"accord": accord.__version__, "python": platform.python_version()}
+    """Versions of accord, Python and the libraries that affect results; imports none of them."""
+    versions = {"accord": accord.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def machine() -> dict[str, Any]:
     """The system, the processor's name and cores, memory in bytes, and the GPU if one is in use.
 
-    Imports nothing heavy: a GPU is named only when torch was imported already.
+    Imports nothing heavy: the GPU is included only if torch is imported already.
     """
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
         cores = os.cpu_count() or 1
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "system": platform.platform(terse=True),
         "cpu": _cpu_name(),
         "cores": cores,
@@ -110,8 +118,8 @@ def machine() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
 
 
 def command_line() -> str:
@@ -137,7 +145,7 @@ def _memory() -> int | None:
     return None
 
 
-def _earlier(folder: Path) -> list[Mapping[str, Any]]:
+def _previous_attempts(folder: Path) -> list[Mapping[str, Any]]:
     try:
         old = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         last = {key: old.get(key) for key in ("started", "finished", "status", "command")}

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one row a step, complete up to the last step whatever ends the run."""
+"""metrics.jsonl: one row per step, complete up to the last step however the run ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, TextIO
 
 from accord.errors import DataError
 from accord.runs.atomic import write_text_atomic
-from accord.runs.json_values import json_ready
+from accord.runs.json_values import to_json_value
 from accord.runs.storage import storage_errors
 
 
 class MetricsLog:
-    """Appends rows to a file, each on the disk's way before `append` returns.
+    """Appends rows to a file; each is handed to the operating system before `append` returns.
 
     A row has an integer `step`. NaN and infinities are written as null, since JSON has no number
-    for them: a null loss says that it was not finite.
+    for them: a null loss was not finite.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,23 +31,23 @@ class MetricsLog:
         step = row.get("step")
         if not isinstance(step, int) or isinstance(step, bool):
             raise ValueError(f"a row of metrics needs an integer step, got {step!r}")
-        line = json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(to_json_value(row), ensure_ascii=False, allow_nan=False)
         with storage_errors(self.path):
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                _cut_torn_line(self.path)
+                _remove_torn_line(self.path)
                 self._file = self.path.open("a", encoding="utf-8")
             self._file.write(line + "\n")
             self._file.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Drops the rows after `step` and a torn last line: on going on from a checkpoint."""
+        """Removes the rows after `step` and a torn last line, to resume from a checkpoint."""
         self.close()
         if not self.path.exists():
             return
         rows = read_metrics(self.path)
-        kept = [json.dumps(row, ensure_ascii=False) for row in rows if row["step"] <= step]
-        write_text_atomic(self.path, "".join(line + "\n" for line in kept))
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows if row["step"] <= step]
+        write_text_atomic(self.path, "".join(line + "\n" for line in lines))
 
     def close(self) -> None:
         """Closes the file; a later `append` opens it again."""
@@ -69,7 +69,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl in order; a torn last line (a killed run's) is left out.
+    """The rows of a metrics.jsonl in order, without a torn last line, which a killed run leaves.
 
     Raises DataError with file and line for any other line that is not a row with a step.
     """
@@ -87,14 +87,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise DataError(
                 f"{path}:{number} is not a row of metrics with a `step`: {line[:80]!r}. "
-                "Remove the line, or start the run afresh in another folder."
+                "Remove the line, or start a new run in another folder."
             )
         rows.append(row)
     return rows
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Takes off what follows the last newline, so that a new row begins a line of its own."""
+def _remove_torn_line(path: Path) -> None:
+    """Removes what follows the last newline, so that the next row begins a new line."""
     if not path.exists():
         return
     content = path.read_bytes()

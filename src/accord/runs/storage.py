@@ -1,4 +1,4 @@
-"""Failures of the disk, told as StorageError with the free space and a remedy."""
+"""Disk failures as StorageError, whose message has the free space and a remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accord.errors import StorageError
 
-_WHAT = {
+_ERRORS = {
     errno.ENOSPC: "no space is left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than the disk allows",
@@ -25,16 +25,16 @@ _WHAT = {
     errno.ENAMETOOLONG: "the name is too long for the disk",
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-ONLY_WRITING = frozenset({*_FULL, errno.EROFS})
-"""What only a write can meet; the others may as well come from reading another file."""
+WRITE_ONLY_ERRNOS = frozenset({*_FULL, errno.EROFS})
+"""Errors that only a write can raise; the others may also come from reading another file."""
 
 
 @contextmanager
-def storage_errors(path: str | Path, codes: Collection[int] = frozenset(_WHAT)) -> Iterator[None]:
-    """Turns a failure of the disk inside the block into StorageError about `path`.
+def storage_errors(path: str | Path, codes: Collection[int] = frozenset(_ERRORS)) -> Iterator[None]:
+    """Turns a disk failure inside the block into a StorageError about `path`.
 
-    Failures are OSErrors with one of `codes` (such as a full disk), and what libraries in Rust
-    raise for the same ("… (os error 28)"). Other errors pass unchanged.
+    Disk failures are OSErrors with one of `codes` (such as a full disk), and what libraries in Rust
+    raise for the same codes ("… (os error 28)"). Other errors pass unchanged.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def storage_errors(path: str | Path, codes: Collection[int] = frozenset(_WHAT)) 
 
 
 def _storage_errno(error: Exception) -> int:
-    """The system's number of the error, 0 when it has none."""
+    """The error's errno, 0 where it has none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     match = re.search(r"\(os error (\d+)\)", str(error))
@@ -61,14 +61,15 @@ def _message(path: Path, code: int) -> str:
     elif code == errno.EIO:
         remedy = "Check the disk, or point `output_dir` to another one"
     else:
-        remedy = "Put that right, or point `output_dir` to a folder you can write to"
+        remedy = "Fix that, or point `output_dir` to a folder you can write to"
     return (
-        f"Could not write {path}: {_WHAT.get(code, os.strerror(code))}{_free(path)}. {remedy}; "
-        "then run the same command again: it goes on from what is complete."
+        f"Could not write {path}: {_ERRORS.get(code, os.strerror(code))}{_free_space(path)}. "
+        f"{remedy}; "
+        "then run the same command again: it resumes from what is complete."
     )
 
 
-def _free(path: Path) -> str:
+def _free_space(path: Path) -> str:
     folder = path.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -76,11 +77,11 @@ def _free(path: Path) -> str:
         usage = shutil.disk_usage(folder)
     except OSError:
         return ""
-    return f" ({size(usage.free)} of {size(usage.total)} are free there)"
+    return f" ({format_bytes(usage.free)} of {format_bytes(usage.total)} are free there)"
 
 
-def size(count: float) -> str:
-    """Bytes as people read them, such as "1.5 GB" (powers of 1000)."""
+def format_bytes(count: float) -> str:
+    """A number of bytes for people to read, such as "1.5 GB" (powers of 1000)."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -89,12 +90,12 @@ def size(count: float) -> str:
 
 
 def fsync_path(path: str | Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    """Waits until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems can't sync a folder; the rename is then as durable as they make it.
+        # Some file systems can't sync a folder; the rename is then as durable as they allow.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:

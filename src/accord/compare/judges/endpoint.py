@@ -20,15 +20,12 @@ import httpx2
 from accord.compare.judges.cache import AnswerCache, CachedAnswer
 from accord.errors import SettingsError, WorkError
 from accord.respond.http import (
-    BUSY,
-    QUOTED,
-    Disconnected,
+    QUOTED_CHARACTERS,
+    FailedAttempt,
     RefusedError,
-    attempts,
-    connection,
-    error_message,
-    key_header,
-    retry_after,
+    authorization_header,
+    make_client,
+    request_with_retries,
 )
 from accord.runs import digest_json
 from accord.settings.endpoint import EndpointSettings
@@ -87,12 +84,12 @@ class Endpoint:
     def __init__(self, settings: EndpointSettings, model: str) -> None:
         """Raises SettingsError where the key is not set, StorageError where the cache fails."""
         self.settings, self.model, self.url = settings, model, str(settings.base_url)
-        headers = {"Authorization": f"Bearer {NO_KEY}"} | key_header(
-            settings.api_key_env, named_by="the judge's api_key_env", whose="the endpoint's"
+        headers = {"Authorization": f"Bearer {NO_KEY}"} | authorization_header(
+            settings.api_key_env, setting="the judge's api_key_env", key_owner="the endpoint's"
         )
         is_local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self.client = connection(
-            self.url, timeout=settings.timeout, headers=headers, proxies=not is_local
+        self.client = make_client(
+            self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local
         )
         self.cache = AnswerCache({"base_url": self.url, "model": model})
         self.usage = Usage()
@@ -198,27 +195,24 @@ class Endpoint:
             json_schema = {"name": "verdict", "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
         self._count_call()
-        fault, num_attempts, retries = "", 0, self.settings.retries
-        replies = attempts(
-            self.client, "POST", self.url + PATH, body, retries=retries, stop=self._stop
-        )
-        for reply in replies:
-            num_attempts += 1
-            if isinstance(reply, Disconnected):
-                fault = f"{reply.what} ({self.settings.timeout:g} s)" if reply.late else reply.what
-            elif reply.status_code < 400:
-                return self._parse(reply)
-            else:
-                fault = f"status {reply.status_code}: {error_message(reply)}"
-                wait = retry_after(reply)
-                fault += f" (wait {wait:,.0f} s, it says)" if wait else ""
-                refuses = reply.status_code < 500 and reply.status_code not in BUSY
-                if refuses or (schema and reply.status_code == 501):
-                    raise RefusedError(self.url + PATH, reply.status_code, error_message(reply))
+        failures: list[FailedAttempt] = []
+        for result in request_with_retries(
+            self.client,
+            "POST",
+            self.url + PATH,
+            body,
+            retries=self.settings.retries,
+            refusals=(501,) if schema else (),
+            stop=self._stop,
+        ):
+            if isinstance(result, httpx2.Response):
+                return self._parse(result)
+            failures.append(result)
         raise WorkError(
-            f"The judge at {self.url} did not answer in {num_attempts} attempts: {fault}. Is it "
-            f"running, and is base_url right? Its earlier answers are cached: run the same "
-            f"command again, with a lower max_concurrent or a longer timeout if it is too busy."
+            f"The judge at {self.url} did not answer in {len(failures)} attempts: "
+            f"{failures[-1].reason}. Is it running, and is base_url right? Its earlier answers are "
+            f"cached: run the same command again, with a lower max_concurrent or a longer timeout "
+            f"if it is too busy."
         )
 
     def _count_call(self) -> None:
@@ -250,8 +244,8 @@ class Endpoint:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise WorkError(
                 f"{self.url}{PATH} answered with no chat completion but "
-                f"{reply.text[:QUOTED]!r}. base_url must be the address of an OpenAI-compatible "
-                f"server, such as http://127.0.0.1:8000/v1."
+                f"{reply.text[:QUOTED_CHARACTERS]!r}. base_url must be the address of an "
+                f"OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
             ) from error
         prompt_tokens, answer_tokens = (t if isinstance(t, int) else None for t in tokens)
         if self.settings.max_total_tokens is not None and None in (prompt_tokens, answer_tokens):

@@ -24,7 +24,7 @@ from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.runs import atomic_folder, digest_json
-from accord.runs.cache import cache_folder, keep_newest
+from accord.runs.cache import cache_folder, remove_oldest
 from accord.settings.preferences import ReferenceSettings
 from accord.settings.training import TrainSettings
 
@@ -230,7 +230,7 @@ def _write(folder: Path, rows: Sequence[Tensor]) -> None:
     try:
         with atomic_folder(folder) as temporary:
             save_file({"logps": torch.cat(list(rows))}, temporary / "logps.safetensors")
-        keep_newest(folder.parent, MAX_CACHED)
+        remove_oldest(folder.parent, MAX_CACHED)
     except (OSError, StorageError) as error:
         log.warning("The reference log-probs are not cached for later runs: %s", error)
 

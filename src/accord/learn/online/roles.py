@@ -36,7 +36,7 @@ from accord.lm.heads import reduce_to_first_head
 from accord.lm.in_memory import add_scalar_head, frozen_copy
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
-from accord.respond.choose import make_sampler
+from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sampler
 from accord.settings.online import OnlineSettings
@@ -98,7 +98,7 @@ def load_roles(
         return roles
     if policy.merged:
         raise merged_base_error(settings.model, "lora.continue_adapter")
-    sampler.expect(policy.name)
+    sampler.warn_unless_serving(policy.name)
     published = Path(settings.output_dir) / "published"
 
     def sync_weights() -> None:

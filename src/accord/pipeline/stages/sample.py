@@ -20,7 +20,7 @@ from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
 from accord.records import PromptOnly, Response
-from accord.respond.choose import make_sampler
+from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
 from accord.respond.text import response_text
@@ -94,8 +94,8 @@ def _engine(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
         base, adapter = base_and_adapter(settings.model)
         sampler = make_sampler(settings.sampler, None)
         assert not isinstance(sampler, LocalSampler)
-        if adapter is None or not sampler.serves(adapter):
-            sampler.expect(base)
+        if adapter is None or not sampler.is_serving(adapter):
+            sampler.warn_unless_serving(base)
             if adapter is not None:
                 sampler.publish(Path(adapter))
         return tokenizer, sampler

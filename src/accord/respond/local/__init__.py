@@ -1,1 +1,1 @@
-"""The local sampling engine: prompts are computed once, responses are batched continuously."""
+"""The local sampling engine: each prompt is read once, responses are batched continuously."""

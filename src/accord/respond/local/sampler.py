@@ -9,10 +9,10 @@ import torch
 
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.respond.local.padded import write_padded
+from accord.respond.local.padded import generate_padded
 from accord.respond.local.responses import Responses
-from accord.respond.local.shared import write_shared
-from accord.respond.protocol import Sample, Sampler, SamplingSettings
+from accord.respond.local.shared_prefix import generate_shared_prefix
+from accord.respond.protocol import Sample, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class LocalSampler:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that a prompt and its response may have together."""
+        """The most tokens of a prompt with its response."""
         return self.lm.max_length
 
     def close(self) -> None:
-        """Nothing: the model is its owner's."""
+        """Does nothing: the caller owns the model."""
 
     @torch.no_grad()
     def __call__(
@@ -49,17 +49,12 @@ class LocalSampler:
             eos=lm.eos_ids,
             decode=lambda ids: str(lm.tokenizer.decode(ids, skip_special_tokens=True)),
         )
-        write = write_shared if lm.shares_prefixes else write_padded
-        training = lm.model.training
-        lm.model.eval()  # in training mode checkpointed layers drop their key-value memory
+        generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
+        was_training = lm.model.training
+        lm.model.eval()  # in training mode checkpointed layers drop their KV cache
         try:
-            with lm.precision_context():  # once: weights that are cast to bf16 are cast once
-                write(lm, prompts, responses)
+            with lm.precision_context():  # one context, so that weights are cast to bf16 only once
+                generate(lm, prompts, responses)
         finally:
-            lm.model.train(training)
+            lm.model.train(was_training)
         return responses.samples()
-
-
-def local_sampler(lm: LanguageModel) -> Sampler:
-    """A Sampler on a loaded model."""
-    return LocalSampler(lm)

@@ -1,4 +1,4 @@
-"""The sampling engine that settings name."""
+"""Builds the sampling engine that settings name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def make_sampler(settings: SamplerSettings, lm: LanguageModel | None) -> LocalSampler | VllmSampler:
-    """The engine that writes `lm`'s responses: the model itself, or a server that has it too and
-    needs no `lm` here.
+    """The engine that samples `lm`'s responses: the loaded model itself, or a vLLM server that
+    serves it, for which `lm` may be None.
 
     A server samples from its base model until an adapter is published to it: before each iteration
     of online training, save the policy's adapter to a folder and call `publish(folder)`. Raises
-    WorkError when there is no server, SettingsError when it does not serve the model.
+    WorkError when the server can't be reached, SettingsError when it does not serve the model.
     """
     if settings.kind == "local":
         if lm is None:

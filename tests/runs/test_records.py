@@ -28,8 +28,8 @@ def test_a_folder_has_the_digest_of_names_and_contents(tmp_path: Path) -> None:
     (folder / "a").write_text("1")
     (folder / "sub" / "b").write_text("2")
     first = digest_path(folder)
-    one, two = (hashlib.sha256(text).hexdigest() for text in (b"1", b"2"))
-    listed = json.dumps([["a", one], ["sub/b", two]], separators=(",", ":"))
+    digest_a, digest_b = (hashlib.sha256(text).hexdigest() for text in (b"1", b"2"))
+    listed = json.dumps([["a", digest_a], ["sub/b", digest_b]], separators=(",", ":"))
     assert first == hashlib.sha256(listed.encode()).hexdigest()
     copy = tmp_path / "elsewhere"
     folder.rename(copy)
@@ -41,7 +41,7 @@ def test_a_folder_has_the_digest_of_names_and_contents(tmp_path: Path) -> None:
     assert digest_path(copy) != first
 
 
-def test_what_tells_how_a_folder_came_about_does_not_count(tmp_path: Path) -> None:
+def test_records_of_how_a_folder_was_written_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("1")
     first = digest_path(tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -77,7 +77,7 @@ def test_rows_in_a_write_ahead_log_count(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_missing_input_is_told(tmp_path: Path) -> None:
+def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none' does not exist\. Check the path"):
         digest_path(tmp_path / "none")
 
@@ -88,7 +88,7 @@ def test_equal_values_have_equal_digests() -> None:
     assert digest_json({"a": "1"}) != digest_json({"a": 1})
 
 
-def test_rows_of_metrics_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
+def test_rows_of_metrics_can_be_read_as_soon_as_they_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
     with MetricsLog(path) as log:
         log.append({"step": 1, "loss": 0.5})
@@ -97,7 +97,7 @@ def test_rows_of_metrics_are_there_as_soon_as_they_are_appended(tmp_path: Path) 
     assert path.read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n'
 
 
-def test_going_on_drops_later_rows_and_a_torn_line(tmp_path: Path) -> None:
+def test_truncation_removes_later_rows_and_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "eval/loss": 1}\n{"step": 3}\n{"st')
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 2, 3]
@@ -113,7 +113,7 @@ def test_going_on_drops_later_rows_and_a_torn_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_row_after_a_torn_line_begins_a_line_of_its_own(tmp_path: Path) -> None:
+def test_a_row_after_a_torn_line_begins_a_new_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st')
     with MetricsLog(path) as log:
@@ -121,7 +121,7 @@ def test_a_row_after_a_torn_line_begins_a_line_of_its_own(tmp_path: Path) -> Non
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_wrong_rows_are_told(tmp_path: Path) -> None:
+def test_malformed_rows_are_errors(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl:2 is not a row of metrics"):
@@ -132,40 +132,40 @@ def test_wrong_rows_are_told(tmp_path: Path) -> None:
         MetricsLog(path).append({"loss": 1})
 
 
-def manifest_of(folder: Path) -> dict[str, object]:
-    read: dict[str, object] = json.loads((folder / "manifest.json").read_text())
-    return read
+def read_manifest(folder: Path) -> dict[str, object]:
+    manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
-def test_a_manifest_holds_all_that_is_needed_to_run_again(tmp_path: Path) -> None:
+def test_a_manifest_holds_everything_needed_to_repeat_a_run(tmp_path: Path) -> None:
     settings = SftSettings(model="m", dataset="d", output_dir=str(tmp_path), seed=3)
     with record_run(tmp_path, settings=settings, seed=3, inputs={"d": "abc"}):
-        assert manifest_of(tmp_path)["status"] == "running"
-    told = manifest_of(tmp_path)
-    assert told["status"] == "finished"
-    assert told["seed"] == 3
-    assert told["inputs"] == {"d": "abc"}
-    assert SftSettings.model_validate(told["settings"]) == settings
-    versions, machine = told["versions"], told["machine"]
+        assert read_manifest(tmp_path)["status"] == "running"
+    manifest = read_manifest(tmp_path)
+    assert manifest["status"] == "finished"
+    assert manifest["seed"] == 3
+    assert manifest["inputs"] == {"d": "abc"}
+    assert SftSettings.model_validate(manifest["settings"]) == settings
+    versions, machine = manifest["versions"], manifest["machine"]
     assert isinstance(versions, dict)
     assert versions["accord"] == accord.__version__
     assert {"python", "torch", "transformers"} <= set(versions)
     assert isinstance(machine, dict)
     assert machine["cores"] >= 1
-    assert str(told["started"]) <= str(told["finished"])
+    assert str(manifest["started"]) <= str(manifest["finished"])
 
 
-def test_a_manifest_tells_how_each_attempt_ended(tmp_path: Path) -> None:
+def test_a_manifest_records_how_each_attempt_ended(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), record_run(tmp_path, settings={}):
         raise ZeroDivisionError("by nothing")
-    assert manifest_of(tmp_path)["status"] == "failed"
-    assert manifest_of(tmp_path)["error"] == "ZeroDivisionError: by nothing"
+    assert read_manifest(tmp_path)["status"] == "failed"
+    assert read_manifest(tmp_path)["error"] == "ZeroDivisionError: by nothing"
     with pytest.raises(KeyboardInterrupt), record_run(tmp_path, settings={}):
         raise KeyboardInterrupt
-    assert manifest_of(tmp_path)["status"] == "interrupted"
+    assert read_manifest(tmp_path)["status"] == "interrupted"
     with record_run(tmp_path, settings={}):
         pass
-    told = manifest_of(tmp_path)
-    assert told["status"] == "finished"
-    assert isinstance(told["attempts"], list)
-    assert [attempt["status"] for attempt in told["attempts"]] == ["failed", "interrupted"]
+    manifest = read_manifest(tmp_path)
+    assert manifest["status"] == "finished"
+    assert isinstance(manifest["attempts"], list)
+    assert [attempt["status"] for attempt in manifest["attempts"]] == ["failed", "interrupted"]

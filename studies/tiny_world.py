@@ -1,4 +1,4 @@
-"""A world that is made in a second, and a run of PPO on it: what kills are tried on."""
+"""A world that is built in a second, and commands that train on it, for tests and kills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accord.settings.stages import WorldSettings
 from accord.world.build import build_world
 
 
-def tiny_world(folder: Path) -> Path:
+def build_tiny_world(folder: Path) -> Path:
     """The embedded world with a few prompts and a model of some 35,000 parameters."""
     settings = WorldSettings(
         output_dir=str(folder),
@@ -26,14 +26,14 @@ def tiny_world(folder: Path) -> Path:
     return folder
 
 
-def train(method: str, settings: Mapping[str, object]) -> list[str]:
+def train_command(method: str, settings: Mapping[str, object]) -> list[str]:
     """The command `accord train` with settings, into the folder `out`."""
     return ["train", method, "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
-def tiny_ppo(world: Path, *, steps: int, save_steps: int, **more: object) -> list[str]:
-    """PPO on the world's prompts, with `more` settings; the reward model's head is drawn from the
-    seed, since any score will do."""
+def tiny_ppo_command(world: Path, *, steps: int, save_steps: int, **overrides: object) -> list[str]:
+    """PPO on the world's prompts, with overriding settings; the reward model's head is random,
+    since any score will do."""
     settings = {
         "model": world / "model",
         "reward_model": world / "model",
@@ -48,6 +48,6 @@ def tiny_ppo(world: Path, *, steps: int, save_steps: int, **more: object) -> lis
         "adaptive_kl_target": 0.1,
         "adaptive_kl_horizon": 100,
         "save_steps": save_steps,
-        **more,
+        **overrides,
     }
-    return train("ppo", settings)
+    return train_command("ppo", settings)

@@ -1,0 +1,110 @@
+"""A client of a vLLM server: every failure is an error that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+
+from accord.errors import WorkError
+from accord.respond.http import (
+    CONNECT_TIMEOUT,
+    QUOTED_CHARACTERS,
+    FailedAttempt,
+    RefusedError,
+    authorization_header,
+    make_client,
+    request_with_retries,
+)
+from accord.settings.sampling import SamplerSettings
+
+
+class VllmClient:
+    """Requests to one server, repeated where they fail and never where they are refused."""
+
+    def __init__(self, settings: SamplerSettings) -> None:
+        self.settings = settings
+        self.url = str(settings.url).rstrip("/").removesuffix("/v1")
+        headers = authorization_header(
+            settings.api_key_env, setting="sampler.api_key_env", key_owner="the vLLM server's"
+        )
+        self.http = make_client(self.url, timeout=settings.timeout, headers=headers)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path; raises as `post` does."""
+        return self._parse_json(self._send("GET", path, None), path)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON object that answers a JSON request. Raises RefusedError where the server
+        refuses it, and WorkError where it fails or its answer can't be read."""
+        return self._parse_json(self._send("POST", path, body), path)
+
+    def command(self, path: str, body: dict[str, Any]) -> None:
+        """Send a request and ignore the text of the answer; raises as `post` does.
+
+        Status 500 of a server that still runs is a refusal: vLLM answers so to an adapter that it
+        can't load.
+        """
+        self._send("POST", path, body, retry_internal_errors=False)
+
+    def is_healthy(self) -> bool:
+        """Whether the server says that its engine runs."""
+        try:
+            return bool(self.http.get("/health", timeout=CONNECT_TIMEOUT).status_code == 200)
+        except httpx2.HTTPError:
+            return False
+
+    def unexpected_answer(self, path: str, what: str) -> WorkError:
+        """The error for an answer that lacks what it must hold."""
+        return WorkError(
+            f"{self.url}{path} answered with {what}. sampler.url must be the address of a vLLM "
+            f"server (0.10.2 or later), and nothing between may change its answers."
+        )
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        *,
+        retry_internal_errors: bool = True,
+    ) -> httpx2.Response:
+        """The response; without `retry_internal_errors`, status 500 is a refusal."""
+        failures: list[FailedAttempt] = []
+        retries = self.settings.retries
+        for result in request_with_retries(self.http, method, path, body, retries=retries):
+            if isinstance(result, httpx2.Response):
+                return result
+            failures.append(result)
+            if result.timed_out:
+                raise WorkError(
+                    f"{self.url}{path} did not answer within {self.settings.timeout:g} s. "
+                    f"Raise sampler.timeout, or ask for less at a time: fewer or shorter "
+                    f"responses (max_new_tokens; batch_size, where it is a setting)."
+                )
+            if result.status is None:
+                continue
+            if not self.is_healthy():
+                raise WorkError(
+                    f"The engine of the vLLM server at {self.url} is dead: {path} gave "
+                    f"{result.reason}. Look at the server's log, restart it, and run the same "
+                    f"command again: it resumes where it stopped."
+                )
+            if result.status == 500 and not retry_internal_errors:
+                raise RefusedError(self.url + path, result.status, result.message)
+        raise WorkError(
+            f"The vLLM server at {self.url} did not answer {path} in {len(failures)} "
+            f"attempts: {failures[-1].reason}. Is it running, and is sampler.url right? Start it "
+            f"with `vllm serve MODEL`, wait for its /health, and run the same command again."
+        )
+
+    def _parse_json(self, response: httpx2.Response, path: str) -> dict[str, Any]:
+        try:
+            content = response.json()
+        except ValueError as error:
+            text = response.text[:QUOTED_CHARACTERS]
+            raise self.unexpected_answer(path, f"no JSON but {text!r}") from error
+        if not isinstance(content, dict):
+            text = response.text[:QUOTED_CHARACTERS]
+            raise self.unexpected_answer(path, f"no JSON object but {text!r}")
+        return content
