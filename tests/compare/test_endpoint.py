@@ -355,7 +355,7 @@ def test_a_date_that_has_passed_is_no_wait() -> None:
 
 
 def test_settings_that_are_refused() -> None:
-    with pytest.raises(ValidationError, match="Write it whole"):
+    with pytest.raises(ValidationError, match="Write the full address"):
         EndpointSettings(base_url="localhost:8000")
     with pytest.raises(ValidationError, match="Keep one"):
         EndpointSettings(principles=["be kind"], principles_file="p.yaml")

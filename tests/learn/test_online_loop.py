@@ -386,7 +386,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         (
             "rloo",
             {"max_kl": 1.0, "max_kl_action": "rollback", "rollback_copy": "off"},
-            "needs weights to go back to",
+            "needs a snapshot of the weights",
         ),
     ],
 )

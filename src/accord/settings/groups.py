@@ -25,7 +25,7 @@ class GroupSettings(OnlineSettings):
 
 
 class GrpoSettings(GroupSettings):
-    """Learns from scores of several own responses to a prompt, without a critic.
+    """Learns from scores of several of its own responses to each prompt, without a critic.
 
     Group relative policy optimisation (Shao et al. 2024): a response's advantage is its score
     relative to its group; the KL penalty is a loss term.

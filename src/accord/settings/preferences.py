@@ -143,8 +143,8 @@ class DpoSettings(ReferenceSettings):
         weights = self.loss_weights or [1.0]
         if min(weights) < 0:
             raise ValueError(
-                f"`loss_weights` holds {min(weights):g}, and a loss with a negative weight would be "
-                f"maximised. Give weights of at least 0."
+                f"`loss_weights` holds {min(weights):g}, and a negative weight would maximise the "
+                f"loss. Give weights of at least 0."
             )
         if max(weights) == 0:
             raise ValueError(
@@ -212,9 +212,7 @@ class IpoSettings(ReferenceSettings):
     Identity preference optimisation (Azar et al. 2023).
     """
 
-    beta: float = Field(
-        0.1, gt=0, description="τ in the paper: the target margin is 1/(2·beta)."
-    )
+    beta: float = Field(0.1, gt=0, description="τ in the paper: the target margin is 1/(2·beta).")
     average_log_probs: bool = Field(
         True,
         description="Average log-ratios over tokens, as the authors recommend; false sums them, as "
