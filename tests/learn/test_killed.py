@@ -208,7 +208,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     running.until_lines(folder / "out/metrics.jsonl", 5)
     running.send(number)
     assert running.wait() == 130
-    assert "Interrupted. The same command goes on where it stopped." in running.log.read_text()
+    assert "Interrupted. The same command resumes where it stopped." in running.log.read_text()
     last = rows_of(folder / "out")[-1]["step"]
     assert 5 <= last < 24
     (checkpoint,) = (folder / "out/checkpoints").iterdir()

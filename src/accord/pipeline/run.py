@@ -254,8 +254,8 @@ def _begin_anew(
     if not replace and (before.get("finished") or _begun(folder)):
         raise SettingsError(
             f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
-            f"{describe_change(before, about)}. Set them back to go on, name another output_dir, or "
-            f"remove the folder to begin anew."
+            f"{describe_change(before, about)}. Set them back to go on, name another output_dir, "
+            f"or remove the folder to begin anew."
         )
     console.print(
         f"{plan.name}: {describe_change(before, about)}; runs again from the start",

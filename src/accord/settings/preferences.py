@@ -249,7 +249,7 @@ class KtoSettings(ReferenceSettings):
 
 
 class OrpoSettings(TrainSettings):
-    """Learns from comparisons or rankings while it imitates the chosen, without a reference model.
+    """Learns from comparisons or rankings and imitates the chosen, without a reference model.
 
     Odds-ratio preference optimisation (Hong et al. 2024); no SFT is needed before it.
     """
