@@ -206,10 +206,14 @@ def test_markup_and_control_characters_in_messages_are_text(
 ) -> None:
     pipeline.failure = TrainingError("[bold]no[/bold] \x1b[31mred\x1b[0m\nnext \u202e line")
     assert run(["run", recipe_file]) == 1
-    assert error_message(capsys) == ("Error: [bold]no[/bold] \\x1b[31mred\\x1b[0m next \\x202e line\n")
+    assert error_message(capsys) == (
+        "Error: [bold]no[/bold] \\x1b[31mred\\x1b[0m next \\x202e line\n"
+    )
 
 
-def test_data_check_reports_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_reports_what_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = tmp_path / "pairs.jsonl"
     rows.write_text(
         '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
