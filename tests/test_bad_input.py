@@ -232,7 +232,7 @@ def test_a_checkpoint_of_other_settings(stopped: SftSettings) -> None:
     with pytest.raises(
         SettingsError,
         match=r"written under other settings: learning_rate was 2e-05 and is 0\.5; max_steps was 8 "
-        r"and is 9\. Set them back to go on, name another output_dir, or remove out/checkpoints",
+        r"and is 9\. Set them back to resume, name another output_dir, or remove out/checkpoints",
     ):
         steps(stopped.model_copy(update={"learning_rate": 0.5, "max_steps": 9}), 1)
     assert checkpoints() == ["step-00000002"]
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_cannot_be_read(stopped: SftSettings, fails: Fails) ->
     os.truncate("out/checkpoints/step-00000002/state.safetensors", 100)
     message = fails(*SFT, code=1)
     assert message.startswith("The checkpoint out/checkpoints/step-00000002 can't be read: ")
-    assert message.endswith("Remove it to go on from the one before, or from the start.")
+    assert message.endswith("Remove it to resume from the previous one, or from the start.")
 
 
 def test_a_loss_that_is_not_a_number(workdir: Path, fails: Fails) -> None:
@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_a_number(workdir: Path, fails: Fails) -> None:
     seed, good_steps = next((s, n) for s, n in enumerate(positions) if n >= 3)
     flags = ("per_device_train_batch_size=1", "save_steps=1", f"seed={seed}")
     assert fails(*SFT, *flags, code=1).startswith(
-        f"The loss is nan at step {good_steps + 1}; the last checkpoint is kept. "
+        f"The loss is nan at step {good_steps + 1}; the last checkpoint is unchanged. "
         "The rows in the batch: rows.jsonl:6. Look at them first; then try a lower learning_rate"
     )
     assert checkpoints() == [f"step-{good_steps:08d}"]
