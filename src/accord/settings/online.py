@@ -32,7 +32,7 @@ class OnlineSettings(TrainSettings):
         None, ge=1, description="Iterations; overrides `num_train_epochs` over the prompts."
     )
     save_steps: Annotated[int, NotIdentity] = Field(
-        10, ge=1, description="Save a checkpoint every this many iterations."
+        10, ge=1, description="Iterations between checkpoints."
     )
     per_device_train_batch_size: int = Field(
         64,

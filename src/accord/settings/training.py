@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     eval_steps: int | None = Field(
         None,
         ge=1,
-        description="Evaluate on the held-out rows every this many steps, and at the end.",
+        description="Steps between evaluations on the held-out rows; the last step evaluates too.",
     )
     max_steps: int | None = Field(
         None, ge=1, description="Optimiser steps; overrides `num_train_epochs`."
@@ -70,7 +70,9 @@ class TrainSettings(Settings):
         "that compare all pairs of a pass.",
     )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="Forward passes whose gradients are summed for one optimiser step."
+        1,
+        ge=1,
+        description="Forward passes whose gradients are accumulated for one optimiser step.",
     )
     learning_rate: float = peak_learning_rate(1e-5)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
@@ -116,7 +118,7 @@ class TrainSettings(Settings):
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
     save_steps: Annotated[int, NotIdentity] = Field(
-        200, ge=1, description="Save a checkpoint every this many steps."
+        200, ge=1, description="Steps between checkpoints."
     )
     save_total_limit: Annotated[int, NotIdentity] = Field(
         1, ge=1, description="Number of checkpoints to retain; the oldest are removed first."
@@ -124,7 +126,7 @@ class TrainSettings(Settings):
     logging_steps: Annotated[int, NotIdentity] = Field(
         1,
         ge=1,
-        description="A row in metrics.jsonl every this many steps, and after each evaluation.",
+        description="Steps between rows in metrics.jsonl; each evaluation adds a row too.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the row order, of new heads and of sampling."
