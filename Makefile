@@ -74,3 +74,4 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m accord.settings.document > docs/settings.md
+	$(BIN)/python -m accord.cli.document > docs/commands.md

@@ -1,7 +1,7 @@
-"""What people get wrong, one test each: the exit code, and a message that says what to do.
+"""User errors, one test each: the exit code, and a message that says what to do.
 
-Those that need no model stand beside the code they test: a port in use in tests/cli/test_serve.py,
-a `$name` of no stage in tests/settings/test_recipe.py.
+Errors that need no model are tested beside the code: a port in use in tests/cli/test_serve.py, an
+unknown `$NAME` in tests/settings/test_recipe.py.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ GOOD = {"prompt": "a", "completion": "b"}
 
 
 @pytest.fixture
-def place(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a model `m`, which a test may spoil."""
+def workdir(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model `m` that a test may damage."""
     shutil.copytree(tiny_world / "model", tmp_path / "m")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def fails(place: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs a command that must fail; returns its message, the last line on stderr."""
+def fails(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """A function that runs a command which must fail and returns its message, the last line on
+    stderr."""
 
     def check(*arguments: str, code: int = 2) -> str:
         capsys.readouterr()
@@ -71,7 +72,7 @@ def test_a_missing_file(fails: Fails) -> None:
 
 def test_broken_json_at_a_line(fails: Fails) -> None:
     write([GOOD, '{"prompt": "a", "completion": '])
-    # The value is missing where the line ends, behind its 30 characters.
+    # The value is missing at the end of the line, after its 30 characters.
     message = fails(*SFT)
     assert message.startswith("rows.jsonl:2 is not valid JSON: Expecting value at character 3")
     assert message.endswith("Correct or remove that line.")
@@ -104,13 +105,13 @@ def test_no_row_within_the_limits(fails: Fails) -> None:
     )
 
 
-def test_conversations_without_a_chat_template(fails: Fails, place: Path) -> None:
-    (place / "m/chat_template.jinja").unlink()
+def test_conversations_without_a_chat_template(fails: Fails, workdir: Path) -> None:
+    (workdir / "m/chat_template.jinja").unlink()
     write([{"prompt": [{"role": "user", "content": "hi"}], "completion": "b"}])
     message = fails(*SFT)
     assert message.startswith("The rows are conversations, but the tokenizer has no chat template.")
     assert "plain text" in message
-    write([GOOD])  # which needs none
+    write([GOOD])  # plain text needs no chat template
     assert run([*SFT[:4], "output_dir=plain", "max_steps=1"]) == 0
 
 
@@ -160,33 +161,33 @@ def test_a_missing_model(fails: Fails) -> None:
     assert message == "No model folder './mm'. Did you mean 'm'? Check the path of `model`."
 
 
-def test_a_model_without_a_tokenizer(fails: Fails, place: Path) -> None:
+def test_a_model_without_a_tokenizer(fails: Fails, workdir: Path) -> None:
     write([GOOD])
-    for file in [*(place / "m").glob("tokenizer*")]:
+    for file in [*(workdir / "m").glob("tokenizer*")]:
         file.unlink()
     assert fails(*SFT).startswith("m holds a model but no tokenizer (none of tokenizer.json, ")
 
 
-def test_weights_in_pickle_are_not_opened(fails: Fails, place: Path) -> None:
+def test_weights_in_pickle_are_not_opened(fails: Fails, workdir: Path) -> None:
     write([GOOD])
-    (place / "m/model.safetensors").unlink()
+    (workdir / "m/model.safetensors").unlink()
     # Loaded as pickle, this would make the folder `opened`.
-    (place / "m/pytorch_model.bin").write_bytes(b"cos\nmkdir\n(S'opened'\ntR.")
+    (workdir / "m/pytorch_model.bin").write_bytes(b"cos\nmkdir\n(S'opened'\ntR.")
     message = fails(*SFT)
     assert message.startswith("m has no safetensors weights (only pytorch_model.bin, which is ")
     assert "safe_serialization=True" in message
-    assert not (place / "opened").exists()
+    assert not (workdir / "opened").exists()
 
 
 # Responses
 
 
-def answers(name: str, prompts: list[str]) -> None:
+def write_answers(name: str, prompts: list[str]) -> None:
     write([{"prompt": p, "model": name, "responses": [{"text": "x"}] * 2} for p in prompts], name)
 
 
 def test_best_of_n_with_too_few_responses(fails: Fails) -> None:
-    answers("a.jsonl", ["p"])
+    write_answers("a.jsonl", ["p"])
     write(["stages:", "- {stage: select, responses: a.jsonl, n: 4, model_name: b}"], "r.yaml")
     assert fails("run", "r.yaml") == (
         "a.jsonl has 2 responses to a prompt, too few for best-of-4. "
@@ -195,18 +196,18 @@ def test_best_of_n_with_too_few_responses(fails: Fails) -> None:
 
 
 def test_an_arena_without_a_shared_prompt(fails: Fails) -> None:
-    answers("a.jsonl", ["p", "q"])
-    answers("b.jsonl", ["r"])
+    write_answers("a.jsonl", ["p", "q"])
+    write_answers("b.jsonl", ["r"])
     contestants = "[{name: a, responses: a.jsonl}, {name: b, responses: b.jsonl}]"
     message = fails("arena", f"contestants={contestants}", "output_dir=out")
     assert message.startswith("The contestants have answered no prompt in common.")
 
 
-# A training that stops
+# Training that stops
 
 
 def steps(settings: SftSettings, count: int) -> None:
-    """Take so many steps, then stop as Ctrl-C does: a checkpoint is written."""
+    """Take `count` steps, then stop as Ctrl-C does: a checkpoint is written."""
     work = train_offline("sft", settings)
     for _ in range(count):
         next(work)
@@ -218,8 +219,8 @@ def checkpoints() -> list[str]:
 
 
 @pytest.fixture
-def stopped(place: Path) -> SftSettings:
-    """The settings of a training that was stopped after two steps."""
+def stopped(workdir: Path) -> SftSettings:
+    """The settings of a training run that was stopped after two steps."""
     write([GOOD, {"prompt": "c", "completion": "d"}])
     settings = SftSettings(model="m", dataset="rows.jsonl", output_dir="out", max_steps=8)
     steps(settings, 2)
@@ -231,7 +232,7 @@ def test_a_checkpoint_of_other_settings(stopped: SftSettings) -> None:
     with pytest.raises(
         SettingsError,
         match=r"written under other settings: learning_rate was 2e-05 and is 0\.5; max_steps was 8 "
-        r"and is 9\. Set them back to go on, name another output_dir, or remove out/checkpoints",
+        r"and is 9\. Set them back to resume, name another output_dir, or remove out/checkpoints",
     ):
         steps(stopped.model_copy(update={"learning_rate": 0.5, "max_steps": 9}), 1)
     assert checkpoints() == ["step-00000002"]
@@ -239,7 +240,7 @@ def test_a_checkpoint_of_other_settings(stopped: SftSettings) -> None:
     assert checkpoints() == ["step-00000003"]
 
 
-def test_going_on_refused_though_there_is_a_checkpoint(stopped: SftSettings, fails: Fails) -> None:
+def test_a_checkpoint_with_resume_turned_off(stopped: SftSettings, fails: Fails) -> None:
     assert fails(*SFT, "resume=false") == (
         "out holds a checkpoint at step 2, and resume=false refuses to resume from it. "
         "Name another output_dir, or remove out/checkpoints."
@@ -251,35 +252,38 @@ def test_a_checkpoint_that_cannot_be_read(stopped: SftSettings, fails: Fails) ->
     os.truncate("out/checkpoints/step-00000002/state.safetensors", 100)
     message = fails(*SFT, code=1)
     assert message.startswith("The checkpoint out/checkpoints/step-00000002 can't be read: ")
-    assert message.endswith("Remove it to go on from the one before, or from the start.")
+    assert message.endswith("Remove it to resume from the previous one, or from the start.")
 
 
-def test_a_loss_that_is_not_a_number(place: Path, fails: Fails) -> None:
-    """One row holds a token whose embedding is NaN: training stops when its turn comes."""
+def test_a_loss_that_is_not_a_number(workdir: Path, fails: Fails) -> None:
+    """One row contains a token whose embedding is NaN: training stops at the step that reads it."""
     rows = [{"prompt": f"word {i}", "completion": "yes"} for i in range(8)]
     rows[5]["prompt"] = "~"
     write(rows)
-    config = json.loads((place / "m/config.json").read_text())
+    config = json.loads((workdir / "m/config.json").read_text())
     config["tie_word_embeddings"] = False  # with one matrix for both, every logit would be NaN
-    (place / "m/config.json").write_text(json.dumps(config))
-    vocabulary = json.loads((place / "m/tokenizer.json").read_text())["model"]["vocab"]
-    weights = load_file(place / "m/model.safetensors")
+    (workdir / "m/config.json").write_text(json.dumps(config))
+    vocabulary = json.loads((workdir / "m/tokenizer.json").read_text())["model"]["vocab"]
+    weights = load_file(workdir / "m/model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
     weights["lm_head.weight"] = embedding.clone()
     embedding[vocabulary["~"]] = float("nan")
-    save_file(weights, place / "m/model.safetensors", metadata={"format": "pt"})
-    turns = [[RowOrder(8, seed).at(i) for i in range(8)].index(5) for seed in range(20)]
-    seed, turn = next((s, t) for s, t in enumerate(turns) if t >= 3)  # some steps go well before
-    one = ("per_device_train_batch_size=1", "save_steps=1", f"seed={seed}")
-    assert fails(*SFT, *one, code=1).startswith(
-        f"The loss is nan at step {turn + 1}; the last checkpoint is kept. "
+    save_file(weights, workdir / "m/model.safetensors", metadata={"format": "pt"})
+    positions = [[RowOrder(8, seed).at(i) for i in range(8)].index(5) for seed in range(20)]
+    # A seed with some steps before the row.
+    seed, good_steps = next((s, n) for s, n in enumerate(positions) if n >= 3)
+    flags = ("per_device_train_batch_size=1", "save_steps=1", f"seed={seed}")
+    assert fails(*SFT, *flags, code=1).startswith(
+        f"The loss is nan at step {good_steps + 1}; the last checkpoint is unchanged. "
         "The rows in the batch: rows.jsonl:6. Look at them first; then try a lower learning_rate"
     )
-    assert checkpoints() == [f"step-{turn:08d}"]
-    kept = load_file(f"out/checkpoints/step-{turn:08d}/state.safetensors")
+    assert checkpoints() == [f"step-{good_steps:08d}"]
+    saved = load_file(f"out/checkpoints/step-{good_steps:08d}/state.safetensors")
     name = "model/weight/model.layers.0.self_attn.q_proj.weight"
-    assert kept[name].isfinite().all()
-    assert [row["step"] for row in read_metrics("out/metrics.jsonl")] == list(range(1, turn + 1))
+    assert saved[name].isfinite().all()
+    assert [row["step"] for row in read_metrics("out/metrics.jsonl")] == list(
+        range(1, good_steps + 1)
+    )
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert manifest["error"].startswith("NotFiniteError: The loss is nan at step")
@@ -287,9 +291,9 @@ def test_a_loss_that_is_not_a_number(place: Path, fails: Fails) -> None:
 
 
 @pytest.fixture
-def small_disk(place: Path) -> Iterator[Path]:
+def small_disk(workdir: Path) -> Iterator[Path]:
     """A disk of 700 kB, where one checkpoint of the tiny model fits and a second does not."""
-    disk = place / "disk"
+    disk = workdir / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)]
     try:
@@ -302,7 +306,7 @@ def small_disk(place: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_no_space_for_a_checkpoint(small_disk: Path, place: Path, fails: Fails) -> None:
+def test_no_space_for_a_checkpoint(small_disk: Path, workdir: Path, fails: Fails) -> None:
     write([GOOD, {"prompt": "c", "completion": "d"}])
     out = small_disk / "out"
     command = [*SFT[:4], f"output_dir={out}", "max_steps=4", "save_steps=1"]
@@ -312,7 +316,7 @@ def test_no_space_for_a_checkpoint(small_disk: Path, place: Path, fails: Fails) 
     assert "point `output_dir` to another disk; then run the same command again" in message
     assert [p.name for p in failed.parent.iterdir()] == ["step-00000001"]
     assert not json.loads((out / "stage.json").read_text())["finished"]
-    # With space again, the same command goes on from the checkpoint that was kept.
+    # With more space, the same command resumes from the checkpoint that is left.
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert run(command) == 0
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4]
@@ -320,7 +324,7 @@ def test_no_space_for_a_checkpoint(small_disk: Path, place: Path, fails: Fails) 
 
 
 def test_no_space_for_responses(
-    small_disk: Path, place: Path, tiny_world: Path, fails: Fails
+    small_disk: Path, workdir: Path, tiny_world: Path, fails: Fails
 ) -> None:
     # Some 50 kB are left: enough for the stage's records, not for 24 × 16 responses.
     (small_disk / "filler").write_bytes(b"0" * 660_000)
@@ -336,13 +340,13 @@ def test_no_space_for_responses(
 
 
 def test_a_second_interrupt_does_not_wait(
-    commands: CommandServer, tiny_world: Path, place: Path
+    commands: CommandServer, tiny_world: Path, workdir: Path
 ) -> None:
-    """The first Ctrl-C waits for the piece of work in hand; who presses twice will not wait."""
+    """The first Ctrl-C waits for the current piece of work; the second one does not."""
     write([GOOD])
-    many = ["max_steps=100000", "gradient_accumulation_steps=100000", "save_steps=1"]
-    running = commands.start(*SFT[:5], *many, cwd=place)
-    while not (place / "out/data.json").exists():
+    flags = ["max_steps=100000", "gradient_accumulation_steps=100000", "save_steps=1"]
+    running = commands.start(*SFT[:5], *flags, cwd=workdir)
+    while not (workdir / "out/data.json").exists():
         assert not running.has_ended()
     running.send_signal(signal.SIGINT)
     running.send_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ stages:
 
 @dataclass
 class FakePipeline:
-    """Stands where accord.pipeline does and remembers what it was asked to run."""
+    """Replaces accord.pipeline and records what it is requested to run."""
 
     recipes: list[Recipe] = field(default_factory=list)
     stages: list[StagePlan] = field(default_factory=list)
@@ -66,8 +66,8 @@ def recipe_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one paragraph on stderr."""
+def error_message(capsys: pytest.CaptureFixture[str]) -> str:
+    """The message on stderr, which must be a single paragraph."""
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert error.count("\n") == 1
@@ -97,7 +97,7 @@ def test_plan_prints_and_runs_nothing(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["plan", recipe_file]) == 0
-    # Brackets are text: nothing of a plan may be taken for markup.
+    # Brackets are text: a plan must not be parsed as markup.
     assert capsys.readouterr().out == "2 stages [of a plan]\n"
     assert not pipeline.recipes
     assert not pipeline.stages
@@ -114,7 +114,7 @@ def test_train_takes_a_file_and_overrides(pipeline: FakePipeline, tmp_path: Path
     assert settings["lora"]["r"] == 4
 
 
-def test_sample_and_arena_are_stages_of_their_own(pipeline: FakePipeline) -> None:
+def test_sample_and_arena_run_single_stages(pipeline: FakePipeline) -> None:
     assert run(["sample", "model=m", "dataset=d", "output_dir=o"]) == 0
     assert run(["arena", "contestants=[{name: a, responses: b}]", "output_dir=o"]) == 0
     assert [stage.kind for stage in pipeline.stages] == ["sample", "arena"]
@@ -148,17 +148,17 @@ def test_a_wrong_request_ends_with_2(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", "dpp", "model=m"]) == 2
-    assert "There is no method 'dpp'. Did you mean `dpo`?" in told(capsys)
+    assert "There is no method 'dpp'. Did you mean `dpo`?" in error_message(capsys)
     assert run(["train", "dpo", "model=m", "dataset=d", "output_dir=o", "bta=1"]) == 2
-    assert "`bta` is not a key (on the command line). Did you mean `beta`?" in told(capsys)
+    assert "`bta` is not a key (on the command line). Did you mean `beta`?" in error_message(capsys)
     assert run(["run", "no-such-recipe"]) == 2
-    assert "There is no recipe 'no-such-recipe'" in told(capsys)
+    assert "There is no recipe 'no-such-recipe'" in error_message(capsys)
     assert run(["run", recipe_file, "--wrong"]) == 2
-    assert "No such option" in told(capsys)
+    assert "No such option" in error_message(capsys)
     assert run(["fly"]) == 2
-    assert "No such command 'fly'" in told(capsys)
+    assert "No such command 'fly'" in error_message(capsys)
     assert run(["train"]) == 2
-    assert "Missing argument 'METHOD'" in told(capsys)
+    assert "Missing argument 'METHOD'" in error_message(capsys)
     assert not pipeline.recipes
     assert not pipeline.stages
 
@@ -169,15 +169,15 @@ def test_work_that_fails_ends_with_1(
     for failure in (TrainingError("The loss is NaN."), StorageError("The disk is full.")):
         pipeline.failure = failure
         assert run(["run", recipe_file]) == 1
-        assert told(capsys) == f"Error: {failure}\n"
+        assert error_message(capsys) == f"Error: {failure}\n"
 
 
-def test_an_unknown_error_is_told_without_a_traceback(
+def test_an_unexpected_error_is_reported_without_a_traceback(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.failure = ZeroDivisionError("two\nlines")
     assert run(["run", recipe_file]) == 1
-    message = told(capsys)
+    message = error_message(capsys)
     assert "ZeroDivisionError: two lines (test_commands.py:" in message
     assert "--debug" in message
 
@@ -193,12 +193,12 @@ def test_debug_shows_the_traceback_wherever_it_stands(
         assert error.endswith("Error: The loss is NaN.\n")
 
 
-def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(
+def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.failure = KeyboardInterrupt()
     assert run(["run", recipe_file]) == 130
-    assert "The same command goes on where it stopped." in capsys.readouterr().err
+    assert "The same command resumes where it stopped." in capsys.readouterr().err
 
 
 def test_markup_and_control_characters_in_messages_are_text(
@@ -206,28 +206,32 @@ def test_markup_and_control_characters_in_messages_are_text(
 ) -> None:
     pipeline.failure = TrainingError("[bold]no[/bold] \x1b[31mred\x1b[0m\nnext \u202e line")
     assert run(["run", recipe_file]) == 1
-    assert told(capsys) == ("Error: [bold]no[/bold] \\x1b[31mred\\x1b[0m next \\x202e line\n")
+    assert error_message(capsys) == (
+        "Error: [bold]no[/bold] \\x1b[31mred\\x1b[0m next \\x202e line\n"
+    )
 
 
-def test_data_check_tells_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_reports_what_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = tmp_path / "pairs.jsonl"
     rows.write_text(
         '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
         '{"prompt": "a", "chosen": "b", "rejected": ""}\n'
     )
     assert run(["data", "check", str(rows)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{rows}, read as comparisons: 2 rows, 1 used, 1 dropped")
-    assert "The rows fit `reward`, `dpo`" in said
+    output = capsys.readouterr().out
+    assert output.startswith(f"{rows}, read as comparisons: 2 rows, 1 used, 1 dropped")
+    assert "The rows fit `reward`, `dpo`" in output
     assert run(["data", "check", str(rows), "--kind", "demonstrations"]) == 0
     assert "read as demonstrations" in capsys.readouterr().out
     assert run(["data", "check", str(rows), "--kind", "demonstration"]) == 2
-    assert "Did you mean demonstrations?" in told(capsys)
+    assert "Did you mean demonstrations?" in error_message(capsys)
     assert run(["data", "check", str(tmp_path / "none.jsonl")]) == 2
-    assert "none.jsonl" in told(capsys)
+    assert "none.jsonl" in error_message(capsys)
 
 
-def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_shows_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["accord"] == accord.__version__

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ACCORD = [sys.executable, "-m", "accord"]
 
-# Puts a fake in the place of accord.pipeline whose run waits until it is interrupted.
+# Replaces accord.pipeline by a fake, whose run waits until it is interrupted.
 WAITING = """
 import sys, types
 fake = types.ModuleType("accord.pipeline")
@@ -40,7 +40,7 @@ def test_an_interrupt_from_the_keyboard(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job ignores it, and what it starts would too.
+        # A background job of a shell ignores SIGINT, and its child processes would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
@@ -48,10 +48,10 @@ def test_an_interrupt_from_the_keyboard(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error.strip() == "Interrupted. The same command goes on where it stopped."
+    assert error.strip() == "Interrupted. The same command resumes where it stopped."
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+def test_a_closed_pipe_gives_no_traceback() -> None:
     done = subprocess.run(
         f"{sys.executable} -m accord --help | head -1",
         shell=True,

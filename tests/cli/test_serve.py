@@ -31,10 +31,10 @@ def served(tmp_path: Path) -> Iterator[int]:
 def get(port: int, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", path)
-    answer = connection.getresponse()
-    body = answer.read().decode("utf-8")
+    response = connection.getresponse()
+    body = response.read().decode("utf-8")
     connection.close()
-    return answer.status, body
+    return response.status, body
 
 
 def test_only_the_report_is_served(served: int) -> None:
@@ -46,7 +46,7 @@ def test_only_the_report_is_served(served: int) -> None:
         assert "secret" not in body.replace("secret.txt", "")
 
 
-def test_a_port_in_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.html").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -54,6 +54,6 @@ def test_a_port_in_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"Port {port} on 127.0.0.1 is in use. Choose another" in capsys.readouterr().err
 
 
-def test_a_report_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"There is no report at .*report\.html"):
         report_server(tmp_path, 0)

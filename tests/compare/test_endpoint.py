@@ -18,7 +18,9 @@ from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.errors import SettingsError, StorageError, WorkError
 from accord.respond import http as attempts
-from accord.settings.endpoint import EndpointSettings, deciding
+from accord.settings.endpoint import EndpointSettings
+from accord.settings.identity import identity_values
+from accord.settings.rewards import LengthSource
 
 SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}
 
@@ -355,7 +357,7 @@ def test_a_date_that_has_passed_is_no_wait() -> None:
 
 
 def test_settings_that_are_refused() -> None:
-    with pytest.raises(ValidationError, match="Write it whole"):
+    with pytest.raises(ValidationError, match="Write the full address"):
         EndpointSettings(base_url="localhost:8000")
     with pytest.raises(ValidationError, match="Keep one"):
         EndpointSettings(principles=["be kind"], principles_file="p.yaml")
@@ -363,6 +365,6 @@ def test_settings_that_are_refused() -> None:
 
 def test_how_an_endpoint_is_reached_does_not_identify_work() -> None:
     judge = {"base_url": "http://h/v1", "model": "m", "max_calls": 3, "timeout": 1.0}
-    assert deciding({"rewards": [judge, {"kind": "length", "timeout": 1}]}) == {
-        "rewards": [{"base_url": "http://h/v1", "model": "m"}, {"kind": "length", "timeout": 1}]
-    }
+    assert identity_values(judge, EndpointSettings) == {"base_url": "http://h/v1", "model": "m"}
+    rule = {"kind": "length", "timeout": 1}
+    assert identity_values(rule, LengthSource) == rule

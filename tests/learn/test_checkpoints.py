@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError, StorageError
-from accord.learn.loop.checkpoints import changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.checkpoints import load_checkpoint, save_checkpoint
 from accord.learn.loop.stage import run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
+from accord.settings.identity import identity_settings
 from accord.settings.preferences import DpoSettings
 from accord.settings.training import TrainSettings
 
 
-def told(**more: Any) -> dict[str, Any]:
-    settings = DpoSettings(model="m", dataset="d", output_dir="out", **more)
-    return settings.model_dump(mode="json")
+def dpo_settings(**more: Any) -> DpoSettings:
+    return DpoSettings(model="m", dataset="d", output_dir="out", **more)
 
 
 @pytest.mark.parametrize(
@@ -35,20 +35,23 @@ def told(**more: Any) -> dict[str, Any]:
 def test_the_size_of_a_pass_decides_where_a_loss_looks_at_all_of_it(
     loss_type: Any, decides: bool
 ) -> None:
-    whole, split = told(loss_type=loss_type), told(loss_type=loss_type, max_tokens_per_forward=64)
-    assert (changing(whole) != changing(split)) == decides
+    whole = dpo_settings(loss_type=loss_type)
+    split = dpo_settings(loss_type=loss_type, max_tokens_per_forward=64)
+    assert (identity_settings(whole) != identity_settings(split)) == decides
 
 
 def test_another_size_of_a_pass_does_not_go_on_under_such_a_loss(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, TrainState({}, FitState(), step=2), told(loss_type="aot"), keep=1)
+    settings = dpo_settings(loss_type="aot")
+    saved = settings.model_dump(mode="json")
+    save_checkpoint(tmp_path, TrainState({}, FitState(), step=2), saved, keep=1)
     with pytest.raises(SettingsError, match="max_tokens_per_forward was None and is 64"):
         load_checkpoint(
             tmp_path,
             TrainState({}, FitState()),
-            told(loss_type="aot", max_tokens_per_forward=64),
+            dpo_settings(loss_type="aot", max_tokens_per_forward=64),
             resume=True,
         )
-    assert load_checkpoint(tmp_path, TrainState({}, FitState()), told(loss_type="aot"), resume=True)
+    assert load_checkpoint(tmp_path, TrainState({}, FitState()), settings, resume=True)
 
 
 def test_processes_that_see_other_checkpoints_are_refused(

@@ -208,7 +208,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     running.wait_for_lines(folder / "out/metrics.jsonl", 5)
     running.send_signal(number)
     assert running.wait() == 130
-    assert "Interrupted. The same command goes on where it stopped." in running.log.read_text()
+    assert "Interrupted. The same command resumes where it stopped." in running.log.read_text()
     last = metric_rows(folder / "out")[-1]["step"]
     assert 5 <= last < 24
     (checkpoint,) = (folder / "out/checkpoints").iterdir()

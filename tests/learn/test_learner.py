@@ -18,6 +18,7 @@ from accord.learn.loop.state import FitState, TrainState
 from accord.lm.forward import check_packing, response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack
+from accord.settings.base import Settings
 from accord.settings.training import RewardSettings, SftSettings
 from tests.lm.models import VOCABULARY, causal, scalar
 from tests.lm.toys import random_groups
@@ -106,7 +107,7 @@ def test_a_checkpoint_holds_the_masters_and_brings_the_copies_up_to_date(tmp_pat
     save_checkpoint(tmp_path, state, {}, keep=1)
     again = half_model()
     fresh = TrainState({"model": make_learner(again, SftSettings(**NAMES))}, FitState())
-    assert load_checkpoint(tmp_path, fresh, {}, resume=True)
+    assert load_checkpoint(tmp_path, fresh, Settings(), resume=True)
     assert fresh.step == 3
     for name, master in fresh.learners["model"].parameters.items():
         assert torch.equal(master, state.learners["model"].parameters[name])
@@ -130,7 +131,7 @@ def test_checkpoints_half_removed_do_not_stop_the_next_start(
         patch.setattr("shutil.rmtree", half)
         with pytest.raises(KeyboardInterrupt):
             remove_checkpoints(tmp_path)
-    assert not load_checkpoint(tmp_path, state, {}, resume=True)
+    assert not load_checkpoint(tmp_path, state, Settings(), resume=True)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     remove_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -142,4 +143,4 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path: Path) -> None:
     place = save_checkpoint(tmp_path, state, {}, keep=1) / "state.json"
     place.write_text(place.read_text().replace('"processes": 1', '"processes": 2'))
     with pytest.raises(SettingsError, match=r"written by 2 process.* this run has 1"):
-        load_checkpoint(tmp_path, state, {}, resume=True)
+        load_checkpoint(tmp_path, state, Settings(), resume=True)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from accord.compare.rewards.reward import CombinedReward, WeightedSource
 from accord.errors import NotFiniteError
-from accord.learn.loop.checkpoints import changing, load_checkpoint, save_checkpoint
+from accord.learn.loop.checkpoints import load_checkpoint, save_checkpoint
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.schedule import RowOrder
@@ -28,6 +28,7 @@ from accord.learn.online.saved_episodes import FOLDER, remove_episodes, remove_s
 from accord.learn.online.step import Iteration, Pretraining
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
+from accord.settings.identity import identity_settings
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import (
     PROMPTS,
@@ -203,7 +204,7 @@ def test_a_rollback_survives_a_kill(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state, plain, keep=1)
     two = own_reference()
     again = state_of(two, settings)
-    assert load_checkpoint(tmp_path, again, plain, resume=True)
+    assert load_checkpoint(tmp_path, again, settings, resume=True)
     found = [r.metrics for r in iterate(again, two, settings, 4)]
     assert found[0]["rolled_back"] == 1.0
     for a, b in zip(found, whole[1:], strict=True):
@@ -386,7 +387,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         (
             "rloo",
             {"max_kl": 1.0, "max_kl_action": "rollback", "rollback_copy": "off"},
-            "needs weights to go back to",
+            "needs a snapshot of the weights",
         ),
     ],
 )
@@ -400,7 +401,7 @@ def test_settings_that_do_not_fit_are_refused(
 def test_how_a_server_is_reached_is_no_change_of_what_is_learned() -> None:
     def told(**sampler: Any) -> dict[str, Any]:
         settings = settings_of("grpo", lora={}, sampler={"kind": "vllm", **sampler})
-        return changing(settings.model_dump(mode="json"))
+        return identity_settings(settings)
 
     first = told(url="http://127.0.0.1:8000")
     assert told(url="http://127.0.0.1:8001", retries=9, timeout=5) == first

@@ -121,7 +121,7 @@ def test_the_command_in_two_processes_disturbed_and_not(tiny_world: Path, tmp_pa
     told = disturbed(command, again, lines=3, who=1, number=signal.SIGKILL)
     assert "The processes of this run lost their connection" in told
     told = disturbed(command, again, lines=5, who=0, number=signal.SIGINT)
-    assert "Interrupted. The same command goes on where it stopped." in told
+    assert "Interrupted. The same command resumes where it stopped." in told
     launched(2, *command, cwd=again)
     same(two / "out", again / "out")
     assert not list((again / "out").glob("start-*"))

@@ -14,7 +14,7 @@ from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.errors import WorkError
 from accord.pipeline import run_stage
-from accord.pipeline.identity import identity_of
+from accord.pipeline.identity import stage_identity
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.sample import select
 from accord.records import Response
@@ -266,7 +266,7 @@ def test_principles_are_an_input_and_limits_are_not(tmp_path: Path) -> None:
     ]
 
     def digest(*more: str) -> str:
-        found: str = identity_of(single_stage("compare", overrides=[*shared, *more]))["digest"]
+        found: str = stage_identity(single_stage("compare", overrides=[*shared, *more]))["digest"]
         return found
 
     before = digest()

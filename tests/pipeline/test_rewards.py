@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from accord.pipeline import run_stage
-from accord.pipeline.identity import identity_of
+from accord.pipeline.identity import stage_identity
 from accord.runs import read_metrics
 from accord.settings.recipe import StagePlan, single_stage
 
@@ -59,9 +59,9 @@ def test_each_source_is_logged_by_its_name(plan: StagePlan, tmp_path: Path) -> N
 
 
 def test_a_changed_function_is_a_changed_input(plan: StagePlan, tmp_path: Path) -> None:
-    before = identity_of(plan)
+    before = stage_identity(plan)
     assert str(tmp_path / "mine.py") in before["inputs"]
-    assert identity_of(plan)["digest"] == before["digest"]
+    assert stage_identity(plan)["digest"] == before["digest"]
     (tmp_path / "mine.py").write_text(MINE + "\n# another\n")
-    assert identity_of(plan)["digest"] != before["digest"]
+    assert stage_identity(plan)["digest"] != before["digest"]
     assert json.dumps(before)

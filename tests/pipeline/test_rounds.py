@@ -304,7 +304,7 @@ def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
         (["train.ref_model=x"], "`ref_model` can't be set here: `reference` says"),
         (["train.dataset=x"], "`dataset` can't be set here: each round trains on its own"),
         (["train.method=simpo", "reference=moving"], "does nothing with `simpo`"),
-        (["train.method=rejection_sampling", "form=pairs"], "does not tell which response is the"),
+        (["train.method=rejection_sampling", "form=pairs"], "does not say which response is the"),
         (["form=labels"], r"Use `train\.method=kto`"),
         (["num_responses=1"], "`num_responses` must be a whole number at least 2"),
         (["temperature=0"], "`temperature` must be a number greater than 0"),
@@ -356,7 +356,7 @@ stages:
     run_recipe(load_recipe(recipe))
     before = stage_files(Path("out/iterate"))
     more = load_recipe(recipe, ["iterate.rounds=2"])
-    assert "iterate (iterate): goes on: rounds was 1, is 2" in plan_recipe(more)
+    assert "iterate (iterate): resumes: rounds was 1, is 2" in plan_recipe(more)
     run_recipe(more)
     after = stage_files(Path("out/iterate"))
     assert {name: after[name] for name in before} == before

@@ -267,7 +267,7 @@ def test_a_server_that_dies_leaves_rounds_that_go_on(fake: FakeVllm, place: Path
     ("given", "message"),
     [
         (["train.lora=off"], r"`sampler\.kind=vllm` needs `train\.lora`"),
-        (["train.lora.continue_adapter=false"], "the vLLM server's base stays as it is"),
+        (["train.lora.continue_adapter=false"], "the vLLM server's base does not change"),
     ],
 )
 def test_settings_that_leave_the_servers_base(

@@ -1,4 +1,4 @@
-"""Settings from what was written: nothing coerced, every problem told with place and remedy."""
+"""Settings from written values: nothing is coerced, every problem is reported with its source."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
 from accord.settings.training import SftSettings
 
-NEEDED = "model: m\ndataset: d\noutput_dir: o\n"
+REQUIRED = "model: m\ndataset: d\noutput_dir: o\n"
 
 
 def dpo(text: str = "", *overrides: str) -> DpoSettings:
-    given = apply_overrides(read_yaml(NEEDED + text, place="x.yaml"), overrides)
-    return build(DpoSettings, given, where="train dpo")
+    values = apply_overrides(read_yaml(REQUIRED + text, source="x.yaml"), overrides)
+    return build(DpoSettings, values, where="train dpo")
 
 
-def refused(text: str = "", *overrides: str) -> str:
+def error_message(text: str = "", *overrides: str) -> str:
     with pytest.raises(SettingsError) as caught:
         dpo(text, *overrides)
     assert "\n" not in str(caught.value)
@@ -69,12 +69,12 @@ def test_values_keys_and_defaults() -> None:
         ("lora: {target_modules: 3}", "`lora.target_modules` must be text or a list of texts"),
     ],
 )
-def test_wrong_values_are_told_and_never_coerced(text: str, message: str) -> None:
-    assert message in refused(text)
+def test_wrong_values_are_reported_and_never_coerced(text: str, message: str) -> None:
+    assert message in error_message(text)
 
 
-def test_every_problem_is_told_at_once() -> None:
-    message = refused("beta: x\nmax_step: 3", "seed=-1")
+def test_all_problems_are_reported_at_once() -> None:
+    message = error_message("beta: x\nmax_step: 3", "seed=-1")
     assert message.startswith("train dpo: 3 problems. (1) ")
     assert "`beta` must be a number greater than 0, not 'x' (x.yaml:4)" in message
     assert "`max_step` is not a key (x.yaml:5). Did you mean `max_steps`?" in message
@@ -85,7 +85,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 def test_a_missing_key_says_what_it_is_for() -> None:
     with pytest.raises(SettingsError) as caught:
-        build(SftSettings, read_yaml("model: m\noutput_dir: o", place="x.yaml"), where="train sft")
+        build(SftSettings, read_yaml("model: m\noutput_dir: o", source="x.yaml"), where="train sft")
     assert str(caught.value) == (
         "train sft: `dataset` is missing (x.yaml). Rows to learn from: a file, a folder, "
         "a hub name, or a preference store (.db). Add `dataset: …`, or dataset=… on the command "
@@ -121,20 +121,20 @@ def test_a_missing_key_says_what_it_is_for() -> None:
     ],
 )
 def test_unknown_keys(key: str, message: str) -> None:
-    assert message in refused(f"{key}: 1")
+    assert message in error_message(f"{key}: 1")
 
 
 def test_a_foreign_key_of_another_method_says_so() -> None:
     with pytest.raises(SettingsError) as caught:
-        build(SftSettings, read_yaml(NEEDED + "kl_coef: 1", place="x.yaml"), where="train sft")
+        build(SftSettings, read_yaml(REQUIRED + "kl_coef: 1", source="x.yaml"), where="train sft")
     assert "`kl_coef` is `beta` here, which train sft does not take." in str(caught.value)
 
 
 def test_unknown_keys_inside_a_table() -> None:
-    assert "`lora.rank` is not a key (x.yaml:4)" in refused("lora: {rank: 8}")
-    assert "torchtune and LLaMA-Factory's `rank` is `r` here." in refused("lora: {rank: 8}")
-    assert "`lora.alpa` is not a key" in refused("lora: {alpa: 8}")
-    assert "Did you mean `alpha`?" in refused("lora: {alpa: 8}")
+    assert "`lora.rank` is not a key (x.yaml:4)" in error_message("lora: {rank: 8}")
+    assert "torchtune and LLaMA-Factory's `rank` is `r` here." in error_message("lora: {rank: 8}")
+    assert "`lora.alpa` is not a key" in error_message("lora: {alpa: 8}")
+    assert "Did you mean `alpha`?" in error_message("lora: {alpa: 8}")
 
 
 def test_every_foreign_name_points_to_a_key_that_exists() -> None:
@@ -146,52 +146,52 @@ def test_every_foreign_name_points_to_a_key_that_exists() -> None:
     keys = {key for c in classes for key in c.model_fields} | {"method"}
     keys |= {f"lora.{key}" for key in LoraSettings.model_fields}
     for name, foreign in FOREIGN.items():
-        assert not foreign.ours or foreign.ours in keys, name
-        assert foreign.ours or foreign.note, name
+        assert not foreign.accord_key or foreign.accord_key in keys, name
+        assert foreign.accord_key or foreign.note, name
     for name, foreign in FOREIGN_IN_LORA.items():
-        assert not foreign.ours or foreign.ours in LoraSettings.model_fields, name
+        assert not foreign.accord_key or foreign.accord_key in LoraSettings.model_fields, name
 
 
 def test_aliases_mean_the_same() -> None:
     text = "model_name_or_path: m\ndataset_name: d\noutput_dir: o\nbf16: true\n"
     text += "use_peft: true\nlora_r: 4\nresume_from_checkpoint: false\nmax_seq_length: 99"
-    settings = build(DpoSettings, read_yaml(text, place="x.yaml"), where="train dpo")
+    settings = build(DpoSettings, read_yaml(text, source="x.yaml"), where="train dpo")
     assert (settings.model, settings.dataset, settings.precision) == ("m", "d", "bf16")
     assert settings.lora is not None
     assert settings.lora.r == 4
     assert settings.resume is False
     assert settings.max_length == 99
 
-    text = NEEDED + "reward_model: r\nkl_coef: 0.2\nlam: 0.9\nresponse_length: 16"
-    ppo = build(PpoSettings, read_yaml(text, place="x.yaml"), where="train ppo")
+    text = REQUIRED + "reward_model: r\nkl_coef: 0.2\nlam: 0.9\nresponse_length: 16"
+    ppo = build(PpoSettings, read_yaml(text, source="x.yaml"), where="train ppo")
     assert (ppo.beta, ppo.gae_lambda, ppo.max_new_tokens) == (0.2, 0.9, 16)
 
 
-def test_an_alias_beside_its_name_is_an_error() -> None:
+def test_an_alias_beside_its_key_is_an_error() -> None:
     assert (
         "`model_name_or_path` (x.yaml:4) and `model` (x.yaml:1) are the same setting. "
-        "Keep one of the two." in refused("model_name_or_path: other")
+        "Keep one of the two." in error_message("model_name_or_path: other")
     )
-    both = refused("", "model=a", "model_name_or_path=b")
+    both = error_message("", "model=a", "model_name_or_path=b")
     assert "`model_name_or_path` (on the command line) and `model` (on the command" in both
 
 
 def test_the_command_line_wins_over_the_file_under_either_name() -> None:
     assert dpo("", "model_name_or_path=other").model == "other"
-    given = read_yaml("model_name_or_path: m\ndataset: d\noutput_dir: o", place="x.yaml")
-    settings = build(DpoSettings, apply_overrides(given, ["model=other"]), where="train dpo")
+    values = read_yaml("model_name_or_path: m\ndataset: d\noutput_dir: o", source="x.yaml")
+    settings = build(DpoSettings, apply_overrides(values, ["model=other"]), where="train dpo")
     assert settings.model == "other"
 
 
 def test_values_of_aliases_that_cannot_be_translated() -> None:
-    assert "`bf16` must be true or false, not 'auto' (x.yaml:4)." in refused("bf16: auto")
-    message = refused("resume_from_checkpoint: runs/a/checkpoint-3")
-    assert "accord goes on from the last checkpoint in `output_dir`" in message
+    assert "`bf16` must be true or false, not 'auto' (x.yaml:4)." in error_message("bf16: auto")
+    message = error_message("resume_from_checkpoint: runs/a/checkpoint-3")
+    assert "accord resumes from the last checkpoint in `output_dir`" in message
     # TRL ignores lora_r without use_peft; turning adapters on instead would change the run.
-    message = refused("lora_r: 8")
+    message = error_message("lora_r: 8")
     assert "`lora_r` (x.yaml:4) does nothing unless adapters are on." in message
     assert "Write `lora: {r: 8}`" in message
-    assert "says the opposite" in refused("use_peft: false\nlora: {r: 8}")
+    assert "says the opposite" in error_message("use_peft: false\nlora: {r: 8}")
 
 
 def test_lora_is_off_on_or_a_table() -> None:
@@ -207,11 +207,11 @@ def test_lora_is_off_on_or_a_table() -> None:
 
 def test_overrides_reach_into_tables_and_lists() -> None:
     text = "contestants:\n  - {name: a, responses: b}\noutput_dir: o"
-    given = apply_overrides(read_yaml(text, place="x.yaml"), ["contestants.0.name=c"])
-    settings = build(ArenaSettings, given, where="arena")
+    values = apply_overrides(read_yaml(text, source="x.yaml"), ["contestants.0.name=c"])
+    settings = build(ArenaSettings, values, where="arena")
     assert settings.contestants[0].name == "c"
     with pytest.raises(SettingsError, match=r"`contestants` is a list of 1\. Write a number from"):
-        apply_overrides(read_yaml(text, place="x.yaml"), ["contestants.1.name=c"])
+        apply_overrides(read_yaml(text, source="x.yaml"), ["contestants.1.name=c"])
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_overrides_reach_into_tables_and_lists() -> None:
     ],
 )
 def test_malformed_overrides(override: str, message: str) -> None:
-    assert message in refused("", override)
+    assert message in error_message("", override)
 
 
 def test_an_override_given_twice_is_an_error() -> None:
-    assert "`beta` is set twice on the command line" in refused("", "beta=1", "beta=2")
-    assert "`lora.r` is set twice" in refused("", "lora={r: 2}", "lora.r=3")
+    assert "`beta` is set twice on the command line" in error_message("", "beta=1", "beta=2")
+    assert "`lora.r` is set twice" in error_message("", "lora={r: 2}", "lora.r=3")
 
 
 def test_entries_of_lists_and_free_tables() -> None:
@@ -243,22 +243,22 @@ def test_entries_of_lists_and_free_tables() -> None:
         build(ArenaSettings, {"contestants": [{"name": "a"}], "output_dir": "o"}, where="arena")
 
 
-def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_in_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(Path("/home/ann")))
     assert dpo("eval_dataset: ~/rows.jsonl").eval_dataset == "/home/ann/rows.jsonl"
 
 
 @pytest.mark.parametrize(("method", "rate"), [("sft", 2e-4), ("dpo", 1e-5), ("ppo", 3e-5)])
 def test_the_default_learning_rate_is_ten_times_as_high_with_lora(method: str, rate: float) -> None:
-    given: dict[str, Any] = {"model": "m", "dataset": "d", "output_dir": "o"}
+    required: dict[str, Any] = {"model": "m", "dataset": "d", "output_dir": "o"}
     if method == "ppo":
-        given["reward_model"] = "r"
+        required["reward_model"] = "r"
 
     def loaded(**more: Any) -> Any:
-        return build(METHOD_SETTINGS[method], {**given, **more}, where="x")
+        return build(METHOD_SETTINGS[method], {**required, **more}, where="x")
 
     assert loaded(lora={"r": 4}).learning_rate == rate
     assert loaded(lora={"r": 4}, learning_rate=1e-3).learning_rate == 1e-3
     assert loaded().learning_rate == pytest.approx(rate / 10)
-    again = type(loaded())(**loaded(lora={}).model_dump())
-    assert again == loaded(lora={})
+    reloaded = type(loaded())(**loaded(lora={}).model_dump())
+    assert reloaded == loaded(lora={})

@@ -1,4 +1,4 @@
-"""What fits together in the settings of preference methods, and what is refused."""
+"""Combinations of the settings of preference methods that are accepted or refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from accord.settings.preferences import DpoSettings
 
-NAMES = {"model": "m", "dataset": "d", "output_dir": "o"}
+PATHS = {"model": "m", "dataset": "d", "output_dir": "o"}
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("values", "message"),
     [
         ({"loss_type": []}, "names? at least one|empty list"),
         ({"loss_type": ["sigmoid", "sigmoid"]}, "names a loss twice"),
@@ -26,18 +26,18 @@ NAMES = {"model": "m", "dataset": "d", "output_dir": "o"}
         ({"loss_type": ["robust", "sft"]}, "robust` is plain DPO"),
         ({"loss_type": ["sigmoid", "sft"], "loss_weights": [0, 0]}, "are all 0"),
         ({"loss_weights": [0.0]}, "are all 0"),
-        ({"loss_weights": [-1]}, "holds -1, and a loss of negative weight"),
+        ({"loss_weights": [-1]}, "holds -1, and a negative weight would maximise"),
         ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1, -0.2]}, "holds -0.2"),
         ({"precompute_ref_log_probs": False}, "needs `lora`"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
-        DpoSettings(**NAMES, **given)
+def test_wrong_combinations_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DpoSettings(**PATHS, **values)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0, 0.5]},
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.0]},
@@ -46,5 +46,5 @@ def test_what_does_not_fit_together_is_refused(given: dict[str, Any], told: str)
         {"precompute_ref_log_probs": False, "lora": {}},
     ],
 )
-def test_what_fits_is_taken(given: dict[str, Any]) -> None:
-    assert DpoSettings(**NAMES, **given).losses
+def test_right_combinations_are_accepted(values: dict[str, Any]) -> None:
+    assert DpoSettings(**PATHS, **values).losses

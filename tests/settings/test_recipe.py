@@ -1,4 +1,4 @@
-"""Recipes: stages in order, folders that tie them, and errors before anything runs."""
+"""Recipes: stages in order, connected by folders, and errors before anything runs."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def recipe_file(tmp_path: Path) -> Path:
     return path
 
 
-def refused(path: Path, *overrides: str) -> str:
+def error_message(path: Path, *overrides: str) -> str:
     with pytest.raises(SettingsError) as caught:
         load_recipe(path, overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_recipe(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "r.yaml"
     path.write_text(text)
     return path
@@ -73,16 +73,16 @@ def test_stages_in_order_with_folders_and_seeds(
         ("arena", "arena", None),
         ("report", "report", None),
     ]
-    told = {s.name: s.settings.model_dump() for s in recipe.stages}
-    assert told["world"]["output_dir"] == "out/world"
-    assert told["sft"]["model"] == "out/world/model"
-    assert told["sft"]["seed"] == 3
-    assert told["answers"]["model"] == "out/sft/model"
-    assert told["answers"]["model_name"] == "sft"
-    assert told["answers"]["dataset"] == "/home/ann/prompts.jsonl"
-    assert told["answers"]["seed"] == 7
-    assert told["arena"]["contestants"][0]["responses"] == "out/answers/responses.jsonl"
-    assert told["report"]["run"] == told["report"]["output_dir"] == "out"
+    settings = {s.name: s.settings.model_dump() for s in recipe.stages}
+    assert settings["world"]["output_dir"] == "out/world"
+    assert settings["sft"]["model"] == "out/world/model"
+    assert settings["sft"]["seed"] == 3
+    assert settings["answers"]["model"] == "out/sft/model"
+    assert settings["answers"]["model_name"] == "sft"
+    assert settings["answers"]["dataset"] == "/home/ann/prompts.jsonl"
+    assert settings["answers"]["seed"] == 7
+    assert settings["arena"]["contestants"][0]["responses"] == "out/answers/responses.jsonl"
+    assert settings["report"]["run"] == settings["report"]["output_dir"] == "out"
 
 
 def test_overrides_address_the_run_and_its_stages(recipe_file: Path) -> None:
@@ -119,7 +119,7 @@ def test_overrides_address_the_run_and_its_stages(recipe_file: Path) -> None:
     ],
 )
 def test_overrides_that_are_refused(recipe_file: Path, override: str, message: str) -> None:
-    assert message in refused(recipe_file, override)
+    assert message in error_message(recipe_file, override)
 
 
 @pytest.mark.parametrize(
@@ -142,18 +142,18 @@ def test_overrides_that_are_refused(recipe_file: Path, override: str, message: s
     ],
 )
 def test_recipes_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    assert message in refused(written(tmp_path, text))
+    assert message in error_message(write_recipe(tmp_path, text))
 
 
 def test_a_run_without_a_folder_is_called_after_the_recipe(tmp_path: Path) -> None:
-    recipe = load_recipe(written(tmp_path, "stages:\n- stage: world"))
+    recipe = load_recipe(write_recipe(tmp_path, "stages:\n- stage: world"))
     assert recipe.output_dir == "runs/r"
     assert recipe.seed == 0
 
 
 def test_a_price_in_a_title_is_no_folder(tmp_path: Path) -> None:
     text = "stages:\n- {stage: report, run: a, title: $100/hour}"
-    assert load_recipe(written(tmp_path, text)).stages[0].settings.model_dump()["title"] == (
+    assert load_recipe(write_recipe(tmp_path, text)).stages[0].settings.model_dump()["title"] == (
         "$100/hour"
     )
 
@@ -177,7 +177,7 @@ def test_every_kind_of_stage_has_a_folder_to_write_to() -> None:
     assert all("output_dir" in c.model_fields for c in classes)
 
 
-def test_a_stage_of_its_own(tmp_path: Path) -> None:
+def test_a_single_stage(tmp_path: Path) -> None:
     path = tmp_path / "sft.yaml"
     path.write_text("model: m\ndataset: d\nmax_steps: 3\n")
     stage = single_stage("train", "sft", config=path, overrides=["output_dir=o", "max_steps=4"])

@@ -1,4 +1,4 @@
-"""A setting that the others leave without effect is refused; a default that came back is not."""
+"""A setting without effect beside the others is refused, unless it has its default."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ EVALUATE = {"contestants": [], "output_dir": "o", "reference": "m"}
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def made(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
+def built(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
     return build(settings_class, LocatedMapping(values), where="x")
 
 
-# Settings as on the command line: the last does nothing, until what stands behind is added.
+# Settings as on the command line: the last one does nothing until the fourth item is added.
 VLLM = f"sampler.kind=vllm sampler.url={ADDRESS}"
 JUDGE = "judge.kind=reward_model judge.model=r"
 CASES: list[tuple[type[Settings], dict[str, Any], str, str]] = [
@@ -45,6 +45,8 @@ CASES: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (PpoSettings, ONLINE, "beta=0 ref_model=f", "max_kl=5"),
     (PpoSettings, ONLINE, "vf_coef=0 gae_lambda=1 cliprange_value=0.3", "vf_coef=0.1"),
     (PpoSettings, ONLINE, "ptx_coef=3", "ptx_dataset=d"),
+    (PpoSettings, ONLINE, "long_responses=drop", "ptx_dataset=d"),
+    (GrpoSettings, ONLINE, "long_responses=drop", "long_responses=cut"),
     (DpoSettings, TRAIN, "discopop_tau=0.1", "loss_type=discopop"),
     (DpoSettings, TRAIN, "f_alpha_divergence_coef=0.3", "f_divergence_type=alpha_divergence"),
     (SftSettings, TRAIN, "eval_steps=5", "eval_dataset=e"),
@@ -72,14 +74,14 @@ CASES: list[tuple[type[Settings], dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings_class", "values", "given", "needed"), CASES)
+@pytest.mark.parametrize(("settings_class", "values", "overrides", "needed"), CASES)
 def test_a_key_without_effect_is_refused(
-    settings_class: type[Settings], values: dict[str, Any], given: str, needed: str
+    settings_class: type[Settings], values: dict[str, Any], overrides: str, needed: str
 ) -> None:
-    path = given.split()[-1].partition("=")[0].split(".")
-    named = "|".join(path)  # a validator of a table names the key in it
-    refused = apply_overrides(LocatedMapping(values), given.split())
-    with pytest.raises(SettingsError, match=f"`({named})(=false)?`"):
+    path = overrides.split()[-1].partition("=")[0].split(".")
+    key = "|".join(path)  # a validator of a table names the key in it
+    refused = apply_overrides(LocatedMapping(values), overrides.split())
+    with pytest.raises(SettingsError, match=f"`({key})(=false)?`"):
         build(settings_class, refused, where="x")
     build(settings_class, apply_overrides(refused, needed.split()), where="x")
 
@@ -100,11 +102,11 @@ def test_a_key_without_effect_is_refused(
         (EvaluateSettings, EVALUATE),
     ],
 )
-def test_settings_that_were_kept_are_taken_back(
+def test_saved_settings_are_accepted_again(
     settings_class: type[Settings], values: dict[str, Any]
 ) -> None:
-    # What a run keeps holds every key, those at their defaults too.
-    settings = made(settings_class, values)
-    kept = settings.model_dump(mode="json")
-    assert settings_class.model_validate(kept) == settings
-    assert made(settings_class, kept) == settings
+    # A run saves every key, those with their defaults too.
+    settings = built(settings_class, values)
+    saved = settings.model_dump(mode="json")
+    assert settings_class.model_validate(saved) == settings
+    assert built(settings_class, saved) == settings

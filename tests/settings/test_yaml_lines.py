@@ -1,4 +1,4 @@
-"""YAML as accord reads it: plain values, the line of each key, and nothing lost in silence."""
+"""YAML as accord reads it: plain values, the line of each key, and nothing silently dropped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from accord.settings.reading.yaml_lines import load_yaml, parse_value, read_yaml
 
 
 @pytest.mark.parametrize(
-    ("written", "value"),
+    ("text", "value"),
     [
-        # YAML 1.1 wants a dot and a signed exponent in a float, and so reads these as text.
+        # YAML 1.1 requires a dot and a signed exponent in a float, and so reads these as text.
         ("1e-5", 1e-5),
         ("1E5", 100_000.0),
         ("-3e2", -300.0),
@@ -36,29 +36,29 @@ from accord.settings.reading.yaml_lines import load_yaml, parse_value, read_yaml
         ("[1, a]", [1, "a"]),
     ],
 )
-def test_plain_values(written: str, value: object) -> None:
-    read = parse_value(written, place="test")
-    assert read == value
-    assert type(read) is type(value)
+def test_plain_values(text: str, value: object) -> None:
+    parsed = parse_value(text, source="test")
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 def test_each_key_has_its_line() -> None:
-    given = read_yaml("a: 1\n\nb:\n  c: 2\n  d:\n    - e\n    - {f: 3}\n", place="x.yaml")
-    assert given.values == {"a": 1, "b": {"c": 2, "d": ["e", {"f": 3}]}}
-    assert str(given.source_of(("a",))) == "x.yaml:1"
-    assert str(given.source_of(("b", "c"))) == "x.yaml:4"
-    assert str(given.source_of(("b", "d", 1))) == "x.yaml:7"
-    assert str(given.source_of(("b", "d", 1, "f"))) == "x.yaml:7"
-    # A key that was never written has the place of the table that would hold it.
-    assert str(given.source_of(("b", "nowhere"))) == "x.yaml:3"
+    values = read_yaml("a: 1\n\nb:\n  c: 2\n  d:\n    - e\n    - {f: 3}\n", source="x.yaml")
+    assert values.values == {"a": 1, "b": {"c": 2, "d": ["e", {"f": 3}]}}
+    assert str(values.source_of(("a",))) == "x.yaml:1"
+    assert str(values.source_of(("b", "c"))) == "x.yaml:4"
+    assert str(values.source_of(("b", "d", 1))) == "x.yaml:7"
+    assert str(values.source_of(("b", "d", 1, "f"))) == "x.yaml:7"
+    # A key that was never written has the source of the table that would hold it.
+    assert str(values.source_of(("b", "nowhere"))) == "x.yaml:3"
 
 
 def test_merge_keys_bring_values_and_lines() -> None:
     text = "base: &b\n  p: 1\n  q: 2\nuse:\n  <<: *b\n  q: 3\n"
-    given = read_yaml(text, place="x.yaml")
-    assert given.values["use"] == {"p": 1, "q": 3}
-    assert str(given.source_of(("use", "p"))) == "x.yaml:2"
-    assert str(given.source_of(("use", "q"))) == "x.yaml:6"
+    values = read_yaml(text, source="x.yaml")
+    assert values.values["use"] == {"p": 1, "q": 3}
+    assert str(values.source_of(("use", "p"))) == "x.yaml:2"
+    assert str(values.source_of(("use", "q"))) == "x.yaml:6"
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_merge_keys_bring_values_and_lines() -> None:
         ("a: " + "9" * 5000, "x.yaml:1 holds a number that can't be read"),
     ],
 )
-def test_what_is_refused(text: str, message: str) -> None:
+def test_text_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        read_yaml(text, place="x.yaml")
+        read_yaml(text, source="x.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -87,15 +87,15 @@ def test_what_is_refused(text: str, message: str) -> None:
 def test_anchors_that_multiply_are_refused() -> None:
     lines = ["a: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
-    with pytest.raises(SettingsError, match="grows past all bounds"):
-        read_yaml("\n".join(lines), place="x.yaml")
+    with pytest.raises(SettingsError, match="expands to too many values"):
+        read_yaml("\n".join(lines), source="x.yaml")
 
 
 def test_a_comment_on_the_command_line_is_not_dropped() -> None:
     with pytest.raises(SettingsError, match="takes '#2' for a comment"):
-        parse_value("run #2", place="'title=run #2' on the command line")
-    assert parse_value("'run #2'", place="here") == "run #2"
-    assert parse_value("run#2", place="here") == "run#2"
+        parse_value("run #2", source="'title=run #2' on the command line")
+    assert parse_value("'run #2'", source="here") == "run #2"
+    assert parse_value("run#2", source="here") == "run#2"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: it parses, calls one function, and prints."""
+"""The command line: each command parses its arguments, calls one function, and prints."""
 
 from accord.cli.entry import main
 

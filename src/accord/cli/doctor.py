@@ -1,4 +1,4 @@
-"""What accord sees of this machine."""
+"""The command `accord doctor`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,41 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accord.runs.manifest import machine, versions
+import typer
+
 from accord.runs.storage import format_bytes
 
+commands = typer.Typer()
 
-def facts() -> list[tuple[str, str]]:
+
+@commands.command()
+def doctor() -> None:
+    """Show versions, devices, memory and disk.
+
+    The output names the versions of accord and of what it uses, the processor and its threads, the
+    memory, the devices and the disk space. Quote it in a question or a bug report.
+    """
+    rows = machine_facts()
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def machine_facts() -> list[tuple[str, str]]:
     """Rows of name and value: versions, processor, threads, memory, devices, disk."""
     import torch
 
+    from accord.runs.manifest import machine, versions
+
     rows = [(name, version) for name, version in versions().items()]
-    seen = machine()
-    rows.append(("system", str(seen["system"])))
-    rows.append(("processor", f"{seen['cpu']}, {seen['cores']} cores for this process"))
+    properties = machine()
+    rows.append(("system", str(properties["system"])))
+    rows.append(("processor", f"{properties['cpu']}, {properties['cores']} cores for this process"))
     threads = f"{torch.get_num_threads()} in torch"
     if "OMP_NUM_THREADS" in os.environ:
         threads += f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})"
     rows.append(("threads", threads))
-    rows.append(("memory", _memory(seen["memory"])))
+    rows.append(("memory", _memory(properties["memory"])))
     rows += _devices(torch)
     usage = shutil.disk_usage(Path.cwd())
     rows.append(
@@ -33,6 +51,7 @@ def facts() -> list[tuple[str, str]]:
 
 
 def _memory(total: int | None) -> str:
+
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = {line.partition(":")[0]: line.split()[1] for line in lines}["MemAvailable"]
@@ -44,6 +63,7 @@ def _memory(total: int | None) -> str:
 def _devices(torch: Any) -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         return [("device", "cpu (no CUDA device)")]
+
     rows = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)

@@ -1,4 +1,4 @@
-"""Where the `accord` command begins, and where every error ends: one paragraph and an exit code.
+"""The entry point of the `accord` command; it turns every error into a paragraph and an exit code.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
 """
@@ -18,17 +18,17 @@ from accord.cli.app import app
 from accord.errors import AccordError
 
 _INTERRUPTED = 130
-_GO_ON = "Interrupted. The same command goes on where it stopped."
+_RESUME = "Interrupted. The same command resumes where it stopped."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and leaves the process with its exit code."""
+    """Run the command line and exit the process with its exit code."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code; `--debug` may stand anywhere in it."""
-    _never_fail_to_print()
+    """Run one command and return its exit code; `--debug` is accepted at any position."""
+    _replace_unencodable_characters()
     debug = "--debug" in arguments
     try:
         code = app([a for a in arguments if a != "--debug"], "accord", standalone_mode=False)
@@ -36,34 +36,35 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # quiet at exit too
         return 0
     except typer.TyperException as error:
-        _tell(f"{error.format_message()} `accord COMMAND --help` tells how a command is used.")
+        _print_error(f"{error.format_message()} `accord COMMAND --help` explains the command.")
         return 2
     except AccordError as error:
-        return _told(error, str(error), debug, code=error.exit_code)
+        return _report(error, str(error), debug, code=error.exit_code)
     except Exception as error:
         message = (
-            f"accord met an error that it does not know: {_in_one_line(error)}. Run the same "
-            "command with --debug for the traceback, and report it if it is accord's fault."
+            f"accord met an unexpected error: {_in_one_line(error)}. Run the same command with "
+            "--debug for the traceback, and report it if it is a bug of accord."
         )
-        return _told(error, message, debug, code=1)
+        return _report(error, message, debug, code=1)
     if code == _INTERRUPTED:
-        typer.echo(f"\n{_GO_ON}", err=True)
+        typer.echo(f"\n{_RESUME}", err=True)
     return code
 
 
-def _told(error: BaseException, message: str, debug: bool, *, code: int) -> int:
+def _report(error: BaseException, message: str, debug: bool, *, code: int) -> int:
     if debug:
         traceback.print_exception(error)
-    _tell(message)
+    _print_error(message)
     return code
 
 
-def _tell(message: str) -> None:
-    """One paragraph on stderr; control characters, which a terminal would obey, are spelled out."""
+def _print_error(message: str) -> None:
+    """Print one paragraph on stderr; control characters, which a terminal would execute, are
+    escaped."""
     shown = "".join(
         char if char.isprintable() else " " if char in "\n\t" else f"\\x{ord(char):02x}"
         for char in message.strip()
@@ -79,8 +80,8 @@ def _in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
 
 
-def _never_fail_to_print() -> None:
-    """Where the terminal's encoding lacks a character, a replacement is printed instead."""
+def _replace_unencodable_characters() -> None:
+    """Print an escape sequence for each character that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

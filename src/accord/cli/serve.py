@@ -1,4 +1,4 @@
-"""Shows one finished report to a browser on this machine."""
+"""A server that shows one finished report to a browser on this machine."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from accord.errors import RequestError
 from accord.settings.reading.load import parse_override
 
 
-def serve_report(overrides: Sequence[str], *, port: int, say: Callable[[str], object]) -> None:
-    """Serves report.html of the folder that `output_dir` names until interrupted.
+def serve_report(overrides: Sequence[str], *, port: int, log: Callable[[str], object]) -> None:
+    """Serve report.html in the folder `output_dir` on 127.0.0.1 until interrupted.
 
-    Nothing else in the folder is served, and only 127.0.0.1 is listened on.
-    Raises RequestError when there is no report or the port is in use.
+    No other file of the folder is served; `log` prints the address.
+    Raises RequestError if there is no report or the port is in use.
     """
-    given = {".".join(path): value for path, value in map(parse_override, overrides)}
-    folder = Path(str(given.get("output_dir") or "."))
+    values = {".".join(path): value for path, value in map(parse_override, overrides)}
+    folder = Path(str(values.get("output_dir") or "."))
     server = report_server(folder, port)
-    say(f"The report of {folder} is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends this).")
+    log(f"The report of {folder} is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends this).")
     try:
         server.serve_forever()
-    except KeyboardInterrupt:  # the way it is meant to end
+    except KeyboardInterrupt:  # how a user ends it
         pass
     finally:
         server.server_close()
 
 
 def report_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of `folder`/report.html on 127.0.0.1. Raises RequestError."""
+    """A server of `folder`/report.html on 127.0.0.1. Raises RequestError as `serve_report`."""
     page = folder / "report.html"
     if not page.is_file():
         raise RequestError(
@@ -42,9 +42,9 @@ def report_server(folder: Path, port: int) -> ThreadingHTTPServer:
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        why = "in use" if error.errno == errno.EADDRINUSE else "not allowed to this user"
+        reason = "in use" if error.errno == errno.EADDRINUSE else "not allowed to this user"
         raise RequestError(
-            f"Port {port} on 127.0.0.1 is {why}. Choose another with --port, such as {port + 1}."
+            f"Port {port} on 127.0.0.1 is {reason}. Choose another with --port, such as {port + 1}."
         ) from None
 
 

@@ -21,14 +21,13 @@ from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
 from accord.pipeline.identity import (
     STAGE_FILE,
-    changed,
-    folder_of,
-    identity_of,
+    describe_change,
+    describe_state,
     is_finished,
-    places_of,
+    is_same_kind,
     read_stage,
-    same_kind,
-    state_of,
+    stage_folder,
+    stage_identity,
 )
 from accord.pipeline.progress import Progress
 from accord.pipeline.showing import interrupts, messages_above, show
@@ -40,6 +39,7 @@ from accord.pipeline.stages.rounds import iterate, plans_of, rounds_table_of
 from accord.pipeline.stages.sample import sample, select
 from accord.report.results import terminal_table
 from accord.runs import record_run, write_json_atomic
+from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
 
 STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
@@ -104,7 +104,7 @@ def run_recipe(recipe: Recipe) -> bool:
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
         if plan.kind == "report":
-            results = folder_of(plan) / "results.json"
+            results = stage_folder(plan) / "results.json"
     if results.is_file():
         Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
     return True
@@ -160,8 +160,8 @@ def stage_work(
 
     Raises SettingsError without `replace` where other settings or inputs made what is there.
     """
-    folder = folder_of(plan)
-    about = identity_of(plan)
+    folder = stage_folder(plan)
+    about = stage_identity(plan)
     before = read_stage(folder)
     if is_finished(plan, before, about):
         console.print(
@@ -173,7 +173,7 @@ def stage_work(
         )
         processes().broadcast(False)
         return None
-    if plan.kind == "report" and before and not same_kind(plan, before):
+    if plan.kind == "report" and before and not is_same_kind(plan, before):
         processes().broadcast(False)
         return work_of(plan, console)  # its folder goes on telling of the stage that made it
     if before and before.get("digest") != about["digest"]:
@@ -188,7 +188,7 @@ def _recorded(
     plan: StagePlan, console: Console, about: Mapping[str, Any], spent: float
 ) -> Iterator[Progress]:
     """The work, with manifest.json and stage.json saying how far it is and how it ended."""
-    folder = folder_of(plan)
+    folder = stage_folder(plan)
     began = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
     try:
@@ -210,13 +210,13 @@ def plan_recipe(recipe: Recipe) -> str:
     running: dict[str, str] = {}  # the names of stages that will run, by their folders
     for plan in recipe.stages:
         kind = plan.kind if plan.method is None else f"{plan.kind} {plan.method}"
-        state = state_of(plan)
-        places = places_of(plan)
-        used = [running[start] for start in running for p in places if p.startswith(start)]
+        state = describe_state(plan)
+        paths = input_paths(plan.settings)
+        used = [running[start] for start in running for p in paths if p.startswith(start)]
         if state.startswith("finished") and used:
             state = f"to run again if `{used[0]}`, which runs before it, gives something else"
         if not state.startswith("finished"):
-            running[f"{folder_of(plan)}/"] = plan.name
+            running[f"{stage_folder(plan)}/"] = plan.name
         lines.append(f"\n{plan.name} ({kind}): {state}")
         lines += [
             f"  {key}: {json.dumps(value)}"
@@ -244,7 +244,7 @@ def _begin_anew(
     Raises SettingsError where another kind of stage made it, such as the report in a run's folder,
     and without `replace` where there is a result or a checkpoint to lose.
     """
-    if not same_kind(plan, before):
+    if not is_same_kind(plan, before):
         made_by = before.get("method") or before.get("stage")
         raise SettingsError(
             f"output_dir={folder} is the folder of the `{made_by}` stage `{before.get('name')}`, "
@@ -254,11 +254,11 @@ def _begin_anew(
     if not replace and (before.get("finished") or _begun(folder)):
         raise SettingsError(
             f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
-            f"{changed(before, about)}. Set them back to go on, name another output_dir, or remove "
-            f"the folder to begin anew."
+            f"{describe_change(before, about)}. Set them back to go on, name another output_dir, "
+            f"or remove the folder to begin anew."
         )
     console.print(
-        f"{plan.name}: {changed(before, about)}; runs again from the start",
+        f"{plan.name}: {describe_change(before, about)}; runs again from the start",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -1,1 +1,1 @@
-"""What a run may be told: settings, the files they are read from, and every error told well."""
+"""Settings of every stage and method, the files they are read from, and the errors about them."""

@@ -1,7 +1,6 @@
-"""docs/settings.md, written from the settings themselves.
+"""docs/settings.md, generated from the settings' classes.
 
-Regenerate it with `python -m accord.settings.document > docs/settings.md`; a test holds the two
-together.
+Regenerate it with `python -m accord.settings.document > docs/settings.md`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m accord.settings.document > docs/settings.md`; do not edit by hand. -->
 
-A stage's settings stand in a YAML file (`--config`), in a recipe, or on the command line as
+A stage's settings are given in a YAML file (`--config`), in a recipe, or on the command line as
 `key=value`; the command line wins. A value is read as YAML: `1e-5` is a number, `off` is false,
-and text that looks like something else goes in quotes. A key with a dot reaches into a table
-(`lora.r=8`) or a list (`contestants.0.name=base`). An unknown key, a key given twice and a value
-of the wrong type are errors: nothing is converted in silence. A path may begin with `~/`.
+and text that looks like a number or a boolean goes in quotes. A key with a dot addresses a value in
+a table (`lora.r=8`) or a list (`contestants.0.name=base`). An unknown key, a key given twice and a
+value of the wrong type are errors: nothing is converted silently. A path may begin with `~/`.
 
 ## Recipes
 
-| key | what it holds | default |
+| key | meaning | default |
 |---|---|---|
 | `output_dir` | Folder of the whole run; each stage writes to a folder in it. | `runs/` and the \
 recipe's name |
-| `seed` | Seed of every stage that has one and is not given its own. | 0 |
+| `seed` | Seed of every stage that has a seed and does not set its own. | 0 |
 | `title` | Title of the run. | absent |
 | `stages` | The stages in order: each a table with `stage` (its kind), `method` (where the kind \
-is `train`), a `name` if the default (the method or the kind) is taken, and the settings below. | \
-must be given |
+is `train`), a `name` if the default (the method or the kind) is already used, and the settings \
+below. | required |
 
 `$NAME/…` in a stage's settings is the folder of the earlier stage called NAME, and `$run` the
 run's folder. On the command line `NAME.key=value` sets a key of the stage called NAME.
@@ -47,75 +46,74 @@ run's folder. On the command line `NAME.key=value` sets a key of the stage calle
 
 
 def settings_page() -> str:
-    """The page as Markdown, every kind of stage and every method with each of its keys."""
-    return "\n".join([_INTRODUCTION, *_training(), *_others(), *_sources(), *_aliases()])
+    """The page in Markdown: every kind of stage and every method, with each key."""
+    return "\n".join([_INTRODUCTION, *_methods(), *_stages(), *_sources(), *_aliases()])
 
 
-def _training() -> Iterator[str]:
+def _methods() -> Iterator[str]:
     yield "## train\n"
-    yield f"{_sentence(TrainSettings)} In a recipe: `stage: train` and `method: NAME`.\n"
+    yield f"{_description(TrainSettings)} In a recipe: `stage: train` and `method: NAME`.\n"
     yield from _table(TrainSettings.model_fields)
     for method, settings_class in METHOD_SETTINGS.items():
         yield f"### train {method}\n"
-        yield f"{_sentence(settings_class)}\n"
-        yield f"All keys of `train`, {_differing(settings_class)}\n"
+        yield f"{_description(settings_class)}\n"
         shared = TrainSettings.model_fields
-        own = {
-            key: field
-            for key, field in settings_class.model_fields.items()
-            if key not in shared or _row(key, field) != _row(key, shared[key])
-        }
-        yield from _table(own)
+        has_new_keys = any(key not in shared for key in settings_class.model_fields)
+        difference = (
+            "and these, or with these defaults:" if has_new_keys else "with these defaults:"
+        )
+        yield f"All keys of `train`, {difference}\n"
+        yield from _table(
+            {
+                key: field
+                for key, field in settings_class.model_fields.items()
+                if key not in shared or _row(key, field) != _row(key, shared[key])
+            }
+        )
 
 
-def _differing(settings_class: type[Settings]) -> str:
-    own = [key for key in settings_class.model_fields if key not in TrainSettings.model_fields]
-    return "and these, or with these defaults:" if own else "with these defaults:"
-
-
-def _others() -> Iterator[str]:
+def _stages() -> Iterator[str]:
     for kind, settings_class in STAGES.items():
         if isinstance(settings_class, dict):
             continue
         yield f"## {kind}\n"
-        yield f"{_sentence(settings_class)}\n"
+        yield f"{_description(settings_class)}\n"
         yield from _table(settings_class.model_fields)
 
 
 def _sources() -> Iterator[str]:
     yield "## Sources of a reward\n"
     yield (
-        "`rewards` (of PPO, GRPO, RLOO and `select`) is a list of them; the score is the sum of "
+        "`rewards` (of PPO, GRPO, RLOO and `select`) is a list of sources; the score is the sum of "
         "their scores,\neach times its weight. Every source has these keys and those of its kind.\n"
     )
     yield from _table(SourceSettings.model_fields)
     for table in tables_of(RewardSource):
         yield f"### kind: {kind_of(table)}\n"
-        yield f"{_sentence(table)}\n"
+        yield f"{_description(table)}\n"
         shared = SourceSettings.model_fields
-        own = {key: f for key, f in table.model_fields.items() if key not in shared}
-        yield from _table(own)
+        yield from _table({key: f for key, f in table.model_fields.items() if key not in shared})
 
 
 def _aliases() -> Iterator[str]:
     yield "## Other names that are accepted\n"
     yield (
-        "These names of the Hugging Face world mean exactly the same. The names of other tools "
+        "These names of Hugging Face's tools mean exactly the same. The names of other tools "
         "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, Unsloth) are refused with the name "
         "to use here.\n"
     )
-    yield "| name | is |\n|---|---|"
+    yield "| name | accord's key |\n|---|---|"
     for alias, path in RENAMED.items():
         yield f"| `{alias}` | `{'.'.join(map(str, path))}` |"
     yield "| `use_peft` | `lora`: `on` or `off` |"
 
 
-def _sentence(settings_class: type[Settings]) -> str:
+def _description(settings_class: type[Settings]) -> str:
     return " ".join((settings_class.__doc__ or "").split())
 
 
 def _table(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[str]:
-    yield "| key | what it is | may be | default |\n|---|---|---|---|"
+    yield "| key | meaning | allowed values | default |\n|---|---|---|---|"
     yield from _rows(fields, prefix)
     yield ""
 
@@ -133,7 +131,7 @@ def _rows(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[str]:
 
 def _row(key: str, field: FieldInfo) -> str:
     default = default_text(field)
-    shown = "must be given" if default is None else default
+    shown = "required" if default is None else default
     cells = (f"`{key}`", field.description or "", allowed(field), shown)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from accord.settings.base import Settings
 from accord.settings.online import OnlineSettings
 from accord.settings.training import peak_learning_rate
 
 
 class GroupSettings(OnlineSettings):
-    """What GRPO and RLOO share: a group of responses is its own baseline, without a critic."""
+    """Settings shared by GRPO and RLOO, where a group of responses to one prompt is its own
+    baseline and no critic is needed."""
 
     learning_rate: float = peak_learning_rate(1e-6)
     num_generations: int = Field(
         8, ge=2, description="Responses to each prompt; the prompt is computed once for all."
     )
-    num_iterations: int = Field(1, ge=1, description="Passes over an iteration's episodes.")
+    num_iterations: int = Field(1, ge=1, description="Passes over the episodes of an iteration.")
 
     @property
     def epochs(self) -> int:
@@ -23,29 +25,41 @@ class GroupSettings(OnlineSettings):
 
 
 class GrpoSettings(GroupSettings):
-    """GRPO: a response's advantage is its score within its group; the KL is a loss term."""
+    """Learns from scores of several of its own responses to each prompt, without a critic.
+
+    Group relative policy optimisation (Shao et al. 2024): a response's advantage is its score
+    relative to its group; the KL penalty is a loss term.
+    """
 
     beta: float = Field(0.04, ge=0, description="Weight of the KL loss on each response token.")
     scale_rewards: bool = Field(
         True,
-        description="Divide advantages by the group's standard deviation; Dr. GRPO does not, as "
-        "it favours prompts whose scores lie close together.",
+        description="Divide advantages by the group's standard deviation. Dr. GRPO does not, since "
+        "the division gives more weight to prompts whose scores differ little.",
     )
     use_bias_correction_kl: bool = Field(
         True,
         description="Weight the KL loss by the policy ratio, so that its gradient is that of the "
-        "reverse KL; without, it is the forward KL's.",
+        "reverse KL; without the weight it is that of the forward KL.",
     )
 
     @model_validator(mode="after")
-    def _a_kl_to_correct(self) -> GrpoSettings:
+    def _check_kl_loss(self) -> GrpoSettings:
         if not self.beta and self.changed("use_bias_correction_kl"):
             raise ValueError(
-                "`use_bias_correction_kl` is of the KL loss, which `beta=0` turns off. Leave it "
+                "`use_bias_correction_kl` corrects the KL loss, which `beta=0` turns off. Leave it "
                 "out, or set `beta`."
             )
         return self
 
 
 class RlooSettings(GroupSettings):
-    """RLOO: a response's score, KL taken off, against the mean of the others in its group."""
+    """Learns like GRPO, with the KL in the reward and each response against the others' mean.
+
+    REINFORCE leave-one-out (Ahmadian et al. 2024): a response's advantage is its score, less the KL
+    penalty, minus the mean of the other responses in its group.
+    """
+
+
+GROUP_METHODS: dict[str, type[Settings]] = {"grpo": GrpoSettings, "rloo": RlooSettings}
+"""The methods of this module by name, as in `accord train NAME`."""

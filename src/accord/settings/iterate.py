@@ -1,14 +1,21 @@
-"""Settings of rounds: sample from the current model, judge, train on the verdicts, go on."""
+"""Settings of rounds: sample from the current model, judge, train on the verdicts, repeat."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from accord.errors import SettingsError
 from accord.records import Source
-from accord.settings.base import Settings, Verbatim
+from accord.settings.base import (
+    InputPath,
+    MayGrow,
+    NotIdentity,
+    Settings,
+    SettingsTable,
+    Verbatim,
+)
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -32,88 +39,114 @@ ROUND_METHODS: dict[str, type[TrainSettings]] = {
     "simpo": SimpoSettings,
     "rejection_sampling": SftSettings,
 }
-"""How a round may train on its verdicts, and what each may be told."""
+"""The training methods of a round, with the class of their settings."""
 
-_OURS = {
+_SET_BY_ROUNDS = {
     "model": "each round trains the model of the round before; the first is `model`",
     "dataset": "each round trains on its own verdicts",
     "output_dir": "each round has a folder in `output_dir`",
     "ref_model": "`reference` says which model is the reference",
-    "seed": "each round's seed comes from `seed` and the round",
-    "device": "`device` beside `train` holds for sampling too",
-    "trust_remote_code": "`trust_remote_code` beside `train` holds for sampling too",
+    "seed": "each round's seed is derived from `seed` and the round",
+    "device": "`device` beside `train` applies to sampling too",
+    "trust_remote_code": "`trust_remote_code` beside `train` applies to sampling too",
 }
+"""Keys that `train` can't set, and what determines them."""
 
-_NAMES = dict.fromkeys(("model", "dataset", "output_dir"), "the round's")
+_PLACEHOLDERS = dict.fromkeys(("model", "dataset", "output_dir"), "the round's")
 
 
 class IterateSettings(Settings):
-    """Rounds of sampling, judging and training: iterative DPO and its kin, rejection sampling."""
+    """Rounds of sampling, judging and training: iterative preference optimisation, or rejection
+    sampling."""
 
-    model: str = Field(description="Model that the first round starts from: a folder or hub name.")
-    dataset: str = Field(description="Rows with prompts to sample responses to.")
-    output_dir: str = Field(description="Folder for the rounds, rounds.json and the last `model/`.")
-    rounds: int = Field(
-        3, ge=1, description="Rounds in all. More of them go on from the last one that is finished."
+    model: Annotated[str, InputPath] = Field(
+        description="Model that the first round starts from: a folder or hub name."
+    )
+    dataset: Annotated[str, InputPath] = Field(
+        description="Rows with prompts to sample responses to."
+    )
+    output_dir: Annotated[str, NotIdentity] = Field(
+        description="Folder for the rounds, rounds.json and the last `model/`."
+    )
+    rounds: Annotated[int, MayGrow] = Field(
+        3,
+        ge=1,
+        description="Total number of rounds. Raising it extends a finished run.",
     )
     prompts_per_round: int | None = Field(
         None,
         ge=1,
-        description="Prompts of each round, dealt without repetition until all had their turn; by "
-        "default all of them in every round.",
+        description="Prompts of each round, drawn without repetition until all have been used; by "
+        "default every round uses all prompts.",
     )
     num_responses: int = Field(4, ge=2, description="Responses to each prompt.")
-    max_new_tokens: int = Field(128, ge=1, description="Tokens a response may have.")
-    temperature: float = Field(1.0, gt=0, description="Divides the logits of the sampled tokens.")
+    max_new_tokens: int = Field(128, ge=1, description="Maximum tokens of a response.")
+    temperature: float = Field(
+        1.0, gt=0, description="Sampling temperature; divides the logits of the sampled tokens."
+    )
     stop: list[Verbatim] = Field(
         default_factory=list,
-        description="Texts that end a response; its last token is that in which one is completed.",
+        description="Texts that end a response; its last token is the one that completes a text.",
     )
-    batch_size: int = Field(512, ge=1, description="Responses written at the same time.")
+    batch_size: int = Field(512, ge=1, description="Responses sampled in one batch.")
     max_prompt_length: int | None = Field(
-        None, ge=1, description="Longer prompts (in tokens) are not sampled from, and counted."
+        None,
+        ge=1,
+        description="Maximum tokens of a prompt; longer prompts are left out, and their number is "
+        "logged.",
     )
     sampler: SamplerSettings = Field(
         SamplerSettings(),
-        description="What writes the responses; a vLLM server is given each round's adapter, and "
-        "needs `train.lora`.",
+        description="The sampling engine; a vLLM server loads each round's adapter, and needs "
+        "`train.lora`.",
     )
-    judge: JudgeSettings = Field(JudgeSettings(), description="Who compares the responses.")
+    judge: JudgeSettings = Field(
+        JudgeSettings(), description="The judge that compares the responses."
+    )
     form: Literal["best_worst", "pairs", "rankings", "labels"] | None = Field(
         None,
-        description="What is kept of a prompt's responses: the best and the worst as a pair, "
-        "disjoint pairs, one ranking of all, or (for `kto`) a label each; by default `best_worst`, "
-        "and `rankings` for `rejection_sampling`, which needs the best.",
+        description="Form of the verdicts on a prompt's responses: the best and the worst as a "
+        "pair, disjoint pairs, one ranking of all, or (for `kto`) a label each; by default "
+        "`best_worst`, and `rankings` for `rejection_sampling`, which needs the best response.",
     )
-    train: dict[str, Any] = Field(
+    train: Annotated[dict[str, Any], SettingsTable("method", ROUND_METHODS)] = Field(
         default_factory=lambda: {"method": "dpo"},
-        description="How each round trains: `method` (dpo, ipo, kto, orpo, simpo or "
+        description="Training of each round: `method` (dpo, ipo, kto, orpo, simpo or "
         "rejection_sampling, which is SFT on the best of each prompt's responses) and the keys of "
-        "that method, such as `learning_rate` and `beta`. With `lora`, later rounds go on with the "
-        "first one's adapter.",
+        "that method, such as `learning_rate` and `beta`. With `lora`, later rounds continue the "
+        "first round's adapter.",
     )
     reference: Literal["fixed", "moving"] = Field(
         "fixed",
-        description="The reference model of each round: always the first round's start, or each "
-        "round's own.",
+        description="The reference model of each round: the model that the first round starts from "
+        "(`fixed`), or the model that the round starts from (`moving`).",
     )
     keep_data: Literal["round", "all"] = Field(
         "round", description="Train on the round's verdicts, or on those of all rounds so far."
     )
-    eval_dataset: str | None = Field(
+    eval_dataset: Annotated[str | None, InputPath] = Field(
         None,
-        description="Rows with prompts on which each round's model is measured; by default those "
+        description="Rows with prompts on which each round's model is evaluated; by default those "
         "of `dataset`.",
     )
-    eval_prompts: int = Field(200, ge=1, description="Prompts measured on: the first so many.")
-    eval_responses: int = Field(1, ge=1, description="Responses measured to each of them.")
+    eval_prompts: int = Field(
+        200, ge=1, description="Number of evaluation prompts: the first rows of the data set."
+    )
+    eval_responses: int = Field(1, ge=1, description="Responses to each evaluation prompt.")
     world: bool = Field(
         False,
-        description="Tell the embedded world's true reward where a reward model judges; where the "
-        "world's annotators do, it is told anyway.",
+        description="Report the embedded world's true reward with a reward model as the judge; "
+        "with the world's annotators it is reported in any case.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every round's draws.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed from which the seed of every round's stages is derived.",
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
+        "auto", description="Device to compute on."
+    )
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
 
     @property
@@ -131,59 +164,61 @@ class IterateSettings(Settings):
 
     @property
     def has_reference(self) -> bool:
-        """Whether the method takes a reference model."""
+        """Whether the method has a reference model."""
         return issubclass(ROUND_METHODS[self.method], ReferenceSettings)
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
-        """That of training, which sampling computes in as well."""
-        return self.training(1, **_NAMES).precision
+        """The precision of training, used for sampling as well."""
+        return self.training(1, **_PLACEHOLDERS).precision
 
     @property
     def lora(self) -> LoraSettings | None:
-        """The adapters that the first round trains, as `train` says."""
-        return self.training(1, **_NAMES).lora
+        """The adapters that the first round trains, from `train`."""
+        return self.training(1, **_PLACEHOLDERS).lora
 
-    def training(self, number: int, **places: Any) -> TrainSettings:
-        """The training settings of a round, with its model, data set, folder, seed, reference.
+    def training(self, number: int, **round_values: Any) -> TrainSettings:
+        """The training settings of round `number`, from 1, with the round's own `round_values`:
+        its model, data set, folder, seed and reference.
 
-        With `lora`, later rounds go on with the first one's adapter on the same base, unless
-        `train` says otherwise.
+        With `lora`, later rounds continue the first round's adapter on the same base, unless
+        `train` sets `lora.continue_adapter`.
         """
-        given = {key: value for key, value in self.train.items() if key != "method"}
+        values = {key: value for key, value in self.train.items() if key != "method"}
         shared = {"device": self.device, "trust_remote_code": self.trust_remote_code}
-        built = _built(self.method, {**given, **shared, **places})
-        lora = built.lora
+        settings = _build_training(self.method, {**values, **shared, **round_values})
+        lora = settings.lora
         if number == 1 or lora is None or "continue_adapter" in lora.model_fields_set:
-            return built
-        going_on = lora.model_copy(update={"continue_adapter": True})
-        return built.model_copy(update={"lora": going_on})
+            return settings
+        continued = lora.model_copy(update={"continue_adapter": True})
+        return settings.model_copy(update={"lora": continued})
 
     @field_validator("train")
     @classmethod
-    def _a_method_with_its_keys(cls, train: dict[str, Any]) -> dict[str, Any]:
+    def _check_train(cls, train: dict[str, Any]) -> dict[str, Any]:
         method = train.get("method", "dpo")
         if method not in ROUND_METHODS:
             near = nearest(str(method), ROUND_METHODS)
-            meant = f" Did you mean `{near}`?" if near else ""
+            suggestion = f" Did you mean `{near}`?" if near else ""
             raise ValueError(
-                f"there is no method {method!r} for a round.{meant} "
+                f"there is no method {method!r} for a round.{suggestion} "
                 f"The methods are {listed(ROUND_METHODS)}"
             )
-        ours = next((key for key in train if key in _OURS), None)
-        if ours is not None:
-            raise ValueError(f"`{ours}` can't be set here: {_OURS[ours]}. Remove it")
+        fixed = next((key for key in train if key in _SET_BY_ROUNDS), None)
+        if fixed is not None:
+            raise ValueError(f"`{fixed}` can't be set here: {_SET_BY_ROUNDS[fixed]}. Remove it")
+        values = {key: value for key, value in train.items() if key != "method"}
         try:
-            _built(method, {**{k: v for k, v in train.items() if k != "method"}, **_NAMES})
+            _build_training(method, {**values, **_PLACEHOLDERS})
         except SettingsError as error:
             raise ValueError(str(error).rstrip(".")) from error
         return {"method": method, **train}
 
     @model_validator(mode="after")
-    def _what_fits_together(self) -> IterateSettings:
+    def _check_combinations(self) -> IterateSettings:
         if self.method == "rejection_sampling" and self.form not in (None, "rankings"):
             raise ValueError(
-                f"`form={self.form}` does not tell which response is the best, which "
+                f"`form={self.form}` does not say which response is the best, which "
                 "`rejection_sampling` learns from. Leave `form` out."
             )
         if self.form == "labels" and self.method != "kto":
@@ -192,7 +227,7 @@ class IterateSettings(Settings):
                 "comparisons. Use `train.method=kto`, or leave `form` out."
             )
         if self.sampler.kind == "vllm":
-            self._adapters_for_a_server()
+            self._check_adapters_for_server()
         if self.reference == "moving" and not self.has_reference:
             raise ValueError(
                 f"`reference=moving` does nothing with `{self.method}`, which has no reference "
@@ -200,21 +235,21 @@ class IterateSettings(Settings):
             )
         return self
 
-    def _adapters_for_a_server(self) -> None:
+    def _check_adapters_for_server(self) -> None:
         if self.lora is None:
             raise ValueError(
-                "`sampler.kind=vllm` needs `train.lora`: a server is given each round's adapter, "
-                "and could not be given a whole model. Set `train.lora`."
+                "`sampler.kind=vllm` needs `train.lora`: a server loads each round's adapter, and "
+                "can't load a whole model. Set `train.lora`."
             )
-        later = self.training(2, **_NAMES).lora
+        later = self.training(2, **_PLACEHOLDERS).lora
         if later is None or not later.continue_adapter:
             raise ValueError(
                 "`train.lora.continue_adapter=false` merges each round's adapter into its base, "
-                "and the vLLM server's base stays as it is. Leave it out."
+                "and the vLLM server's base does not change. Leave it out."
             )
 
 
-def _built(method: str, values: dict[str, Any]) -> TrainSettings:
+def _build_training(method: str, values: dict[str, Any]) -> TrainSettings:
     return build(
         ROUND_METHODS[method],
         LocatedMapping(values, source=Source("in `train`"), label="train"),

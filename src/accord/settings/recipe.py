@@ -1,4 +1,4 @@
-"""A recipe: a run's stages in order, each with its settings, and the folders that tie them."""
+"""A recipe: the stages of a run in order, each with its settings, connected by their folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import accord
 from accord.errors import SettingsError
 from accord.settings.reading.load import build, load_yaml, override, parse_override
 from accord.settings.reading.located import KeyPath, LocatedMapping
-from accord.settings.reading.suggest import listed, nearest
+from accord.settings.reading.suggest import did_you_mean, listed, nearest
 from accord.settings.stage_kinds import (
     METHOD_SETTINGS,
     STAGES,
@@ -35,10 +35,11 @@ __all__ = [
     "single_stage",
 ]
 
-_TOP = ("output_dir", "seed", "title", "stages")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RUN_KEYS = ("output_dir", "seed", "title", "stages")
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"\$(?P<name>[A-Za-z0-9_-]+)(?P<rest>/.*)?", re.DOTALL)
-_NOT_PATHS = frozenset({"title", "name", "anchor", "pattern", "text"})
+# Free text, in which a dollar sign may be meant as one.
+_WITHOUT_REFERENCES = frozenset({"title", "name", "anchor", "pattern", "text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with accord, by name: in the package, or in a checkout's recipes/."""
+    """The paths of the recipes that come with accord, by name: in the package, or in recipes/ of a
+    checkout."""
     package = Path(accord.__file__).parent
     for folder in (package / "recipes", package.parent.parent / "recipes"):
         if folder.is_dir():
@@ -69,121 +71,120 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe in a file, or the shipped one of that name, with overrides put in place.
+    """The recipe in a file, or the shipped recipe of that name, with the overrides applied.
 
     An override is `key=value` for the run's own keys and `NAME.key=value` for the stage NAME.
-    A text that is `$NAME` or begins with `$NAME/` is the folder of that earlier stage; `$run` is
-    the run's. A stage's `output_dir` is `<output_dir>/NAME` and its `seed` the run's unless given.
-    Raises SettingsError, which tells file, line, key and remedy.
+    In a text that is `$NAME` or begins with `$NAME/`, `$NAME` is replaced by the folder of that
+    earlier stage; `$run` is the run's folder. The default of a stage's `output_dir` is
+    `<output_dir>/NAME`, and that of its `seed` is the run's seed.
+    Raises SettingsError, which names file, line, key and remedy.
     """
-    path = _find(recipe)
-    given = load_yaml(path)
-    entries, names = _entries(given)
-    given = _overridden(given, names, overrides)
-    entries, names = _entries(given)
-    output_dir = _top(given, "output_dir", str, f"runs/{path.stem}")
+    path = _recipe_path(recipe)
+    values = load_yaml(path)
+    entries, names = _stage_entries(values)
+    values = _apply_overrides(values, names, overrides)
+    entries, names = _stage_entries(values)
+    output_dir = _run_value(values, "output_dir", str, f"runs/{path.stem}")
     output_dir = os.path.expanduser(output_dir) if output_dir.startswith("~/") else output_dir
     output_dir = os.path.normpath(output_dir)  # a slash at the end would be doubled
-    seed = _top(given, "seed", int, 0)
+    seed = _run_value(values, "seed", int, 0)
     if seed < 0:
         raise SettingsError(
-            f"`seed` must be at least 0, not {seed} ({given.source_of(('seed',))})."
+            f"`seed` must be at least 0, not {seed} ({values.source_of(('seed',))})."
         )
     folders = {"run": output_dir}
     plans: list[StagePlan] = []
     for name, entry in zip(names, entries, strict=True):
-        plan = _plan(name, entry, folders=folders, later=names[len(plans) :], seed=seed)
+        plan = _stage_plan(name, entry, folders=folders, later=names[len(plans) :], seed=seed)
         folder: str = plan.settings.output_dir  # type: ignore[attr-defined]
-        same = os.path.normpath(folder)
-        taken = [n for n, used in folders.items() if os.path.normpath(used) == same and n != "run"]
-        if taken:
-            raise SettingsError(
-                f"`{name}.output_dir` is the folder of the stage `{taken[0]}` too "
-                f"({entry.source_of(('output_dir',))}). Give each stage a folder of its own."
-            )
+        _check_folder(name, folder, entry, folders)
         folders[name] = folder
         plans.append(plan)
-    title = _top(given, "title", str, None)
+    title = _run_value(values, "title", str, None)
     return Recipe(output_dir, seed, tuple(plans), title, str(path))
 
 
-def _find(recipe: str | Path) -> Path:
+def _check_folder(
+    name: str, folder: str, entry: LocatedMapping, folders: Mapping[str, str]
+) -> None:
+    """Raise SettingsError if another stage writes to the same folder."""
+    for stage, other in folders.items():
+        if stage != "run" and os.path.normpath(other) == os.path.normpath(folder):
+            raise SettingsError(
+                f"`{name}.output_dir` is the folder of the stage `{stage}` too "
+                f"({entry.source_of(('output_dir',))}). Give each stage a folder of its own."
+            )
+
+
+def _recipe_path(recipe: str | Path) -> Path:
     path = Path(recipe).expanduser()
     shipped = shipped_recipes()
     if path.is_file() or isinstance(recipe, Path):
         return path
     if recipe in shipped:
         return shipped[recipe]
-    near = nearest(recipe, shipped)
-    meant = f" Did you mean `{near}`?" if near else ""
     raise SettingsError(
         f"There is no recipe {recipe!r}: no such file, and none of the recipes that come with "
-        f"accord ({', '.join(shipped) or 'none are installed'}).{meant} "
+        f"accord ({', '.join(shipped) or 'none are installed'}).{did_you_mean(recipe, shipped)} "
         "Name one of those, or a YAML file."
     )
 
 
-def _entries(given: LocatedMapping) -> tuple[list[LocatedMapping], list[str]]:
-    """The stages as mappings of their own, and their names. Raises SettingsError."""
-    for key in given.values:
-        if key not in _TOP:
-            near = nearest(key, _TOP)
-            meant = f" Did you mean `{near}`?" if near else ""
+def _stage_entries(recipe: LocatedMapping) -> tuple[list[LocatedMapping], list[str]]:
+    """The entries of `stages` and the stages' names. Raises SettingsError."""
+    for key in recipe.values:
+        if key not in _RUN_KEYS:
             raise SettingsError(
-                f"`{key}` is not a key of a recipe ({given.source_of((key,))}).{meant} "
-                f"A recipe has {listed(_TOP)}; "
-                "what a stage is told stands in its entry of `stages`."
+                f"`{key}` is not a key of a recipe ({recipe.source_of((key,))})."
+                f"{did_you_mean(key, _RUN_KEYS)} A recipe has {listed(_RUN_KEYS)}; "
+                "the settings of a stage belong in its entry of `stages`."
             )
-    stages = given.values.get("stages")
+    stages = recipe.values.get("stages")
     if not isinstance(stages, list) or not stages:
         raise SettingsError(
-            f"`stages` must be a list of stages ({given.source_of(('stages',))}). "
+            f"`stages` must be a list of stages ({recipe.source_of(('stages',))}). "
             "Write `stages:` and below it entries such as `- stage: train`."
         )
     entries: list[LocatedMapping] = []
     names: list[str] = []
     for i, stage in enumerate(stages):
-        source = given.source_of(("stages", i))
+        source = recipe.source_of(("stages", i))
         if not isinstance(stage, dict):
             raise SettingsError(
                 f"Stage {i + 1} is {stage!r} ({source}), but must be a table. "
                 "Write `- stage: train` and the stage's keys below it."
             )
-        entry = given.sub(("stages", i), label=f"stages.{i}")
-        name = _name_of(entry)
+        name = _stage_name(recipe.sub(("stages", i), label=f"stages.{i}"))
         if name in names:
             raise SettingsError(
                 f"Two stages are called `{name}` ({source}). Give one of them a `name` of its own."
             )
         names.append(name)
-        entries.append(given.sub(("stages", i), label=name))
+        entries.append(recipe.sub(("stages", i), label=name))
     return entries, names
 
 
-def _name_of(entry: LocatedMapping) -> str:
-    """The stage's name, after its kind and method were found to exist."""
+def _stage_name(entry: LocatedMapping) -> str:
+    """The stage's name; checks its kind and method first."""
     kind = entry.values.get("stage")
     source = entry.source_of(("stage",))
     if kind not in STAGES:
         if kind is None:
-            said = f"A stage lacks `stage`, its kind ({source})."
+            problem = f"A stage lacks `stage`, its kind ({source})."
         else:
-            said = f"There is no kind of stage {kind!r} ({source})."
+            problem = f"There is no kind of stage {kind!r} ({source})."
         if kind in METHOD_SETTINGS:
-            remedy = f"Write `stage: train` and `method: {kind}`."
+            remedy = f" Write `stage: train` and `method: {kind}`."
         else:
-            near = nearest(str(kind), STAGES)
-            remedy = f"Did you mean `{near}`? " if near else ""
-            remedy += f"The kinds are {listed(STAGES)}."
-        raise SettingsError(f"{said} {remedy}")
+            remedy = f"{did_you_mean(str(kind), STAGES)} The kinds are {listed(STAGES)}."
+        raise SettingsError(f"{problem}{remedy}")
     method = entry.values.get("method")
     if kind == "train" and method not in METHOD_SETTINGS:
         where = entry.source_of(("method",))
-        said = "has no `method`" if method is None else f"has the unknown method {method!r}"
-        near = nearest(str(method), METHOD_SETTINGS)
-        meant = f" Did you mean `{near}`?" if near else ""
+        problem = "has no `method`" if method is None else f"has the unknown method {method!r}"
         raise SettingsError(
-            f"A training stage {said} ({where}).{meant} The methods are {listed(METHOD_SETTINGS)}."
+            f"A training stage {problem} ({where}).{did_you_mean(str(method), METHOD_SETTINGS)} "
+            f"The methods are {listed(METHOD_SETTINGS)}."
         )
     if kind != "train" and "method" in entry.values:
         raise SettingsError(
@@ -191,19 +192,19 @@ def _name_of(entry: LocatedMapping) -> str:
             "Only `stage: train` has one; remove it."
         )
     name = entry.values.get("name", method if kind == "train" else kind)
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (*_TOP, "run"):
+    if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name) or name in (*_RUN_KEYS, "run"):
         raise SettingsError(
             f"{name!r} can't be the name of a stage ({entry.source_of(('name',))}). "
             "Use letters, digits, - and _, and none of "
-            f"{listed((*_TOP, 'run'))}."
+            f"{listed((*_RUN_KEYS, 'run'))}."
         )
     return name
 
 
-def _overridden(
-    given: LocatedMapping, names: list[str], overrides: Iterable[str]
+def _apply_overrides(
+    recipe: LocatedMapping, names: list[str], overrides: Iterable[str]
 ) -> LocatedMapping:
-    seen: set[KeyPath] = set()
+    overridden: set[KeyPath] = set()
     for text in overrides:
         path, value = parse_override(text)
         if path[0] == "stages" and len(path) > 1 and path[1] in names:
@@ -217,32 +218,32 @@ def _overridden(
             if path[1] in ("stage", "method", "name"):
                 raise SettingsError(
                     f"{text!r} on the command line would make another stage of `{path[0]}`. "
-                    f"Change `{path[1]}` in the recipe itself: {given.source}."
+                    f"Change `{path[1]}` in the recipe itself: {recipe.source}."
                 )
             path = ("stages", str(names.index(path[0])), *path[1:])
-        elif path[0] not in _TOP or path == ("stages",):
-            near = nearest(path[0], [*_TOP[:-1], *names])
-            meant = f" Did you mean `{near}`?" if near else ""
+        elif path[0] not in _RUN_KEYS or path == ("stages",):
+            suggestion = did_you_mean(path[0], [*_RUN_KEYS[:-1], *names])
             raise SettingsError(
-                f"{text!r} on the command line names neither a stage of {given.source} nor a key "
-                f"of the run.{meant} The stages are {listed(names)}; "
+                f"{text!r} on the command line names neither a stage of {recipe.source} nor a key "
+                f"of the run.{suggestion} The stages are {listed(names)}; "
                 "write NAME.key=value."
             )
-        given = override(given, path, value, text=text, seen=seen)
-    return given
+        recipe = override(recipe, path, value, text=text, overridden=overridden)
+    return recipe
 
 
-def _top(given: LocatedMapping, key: str, kind: type, default: Any) -> Any:
-    value = given.values.get(key)
+def _run_value(recipe: LocatedMapping, key: str, kind: type, default: Any) -> Any:
+    """The value of one of the run's own keys. Raises SettingsError for a wrong type."""
+    value = recipe.values.get(key)
     if value is None:
         return default
     if not isinstance(value, kind) or isinstance(value, bool):
         words = {str: "text", int: "a whole number"}[kind]
-        raise SettingsError(f"`{key}` must be {words}, not {value!r} ({given.source_of((key,))}).")
+        raise SettingsError(f"`{key}` must be {words}, not {value!r} ({recipe.source_of((key,))}).")
     return value
 
 
-def _plan(
+def _stage_plan(
     name: str, entry: LocatedMapping, *, folders: Mapping[str, str], later: list[str], seed: int
 ) -> StagePlan:
     kind: str = entry.values["stage"]
@@ -252,10 +253,12 @@ def _plan(
         if key in entry.values:
             entry = entry.without((key,))
     values = {
-        key: value if key in _NOT_PATHS else _resolved(value, (key,), entry, folders, later)
+        key: value
+        if key in _WITHOUT_REFERENCES
+        else _resolve_references(value, (key,), entry, folders, later)
         for key, value in entry.values.items()
     }
-    entry = LocatedMapping(values, entry.places, entry.source, entry.label)
+    entry = LocatedMapping(values, entry.sources, entry.source, entry.label)
     if "output_dir" not in values:
         entry = entry.with_value(("output_dir",), f"{folders['run']}/{name}", entry.source)
     if "seed" in fields and "seed" not in values:
@@ -263,15 +266,19 @@ def _plan(
     return StagePlan(name, kind, build(settings_class(kind, method), entry, where=name), method)
 
 
-def _resolved(
+def _resolve_references(
     value: Any, path: KeyPath, entry: LocatedMapping, folders: Mapping[str, str], later: list[str]
 ) -> Any:
-    """`value` with each `$NAME` in it replaced by that stage's folder."""
+    """`value` with each `$NAME` in it replaced by the folder of that stage."""
     if isinstance(value, list):
-        return [_resolved(v, (*path, i), entry, folders, later) for i, v in enumerate(value)]
+        return [
+            _resolve_references(v, (*path, i), entry, folders, later) for i, v in enumerate(value)
+        ]
     if isinstance(value, dict):
         return {
-            k: v if k in _NOT_PATHS else _resolved(v, (*path, k), entry, folders, later)
+            k: v
+            if k in _WITHOUT_REFERENCES
+            else _resolve_references(v, (*path, k), entry, folders, later)
             for k, v in value.items()
         }
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
@@ -281,16 +288,16 @@ def _resolved(
     if name in folders:
         return folders[name] + (match["rest"] or "")
     source = entry.source_of(path)
-    said = f"`{entry.named(path)}` is {value!r} ({source}), but "
+    problem = f"`{entry.key_name(path)}` is {value!r} ({source}), but "
     if name == later[0]:
-        raise SettingsError(f"{said}`{name}` is this stage itself. Name an earlier stage.")
+        raise SettingsError(f"{problem}`{name}` is this stage itself. Name an earlier stage.")
     if name in later:
         raise SettingsError(
-            f"{said}the stage `{name}` comes later. Move that stage above this one."
+            f"{problem}the stage `{name}` comes later. Move that stage above this one."
         )
     near = nearest(name, folders)
-    meant = f" Did you mean `${near}{match['rest'] or ''}`?" if near else ""
+    suggestion = f" Did you mean `${near}{match['rest'] or ''}`?" if near else ""
     raise SettingsError(
-        f"{said}no stage is called `{name}`.{meant} "
+        f"{problem}no stage is called `{name}`.{suggestion} "
         f"Earlier folders are {listed(f'${known}' for known in folders)}."
     )

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from accord.settings.base import Settings
+from accord.settings.base import InputCode, InputPath, Settings
 from accord.settings.endpoint import EndpointSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -65,7 +65,7 @@ class RewardModelSource(SourceSettings):
     """A reward model's normalised score, or one score that combines several models or heads."""
 
     kind: Literal["reward_model"] = Field(description="A trained reward model.")
-    model: str | list[str] = Field(
+    model: Annotated[str | list[str], InputPath] = Field(
         description="Its folder, or the folders of an ensemble; each with its own tokenizer."
     )
     combine: Combine | None = Field(
@@ -111,7 +111,7 @@ class LengthSource(SourceSettings):
     at_least: int | None = Field(None, ge=0, description="The shortest length that costs nothing.")
     at_most: int | None = Field(None, ge=0, description="The longest length that costs nothing.")
     penalty: float = Field(0.01, gt=0, description="Cost of a word or token outside of the limits.")
-    tokenizer: str | None = Field(
+    tokenizer: Annotated[str | None, InputPath] = Field(
         None,
         description="Folder or hub name of the tokenizer whose tokens are counted; words, if "
         "absent.",
@@ -239,7 +239,7 @@ class PythonSource(SourceSettings):
     """A Python function that you write, from prompts and responses to a number for each."""
 
     kind: Literal["python"] = Field(description="A Python function; its module is run.")
-    function: str = Field(
+    function: Annotated[str, InputCode] = Field(
         description="`module:function` or `file.py:function`. Called with the names of its "
         "parameters: `prompts`, `responses` or TRL's `completions`, and columns of the rows."
     )
@@ -273,7 +273,8 @@ class JudgeSource(EndpointSettings, SourceSettings):
 
     kind: Literal["judge"] = Field(description="A language model that judges, at an endpoint.")
     base_url: str = Field(description=str(EndpointSettings.model_fields["base_url"].description))
-    model: str = Field(description="Endpoint: the model's name there.")
+    # A local server names a model after its folder, which then is an input.
+    model: Annotated[str, InputPath] = Field(description="Endpoint: the model's name there.")
     lowest: int = Field(1, description="The score of the worst response.")
     highest: int = Field(10, description="The score of the best response.")
     unreadable: Literal["error", "mean"] = Field(

@@ -1,36 +1,40 @@
-"""Settings of what writes responses."""
+"""Settings of the engine that samples responses."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import Settings
+from accord.settings.base import InputPath, NotIdentity, Settings
 
 
 class SamplerSettings(Settings):
-    """The engine that writes responses."""
+    """The engine that samples responses."""
 
     kind: Literal["local", "vllm"] = Field(
         "local", description="The loaded model itself, or a vLLM server with the same model."
     )
-    url: str | None = Field(
+    url: Annotated[str | None, NotIdentity] = Field(
         None, description="vLLM: the server's address, such as http://127.0.0.1:8000."
     )
-    model: str | None = Field(
+    # vLLM names a model after its folder, unless the server is started with another name.
+    model: Annotated[str | None, InputPath] = Field(
         None, description="vLLM: the model's name there; by default the only one it serves."
     )
-    timeout: float = Field(600.0, gt=0, description="vLLM: seconds that an answer may take.")
-    retries: int = Field(
-        3, ge=0, description="vLLM: times that a request is sent again when the line fails."
+    timeout: Annotated[float, NotIdentity] = Field(
+        600.0, gt=0, description="vLLM: maximum seconds that an answer may take."
     )
-    api_key_env: str | None = Field(
-        None, description="vLLM: environment variable that holds the server's key, if it has one."
+    retries: Annotated[int, NotIdentity] = Field(
+        3, ge=0, description="vLLM: times that a request is sent again when the connection fails."
+    )
+    api_key_env: Annotated[str | None, NotIdentity] = Field(
+        None,
+        description="vLLM: environment variable that contains the server's API key, if it has one.",
     )
 
     @model_validator(mode="after")
-    def _address(self) -> SamplerSettings:
+    def _check_engine(self) -> SamplerSettings:
         if self.kind == "vllm" and not (self.url or "").startswith(("http://", "https://")):
             raise ValueError(
                 f"kind=vllm needs the server's address in `url`, such as http://127.0.0.1:8000; "

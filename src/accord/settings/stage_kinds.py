@@ -8,16 +8,10 @@ from pathlib import Path
 
 from accord.errors import SettingsError
 from accord.settings.base import Settings
-from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.groups import GROUP_METHODS
 from accord.settings.iterate import IterateSettings
-from accord.settings.ppo import PpoSettings
-from accord.settings.preferences import (
-    DpoSettings,
-    IpoSettings,
-    KtoSettings,
-    OrpoSettings,
-    SimpoSettings,
-)
+from accord.settings.ppo import PPO_METHODS
+from accord.settings.preferences import PREFERENCE_METHODS
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
 from accord.settings.reading.suggest import listed, nearest
@@ -32,21 +26,18 @@ from accord.settings.stages import (
     SplitSettings,
     WorldSettings,
 )
-from accord.settings.training import RewardSettings, SftSettings
+from accord.settings.training import SUPERVISED_METHODS
 
 METHOD_SETTINGS: dict[str, type[Settings]] = {
-    "sft": SftSettings,
-    "reward": RewardSettings,
-    "dpo": DpoSettings,
-    "ipo": IpoSettings,
-    "kto": KtoSettings,
-    "orpo": OrpoSettings,
-    "simpo": SimpoSettings,
-    "ppo": PpoSettings,
-    "grpo": GrpoSettings,
-    "rloo": RlooSettings,
+    **SUPERVISED_METHODS,
+    **PREFERENCE_METHODS,
+    **PPO_METHODS,
+    **GROUP_METHODS,
 }
-"""Training methods, and what each may be told."""
+"""The training methods with the class of their settings, in the order of help and documentation.
+
+A method is named once, in the table beside its class; the first sentence of the class's docstring
+describes it in `accord train --help` and in docs/commands.md."""
 
 STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "world": WorldSettings,
@@ -61,12 +52,12 @@ STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "evaluate": EvaluateSettings,
     "report": ReportSettings,
 }
-"""Kinds of stages, and what each may be told; `train` depends on its method."""
+"""The kinds of stages with the class of their settings; for `train` it depends on the method."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage of a run: its name, its kind, its method if it trains, and its settings."""
+    """One stage of a run: its name, its kind, its method if the kind is `train`, its settings."""
 
     name: str
     kind: str
@@ -76,18 +67,25 @@ class StagePlan:
 
 def settings_class(kind: str, method: str | None = None) -> type[Settings]:
     """The settings class of a kind of stage, or of a training method. Raises KeyError."""
-    found = STAGES[kind]
-    return found[method or ""] if isinstance(found, dict) else found
+    entry = STAGES[kind]
+    return entry[method or ""] if isinstance(entry, dict) else entry
+
+
+def method_summary(settings_class: type[Settings]) -> str:
+    """The first sentence of a method's docstring, in lower case and without its full stop."""
+    paragraph = (settings_class.__doc__ or "").partition("\n\n")[0]
+    sentence = " ".join(paragraph.split()).removesuffix(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def find_method(method: str) -> str:
-    """`method` if it is one. Raises SettingsError with the nearest one."""
+    """`method`, if there is one of that name. Raises SettingsError, which names the nearest."""
     if method in METHOD_SETTINGS:
         return method
     near = nearest(method, METHOD_SETTINGS)
+    suggestion = f"Did you mean `{near}`? " if near else ""
     raise SettingsError(
-        f"There is no method {method!r}. {f'Did you mean `{near}`? ' if near else ''}"
-        f"The methods are {listed(METHOD_SETTINGS)}."
+        f"There is no method {method!r}. {suggestion}The methods are {listed(METHOD_SETTINGS)}."
     )
 
 
@@ -98,9 +96,10 @@ def single_stage(
     config: str | Path | None = None,
     overrides: Iterable[str] = (),
 ) -> StagePlan:
-    """A stage of its own, from a YAML file and `key=value` overrides. Raises SettingsError."""
+    """A stage outside a recipe, from a YAML file and `key=value` overrides. Raises
+    SettingsError."""
     where = f"train {method}" if kind == "train" else kind
-    given = load_yaml(config) if config else LocatedMapping({}, source=COMMAND_LINE)
-    given = apply_overrides(given, overrides)
-    settings = build(settings_class(kind, method), given, where=where)
+    values = load_yaml(config) if config else LocatedMapping({}, source=COMMAND_LINE)
+    values = apply_overrides(values, overrides)
+    settings = build(settings_class(kind, method), values, where=where)
     return StagePlan(method or kind, kind, settings, method)

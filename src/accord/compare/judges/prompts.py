@@ -63,10 +63,7 @@ def read_principles(path: str) -> list[Principle]:
         raise SettingsError(
             f"{path} must hold a list of principles under the key `principles`, and nothing else."
         )
-    return [
-        _parse_principle(row, table.places.get(("principles", i), Source(path)))
-        for i, row in enumerate(rows)
-    ]
+    return [_parse_principle(row, table.source_of(("principles", i))) for i, row in enumerate(rows)]
 
 
 def _parse_principle(row: Any, source: Source) -> Principle:

@@ -18,24 +18,11 @@ from accord.errors import SettingsError, StorageError
 from accord.learn.loop.processes import processes
 from accord.learn.loop.state import P, TrainState, restore_tensors, state_tensors
 from accord.runs import atomic_folder, remove_folder
-from accord.settings.endpoint import deciding
-from accord.settings.preferences import OF_A_PASS
+from accord.settings.base import Settings
+from accord.settings.identity import identity_settings, identity_values
 
 FOLDER = "checkpoints"
 SNAPSHOT = "start/"  # prefix of the names of the snapshot's tensors
-# Settings that may change between a stop and going on: they do not change what is learned.
-FREE = frozenset(
-    {
-        "output_dir",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-        "resume",
-        "device",
-        "precompute_ref_log_probs",
-        "max_tokens_per_forward",
-    }
-)
 
 
 def save_checkpoint(
@@ -65,7 +52,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    output_dir: Path, state: TrainState[P], settings: Mapping[str, Any], *, resume: bool
+    output_dir: Path, state: TrainState[P], settings: Settings, *, resume: bool
 ) -> bool:
     """Restore the state from the newest checkpoint; False when there is none.
 
@@ -120,24 +107,6 @@ def newest_step(output_dir: Path) -> int:
     return int(folders[-1].name.removeprefix("step-")) if folders else 0
 
 
-def changing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learned; how a server or judge is reached does not, nor how
-    steps are split into passes, but for losses that look at a whole pass."""
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    most = settings.get("max_tokens_per_forward")
-    if most is not None and OF_A_PASS & _losses(settings):
-        kept["max_tokens_per_forward"] = most
-    if isinstance(sampler := kept.get("sampler"), Mapping):
-        kept["sampler"] = {key: value for key, value in sampler.items() if key in ("kind", "model")}
-    return {key: deciding(value) for key, value in kept.items()}
-
-
-def _losses(settings: Mapping[str, Any]) -> set[str]:
-    """The losses named by settings: none, one, or a list of several."""
-    named = settings.get("loss_type") or []
-    return {named} if isinstance(named, str) else set(named)
-
-
 def _step_folders(output_dir: Path) -> list[Path]:
     folder = output_dir / FOLDER
     if not folder.is_dir():
@@ -155,12 +124,12 @@ def _check_world_size(then: int, path: Path) -> None:
         )
 
 
-def _check_settings(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    then, current = changing(then), changing(json.loads(json.dumps(dict(now))))
+def _check_settings(then: Mapping[str, Any], now: Settings, path: Path) -> None:
+    saved, current = identity_values(then, type(now)), identity_settings(now)
     changed = [
-        f"{key} was {then.get(key)!r} and is {current.get(key)!r}"
-        for key in sorted(set(then) | set(current))
-        if then.get(key) != current.get(key)
+        f"{key} was {saved.get(key)!r} and is {current.get(key)!r}"
+        for key in sorted(set(saved) | set(current))
+        if saved.get(key) != current.get(key)
     ]
     if changed:
         raise SettingsError(

@@ -49,9 +49,7 @@ def run_with_checkpoints(
     plain_settings = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
     # Together: the main process may finish, and remove what another has not read yet.
-    start_steps = processes().run_on_all(
-        lambda: _restore(output_dir, state, plain_settings, settings.resume)
-    )
+    start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
     if len(set(start_steps)) > 1:
         raise StorageError(
             f"The processes of this run see different checkpoints in {output_dir}: they resume "
@@ -82,11 +80,9 @@ def run_with_checkpoints(
         raise
 
 
-def _restore(
-    output_dir: Path, state: TrainState[P], plain_settings: dict[str, Any], resume: bool
-) -> int:
+def _restore(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> int:
     """Restore the newest checkpoint, if any; returns the step that the run starts after."""
-    if load_checkpoint(output_dir, state, plain_settings, resume=resume):
+    if load_checkpoint(output_dir, state, settings, resume=settings.resume):
         log.info("%s resumes after step %d", output_dir, state.step)
     return state.step
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from accord.compare.rewards.reward import Reward, RewardScores, score_responses
-from accord.learn.loop.checkpoints import changing
 from accord.learn.loop.processes import processes
 from accord.learn.online.episodes import (
     Episodes,
@@ -32,6 +31,7 @@ from accord.records import PromptOnly
 from accord.respond.protocol import SamplingSettings
 from accord.respond.text import response_text
 from accord.runs import digest_json
+from accord.settings.identity import identity_settings
 from accord.settings.online import OnlineSettings
 
 Prompts = Sequence[tuple[int, ...]]
@@ -82,7 +82,7 @@ def load_or_collect_episodes(
     if folder is None:
         return collect_episodes(method, roles, prompts, records, settings, iteration, log=log)
     identity = {
-        "settings": digest_json(changing(settings.model_dump(mode="json"))),
+        "settings": digest_json(identity_settings(settings)),
         "prompts": digest_json([list(p) for p in prompts]),
         "entropy": log,
     }

@@ -14,7 +14,6 @@ from accord.compare.rewards.reward import write_usage
 from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, SettingsError
-from accord.learn.loop.checkpoints import changing
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.pipeline.progress import Progress
@@ -25,6 +24,7 @@ from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
 from accord.respond.text import response_text
 from accord.runs import digest_json, storage_errors
+from accord.settings.identity import identity_settings
 from accord.settings.stages import SampleSettings, SelectSettings
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
 
     What was written of a chunk is cut off: other batches would round log-probs another way.
     """
-    header = json.dumps({"settings": digest_json(changing(settings.model_dump(mode="json")))})
+    header = json.dumps({"settings": digest_json(identity_settings(settings))})
     lines = partial.read_bytes().split(b"\n") if partial.is_file() else [b""]
     done = 0
     if lines[0] == header.encode():

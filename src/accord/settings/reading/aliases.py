@@ -1,8 +1,8 @@
-"""Names of the Hugging Face world that mean exactly what a key of accord's means.
+"""Names of Hugging Face's tools with exactly the meaning of one of accord's keys.
 
-They are accepted; giving both names is an error, unless one stands on the command line and the
-other in a file: the command line wins. Names that mean something a little different are not
-accepted but explained: see `foreign`.
+They are accepted. Both names together are an error, unless one is given on the command line and the
+other in a file: then the command line wins. Names with a slightly different meaning are refused
+with an explanation: see `foreign`.
 """
 
 from __future__ import annotations
@@ -28,101 +28,102 @@ RENAMED: dict[str, KeyPath] = {
     "lora_alpha": ("lora", "alpha"),
     "lora_target_modules": ("lora", "target_modules"),
 }
-"""The other name, and the path of accord's key. `use_peft` switches `lora` as a whole."""
+"""Aliases, and the paths of accord's keys. `use_peft` switches `lora` on or off as a whole."""
 
 _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "bf16": lambda on: "bf16" if on else "fp32",
     "resume_from_checkpoint": lambda on: on,
 }
-"""Aliases whose value must be true or false, and what accord's key then holds."""
+"""Aliases whose value must be true or false, and the conversion to the value of accord's key."""
 
-_MEANT: dict[str, str] = {
+_REMEDIES: dict[str, str] = {
     "bf16": "For another precision write `precision: fp32` or `precision: bf16`.",
     "resume_from_checkpoint": (
-        "accord goes on from the last checkpoint in `output_dir`: name the run's folder there."
+        "accord resumes from the last checkpoint in `output_dir`: name the run's folder there."
     ),
 }
 
 
 def translate(
-    settings_class: type[Settings], given: LocatedMapping
+    settings_class: type[Settings], written: LocatedMapping
 ) -> tuple[LocatedMapping, list[str]]:
-    """The settings under accord's names, and a sentence for each that can't be translated."""
+    """The settings with accord's keys, and a sentence for each that can't be translated."""
     problems: list[str] = []
-    given = _switch_tables(settings_class, given)
-    given = _use_peft(settings_class, given, problems)
+    written = _expand_switches(settings_class, written)
+    written = _translate_use_peft(settings_class, written, problems)
     for alias, target in RENAMED.items():
-        if alias not in given.values or alias in settings_class.model_fields:
+        if alias not in written.values or alias in settings_class.model_fields:
             continue
         if target[0] in settings_class.model_fields:
-            given = _rename(given, alias, target, problems)
-    return given, problems
+            written = _rename(written, alias, target, problems)
+    return written, problems
 
 
-def _switch_tables(settings_class: type[Settings], given: LocatedMapping) -> LocatedMapping:
-    """`lora: off` is no table, `lora: on` is the table with its defaults."""
+def _expand_switches(settings_class: type[Settings], written: LocatedMapping) -> LocatedMapping:
+    """Replace `lora: off` by null and `lora: on` by the table with its defaults."""
     for key, field in settings_class.model_fields.items():
-        value = given.values.get(key)
+        value = written.values.get(key)
         if (
             isinstance(value, bool)
             and table_of(field.annotation)
             and may_be_absent(field.annotation)
         ):
-            given = given.with_value((key,), {} if value else None, given.source_of((key,)))
-    return given
+            written = written.with_value((key,), {} if value else None, written.source_of((key,)))
+    return written
 
 
-def _use_peft(
-    settings_class: type[Settings], given: LocatedMapping, problems: list[str]
+def _translate_use_peft(
+    settings_class: type[Settings], written: LocatedMapping, problems: list[str]
 ) -> LocatedMapping:
-    if "use_peft" not in given.values or "lora" not in settings_class.model_fields:
-        return given
+    if "use_peft" not in written.values or "lora" not in settings_class.model_fields:
+        return written
     path: KeyPath = ("use_peft",)
-    on, source = given.values["use_peft"], given.source_of(path)
-    name = given.named(path)
-    rest = given.without(path)
+    on, source = written.values["use_peft"], written.source_of(path)
+    name = written.key_name(path)
+    rest = written.without(path)
     if not isinstance(on, bool):
         problems.append(f"`{name}` must be true or false, not {on!r} ({source}).")
-    elif "lora" in given.values and (given.values["lora"] is not None) != on:
+    elif "lora" in written.values and (written.values["lora"] is not None) != on:
         problems.append(
-            f"`{name}` is {str(on).lower()} ({source}), but `{given.named(('lora',))}` says the "
-            f"opposite ({given.source_of(('lora',))}). Keep one of the two."
+            f"`{name}` is {str(on).lower()} ({source}), but `{written.key_name(('lora',))}` says "
+            f"the opposite ({written.source_of(('lora',))}). Keep one of the two."
         )
-    elif "lora" not in given.values:
+    elif "lora" not in written.values:
         return rest.with_value(("lora",), {} if on else None, source)
     return rest
 
 
 def _rename(
-    given: LocatedMapping, alias: str, target: KeyPath, problems: list[str]
+    written: LocatedMapping, alias: str, target: KeyPath, problems: list[str]
 ) -> LocatedMapping:
-    value, source = given.values[alias], given.source_of((alias,))
-    name, ours = given.named((alias,)), given.named(target)
-    rest = given.without((alias,))
+    """The settings with accord's key `target` in place of `alias`; problems are appended."""
+    value, source = written.values[alias], written.source_of((alias,))
+    name, accord_name = written.key_name((alias,)), written.key_name(target)
+    rest = written.without((alias,))
     if alias in _CONVERTED:
         if not isinstance(value, bool):
             problems.append(
-                f"`{name}` must be true or false, not {value!r} ({source}). {_MEANT[alias]}"
+                f"`{name}` must be true or false, not {value!r} ({source}). {_REMEDIES[alias]}"
             )
             return rest
         value = _CONVERTED[alias](value)
-    table: Any = given.values
+    table: Any = written.values
     for part in target[:-1]:
         table = table.get(part) if isinstance(table, dict) else None
     if len(target) > 1 and not isinstance(table, dict):
         problems.append(
             f"`{name}` ({source}) does nothing unless adapters are on. "
-            f"Write `{given.named(target[:-1])}: {{{target[-1]}: {value}}}`, or add "
+            f"Write `{written.key_name(target[:-1])}: {{{target[-1]}: {value}}}`, or add "
             "`use_peft: true`."
         )
         return rest
     if target[-1] in table:
-        other = given.source_of(target)
-        if source == COMMAND_LINE != other:
+        target_source = written.source_of(target)
+        if source == COMMAND_LINE != target_source:
             return rest.with_value(target, value, source)
-        if not (other == COMMAND_LINE != source):
+        if not (target_source == COMMAND_LINE != source):
             problems.append(
-                f"`{name}` ({source}) and `{ours}` ({other}) are the same setting. "
+                f"`{name}` ({source}) and `{accord_name}` ({target_source}) are the same setting. "
                 "Keep one of the two."
             )
         return rest

@@ -1,4 +1,4 @@
-"""What a setting may be, in words: for error messages and for docs/settings.md."""
+"""The allowed values of a setting in words: for error messages and for docs/settings.md."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _BOUNDS: tuple[tuple[type, str, str], ...] = (
 
 def allowed(field: FieldInfo) -> str:
     """Such as "a number greater than 0", "`linear` or `cosine`", "a list of texts, or absent"."""
-    words = words_of(field.annotation)
+    words = type_in_words(field.annotation)
     bounds = [
-        form.format(plain(getattr(bound, name)))
+        template.format(yaml_text(getattr(bound, name)))
         for bound in field.metadata
-        for kind, name, form in _BOUNDS
+        for kind, name, template in _BOUNDS
         if isinstance(bound, kind)
     ]
     if bounds:
@@ -43,39 +43,51 @@ def allowed(field: FieldInfo) -> str:
 
 def table_of(annotation: Any) -> type[Settings] | None:
     """The settings class of a nested table or of a list of tables, if the annotation has one."""
-    found = tables_of(annotation)
-    return found[0] if len(found) == 1 else None
+    tables = tables_of(annotation)
+    return tables[0] if len(tables) == 1 else None
 
 
 def tables_of(annotation: Any) -> list[type[Settings]]:
-    """The settings classes in an annotation: several where a table's `kind` says which it is."""
+    """The settings classes in an annotation: several if a table's `kind` selects the class."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
-    return [found for inner in get_args(annotation) for found in tables_of(inner)]
+    return [table for inner in get_args(annotation) for table in tables_of(inner)]
+
+
+def table_class(field: FieldInfo, value: Any) -> type[Settings] | None:
+    """The class of the table `value`, in a field that holds a table or a list of tables.
+
+    Of several classes it is the one of the table's `kind`. None where there is no such class.
+    """
+    tables = tables_of(field.annotation)
+    if len(tables) == 1:
+        return tables[0]
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return next((table for table in tables if kind_of(table) == kind), None)
 
 
 def kind_of(table: type[Settings]) -> str:
-    """The `kind` by which a table is told from the others that may stand in its place."""
+    """The value of `kind` that selects this class among several."""
     return str(get_args(table.model_fields["kind"].annotation)[0])
 
 
 def may_be_absent(annotation: Any) -> bool:
-    """Whether null is a value of its own, which says that the thing is off."""
+    """Whether null is an allowed value, which turns the setting off."""
     return _is_union(annotation) and type(None) in get_args(annotation)
 
 
 def default_text(field: FieldInfo) -> str | None:
-    """The default as YAML would hold it, or None for a key that must be given."""
+    """The default in YAML, or None for a required key."""
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined:
         return None
     if isinstance(value, Settings):
         return "its keys' defaults"
-    return plain(value)
+    return yaml_text(value)
 
 
-def plain(value: Any) -> str:
-    """A value as YAML spells it."""
+def yaml_text(value: Any) -> str:
+    """A value in YAML."""
     if value is None:
         return "absent"
     if isinstance(value, bool):
@@ -85,7 +97,7 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def words_of(annotation: Any) -> str:
+def type_in_words(annotation: Any) -> str:
     """A type in words, such as "a list of texts"."""
     if annotation in _PLAIN:
         return _PLAIN[annotation][0]
@@ -93,23 +105,23 @@ def words_of(annotation: Any) -> str:
         return f"a table with the keys {_joined(list(annotation.model_fields), 'and')}"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return words_of(inner[0])
+        return type_in_words(inner[0])
     if origin is Literal:
         return _joined(list(inner), "or")
     if _is_union(annotation) and len(tables_of(annotation)) > 1 and type(None) not in inner:
         kinds = [kind_of(table) for table in tables_of(annotation)]
         return f"a table whose `kind` is {_joined(kinds, 'or')}"
     if _is_union(annotation):
-        words = _or([words_of(part) for part in inner if part is not type(None)])
+        words = _or([type_in_words(part) for part in inner if part is not type(None)])
         return f"{words}, or absent" if type(None) in inner else words
     if origin is list:
         if inner[0] in _PLAIN:
             return f"a list of {_PLAIN[inner[0]][1]}"
-        return f"a list whose entries are each {words_of(inner[0])}"
+        return f"a list whose entries are each {type_in_words(inner[0])}"
     if origin is dict and inner[1] is Any:
         return "a table"
     if origin is dict:
-        return f"a table whose values are each {words_of(inner[1])}"
+        return f"a table whose values are each {type_in_words(inner[1])}"
     return str(annotation)
 
 

@@ -1,7 +1,7 @@
-"""What other tools call accord's settings: told in the error when such a name is given.
+"""Names of other tools for accord's settings, which the error about such a key explains.
 
-The names are those of TRL and Hugging Face's TrainingArguments, Axolotl, LLaMA-Factory, torchtune,
-OpenRLHF and Unsloth. Names that mean exactly the same are accepted instead: see `aliases`.
+The tools are TRL with Hugging Face's TrainingArguments, Axolotl, LLaMA-Factory, torchtune, OpenRLHF
+and Unsloth. Names with exactly the same meaning are accepted instead: see `aliases`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A key of another tool; `ours` is its name here ("" when there is none), `note` the rest."""
+    """A key of another tool; `accord_key` is its counterpart, or "" if there is none."""
 
     tool: str
-    ours: str
+    accord_key: str
     note: str = ""
 
 
@@ -48,16 +48,20 @@ FOREIGN: dict[str, Foreign] = {
     "evaluation_strategy": Foreign(_HF, "eval_steps", _STEPS),
     "save_strategy": Foreign(_HF, "save_steps", _STEPS),
     "do_train": Foreign(_HF, "", "`accord train` trains; leave it out."),
-    "do_eval": Foreign(_HF, "eval_dataset", "Evaluation runs when held-out rows are named."),
-    "data_seed": Foreign(_HF, "seed", "One seed rules all."),
+    "do_eval": Foreign(_HF, "eval_dataset", "Evaluation runs if it names held-out rows."),
+    "data_seed": Foreign(_HF, "seed", "One seed determines all random draws."),
     "full_determinism": Foreign(_HF, "", "Runs are deterministic given `seed`; leave it out."),
-    "overwrite_output_dir": Foreign(_HF, "resume", "Remove the folder to start afresh."),
+    "overwrite_output_dir": Foreign(_HF, "resume", "Remove the folder to start over."),
     "per_device_eval_batch_size": Foreign(
         _HF, "per_device_train_batch_size", "Evaluation uses the same size."
     ),
-    "label_smoothing_factor": Foreign(_HF, "label_smoothing", "It is DPO's, not the tokens'."),
+    "label_smoothing_factor": Foreign(
+        _HF, "label_smoothing", "It smooths the labels of DPO, not those of tokens."
+    ),
     "lr_scheduler_kwargs": Foreign(_HF, "lr_scheduler_type"),
-    "dataloader_num_workers": Foreign(_HF, "", "Rows are read once and kept; leave it out."),
+    "dataloader_num_workers": Foreign(
+        _HF, "", "Rows are read once and stay in memory; leave it out."
+    ),
     "group_by_length": Foreign(_HF, "", _PACKED),
     "push_to_hub": Foreign(_HF, "", _HUB),
     "hub_model_id": Foreign(_HF, "", _HUB),
@@ -70,7 +74,7 @@ FOREIGN: dict[str, Foreign] = {
     "remove_unused_columns": Foreign(_HF, "", "Only known columns are read; leave it out."),
     "no_remove_unused_columns": Foreign(_TRL, "", "Only known columns are read; leave it out."),
     "gradient_checkpointing_kwargs": Foreign(_HF, "gradient_checkpointing"),
-    "load_best_model_at_end": Foreign(_HF, "", "The last model is kept; leave it out."),
+    "load_best_model_at_end": Foreign(_HF, "", "The last model is saved; leave it out."),
     "ddp_find_unused_parameters": Foreign(_HF, "", "Leave it out."),
     "use_liger_kernel": Foreign(_HF, "", "Losses are computed in chunks already; leave it out."),
     "disable_tqdm": Foreign(_HF, "", "There is no progress bar to disable; leave it out."),
@@ -84,7 +88,7 @@ FOREIGN: dict[str, Foreign] = {
     "completion_only_loss": Foreign(_TRL, "loss_on", _MASKED),
     "assistant_only_loss": Foreign(_TRL, "loss_on", _MASKED),
     "truncation_mode": Foreign(_TRL, "long_prompts", "It is `drop` or `keep_end`."),
-    "dataset_num_proc": Foreign(_TRL, "", "Rows are tokenised in one go; leave it out."),
+    "dataset_num_proc": Foreign(_TRL, "", "Rows are tokenised once; leave it out."),
     "max_completion_length": Foreign(_TRL, "max_new_tokens"),
     "generation_batch_size": Foreign(_TRL, "per_device_train_batch_size"),
     "sft_model_path": Foreign(_TRL, "model"),
@@ -147,7 +151,7 @@ FOREIGN: dict[str, Foreign] = {
     "val_size": Foreign(_LF, "eval_dataset", _SPLIT),
     "max_samples": Foreign(_LF, "dataset", "Name a shorter file."),
     "template": Foreign(_LF, "", "The tokenizer's own chat template is used; leave it out."),
-    "preprocessing_num_workers": Foreign(_LF, "", "Rows are tokenised in one go; leave it out."),
+    "preprocessing_num_workers": Foreign(_LF, "", "Rows are tokenised once; leave it out."),
     "overwrite_cache": Foreign(_LF, "", "There is no cache to overwrite; leave it out."),
     "plot_loss": Foreign(_LF, "", "`accord report` draws the curves; leave it out."),
     "pure_bf16": Foreign(_LF, "precision", "`bf16` keeps the weights in float32."),
@@ -178,7 +182,7 @@ FOREIGN: dict[str, Foreign] = {
     "value_coeff": Foreign(_TT, "vf_coef"),
     "value_clip_range": Foreign(_TT, "cliprange_value"),
     "max_generated_tokens": Foreign(_TT, "max_new_tokens"),
-    "penalise_no_eos": Foreign(_TT, "missing_eos_penalty", "It is taken off the score."),
+    "penalise_no_eos": Foreign(_TT, "missing_eos_penalty", "It is subtracted from the score."),
     # OpenRLHF
     "pretrain": Foreign(_OR, "model"),
     "ref_pretrain": Foreign(_OR, "ref_model"),
@@ -223,7 +227,7 @@ FOREIGN: dict[str, Foreign] = {
     "use_gradient_checkpointing": Foreign(_US, "gradient_checkpointing"),
     "random_state": Foreign(_US, "seed"),
     "full_finetuning": Foreign(_US, "lora", "All weights are trained when `lora` is off."),
-    # accord's own
+    # accord
     "stages": Foreign("A recipe", "", "This is one stage; run a recipe with `accord run FILE`."),
 }
 

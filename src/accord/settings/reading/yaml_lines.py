@@ -1,10 +1,10 @@
-"""YAML that remembers the line of each key, refuses what would be lost, and reads `1e-5`.
+"""A YAML reader that records the line of each key, never drops a value, and reads `1e-5`.
 
-Plain scalars are read by these rules, a subset of YAML 1.1 and 1.2 that keeps their traps out:
+Plain scalars follow these rules, a subset of YAML 1.1 and 1.2 that avoids their traps:
 - `1e-5` and `1E5` are numbers (YAML 1.1 reads them as text);
 - `true`, `false`, `yes`, `no`, `on`, `off` are true and false;
-- `1:30`, `2024-01-01` and `007` stay text (YAML 1.1 makes them 90, a date and 7);
-- a key given twice in one table is an error (most readers keep the last in silence).
+- `1:30`, `2024-01-01` and `007` are text (in YAML 1.1 they are 90, a date and 7);
+- a key given twice in one table is an error (most readers silently use the last).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from accord.errors import SettingsError
 from accord.records import Source
 from accord.settings.reading.located import KeyPath, LocatedMapping
 
-_MOST_NODES = 100_000
+_MAX_NODES = 100_000
 _DIGITS = r"[0-9](?:_?[0-9])*"
 _FLOAT = rf"""[-+]?(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?
     |{_DIGITS}[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"""
@@ -47,7 +47,7 @@ for _kind, _pattern, _first in _RESOLVERS:
 
 
 def load_yaml(path: str | Path) -> LocatedMapping:
-    """The table that a YAML file holds, with the line of each key; an empty file is empty.
+    """The table in a YAML file, with the line of each key; an empty file is an empty table.
 
     Raises SettingsError with file and line: no such file, not UTF-8, not YAML, a key given twice,
     a key that is not text, a tag other than plain data, or anything but a table at the top.
@@ -72,55 +72,58 @@ def load_yaml(path: str | Path) -> LocatedMapping:
         raise SettingsError(
             f"{path} can't be read: {error.strerror}. Check the file's rights."
         ) from None
-    return read_yaml(text, place=str(path))
+    return read_yaml(text, source=str(path))
 
 
-def read_yaml(text: str, *, place: str) -> LocatedMapping:
-    """As `load_yaml`, for text that came from `place`."""
-    value, places = _read(text, place)
+def read_yaml(text: str, *, source: str) -> LocatedMapping:
+    """As `load_yaml`, for text from `source`."""
+    value, sources = _read(text, source)
     if value is None:
         value = {}
     if not isinstance(value, dict):
+        shown = "a list" if isinstance(value, list) else repr(value)
         raise SettingsError(
-            f"{place}:1 must hold keys and values such as `seed: 1`, not {_kind_of(value)}. "
+            f"{source}:1 must hold keys and values such as `seed: 1`, not {shown}. "
             "Write one `key: value` a line."
         )
-    return LocatedMapping(value, places, Source(place))
+    return LocatedMapping(value, sources, Source(source))
 
 
-def parse_value(text: str, *, place: str) -> Any:
-    """One YAML value, as it stands behind `key=` on the command line. Raises SettingsError."""
-    value, _ = _read(text, place, numbered=False)
+def parse_value(text: str, *, source: str) -> Any:
+    """One YAML value, as after `key=` on the command line. Raises SettingsError."""
+    value, _ = _read(text, source, numbered=False)
     comment = re.search(r"(?:^|\s)#", text)
     if comment and not re.search(r"[\"'{\[]", text[: comment.start()]):
         raise SettingsError(
-            f"{place}: YAML takes {text[comment.start() :].strip()!r} for a comment and would "
+            f"{source}: YAML takes {text[comment.start() :].strip()!r} for a comment and would "
             "drop it. Put the value in quotes inside the shell's quotes."
         )
     return value
 
 
-def _read(text: str, place: str, *, numbered: bool = True) -> tuple[Any, dict[KeyPath, Source]]:
+def _read(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[KeyPath, Source]]:
+    """The value of a YAML text and the source of each path in it; messages name the line if
+    `numbered`. Raises SettingsError."""
     try:
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
             if root is None:
                 return None, {}
-            walk = _Walk(loader, place)
-            return walk.value(root, ()), walk.places
+            builder = _Builder(loader, source)
+            return builder.value(root, ()), builder.sources
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{place}:{mark.line + 1}" if mark and numbered else place
+        where = f"{source}:{mark.line + 1}" if mark and numbered else source
         problem = error.problem or error.context or "the text can't be read"
         raise SettingsError(f"{where} is not YAML: {problem}. {_remedy(problem)}") from None
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise SettingsError(f"{place} is not YAML: {problem}. Save it as plain text.") from None
+        raise SettingsError(f"{source} is not YAML: {problem}. Save it as plain text.") from None
     except RecursionError:
-        raise SettingsError(f"{place} is nested too deep. Flatten it.") from None
+        raise SettingsError(f"{source} is nested too deep. Flatten it.") from None
 
 
 def _remedy(problem: str) -> str:
@@ -133,26 +136,22 @@ def _remedy(problem: str) -> str:
     return "Check the indentation, the colons and the quotes of this line and the one above it."
 
 
-def _kind_of(value: Any) -> str:
-    return "a list" if isinstance(value, list) else repr(value)
+class _Builder:
+    """Builds plain values from YAML nodes and records the line of each key."""
 
-
-class _Walk:
-    """Builds plain values from YAML nodes, noting the line of each key."""
-
-    def __init__(self, loader: _Loader, place: str) -> None:
+    def __init__(self, loader: _Loader, source_name: str) -> None:
         self.loader = loader
-        self.place = place
-        self.places: dict[KeyPath, Source] = {}
+        self.source_name = source_name
+        self.sources: dict[KeyPath, Source] = {}
         self.open_nodes: set[int] = set()
-        self.seen = 0
+        self.num_nodes = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
-        self.seen += 1
-        if self.seen > _MOST_NODES or id(node) in self.open_nodes:
+        self.num_nodes += 1
+        if self.num_nodes > _MAX_NODES or id(node) in self.open_nodes:
             raise self.error(
                 node,
-                "holds an anchor that contains itself, or grows past all bounds",
+                "holds an anchor that contains itself, or expands to too many values",
                 "Write the values out.",
             )
         if isinstance(node, yaml.ScalarNode):
@@ -163,7 +162,7 @@ class _Walk:
         elif isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":
             result = []
             for i, child in enumerate(node.value):
-                self.places[(*path, i)] = self.source(child)
+                self.sources[(*path, i)] = self.source(child)
                 result.append(self.value(child, (*path, i)))
         else:
             raise self.error(node, f"has the tag {node.tag!r}", "Write a plain list or table.")
@@ -198,16 +197,16 @@ class _Walk:
                     "Keep one of the two.",
                 )
             lines[key] = key_node.start_mark.line + 1
-        self.loader.flatten_mapping(node)  # `<<: *anchor`; keys of its own come last and win
+        self.loader.flatten_mapping(node)  # `<<: *anchor`; the table's own keys come last and win
         table: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self.key(key_node)
-            self.places = (
-                {p: s for p, s in self.places.items() if p[: len(path) + 1] != (*path, key)}
+            self.sources = (
+                {p: s for p, s in self.sources.items() if p[: len(path) + 1] != (*path, key)}
                 if key in table
-                else self.places
+                else self.sources
             )
-            self.places[(*path, key)] = self.source(key_node)
+            self.sources[(*path, key)] = self.source(key_node)
             table[key] = self.value(value_node, (*path, key))
         return table
 
@@ -224,7 +223,7 @@ class _Walk:
         return key
 
     def source(self, node: yaml.Node) -> Source:
-        return Source(self.place, node.start_mark.line + 1)
+        return Source(self.source_name, node.start_mark.line + 1)
 
-    def error(self, node: yaml.Node, what: str, remedy: str) -> SettingsError:
-        return SettingsError(f"{self.source(node)} {what}. {remedy}")
+    def error(self, node: yaml.Node, problem: str, remedy: str) -> SettingsError:
+        return SettingsError(f"{self.source(node)} {problem}. {remedy}")

@@ -1,0 +1,369 @@
+"""The identity of a stage equals that of earlier versions, or finished stages would run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.pipeline.identity import (
+    describe_change,
+    describe_state,
+    is_finished,
+    read_stage,
+    stage_identity,
+)
+from accord.runs import digest_json, write_json_atomic
+from accord.settings.identity import identity_settings
+from accord.settings.recipe import StagePlan, single_stage
+
+FILES = {
+    "model/config.json": "{}",
+    "reward/config.json": '{"heads": 1}',
+    "rows.jsonl": "{}\n",
+    "prompts.jsonl": "[]\n",
+    "responses.jsonl": '{"a": 1}\n',
+    "principles.yaml": "principles: [be kind]\n",
+    "score.py": "def f(responses):\n    return []\n",
+    "store.db": "store",
+}
+
+TRAIN = ["model=model", "dataset=rows.jsonl", "output_dir=out"]
+ONLINE = [*TRAIN, "reward_model=reward"]
+OTHER_WAY = [
+    "save_steps=7",
+    "save_total_limit=2",
+    "logging_steps=3",
+    "resume=false",
+    "device=cpu",
+    "max_tokens_per_forward=64",
+]
+JUDGE = (
+    "{kind: endpoint, base_url: 'http://h:1/v1', model: model, principles_file: principles.yaml, "
+    "api_key_env: KEY, timeout: 9, retries: 1, max_concurrent: 2, max_calls: 5, "
+    "max_total_tokens: 6}"
+)
+REWARDS = (
+    "[{kind: reward_model, model: [reward, model]}, {kind: length, at_most: 9, tokenizer: model}, "
+    "{kind: python, function: 'score.py:f'}, {kind: judge, base_url: 'http://h:1/v1', model: m, "
+    "principles_file: principles.yaml, timeout: 9, max_calls: 5}]"
+)
+VLLM = "{kind: vllm, url: 'http://h:1', model: model, timeout: 9, retries: 1, api_key_env: KEY}"
+CONTESTANTS = (
+    "contestants=[{name: a, responses: responses.jsonl, model: model, train: gone, "
+    "reward_model: reward}, {name: b, responses: responses.jsonl, best_of: 2, ceiling: true}]"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage, the first 16 digits of the digest that version 68e3a85 gave it, and of that of the
+    settings which its checkpoints and partial files compare."""
+
+    kind: str
+    method: str | None
+    overrides: list[str]
+    digest: str
+    settings_digest: str | None = None
+
+    def plan(self, *more: str) -> StagePlan:
+        return single_stage(self.kind, self.method, overrides=[*self.overrides, *more])
+
+
+CASES = {
+    "world": Case("world", None, ["output_dir=out"], "81540a0fa0ca6679"),
+    "world, other": Case(
+        "world", None, ["output_dir=out", "seed=3", "vocab_size=400"], "6e80bf061613005e"
+    ),
+    "scratch": Case(
+        "scratch",
+        None,
+        [
+            "dataset=rows.jsonl",
+            "output_dir=out",
+            "config={hidden_size: 8, tie_word_embeddings: true}",
+        ],
+        "6ea85f8aa4ddbdf4",
+    ),
+    "split": Case(
+        "split", None, ["dataset=rows.jsonl", "output_dir=out", "seed=1"], "ef54c60a6ec224f4"
+    ),
+    "sft": Case("train", "sft", TRAIN, "1251bee66f402a81", "625fe1408053cef3"),
+    "sft, run another way": Case(
+        "train", "sft", [*TRAIN, *OTHER_WAY], "1251bee66f402a81", "625fe1408053cef3"
+    ),
+    "sft, lora": Case(
+        "train",
+        "sft",
+        [*TRAIN, "lora={r: 4}", "eval_dataset=prompts.jsonl", "eval_steps=5"],
+        "5863ffe34064a702",
+        "500f6e5f8fe1ed00",
+    ),
+    "reward": Case(
+        "train",
+        "reward",
+        [*TRAIN, "reference_dataset=prompts.jsonl", "heads=3"],
+        "27dffe85673029a5",
+        "3cb4b11f7c8df27a",
+    ),
+    "dpo": Case(
+        "train", "dpo", [*TRAIN, "ref_model=model"], "bbd3b7d1a1b0654f", "35c85460eb47e489"
+    ),
+    "dpo, run another way": Case(
+        "train",
+        "dpo",
+        [*TRAIN, "ref_model=model", "precompute_ref_log_probs=true", *OTHER_WAY],
+        "bbd3b7d1a1b0654f",
+        "35c85460eb47e489",
+    ),
+    "dpo, a loss of a pass": Case(
+        "train", "dpo", [*TRAIN, "loss_type=aot"], "72e2e8b72a68cbb0", "602b450e9609b2d1"
+    ),
+    "dpo, a loss of a pass of 64 tokens": Case(
+        "train",
+        "dpo",
+        [*TRAIN, "loss_type=[sigmoid, bco_pair]", "max_tokens_per_forward=64"],
+        "1d8cda4a460087da",
+        "787977dcad0e5cb2",
+    ),
+    "ipo": Case("train", "ipo", TRAIN, "a5c8bcc7f8bc28b5", "864727371cb870dd"),
+    "kto": Case(
+        "train",
+        "kto",
+        [*TRAIN, "max_tokens_per_forward=64"],
+        "865f08ae8ea86a91",
+        "b39c3e826c302812",
+    ),
+    "orpo": Case("train", "orpo", TRAIN, "d20067a0a47c1676", "87f3f4929ac84271"),
+    "simpo": Case("train", "simpo", TRAIN, "ae04a5706b0ec2f4", "9f2a58bcc948b305"),
+    "ppo": Case(
+        "train", "ppo", [*ONLINE, "ptx_dataset=rows.jsonl"], "7c6be2b21b15c497", "ee58432f27f9f504"
+    ),
+    "ppo, run another way": Case(
+        "train",
+        "ppo",
+        [*ONLINE, "ptx_dataset=rows.jsonl", *OTHER_WAY],
+        "7c6be2b21b15c497",
+        "ee58432f27f9f504",
+    ),
+    "grpo, sources": Case(
+        "train", "grpo", [*TRAIN, f"rewards={REWARDS}"], "79741f0561209ca3", "f32cb54329a2b277"
+    ),
+    "grpo, vllm": Case(
+        "train",
+        "grpo",
+        [*ONLINE, "lora=on", f"sampler={VLLM}"],
+        "08aa23c919121c8b",
+        "da22ee5608789839",
+    ),
+    "rloo": Case("train", "rloo", [*ONLINE, "max_steps=3"], "86cd2942e45d66ab", "c650f944e249e11b"),
+    "sample": Case(
+        "sample",
+        None,
+        [*TRAIN, "device=cpu", "store=answers.db"],
+        "45ef9dfe99cfec60",
+        "41226c9772fc1576",
+    ),
+    "sample, vllm": Case(
+        "sample", None, [*TRAIN, f"sampler={VLLM}"], "07817883c71101f5", "4d62f64f6f7e342e"
+    ),
+    "compare": Case(
+        "compare",
+        None,
+        ["responses=[responses.jsonl, responses.jsonl]", "output_dir=out", "earlier=store.db"],
+        "bc22ec73562fc093",
+    ),
+    "compare, reward model": Case(
+        "compare",
+        None,
+        [
+            "responses=[responses.jsonl]",
+            "output_dir=out",
+            "judge={kind: reward_model, model: reward}",
+        ],
+        "dcccfa67f651fb1e",
+    ),
+    "compare, endpoint": Case(
+        "compare",
+        None,
+        ["responses=[responses.jsonl]", "output_dir=out", f"judge={JUDGE}"],
+        "600d5e0c441217ce",
+    ),
+    "select": Case(
+        "select",
+        None,
+        ["responses=responses.jsonl", "output_dir=out", "model_name=best"],
+        "18153d45b1d1bbfd",
+    ),
+    "select, on the cpu": Case(
+        "select",
+        None,
+        [
+            "responses=responses.jsonl",
+            "output_dir=out",
+            "model_name=best",
+            "device=cpu",
+            "reward_model=reward",
+        ],
+        "7a70c3bea9c7332f",
+    ),
+    "select, sources": Case(
+        "select",
+        None,
+        ["responses=responses.jsonl", "output_dir=out", "model_name=best", f"rewards={REWARDS}"],
+        "92c9e1b7429a8cd1",
+    ),
+    "iterate": Case("iterate", None, TRAIN, "4bc1db75c29091a4"),
+    "iterate, more rounds": Case(
+        "iterate", None, [*TRAIN, "rounds=5", "device=cpu"], "4bc1db75c29091a4"
+    ),
+    "iterate, kto": Case(
+        "iterate",
+        None,
+        [
+            *TRAIN,
+            "eval_dataset=prompts.jsonl",
+            "train={method: kto, beta: 0.3, save_steps: 5, logging_steps: 2, "
+            "max_tokens_per_forward: 9, eval_dataset: rows.jsonl}",
+            f"judge={JUDGE}",
+        ],
+        "9cd5eb77b08052e4",
+    ),
+    "iterate, a loss of a pass": Case(
+        "iterate",
+        None,
+        [
+            *TRAIN,
+            "train={method: dpo, loss_type: aot, max_tokens_per_forward: 9, "
+            "precompute_ref_log_probs: true}",
+        ],
+        "265513254d9af254",
+    ),
+    "iterate, vllm": Case(
+        "iterate",
+        None,
+        [
+            *TRAIN,
+            "train={lora: {r: 4}}",
+            f"sampler={VLLM}",
+            "judge={kind: reward_model, model: reward}",
+        ],
+        "e5c5257d28249598",
+    ),
+    "arena": Case("arena", None, [CONTESTANTS, "output_dir=out", "anchor=a"], "efff5c97b0031777"),
+    "arena, endpoint": Case(
+        "arena", None, [CONTESTANTS, "output_dir=out", f"judge={JUDGE}"], "6e090706cbb6970e"
+    ),
+    "evaluate": Case(
+        "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"
+    ),
+    "evaluate, on the cpu": Case(
+        "evaluate",
+        None,
+        [
+            CONTESTANTS,
+            "output_dir=out",
+            "reference=model",
+            "reward_model=reward",
+            "comparisons=store.db",
+            "device=cpu",
+        ],
+        "28746ed344813bf3",
+    ),
+    "report": Case(
+        "report",
+        None,
+        [CONTESTANTS, "run=.", "output_dir=out", "evaluation=prompts.jsonl", "ratings=rows.jsonl"],
+        "3ab1474f840a926f",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _input_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digests contain the paths of the inputs, which are relative to this folder."""
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_digest_is_that_of_earlier_versions(name: str) -> None:
+    case = CASES[name]
+    assert stage_identity(case.plan())["digest"][:16] == case.digest
+    if case.settings_digest is not None:
+        digest = digest_json(identity_settings(case.plan().settings))
+        assert digest[:16] == case.settings_digest
+
+
+def test_every_kind_and_method_has_a_case() -> None:
+    from accord.settings.stage_kinds import METHOD_SETTINGS, STAGES
+
+    assert {case.kind for case in CASES.values()} == set(STAGES)
+    assert {case.method for case in CASES.values() if case.method} == set(METHOD_SETTINGS)
+
+
+def test_inputs_are_files_and_folders_that_exist() -> None:
+    inputs = stage_identity(CASES["grpo, sources"].plan())["inputs"]
+    assert sorted(inputs) == ["model", "principles.yaml", "reward", "rows.jsonl", "score.py"]
+    inputs = stage_identity(CASES["arena"].plan())["inputs"]
+    assert sorted(inputs) == ["model", "responses.jsonl", "reward"]
+
+
+# The digest of version 68e3a85 for "evaluate" with seed=5, when `seed` was a setting.
+DIGEST_WITH_SEED_5 = "e8d1ffa68089e40cca4933369da26d0927e4f623102a199cb3a0a3e94fe81fab"
+
+
+def record(plan: StagePlan, **changes: Any) -> StagePlan:
+    """Writes the stage.json of a finished stage, with changes."""
+    stage = {**stage_identity(plan), "seconds": 1.0, "finished": "2026-11-01T00:00:00+0000"}
+    write_json_atomic(Path("out/stage.json"), {**stage, **changes})
+    return plan
+
+
+def recorded_as_finished(plan: StagePlan) -> bool:
+    return is_finished(plan, read_stage(Path("out")), stage_identity(plan))
+
+
+@pytest.mark.parametrize(("seed", "digest"), [(0, None), (5, DIGEST_WITH_SEED_5)])
+def test_a_stage_finished_with_a_setting_that_was_removed_is_finished(
+    seed: int, digest: str | None
+) -> None:
+    plan = CASES["evaluate"].plan()
+    identity = stage_identity(plan)
+    settings = {**identity["settings"], "seed": seed}
+    record(plan, settings=settings, digest=digest or identity["digest"])
+    assert recorded_as_finished(plan)
+    assert describe_state(plan).startswith("finished")
+    # Another change is named, and the removed setting is not.
+    other = CASES["evaluate"].plan("world=true")
+    assert describe_change(read_stage(Path("out")), stage_identity(other)) == (
+        "world was False, is True"
+    )
+
+
+def test_a_removed_setting_does_not_hide_a_digest_that_does_not_match() -> None:
+    plan = CASES["evaluate"].plan()
+    settings = {**stage_identity(plan)["settings"], "seed": 5}
+    record(plan, settings=settings, digest="0" * 64)
+    assert not recorded_as_finished(plan)
+
+
+def test_more_rounds_extend_a_finished_stage() -> None:
+    plan = record(CASES["iterate"].plan())
+    assert recorded_as_finished(plan)
+    more = CASES["iterate"].plan("rounds=4")
+    assert not recorded_as_finished(more)
+    assert describe_state(more) == "resumes: rounds was 3, is 4"
+
+
+def test_a_stage_json_that_is_none_is_no_record() -> None:
+    Path("out").mkdir()
+    Path("out/stage.json").write_text("[]")
+    assert read_stage(Path("out")) == {}
+    Path("out/stage.json").write_text('{"stage": ["no", "kind"], "settings": {"seed": 1}}')
+    assert read_stage(Path("out"))["settings"] == {"seed": 1}
