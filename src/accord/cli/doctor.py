@@ -9,8 +9,6 @@ from typing import Any
 
 import typer
 
-from accord.runs.storage import format_bytes
-
 commands = typer.Typer()
 
 
@@ -32,6 +30,7 @@ def machine_facts() -> list[tuple[str, str]]:
     import torch
 
     from accord.runs.manifest import machine, versions
+    from accord.runs.storage import format_bytes
 
     rows = [(name, version) for name, version in versions().items()]
     properties = machine()
@@ -51,6 +50,7 @@ def machine_facts() -> list[tuple[str, str]]:
 
 
 def _memory(total: int | None) -> str:
+    from accord.runs.storage import format_bytes
 
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -61,6 +61,8 @@ def _memory(total: int | None) -> str:
 
 
 def _devices(torch: Any) -> list[tuple[str, str]]:
+    from accord.runs.storage import format_bytes
+
     if not torch.cuda.is_available():
         return [("device", "cpu (no CUDA device)")]
 
