@@ -30,7 +30,7 @@ from accord.learn.offline.reference import compute_log_probs, stored_log_probs
 from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.objectives.logprobs import token_logps_and_statistics
+from accord.objectives.logprobs import token_stats
 from accord.records import Source
 from accord.settings.preferences import (
     DpoSettings,
@@ -460,11 +460,11 @@ def test_a_step_that_does_not_log_has_no_metrics_of_the_method(name: str) -> Non
 def test_a_step_that_does_not_log_computes_no_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
 
-    def statistics(hidden: Tensor, head: Any, targets: Tensor, temperature: float) -> Any:
+    def statistics(hidden: Tensor, head: Any, targets: Tensor, *args: Any, **more: Any) -> Any:
         passes.append(len(targets))
-        return token_logps_and_statistics(hidden, head, targets, temperature)
+        return token_stats(hidden, head, targets, *args, **more)
 
-    monkeypatch.setattr("accord.lm.forward.token_logps_and_statistics", statistics)
+    monkeypatch.setattr("accord.lm.forward.token_stats", statistics)
     # 4 steps of one pass each, of which the last logs in any case.
     settings = SftSettings(**NAMES, per_device_train_batch_size=2, logging_steps=100)
     results, _ = recorded("sft", settings)

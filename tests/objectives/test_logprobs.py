@@ -14,9 +14,7 @@ from accord.objectives.logprobs import (
     chunk_sizes,
     token_kl,
     token_logps,
-    token_logps_and_entropy,
-    token_logps_and_log_squares,
-    token_logps_and_statistics,
+    token_stats,
 )
 
 ROWS, WIDTH, VOCABULARY = 7, 5, 11
@@ -119,7 +117,7 @@ def test_uniform_logits_give_minus_log_v() -> None:
     hidden, targets = torch.ones(2, WIDTH), torch.tensor([0, 10])
     logps = token_logps(hidden, head, targets)
     assert logps.tolist() == pytest.approx([-math.log(VOCABULARY)] * 2)
-    _, entropy, _ = token_logps_and_statistics(hidden, head, targets)
+    entropy = token_stats(hidden, head, targets).entropy
     assert entropy.tolist() == pytest.approx([math.log(VOCABULARY)] * 2, abs=1e-6)
 
 
@@ -140,10 +138,11 @@ def test_statistics_by_hand() -> None:
     # its mode is token 0. At temperature ½ the logits double: p = (16, 4, 4)/24 = (⅔, ⅙, ⅙).
     head = Head(torch.tensor([[math.log(4.0)], [math.log(2.0)], [math.log(2.0)]]))
     hidden = torch.ones(2, 1)
-    _, entropy, correct = token_logps_and_statistics(hidden, head, torch.tensor([0, 2]))
+    stats = token_stats(hidden, head, torch.tensor([0, 2]))
+    entropy, correct = stats.entropy, stats.correct
     assert entropy.tolist() == pytest.approx([1.5 * math.log(2)] * 2, abs=1e-6)
     assert correct.tolist() == [1.0, 0.0]
-    _, sharper, _ = token_logps_and_statistics(hidden, head, torch.tensor([0, 2]), temperature=0.5)
+    sharper = token_stats(hidden, head, torch.tensor([0, 2]), temperature=0.5).entropy
     expected = 2 / 3 * math.log(1.5) + 1 / 3 * math.log(6)
     assert sharper.tolist() == pytest.approx([expected] * 2, abs=1e-6)
 
@@ -185,7 +184,8 @@ def test_statistics_are_the_same_in_all_chunks(
     hidden, weight, bias, targets, above = random_inputs(3)
     hidden.mul_(5).requires_grad_()  # large, so that maxima differ between chunks
     weight.requires_grad_()
-    logps, entropy, correct = token_logps_and_statistics(hidden, Head(weight, bias), targets)
+    stats = token_stats(hidden, Head(weight, bias), targets)
+    logps, entropy, correct = stats.logps, stats.entropy, stats.correct
     logps.backward(above)
     logits = (hidden @ weight.T + bias).detach().double()
     p = logits.softmax(1)
@@ -193,7 +193,7 @@ def test_statistics_are_the_same_in_all_chunks(
         entropy.double(), -(p * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5
     )
     assert correct.tolist() == (logits.argmax(1) == targets).double().tolist()
-    _, squares = token_logps_and_log_squares(hidden, Head(weight, bias), targets)
+    squares = token_stats(hidden, Head(weight, bias), targets).log_squares
     torch.testing.assert_close(squares.double(), p.square().sum(1).log(), rtol=1e-4, atol=1e-5)
     assert not squares.requires_grad
     # Σ_i g_i·(onehot_i − p_i)·h_i, written out.
@@ -215,7 +215,8 @@ def test_the_entropy_gradient_equals_that_of_autograd(
         h, w, b = (x.requires_grad_() for x in leaves)
         if grads is actual:
             head = Head(w, b, softcap=softcap)
-            logps, entropy = token_logps_and_entropy(h, head, targets, 1.3)
+            stats = token_stats(h, head, targets, 1.3, entropy_grad=True)
+            logps, entropy = stats.logps, stats.entropy
         else:
             log_p = plain_logits(h, w, b, 1.0, softcap, 1.3).log_softmax(1)
             logps = log_p.gather(1, targets[:, None]).squeeze(1)

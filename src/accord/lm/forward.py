@@ -21,13 +21,7 @@ from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix, plan_extra_r
 from accord.lm.kernels.last_layer import LastLayer
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.objectives.logprobs import (
-    token_kl,
-    token_logps,
-    token_logps_and_entropy,
-    token_logps_and_log_squares,
-    token_logps_and_statistics,
-)
+from accord.objectives.logprobs import token_kl, token_logps, token_stats
 
 # Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -77,38 +71,21 @@ def response_stats(
             hidden, extra_logps = _states_with_extra_logps(lm, batch, extra_responses)
         else:
             hidden, extra_logps = states_before(lm, batch), None
-        logps, entropy, correct, log_squares = _read_tokens(
-            lm, batch, hidden, want, temperature, entropy_grad
-        )
+        if want or entropy_grad:
+            read = token_stats(
+                hidden, lm.head, batch.targets, temperature, entropy_grad=entropy_grad
+            )
+            logps = read.logps
+        else:  # nothing else is computed of the vocabulary
+            read, logps = None, token_logps(hidden, lm.head, batch.targets, temperature)
     return ResponseStats(
         logps,
-        entropy if "entropy" in want or entropy_grad else None,
-        correct if "correct" in want else None,
-        log_squares,
+        read.entropy if read and (entropy_grad or "entropy" in want) else None,
+        read.correct if read and "correct" in want else None,
+        read.log_squares if read and "log_squares" in want else None,
         None if critic is None else _normalised_values(critic, hidden),
         extra_logps,
     )
-
-
-def _read_tokens(
-    lm: LanguageModel,
-    batch: PackedBatch,
-    hidden: Tensor,
-    want: Collection[Stat],
-    temperature: float,
-    entropy_grad: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """logps, entropy, correct and log_squares, as far as they are wanted: the vocabulary head is
-    applied once, and a pass that wants log-probs alone computes nothing else."""
-    if entropy_grad:
-        return *token_logps_and_entropy(hidden, lm.head, batch.targets, temperature), None, None
-    if "log_squares" in want:
-        logps, squares = token_logps_and_log_squares(hidden, lm.head, batch.targets)
-        return logps, None, None, squares
-    if want:
-        read = token_logps_and_statistics(hidden, lm.head, batch.targets, temperature)
-        return *read, None
-    return token_logps(hidden, lm.head, batch.targets, temperature), None, None, None
 
 
 def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float = 1.0) -> Tensor:

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
         Head,
         token_kl,
         token_logps,
-        token_logps_and_entropy,
-        token_logps_and_log_squares,
-        token_logps_and_statistics,
+        token_stats,
     )
     from accord.objectives.optimal_transport import aot_loss, aot_unpaired_loss
     from accord.objectives.pair_terms import PairHyperparameters, PairLossFunction, PairTerms
@@ -135,10 +133,8 @@ __all__ = [
     "sppo_hard_loss",
     "token_kl",
     "token_logps",
-    "token_logps_and_entropy",
-    "token_logps_and_log_squares",
-    "token_logps_and_statistics",
     "token_rewards",
+    "token_stats",
     "token_weights",
     "whiten",
     "worst_score",

@@ -252,27 +252,33 @@ def token_logps(hidden: Tensor, head: Head, targets: Tensor, temperature: float 
     return _apply(hidden, head, targets, temperature, statistics=False)[0]
 
 
-def token_logps_and_statistics(
-    hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`token_logps`, and without gradient each next-token distribution's entropy in nats and 1.0
-    where its mode is the target, all float32 (R,); for steps that are logged."""
-    return _apply(hidden, head, targets, temperature, statistics=True)[:3]
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Statistics of each next-token distribution, float32 (R,).
+
+    logps: log p of the target. entropy: in nats. correct: 1.0 where the mode is the target.
+    log_squares: log Σ p². Only logps has a gradient, and on request the entropy.
+    """
+
+    logps: Tensor
+    entropy: Tensor
+    correct: Tensor
+    log_squares: Tensor
 
 
-def token_logps_and_log_squares(
-    hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """`token_logps`, and without gradient each next-token distribution's log Σ p², float32 (R,)."""
-    logps, _, _, squares = _apply(hidden, head, targets, temperature, statistics=True)
-    return logps, squares
-
-
-def token_logps_and_entropy(
-    hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """`token_logps` and the entropies, both with gradient, float32 (R,); for an entropy bonus."""
-    return _apply(hidden, head, targets, temperature, statistics=True, entropy_learns=True)[:2]
+def token_stats(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    entropy_grad: bool = False,
+) -> TokenStats:
+    """`token_logps` with more statistics of the same pass over the vocabulary; with `entropy_grad`
+    the entropy has a gradient, for an entropy bonus."""
+    return TokenStats(
+        *_apply(hidden, head, targets, temperature, statistics=True, entropy_learns=entropy_grad)
+    )
 
 
 def _apply(

@@ -54,6 +54,18 @@ def dpo(
     for loss in settings.losses:
         if loss in ("aot", "aot_unpaired"):
             _check_no_rankings(groups, loss)
+    weighted = [(share, PAIR_LOSSES[name]) for name, share in settings.losses.items()]
+    return pair_objective(lm, settings, groups, reference, weighted)
+
+
+def pair_objective(
+    lm: LanguageModel,
+    settings: DpoSettings,
+    groups: Sequence[PromptGroup],
+    reference: ReferenceFactory,
+    pair_losses: Sequence[tuple[float, PairLossFunction]],
+) -> Objective:
+    """The weighted sum of losses on pairs, with DPO's metrics."""
     ref_logps = reference(groups)
 
     def prepare(rows: Sequence[int]) -> float:
@@ -78,9 +90,7 @@ def dpo(
             summed[pairs.chosen] - summed[pairs.rejected],
             context,
         )
-        values = torch.stack(
-            [share * PAIR_LOSSES[name](terms, settings) for name, share in settings.losses.items()]
-        ).sum(0)
+        values = torch.stack([share * loss(terms, settings) for share, loss in pair_losses]).sum(0)
         weights = None
         if alignment is not None:
             weights = wpo_weights(alignment[pairs.chosen], alignment[pairs.rejected])
