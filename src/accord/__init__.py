@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from accord.api.answers import Answers, PromptAnswers, sample, score
     from accord.api.comparisons import Battles, compare, rate
     from accord.api.models import load_model
-    from accord.api.train import Run, Steps, steps, train
+    from accord.api.run import Run, Steps
+    from accord.api.train import steps, train
     from accord.lm.model import LanguageModel
     from accord.settings.training import LoraSettings as Lora
 
@@ -28,8 +29,8 @@ _EXPORTS = {
     "LanguageModel": "accord.lm.model",
     "Lora": "accord.settings.training",
     "PromptAnswers": "accord.api.answers",
-    "Run": "accord.api.train",
-    "Steps": "accord.api.train",
+    "Run": "accord.api.run",
+    "Steps": "accord.api.run",
     "load_model": "accord.api.models",
     "rate": "accord.api.comparisons",
     "sample": "accord.api.answers",

@@ -3,137 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.progress import Progress
 
 from accord.api.models import Model, model_values, starting_model
 from accord.api.rewards import RewardLike, combine_rewards
+from accord.api.run import SHOWN, Run, Steps, check_unused
 from accord.compare.rewards.reward import CombinedReward
 from accord.data.memory import memory_name, read_memory_rows
 from accord.errors import SettingsError
-from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import InMemory
-from accord.learn.loop.stage import model_card
-from accord.learn.offline.methods import METHODS
-from accord.learn.offline.train import train_offline
-from accord.learn.online.methods import ONLINE
-from accord.learn.online.train import train_online
+from accord.learn.offline.dpo import pair_objective
+from accord.learn.offline.methods import METHODS, Method
+from accord.learn.online.episodes import Episodes
+from accord.learn.online.methods import (
+    ONLINE,
+    OnlineMethod,
+    PolicyTerms,
+    SurrogateLoss,
+    Targets,
+)
 from accord.lm.in_memory import wrap_model
-from accord.lm.load import save_model
-from accord.lm.model import LanguageModel
-from accord.runs import record_run, write_json_atomic
+from accord.objectives.pair_terms import PairLossFunction
 from accord.settings.reading.load import build
 from accord.settings.stage_kinds import find_method, settings_class
-from accord.settings.training import LoraSettings, TrainSettings
+from accord.settings.training import LoraSettings
 
 Rows = str | Path | Iterable[Any]
 """A path or hub name, or rows: dicts, records, a `datasets.Dataset`, a DataFrame."""
 
+TargetsFunction = Callable[[Episodes, Any, float], Targets]
+SurrogateFunction = Callable[[PolicyTerms, Any], SurrogateLoss]
+
 DATASETS = ("dataset", "eval_dataset", "reference_dataset", "ptx_dataset")
-SHOWN = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
-
-
-@dataclass(frozen=True, repr=False)
-class Run:
-    """A finished training run: the trained model, a row of metrics a step, and the settings.
-
-    `metrics` has the keys of metrics.jsonl, which are TRL's names, and `step`. `output_dir` is
-    None for a run in memory.
-    """
-
-    method: str
-    model: LanguageModel
-    metrics: list[dict[str, float]]
-    settings: TrainSettings
-    output_dir: Path | None = None
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the model to `folder/model`, which loads in transformers or peft, with the
-        metrics and settings beside it; returns the model's folder.
-
-        Raises SettingsError where the folder holds a model, StorageError where it can't be
-        written.
-        """
-        folder = Path(folder)
-        _check_unused(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        card = model_card(self.model, self.method, self.settings)
-        save_model(self.model, folder / "model", card=card)
-        lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
-        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-        write_json_atomic(folder / "settings.json", self.settings.model_dump(mode="json"))
-        return folder / "model"
-
-    def __repr__(self) -> str:
-        last = self.metrics[-1] if self.metrics else {}
-        shown = ", ".join(f"{name} {last[name]:.4g}" for name in SHOWN if name in last)
-        where = "in memory" if self.output_dir is None else str(self.output_dir)
-        return f"Run({self.method}, {len(self.metrics)} steps, {shown or 'no metrics'}, {where})"
-
-
-class Steps(Iterator[StepResult]):
-    """A training loop in your hands: each step it yields has been taken.
-
-    `model` is the model in training. Closing the iterator (or leaving a `with` block) ends the
-    run: with `output_dir` a checkpoint is written, and the same call resumes from it.
-    """
-
-    def __init__(
-        self, method: str, model: LanguageModel, settings: TrainSettings, memory: InMemory
-    ) -> None:
-        self.method, self.model, self.settings = method, model, settings
-        self.metrics: list[dict[str, float]] = []
-        self._stack = ExitStack()
-        in_memory = not memory.save_model
-        if in_memory:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="accord-"))
-            self.settings = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
-        else:
-            seed = settings.seed
-            self._stack.enter_context(record_run(settings.output_dir, settings=settings, seed=seed))
-        train: Any = train_online if method in ONLINE else train_offline
-        self._steps: Generator[StepResult, None, LanguageModel] = train(
-            method, self.settings, memory
-        )
-        self.output_dir = None if in_memory else Path(settings.output_dir)
-
-    def __next__(self) -> StepResult:
-        try:
-            result = next(self._steps)
-        except StopIteration as end:
-            self.model = end.value or self.model
-            self._stack.close()
-            raise
-        except BaseException as error:
-            self._fail(error)
-        self.metrics.append({"step": result.step, **result.metrics})
-        return result
-
-    def _fail(self, error: BaseException) -> NoReturn:
-        self._stack.__exit__(type(error), error, error.__traceback__)
-        raise error
-
-    def close(self) -> None:
-        """End the run after the present step."""
-        self._steps.close()
-        self._stack.close()
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def run(self) -> Run:
-        """The steps taken so far as a Run."""
-        return Run(self.method, self.model, self.metrics, self.settings, self.output_dir)
 
 
 def steps(
@@ -146,6 +52,9 @@ def steps(
     reward: RewardLike = None,
     ref_model: Model | None = None,
     lora: LoraSettings | Mapping[str, Any] | bool | None = None,
+    loss: PairLossFunction | None = None,
+    targets: TargetsFunction | None = None,
+    surrogate: SurrogateFunction | None = None,
     **settings: Any,
 ) -> Steps:
     """The training loop of a method as an iterator of steps (online: iterations).
@@ -175,7 +84,7 @@ def steps(
         values["ref_model"] = str(ref_model) if reference is None else f"{reference.name} in memory"
     checked: Any = build(settings_class("train", method), values, where=f"accord.train({method!r})")
     if output_dir is not None:
-        _check_unused(Path(output_dir))
+        check_unused(Path(output_dir))
     start = starting_model(lm, checked, scalar=method in METHODS and METHODS[method].scalar)
     memory = InMemory(
         model=start,
@@ -183,6 +92,7 @@ def steps(
         ref_model=reference,
         reward=combined,
         datasets=rows,
+        method=_custom_method(method, loss, targets, surrogate),
         save_model=output_dir is not None,
     )
     return Steps(method, start, checked, memory)
@@ -198,6 +108,9 @@ def train(
     reward: RewardLike = None,
     ref_model: Model | None = None,
     lora: LoraSettings | Mapping[str, Any] | bool | None = None,
+    loss: PairLossFunction | None = None,
+    targets: TargetsFunction | None = None,
+    surrogate: SurrogateFunction | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Run:
@@ -207,8 +120,12 @@ def train(
     model (`tokenizer` goes with it); one in memory is trained in place. `dataset`, and
     `eval_dataset` among the settings, are paths or rows. Online methods take `reward`: a Python
     function, a reward model, or a list of these. `settings` are those of `accord train METHOD`
-    (docs/settings.md). With `output_dir` the run writes what the command does and resumes from
-    its last checkpoint; without, nothing is written.
+    (docs/settings.md). A method of your own is a function: with `dpo` a `loss(terms, settings)` of
+    pairs (`accord.objectives.PairTerms`), with an online method `targets(episodes, settings, beta)`
+    or `surrogate(terms, settings)` (`accord.learn.online.methods`).
+
+    With `output_dir` the run writes what the command writes, and resumes from its last checkpoint;
+    without, nothing is written.
 
     Raises SettingsError, DataError, ModelError or RewardError before the first step where the
     request is wrong, NotFiniteError where the loss is not finite.
@@ -222,6 +139,9 @@ def train(
         reward=reward,
         ref_model=ref_model,
         lora=lora,
+        loss=loss,
+        targets=targets,
+        surrogate=surrogate,
         **settings,
     )
     with loop, Progress(disable=not progress) as bar:
@@ -236,6 +156,35 @@ def train(
                 task, completed=step.step, total=step.total, description=f"{method}  {shown}"
             )
     return loop.run()
+
+
+def _custom_method(
+    name: str,
+    loss: PairLossFunction | None,
+    targets: TargetsFunction | None,
+    surrogate: SurrogateFunction | None,
+) -> Method[Any] | OnlineMethod[Any] | None:
+    """The named method with functions of the caller's in place of its own."""
+    if loss is not None and name != "dpo":
+        raise SettingsError(f"`loss` is a loss of pairs, for `dpo`, and not for `{name}`.")
+    if (targets or surrogate) and name not in ONLINE:
+        raise SettingsError(f"`targets` and `surrogate` are of online methods; `{name}` is none.")
+    if loss is not None:
+        weighted = [(1.0, loss)]
+        return replace(
+            METHODS[name],
+            objective=lambda lm, settings, groups, reference: pair_objective(
+                lm, settings, groups, reference, weighted
+            ),
+        )
+    if targets is None and surrogate is None:
+        return None
+    method = ONLINE[name]
+    return replace(
+        method,
+        targets=targets or method.targets,
+        surrogate=surrogate or method.surrogate,
+    )
 
 
 def _digest(rows: Iterable[Any]) -> str:
@@ -257,11 +206,3 @@ def _reward_values(
     combined = combine_rewards(reward, device=settings.get("device", "auto"), clip=clip)
     names = [source.name for source in combined.sources]
     return combined, [{"kind": "python", "function": f"in_memory:{name}"} for name in names]
-
-
-def _check_unused(folder: Path) -> None:
-    if (folder / "model").exists():
-        raise SettingsError(
-            f"{folder} holds a finished run ({folder / 'model'}). Name another folder, or remove "
-            f"it to train again."
-        )

@@ -17,8 +17,9 @@ class InMemory:
     `model` is the starting model with its trainable parameters marked; `on_disk` says whether the
     settings' `model` names these very weights. `ref_model` is the reference, if not the start;
     `reward` replaces the reward of the settings' sources. `datasets` holds rows by the key of the
-    setting that names them (`dataset`, `eval_dataset`, …). `save_model` False leaves out the
-    final `model/`: the caller keeps the trained model in memory.
+    setting that names them (`dataset`, `eval_dataset`, …). `method` is an offline Method or an
+    OnlineMethod that replaces the row of the table. `save_model` False leaves out the final
+    `model/`: the caller keeps the trained model in memory.
     """
 
     model: LanguageModel | None = None
@@ -26,6 +27,7 @@ class InMemory:
     ref_model: LanguageModel | None = None
     reward: CombinedReward | None = None
     datasets: Mapping[str, Iterable[Any]] = field(default_factory=dict)
+    method: Any = None
     save_model: bool = True
 
     def rows(self, key: str, path: str) -> str | Iterable[Any]:

@@ -38,7 +38,7 @@ def train_offline(
     Close the generator to stop between two steps: a checkpoint is written, and the same call
     resumes from it. `memory` holds objects that replace paths. Returns the trained model.
     """
-    method, procs = METHODS[name], processes()
+    method, procs = memory.method or METHODS[name], processes()
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
     dataset = memory.rows("dataset", settings.dataset)

@@ -25,7 +25,7 @@ from accord.learn.online.guards import (
     restore_snapshot,
     take_snapshot,
 )
-from accord.learn.online.methods import ONLINE
+from accord.learn.online.methods import ONLINE, OnlineMethod
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles, critic_learning_rate, critic_warmup_steps
 from accord.learn.online.rollout import load_or_collect_episodes
@@ -40,7 +40,7 @@ MAX_SKIPPED = 3  # iterations in a row that are not finite; the last of them rai
 
 
 def run_iterations(
-    name: str,
+    method: str | OnlineMethod[Any],
     state: TrainState[OnlineState],
     roles: Roles,
     prompts: Sequence[tuple[int, ...]],
@@ -51,7 +51,7 @@ def run_iterations(
     folder: Path | None = None,
     pretraining: Pretraining | None = None,
 ) -> Iterator[StepResult]:
-    """Iterate by ONLINE[name] from `state.step`, yielding after each iteration.
+    """Iterate by a method (or that of a name in ONLINE) from `state.step`, yielding after each.
 
     Episodes are saved in the folder while they are needed. An iteration whose loss or gradient is
     not finite is rolled back and skipped. Raises NotFiniteError where that is impossible, or at
@@ -59,7 +59,8 @@ def run_iterations(
     step are not those that were recorded. Ends early where `max_kl` is exceeded and nothing else
     was asked for.
     """
-    method, order, progress = ONLINE[name], RowOrder(len(prompts), settings.seed), state.progress
+    method = ONLINE[method] if isinstance(method, str) else method
+    order, progress = RowOrder(len(prompts), settings.seed), state.progress
     num_prompts = settings.prompts_per_iteration * processes().world_size
     while state.step < iterations and not progress.stopped:
         start_time = time.perf_counter()

@@ -80,7 +80,7 @@ def train_online(
     )
     steps = run_with_checkpoints(
         lambda s: run_iterations(
-            name,
+            memory.method or name,
             s,
             roles,
             prompts,

@@ -1,0 +1,130 @@
+"""A training run from Python: its steps as they are taken, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from accord.errors import SettingsError
+from accord.learn.loop.fit import StepResult
+from accord.learn.loop.in_memory import InMemory
+from accord.learn.loop.stage import model_card
+from accord.learn.offline.train import train_offline
+from accord.learn.online.methods import ONLINE
+from accord.learn.online.train import train_online
+from accord.lm.load import save_model
+from accord.lm.model import LanguageModel
+from accord.runs import record_run, write_json_atomic
+from accord.settings.training import TrainSettings
+
+SHOWN = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A finished training run: the trained model, a row of metrics a step, and the settings.
+
+    `metrics` has the keys of metrics.jsonl, which are TRL's names, and `step`. `output_dir` is
+    None for a run in memory.
+    """
+
+    method: str
+    model: LanguageModel
+    metrics: list[dict[str, float]]
+    settings: TrainSettings
+    output_dir: Path | None = None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model to `folder/model`, which loads in transformers or peft, with the
+        metrics and settings beside it; returns the model's folder.
+
+        Raises SettingsError where the folder holds a model, StorageError where it can't be
+        written.
+        """
+        folder = Path(folder)
+        check_unused(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = model_card(self.model, self.method, self.settings)
+        save_model(self.model, folder / "model", card=card)
+        lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
+        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+        write_json_atomic(folder / "settings.json", self.settings.model_dump(mode="json"))
+        return folder / "model"
+
+    def __repr__(self) -> str:
+        last = self.metrics[-1] if self.metrics else {}
+        shown = ", ".join(f"{name} {last[name]:.4g}" for name in SHOWN if name in last)
+        where = "in memory" if self.output_dir is None else str(self.output_dir)
+        return f"Run({self.method}, {len(self.metrics)} steps, {shown or 'no metrics'}, {where})"
+
+
+class Steps(Iterator[StepResult]):
+    """A training loop in your hands: each step it yields has been taken.
+
+    `model` is the model in training. Closing the iterator (or leaving a `with` block) ends the
+    run: with `output_dir` a checkpoint is written, and the same call resumes from it.
+    """
+
+    def __init__(
+        self, method: str, model: LanguageModel, settings: TrainSettings, memory: InMemory
+    ) -> None:
+        self.method, self.model, self.settings = method, model, settings
+        self.metrics: list[dict[str, float]] = []
+        self._stack = ExitStack()
+        in_memory = not memory.save_model
+        if in_memory:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="accord-"))
+            self.settings = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
+        else:
+            seed = settings.seed
+            self._stack.enter_context(record_run(settings.output_dir, settings=settings, seed=seed))
+        train: Any = train_online if method in ONLINE else train_offline
+        self._steps: Generator[StepResult, None, LanguageModel] = train(
+            method, self.settings, memory
+        )
+        self.output_dir = None if in_memory else Path(settings.output_dir)
+
+    def __next__(self) -> StepResult:
+        try:
+            result = next(self._steps)
+        except StopIteration as end:
+            self.model = end.value or self.model
+            self._stack.close()
+            raise
+        except BaseException as error:
+            self._fail(error)
+        self.metrics.append({"step": result.step, **result.metrics})
+        return result
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        self._stack.__exit__(type(error), error, error.__traceback__)
+        raise error
+
+    def close(self) -> None:
+        """End the run after the present step."""
+        self._steps.close()
+        self._stack.close()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self) -> Run:
+        """The steps taken so far as a Run."""
+        return Run(self.method, self.model, self.metrics, self.settings, self.output_dir)
+
+
+def check_unused(folder: Path) -> None:
+    """Raise SettingsError where a folder holds the model of a finished run."""
+    if (folder / "model").exists():
+        raise SettingsError(
+            f"{folder} holds a finished run ({folder / 'model'}). Name another folder, or remove "
+            f"it to train again."
+        )
