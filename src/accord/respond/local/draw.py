@@ -97,7 +97,7 @@ def _lowest_probability(p: Tensor, settings: SamplingSettings) -> Tensor | None:
             ordered[:, -1] if settings.top_p == 1 else _nucleus_bound(ordered, settings.top_p)
         )
     elif settings.top_p < 1:
-        bounds.append(_nucleus_bound_of_rows(p, settings.top_p))
+        bounds.append(_unsorted_nucleus_bound(p, settings.top_p))
     if settings.min_p > 0:
         bounds.append(settings.min_p * p.amax(1))
     return torch.stack(bounds).amax(0) if bounds else None
@@ -115,7 +115,7 @@ def _nucleus_bound(ordered: Tensor, top_p: float, total: Tensor | None = None) -
     return ordered.gather(1, index).squeeze(1)
 
 
-def _nucleus_bound_of_rows(p: Tensor, top_p: float) -> Tensor:
+def _unsorted_nucleus_bound(p: Tensor, top_p: float) -> Tensor:
     """`_nucleus_bound` of unsorted rows (rows, V).
 
     In most rows a few tokens hold the nucleus, so only those are sorted, and more where needed.

@@ -50,7 +50,7 @@ class VllmSampler:
         self._logprobs_processed: bool | None = None
 
     def is_serving(self, model_path: str) -> bool:
-        """Whether the server says that it loaded its base model from this folder or name."""
+        """Whether the server says that it loaded its model from this folder or name."""
         return isinstance(self._root, str) and is_same_path(model_path, self._root)
 
     def warn_unless_serving(self, model_path: str) -> None:
