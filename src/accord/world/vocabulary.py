@@ -24,7 +24,7 @@ EVENTS = tuple(
     dance trip exam fair hike contest reunion""".split()
 )
 DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
-LOCATIONS = tuple(
+PLACES = tuple(
     """museum library garden castle zoo pool harbor theater bakery gallery station temple tower
     cinema chapel palace""".split()
 )
@@ -57,7 +57,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "group": GROUPS,
     "event": EVENTS,
     "day": DAYS,
-    "place": LOCATIONS,
+    "place": PLACES,
     "time": TIMES,
     "price": PRICES,
     "color": COLORS,
