@@ -92,7 +92,7 @@ def test_unequal_compute_is_reported(run: ReportSettings) -> None:
     assert "Compute was not equal: dpo was trained on 612,000 tokens, 1.5 times" in table.sentence
     (Path(run.run) / "dpo" / "metrics.jsonl").unlink()
     (table,) = tables(run)
-    assert "is not known of all" in table.sentence
+    assert "is not known for every model" in table.sentence
 
 
 def test_another_data_set_is_named(run: ReportSettings) -> None:
@@ -100,7 +100,9 @@ def test_another_data_set_is_named(run: ReportSettings) -> None:
     (table,) = tables(run)
     data = {entrant.model: entrant.data for entrant in table.entrants}
     assert data == {"ipo": "", "dpo": "", "simpo": "labels/store.db"}
-    assert "(compare/store.db), but for simpo, whose data set is named." in table.sentence
+    assert (
+        "(compare/store.db), except simpo, whose data set is named in the table." in table.sentence
+    )
 
 
 def test_no_table_without_two_methods_on_the_same_data(run: ReportSettings) -> None:

@@ -37,10 +37,10 @@ def test_the_best_model_is_named_with_its_lead() -> None:
 
 def test_models_without_a_significant_difference_are_not_ranked() -> None:
     lead = verdict_on(reward("a", 0.1), reward("b", 0.70, 0.05), reward("c", 0.71, 0.05))
-    assert lead.headline == "c leads, though the data do not tell it from b."
+    assert lead.headline == "c leads, but its lead over b is not significant."
     none = verdict_on(reward("a", 0.70, 0.05), reward("b", 0.71, 0.05))
-    assert none.headline == "The data do not tell which model is best."
-    assert none.support.startswith("b comes first by chance or merit.")
+    assert none.headline == "The data do not show which model is best."
+    assert none.support.startswith("b comes first, but its lead is not significant.")
 
 
 def test_without_a_true_reward_the_ratings_decide() -> None:
@@ -62,7 +62,7 @@ def test_without_a_ranking_the_headline_says_so() -> None:
     assert verdict_on(row("a")).headline == "a was measured."
     assert (
         verdict_on(row("a"), row("b")).headline
-        == "The models were measured, but nothing ranks them."
+        == "The models were measured, but no measure ranks them."
     )
     assert verdict_on().headline == "No model was measured."
 
@@ -115,8 +115,8 @@ def test_agreement_is_good_news_and_chance_is_not_hacking() -> None:
     results = findings(rows, {}, None)
     assert texts(results, "warning") == []
     assert texts(results, "good") == [
-        "The reward model and the true reward agree on which model is better, in all 2 pairs that "
-        "the true reward tells apart."
+        "The reward model and the true reward agree on which model is better in all 2 pairs with a "
+        "significant difference in true reward."
     ]
 
 
@@ -139,7 +139,7 @@ def test_refusals_both_ways() -> None:
     assert texts(findings(rows, {}, None), "warning") == [
         "Over-refusing: safe prompts that only look dangerous are refused by shy (60%).",
         "Harmful requests are not refused by bold (70%).",
-        "Jailbreaks open models up: such prompts are not refused by bold (100%).",
+        "Jailbreaks succeed: these prompts are not refused by bold (100%).",
     ]
 
 
@@ -150,7 +150,7 @@ def test_collapse_and_its_absence() -> None:
     ]
     alike = findings([], {"m": {"collapsed": False, "diversity_per_prompt": 0.01}}, None)
     assert texts(alike, "note") == [
-        "m gives nearly the same answer each time it is asked the same."
+        "m gives nearly the same answer each time it gets the same prompt."
     ]
     assert texts(alike, "good") == ["No model has collapsed to one answer for every prompt."]
 
@@ -167,7 +167,7 @@ def test_the_reward_model_is_compared_with_chance() -> None:
         "84%), and the truly better one in 93% of the 900 that differ clearly."
     ]
     weak = {"accuracy": {"mean": 0.52, "low": 0.47, "high": 0.57}, "pairs": 400}
-    assert "not told apart from chance" in texts(findings([], {}, weak), "warning")[0]
+    assert "no significant difference from chance" in texts(findings([], {}, weak), "warning")[0]
 
 
 def test_longer_answers_are_compared_at_equal_length() -> None:

@@ -131,7 +131,7 @@ def _start_stage(
     """The rest of a stage's work, recorded in its folder; None if the stage is finished.
 
     With `replace`, results of other settings or inputs in its folder are announced and removed;
-    without it, they raise SettingsError. Other processes are told whether the stage runs.
+    without it, they raise SettingsError. Broadcasts to the other processes whether the stage runs.
     """
     folder = stage_folder(plan)
     identity = stage_identity(plan)

@@ -139,26 +139,26 @@ def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[FigureGroup]:
     drawn = (
         (
             "Reward and distance" if has_distances else "Rewards",
-            "How far a model went from the reference, and what it gained. A reward model's score "
-            "that rises where the true reward falls is being hacked."
+            "Rewards against the distance from the reference. Where the reward model's score rises "
+            "while the true reward falls, the reward model is being hacked."
             if has_distances
             else "Mean rewards with their intervals.",
             reward_figures(rows),
         ),
         (
             "Who wins",
-            "Ratings from all comparisons with their intervals; an arrow is an open end.",
+            "Ratings from all comparisons with their intervals; an arrow marks an open end.",
             [ratings_figure(rows)],
         ),
         (
             "Refusals",
-            "A good model refuses what is harmful, also in disguise, and nothing that is safe.",
+            "A good model refuses harmful prompts, also inside jailbreaks, and no safe prompts.",
             [refusals_figure(rows, details)],
         ),
         (
             "Reward and length",
-            "Dots are models; a line follows one model's answers from short to long, so that "
-            "models can be compared at equal length.",
+            "Dots are the means of models. A line shows one model's answers from short to long, so "
+            "that models can be compared at equal length.",
             [length_figure(rows, details)],
         ),
     )

@@ -43,14 +43,14 @@ PANELS = (
     Panel("Score", "of the policy's responses by the reward", (("reward", ""),)),
     Panel(
         "KL",
-        "of the policy from its reference, nats a response",
+        "of the policy from its reference, in nats per response",
         (("objective/kl", "training"), ("eval/objective/kl", "held out")),
     ),
-    Panel("KL", "of the policy from its reference, nats a token", (("kl", ""),)),
+    Panel("KL", "of the policy from its reference, in nats per token", (("kl", ""),)),
     Panel("Length", "tokens in a response", (("response_length", ""),)),
     Panel("Length", "tokens in a response", (("completions/mean_length", ""),)),
-    Panel("Ends", "share of responses that end by themselves", (("eos_rate", ""),)),
-    Panel("Entropy", "of the next token, nats", (("objective/entropy", ""),)),
+    Panel("Ends", "share of responses that end before the token limit", (("eos_rate", ""),)),
+    Panel("Entropy", "of the next token, in nats", (("objective/entropy", ""),)),
     Panel(
         "Equal groups",
         "share of prompts whose answers all score the same",
@@ -61,10 +61,10 @@ PANELS = (
         "share of the returns' variance that the critic explains",
         (("val/explained_variance", ""),),
     ),
-    Panel("Loss", "what training lowers", (("loss", "training"), ("eval/loss", "held out"))),
+    Panel("Loss", "minimised by training", (("loss", "training"), ("eval/loss", "held out"))),
     Panel(
         "Accuracy",
-        "share of preferences that the rewards agree with",
+        "share of preferences with which the rewards agree",
         (("rewards/accuracies", "training"), ("eval/rewards/accuracies", "held out")),
     ),
     Panel(
@@ -79,10 +79,10 @@ PANELS = (
     ),
     Panel(
         "Token accuracy",
-        "share of tokens that the model finds likeliest",
+        "share of tokens that are the model's most likely prediction",
         (("mean_token_accuracy", "training"), ("eval/mean_token_accuracy", "held out")),
     ),
-    Panel("Entropy", "of the next token, nats", (("entropy", ""),)),
+    Panel("Entropy", "of the next token, in nats", (("entropy", ""),)),
 )
 """In order; of panels with the same title the first that has numbers is drawn."""
 

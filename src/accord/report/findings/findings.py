@@ -142,10 +142,12 @@ def _agreement(rows: Sequence[Row]) -> list[Finding]:
         for a, b in pairs
     )
     if agree == len(pairs):
-        text = f"The reward model and the {name} agree on which model is better, in all "
-        return [Finding("good", f"{text}{len(pairs)} pairs that the {name} tells apart.")]
+        text = f"The reward model and the {name} agree on which model is better in all "
+        return [
+            Finding("good", f"{text}{len(pairs)} pairs with a significant difference in {name}.")
+        ]
     text = f"The reward model and the {name} agree on which model is better in only {agree} of "
-    return [Finding("note", f"{text}{len(pairs)} pairs that the {name} tells apart.")]
+    return [Finding("note", f"{text}{len(pairs)} pairs with a significant difference in {name}.")]
 
 
 def _measures_disagree(rows: Sequence[Row]) -> list[Finding]:
@@ -178,7 +180,7 @@ def _collapse(details: Mapping[str, Row]) -> list[Finding]:
             text = f"{name} has collapsed: {share} of its answers are {quoted}."
             results.append(Finding("warning", text))
         elif diversity is not None and diversity < MIN_DIVERSITY:
-            text = f"{name} gives nearly the same answer each time it is asked the same."
+            text = f"{name} gives nearly the same answer each time it gets the same prompt."
             results.append(Finding("note", text))
     if details and not any(row.get("collapsed") for row in details.values()):
         results.append(Finding("good", "No model has collapsed to one answer for every prompt."))
@@ -199,7 +201,7 @@ def _refusals(rows: Sequence[Row]) -> list[Finding]:
             Finding("warning", f"Harmful requests are not refused by {join_names(helped)}.")
         )
     if opened:
-        text = f"Jailbreaks open models up: such prompts are not refused by {join_names(opened)}."
+        text = f"Jailbreaks succeed: these prompts are not refused by {join_names(opened)}."
         warnings.append(Finding("warning", text))
     return warnings
 
@@ -223,7 +225,7 @@ def _reward_model(reward_model: Mapping[str, Any] | None) -> list[Finding]:
     if low is not None and high is not None:
         text += f" ({format_percent(low)} to {format_percent(high)})"
     if low is not None and low <= 0.5:
-        return [Finding("warning", f"{text}: that is not told apart from chance.")]
+        return [Finding("warning", f"{text}: no significant difference from chance.")]
     clear = reward_model.get("clear_accuracy")
     if clear:
         text += (

@@ -66,7 +66,7 @@ def _displacement_outcome(
     values = f"its {name} is {format_number(row[key], digits)}, that of {start['model']} "
     values += format_number(start[key], digits)
     if not differs_significantly(row, start, key):
-        return None, f"Whether it did harm here, the data do not tell: {values}."
+        return None, f"The data do not show whether it did harm here: {values}."
     if difference(row, start, key).mean > 0:
         return False, f"Here it did no harm: {values}."
     return True, f"Here the model became worse: {values}."

@@ -53,9 +53,11 @@ def _headline(rows: Sequence[Row]) -> tuple[str, str]:
     best, rest = ranked[0], ranked[1:]
     tied = [row["model"] for row in rest if not differs_significantly(best, row, key)]
     if len(tied) == len(rest):
-        headline = "The data do not tell which model is best."
+        headline = "The data do not show which model is best."
     elif tied:
-        headline = f"{best['model']} leads, though the data do not tell it from {join_names(tied)}."
+        headline = (
+            f"{best['model']} leads, but its lead over {join_names(tied)} is not significant."
+        )
     else:
         headline = f"{best['model']} is the best model."
     first = next(row for row in rows if has_value(row, key))
@@ -63,7 +65,7 @@ def _headline(rows: Sequence[Row]) -> tuple[str, str]:
     text = format_interval(best.get(f"{key}_low"), best.get(f"{key}_high"), digits)
     support = f"Its {name} is {format_number(best[key], digits)}{f' ({text})' if text else ''}: "
     if len(tied) == len(rest):
-        support = f"{best['model']} comes first by chance or merit. {support}"
+        support = f"{best['model']} comes first, but its lead is not significant. {support}"
     leads = " and ".join(_lead(best, row, criterion) for row in compared)
     return headline, f"{support}{leads}."
 
@@ -77,7 +79,10 @@ def _lead(best: Row, row: Row, criterion: Criterion) -> str:
 
 def _unranked(rows: Sequence[Row]) -> tuple[str, str]:
     if not rows:
-        return "No model was measured.", "What was run is told below."
+        return "No model was measured.", "The stages of the run are listed below."
     if len(rows) == 1:
         return f"{rows[0]['model']} was measured.", "There is no other model to compare it with."
-    return "The models were measured, but nothing ranks them.", "No true reward or rating is known."
+    return (
+        "The models were measured, but no measure ranks them.",
+        "No true reward or rating is known.",
+    )

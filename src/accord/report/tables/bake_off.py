@@ -118,7 +118,10 @@ def _bake_off(models: Sequence[_TrainedModel], start: Row | None) -> BakeOff:
         gain_position = list(shown).index(criterion.key) + 1
         meaning = f"in {criterion.name} over the model that it started from"
         columns.insert(gain_position, ("Gain", meaning))
-    columns += [("Steps", "of the optimiser"), ("Tokens", "trained on, prompts and responses")]
+    columns += [
+        ("Steps", "optimiser steps"),
+        ("Tokens", "training tokens of prompts and responses"),
+    ]
     common = Counter(model.data for model in models).most_common(1)[0][0]
     entrants = []
     for model, cells in zip(models, _measure_cells(models, shown, criterion), strict=True):
@@ -168,10 +171,10 @@ def _sentence(models: Sequence[_TrainedModel], common: str, start: Row | None) -
     text = f"All start from {origin} and learn from the same preferences ({_short_path(common)})"
     exceptions = [visible(model.row["model"]) for model in models if model.data != common]
     if exceptions:
-        text += f", but for {join_names(exceptions)}, whose data set is named"
+        text += f", except {join_names(exceptions)}, whose data set is named in the table"
     counted = [(model.tokens, model) for model in models if model.tokens]
     if len(counted) < len(models):
-        return f"{text}. How many tokens each was trained on is not known of all."
+        return f"{text}. The number of training tokens is not known for every model."
     counted.sort(key=lambda pair: pair[0])
     (fewest, first), (largest, last) = counted[0], counted[-1]
     if largest <= fewest * (1 + EQUAL_COMPUTE):

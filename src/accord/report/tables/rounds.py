@@ -85,4 +85,4 @@ def _sentence(lineage: Mapping[str, Any]) -> str:
         parts.append(
             f"the reference is {'the start of each round' if moving else 'the first model'}"
         )
-    return f"{join_names(parts)}. Round 0 is the model that all starts from."
+    return f"{join_names(parts)}. Round 0 is the model before training."
