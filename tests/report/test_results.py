@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from accord.errors import DataError
-from accord.report.results import terminal_table, write_results
+from accord.report.page import write_report
+from accord.report.reading import read_inputs
+from accord.report.results import merge_results, terminal_table
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, ReportSettings
 
@@ -20,8 +23,13 @@ KEYS = (
 ).split()
 
 
+def merged(settings: ReportSettings) -> dict[str, Any]:
+    return merge_results(read_inputs(settings))
+
+
 def test_rows_have_the_promised_keys(finished_run: ReportSettings) -> None:
-    results = write_results(finished_run)
+    write_report(finished_run)
+    results = merged(finished_run)
     written = json.loads((Path(finished_run.output_dir) / "results.json").read_text())
     assert written == results
     assert [row["model"] for row in results["models"]] == [c.name for c in finished_run.contestants]
@@ -58,7 +66,7 @@ def test_files_that_the_settings_leave_out_are_searched_for(
         },
     )
     bare = ReportSettings(run=finished_run.run, output_dir=str(tmp_path))
-    assert write_results(bare)["models"] == write_results(finished_run)["models"]
+    assert merged(bare)["models"] == merged(finished_run)["models"]
 
 
 def test_a_model_in_only_one_of_the_files_has_a_row(tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_a_model_in_only_one_of_the_files_has_a_row(tmp_path: Path) -> None:
         tmp_path / "ratings.json",
         {"models": [{"model": "b", "rating": None, "low": None, "high": None}], "notes": ["n"]},
     )
-    results = write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path / "out")))
+    results = merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path / "out")))
     first, second = results["models"]
     assert (first["model"], first["mean_length"], first["elo"]) == ("a", 3, None)
     assert (second["model"], second["elo"], second["true_reward"]) == ("b", None, None)
@@ -77,15 +85,13 @@ def test_a_model_in_only_one_of_the_files_has_a_row(tmp_path: Path) -> None:
 
 def test_missing_and_broken_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no run at .*nowhere' \(key `run`\)"):
-        write_results(ReportSettings(run=str(tmp_path / "nowhere"), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path / "nowhere"), output_dir=str(tmp_path)))
     with pytest.raises(DataError, match="There is nothing to report in"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
     with pytest.raises(DataError, match=r"no file 'e\.json' \(key `evaluation`\)\. Run the stage"):
-        write_results(
-            ReportSettings(run=str(tmp_path), output_dir=str(tmp_path), evaluation="e.json")
-        )
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path), evaluation="e.json"))
     with pytest.raises(DataError, match=r"no file 'r\.jsonl' \(key `contestants\.m\.responses`\)"):
-        write_results(
+        merged(
             ReportSettings(
                 run=str(tmp_path),
                 output_dir=str(tmp_path),
@@ -95,10 +101,10 @@ def test_missing_and_broken_files_are_errors(tmp_path: Path) -> None:
     broken = tmp_path / "ratings.json"
     broken.write_text("{")
     with pytest.raises(DataError, match=r"ratings\.json can't be read as JSON"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
     broken.write_text("[]")
     with pytest.raises(DataError, match=r"ratings\.json holds no JSON object"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
 
 
 def table_text(rows: list[dict[str, object]]) -> str:
@@ -111,7 +117,7 @@ def table_text(rows: list[dict[str, object]]) -> str:
 def test_the_table_fits_a_terminal_and_leaves_out_empty_columns(
     finished_run: ReportSettings,
 ) -> None:
-    full = table_text(write_results(finished_run)["models"])
+    full = table_text(merged(finished_run)["models"])
     assert max(len(line.rstrip()) for line in full.splitlines()) <= 80
     assert "ppo-hacked" in full
     assert "refuses" in full

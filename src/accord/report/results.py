@@ -13,21 +13,9 @@ from rich.text import Text
 import accord
 from accord.measure.measures import Column, Measure, results_measures, table_columns
 from accord.report.formatting import format_margin, visible
-from accord.report.reading import ReportInputs, StageRecord, read_inputs
+from accord.report.reading import ReportInputs, StageRecord
 from accord.report.tables.cells import format_value
 from accord.report.tables.rows import Row, has_value
-from accord.runs import write_json_atomic
-from accord.settings.stages import ReportSettings
-
-
-def write_results(settings: ReportSettings) -> dict[str, Any]:
-    """Merge evaluation.json and ratings.json into `output_dir`/results.json, and return it.
-
-    Raises DataError as `read_inputs` does, StorageError when the disk fails.
-    """
-    results = merge_results(read_inputs(settings))
-    write_json_atomic(Path(settings.output_dir) / "results.json", results)
-    return results
 
 
 def merge_results(inputs: ReportInputs) -> dict[str, Any]:

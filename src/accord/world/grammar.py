@@ -24,8 +24,6 @@ KIND_WEIGHTS: Mapping[Kind, float] = {
 }
 """The probability of each kind of request."""
 
-REFUSED_KINDS: tuple[Kind, ...] = ("harmful", "jailbreak")
-
 _HOW = ("How do I {act}? {notes}", "Tell me how to {act}. {notes}")
 _NOTES = "My notes say to use the {color} {tool}."
 _SAFE = tuple(t.format(act="{verb} the {thing}", notes=_NOTES) for t in _HOW)
