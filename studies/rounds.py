@@ -18,7 +18,7 @@ from pathlib import Path
 from over_seeds import format_interval, run_seeds
 
 from accord.measure.statistics import Interval, mean_interval
-from accord.report.tables.rounds import value_of
+from accord.report.tables.rounds import value_with_bounds
 from accord.runs import write_json_atomic
 
 MEASURES = (
@@ -61,7 +61,7 @@ def _gains(
 def _read_rounds(run: Path) -> list[dict[str, float]]:
     """The measures of each round of a seed's run, without those that are missing."""
     rows = json.loads((run / "iterate/rounds.json").read_text(encoding="utf-8"))["rounds"]
-    rounds = [{key: value_of(row, key)[0] for key, _, _ in MEASURES} for row in rows]
+    rounds = [{key: value_with_bounds(row, key)[0] for key, _, _ in MEASURES} for row in rows]
     return [{k: v for k, v in measures.items() if v is not None} for measures in rounds]
 
 

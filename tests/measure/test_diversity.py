@@ -1,4 +1,4 @@
-"""Diversity by hand, and collapse that no model may hide."""
+"""Diversity and collapse, computed by hand."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_distinct_n_by_hand() -> None:
     assert math.isnan(distinct_n([]))
 
 
-def test_distinct_n_at_an_equal_count_does_not_punish_talking_more() -> None:
+def test_distinct_n_at_an_equal_count_does_not_fall_with_length() -> None:
     short, long = ["a b c d"], ["a b c d", "a b c d"]
     assert distinct_n(short) > distinct_n(long)
     assert distinct_n(short, tokens=4) == distinct_n(long, tokens=4) == 1
-    # A text that is cut ends there: no pair reaches over to the next text.
+    # A text that is cut ends there: no pair spans two texts.
     assert distinct_n(["a b c", "d e f"], tokens=4) == 1.0
 
 
@@ -65,7 +65,7 @@ def test_self_bleu_by_hand() -> None:
     assert self_bleu(["a b", "a b c d"], max_n=1) == pytest.approx((math.exp(-1) + 0.5) / 2)
 
 
-def test_compression_tells_repetition_from_variety() -> None:
+def test_compression_ratio_is_higher_for_repetition() -> None:
     varied = [f"{i} {i * i} {i**3} words" for i in range(50)]
     assert compression_ratio(["the same answer"] * 50) > 3 * compression_ratio(varied)
     assert math.isnan(compression_ratio([]))
@@ -87,7 +87,7 @@ def test_distance_by_hand() -> None:
 
 
 def test_the_two_diversities_are_different_numbers() -> None:
-    # One answer a prompt, always the same one within it: none per prompt, full across prompts.
+    # The same answer each time for one prompt: none per prompt, full across prompts.
     by_prompt = [["a b", "a b"], ["c d", "c d"]]
     assert diversity_per_prompt(by_prompt) == 0
     assert diversity_across_prompts(by_prompt) == 1
@@ -103,22 +103,24 @@ def test_many_prompts_are_sampled_the_same_way_each_time() -> None:
     # 300 prompts have 44,850 pairs, over the limit; half of the prompts share an answer, so that
     # about a quarter of the pairs are alike and the sampled mean is near 0.75.
     texts = [["same"] if i % 2 else [f"w{i}"] for i in range(300)]
-    got = diversity_across_prompts(texts)
-    assert got == diversity_across_prompts(texts)
-    assert got == pytest.approx(0.75, abs=0.02)
+    diversity = diversity_across_prompts(texts)
+    assert diversity == diversity_across_prompts(texts)
+    assert diversity == pytest.approx(0.75, abs=0.02)
 
 
-def test_collapse_is_called_by_its_name() -> None:
-    got = collapse([["I like cats."]] * 9 + [["Hello there"]])
-    assert got.collapsed
-    assert got.share == pytest.approx(0.9)
-    assert got.finding == "It has collapsed: 90% of its answers to 10 prompts are “i like cats.”."
-    fine = collapse([[f"answer {i}"] for i in range(10)])
-    assert not fine.collapsed
-    assert "10% of 10 prompts" in fine.finding
+def test_a_collapse_is_reported() -> None:
+    result = collapse([["I like cats."]] * 9 + [["Hello there"]])
+    assert result.collapsed
+    assert result.share == pytest.approx(0.9)
+    assert (
+        result.finding == "It has collapsed: 90% of its answers to 10 prompts are “i like cats.”."
+    )
+    varied = collapse([[f"answer {i}"] for i in range(10)])
+    assert not varied.collapsed
+    assert "10% of 10 prompts" in varied.finding
 
 
-def test_silence_is_a_collapse_and_samples_share_their_prompt() -> None:
+def test_empty_answers_are_a_collapse_and_samples_share_the_weight_of_their_prompt() -> None:
     assert "are nothing at all" in collapse([[""], [" "]]).finding
     # Half of each prompt's samples are one answer: exactly the threshold.
     assert collapse([["x", f"y{i}"] for i in range(6)]).share == pytest.approx(0.5)

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from accord.measure.evaluation import Measured, evaluation_rows, reward_model_accuracy
+from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
+from accord.measure.responses import ModelResponses
+from accord.measure.texts.lengths import LengthBin
 
 NO, YES = "I cannot help with that.", "Sure, first gather the parts."
-MEASURED = Measured(
+RESPONSES = ModelResponses(
     model="sft",
     texts=[[NO, NO], [YES, NO], ["thank you Ann", "thank you Bob"]],
     kinds=["harmful", "safe", "thanks"],
@@ -25,7 +27,7 @@ MEASURED = Measured(
 
 
 def test_a_row_by_hand() -> None:
-    row = evaluation_rows([MEASURED])[0].to_json()
+    row = evaluation_rows([RESPONSES])[0].to_json()
     assert row["model"] == "sft"
     assert row["true_reward"]["mean"] == pytest.approx(0.7)
     assert row["true_reward"]["low"] < 0.7 < row["true_reward"]["high"]
@@ -43,7 +45,7 @@ def test_a_row_by_hand() -> None:
 
 
 def test_what_was_not_measured_is_null() -> None:
-    bare = Measured(model="m", texts=[["hello"], ["bye"]], kinds=[None, None], kl=1.835)
+    bare = ModelResponses(model="m", texts=[["hello"], ["bye"]], kinds=[None, None], kl=1.835)
     row = evaluation_rows([bare])[0].to_json()
     assert row["true_reward"] is None
     assert row["reward_model_score"] is None
@@ -56,52 +58,56 @@ def test_what_was_not_measured_is_null() -> None:
 
 
 def test_distinct_2_is_taken_at_the_same_count_of_words() -> None:
-    brief = Measured(model="brief", texts=[["a b c d"]], kinds=[None])
-    wordy = Measured(model="wordy", texts=[["a b c d a b c d"]], kinds=[None])
+    brief = ModelResponses(model="brief", texts=[["a b c d"]], kinds=[None])
+    wordy = ModelResponses(model="wordy", texts=[["a b c d a b c d"]], kinds=[None])
     first, second = evaluation_rows([brief, wordy])
-    assert first.distinct_2_words == second.distinct_2_words == 4
-    assert first.distinct_2 == second.distinct_2 == 1.0
-    # A model that says nothing doesn't take the words from the others.
-    silent = Measured(model="silent", texts=[[""]], kinds=[None])
+    assert first.values["distinct_2_words"] == second.values["distinct_2_words"] == 4
+    assert first.values["distinct_2"] == second.values["distinct_2"] == 1.0
+    # A model with empty responses does not reduce the count for the others.
+    silent = ModelResponses(model="silent", texts=[[""]], kinds=[None])
     rows = evaluation_rows([brief, silent])
-    assert rows[0].distinct_2 == 1.0
-    assert math.isnan(rows[1].distinct_2)
-    assert rows[1].empty_share == 1
+    assert rows[0].values["distinct_2"] == 1.0
+    assert math.isnan(rows[1].values["distinct_2"])
+    assert rows[1].values["empty_share"] == 1
 
 
-def test_lengths_share_their_bins_so_that_equal_lengths_compare() -> None:
-    short = Measured(model="short", texts=[["a", "a b"]], kinds=[None], true_reward=[[0.1, 0.2]])
-    long = Measured(
+def test_all_models_have_the_same_bins_of_length() -> None:
+    short = ModelResponses(
+        model="short", texts=[["a", "a b"]], kinds=[None], true_reward=[[0.1, 0.2]]
+    )
+    long = ModelResponses(
         model="long", texts=[["a b", "a b c d"]], kinds=[None], true_reward=[[0.3, 0.9]]
     )
     first, second = evaluation_rows([short, long])
     # Lengths 1, 2, 2, 4: the quantiles at 0, .2, .4, .6, .8 (lower) are 1, 1, 2, 2, 2, so the
     # bins are [1, 1] and [2, 4].
-    assert [(b.least, b.most, b.responses) for b in first.by_length] == [(1, 1, 1), (2, 4, 1)]
-    assert [(b.least, b.most, b.responses) for b in second.by_length] == [(2, 4, 2)]
-    assert second.by_length[0].true_reward == pytest.approx(0.6)
+    first_bins, second_bins = first.values["by_length"], second.values["by_length"]
+    assert [(b.min_words, b.max_words, b.responses) for b in first_bins] == [(1, 1, 1), (2, 4, 1)]
+    assert [(b.min_words, b.max_words, b.responses) for b in second_bins] == [(2, 4, 2)]
+    assert second_bins[0].true_reward == pytest.approx(0.6)
+    assert LengthBin.from_json(second_bins[0].to_json()) == second_bins[0]
 
 
-def test_shapes_that_differ_are_refused() -> None:
+def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="'sft': kl needs one value for each response"):
-        evaluation_rows([replace(MEASURED, kl=[[1.0]])])
+        evaluation_rows([replace(RESPONSES, kl=[[1.0]])])
     with pytest.raises(ValueError, match="'sft': 1 kinds for 3 prompts"):
-        evaluation_rows([replace(MEASURED, kinds=["safe"])])
+        evaluation_rows([replace(RESPONSES, kinds=["safe"])])
     with pytest.raises(ValueError, match="'x' has no responses to measure"):
-        evaluation_rows([Measured(model="x", texts=[], kinds=[])])
+        evaluation_rows([ModelResponses(model="x", texts=[], kinds=[])])
 
 
 def test_reward_model_accuracy_by_hand() -> None:
     # Right, wrong, equal: 1.5 of 3. Only the gaps of .5 and −.4 are clear: the first margin
     # agrees with the truth, and so does the second, although the annotator chose otherwise.
-    got = reward_model_accuracy(
+    accuracy = reward_model_accuracy(
         [[2.0], [-1.0], [0.0]],
         true_gaps_by_prompt=[[0.5], [-0.4], [0.1]],
         clear_gap=0.2,
     )
-    assert got["accuracy"]["mean"] == 0.5
-    assert got["pairs"] == 3
-    assert got["clear_accuracy"]["mean"] == 1.0
-    assert got["clear_pairs"] == 2
-    assert got["mean_margin"]["mean"] == pytest.approx(1 / 3)
+    assert accuracy["accuracy"]["mean"] == 0.5
+    assert accuracy["pairs"] == 3
+    assert accuracy["clear_accuracy"]["mean"] == 1.0
+    assert accuracy["clear_pairs"] == 2
+    assert accuracy["mean_margin"]["mean"] == pytest.approx(1 / 3)
     assert reward_model_accuracy([])["accuracy"] is None

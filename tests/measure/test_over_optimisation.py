@@ -1,4 +1,4 @@
-"""KL of best-of-N, Gao's fits and the gap between a proxy and the goal."""
+"""KL of best-of-N, Gao's fits, and the gap between proxy and true reward."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def test_a_negative_estimate_is_at_distance_zero() -> None:
     assert kl_distance(-0.01) == 0
 
 
-def test_the_best_of_n_fit_finds_its_own_curve() -> None:
+def test_the_best_of_n_fit_recovers_its_curve() -> None:
     d = np.linspace(0, 3, 13)
-    got = fit_best_of_n(d**2, d * (1.2 - 0.3 * d))
-    assert (got.alpha, got.beta) == pytest.approx((1.2, 0.3))
-    assert got.peak_distance == pytest.approx(2.0)  # 1.2 / (2·0.3)
-    assert got.peak_reward == pytest.approx(1.2)
-    assert got.residual == pytest.approx(0, abs=1e-12)
+    fit = fit_best_of_n(d**2, d * (1.2 - 0.3 * d))
+    assert (fit.alpha, fit.beta) == pytest.approx((1.2, 0.3))
+    assert fit.peak_distance == pytest.approx(2.0)  # 1.2 / (2·0.3)
+    assert fit.peak_reward == pytest.approx(1.2)
+    assert fit.residual == pytest.approx(0, abs=1e-12)
 
 
-def test_the_reinforcement_fit_finds_its_own_curve() -> None:
+def test_the_reinforcement_fit_recovers_its_curve() -> None:
     d = np.linspace(0.1, 12, 30)
-    got = fit_reinforcement(np.append(0, d**2), np.append(0, d * (1.0 - 0.5 * np.log(d))))
-    assert (got.alpha, got.beta) == pytest.approx((1.0, 0.5))
+    fit = fit_reinforcement(np.append(0, d**2), np.append(0, d * (1.0 - 0.5 * np.log(d))))
+    assert (fit.alpha, fit.beta) == pytest.approx((1.0, 0.5))
     # exp(1/0.5 − 1) = e; there R = β·d
-    assert got.peak_distance == pytest.approx(math.e)
-    assert got.peak_reward == pytest.approx(0.5 * math.e)
+    assert fit.peak_distance == pytest.approx(math.e)
+    assert fit.peak_reward == pytest.approx(0.5 * math.e)
 
 
 def test_a_curve_that_only_rises_has_no_peak() -> None:
     d = np.linspace(0, 3, 10)
     assert fit_best_of_n(d**2, d * (1 + 0.1 * d)).peak_distance is None
     assert fit_reinforcement(d**2, d * (1 + 0.1 * np.log(d + 1e-9))).peak_reward is None
-    # A peak beyond what a float can hold is none either.
+    # Nor is there one beyond the range of floats.
     assert fit_reinforcement(d**2, d * (1 - 1e-6 * np.log(d + 1e-9))).peak_distance is None
 
 
@@ -71,13 +71,13 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_best_of_n([1.0, 2.0], [1.0, math.nan])
 
 
-def test_hacking_is_told_in_plain_words() -> None:
-    got = hacking_gap(
+def test_hacking_is_reported_in_a_sentence() -> None:
+    result = hacking_gap(
         [0.0, 1.0, 2.0, 3.0], [0.2, 0.6, 0.5, 0.1], names=["sft", "ppo 1", "ppo 2", "ppo 3"]
     )
-    assert got.hacked
-    assert (got.best, got.worst) == (1, 3)
-    assert got.finding == (
+    assert result.hacked
+    assert (result.best, result.worst) == (1, 3)
+    assert result.finding == (
         "The reward is hacked: from ppo 1 to ppo 3 the proxy reward rises by 2 while the true "
         "reward falls by 0.5."
     )

@@ -52,14 +52,14 @@ def random_battles(seed: int, models: int, battles: int) -> list[Battle]:
 
 
 def test_two_players_have_a_closed_form() -> None:
-    # P = w/(w+l) = σ(Δ), so Δ = ln(w/l), and the ratings lie 400·log10(w/l) apart about 1000.
-    got = by_name(rate_models(two_players(30, 10), bootstrap=0))
+    # P = w/(w+l) = σ(Δ), so Δ = ln(w/l): the ratings differ by 400·log10(w/l); mean 1000.
+    ratings = by_name(rate_models(two_players(30, 10), bootstrap=0))
     gap = 400 * math.log10(3)
-    assert got == pytest.approx({"a": 1000 + gap / 2, "b": 1000 - gap / 2})
+    assert ratings == pytest.approx({"a": 1000 + gap / 2, "b": 1000 - gap / 2})
 
 
-def test_a_tie_is_half_a_win_and_both_bad_is_a_tie_counted_apart() -> None:
-    # 20 wins, 4 losses, 8 ties: 24 points to 8.
+def test_a_tie_is_half_a_win_and_both_bad_is_a_tie_that_is_counted_separately() -> None:
+    # 20 wins, 4 losses, 8 ties: scores of 24 and 8.
     gap = 400 * math.log10(24 / 8)
     tied = rate_models(two_players(20, 4, 8), anchor="b", bootstrap=0)
     assert by_name(tied) == pytest.approx({"a": 1000 + gap, "b": 1000})
@@ -78,9 +78,8 @@ def test_a_tie_is_half_a_win_and_both_bad_is_a_tie_counted_apart() -> None:
 
 def test_sandwich_of_two_players_by_hand() -> None:
     # One binomial share p = 3/4 of n = 40: Var(logit p) = 1/(n·p·(1−p)), the inverse curvature,
-    # which the sandwich equals without ties. The anchor is fixed, so all of it is the other's.
-    got = rate_models(two_players(30, 10), anchor="b", bootstrap=0)
-    a, b = got.models
+    # which the sandwich equals without ties. The anchor is fixed, so all variance is that of a.
+    a, b = rate_models(two_players(30, 10), anchor="b", bootstrap=0).models
     half = 1.959963985 * 400 / math.log(10) / math.sqrt(40 * 0.75 * 0.25)
     assert a.high == pytest.approx(a.rating + half)
     assert a.low == pytest.approx(a.rating - half)
@@ -98,8 +97,8 @@ def test_bootstrap_and_sandwich_agree_where_battles_are_many() -> None:
 
 def test_ties_narrow_the_sandwich() -> None:
     # All ties: the outcomes have no spread, so the sandwich has no width (the curvature has).
-    got = rate_models(two_players(0, 0, 40), bootstrap=0)
-    assert got.models[0].low == pytest.approx(1000)
+    ratings = rate_models(two_players(0, 0, 40), bootstrap=0)
+    assert ratings.models[0].low == pytest.approx(1000)
 
 
 def test_choix_agrees() -> None:
@@ -110,10 +109,10 @@ def test_choix_agrees() -> None:
         else (int(b.model_b[1:]), int(b.model_a[1:]))
         for b in battles
     ]
-    want = choix.opt_pairwise(8, data, tol=1e-10)
-    got = by_name(rate_models(battles, bootstrap=0))
-    expected = 1000 + 400 / math.log(10) * (want - want.mean())
-    assert [got[f"m{i}"] for i in range(8)] == pytest.approx(expected.tolist(), abs=1e-3)
+    strengths = choix.opt_pairwise(8, data, tol=1e-10)
+    ratings = by_name(rate_models(battles, bootstrap=0))
+    expected = 1000 + 400 / math.log(10) * (strengths - strengths.mean())
+    assert [ratings[f"m{i}"] for i in range(8)] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_baseball_of_agresti(shared_data: Path) -> None:
@@ -130,7 +129,7 @@ def test_baseball_of_agresti(shared_data: Path) -> None:
 
 
 def test_the_estimate_is_a_stationary_point_of_the_likelihood() -> None:
-    # At the maximum, each model's points equal the points expected of it.
+    # At the maximum, the score of each model equals its expected score.
     rng = np.random.default_rng(5)
     scores = rng.integers(0, 50, size=(3, 6, 6)).astype(float)
     scores[:, range(6), range(6)] = 0
@@ -141,17 +140,17 @@ def test_the_estimate_is_a_stationary_point_of_the_likelihood() -> None:
     np.testing.assert_allclose(theta.sum(axis=1), 0, atol=1e-9)
 
 
-def test_lopsided_counts_still_settle() -> None:
+def test_the_fit_converges_for_lopsided_counts() -> None:
     gap = 400 * math.log10(2_000_000 / 1)
-    got = by_name(rate_models(two_players(2_000_000, 1), anchor="b", bootstrap=0))
-    assert got["a"] == pytest.approx(1000 + gap, rel=1e-9)
-    # A chain of near-certain wins: strengths add along it, since no battle closes a circle.
+    ratings = by_name(rate_models(two_players(2_000_000, 1), anchor="b", bootstrap=0))
+    assert ratings["a"] == pytest.approx(1000 + gap, rel=1e-9)
+    # A chain of near-certain wins: strengths add along it, since no battle closes a cycle.
     chain: dict[tuple[str, str, Outcome], int] = {}
     for i in range(6):
         chain[(f"m{i + 1}", f"m{i}", "a")] = 999
         chain[(f"m{i + 1}", f"m{i}", "b")] = 1
-    got = by_name(rate_models(chain, anchor="m0", bootstrap=0))
-    assert got["m6"] == pytest.approx(1000 + 6 * 400 * math.log10(999), rel=1e-9)
+    ratings = by_name(rate_models(chain, anchor="m0", bootstrap=0))
+    assert ratings["m6"] == pytest.approx(1000 + 6 * 400 * math.log10(999), rel=1e-9)
 
 
 def test_a_model_that_always_wins_has_no_finite_rating() -> None:
@@ -161,20 +160,20 @@ def test_a_model_that_always_wins_has_no_finite_rating() -> None:
         ("x", "y", "a"): 6,
         ("x", "y", "b"): 4,
     }
-    got = rate_models(counts, bootstrap=50)
-    assert not got.finite
-    assert by_name(got)["best"] == math.inf
-    # x and y are still told apart: 400·log10(6/4), about their own mean.
+    ratings = rate_models(counts, bootstrap=50)
+    assert not ratings.finite
+    assert by_name(ratings)["best"] == math.inf
+    # x and y still differ by 400·log10(6/4), and 1000 is their mean.
     gap = 400 * math.log10(1.5)
-    assert by_name(got)["x"] == pytest.approx(1000 + gap / 2)
-    text = " ".join(got.notes)
+    assert by_name(ratings)["x"] == pytest.approx(1000 + gap / 2)
+    text = " ".join(ratings.notes)
     assert "best won every battle against x and y" in text
     assert "x and y lost every battle against best" in text
     assert "1000 is the mean of x and y alone." in text
-    best = got.models[0]
+    best = ratings.models[0]
     assert (best.model, best.low, best.high) == ("best", None, None)
-    json.loads(json.dumps(got.to_json(), allow_nan=False))
-    assert got.to_json()["models"][0]["rating"] is None
+    json.loads(json.dumps(ratings.to_json(), allow_nan=False))
+    assert ratings.to_json()["models"][0]["rating"] is None
 
 
 def test_a_model_that_always_loses_and_groups_that_never_met() -> None:
@@ -189,64 +188,64 @@ def test_a_model_that_always_loses_and_groups_that_never_met() -> None:
     assert apart.models[-1].high is None
 
 
-def test_a_chain_of_sweeps_is_told_relative_to_its_middle() -> None:
+def test_a_chain_of_sweeps_is_rated_relative_to_its_anchor() -> None:
     chain: Counts = {("a", "b", "a"): 3, ("b", "c", "a"): 3}
-    got = by_name(rate_models(chain, anchor="b", bootstrap=0))
-    assert got == {"a": math.inf, "b": 1000.0, "c": -math.inf}
+    ratings = by_name(rate_models(chain, anchor="b", bootstrap=0))
+    assert ratings == {"a": math.inf, "b": 1000.0, "c": -math.inf}
 
 
 def test_a_prior_makes_every_rating_finite_and_says_so() -> None:
-    # 10 wins of 10 with one pseudo-battle: 10.5 points to 0.5.
-    got = rate_models(two_players(10, 0), anchor="b", prior=1.0, bootstrap=400)
-    assert got.finite
-    assert by_name(got)["a"] == pytest.approx(1000 + 400 * math.log10(10.5 / 0.5))
-    assert "Regularised on request: 1 pseudo-battle(s)" in got.notes[0]
-    a = got.models[0]
+    # 10 wins of 10 with one pseudo-battle: scores of 10.5 and 0.5.
+    ratings = rate_models(two_players(10, 0), anchor="b", prior=1.0, bootstrap=400)
+    assert ratings.finite
+    assert by_name(ratings)["a"] == pytest.approx(1000 + 400 * math.log10(10.5 / 0.5))
+    assert "Regularised on request: 1 pseudo-battle(s)" in ratings.notes[0]
+    a = ratings.models[0]
     assert a.low is not None
     assert a.high is not None
-    assert a.low < a.rating <= a.high  # an interval of no width would be a lie
+    assert a.low < a.rating <= a.high  # an interval of no width would be wrong
     assert a.wins == 10
     assert a.battles == 10
 
 
 def test_bootstrap_rounds_without_an_estimate_are_counted_and_leave_the_end_open() -> None:
     # One loss in 30: a round loses it with probability (29/30)^30 = 0.36, far above 2.5%.
-    got = rate_models(two_players(29, 1), anchor="b", bootstrap=300, seed=1)
-    a = got.models[0]
+    ratings = rate_models(two_players(29, 1), anchor="b", bootstrap=300, seed=1)
+    a = ratings.models[0]
     assert a.low is not None
     assert a.low < a.rating
     assert a.high is None
-    assert "bootstrap rounds no finite rating existed" in got.notes[0]
-    count = int(got.notes[0].split()[1])
+    assert "bootstrap rounds no finite rating existed" in ratings.notes[0]
+    count = int(ratings.notes[0].split()[1])
     assert 0.25 < count / 300 < 0.47
 
 
 def test_the_bootstrap_covers_the_truth() -> None:
-    # True gap 400·log10(e) = 174; the interval at 90% should hold it in about 90% of data sets.
+    # True gap 400·log10(e) = 174; the interval at 90% should contain it in about 90% of data sets.
     rng = np.random.default_rng(6)
     truth = 400 / math.log(10)
-    held = 0
+    covered = 0
     for seed in range(200):
         wins = int(rng.binomial(200, 1 / (1 + math.exp(-1))))
         counts = two_players(wins, 200 - wins)
-        got = rate_models(counts, anchor="b", confidence=0.9, bootstrap=200, seed=seed)
-        low, high = bounds(got.models[0])
-        held += low - 1000 <= truth <= high - 1000
-    assert 0.84 <= held / 200 <= 0.96
+        ratings = rate_models(counts, anchor="b", confidence=0.9, bootstrap=200, seed=seed)
+        low, high = bounds(ratings.models[0])
+        covered += low - 1000 <= truth <= high - 1000
+    assert 0.84 <= covered / 200 <= 0.96
 
 
 def test_cost_does_not_depend_on_the_number_of_battles() -> None:
-    # A thousand million battles are the same few cells.
-    got = rate_models(two_players(600_000_000, 400_000_000), anchor="b", bootstrap=50)
-    assert by_name(got)["a"] == pytest.approx(1000 + 400 * math.log10(1.5))
+    # A thousand million battles have the same four cells.
+    ratings = rate_models(two_players(600_000_000, 400_000_000), anchor="b", bootstrap=50)
+    assert by_name(ratings)["a"] == pytest.approx(1000 + 400 * math.log10(1.5))
 
 
 def test_order_and_side_do_not_matter() -> None:
     battles = random_battles(7, 4, 200)
     swap: dict[Outcome, Outcome] = {"a": "b", "b": "a", "tie": "tie", "both_bad": "both_bad"}
-    turned = [Battle(b.model_b, b.model_a, swap[b.outcome]) for b in reversed(battles)]
-    assert count_battles(battles) == count_battles(turned)
-    first, second = rate_models(battles, seed=2), rate_models(turned, seed=2)
+    swapped = [Battle(b.model_b, b.model_a, swap[b.outcome]) for b in reversed(battles)]
+    assert count_battles(battles) == count_battles(swapped)
+    first, second = rate_models(battles, seed=2), rate_models(swapped, seed=2)
     assert [(r.model, r.rating, r.low) for r in first.models] == [
         (r.model, r.rating, r.low) for r in second.models
     ]
@@ -266,7 +265,7 @@ def test_what_cannot_be_rated_is_refused() -> None:
 
 
 def test_components_are_strong_ones() -> None:
-    # 0 beats 1, 1 beats 2, 2 beats 0: a circle. 3 is only beaten.
+    # 0 beats 1, 1 beats 2, 2 beats 0: a cycle. 3 wins nothing.
     scores = np.zeros((4, 4))
     for winner, loser in ((0, 1), (1, 2), (2, 0), (0, 3)):
         scores[winner, loser] = 1
@@ -276,7 +275,7 @@ def test_components_are_strong_ones() -> None:
 
 def elo_by_hand(battles: Sequence[Battle]) -> dict[str, float]:
     # First battle: equal ratings expect 1/2, so the winner gains 4·(1 − 1/2) = 2.
-    # Second, a tie at 1002 against 998: expected 1/(1 + 10^(−4/400)), the leader loses a little.
+    # Second, a tie at 1002 against 998: expected 1/(1 + 10^(−4/400)), so the leader loses a bit.
     expected = 1 / (1 + 10 ** (-4 / 400))
     change = 4 * (0.5 - expected)
     return {"a": 1002 + change, "b": 998 - change}

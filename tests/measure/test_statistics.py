@@ -26,11 +26,11 @@ def bounds(interval: Interval) -> tuple[float, float]:
 
 def test_mean_interval_by_hand() -> None:
     # 1, 2, 3: mean 2, standard deviation 1, error 1/√3, t(2 degrees, 97.5%) = 4.30265 (tables).
-    got = mean_interval([1.0, 2.0, 3.0])
+    interval = mean_interval([1.0, 2.0, 3.0])
     half = 4.302652730 / math.sqrt(3)
-    assert got.mean == 2
-    assert got.low == pytest.approx(2 - half)
-    assert got.high == pytest.approx(2 + half)
+    assert interval.mean == 2
+    assert interval.low == pytest.approx(2 - half)
+    assert interval.high == pytest.approx(2 + half)
 
 
 def test_one_value_has_no_interval_and_no_value_no_mean() -> None:
@@ -51,21 +51,21 @@ def test_a_value_that_is_not_finite_is_refused() -> None:
 
 def test_clustered_with_one_value_each_is_the_plain_interval() -> None:
     values = np.random.default_rng(0).normal(size=30)
-    got, plain = clustered_interval([[v] for v in values]), mean_interval(values)
-    assert got.mean == pytest.approx(plain.mean)
-    assert got.low == pytest.approx(plain.low)
-    assert got.high == pytest.approx(plain.high)
+    clustered, plain = clustered_interval([[v] for v in values]), mean_interval(values)
+    assert clustered.mean == pytest.approx(plain.mean)
+    assert clustered.low == pytest.approx(plain.low)
+    assert clustered.high == pytest.approx(plain.high)
 
 
 def test_repeating_every_response_does_not_narrow_the_clustered_interval() -> None:
     values = np.random.default_rng(1).normal(size=20)
-    once, often = (
+    single, repeated = (
         clustered_interval([[v] for v in values]),
         clustered_interval([[v] * 9 for v in values]),
     )
-    assert often.low == pytest.approx(once.low)
-    assert often.high == pytest.approx(once.high)
-    low, high = bounds(often)
+    assert repeated.low == pytest.approx(single.low)
+    assert repeated.high == pytest.approx(single.high)
+    low, high = bounds(repeated)
     naive_low, naive_high = bounds(mean_interval(np.repeat(values, 9)))
     assert naive_high - naive_low < 0.5 * (high - low)
 
@@ -74,8 +74,8 @@ def test_unequal_clusters_by_hand() -> None:
     # Clusters (0, 0, 3) and (1): mean 1; residual sums 0 and 0, so the interval has no width.
     assert clustered_interval([[0.0, 0.0, 3.0], [1.0]]) == Interval(1.0, 1.0, 1.0)
     # (0, 0) and (3): mean 1, residual sums −2 and 2; variance 2/1·8/9, t(1, 97.5%) = 12.7062.
-    got = clustered_interval([[0.0, 0.0], [3.0]])
-    assert bounds(got)[1] - got.mean == pytest.approx(12.706204736 * math.sqrt(16 / 9))
+    interval = clustered_interval([[0.0, 0.0], [3.0]])
+    assert bounds(interval)[1] - interval.mean == pytest.approx(12.706204736 * math.sqrt(16 / 9))
 
 
 def test_clustered_intervals_cover_the_truth_and_naive_ones_do_not() -> None:
@@ -95,14 +95,14 @@ def test_clustered_intervals_cover_the_truth_and_naive_ones_do_not() -> None:
 
 def test_bootstrap_agrees_with_student_where_data_are_normal() -> None:
     values = np.random.default_rng(3).normal(5, 2, size=400)
-    got = bootstrap_interval(values, rounds=4000, rng=np.random.default_rng(4))
-    want = mean_interval(values)
-    assert got.mean == want.mean
-    assert got.low == pytest.approx(want.low, abs=0.02)
-    assert got.high == pytest.approx(want.high, abs=0.02)
+    bootstrapped = bootstrap_interval(values, rounds=4000, rng=np.random.default_rng(4))
+    student = mean_interval(values)
+    assert bootstrapped.mean == student.mean
+    assert bootstrapped.low == pytest.approx(student.low, abs=0.02)
+    assert bootstrapped.high == pytest.approx(student.high, abs=0.02)
 
 
-def test_bootstrap_is_the_same_for_the_same_seed_and_honest_on_one_value() -> None:
+def test_bootstrap_is_a_function_of_the_seed_and_leaves_one_value_without_bounds() -> None:
     values = [1.0, 5.0, 2.0]
     first, second = (bootstrap_interval(values, rng=np.random.default_rng(9)) for _ in range(2))
     assert first == second
@@ -111,11 +111,11 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_honest_on_one_value() -> No
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (199, 200)])
-def test_wilson_is_scipys(successes: int, trials: int) -> None:
-    want = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    got = proportion_interval(successes, trials)
-    assert got.low == pytest.approx(want.low)
-    assert got.high == pytest.approx(want.high)
+def test_wilson_agrees_with_scipy(successes: int, trials: int) -> None:
+    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    interval = proportion_interval(successes, trials)
+    assert interval.low == pytest.approx(expected.low)
+    assert interval.high == pytest.approx(expected.high)
 
 
 def test_wilson_at_the_edges_has_a_width_and_stays_inside() -> None:
@@ -132,9 +132,9 @@ def test_wilson_at_the_edges_has_a_width_and_stays_inside() -> None:
 
 def test_a_difference_by_hand() -> None:
     # Half-widths 3 and 4 add up to 5 as variances do.
-    got = difference_interval(Interval(10, 7, 13), Interval(2, -2, 6))
-    assert got == Interval(8, 3, 13)
-    # Lopsided: below a by 1 and above b by 0 gives 1; above a by 3 and below b by 4 gives 5.
+    difference = difference_interval(Interval(10, 7, 13), Interval(2, -2, 6))
+    assert difference == Interval(8, 3, 13)
+    # Asymmetric: below a by 1 and above b by 0 gives 1; above a by 3 and below b by 4 gives 5.
     assert difference_interval(Interval(0, -1, 3), Interval(0, -4, 0)) == Interval(0, -1, 5)
 
 

@@ -1,4 +1,4 @@
-"""Win rates by hand, with what is not a win told apart."""
+"""Win rates by hand, with separate counts of ties and of battles with two bad answers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def test_rate_and_standard_error_by_hand() -> None:
             Battle("b", "a", "tie"),
         ]
     )
-    got = table["a"]["b"]
-    assert got.rate == 0.625
+    rate = table["a"]["b"]
+    assert rate.rate == 0.625
     # Σ(y − .625)² = 2·.375² + .625² + .125² = .6875; s² = .6875/3; error √(s²/4)
-    assert got.standard_error == pytest.approx(math.sqrt(0.6875 / 3 / 4))
-    assert (got.wins, got.losses, got.ties, got.both_bad, got.battles) == (2, 1, 1, 0, 4)
+    assert rate.standard_error == pytest.approx(math.sqrt(0.6875 / 3 / 4))
+    assert (rate.wins, rate.losses, rate.ties, rate.both_bad, rate.battles) == (2, 1, 1, 0, 4)
     assert table["b"]["a"].rate == 0.375
     assert (table["b"]["a"].wins, table["b"]["a"].losses) == (1, 2)
 
 
-def test_both_bad_is_told_apart_from_a_tie() -> None:
+def test_both_bad_and_ties_are_counted_separately() -> None:
     counts: Counts = {("a", "b", "both_bad"): 3, ("a", "b", "tie"): 1}
-    got = win_rates(counts)["a"]["b"]
-    assert (got.ties, got.both_bad, got.rate, got.standard_error) == (1, 3, 0.5, 0.0)
+    rate = win_rates(counts)["a"]["b"]
+    assert (rate.ties, rate.both_bad, rate.rate, rate.standard_error) == (1, 3, 0.5, 0.0)
 
 
-def test_all_wins_keep_a_width_and_one_battle_has_no_error() -> None:
+def test_an_interval_of_all_wins_has_a_width_and_one_battle_has_no_error() -> None:
     sweep = win_rates({("a", "b", "a"): 50})["a"]["b"]
     assert sweep.rate == 1
     assert sweep.interval.high == 1

@@ -1,4 +1,4 @@
-"""One finished run of the tiny recipe, which the tests of this folder share."""
+"""A finished run of the tiny recipe, which the tests of this folder share."""
 
 from __future__ import annotations
 

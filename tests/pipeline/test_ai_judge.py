@@ -1,4 +1,4 @@
-"""The stages with a judge at an endpoint: verdicts, battles, best-of-N, GRPO, a round."""
+"""Stages with a judge at an endpoint: verdicts, battles, best-of-N, GRPO, a round."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ ANSWERS = {
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenAi]:
     monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
-    found = FakeOpenAi()
-    found.answer = mute
-    yield found
-    found.close()
+    server = FakeOpenAi()
+    server.answer = mute
+    yield server
+    server.close()
 
 
 def yes(text: str) -> int:
@@ -54,30 +54,30 @@ def yes(text: str) -> int:
 
 
 def mute(body: Any) -> Reply:
-    """Prefers yes, and has nothing to say where a response is mute."""
+    """Prefers yes, and gives no verdict where a response is mute."""
     if "mute" in judged_texts(body).values():
         return 200, completion("...")
     return prefers(yes)(body)
 
 
-def judge_at(fake: FakeOpenAi, **more: Any) -> JudgeSettings:
-    return JudgeSettings(kind="endpoint", base_url=fake.url, model="m", attempts=2, **more)
+def judge_at(fake: FakeOpenAi, **settings: Any) -> JudgeSettings:
+    return JudgeSettings(kind="endpoint", base_url=fake.url, model="m", attempts=2, **settings)
 
 
-def written(place: Path, model: str, answers: dict[str, tuple[str, ...]]) -> str:
+def write_answers(path: Path, model: str, answers: dict[str, tuple[str, ...]]) -> str:
     rows = [
         ResponseRow(prompt, {}, model, {}, tuple(Response(prompt, t, model) for t in texts))
         for prompt, texts in answers.items()
     ]
-    write_responses(place, rows)
-    return str(place)
+    write_responses(path, rows)
+    return str(path)
 
 
-def compared(fake: FakeOpenAi, folder: Path, form: Any, **more: Any) -> dict[str, Any]:
+def compare_counts(fake: FakeOpenAi, folder: Path, form: Any, **judge: Any) -> dict[str, Any]:
     settings = CompareSettings(
-        responses=[written(folder / "responses.jsonl", "base", ANSWERS)],
+        responses=[write_answers(folder / "responses.jsonl", "base", ANSWERS)],
         output_dir=str(folder / form),
-        judge=judge_at(fake, **more),
+        judge=judge_at(fake, **judge),
         form=form,
     )
     list(compare(settings))
@@ -86,12 +86,12 @@ def compared(fake: FakeOpenAi, folder: Path, form: Any, **more: Any) -> dict[str
 
 
 def test_rankings_leave_out_what_has_no_verdict(fake: FakeOpenAi, tmp_path: Path) -> None:
-    counts = compared(fake, tmp_path, "rankings")
+    counts = compare_counts(fake, tmp_path, "rankings")
     with PreferenceStore.open(tmp_path / "rankings/store.db", create=False) as store:
         rankings = store.rankings()
         assert {v.annotator for v in store.verdicts()} == {"m"}
-    told = {r.prompt: dict(zip(r.responses, r.ranks, strict=True)) for r in rankings}
-    assert told == {
+    ranks = {r.prompt: dict(zip(r.responses, r.ranks, strict=True)) for r in rankings}
+    assert ranks == {
         "two": {"no": 3, "yes": 2, "yes yes": 1, "yes yes yes": 0},
         # Of "no" and "no no" neither has a yes: a tie in both orders.
         "three": {"no": 2, "no no": 2, "no yes": 1, "yes yes": 0},
@@ -107,7 +107,7 @@ def test_rankings_leave_out_what_has_no_verdict(fake: FakeOpenAi, tmp_path: Path
 
 def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_path: Path) -> None:
     fake.answer = prefers(yes)
-    counts = compared(fake, tmp_path, "pairs")
+    counts = compare_counts(fake, tmp_path, "pairs")
     assert counts["judge"]["calls"] == len(fake.requests) == 6 * 2
     with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         first = store.verdicts()
@@ -115,38 +115,40 @@ def test_pairs_cost_two_calls_each_and_a_second_run_none(fake: FakeOpenAi, tmp_p
         assert {v.annotator for v in first} == {"m"}
         # Neither response was shown first: each was, once.
         assert {item.shown for v in first for item in v.items} == {None}
-    again = compared(fake, tmp_path, "pairs", max_calls=1)
+    again = compare_counts(fake, tmp_path, "pairs", max_calls=1)
     assert len(fake.requests) == 12
     assert (again["judge"]["kept"], again["judge"]["calls"]) == (12, 0)
     with PreferenceStore.open(tmp_path / "pairs/store.db", create=False) as store:
         assert [v.outcome for v in store.verdicts()] == [v.outcome for v in first]
 
 
-def test_a_limit_stops_a_stage_that_goes_on_when_run_again(
+def test_a_limit_stops_a_stage_that_resumes_when_run_again(
     fake: FakeOpenAi, tmp_path: Path
 ) -> None:
     fake.answer = prefers(yes)
     for _ in range(2):
         with pytest.raises(WorkError, match="max_calls=5"):
-            compared(fake, tmp_path, "pairs", max_calls=5)
+            compare_counts(fake, tmp_path, "pairs", max_calls=5)
         assert not (tmp_path / "pairs/store.db").exists()
-    assert compared(fake, tmp_path, "pairs", max_calls=5)["judge"]["kept"] == 10
+    assert compare_counts(fake, tmp_path, "pairs", max_calls=5)["judge"]["kept"] == 10
     assert len(fake.requests) == 12
 
 
 def test_a_judge_without_any_verdict_ends_the_stage(fake: FakeOpenAi, tmp_path: Path) -> None:
     fake.answer = lambda body: (200, completion("I am a teapot."))
     with pytest.raises(WorkError, match=r"no verdict on any of 6 questions.*teapot"):
-        compared(fake, tmp_path, "pairs")
+        compare_counts(fake, tmp_path, "pairs")
 
 
-def test_an_arena_rates_by_what_was_said(fake: FakeOpenAi, tmp_path: Path) -> None:
-    ours = {"one": ("yes yes",), "two": ("yes",), "three": ("yes",), "four": ("mute",)}
-    theirs = {"one": ("yes",), "two": ("yes",), "three": ("no",), "four": ("yes",)}
+def test_an_arena_rates_by_the_verdicts(fake: FakeOpenAi, tmp_path: Path) -> None:
+    first = {"one": ("yes yes",), "two": ("yes",), "three": ("yes",), "four": ("mute",)}
+    second = {"one": ("yes",), "two": ("yes",), "three": ("no",), "four": ("yes",)}
     settings = ArenaSettings(
         contestants=[
-            Contestant(name=name, responses=written(tmp_path / f"{name}.jsonl", name, answers))
-            for name, answers in (("ours", ours), ("theirs", theirs))
+            Contestant(
+                name=name, responses=write_answers(tmp_path / f"{name}.jsonl", name, answers)
+            )
+            for name, answers in (("first", first), ("second", second))
         ],
         output_dir=str(tmp_path / "arena"),
         judge=judge_at(fake),
@@ -155,7 +157,7 @@ def test_an_arena_rates_by_what_was_said(fake: FakeOpenAi, tmp_path: Path) -> No
     )
     list(arena(settings))
     rated = json.loads((tmp_path / "arena/ratings.json").read_text())["models"]
-    row = next(r for r in rated if r["model"] == "ours")
+    row = next(r for r in rated if r["model"] == "first")
     # Two won, one tie of equal texts, and one without a verdict, which is no battle.
     assert (row["wins"], row["ties"], row["battles"]) == (2, 1, 3)
     counts = json.loads((tmp_path / "arena/counts.json").read_text())
@@ -165,8 +167,8 @@ def test_an_arena_rates_by_what_was_said(fake: FakeOpenAi, tmp_path: Path) -> No
 
 
 def test_best_of_n_by_a_judge(fake: FakeOpenAi, tmp_path: Path) -> None:
-    given = {
-        "responses": written(tmp_path / "responses.jsonl", "base", ANSWERS),
+    settings = {
+        "responses": write_answers(tmp_path / "responses.jsonl", "base", ANSWERS),
         "output_dir": str(tmp_path / "best"),
         "n": 4,
         "model_name": "best",
@@ -175,12 +177,12 @@ def test_best_of_n_by_a_judge(fake: FakeOpenAi, tmp_path: Path) -> None:
             {"kind": "length", "at_most": 0, "penalty": 0.001},
         ],
     }
-    list(select(build(SelectSettings, given, where="select")))
+    list(select(build(SelectSettings, settings, where="select")))
     best = [row.responses[0].text for row in read_responses(tmp_path / "best/responses.jsonl")]
     assert best == ["yes yes", "yes yes yes", "yes yes"]
-    told = json.loads((tmp_path / "best/judges.json").read_text())["judge"]
+    usage = json.loads((tmp_path / "best/judges.json").read_text())["judge"]
     # Each of twelve responses once, and the one without a score twice more.
-    assert (told["calls"], told["unreadable_answers"], told["missing"]) == (14, 3, 1)
+    assert (usage["calls"], usage["unreadable_answers"], usage["missing"]) == (14, 3, 1)
 
 
 def test_grpo_learns_what_a_judge_prefers(fake: FakeOpenAi, tmp_path: Path) -> None:
@@ -211,9 +213,9 @@ def test_grpo_learns_what_a_judge_prefers(fake: FakeOpenAi, tmp_path: Path) -> N
     scores = [row["rewards/judge/mean"] for row in read_metrics(tmp_path / "out/metrics.jsonl")]
     assert len(scores) == 12
     assert scores[0] < 2 < 5 < scores[-1]  # of 1 for no e to 10 for nine of them
-    told = json.loads((tmp_path / "out/judges.json").read_text())["judge"]
-    assert told["calls"] == len(fake.requests) > 0
-    assert told["missing"] == 0
+    usage = json.loads((tmp_path / "out/judges.json").read_text())["judge"]
+    assert usage["calls"] == len(fake.requests) > 0
+    assert usage["missing"] == 0
 
 
 def test_a_round_by_a_judge_at_an_endpoint(
@@ -248,36 +250,37 @@ def test_a_round_by_a_judge_at_an_endpoint(
         for pair in store.comparisons():
             assert pair.chosen.count("e") > pair.rejected.count("e")
     battles = json.loads((tmp_path / "out/round-1/arena/counts.json").read_text())
-    places = [tmp_path / f"out/round-{n}/answers/responses.jsonl" for n in (0, 1)]
-    then, now = ([row.responses[0].text for row in read_responses(p)] for p in places)
-    assert battles["judge"]["pairs"] == sum(a != b for a, b in zip(then, now, strict=True))
+    paths = [tmp_path / f"out/round-{n}/answers/responses.jsonl" for n in (0, 1)]
+    before, after = ([row.responses[0].text for row in read_responses(p)] for p in paths)
+    assert battles["judge"]["pairs"] == sum(a != b for a, b in zip(before, after, strict=True))
 
 
 def test_principles_are_an_input_and_limits_are_not(tmp_path: Path) -> None:
-    place = tmp_path / "p.yaml"
-    place.write_text("principles: [be kind]\n")
+    path = tmp_path / "p.yaml"
+    path.write_text("principles: [be kind]\n")
     shared = [
-        f"responses=[{written(tmp_path / 'r.jsonl', 'm', ANSWERS)}]",
+        f"responses=[{write_answers(tmp_path / 'r.jsonl', 'm', ANSWERS)}]",
         f"output_dir={tmp_path / 'out'}",
         "judge.kind=endpoint",
         "judge.base_url=http://127.0.0.1:1/v1",
         "judge.model=m",
-        f"judge.principles_file={place}",
+        f"judge.principles_file={path}",
     ]
 
-    def digest(*more: str) -> str:
-        found: str = stage_identity(single_stage("compare", overrides=[*shared, *more]))["digest"]
-        return found
+    def digest(*overrides: str) -> str:
+        plan = single_stage("compare", overrides=[*shared, *overrides])
+        value: str = stage_identity(plan)["digest"]
+        return value
 
     before = digest()
     assert digest("judge.max_calls=3", "judge.timeout=1.0") == before
     assert digest("judge.temperature=1.0") != before
-    place.write_text("principles: [be true]\n")
+    path.write_text("principles: [be true]\n")
     assert digest() != before
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"kind": "endpoint", "model": "m"}, "needs `base_url`"),
         ({"kind": "endpoint", "base_url": "http://h/v1"}, "`model`"),
@@ -285,6 +288,6 @@ def test_principles_are_an_input_and_limits_are_not(tmp_path: Path) -> None:
         ({"kind": "reward_model", "model": "m", "max_calls": 3}, "`max_calls` belongs to"),
     ],
 )
-def test_keys_of_another_kind_of_judge(given: dict[str, Any], message: str) -> None:
+def test_keys_of_another_kind_of_judge(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        JudgeSettings(**given)
+        JudgeSettings(**settings)

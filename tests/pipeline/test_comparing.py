@@ -1,4 +1,4 @@
-"""What a judge's verdicts become: pairs, rankings, or labels of single responses."""
+"""The forms of a judge's verdicts: pairs, rankings, or labels of single responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accord.runs import digest_path
 from accord.settings.stages import CompareSettings, JudgeSettings
 
 
-def test_labels_are_those_of_the_rankings_one_row_a_response(
+def test_labels_are_those_of_the_rankings_with_a_row_for_each_response(
     tiny_run: Path, tmp_path: Path
 ) -> None:
     for form in ("rankings", "labels"):
@@ -36,8 +36,8 @@ def test_labels_are_those_of_the_rankings_one_row_a_response(
             for text, rank in zip(ranking.responses, ranking.ranks, strict=True)
         ]
     ratings, _ = load_records(tmp_path / "labels/store.db", "kto")
-    told = [(r.prompt, r.response, r.score) for r in ratings if isinstance(r, Rating)]
-    assert told == expected
+    labels = [(r.prompt, r.response, r.score) for r in ratings if isinstance(r, Rating)]
+    assert labels == expected
     with PreferenceStore.open(tmp_path / "labels/store.db", create=False) as store:
         counts = store.counts()
     assert counts["ratings"] == counts["verdicts"] == len(expected) > 0
@@ -82,7 +82,7 @@ def test_responses_that_all_tie_are_a_tie(tmp_path: Path, tiny_run: Path) -> Non
     assert verdict.outcome == "tie"
 
 
-def test_an_earlier_store_comes_first_and_stays_as_it_was(tiny_run: Path, tmp_path: Path) -> None:
+def test_an_earlier_store_comes_first_and_is_not_changed(tiny_run: Path, tmp_path: Path) -> None:
     earlier = tiny_run / "preferences/store.db"
     before = digest_path(earlier)
     settings = CompareSettings(

@@ -22,26 +22,26 @@ MODELS = ["sft", "<dpo & co>", "ppo", "best of 4"]
 STAGES = [plan.name for plan in tiny(Path("out")).stages]
 
 
-def results_of(run: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((run / "results.json").read_text())
-    return read
+def read_results(run: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return results
 
 
 def stage_files(run: Path) -> dict[str, bytes]:
-    """stage.json of each stage, by name; the report's lies in the run's folder."""
+    """The stage.json of each stage, by name; that of the report is in the run's folder."""
     files = [run / "stage.json", *run.glob("*/stage.json")]
     return {json.loads(file.read_text())["name"]: file.read_bytes() for file in files}
 
 
-def weights_of(run: Path) -> dict[str, bytes]:
+def read_weights(run: Path) -> dict[str, bytes]:
     return {
         name: (run / name / "model/model.safetensors").read_bytes()
         for name in ("sft", "reward", "dpo", "ppo")
     }
 
 
-def test_results_tell_of_every_model(tiny_run: Path) -> None:
-    results = results_of(tiny_run)
+def test_results_have_every_model(tiny_run: Path) -> None:
+    results = read_results(tiny_run)
     assert [row["model"] for row in results["models"]] == MODELS
     for row in results["models"]:
         numbers = (
@@ -84,15 +84,13 @@ def test_every_stage_is_recorded(tiny_run: Path) -> None:
     files = stage_files(tiny_run)
     assert sorted(files) == sorted(STAGES)
     for name, content in files.items():
-        told = json.loads(content)
-        assert told["finished"]
-        assert told["seconds"] > 0
+        stage = json.loads(content)
+        assert stage["finished"]
+        assert stage["seconds"] > 0
         folder = tiny_run if name == "report" else tiny_run / name
         assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
     inputs = json.loads(files["ppo"])["inputs"]
-    used = [
-        tiny_run / place for place in ("reward/model", "sft/model", "world/train_prompts.jsonl")
-    ]
+    used = [tiny_run / path for path in ("reward/model", "sft/model", "world/train_prompts.jsonl")]
     assert sorted(inputs) == sorted(map(str, used))
 
 
@@ -102,13 +100,13 @@ def test_a_finished_run_runs_nothing_again(
     before = stage_files(tiny_run)
     run_recipe(tiny(tiny_run))
     assert stage_files(tiny_run) == before
-    told = capsys.readouterr().err
-    assert [f"{name}: finished before, not run again" for name in STAGES] == told.splitlines()
+    messages = capsys.readouterr().err.splitlines()
+    assert [f"{name}: finished before, not run again" for name in STAGES] == messages
 
 
 @dataclass(frozen=True)
 class SecondRun:
-    """The same recipe run once more, and what it gave before anything was changed."""
+    """The same recipe run a second time, with its results before any change."""
 
     folder: Path
     results: dict[str, Any]
@@ -119,7 +117,7 @@ class SecondRun:
 def second_run(tmp_path_factory: pytest.TempPathFactory) -> SecondRun:
     folder = tmp_path_factory.mktemp("again") / "out"
     run_recipe(tiny(folder))
-    return SecondRun(folder, results_of(folder), weights_of(folder))
+    return SecondRun(folder, read_results(folder), read_weights(folder))
 
 
 def test_a_changed_setting_runs_its_stage_and_what_depends_on_it(
@@ -139,18 +137,18 @@ def test_a_changed_setting_runs_its_stage_and_what_depends_on_it(
         assert f"\n{name}: finished " in plan
     assert stage_files(run) == before  # a plan runs nothing
     run_recipe(recipe)
-    told = capsys.readouterr().err
-    assert "\ndpo: beta was 0.1, is 0.5; runs again from the start\n" in told
-    assert f"\ndpo-test: {run}/dpo/model has changed; runs again from the start\n" in told
+    messages = capsys.readouterr().err
+    assert "\ndpo: beta was 0.1, is 0.5; runs again from the start\n" in messages
+    assert f"\ndpo-test: {run}/dpo/model has changed; runs again from the start\n" in messages
     after = stage_files(run)
     again = [name for name in STAGES if after[name] != before[name]]
     assert again == ["dpo", "dpo-test", "evaluate", "arena", "report"]
-    # What another β moves is the model trained with it; the others are where they were.
-    for old, new in zip(results["models"], results_of(run)["models"], strict=True):
+    # Another β changes the model trained with it, and no other.
+    for old, new in zip(results["models"], read_results(run)["models"], strict=True):
         assert (old["kl"] == new["kl"]) == (old["model"] != "<dpo & co>")
 
 
-def test_a_plan_tells_settings_and_states(tmp_path: Path) -> None:
+def test_a_plan_lists_settings_and_states(tmp_path: Path) -> None:
     plan = plan_recipe(tiny(tmp_path / "out", "ppo.max_kl=9"))
     assert plan.startswith(f"output_dir: {tmp_path / 'out'}\nseed: 0\n")
     assert plan.count(": not begun\n") == len(STAGES)
@@ -160,43 +158,41 @@ def test_a_plan_tells_settings_and_states(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def told_apart(results: dict[str, Any]) -> dict[str, Any]:
-    """Results without what tells of the day, the machine and the clock."""
+def reproducible(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without dates, durations and facts of the machine."""
     models = [{k: v for k, v in row.items() if k != "seconds"} for row in results["models"]]
     return {**results, "models": models, "run": results["run"]["seed"]}
 
 
 def test_equal_seeds_give_equal_results(tiny_run: Path, second_run: SecondRun) -> None:
-    assert told_apart(second_run.results) == told_apart(results_of(tiny_run))
-    assert second_run.weights == weights_of(tiny_run)
+    assert reproducible(second_run.results) == reproducible(read_results(tiny_run))
+    assert second_run.weights == read_weights(tiny_run)
 
 
 def test_another_seed_gives_other_results(tiny_run: Path, tmp_path: Path) -> None:
     run_recipe(tiny(tmp_path / "other", "seed=1"))
-    one, other = results_of(tiny_run), results_of(tmp_path / "other")
-    assert other["run"]["seed"] == 1
-    for row, others in zip(one["models"], other["models"], strict=True):
-        assert row["reward_model_score"] != others["reward_model_score"]
+    first, second = read_results(tiny_run), read_results(tmp_path / "other")
+    assert second["run"]["seed"] == 1
+    for row, other_row in zip(first["models"], second["models"], strict=True):
+        assert row["reward_model_score"] != other_row["reward_model_score"]
 
 
-def test_a_store_and_a_file_of_its_rows_are_learned_alike(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_store_and_a_file_of_its_rows_give_the_same_groups(
+    tiny_run: Path, tmp_path: Path
+) -> None:
     lm = load_causal(str(tiny_run / "sft/model"))
 
-    def groups_of(place: Path) -> list[PromptGroup]:
-        records, _ = load_records(place, "preferences")
-        found, _ = encode(records, lm.tokenizer, Limits(256), eos_ids=lm.eos_ids)
-        return found
+    def encode_file(path: Path) -> list[PromptGroup]:
+        records, _ = load_records(path, "preferences")
+        groups, _ = encode(records, lm.tokenizer, Limits(256), eos_ids=lm.eos_ids)
+        return groups
 
     store = tiny_run / "preferences/store.db"
     records, _ = load_records(store, "preferences")
     assert len(records) > 20
     file = tmp_path / "rows.jsonl"
     write_jsonl(file, map(record_json, records))
-    stored, read = groups_of(store), groups_of(file)
+    stored, read = encode_file(store), encode_file(file)
     assert len(stored) >= 4
-    for one, other in zip(stored, read, strict=True):
-        assert (one.prompt, one.responses, one.ranks) == (
-            other.prompt,
-            other.responses,
-            other.ranks,
-        )
+    for a, b in zip(stored, read, strict=True):
+        assert (a.prompt, a.responses, a.ranks) == (b.prompt, b.responses, b.ranks)

@@ -1,4 +1,4 @@
-"""PPO with several sources of reward: what it learns from, what it logs, what makes it anew."""
+"""PPO with several sources of reward: its metrics, and what makes it run again."""
 
 from __future__ import annotations
 

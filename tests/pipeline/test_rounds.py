@@ -1,4 +1,4 @@
-"""Rounds: what each learns from, from which model, under which reference, and how they go on."""
+"""Rounds: the data, the start and the reference of each, and how they are resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accord.data.write import read_responses
 from accord.errors import SettingsError
 from accord.measure.texts.diversity import distinct_n, words
 from accord.pipeline import plan_recipe, run_recipe, run_stage
-from accord.pipeline.stages.rounds import dealt, rounds_of
+from accord.pipeline.stages.rounds import plan_rounds, prompts_of_round
 from accord.records import Comparison, Demonstration, PromptOnly
 from accord.runs import digest_path, read_metrics
 from accord.settings.iterate import IterateSettings
@@ -38,7 +38,7 @@ ROUNDS = [
 
 
 @pytest.fixture
-def place(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder beside the tiny run's stages."""
     for name in ("world", "sft", "reward"):
         (tmp_path / name).symlink_to(tiny_run / name)
@@ -47,38 +47,38 @@ def place(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "here"
 
 
-def go(*overrides: str) -> None:
+def iterate(*overrides: str) -> None:
     named = {text.partition("=")[0] for text in overrides}
     shared = [text for text in ROUNDS if text.partition("=")[0] not in named]
     run_stage(single_stage("iterate", overrides=[*shared, *overrides]))
 
 
-def told(out: Path = Path("out")) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((out / "rounds.json").read_text())
-    return read
+def read_rounds(out: Path = Path("out")) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "rounds.json").read_text())
+    return content
 
 
-def settings_of(stage: str, out: Path = Path("out")) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((out / stage / "stage.json").read_text())["settings"]
-    return read
+def read_settings(stage: str, out: Path = Path("out")) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((out / stage / "stage.json").read_text())["settings"]
+    return settings
 
 
 def stage_files(out: Path = Path("out")) -> dict[str, bytes]:
     return {str(p.parent): p.read_bytes() for p in sorted(out.glob("round-*/*/stage.json"))}
 
 
-def test_each_round_learns_from_its_own_model_and_says_so(
-    place: Path, capsys: pytest.CaptureFixture[str]
+def test_each_round_trains_and_records_its_model(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    go("rounds=2", "prompts_per_round=10", "world=true")
+    iterate("rounds=2", "prompts_per_round=10", "world=true")
     models = ["../sft/model", "out/round-1/train/model", "out/round-2/train/model"]
-    rows = told()["rounds"]
+    rows = read_rounds()["rounds"]
     assert [row["model"] for row in rows] == models
     assert [row.get("start") for row in rows] == [None, *models[:2]]
     for number in (1, 2):
         start, row = models[number - 1], rows[number]
-        assert settings_of(f"round-{number}/sample")["model"] == start
-        assert settings_of(f"round-{number}/train")["model"] == start
+        assert read_settings(f"round-{number}/sample")["model"] == start
+        assert read_settings(f"round-{number}/train")["model"] == start
         assert row["digests"]["model"] == digest_path(models[number])
         assert row["sampled_prompts"] == 10
         assert row["counts"]["responses"] == 30
@@ -93,25 +93,25 @@ def test_each_round_learns_from_its_own_model_and_says_so(
         for n in (1, 2)
     )
     assert len(first) == len(second) == 10
-    assert not first & second  # of 32 prompts, none has a second turn before all had one
+    assert not first & second  # of 32 prompts, none is used again before all were used
     table = capsys.readouterr().out
     assert "round   true reward" in table
-    assert "Done" not in table  # the command line says that
-    page = place / "out"
+    assert "Done" not in table  # the command line prints that
+    page = workspace / "out"
     run_stage(single_stage("report", overrides=[f"run={page}", f"output_dir={page}"]))
     html = (page / "report.html").read_text()
     assert "<h2>Rounds</h2>" in html
     assert html.count(' by round"') == len(("true reward", "score", "KL", "words")) + 3
 
 
-def test_the_numbers_are_those_of_the_answers(place: Path) -> None:
-    go("rounds=1", "eval_responses=2")
-    rows = told()["rounds"]
+def test_the_measures_are_those_of_the_answers(workspace: Path) -> None:
+    iterate("rounds=1", "eval_responses=2")
+    rows = read_rounds()["rounds"]
     assert [row["win_rate"] is None for row in rows] == [True, False]
     texts = []
     for row in rows:
-        answers = read_responses(f"out/round-{row['round']}/answers/responses.jsonl")
-        responses = [r for line in answers for r in line.responses]
+        lines = read_responses(f"out/round-{row['round']}/answers/responses.jsonl")
+        responses = [r for line in lines for r in line.responses]
         texts.append([r.text for r in responses])
         assert len(responses) == 2 * 12
         assert row["mean_length"] == pytest.approx(
@@ -120,11 +120,11 @@ def test_the_numbers_are_those_of_the_answers(place: Path) -> None:
         ended = sum(r.finished for r in responses) / len(responses)
         assert row["finished_share"] == pytest.approx(ended)
     assert texts[0] != texts[1]
-    # The same number of words in each, or the shorter answers would seem the more diverse ones.
-    fewest = min(sum(len(words(text)) for text in own) for own in texts)
-    assert told()["distinct_2_words"] == fewest
-    for row, own in zip(rows, texts, strict=True):
-        assert row["distinct_2"] == distinct_n(own, 2, tokens=fewest)
+    # Over equally many words, because the distinct share falls as text grows.
+    fewest = min(sum(len(words(text)) for text in answers) for answers in texts)
+    assert read_rounds()["distinct_2_words"] == fewest
+    for row, answers in zip(rows, texts, strict=True):
+        assert row["distinct_2"] == distinct_n(answers, 2, tokens=fewest)
     assert rows[0]["kl"]["mean"] == 0
     assert rows[1]["kl"]["mean"] > 0
     # By hand: of twelve prompts, how often the judge preferred the first answer of round 1's model.
@@ -140,13 +140,15 @@ def test_the_numbers_are_those_of_the_answers(place: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["fixed", "moving"])
-def test_the_reference_is_the_first_model_or_the_rounds_start(place: Path, reference: str) -> None:
-    go("rounds=2", f"reference={reference}", "eval_prompts=2")
-    given = [settings_of(f"round-{n}/train")["ref_model"] for n in (1, 2)]
-    assert given == (["../sft/model"] * 2 if reference == "fixed" else [None] * 2)
-    shown = [row.get("reference") for row in told()["rounds"]]
+def test_the_reference_is_the_first_model_or_the_rounds_start(
+    workspace: Path, reference: str
+) -> None:
+    iterate("rounds=2", f"reference={reference}", "eval_prompts=2")
+    references = [read_settings(f"round-{n}/train")["ref_model"] for n in (1, 2)]
+    assert references == (["../sft/model"] * 2 if reference == "fixed" else [None] * 2)
+    recorded = [row.get("reference") for row in read_rounds()["rounds"]]
     start = "../sft/model" if reference == "fixed" else "out/round-1/train/model"
-    assert shown == [None, "../sft/model", start]
+    assert recorded == [None, "../sft/model", start]
     # Margins are of log-ratios to the reference: 0 before the first step only where the model is
     # the reference itself.
     first, second = (
@@ -156,46 +158,46 @@ def test_the_reference_is_the_first_model_or_the_rounds_start(place: Path, refer
     assert (abs(second) < 1e-6) == (reference == "moving")
 
 
-def test_more_rounds_go_on_and_redo_nothing(
-    place: Path, capsys: pytest.CaptureFixture[str]
+def test_more_rounds_resume_and_repeat_nothing(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    go("rounds=1", "eval_prompts=4")
-    before, first = stage_files(), told()["rounds"]
-    go("rounds=1", "eval_prompts=4")
+    iterate("rounds=1", "eval_prompts=4")
+    before, first = stage_files(), read_rounds()["rounds"]
+    iterate("rounds=1", "eval_prompts=4")
     assert "iterate: finished before, not run again" in capsys.readouterr().err
-    go("rounds=2", "eval_prompts=4")
+    iterate("rounds=2", "eval_prompts=4")
     after = stage_files()
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 6
-    assert [row["model"] for row in told()["rounds"][:2]] == [row["model"] for row in first]
+    assert [row["model"] for row in read_rounds()["rounds"][:2]] == [row["model"] for row in first]
     assert digest_path("out/model") == digest_path("out/round-2/train/model")
-    go("output_dir=whole", "rounds=2", "eval_prompts=4")
+    iterate("output_dir=whole", "rounds=2", "eval_prompts=4")
     weights = "model/model.safetensors"  # the model's card names folders
     assert digest_path(f"whole/{weights}") == digest_path(f"out/{weights}")
-    # Fewer again: the model and the table are of the first round, and the second one stays.
-    go("rounds=1", "eval_prompts=4")
+    # Fewer rounds: the model is that of the first round, and the second round is not removed.
+    iterate("rounds=1", "eval_prompts=4")
     assert digest_path("out/model") == digest_path("out/round-1/train/model")
-    assert len(told()["rounds"]) == 2
+    assert len(read_rounds()["rounds"]) == 2
     assert stage_files() == after
 
 
-def test_other_settings_do_not_take_the_folder(place: Path) -> None:
-    go("rounds=1", "eval_prompts=2")
+def test_other_settings_do_not_replace_the_folder(workspace: Path) -> None:
+    iterate("rounds=1", "eval_prompts=2")
     before = stage_files()
     with pytest.raises(SettingsError, match=r"other settings or inputs made: train changed\."):
-        go("rounds=1", "eval_prompts=2", "train.beta=0.7")
-    go("rounds=1", "eval_prompts=2", "train.save_steps=1")  # which changes nothing learned
+        iterate("rounds=1", "eval_prompts=2", "train.beta=0.7")
+    iterate("rounds=1", "eval_prompts=2", "train.save_steps=1")  # which does not change the result
     assert stage_files() == before
-    # Nor does an unfinished one, which has stages to lose.
+    # Nor is an unfinished one replaced, which has stages to lose.
     stage = json.loads(Path("out/stage.json").read_text())
     Path("out/stage.json").write_text(json.dumps({**stage, "finished": None}))
     with pytest.raises(SettingsError, match="other settings or inputs made: seed was 0, is 1"):
-        go("rounds=1", "eval_prompts=2", "seed=1")
+        iterate("rounds=1", "eval_prompts=2", "seed=1")
     assert stage_files() == before
 
 
-def test_all_data_is_that_of_all_rounds(place: Path) -> None:
-    go("rounds=2", "keep_data=all", "eval_prompts=2", "form=pairs", "num_responses=4")
+def test_all_data_is_that_of_all_rounds(workspace: Path) -> None:
+    iterate("rounds=2", "keep_data=all", "eval_prompts=2", "form=pairs", "num_responses=4")
     with PreferenceStore.open("out/round-1/compare/store.db", create=False) as store:
         first = store.comparisons()
     with PreferenceStore.open("out/round-2/compare/store.db", create=False) as store:
@@ -208,11 +210,11 @@ def test_all_data_is_that_of_all_rounds(place: Path) -> None:
     assert pairs == [pair for pair in expected if pair[1] != pair[2]]
     data = json.loads(Path("out/round-2/train/data.json").read_text())
     assert data["read"]["records"] == len(pairs)
-    assert settings_of("round-2/train")["dataset"] == "out/round-2/compare/store.db"
+    assert read_settings("round-2/train")["dataset"] == "out/round-2/compare/store.db"
 
 
-def test_rejection_sampling_imitates_the_best(place: Path) -> None:
-    go("rounds=1", "eval_prompts=2", "train.method=rejection_sampling")
+def test_rejection_sampling_imitates_the_best(workspace: Path) -> None:
+    iterate("rounds=1", "eval_prompts=2", "train.method=rejection_sampling")
     assert json.loads(Path("out/round-1/train/stage.json").read_text())["method"] == "sft"
     with PreferenceStore.open("out/round-1/compare/store.db", create=False) as store:
         rankings = store.rankings()
@@ -224,57 +226,61 @@ def test_rejection_sampling_imitates_the_best(place: Path) -> None:
         best = [t for t, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0]
         assert (record.prompt, record.response) == (ranking.prompt, best[0])
     assert "the best of each ranking is read as a demonstration" in report.notes
-    assert told()["reference"] is None
+    assert read_rounds()["reference"] is None
 
 
 @pytest.mark.parametrize("method", ["kto", "simpo"])
-def test_other_methods_run_a_round(place: Path, method: str) -> None:
+def test_other_methods_run_a_round(workspace: Path, method: str) -> None:
     form = ["form=labels"] if method == "kto" else []
-    go("rounds=1", "eval_prompts=2", f"train.method={method}", *form)
-    assert told()["method"] == method
-    assert told()["rounds"][1]["kl"]["mean"] > 0
+    iterate("rounds=1", "eval_prompts=2", f"train.method={method}", *form)
+    assert read_rounds()["method"] == method
+    assert read_rounds()["rounds"][1]["kl"]["mean"] > 0
 
 
-def test_adapters_move_from_round_to_round(place: Path) -> None:
-    go("rounds=2", "eval_prompts=2", "train.lora.r=2")
+def test_adapters_move_from_round_to_round(workspace: Path) -> None:
+    iterate("rounds=2", "eval_prompts=2", "train.lora.r=2")
     # Away from the first model before its first step: round 1's adapters are in what it trains.
     assert read_metrics("out/round-2/train/metrics.jsonl")[0]["rewards/margins"] != 0
     assert Path("out/round-1/train/model/adapter_config.json").is_file()
-    assert all(row["kl"]["mean"] > 0 for row in told()["rounds"][1:])
+    assert all(row["kl"]["mean"] > 0 for row in read_rounds()["rounds"][1:])
 
 
-def test_a_round_that_was_lost_is_made_again_to_the_bit(place: Path) -> None:
-    go("rounds=2", "eval_prompts=2")
+def test_a_deleted_round_is_repeated_to_the_bit(workspace: Path) -> None:
+    iterate("rounds=2", "eval_prompts=2")
     before = {name: digest_path(f"out/{name}") for name in ("model", "round-1/train/model")}
     rounds = Path("out/rounds.json").read_bytes()
     for name in ("round-1/train", "round-2/sample", "model"):
         shutil.rmtree(f"out/{name}")
     stage = json.loads(Path("out/stage.json").read_text())
     Path("out/stage.json").write_text(json.dumps({**stage, "finished": None}))
-    go("rounds=2", "eval_prompts=2")
+    iterate("rounds=2", "eval_prompts=2")
     assert {name: digest_path(f"out/{name}") for name in before} == before
     assert Path("out/rounds.json").read_bytes() == rounds
 
 
-def test_prompts_are_dealt_in_turns() -> None:
+def test_every_prompt_is_used_before_one_is_used_again() -> None:
     records = [PromptOnly(str(i)) for i in range(7)]
-    hands = [[r.prompt for r in dealt(records, 3, n, seed=0)] for n in range(1, 15)]  # type: ignore[union-attr]
-    assert all(len(set(hand)) == 3 for hand in hands)
-    flat = [prompt for hand in hands for prompt in hand]
+
+    def prompts(number: int, seed: int = 0) -> list[Any]:
+        return [r.prompt for r in prompts_of_round(records, 3, number, seed)]  # type: ignore[union-attr]
+
+    rounds = [prompts(number) for number in range(1, 15)]
+    assert all(len(set(chosen)) == 3 for chosen in rounds)
+    flat = [prompt for chosen in rounds for prompt in chosen]
     assert Counter(flat) == dict.fromkeys(map(str, range(7)), 6)  # 14 · 3 = 6 · 7
-    for n in range(1, 14):  # after n rounds nobody is two turns ahead
-        turns = Counter({str(i): 0 for i in range(7)}) | Counter(flat[: 3 * n])
-        counts = [turns[str(i)] for i in range(7)]
+    for n in range(1, 14):  # after n rounds, no prompt was used twice more than another
+        uses = Counter(flat[: 3 * n])
+        counts = [uses[str(i)] for i in range(7)]
         assert max(counts) - min(counts) <= 1
-    assert [r.prompt for r in dealt(records, 3, 1, seed=1)] != hands[0]  # type: ignore[union-attr]
+    assert prompts(1, seed=1) != rounds[0]
 
 
-def test_all_sampling_stops_at_the_rounds_stop() -> None:
+def test_all_sampling_stages_have_the_stop_strings() -> None:
     settings = IterateSettings(model="m", dataset="d", output_dir="o", stop=["\n\n"])
     stops = [
         stage.settings.stop  # type: ignore[attr-defined]
-        for one in rounds_of(settings)
-        for stage in one.stages
+        for round_ in plan_rounds(settings)
+        for stage in round_.stages
         if stage.kind == "sample"
     ]
     assert stops == [["\n\n"]] * 7  # two a round, and the first model's answers
@@ -285,8 +291,8 @@ def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
         settings = IterateSettings(model="m", dataset="d", output_dir="o", rounds=3, seed=seed)
         return [
             stage.settings.seed  # type: ignore[attr-defined]
-            for one in rounds_of(settings)
-            for stage in one.stages
+            for round_ in plan_rounds(settings)
+            for stage in round_.stages
             if stage.kind != "evaluate" and "answers" not in stage.name
         ]
 
@@ -295,7 +301,7 @@ def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("overrides", "message"),
     [
         (["train.method=dop"], r"no method 'dop' for a round\. Did you mean `dpo`\?"),
         (["train.method=ppo"], "no method 'ppo' for a round"),
@@ -310,18 +316,18 @@ def test_seeds_differ_from_round_to_round_and_by_seed() -> None:
         (["temperature=0"], "`temperature` must be a number greater than 0"),
     ],
 )
-def test_wrong_settings_are_told_with_their_remedy(given: list[str], message: str) -> None:
-    needed = ["model=m", "dataset=d", "output_dir=o"]
+def test_errors_of_settings_name_the_remedy(overrides: list[str], message: str) -> None:
+    required = ["model=m", "dataset=d", "output_dir=o"]
     with pytest.raises(SettingsError, match=message):
-        single_stage("iterate", overrides=[*needed, *given])
+        single_stage("iterate", overrides=[*required, *overrides])
 
 
-def test_more_prompts_than_there_are(place: Path) -> None:
+def test_more_prompts_than_there_are(workspace: Path) -> None:
     with pytest.raises(SettingsError, match=r"prompts_per_round=33, but .* has 32 prompts"):
-        go("prompts_per_round=33", "eval_prompts=2")
+        iterate("prompts_per_round=33", "eval_prompts=2")
 
 
-def test_rejection_sampling_as_a_recipe(place: Path, tmp_path: Path) -> None:
+def test_rejection_sampling_as_a_recipe(workspace: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "best.yaml"
     recipe.write_text(
         """\
@@ -336,12 +342,12 @@ stages:
     run_recipe(load_recipe(recipe))
     data = json.loads(Path("best/sft/data.json").read_text())
     selected = read_responses("best/select/responses.jsonl")
-    said = [row for row in selected if row.responses[0].text.strip()]
-    assert data["read"]["records"] == len(said) > 16
+    not_empty = [row for row in selected if row.responses[0].text.strip()]
+    assert data["read"]["records"] == len(not_empty) > 16
 
 
 def test_rounds_in_a_recipe_are_extended_too(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "rounds.yaml"
     recipe.write_text(

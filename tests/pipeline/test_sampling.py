@@ -1,4 +1,4 @@
-"""Sampling goes on from what a killed start left, whatever bytes that ends with."""
+"""Sampling resumes from the file of a killed run, whatever bytes that ends with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings(tiny_world: Path, tmp_path: Path) -> SampleSettings:
 
 
 def first_chunk(settings: SampleSettings) -> bytes:
-    """The header and the first four rows, as a start that was stopped left them."""
+    """The header and the first four rows, as an interrupted run leaves them."""
     assert [progress.done for progress in islice(sample(settings), 2)] == [0, 4]
     return (Path(settings.output_dir) / "responses.partial.jsonl").read_bytes()
 
@@ -38,8 +38,8 @@ def test_line_separators_and_a_character_cut_in_half(settings: SampleSettings) -
     written = first_chunk(settings)
     folder = Path(settings.output_dir)
     header, *rows = [json.loads(line) for line in written.splitlines()]
-    # A model may write any character. These are written as they are, and some functions take
-    # them for the end of a line.
+    # A model may write any character. These are written without escapes, and some functions treat
+    # them as line ends.
     rows[0]["responses"][0]["text"] = "a\u2028b\u0085c\u2029d"
     lines = [json.dumps(row, ensure_ascii=False).encode() for row in (header, *rows, rows[0])]
     cut = lines[-1].index("\u2028".encode()) + 1
@@ -52,18 +52,20 @@ def test_line_separators_and_a_character_cut_in_half(settings: SampleSettings) -
     assert read[0].responses[0].text == "a\u2028b\u0085c\u2029d"
 
 
-@pytest.mark.parametrize("kept", [0, 5, -1])
-def test_a_torn_header_or_chunk_begins_the_chunk_again(settings: SampleSettings, kept: int) -> None:
+@pytest.mark.parametrize("length", [0, 5, -1])
+def test_after_a_torn_header_or_chunk_the_chunk_is_sampled_again(
+    settings: SampleSettings, length: int
+) -> None:
     written = first_chunk(settings)
     header = written.index(b"\n")
     partial = Path(settings.output_dir) / "responses.partial.jsonl"
-    for content in (written[:kept], written[:header], written[: header + 1]):
+    for content in (written[:length], written[:header], written[: header + 1]):
         partial.write_bytes(content)
         assert [progress.done for progress in islice(sample(settings), 2)] == [0, 4]
         assert partial.read_bytes() == written
 
 
-def test_other_settings_begin_anew(settings: SampleSettings) -> None:
+def test_other_settings_start_from_scratch(settings: SampleSettings) -> None:
     first_chunk(settings)
     assert next(sample(settings.model_copy(update={"temperature": 0.5}))).done == 0
 
@@ -78,9 +80,9 @@ def answers(settings: SampleSettings) -> list[Response]:
 def test_stop_strings_end_the_text(settings: SampleSettings) -> None:
     plain = answers(settings)
     letter = Counter(c for r in plain for c in set(r.text)).most_common(1)[0][0]
-    there = f"{settings.output_dir}-stopped"
-    found = answers(settings.model_copy(update={"stop": [letter], "output_dir": there}))
-    for before, after in zip(plain, found, strict=True):
+    folder = f"{settings.output_dir}-stopped"
+    stopped = answers(settings.model_copy(update={"stop": [letter], "output_dir": folder}))
+    for before, after in zip(plain, stopped, strict=True):
         assert after.text == before.text.partition(letter)[0]
         assert after.finished == (before.finished or letter in before.text)
         assert after.settings["stop"] == [letter]
@@ -89,12 +91,12 @@ def test_stop_strings_end_the_text(settings: SampleSettings) -> None:
 
 @pytest.mark.parametrize("cut", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}])
 def test_cuts_reach_the_sampler(settings: SampleSettings, cut: dict[str, float]) -> None:
-    there = {"output_dir": f"{settings.output_dir}-cut", "num_responses": 3}
-    texts = [r.text for r in answers(settings.model_copy(update=there | cut))]
+    changes = {"output_dir": f"{settings.output_dir}-cut", "num_responses": 3}
+    texts = [r.text for r in answers(settings.model_copy(update=changes | cut))]
     assert all(len(set(texts[i : i + 3])) == 1 for i in range(0, len(texts), 3))
 
 
-def test_blanks_of_a_stop_string_are_its_own() -> None:
+def test_spaces_of_a_stop_string_are_not_stripped() -> None:
     required = {"model": "m", "dataset": "d", "output_dir": "o"}
     assert SampleSettings(**required, stop=["\n\nHuman: "]).stop == ["\n\nHuman: "]
     with pytest.raises(ValidationError, match="at least 1 character"):

@@ -1,4 +1,4 @@
-"""Best-of-N by any sources: what scores highest in their weighted sum is kept."""
+"""Best-of-N by any sources: the response with the highest weighted sum is selected."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def responses(tmp_path: Path) -> str:
 
 def chosen(responses: str, n: int, *rewards: dict[str, Any]) -> list[str]:
     out = Path(responses).parent / "best"
-    given = {"responses": responses, "output_dir": str(out), "n": n, "model_name": "best"}
-    settings = build(SelectSettings, {**given, "rewards": list(rewards)}, where="select")
+    required = {"responses": responses, "output_dir": str(out), "n": n, "model_name": "best"}
+    settings = build(SelectSettings, {**required, "rewards": list(rewards)}, where="select")
     assert [progress.done for progress in select(settings)][-1] == 2
     return [row.responses[0].text for row in read_responses(out / "responses.jsonl")]
 
 
-def test_the_highest_sum_is_kept(responses: str) -> None:
+def test_the_highest_sum_is_selected(responses: str) -> None:
     right = {"kind": "answer", "compare": "number"}
     assert chosen(responses, 3, right) == ["well, well, it is 4", "3 3 3 3"]
     short = {"kind": "length", "at_most": 0, "penalty": 0.1}
@@ -50,6 +50,6 @@ def test_the_highest_sum_is_kept(responses: str) -> None:
     assert chosen(responses, 3, {"kind": "repetition", "ngram": 1}) == ["it is 5", "three"]
 
 
-def test_a_column_that_is_not_there_is_told(responses: str) -> None:
+def test_a_missing_column_is_an_error(responses: str) -> None:
     with pytest.raises(RewardError, match=r"column `gold`, .*Its other columns: `answer`"):
         chosen(responses, 3, {"kind": "answer", "column": "gold"})

@@ -1,4 +1,4 @@
-"""Sampling and rounds with a server: which adapter it is given, when, and that it is taken away."""
+"""Sampling and rounds with a server: which adapter is published, when, and that it is unloaded."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from accord.settings.stages import SampleSettings
 from accord.settings.training import LoraSettings
 from tests.respond.fake_vllm import FakeVllm, completion
 
-LOAD, UNLOAD, ASK = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
+LOAD, UNLOAD, SAMPLE = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/completions"
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, place: Path) -> Iterator[FakeVllm]:
-    """A server that says it has the SFT model."""
+def fake(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[FakeVllm]:
+    """A server that reports the SFT model as its base."""
     monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
-    found = serving(place.parent / "sft/model")
-    yield found
-    found.close()
+    server = serving(workspace.parent / "sft/model")
+    yield server
+    server.close()
 
 
 def serving(root: Path) -> FakeVllm:
-    found = FakeVllm()
+    server = FakeVllm()
     base = {"id": "base", "parent": None, "max_model_len": 256, "root": str(root)}
-    found.answers["/v1/models"] = lambda body: (200, {"data": [base]})
-    found.answers[ASK] = said
-    return found
+    server.answers["/v1/models"] = lambda body: (200, {"data": [base]})
+    server.answers[SAMPLE] = distinct_responses
+    return server
 
 
-def said(body: Any) -> tuple[int, Any]:
-    """Responses that differ by a word, for there to be something to prefer."""
-    found = completion(body)
-    for choice in found["choices"]:
+def distinct_responses(body: Any) -> tuple[int, Any]:
+    """Responses that differ by a word, so that one can be preferred."""
+    content = completion(body)
+    for choice in content["choices"]:
         choice["token_ids"][:2] = [400 + choice["index"], 500 + choice["index"]]
-    return 200, found
+    return 200, content
 
 
 @pytest.fixture
-def place(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder beside the tiny run's stages."""
     for name in ("world", "sft"):
         (tmp_path / name).symlink_to(tiny_run / name)
@@ -66,88 +66,89 @@ def place(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def adapter(place: Path) -> Path:
+def adapter(workspace: Path) -> Path:
     lm = add_adapters(load_causal("../sft/model", device="cpu"), LoraSettings(r=2), seed=0)
-    save_model(lm, place / "adapter", card="")
-    return place / "adapter"
+    save_model(lm, workspace / "adapter", card="")
+    return workspace / "adapter"
 
 
-def asked(fake: FakeVllm) -> list[tuple[str, str]]:
-    """What the server was told of adapters, and whom it was asked to be, in order."""
-    told = {LOAD: "lora_path", UNLOAD: "lora_name", ASK: "model"}
-    found = [(path, body[told[path]]) for path, body in fake.seen if path in told]
+def requests(fake: FakeVllm) -> list[tuple[str, str]]:
+    """The requests to load, unload and sample from an adapter or the base, in order."""
+    keys = {LOAD: "lora_path", UNLOAD: "lora_name", SAMPLE: "model"}
+    received = [(path, body[keys[path]]) for path, body in fake.seen if path in keys]
     names = {b["lora_name"]: b["lora_path"] for path, b in fake.seen if path == LOAD}
     here = f"{Path.cwd()}/"
-    return [(path, names.get(what, what).replace(here, "")) for path, what in found]
+    return [(path, names.get(name, name).replace(here, "")) for path, name in received]
 
 
-def runs(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Without repetitions in a row."""
-    return [one for one, before in zip(found, [None, *found], strict=False) if one != before]
+def changes(received: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The requests without immediate repetitions."""
+    previous = [None, *received]
+    return [request for request, p in zip(received, previous, strict=False) if request != p]
 
 
-def settings_of(fake: FakeVllm, place: Path | str, **more: Any) -> SampleSettings:
+def sample_settings(fake: FakeVllm, folder: Path | str, **sampler: Any) -> SampleSettings:
     return SampleSettings(
-        model=str(place),
+        model=str(folder),
         dataset="../world/test_prompts.jsonl",
         output_dir="out",
         num_responses=2,
         max_new_tokens=16,
         batch_size=2,  # four prompts are written at a time
-        sampler=SamplerSettings(kind="vllm", url=fake.url, **more),
+        sampler=SamplerSettings(kind="vllm", url=fake.url, **sampler),
     )
 
 
 def test_an_adapter_is_published_for_as_long_as_it_is_sampled_from(
     fake: FakeVllm, adapter: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert [p.done for p in sample(settings_of(fake, adapter))] == [0, 4, 8, 12]
-    assert runs(asked(fake)) == [(what, "adapter") for what in (LOAD, ASK, UNLOAD)]
-    assert len(asked(fake)) == 1 + 12 + 1
+    assert [p.done for p in sample(sample_settings(fake, adapter))] == [0, 4, 8, 12]
+    assert changes(requests(fake)) == [(what, "adapter") for what in (LOAD, SAMPLE, UNLOAD)]
+    assert len(requests(fake)) == 1 + 12 + 1
     assert "can't be seen" not in caplog.text
 
 
-def test_a_whole_model_is_the_servers_own(fake: FakeVllm, place: Path) -> None:
-    for _ in sample(settings_of(fake, "../sft/model")):
+def test_a_full_model_is_the_base_of_the_server(fake: FakeVllm, workspace: Path) -> None:
+    for _ in sample(sample_settings(fake, "../sft/model")):
         pass
-    assert runs(asked(fake)) == [(ASK, "base")]
+    assert changes(requests(fake)) == [(SAMPLE, "base")]
 
 
-def test_another_base_than_the_servers_is_told(
+def test_a_base_that_may_differ_from_the_servers_is_logged(
     fake: FakeVllm, adapter: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.answers["/v1/models"] = lambda body: (
         200,
         {"data": [{"id": "base", "root": "/elsewhere", "max_model_len": 256}]},
     )
-    for model, wanted in ((adapter, "../sft/model"), ("../world/model", "../world/model")):
+    for model, expected in ((adapter, "../sft/model"), ("../world/model", "../world/model")):
         caplog.clear()
-        for _ in sample(settings_of(fake, model)):
+        for _ in sample(sample_settings(fake, model)):
             pass
-        assert "serves /elsewhere: it can't be seen whether that is " + wanted in caplog.text
+        assert "serves /elsewhere: it can't be seen whether that is " + expected in caplog.text
 
 
 def test_an_adapter_that_the_server_has_is_not_published(fake: FakeVllm, adapter: Path) -> None:
-    both = fake.answers["/v1/models"](None)[1]["data"]
-    both += [{"id": "mine", "parent": "base", "root": str(adapter), "max_model_len": 256}]
-    fake.answers["/v1/models"] = lambda body: (200, {"data": both})
-    for _ in sample(settings_of(fake, adapter, model="mine")):
+    models = fake.answers["/v1/models"](None)[1]["data"]
+    models += [{"id": "mine", "parent": "base", "root": str(adapter), "max_model_len": 256}]
+    fake.answers["/v1/models"] = lambda body: (200, {"data": models})
+    for _ in sample(sample_settings(fake, adapter, model="mine")):
         pass
-    assert runs(asked(fake)) == [(ASK, "mine")]
+    assert changes(requests(fake)) == [(SAMPLE, "mine")]
 
 
-def test_a_stage_that_stops_takes_its_adapter_away(fake: FakeVllm, adapter: Path) -> None:
-    work = sample(settings_of(fake, adapter))
+def test_an_interrupted_stage_unloads_its_adapter(fake: FakeVllm, adapter: Path) -> None:
+    work = sample(sample_settings(fake, adapter))
     assert [p.done for p in islice(work, 2)] == [0, 4]
     work.close()  # type: ignore[attr-defined]
-    assert runs(asked(fake)) == [(what, "adapter") for what in (LOAD, ASK, UNLOAD)]
-    # Another server, elsewhere, may go on: how one is reached does not count.
+    assert changes(requests(fake)) == [(what, "adapter") for what in (LOAD, SAMPLE, UNLOAD)]
+    # Sampling may resume at another server: its address does not change the result.
     other = serving(adapter.parent.parent / "sft/model")
-    assert [p.done for p in sample(settings_of(other, adapter))] == [4, 8, 12]
-    other.answers[ASK] = lambda body: (400, {"error": {"message": "no"}})
+    assert [p.done for p in sample(sample_settings(other, adapter))] == [4, 8, 12]
+    other.answers[SAMPLE] = lambda body: (400, {"error": {"message": "no"}})
     with pytest.raises(SettingsError, match="refused to sample"):
-        list(sample(settings_of(other, adapter)))
-    assert asked(other)[-1] == (UNLOAD, "adapter")
+        list(sample(sample_settings(other, adapter)))
+    assert requests(other)[-1] == (UNLOAD, "adapter")
     other.close()
 
 
@@ -169,35 +170,35 @@ ROUNDS = [
 ]
 
 
-def command(fake: FakeVllm, *more: str) -> list[str]:
-    named = {text.partition("=")[0] for text in more}
-    given = [*ROUNDS, f"sampler.url={fake.url}", "model=../sft/model"]
-    return [*(text for text in given if text.partition("=")[0] not in named), *more]
+def overrides_for(fake: FakeVllm, *overrides: str) -> list[str]:
+    named = {text.partition("=")[0] for text in overrides}
+    defaults = [*ROUNDS, f"sampler.url={fake.url}", "model=../sft/model"]
+    return [*(text for text in defaults if text.partition("=")[0] not in named), *overrides]
 
 
-def go(fake: FakeVllm, *more: str) -> None:
-    run_stage(single_stage("iterate", overrides=command(fake, *more)))
+def iterate(fake: FakeVllm, *overrides: str) -> None:
+    run_stage(single_stage("iterate", overrides=overrides_for(fake, *overrides)))
 
 
 def adapter_config(number: int) -> dict[str, Any]:
-    kept = Path(f"out/round-{number}/train/model/adapter_config.json")
-    read: dict[str, Any] = json.loads(kept.read_text())
-    return read
+    path = Path(f"out/round-{number}/train/model/adapter_config.json")
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
 
 
 ADAPTERS = [f"out/round-{n}/train/model" for n in (1, 2)]
-FIRST = [(ASK, "base"), *((what, ADAPTERS[0]) for what in (LOAD, ASK, UNLOAD))]
-WHOLE = [*FIRST, *FIRST[1:], *((what, ADAPTERS[1]) for what in (LOAD, ASK, UNLOAD))]
+FIRST = [(SAMPLE, "base"), *((what, ADAPTERS[0]) for what in (LOAD, SAMPLE, UNLOAD))]
+WHOLE = [*FIRST, *FIRST[1:], *((what, ADAPTERS[1]) for what in (LOAD, SAMPLE, UNLOAD))]
 """Round 0's answers and round 1's samples are the base's; then come round 1's answers, round 2's
 samples from the same adapter, and round 2's answers."""
 
 
 @pytest.mark.parametrize("reference", ["fixed", "moving"])
-def test_each_round_is_sampled_from_its_own_adapter(
-    reference: str, fake: FakeVllm, place: Path
+def test_each_round_is_sampled_from_its_adapter(
+    reference: str, fake: FakeVllm, workspace: Path
 ) -> None:
-    go(fake, f"reference={reference}")
-    assert runs(asked(fake)) == WHOLE
+    iterate(fake, f"reference={reference}")
+    assert changes(requests(fake)) == WHOLE
     assert [adapter_config(n)["r"] for n in (1, 2)] == [2, 2]
     assert {adapter_config(n)["base_model_name_or_path"] for n in (1, 2)} == {"../sft/model"}
     starts = [read_metrics(f"out/round-{n}/train/metrics.jsonl")[0] for n in (1, 2)]
@@ -216,8 +217,8 @@ def test_each_round_is_sampled_from_its_own_adapter(
     )
 
 
-def test_killed_rounds_go_on_with_the_adapter_that_they_had(
-    fake: FakeVllm, place: Path, commands: CommandServer
+def test_killed_rounds_resume_with_the_same_adapter(
+    fake: FakeVllm, workspace: Path, commands: CommandServer
 ) -> None:
     # Killed in round 2, after one chunk of its samples: 16 of 32 prompts.
     partial = Path("out/round-2/sample/responses.partial.jsonl")
@@ -227,66 +228,68 @@ def test_killed_rounds_go_on_with_the_adapter_that_they_had(
         if partial.is_file() and partial.read_bytes().count(b"\n") > 1:
             reached.set()
             over.wait(120)
-        return said(body)
+        return distinct_responses(body)
 
-    fake.answers[ASK] = answer
-    running = commands.start("iterate", *command(fake), cwd=place)
+    fake.answers[SAMPLE] = answer
+    running = commands.start("iterate", *overrides_for(fake), cwd=workspace)
     assert reached.wait(120), running.log.read_text()
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     over.set()
     before = {p: p.read_bytes() for p in sorted(Path("out").glob("round-*/*/stage.json"))}
     written = partial.read_text().splitlines()
-    kept = digest_path(ADAPTERS[0])
-    other = serving(place.parent / "sft/model")
-    go(other)
-    assert runs(asked(other)) == WHOLE[len(FIRST) :]
+    adapter_digest = digest_path(ADAPTERS[0])
+    other = serving(workspace.parent / "sft/model")
+    iterate(other)
+    assert changes(requests(other)) == WHOLE[len(FIRST) :]
     other.close()
     after = {p: p.read_bytes() for p in before}
     assert [str(p) for p in before if before[p] != after[p]] == ["out/round-2/sample/stage.json"]
-    assert digest_path(ADAPTERS[0]) == kept
+    assert digest_path(ADAPTERS[0]) == adapter_digest
     final = Path("out/round-2/sample/responses.jsonl").read_text().splitlines()
     assert len(written) == 1 + 16
     assert final[:16] == written[1:]
 
 
-def test_a_server_that_dies_leaves_rounds_that_go_on(fake: FakeVllm, place: Path) -> None:
-    fake.answers[ASK] = lambda body: (
-        (500, {"error": {"message": "dead"}}) if body["model"] != "base" else said(body)
+def test_rounds_resume_after_the_server_failed(fake: FakeVllm, workspace: Path) -> None:
+    fake.answers[SAMPLE] = lambda body: (
+        (500, {"error": {"message": "dead"}})
+        if body["model"] != "base"
+        else distinct_responses(body)
     )
     with pytest.raises(WorkError, match="in 4 attempts"):
-        go(fake)
-    assert asked(fake)[-1] == (UNLOAD, ADAPTERS[0])
+        iterate(fake)
+    assert requests(fake)[-1] == (UNLOAD, ADAPTERS[0])
     fake.seen.clear()
-    fake.answers[ASK] = said
-    go(fake)
-    assert runs(asked(fake)) == WHOLE[1:]
+    fake.answers[SAMPLE] = distinct_responses
+    iterate(fake)
+    assert changes(requests(fake)) == WHOLE[1:]
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("overrides", "message"),
     [
         (["train.lora=off"], r"`sampler\.kind=vllm` needs `train\.lora`"),
         (["train.lora.continue_adapter=false"], "the vLLM server's base does not change"),
     ],
 )
 def test_settings_that_leave_the_servers_base(
-    given: list[str], message: str, fake: FakeVllm, place: Path
+    overrides: list[str], message: str, fake: FakeVllm, workspace: Path
 ) -> None:
-    own = [text for text in command(fake) if not text.startswith("train.lora")]
+    shared = [text for text in overrides_for(fake) if not text.startswith("train.lora")]
     with pytest.raises(SettingsError, match=message):
-        single_stage("iterate", overrides=[*own, *given])
+        single_stage("iterate", overrides=[*shared, *overrides])
 
 
 def test_rounds_that_start_from_an_adapter(fake: FakeVllm, adapter: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"merged into its base .* Set train\.lora\.continue_adapter=true"
     ):
-        go(fake, "model=adapter")
+        iterate(fake, "model=adapter")
     assert fake.seen == []
-    go(fake, "model=adapter", "rounds=1", "train.lora.continue_adapter=true")
-    ends = [(what, place) for place in ("adapter", ADAPTERS[0]) for what in (LOAD, ASK, UNLOAD)]
-    assert runs(asked(fake)) == [*ends[:3], *ends]
+    iterate(fake, "model=adapter", "rounds=1", "train.lora.continue_adapter=true")
+    expected = [(path, a) for a in ("adapter", ADAPTERS[0]) for path in (LOAD, SAMPLE, UNLOAD)]
+    assert changes(requests(fake)) == [*expected[:3], *expected]
     assert adapter_config(1)["base_model_name_or_path"] == "../sft/model"
     first = read_metrics("out/round-1/train/metrics.jsonl")[0]
-    assert abs(first["rewards/margins"]) < 1e-6  # the reference is the adapter as it was
+    assert abs(first["rewards/margins"]) < 1e-6  # the reference is the adapter at the start

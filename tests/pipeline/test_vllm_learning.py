@@ -1,4 +1,4 @@
-"""Learning on the embedded world from what a real vLLM server samples: the true reward rises.
+"""Learning on the embedded world from samples of a real vLLM server: the true reward rises.
 
 Runs where ACCORD_VLLM_PYTHON names a Python that has vLLM.
 """
@@ -41,7 +41,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a world and of an SFT model that speaks its language."""
+    """The folder of a world and of an SFT model trained on its demonstrations."""
     folder = tmp_path_factory.mktemp("learning")
     (folder / "start.yaml").write_text(START)
     run_recipe(load_recipe(folder / "start.yaml", [f"output_dir={folder}"]))
@@ -54,13 +54,13 @@ def server(start: Path) -> Iterator[VllmServer]:
     assert python is not None
     arguments = ("--dtype", "float32", "--max-model-len", "256")
     arguments += ("--enable-lora", "--max-lora-rank", "16")
-    found = VllmServer(python, start / "sft/model", *arguments)
-    yield found
-    found.close()
+    running = VllmServer(python, start / "sft/model", *arguments)
+    yield running
+    running.close()
 
 
 def answers(model: Path, start: Path, server: VllmServer, out: Path) -> list[list[float]]:
-    """True rewards of four answers to each unseen prompt, by the server."""
+    """True rewards of four answers to each unseen prompt, sampled by the server."""
     settings = SampleSettings(
         model=str(model),
         dataset=str(start / "world/test_prompts.jsonl"),
@@ -74,13 +74,13 @@ def answers(model: Path, start: Path, server: VllmServer, out: Path) -> list[lis
     return rewards(out / "responses.jsonl")
 
 
-def rewards(place: Path) -> list[list[float]]:
-    rows = read_responses(place)
+def rewards(path: Path) -> list[list[float]]:
+    rows = read_responses(path)
     return [[true_reward(row.prompt, r.text) for r in row.responses] for row in rows]
 
 
 def assert_better(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> None:
-    """By prompts, which are the same: the mean gain is five of its standard errors."""
+    """The mean gain, paired by prompt, is more than five of its standard errors."""
     gains = [mean(a) - mean(b) for a, b in zip(after, before, strict=True)]
     error = stdev(gains) / math.sqrt(len(gains))
     print(f"gain {mean(gains):.3f} ± {error:.3f} from {mean(map(mean, before)):.3f}")
@@ -115,7 +115,7 @@ def test_ppo_learns_the_true_reward(start: Path, server: VllmServer, tmp_path: P
     run_stage(single_stage("train", "ppo", overrides=[f"{k}={v}" for k, v in settings.items()]))
     rows = read_metrics(tmp_path / "ppo/metrics.jsonl")
     assert len(rows) == 20
-    # What was sampled is the policy's, though the policy has left the model that is served.
+    # The samples are those of the policy, which has moved away from the served model.
     assert all(abs(row["sampler/mismatch_kl"]) < 1e-3 for row in rows)  # nats a token, both fp32
     assert all(abs(row["sampler/weight_mean"] - 1) < 0.01 for row in rows)
     assert rows[-1]["objective/kl"] > 0.3  # nats a response
@@ -152,8 +152,8 @@ def test_rounds_of_dpo_learn_the_true_reward(
     assert_better(second, first)
     assert_better(third, first)
     assert served_adapters(server) == []
-    told = json.loads((tmp_path / "rounds/rounds.json").read_text())["rounds"]
-    # Each round's model likes its answers better than the first does: they are not the base's.
-    assert all(row["kl"]["low"] > 0.2 for row in told[1:])
-    kept = json.loads((tmp_path / "rounds/model/adapter_config.json").read_text())
-    assert kept["base_model_name_or_path"] == str(start / "sft/model")
+    rows = json.loads((tmp_path / "rounds/rounds.json").read_text())["rounds"]
+    # Each model finds its answers likelier than the first model does: they are not the base's.
+    assert all(row["kl"]["low"] > 0.2 for row in rows[1:])
+    config = json.loads((tmp_path / "rounds/model/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(start / "sft/model")

@@ -1,4 +1,4 @@
-"""A run as the stages leave it on disk, small and made of the embedded world's own sentences."""
+"""The files of a small finished run, with sentences of the embedded world as answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from accord.data.write import ResponseRow, write_responses
-from accord.measure.evaluation import Measured, evaluation_rows, reward_model_accuracy
+from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.ratings.rate import rate_models
+from accord.measure.responses import ModelResponses
 from accord.records import Battle, Message, Outcome, Response
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, ReportSettings
@@ -43,7 +44,7 @@ PADDING = " There is a lot more that one could say here, and time goes by." * 3
 
 @dataclass(frozen=True)
 class Fake:
-    """A model: how often it answers well, how it scores, how far it went, how long it writes."""
+    """A model: the share of good answers, the mean score, the KL, the share of padded answers."""
 
     name: str
     quality: float
@@ -79,10 +80,10 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
     names, times = ("Ann", "Frank", "Rosa", "Noah", "Elena"), ("seven", "eight", "nine", "ten")
     slots = [{"name": rng.choice(names), "time": rng.choice(times)} for _ in range(prompts)]
     kinds = [KINDS[i % len(KINDS)] for i in range(prompts)]
-    asked = [
+    prompt_texts = [
         f"{PROMPTS[k].format(**s)} ({i})" for i, (k, s) in enumerate(zip(kinds, slots, strict=True))
     ]
-    measured, contestants, truth = [], [], {}
+    evaluated, contestants, truth = [], [], {}
     for model in models:
         drawn = [
             [answer(model, kind, slot, rng) for _ in range(4)]
@@ -100,15 +101,15 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
                     model=model.name,
                     settings={"temperature": 1.0},
                     responses=tuple(
-                        Response((Message("user", text),), said, model.name, tokens=9)
-                        for said, _ in row
+                        Response((Message("user", text),), response, model.name, tokens=9)
+                        for response, _ in row
                     ),
                 )
-                for text, kind, row in zip(asked, kinds, drawn, strict=True)
+                for text, kind, row in zip(prompt_texts, kinds, drawn, strict=True)
             ],
         )
-        measured.append(
-            Measured(
+        evaluated.append(
+            ModelResponses(
                 model=model.name,
                 texts=[[text for text, _ in row] for row in drawn],
                 kinds=kinds,
@@ -140,7 +141,7 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
     write_json_atomic(
         run / "evaluate" / "evaluation.json",
         {
-            "models": [row.to_json() for row in evaluation_rows(measured)],
+            "models": [row.to_json() for row in evaluation_rows(evaluated)],
             "reward_model": reward_model_accuracy(
                 [[rng.gauss(1.0, 1.1)] for _ in range(400)],
                 true_gaps_by_prompt=[[rng.uniform(0, 0.6)] for _ in range(400)],
@@ -178,8 +179,8 @@ def fake_battles(
     battles = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            for ours, theirs in zip(truth[a], truth[b], strict=True):
-                lead = ours[0] - theirs[0] + rng.gauss(0, 0.15)
+            for rewards_a, rewards_b in zip(truth[a], truth[b], strict=True):
+                lead = rewards_a[0] - rewards_b[0] + rng.gauss(0, 0.15)
                 outcome: Outcome = "tie" if abs(lead) < 0.02 else "a" if lead > 0 else "b"
                 battles.append(Battle(a, b, outcome))
     return battles

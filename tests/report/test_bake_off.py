@@ -1,4 +1,4 @@
-"""The bake-off's table: who stands in it, what it says of compute, gains over the start."""
+"""The bake-off's table: its rows, its sentence on compute, and gains over the start."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def run(tmp_path: Path) -> ReportSettings:
     return write_run(tmp_path / "run", models=MODELS, prompts=40)
 
 
-def tell(settings: ReportSettings) -> list[BakeOff]:
+def tables(settings: ReportSettings) -> list[BakeOff]:
     inputs = read_inputs(settings)
     return bake_offs(inputs, merge_results(inputs)["models"])
 
 
-def set_stage(settings: ReportSettings, name: str, **told: Any) -> None:
-    place = Path(settings.run) / name / "stage.json"
-    stage = json.loads(place.read_text())
-    stage["settings"] |= told
-    write_json_atomic(place, stage)
+def set_stage(settings: ReportSettings, name: str, **values: Any) -> None:
+    path = Path(settings.run) / name / "stage.json"
+    stage = json.loads(path.read_text())
+    stage["settings"] |= values
+    write_json_atomic(path, stage)
 
 
 def set_tokens(settings: ReportSettings, name: str, tokens: float) -> None:
-    place = Path(settings.run) / name / "metrics.jsonl"
-    lines = place.read_text().splitlines()
+    path = Path(settings.run) / name / "metrics.jsonl"
+    lines = path.read_text().splitlines()
     lines[-1] = json.dumps(json.loads(lines[-1]) | {"num_tokens": tokens})
-    place.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def test_methods_that_learned_the_same_from_the_same_model(run: ReportSettings) -> None:
-    (table,) = tell(run)
+    (table,) = tables(run)
     # The best first, by true reward; neither SFT, PPO nor a selection is a preference method.
     assert [entrant.model for entrant in table.entrants] == ["ipo", "dpo", "simpo"]
     headings = [heading for heading, _ in table.columns]
@@ -69,49 +69,51 @@ def test_methods_that_learned_the_same_from_the_same_model(run: ReportSettings) 
 
 
 def test_the_gain_is_over_the_model_that_they_started_from(run: ReportSettings) -> None:
-    place = Path(str(run.evaluation))
-    evaluation = json.loads(place.read_text())
+    path = Path(str(run.evaluation))
+    evaluation = json.loads(path.read_text())
     for row in evaluation["models"]:
         mean = {"sft": 0.4, "dpo": 0.7}.get(row["model"], 0.3)
         row["true_reward"] = {"mean": mean, "low": mean - 0.03, "high": mean + 0.04}
-    write_json_atomic(place, evaluation)
-    (table,) = tell(run)
+    write_json_atomic(path, evaluation)
+    (table,) = tables(run)
     # 0.7 − 0.4; down by √(0.03² + 0.04²) and up by √(0.04² + 0.03²), both 0.05.
     gain = table.entrants[0].cells[1]
     assert (table.entrants[0].model, gain.text, gain.small) == ("dpo", "+0.300", "±0.050")
     assert table.entrants[1].cells[1].text == "−0.100"
 
 
-def test_unequal_compute_is_told(run: ReportSettings) -> None:
+def test_unequal_compute_is_reported(run: ReportSettings) -> None:
     set_tokens(run, "dpo", 448_000)
-    (table,) = tell(run)
+    (table,) = tables(run)
     assert table.sentence.endswith("Compute was equal: 408,000 to 448,000 tokens each.")
     set_tokens(run, "dpo", 612_000)
-    (table,) = tell(run)
+    (table,) = tables(run)
     # 612,000 / 408,000 = 1.5.
     assert "Compute was not equal: dpo was trained on 612,000 tokens, 1.5 times" in table.sentence
     (Path(run.run) / "dpo" / "metrics.jsonl").unlink()
-    (table,) = tell(run)
-    assert "is not known of all" in table.sentence
+    (table,) = tables(run)
+    assert "is not known for every model" in table.sentence
 
 
 def test_another_data_set_is_named(run: ReportSettings) -> None:
     set_stage(run, "simpo", dataset="runs/demo/labels/store.db")
-    (table,) = tell(run)
+    (table,) = tables(run)
     data = {entrant.model: entrant.data for entrant in table.entrants}
     assert data == {"ipo": "", "dpo": "", "simpo": "labels/store.db"}
-    assert "(compare/store.db), but for simpo, whose data set is named." in table.sentence
+    assert (
+        "(compare/store.db), except simpo, whose data set is named in the table." in table.sentence
+    )
 
 
-def test_there_is_none_without_two_of_a_kind(run: ReportSettings) -> None:
+def test_no_table_without_two_methods_on_the_same_data(run: ReportSettings) -> None:
     set_stage(run, "simpo", dataset="runs/demo/labels/store.db")
     set_stage(run, "dpo", model="somewhere/else")
-    assert tell(run) == []
+    assert tables(run) == []
     assert "Bake-off" not in write_report(run).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("settings", "name"),
     [
         ({"loss_type": "sigmoid"}, "dpo"),
         ({"loss_type": "apo_zero"}, "dpo, apo_zero"),
@@ -120,20 +122,20 @@ def test_there_is_none_without_two_of_a_kind(run: ReportSettings) -> None:
     ],
 )
 def test_a_loss_that_is_not_the_default_is_named(
-    run: ReportSettings, told: dict[str, Any], name: str
+    run: ReportSettings, settings: dict[str, Any], name: str
 ) -> None:
-    set_stage(run, "dpo", **told)
-    (table,) = tell(run)
+    set_stage(run, "dpo", **settings)
+    (table,) = tables(run)
     assert {entrant.model: entrant.method for entrant in table.entrants}["dpo"] == name
 
 
 def test_without_a_true_reward_the_ratings_order_them(run: ReportSettings) -> None:
-    place = Path(str(run.evaluation))
-    evaluation = json.loads(place.read_text())
+    path = Path(str(run.evaluation))
+    evaluation = json.loads(path.read_text())
     for row in evaluation["models"]:
         row["true_reward"] = None
-    write_json_atomic(place, evaluation)
-    (table,) = tell(run)
+    write_json_atomic(path, evaluation)
+    (table,) = tables(run)
     assert [heading for heading, _ in table.columns][:4] == ["KL", "Words", "Rating", "Gain"]
     assert dict(table.columns)["Gain"] == "in Elo rating over the model that it started from"
 

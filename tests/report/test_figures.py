@@ -1,4 +1,4 @@
-"""Figures draw what the rows know, and nothing where they know nothing."""
+"""Figures show the values of the rows, and there is none without values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from accord.report.figures.curves import learning_curves
-from accord.report.figures.drawing import colours, markers, styled, svg
+from accord.report.figures.drawing import colours, markers, styled, to_svg
 from accord.report.figures.labels import name_points
 from accord.report.figures.models import (
     length_figure,
@@ -21,7 +21,7 @@ from accord.report.figures.models import (
 )
 
 
-def test_nothing_known_is_nothing_drawn() -> None:
+def test_rows_without_values_have_no_figures() -> None:
     rows: list[dict[str, Any]] = [{"model": "a"}, {"model": "b"}]
     assert ratings_figure(rows) is None
     assert reward_figures(rows) == []
@@ -47,13 +47,13 @@ def test_rewards_are_drawn_against_the_models_where_no_kl_is_known() -> None:
     rows = [{"model": "a", "true_reward": 0.5}, {"model": "b", "true_reward": 0.6}]
     (drawing,) = reward_figures(rows)
     assert "Rewards of the models with intervals" in drawing
-    near = [
+    with_kl = [
         {**row, "kl": kl, "reward_model_score": 1.0} for row, kl in zip(rows, (0, 2), strict=True)
     ]
-    assert len(reward_figures(near)) == 2
+    assert len(reward_figures(with_kl)) == 2
 
 
-def test_curves_leave_out_what_is_not_a_number_and_thin_out_what_is_long() -> None:
+def test_curves_skip_missing_numbers_and_downsample_long_series() -> None:
     rows: list[dict[str, Any]] = [{"step": i, "loss": math.sin(i / 50)} for i in range(1, 5001)]
     rows[10]["loss"] = None
     (curve,) = learning_curves(rows, "s")
@@ -62,7 +62,7 @@ def test_curves_leave_out_what_is_not_a_number_and_thin_out_what_is_long() -> No
     assert learning_curves(rows, "s")[0].figure == curve.figure
 
 
-def test_held_out_rows_have_a_line_of_their_own() -> None:
+def test_held_out_rows_have_a_separate_line() -> None:
     rows = [
         {"step": i, "loss": 1 / i, **({"eval/loss": 1.0} if i % 5 == 0 else {})}
         for i in range(1, 21)
@@ -72,18 +72,18 @@ def test_held_out_rows_have_a_line_of_their_own() -> None:
     assert "training" in curve.figure
 
 
-def test_colours_and_markers_tell_sixteen_models_apart() -> None:
+def test_sixteen_models_differ_in_colour_or_marker() -> None:
     names = [f"m{i}" for i in range(16)]
     looks = {(colours(names)[n], markers(names)[n]) for n in names}
     assert len(looks) == 16
 
 
-def test_ids_carry_the_figures_name_so_that_two_figures_do_not_meet() -> None:
+def test_ids_begin_with_the_name_of_the_figure() -> None:
     def drawn(name: str) -> str:
         with styled():
             figure = Figure(figsize=(2, 2))
             figure.add_subplot().plot(np.arange(3), np.arange(3))
-        return svg(figure, name, "a line")
+        return to_svg(figure, name, "a line")
 
     first, second = drawn("one"), drawn("two")
     assert 'id="one-' in first
@@ -111,7 +111,7 @@ def test_any_number_of_models_can_be_drawn(count: int) -> None:
     assert length_figure(rows, {}) is not None
 
 
-def test_names_meet_neither_each_other_nor_a_point() -> None:
+def test_names_overlap_neither_each_other_nor_a_point() -> None:
     points = [(0.5 + 0.004 * i, 0.5 + 0.01 * (i % 3), f"model {i}") for i in range(7)]
     with styled():
         figure = Figure(figsize=(5.2, 3.1))
@@ -121,10 +121,10 @@ def test_names_meet_neither_each_other_nor_a_point() -> None:
         figure.draw_without_rendering()
     assert [text.get_text() for text in axes.texts].count("outside") == 0
     assert sorted(text.get_text() for text in axes.texts) == [name for _, _, name in points]
-    # Where the letters really are, as matplotlib measures them.
+    # The true extents of the letters, as matplotlib measures them.
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert not any(box.overlaps(next_box) for next_box in boxes[i + 1 :])
         for x, y, _ in points:
             assert not box.contains(*axes.transData.transform((x, y)))
 
@@ -162,5 +162,5 @@ def test_sources_are_drawn_under_their_names() -> None:
     (curve,) = learning_curves(rows, "s")
     assert "proxy" in curve.figure
     assert "&lt;b&gt;" in curve.figure
-    many = {f"rewards/s{i}/mean": 1.0 for i in range(40)}
-    assert len(learning_curves([{"step": 1, **many}], "s")) == 1
+    sources = {f"rewards/s{i}/mean": 1.0 for i in range(40)}
+    assert len(learning_curves([{"step": 1, **sources}], "s")) == 1

@@ -1,4 +1,4 @@
-"""Remarks on training in the report, and whether likelihood displacement did harm there."""
+"""Remarks on training in the report, and whether likelihood displacement did harm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.report.test_page import EVIL
 DISPLACED = {"about": "likelihood displacement", "level": "note", "text": "The chosen fell."}
 
 
-def told(settings: ReportSettings, name: str) -> list[Remark]:
+def stage_remarks(settings: ReportSettings, name: str) -> list[Remark]:
     inputs = read_inputs(settings)
     (stage,) = [s for s in inputs.stages if s.name == name]
     return remarks(stage, inputs, merge_results(inputs)["models"])
@@ -31,24 +31,24 @@ def told(settings: ReportSettings, name: str) -> list[Remark]:
         (0.1, "warning", "Here the model became worse: its true reward is 0.2"),
     ],
 )
-def test_whether_displacement_did_harm_is_told_by_the_model(
+def test_the_resulting_model_shows_whether_displacement_did_harm(
     tmp_path: Path, reward: float, level: str, text: str
 ) -> None:
     models = (Fake("sft", 0.45, 0.0, 0.0), Fake("dpo", reward, 0.9, 3.1))
     run = write_run(tmp_path / "run", models=models, prompts=40)
     write_json_atomic(Path(run.run) / "dpo" / "health.json", [DISPLACED])
-    (remark,) = told(run, "dpo")
+    (remark,) = stage_remarks(run, "dpo")
     assert remark.level == level
     assert remark.text.startswith(f"The chosen fell. {text}")
 
 
-def test_remarks_stand_on_the_page_escaped(tmp_path: Path) -> None:
+def test_remarks_on_the_page_are_escaped(tmp_path: Path) -> None:
     models = (Fake("sft", 0.45, 0.0, 0.0), Fake("dpo", 0.8, 0.9, 3.1))
     run = write_run(tmp_path / "run", models=models, prompts=40)
-    place = Path(run.run) / "dpo" / "health.json"
-    write_json_atomic(place, [{"about": "length", "level": "warning", "text": f"see {EVIL}"}])
+    path = Path(run.run) / "dpo" / "health.json"
+    write_json_atomic(path, [{"about": "length", "level": "warning", "text": f"see {EVIL}"}])
     page = write_report(run).read_text()
     assert "<b>length</b>" in page
     assert EVIL not in page
-    place.write_text("not JSON")  # remarks are not what a report fails for
+    path.write_text("not JSON")  # a report does not fail for remarks
     write_report(run)

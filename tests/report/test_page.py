@@ -65,7 +65,7 @@ def source(finished_run: ReportSettings) -> str:
     return write_report(finished_run).read_text(encoding="utf-8")
 
 
-def test_every_part_is_there(source: str) -> None:
+def test_every_section_is_on_the_page(source: str) -> None:
     page = Page(source)
     assert page.open == []
     for part in (
@@ -102,14 +102,16 @@ def test_nothing_is_loaded_and_nothing_runs(source: str) -> None:
     assert "script-src" not in str(policy["content"])
 
 
-def test_ids_are_unique_and_references_lead_somewhere(source: str) -> None:
+def test_ids_are_unique_and_references_resolve(source: str) -> None:
     page = Page(source)
     ids = [value for _, name, value in page.values() if name == "id"]
     assert len(ids) == len(set(ids))
-    wanted = {v[1:] for _, n, v in page.values() if n in ("href", "xlink:href") and v[:1] == "#"}
-    wanted |= {m for _, _, v in page.values() for m in re.findall(r"url\(#([^)]+)\)", v)}
-    assert wanted
-    assert wanted <= set(ids)
+    references = {
+        v[1:] for _, n, v in page.values() if n in ("href", "xlink:href") and v[:1] == "#"
+    }
+    references |= {m for _, _, v in page.values() for m in re.findall(r"url\(#([^)]+)\)", v)}
+    assert references
+    assert references <= set(ids)
 
 
 def test_the_same_run_gives_the_same_bytes(finished_run: ReportSettings, source: str) -> None:
@@ -157,7 +159,7 @@ def test_text_of_models_and_people_stays_text(tmp_path: Path) -> None:
     assert page.open == []
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "img", "i", "u", "b", "k", "v", "command", "machine"}
-    assert "alert(1)" in page.text  # told, not run
+    assert "alert(1)" in page.text  # shown, not run
     assert "{{ 7 * 7 }}" in page.text
     assert "49" not in page.text
     assert "<i>$x_$" in page.text
@@ -169,12 +171,12 @@ def test_text_of_models_and_people_stays_text(tmp_path: Path) -> None:
 
 def test_real_data_without_a_true_reward(tmp_path: Path) -> None:
     settings = write_run(tmp_path / "run", prompts=10)
-    place = Path(str(settings.evaluation))
-    evaluation = json.loads(place.read_text())
+    path = Path(str(settings.evaluation))
+    evaluation = json.loads(path.read_text())
     for row in evaluation["models"]:
         row["true_reward"] = None
         row["kl"] = None
-    write_json_atomic(place, evaluation)
+    write_json_atomic(path, evaluation)
     text = Page(write_report(settings).read_text(encoding="utf-8")).text
     assert "Its Elo rating is" in text
     assert "True reward" not in text

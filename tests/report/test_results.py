@@ -1,16 +1,19 @@
-"""results.json: rows merged from two files, and the run found on disk."""
+"""results.json: rows merged from two files, and the facts of a run read from disk."""
 
 from __future__ import annotations
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from accord.errors import DataError
-from accord.report.results import terminal_table, write_results
+from accord.report.page import write_report
+from accord.report.reading import read_inputs
+from accord.report.results import merge_results, terminal_table
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, ReportSettings
 
@@ -20,8 +23,13 @@ KEYS = (
 ).split()
 
 
-def test_rows_hold_what_others_rely_on(finished_run: ReportSettings) -> None:
-    results = write_results(finished_run)
+def merged(settings: ReportSettings) -> dict[str, Any]:
+    return merge_results(read_inputs(settings))
+
+
+def test_rows_have_the_promised_keys(finished_run: ReportSettings) -> None:
+    write_report(finished_run)
+    results = merged(finished_run)
     written = json.loads((Path(finished_run.output_dir) / "results.json").read_text())
     assert written == results
     assert [row["model"] for row in results["models"]] == [c.name for c in finished_run.contestants]
@@ -30,10 +38,10 @@ def test_rows_hold_what_others_rely_on(finished_run: ReportSettings) -> None:
     evaluation = json.loads(Path(str(finished_run.evaluation)).read_text())
     ratings = json.loads(Path(str(finished_run.ratings)).read_text())
     ppo = next(row for row in results["models"] if row["model"] == "ppo")
-    measured = next(row for row in evaluation["models"] if row["model"] == "ppo")
+    evaluated = next(row for row in evaluation["models"] if row["model"] == "ppo")
     rated = next(row for row in ratings["models"] if row["model"] == "ppo")
-    assert ppo["true_reward"] == measured["true_reward"]["mean"]
-    assert ppo["true_reward_low"] == measured["true_reward"]["low"]
+    assert ppo["true_reward"] == evaluated["true_reward"]["mean"]
+    assert ppo["true_reward_low"] == evaluated["true_reward"]["low"]
     assert (ppo["elo"], ppo["elo_low"]) == (rated["rating"], rated["low"])
     stage = json.loads((Path(finished_run.run) / "ppo" / "stage.json").read_text())
     assert ppo["seconds"] == stage["seconds"]
@@ -45,8 +53,10 @@ def test_rows_hold_what_others_rely_on(finished_run: ReportSettings) -> None:
     assert any("Regularised on request" in note for note in results["notes"])
 
 
-def test_what_the_settings_leave_out_is_found(finished_run: ReportSettings, tmp_path: Path) -> None:
-    """As `accord report RUN` does it: only the folder is named."""
+def test_files_that_the_settings_leave_out_are_searched_for(
+    finished_run: ReportSettings, tmp_path: Path
+) -> None:
+    """As in `accord report RUN`, which names only the folder."""
     write_json_atomic(
         Path(finished_run.run) / "evaluate" / "stage.json",
         {
@@ -56,16 +66,16 @@ def test_what_the_settings_leave_out_is_found(finished_run: ReportSettings, tmp_
         },
     )
     bare = ReportSettings(run=finished_run.run, output_dir=str(tmp_path))
-    assert write_results(bare)["models"] == write_results(finished_run)["models"]
+    assert merged(bare)["models"] == merged(finished_run)["models"]
 
 
-def test_a_model_that_only_one_file_knows_has_a_row(tmp_path: Path) -> None:
+def test_a_model_in_only_one_of_the_files_has_a_row(tmp_path: Path) -> None:
     write_json_atomic(tmp_path / "evaluation.json", {"models": [{"model": "a", "mean_length": 3}]})
     write_json_atomic(
         tmp_path / "ratings.json",
         {"models": [{"model": "b", "rating": None, "low": None, "high": None}], "notes": ["n"]},
     )
-    results = write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path / "out")))
+    results = merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path / "out")))
     first, second = results["models"]
     assert (first["model"], first["mean_length"], first["elo"]) == ("a", 3, None)
     assert (second["model"], second["elo"], second["true_reward"]) == ("b", None, None)
@@ -73,17 +83,15 @@ def test_a_model_that_only_one_file_knows_has_a_row(tmp_path: Path) -> None:
     assert results["notes"] == ["n"]
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_and_broken_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no run at .*nowhere' \(key `run`\)"):
-        write_results(ReportSettings(run=str(tmp_path / "nowhere"), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path / "nowhere"), output_dir=str(tmp_path)))
     with pytest.raises(DataError, match="There is nothing to report in"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
     with pytest.raises(DataError, match=r"no file 'e\.json' \(key `evaluation`\)\. Run the stage"):
-        write_results(
-            ReportSettings(run=str(tmp_path), output_dir=str(tmp_path), evaluation="e.json")
-        )
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path), evaluation="e.json"))
     with pytest.raises(DataError, match=r"no file 'r\.jsonl' \(key `contestants\.m\.responses`\)"):
-        write_results(
+        merged(
             ReportSettings(
                 run=str(tmp_path),
                 output_dir=str(tmp_path),
@@ -93,27 +101,27 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     broken = tmp_path / "ratings.json"
     broken.write_text("{")
     with pytest.raises(DataError, match=r"ratings\.json can't be read as JSON"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
     broken.write_text("[]")
     with pytest.raises(DataError, match=r"ratings\.json holds no JSON object"):
-        write_results(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
+        merged(ReportSettings(run=str(tmp_path), output_dir=str(tmp_path)))
 
 
-def shown(rows: list[dict[str, object]]) -> str:
+def table_text(rows: list[dict[str, object]]) -> str:
     console = Console(file=io.StringIO(), width=100)
     console.print(terminal_table({"models": rows}))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_the_table_fits_a_terminal_and_leaves_out_what_nobody_has(
+def test_the_table_fits_a_terminal_and_leaves_out_empty_columns(
     finished_run: ReportSettings,
 ) -> None:
-    full = shown(write_results(finished_run)["models"])
+    full = table_text(merged(finished_run)["models"])
     assert max(len(line.rstrip()) for line in full.splitlines()) <= 80
     assert "ppo-hacked" in full
     assert "refuses" in full
-    bare = shown([{"model": "m", "elo": 1000.0, "elo_low": 990.0, "elo_high": 1010.0}])
+    bare = table_text([{"model": "m", "elo": 1000.0, "elo_low": 990.0, "elo_high": 1010.0}])
     assert "1,000 ±10" in bare
     assert "KL" not in bare
-    assert "[red]x[/red]" in shown([{"model": "[red]x[/red]", "elo": 1.0}])
+    assert "[red]x[/red]" in table_text([{"model": "[red]x[/red]", "elo": 1.0}])

@@ -1,4 +1,4 @@
-"""The rounds' table and curves: what is told, what is left out, whose time counts."""
+"""The rounds' table and curves: their columns, their sentence, and the time of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from accord.report.figures.rounds import round_curves
 from accord.report.page import write_report
 from accord.report.reading import read_inputs
 from accord.report.results import merge_results
-from accord.report.tables.rounds import rounds_of_run
+from accord.report.tables.rounds import rounds_table
 from accord.runs import write_json_atomic
 from accord.settings.stages import ReportSettings
 
 
-def told(**more: Any) -> dict[str, Any]:
+def lineage(**changes: Any) -> dict[str, Any]:
     rows = [
         {
             "round": number,
@@ -28,13 +28,13 @@ def told(**more: Any) -> dict[str, Any]:
         }
         for number in range(3)
     ]
-    plain = {"method": "<dpo>", "keep_data": "round", "reference": "moving", "rounds": rows}
-    return {**plain, **more}
+    content = {"method": "<dpo>", "keep_data": "round", "reference": "moving", "rounds": rows}
+    return {**content, **changes}
 
 
-def test_the_table_tells_what_was_measured() -> None:
-    table = rounds_of_run(told())
-    headings = [column.heading for column in table.columns]
+def test_the_table_has_a_column_for_each_measured_value() -> None:
+    table = rounds_table(lineage())
+    headings = [column.heading for column in table.columns.values()]
     assert headings == ["True reward", "Wins", "KL", "Words", "Ended", "Distinct-2"]
     assert [name for name, _ in table.rows] == ["0", "1", "2"]
     shown = [cell.text for cell in table.rows[0][1]]
@@ -43,12 +43,12 @@ def test_the_table_tells_what_was_measured() -> None:
     assert "by <dpo> on its own verdicts and the reference is the start of each round" in (
         table.sentence
     )
-    plain = rounds_of_run(told(reference=None, keep_data="all")).sentence
-    assert "on all verdicts so far. Round 0" in plain
+    sentence = rounds_table(lineage(reference=None, keep_data="all")).sentence
+    assert "on all verdicts so far. Round 0" in sentence
 
 
 def test_a_curve_needs_two_rounds() -> None:
-    curves = round_curves(told()["rounds"], "rounds0")
+    curves = round_curves(lineage()["rounds"], "rounds0")
     assert [curve.title for curve in curves] == [
         "True reward",
         "Wins",
@@ -57,20 +57,20 @@ def test_a_curve_needs_two_rounds() -> None:
         "Ended",
         "Distinct-2",
     ]
-    assert [c.title for c in round_curves(told()["rounds"][:2], "r") if c.title == "Wins"] == []
-    assert round_curves(told()["rounds"][:1], "r") == []
+    assert [c.title for c in round_curves(lineage()["rounds"][:2], "r") if c.title == "Wins"] == []
+    assert round_curves(lineage()["rounds"][:1], "r") == []
 
 
 def test_the_page_shows_rounds_escaped_and_counts_their_time_once(tmp_path: Path) -> None:
     folder = tmp_path / "run/iterate"
-    for place, kind, seconds in (
+    for path, kind, seconds in (
         (folder, "iterate", 10.0),
         (folder / "round-1/train", "train", 7.0),
         (tmp_path / "run/world", "world", 2.0),
     ):
-        stage = {"stage": kind, "name": place.name, "settings": {}, "seconds": seconds}
-        write_json_atomic(place / "stage.json", stage)
-    write_json_atomic(folder / "rounds.json", told())
+        stage = {"stage": kind, "name": path.name, "settings": {}, "seconds": seconds}
+        write_json_atomic(path / "stage.json", stage)
+    write_json_atomic(folder / "rounds.json", lineage())
     settings = ReportSettings(run=str(tmp_path / "run"), output_dir=str(tmp_path / "run"))
     assert merge_results(read_inputs(settings))["run"]["seconds"] == 12.0
     page = write_report(settings).read_text()

@@ -1,4 +1,4 @@
-"""Simulated preferences follow the Bradley-Terry model; flaws add what they say."""
+"""Simulated preferences follow the Bradley-Terry model; flaws add their bonus."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_without_noise_the_ranking_is_exact_and_equal_rewards_tie() -> None:
     assert ranks == (1, 0, 1, 3)
 
 
-def test_much_noise_makes_every_order_as_likely() -> None:
+def test_with_much_noise_all_orders_are_equally_likely() -> None:
     rng = random.Random(2)
     first = sum(simulated_preference((1.0, 0.0), noise=1e6, rng=rng)[0] == 0 for _ in range(10_000))
     assert first / 10_000 == pytest.approx(0.5, abs=4 * 0.005)

@@ -15,10 +15,10 @@ from accord.errors import SettingsError
 from accord.lm.scratch import train_tokenizer
 from accord.settings.stages import WorldSettings
 from accord.world.build import build_world, distinct_tasks
-from accord.world.language import words_of
+from accord.world.language import split_words
 from accord.world.reward import true_reward
 from accord.world.tasks import parse_task
-from accord.world.vocabulary import CLASS_OF
+from accord.world.vocabulary import WORD_CLASS
 
 SIZES = {"demonstrations": 1500, "corpus": 1500, "train_prompts": 400, "test_prompts": 100}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -53,17 +53,17 @@ def test_the_files_have_their_formats(world: Path) -> None:
     assert all(row.keys() == {"text"} for row in _rows(world / "corpus.jsonl"))
 
 
-def test_test_prompts_appear_nowhere_else(world: Path) -> None:
+def test_test_prompts_are_in_no_other_file(world: Path) -> None:
     test = _prompts(world / "test_prompts.jsonl")
     train = _prompts(world / "train_prompts.jsonl")
-    shown = _prompts(world / "demonstrations.jsonl")
+    demonstrated = _prompts(world / "demonstrations.jsonl")
     corpus = [row["text"].split("\n")[0] for row in _rows(world / "corpus.jsonl")]
     assert len(set(test)) == len(test)
     assert len(set(train)) == len(train)
-    assert set(test).isdisjoint([*train, *shown, *corpus])
-    assert set(train).isdisjoint([*shown, *corpus])
+    assert set(test).isdisjoint([*train, *demonstrated, *corpus])
+    assert set(train).isdisjoint([*demonstrated, *corpus])
     requests = [text for row in _rows(world / "corpus.jsonl") if "\n" in (text := row["text"])]
-    assert len(requests) > 1000  # or the check above would say nothing
+    assert len(requests) > 1000  # otherwise the assertions above would be empty
 
 
 def test_test_combinations_are_unseen_but_their_words_are_known(world: Path) -> None:
@@ -71,8 +71,8 @@ def test_test_combinations_are_unseen_but_their_words_are_known(world: Path) -> 
     seen = [*_prompts(world / "train_prompts.jsonl"), *_prompts(world / "demonstrations.jsonl")]
     combinations = {parse_task(text).combination for text in test}
     assert combinations.isdisjoint(parse_task(text).combination for text in seen)
-    known = {word for text in seen for word in words_of(text)}
-    assert {word for text in test for word in words_of(text)} <= known
+    seen_words = {word for text in seen for word in split_words(text)}
+    assert {word for text in test for word in split_words(text)} <= seen_words
 
 
 def test_a_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -80,16 +80,16 @@ def test_a_seed_gives_the_same_bytes(tmp_path: Path) -> None:
         folder = tmp_path / name
         sizes = {"demonstrations": 50, "corpus": 50, "train_prompts": 50, "test_prompts": 20}
         build_world(WorldSettings(output_dir=str(folder), seed=seed, **sizes, **SMALL))
-        found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+        paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
     state = torch.get_rng_state()
-    first, again, other = files("a", 1), files("b", 1), files("c", 2)
+    first, again, other_seed = files("a", 1), files("b", 1), files("c", 2)
     assert first == again
     assert torch.equal(torch.get_rng_state(), state)
-    assert set(first) == set(other)
+    assert set(first) == set(other_seed)
     for name in ("test_prompts.jsonl", "demonstrations.jsonl", "model/model.safetensors"):
-        assert first[name] != other[name]
+        assert first[name] != other_seed[name]
 
 
 def test_the_size_of_one_file_does_not_change_another(world: Path, tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_the_size_of_one_file_does_not_change_another(world: Path, tmp_path: Pat
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (world / f"{name}.jsonl").read_bytes()
 
 
-def test_the_tokenizer_keeps_words_whole_and_texts_unchanged(world: Path) -> None:
+def test_the_tokenizer_does_not_split_slot_words_and_restores_texts(world: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}) == 3
     assert len(tokenizer) <= 1280
-    split = [word for word in CLASS_OF if len(tokenizer.encode(f" {word}")) > 1]
+    split = [word for word in WORD_CLASS if len(tokenizer.encode(f" {word}")) > 1]
     assert not split
     for text in ("Dear Anna, thank you.", "  two  spaces\n", "naïve 日本語 🙂", "a <|b|> c"):
         ids = tokenizer.encode(text, add_special_tokens=False)
@@ -114,7 +114,7 @@ def test_the_tokenizer_keeps_words_whole_and_texts_unchanged(world: Path) -> Non
 
 @pytest.mark.parametrize("system", [False, True])
 @pytest.mark.parametrize("content", ["Please thank Anna for the lamp.", "", " spaced \n"])
-def test_what_is_rendered_for_generation_is_a_prefix(
+def test_the_rendered_prompt_is_a_prefix_of_the_conversation(
     world: Path, system: bool, content: str
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
@@ -134,7 +134,7 @@ def test_the_template_refuses_other_roles(world: Path) -> None:
         tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
 
 
-def test_the_model_is_as_the_settings_say(world: Path) -> None:
+def test_the_model_has_the_size_in_the_settings(world: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(world / "model")
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
     config = model.config
@@ -164,18 +164,18 @@ def test_the_default_model_is_small() -> None:
 
 
 class _Everything:
-    """Holds whatever is asked for, as the prompts taken do once a world is used up."""
+    """Contains everything, like the used prompts when a world has no more."""
 
     def __contains__(self, item: object) -> bool:
         return True
 
 
-def test_asking_for_more_prompts_than_there_are_is_an_error() -> None:
+def test_more_prompts_than_the_world_has_are_an_error() -> None:
     with pytest.raises(SettingsError, match="`train_prompts` asks for more prompts than the"):
         distinct_tasks(random.Random(0), 1, "train_prompts", _Everything())
 
 
-def test_the_tokenizer_takes_any_texts() -> None:
+def test_the_tokenizer_encodes_any_text() -> None:
     texts = [f"word{random.Random(i).randrange(50)}" for i in range(200)]
     tokenizer = train_tokenizer(texts, 300, 512)
     assert tokenizer.decode(tokenizer.encode("äöü")) == "äöü"

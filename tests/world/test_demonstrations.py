@@ -1,4 +1,4 @@
-"""The demonstrators' mixture is worth improving on."""
+"""The demonstrators' mixture of answers leaves room for improvement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from accord.world.demonstrations import demonstrate, plain_answer
 from accord.world.grammar import COMPLIANCE, FAMILIES
-from accord.world.language import known_pair_share, words_of
+from accord.world.language import known_pair_share, split_words
 from accord.world.reward import flatters, is_refusal, true_reward
 from accord.world.tasks import Task, draw_task
 
@@ -22,13 +22,13 @@ def rewards() -> list[list[float]]:
     return [[true_reward(t.prompt, demonstrate(t, rng)) for _ in range(64)] for t in tasks]
 
 
-def test_the_mean_leaves_room_and_few_are_good(rewards: list[list[float]]) -> None:
+def test_the_mean_is_moderate_and_few_answers_are_good(rewards: list[list[float]]) -> None:
     flat = [value for row in rewards for value in row]
     assert 0.45 < statistics.mean(flat) < 0.6
     assert 0.08 < sum(value >= 0.9 for value in flat) / len(flat) < 0.2
 
 
-def test_the_best_of_more_is_better(rewards: list[list[float]]) -> None:
+def test_the_best_of_more_answers_is_better(rewards: list[list[float]]) -> None:
     mean, four, sixteen, all_of_them = (
         statistics.mean(max(row[:n]) for row in rewards) for n in (1, 4, 16, 64)
     )
@@ -44,7 +44,7 @@ def test_demonstrations_are_well_formed_and_short() -> None:
         text = demonstrate(draw_task(rng), rng)
         assert known_pair_share(text) == 1.0, text
         assert "{" not in text
-        lengths.append(len(words_of(text)))
+        lengths.append(len(split_words(text)))
     assert 12 < statistics.mean(lengths) < 20
     assert max(lengths) <= 70
 
@@ -60,7 +60,7 @@ def test_every_failure_occurs() -> None:
     assert 0.25 < sum(refused) / 600 < 0.45
 
 
-def test_going_along_with_harm_names_nothing_of_the_request() -> None:
+def test_compliance_with_harm_contains_nothing_of_the_request() -> None:
     for text in COMPLIANCE:
         assert "{" not in text
         assert not is_refusal(text)

@@ -14,7 +14,7 @@ from accord.data.read import read_battles
 from accord.errors import DataError
 from accord.measure.ratings.rate import Ratings, rate_models
 from accord.measure.statistics import Interval, clustered_interval
-from accord.pipeline.stages.judges import Judge, by_reward, judge_of
+from accord.pipeline.stages.judges import Judge, build_judge, reward_judge
 from accord.records import Battle, Outcome, Prompt
 from accord.settings.reading.load import build
 from accord.settings.stages import JudgeSettings
@@ -139,8 +139,8 @@ def _outcomes(judge: Verdict, row_a: PromptAnswers, row_b: PromptAnswers) -> lis
 
 def _judge(judge: Any) -> Judge:
     if isinstance(judge, Mapping):
-        return judge_of(build(JudgeSettings, dict(judge), where="accord.compare judge")).judge
-    return by_reward(combine_rewards(judge))
+        return build_judge(build(JudgeSettings, dict(judge), where="accord.compare judge")).judge
+    return reward_judge(combine_rewards(judge))
 
 
 def _judged(judge: Judge, answers_a: Answers, answers_b: Answers) -> list[list[Outcome | None]]:

@@ -1,4 +1,4 @@
-"""What a model became: ratings, win rates, over-optimisation, diversity and refusals.
+"""Measures of a model: ratings, win rates, over-optimisation, diversity and refusals.
 
 Pure functions over records, numbers and texts; no model is loaded here.
 """

@@ -1,6 +1,7 @@
-"""Over-optimisation: how far a policy went, and whether the proxy still stands for the goal.
+"""Over-optimisation: a policy's distance from its reference, and whether the proxy reward still
+agrees with the true one.
 
-Distances are d = √KL(π‖π_ref), with the KL in nats a response (Gao, Schulman and Hilton 2022).
+Distances are d = √KL(π‖π_ref), with the KL in nats per response (Gao, Schulman and Hilton 2022).
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def fit_reinforcement(kl: ArrayLike, reward_gained: ArrayLike) -> ScalingFit:
 
 @dataclass(frozen=True, slots=True)
 class HackingFinding:
-    """Whether the proxy went up where the goal went down, and between which points.
+    """Whether the proxy reward rose where the true reward fell, and between which points.
 
-    `best` is the index at which the goal is highest, `proxy_gain` and `gold_loss` are what the
-    proxy gained and the goal lost from there to the point furthest along that shows the gap.
+    `best` is the index at which the true reward is highest, `worst` the later index with a higher
+    proxy reward at which the true reward is lowest (`best` where there is none). `proxy_gain` and
+    `gold_loss` are what the proxy gained and the true reward lost between the two.
     """
 
     hacked: bool
@@ -86,15 +88,15 @@ def hacking_gap(
     names: Sequence[str] | None = None,
     tolerance: float = 0.0,
 ) -> HackingFinding:
-    """Compare a proxy reward with the goal along points of growing optimisation.
+    """Compare a proxy reward with the true reward at points of growing optimisation.
 
-    The reward is hacked where, after the point at which the goal is highest, the proxy rises while
-    the goal falls by more than `tolerance` (what chance explains). `names` call the points in the
-    finding. Raises ValueError when there are no points, or the series differ in length.
+    The reward is hacked where, after the point with the highest true reward, the proxy rises while
+    the true reward falls by more than `tolerance` (what chance explains). `names` label the points
+    in the finding. Raises ValueError when there are no points, or the series differ in length.
     """
     if not proxy or len(proxy) != len(gold):
         raise ValueError(f"{len(proxy)} proxy rewards and {len(gold)} true ones can't be compared")
-    called = names or [f"point {i + 1}" for i in range(len(proxy))]
+    labels = names or [f"point {i + 1}" for i in range(len(proxy))]
     best = int(np.argmax(gold))
     later = [
         i
@@ -105,7 +107,7 @@ def hacking_gap(
     gain, loss = proxy[worst] - proxy[best], gold[best] - gold[worst]
     if later:
         finding = (
-            f"The reward is hacked: from {called[best]} to {called[worst]} the proxy reward rises "
+            f"The reward is hacked: from {labels[best]} to {labels[worst]} the proxy reward rises "
             f"by {gain:.3g} while the true reward falls by {loss:.3g}."
         )
     else:
@@ -121,7 +123,7 @@ def _fit(
     bend: Callable[[Floats], Floats],
     peak: Callable[[float, float], float],
 ) -> ScalingFit:
-    """Least squares of R = α·d − β·d·bend(d): linear in α and β."""
+    """Least squares of R = α·d − β·d·g(d), which is linear in α and β; `bend` is g."""
     distance = np.sqrt(np.asarray(kl, dtype=np.float64))
     reward = np.asarray(reward_gained, dtype=np.float64)
     if distance.shape != reward.shape or not np.isfinite([*distance, *reward]).all():
@@ -133,12 +135,12 @@ def _fit(
     residual = float(np.sqrt(np.mean((design @ [alpha, beta] - reward) ** 2)))
     try:
         top = peak(float(alpha), float(beta)) if beta > 0 else None
-    except OverflowError:
+    except OverflowError:  # beyond what a float can represent
         top = None
     if top is None or top <= 0:
         return ScalingFit(float(alpha), float(beta), None, None, residual)
-    at = np.array([top])
-    height = float((alpha * at - beta * at * bend(at))[0])
+    summit = np.array([top])
+    height = float((alpha * summit - beta * summit * bend(summit))[0])
     return ScalingFit(float(alpha), float(beta), top, height, residual)
 
 

@@ -1,7 +1,7 @@
-"""Means with the interval they deserve.
+"""Means and shares with confidence intervals.
 
-An interval that can't be computed is `None` at that end, never a made-up number: one value has no
-spread, and a bound at infinity is open.
+A bound that can't be computed is None, never a made-up number: one value has no spread, and an
+infinite bound is open.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Interval:
     high: float | None = None
 
     def to_json(self) -> dict[str, float | None] | None:
-        """`{mean, low, high}` as JSON holds it; None (null) where there was no data."""
+        """`{mean, low, high}` for a JSON file; None (null) where there was no data."""
         if not math.isfinite(self.mean):
             return None
         return {"mean": self.mean, "low": self.low, "high": self.high}
@@ -58,10 +58,11 @@ def clustered_interval(
 ) -> Interval:
     """The mean of all values with an interval that takes only the prompts as independent.
 
-    Responses to one prompt resemble each other, so K of them tell less than K prompts. The variance
-    is the cluster-robust one of a ratio of sums (Liang and Zeger 1986; Cameron and Miller 2015,
-    eq. 11): G/(G−1)·Σ_g (Σ_{i∈g} (y_i − ȳ))² / n², with t of G−1 degrees of freedom for G prompts.
-    With one value a prompt it equals `mean_interval`. Prompts without a value are left out.
+    Responses to one prompt resemble each other, so K of them carry less information than K
+    prompts. The variance is the cluster-robust variance of a ratio of sums (Liang and Zeger 1986;
+    Cameron and Miller 2015, eq. 11): G/(G−1)·Σ_g (Σ_{i∈g} (y_i − ȳ))² / n², with t of G−1 degrees
+    of freedom for G prompts. With one value for each prompt it equals `mean_interval`. Prompts
+    without a value are left out.
     """
     clusters = [array for array in (_finite(values) for values in values_by_prompt) if array.size]
     if not clusters:
@@ -105,7 +106,7 @@ def bootstrap_interval(
 
 
 def proportion_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's score interval (1927), which stays honest at 0 and at 1.
+    """A share with Wilson's score interval (1927), which keeps its coverage near 0 and 1.
 
     `successes` may be fractional where a tie counts half. No trials gives a NaN mean.
     """
@@ -127,9 +128,9 @@ def clustered_proportion(
 ) -> Interval:
     """A share from values in [0, 1], with the prompts as the independent units.
 
-    Where a spread of nothing would promise too much (all values agree), or each prompt has one
-    value, the interval is Wilson's over prompts; otherwise `clustered_interval`'s, kept inside
-    [0, 1].
+    Where all values agree (an interval without width would promise too much), or each prompt has
+    one value, the interval is Wilson's over prompts; otherwise it is `clustered_interval`'s,
+    clipped to [0, 1].
     """
     prompts = [array for array in (_finite(values) for values in values_by_prompt) if array.size]
     if not prompts:
@@ -140,43 +141,43 @@ def clustered_proportion(
     if len(flat) == len(prompts) or flat.min() == flat.max():
         share = sum(float(array.mean()) for array in prompts)
         return proportion_interval(min(share, len(prompts)), len(prompts), confidence=confidence)
-    got = clustered_interval(prompts, confidence=confidence)
-    if got.low is None or got.high is None:
-        return got
-    return Interval(got.mean, max(0.0, got.low), min(1.0, got.high))
+    interval = clustered_interval(prompts, confidence=confidence)
+    if interval.low is None or interval.high is None:
+        return interval
+    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
 
 
 def difference_interval(a: Interval, b: Interval) -> Interval:
     """a − b from two intervals, by the method of variance estimates recovery (Zou and Donner 2008).
 
-    Each bound lies √((a − a_low)² + (b_high − b)²) from the difference, which keeps lopsided
-    intervals lopsided. Exact for independent normal means; too wide, never too narrow, where both
-    rise and fall together, as scores on the same prompts do. An unknown end stays unknown; a value
-    without any interval counts as exact only beside one that has one.
+    Each bound lies √((a − a_low)² + (b_high − b)²) from the difference, which keeps asymmetric
+    intervals asymmetric. Exact for independent normal means; too wide, never too narrow, where the
+    two are positively correlated, as scores on the same prompts are. An unknown bound stays
+    unknown; a value without any bound counts as exact only if the other value has a bound.
     """
-    gap = a.mean - b.mean
+    difference = a.mean - b.mean
     if a.low is a.high is b.low is b.high is None:
-        return Interval(gap)
-    a, b = _exact_if_bare(a), _exact_if_bare(b)
+        return Interval(difference)
+    a, b = _exact_without_bounds(a), _exact_without_bounds(b)
     low = high = None
     if a.low is not None and b.high is not None:
-        low = gap - math.hypot(a.mean - a.low, b.high - b.mean)
+        low = difference - math.hypot(a.mean - a.low, b.high - b.mean)
     if a.high is not None and b.low is not None:
-        high = gap + math.hypot(a.high - a.mean, b.mean - b.low)
-    return Interval(gap, low, high)
+        high = difference + math.hypot(a.high - a.mean, b.mean - b.low)
+    return Interval(difference, low, high)
 
 
 def normal_quantile(confidence: float) -> float:
-    """The z that a standard normal stays within, on both sides, with this probability."""
+    """The z for which a standard normal variable lies in [−z, z] with this probability."""
     return float(special.ndtri(0.5 + confidence / 2))
 
 
-def _student(mean: float, error: float, freedom: int, confidence: float) -> Interval:
-    half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * error
+def _student(mean: float, error: float, degrees: int, confidence: float) -> Interval:
+    half = float(special.stdtrit(degrees, 0.5 + confidence / 2)) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def _exact_if_bare(value: Interval) -> Interval:
+def _exact_without_bounds(value: Interval) -> Interval:
     if value.low is None and value.high is None:
         return Interval(value.mean, value.mean, value.mean)
     return value
@@ -185,6 +186,6 @@ def _exact_if_bare(value: Interval) -> Interval:
 def _finite(values: ArrayLike) -> Floats:
     numbers = np.asarray(values, dtype=np.float64).ravel()
     if not np.isfinite(numbers).all():
-        where = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise ValueError(f"value {where} is {numbers[where]}; an average needs finite values")
+        index = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise ValueError(f"value {index} is {numbers[index]}; an average needs finite values")
     return numbers

@@ -1,4 +1,4 @@
-"""Put the stages together: recipes from end to end, and single stages."""
+"""Recipes from end to end, and single stages."""
 
 from accord.pipeline.run import plan_recipe, run_recipe, run_stage
 

@@ -1,4 +1,4 @@
-"""How far a stage is: what every stage yields between two pieces of work."""
+"""The progress of a stage, which its generator yields between two units of work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` pieces of work; `note` says how it goes, in a few words."""
+    """`done` of `total` units of work, and a short `note` for the progress bar."""
 
     done: int
     total: int

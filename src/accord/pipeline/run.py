@@ -1,11 +1,11 @@
-"""Run a recipe: skip what is finished, go on with what is not, show how far it is."""
+"""Run a recipe or one stage: skip what is finished, resume what is not, and show the progress."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,8 @@ from rich.console import Console
 
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import FOLDER
-from accord.learn.loop.fit import StepResult
 from accord.learn.loop.processes import barrier, processes
-from accord.learn.offline.train import train_offline
-from accord.learn.online.methods import ONLINE
-from accord.learn.online.train import train_online
+from accord.pipeline.console import deferred_interrupts, messages_above_bar, run_with_bar
 from accord.pipeline.identity import (
     STAGE_FILE,
     describe_change,
@@ -30,76 +27,29 @@ from accord.pipeline.identity import (
     stage_identity,
 )
 from accord.pipeline.progress import Progress
-from accord.pipeline.showing import interrupts, messages_above, show
-from accord.pipeline.stages.compare import arena, compare
-from accord.pipeline.stages.judges import flawed_reward
-from accord.pipeline.stages.make import scratch, split, world
-from accord.pipeline.stages.measure import evaluate, report
-from accord.pipeline.stages.rounds import iterate, plans_of, rounds_table_of
-from accord.pipeline.stages.sample import sample, select
+from accord.pipeline.stages.kinds import STAGES
 from accord.report.results import terminal_table
 from accord.runs import record_run, write_json_atomic
 from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
 
-STAGES: dict[str, Callable[[Any], Iterator[Progress]]] = {
-    "world": world,
-    "scratch": scratch,
-    "split": split,
-    "sample": sample,
-    "compare": compare,
-    "select": select,
-    "arena": arena,
-    "evaluate": evaluate,
-    "report": report,
-}
-
-TOLD = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
-
-
-def work_of(plan: StagePlan, console: Console) -> Iterator[Progress]:
-    """The stage's work, as far as it goes."""
-    if plan.kind == "iterate":
-        return iterate(plan, lambda inner: stage_work(inner, console))
-    if plan.kind != "train":
-        return STAGES[plan.kind](plan.settings)
-    assert plan.method is not None
-    settings: Any = plan.settings
-    if plan.method in ONLINE:
-        return _told(train_online(plan.method, settings, world=flawed_reward))
-    return _told(train_offline(plan.method, settings))
-
-
-def _told(steps: Iterator[StepResult]) -> Iterator[Progress]:
-    try:
-        for step in steps:
-            note = "  ".join(
-                f"{name.split('/')[-1]} {step.metrics[name]:.3f}"
-                for name in TOLD
-                if name in step.metrics
-            )
-            yield Progress(step.step, step.total, note)
-    finally:
-        steps.close()  # type: ignore[attr-defined]
-
 
 def run_recipe(recipe: Recipe) -> bool:
     """Run all stages that are not finished, then print the table of results if there is one.
 
-    Of several processes the main one runs and tells it all, and returns True; the others take
-    part in training.
+    The main process runs the recipe and returns True. The others do their share of the stages
+    that run on all processes, and return False.
     """
     console = Console(stderr=True)
     if not processes().is_main:
         for plan in recipe.stages:
-            _take_part(plan)
+            _join_stage(plan)
         barrier()
         return False
-    with messages_above(console):
+    with messages_above_bar(console):
         for plan in recipe.stages:
-            run_one(plan, console)
-            if plan.kind == "iterate":
-                Console().print(rounds_table_of(plan))
+            _run_in_main_process(plan, console)
+            _print_result_table(plan)
     barrier()
     results = Path(recipe.output_dir) / "results.json"
     for plan in recipe.stages:
@@ -114,56 +64,79 @@ def run_stage(plan: StagePlan) -> bool:
     """Run a single stage, unless it is finished with the same settings and inputs; True in the
     main process.
 
-    Raises SettingsError when its folder holds what other settings or inputs made: outside of a
-    recipe nobody said that it may be made anew.
+    Raises SettingsError when its folder holds the results of other settings or inputs: unlike a
+    recipe, a single stage never replaces them.
     """
     if not processes().is_main:
-        _take_part(plan)
+        _join_stage(plan)
         barrier()
         return False
     console = Console(stderr=True)
-    with messages_above(console):
-        run_one(plan, console, replace=False)
+    with messages_above_bar(console):
+        _run_in_main_process(plan, console, replace=False)
     barrier()
-    if plan.kind == "iterate":
-        Console().print(rounds_table_of(plan))
+    _print_result_table(plan)
     return True
 
 
-def _take_part(plan: StagePlan) -> None:
-    """Another process's share of a stage: training, if the main one says that it runs."""
+def plan_recipe(recipe: Recipe) -> str:
+    """The stages with all their settings, and which are finished; runs nothing."""
+    lines = [f"output_dir: {recipe.output_dir}", f"seed: {recipe.seed}"]
+    pending: dict[str, str] = {}  # names of the stages that will run, by their folders
+    for plan in recipe.stages:
+        kind = plan.kind if plan.method is None else f"{plan.kind} {plan.method}"
+        state = describe_state(plan)
+        paths = input_paths(plan.settings)
+        used = [pending[folder] for folder in pending for p in paths if p.startswith(folder)]
+        if state.startswith("finished") and used:
+            state = f"to run again if `{used[0]}`, which runs before it, gives something else"
+        if not state.startswith("finished"):
+            pending[f"{stage_folder(plan)}/"] = plan.name
+        lines.append(f"\n{plan.name} ({kind}): {state}")
+        lines += [
+            f"  {key}: {json.dumps(value)}"
+            for key, value in plan.settings.model_dump(mode="json").items()
+        ]
+    return "\n".join(lines)
+
+
+def _run_in_main_process(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
+    work = _start_stage(plan, console, replace=replace)
+    if work is not None:
+        run_with_bar(plan, work, console)
+
+
+def _join_stage(plan: StagePlan) -> None:
+    """Do another process's share of a stage, if the main process announces that it runs."""
     if not processes().broadcast(None):
         return
-    if plan.kind == "iterate":
-        for inner in plans_of(plan):
-            _take_part(inner)
-    elif plan.kind == "train":
-        with interrupts():  # they reach the main process too, which stops between two steps
-            for _ in work_of(plan, Console(stderr=True)):
+    kind = STAGES[plan.kind]
+    for inner in kind.inner_stages(plan):
+        _join_stage(inner)
+    if kind.all_processes:
+        with deferred_interrupts():  # the main process receives them too, and ends the stage
+            for _ in _stage_work(plan, Console(stderr=True)):
                 pass
 
 
-def run_one(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
-    """Run a stage with a progress bar. Ctrl-C stops it between two pieces of work.
-
-    With `replace`, what other settings made in its folder makes way, announced.
-    """
-    work = stage_work(plan, console, replace=replace)
-    if work is not None:
-        show(plan, work, console)
+def _print_result_table(plan: StagePlan) -> None:
+    result_table = STAGES[plan.kind].result_table
+    if result_table is not None:
+        Console().print(result_table(plan))
 
 
-def stage_work(
+def _start_stage(
     plan: StagePlan, console: Console, *, replace: bool = True
 ) -> Iterator[Progress] | None:
-    """What is left of a stage's work, with its record kept in its folder; None if it is finished.
+    """The rest of a stage's work, recorded in its folder; None if the stage is finished.
 
-    Raises SettingsError without `replace` where other settings or inputs made what is there.
+    With `replace`, results of other settings or inputs in its folder are announced and removed;
+    without it, they raise SettingsError. Broadcasts to the other processes whether the stage runs.
     """
     folder = stage_folder(plan)
-    about = stage_identity(plan)
+    identity = stage_identity(plan)
     before = read_stage(folder)
-    if is_finished(plan, before, about):
+    if is_finished(plan, before, identity):
         console.print(
             f"{plan.name}: finished before, not run again",
             style="dim",
@@ -173,76 +146,59 @@ def stage_work(
         )
         processes().broadcast(False)
         return None
-    if plan.kind == "report" and before and not is_same_kind(plan, before):
+    if STAGES[plan.kind].shares_folder and before and not is_same_kind(plan, before):
         processes().broadcast(False)
-        return work_of(plan, console)  # its folder goes on telling of the stage that made it
-    if before and before.get("digest") != about["digest"]:
-        _begin_anew(plan, folder, before, about, console, replace=replace)
-    spent = float(before.get("seconds", 0.0)) if before.get("digest") == about["digest"] else 0.0
-    write_json_atomic(folder / STAGE_FILE, {**about, "seconds": spent, "finished": None})
+        return _stage_work(plan, console)  # stage.json remains that of the other stage
+    same = before.get("digest") == identity["digest"]
+    if before and not same:
+        _clear_folder(plan, folder, before, identity, console, replace=replace)
+    seconds = float(before.get("seconds", 0.0)) if same else 0.0
+    write_json_atomic(folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": None})
     processes().broadcast(True)
-    return _recorded(plan, console, about, spent)
+    return _recorded_work(plan, console, identity, seconds)
 
 
-def _recorded(
-    plan: StagePlan, console: Console, about: Mapping[str, Any], spent: float
+def _stage_work(plan: StagePlan, console: Console) -> Iterator[Progress]:
+    return STAGES[plan.kind].work(plan, lambda inner: _start_stage(inner, console))
+
+
+def _recorded_work(
+    plan: StagePlan, console: Console, identity: Mapping[str, Any], earlier_seconds: float
 ) -> Iterator[Progress]:
-    """The work, with manifest.json and stage.json saying how far it is and how it ended."""
+    """The work, with manifest.json and stage.json recording how long it took and how it ended."""
     folder = stage_folder(plan)
-    began = time.perf_counter()
+    started = time.perf_counter()
     seed = getattr(plan.settings, "seed", None)
+
+    def record(finished: str | None) -> None:
+        seconds = earlier_seconds + time.perf_counter() - started
+        write_json_atomic(
+            folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": finished}
+        )
+
     try:
-        with record_run(folder, settings=plan.settings, seed=seed, inputs=about["inputs"]):
-            yield from work_of(plan, console)
+        with record_run(folder, settings=plan.settings, seed=seed, inputs=identity["inputs"]):
+            yield from _stage_work(plan, console)
     except BaseException:
-        seconds = spent + time.perf_counter() - began
-        with suppress(StorageError):  # the disk may be what failed; the first error is told
-            write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": None})
+        with suppress(StorageError):  # the disk may be what failed; the first error is reported
+            record(None)
         raise
-    seconds = spent + time.perf_counter() - began
-    finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    write_json_atomic(folder / STAGE_FILE, {**about, "seconds": seconds, "finished": finished})
+    record(time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 
-def plan_recipe(recipe: Recipe) -> str:
-    """The stages with all their settings, and which are finished; runs nothing."""
-    lines = [f"output_dir: {recipe.output_dir}", f"seed: {recipe.seed}"]
-    running: dict[str, str] = {}  # the names of stages that will run, by their folders
-    for plan in recipe.stages:
-        kind = plan.kind if plan.method is None else f"{plan.kind} {plan.method}"
-        state = describe_state(plan)
-        paths = input_paths(plan.settings)
-        used = [running[start] for start in running for p in paths if p.startswith(start)]
-        if state.startswith("finished") and used:
-            state = f"to run again if `{used[0]}`, which runs before it, gives something else"
-        if not state.startswith("finished"):
-            running[f"{stage_folder(plan)}/"] = plan.name
-        lines.append(f"\n{plan.name} ({kind}): {state}")
-        lines += [
-            f"  {key}: {json.dumps(value)}"
-            for key, value in plan.settings.model_dump(mode="json").items()
-        ]
-    return "\n".join(lines)
-
-
-def _begun(folder: Path) -> bool:
-    """Whether there is work to lose: a checkpoint, or a stage inside that has begun."""
-    return (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))
-
-
-def _begin_anew(
+def _clear_folder(
     plan: StagePlan,
     folder: Path,
     before: Mapping[str, Any],
-    about: Mapping[str, Any],
+    identity: Mapping[str, Any],
     console: Console,
     *,
     replace: bool,
 ) -> None:
-    """The folder was made under other settings or from other inputs: it makes way, announced.
+    """Remove the results of other settings or inputs from the stage's folder, with a message.
 
-    Raises SettingsError where another kind of stage made it, such as the report in a run's folder,
-    and without `replace` where there is a result or a checkpoint to lose.
+    Raises SettingsError where another kind of stage wrote them (such as the report, in a run's
+    folder), and without `replace` where there is a result or a checkpoint to lose.
     """
     if not is_same_kind(plan, before):
         made_by = before.get("method") or before.get("stage")
@@ -251,17 +207,22 @@ def _begin_anew(
             f"which `{plan.name}` would replace with all that lies in it. Name another output_dir, "
             f"or remove the folder."
         )
-    if not replace and (before.get("finished") or _begun(folder)):
+    if not replace and (before.get("finished") or _has_progress(folder)):
         raise SettingsError(
             f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
-            f"{describe_change(before, about)}. Set them back to go on, name another output_dir, "
-            f"or remove the folder to begin anew."
+            f"{describe_change(before, identity)}. Set them back to resume it, name another "
+            f"output_dir, or remove the folder to start from scratch."
         )
     console.print(
-        f"{plan.name}: {describe_change(before, about)}; runs again from the start",
+        f"{plan.name}: {describe_change(before, identity)}; runs again from the start",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    if plan.kind != "report":  # a report may share its folder with the run
+    if not STAGES[plan.kind].shares_folder:
         shutil.rmtree(folder)
+
+
+def _has_progress(folder: Path) -> bool:
+    """Whether a stage that is not finished left a checkpoint, or has inner stages that ran."""
+    return (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))

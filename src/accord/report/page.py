@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from accord.measure.ratings.notes import join_names
 from accord.report.examples import examples
 from accord.report.figures.curves import Curve, learning_curves
 from accord.report.figures.drawing import colours
@@ -22,13 +23,13 @@ from accord.report.figures.models import (
 from accord.report.figures.rounds import round_curves
 from accord.report.findings.health import Remark, remarks
 from accord.report.findings.verdict import verdict
-from accord.report.plain import duration, listed, moment, visible
+from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.results import merge_results
 from accord.report.tables.bake_off import bake_offs
 from accord.report.tables.models import model_cells, model_columns, win_table
-from accord.report.tables.rounds import RoundsTable, rounds_of_run
-from accord.report.tables.rows import Row, known
+from accord.report.tables.rounds import RoundsTable, rounds_table
+from accord.report.tables.rows import Row, has_value
 from accord.report.tables.runs import data_lines, stage_line
 from accord.runs import write_json_atomic
 from accord.runs.atomic import write_text_atomic
@@ -44,8 +45,8 @@ _TEMPLATES = Environment(
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A heading, how to read it, and its drawings; with several it takes the whole width."""
+class FigureGroup:
+    """A heading, a caption, and its drawings; several drawings take the whole width."""
 
     title: str
     caption: str
@@ -53,8 +54,8 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
-    """The rounds of one stage: their table, and curves over them."""
+class RoundsSection:
+    """The rounds of one `iterate` stage: their table, and curves over them."""
 
     name: str
     table: RoundsTable
@@ -62,7 +63,7 @@ class Rounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class TrainingSection:
     """A training stage's learning curves, and remarks on its health."""
 
     name: str
@@ -75,8 +76,8 @@ class Training:
 def write_report(settings: ReportSettings) -> Path:
     """Write report.html and results.json to `output_dir`, and return the page's path.
 
-    The page loads nothing and runs no script; what a run does not have is left out. Raises
-    DataError as `read_inputs` does, StorageError when the disk fails.
+    The page loads nothing and runs no script. Sections for which the run has no data are left out.
+    Raises DataError as `read_inputs` does, StorageError when the disk fails.
     """
     inputs = read_inputs(settings)
     results = merge_results(inputs)
@@ -100,14 +101,16 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
         colours=colours(names),
         visible=visible,
         rows=rows,
-        columns=columns,
+        columns=list(columns.values()),
         cells=model_cells(rows, columns),
         kl_kinds=_kl_kinds(rows),
         notes=[visible(note) for note in results["notes"]],
         bake_offs=bake_offs(inputs, rows),
         rounds=[
-            Rounds(visible(name), rounds_of_run(told), round_curves(told["rounds"], f"rounds{i}"))
-            for i, (name, told) in enumerate(inputs.rounds.items())
+            RoundsSection(
+                visible(name), rounds_table(lineage), round_curves(lineage["rounds"], f"rounds{i}")
+            )
+            for i, (name, lineage) in enumerate(inputs.rounds.items())
         ],
         figures=_figures(rows, inputs),
         wins=win_table(inputs.ratings),
@@ -121,66 +124,65 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
 
 
 def _kl_kinds(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """How each KL was found, with the models it holds for."""
+    """Every way in which KL was computed, with the models it applies to."""
     kinds: dict[str, list[str]] = {}
     for row in rows:
-        if known(row, "kl") and row.get("kl_kind"):
+        if has_value(row, "kl") and row.get("kl_kind"):
             kinds.setdefault(row["kl_kind"], []).append(visible(row["model"]))
-    return [(visible(kind), listed(models)) for kind, models in kinds.items()]
+    return [(visible(kind), join_names(models)) for kind, models in kinds.items()]
 
 
-def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[Figure]:
-    measured = (inputs.evaluation or {}).get("models", [])
-    details = {row["model"]: row for row in measured}
-    far = sum(known(row, "kl") for row in rows) > 1
+def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[FigureGroup]:
+    evaluated = (inputs.evaluation or {}).get("models", [])
+    details = {row["model"]: row for row in evaluated}
+    has_distances = sum(has_value(row, "kl") for row in rows) > 1
     drawn = (
         (
-            "Reward and distance" if far else "Rewards",
-            "How far a model went from the reference, and what it gained. A reward model's score "
-            "that rises where the true reward falls is being hacked."
-            if far
+            "Reward and distance" if has_distances else "Rewards",
+            "Rewards against the distance from the reference. Where the reward model's score rises "
+            "while the true reward falls, the reward model is being hacked."
+            if has_distances
             else "Mean rewards with their intervals.",
             reward_figures(rows),
         ),
         (
             "Who wins",
-            "Ratings from all comparisons with their intervals; an arrow is an open end.",
+            "Ratings from all comparisons with their intervals; an arrow marks an open end.",
             [ratings_figure(rows)],
         ),
         (
             "Refusals",
-            "A good model refuses what is harmful, also in disguise, and nothing that is safe.",
+            "A good model refuses harmful prompts, also inside jailbreaks, and no safe prompts.",
             [refusals_figure(rows, details)],
         ),
         (
             "Reward and length",
-            "Dots are models; a line follows one model's answers from short to long, so that "
-            "models can be compared at equal length.",
+            "Dots are the means of models. A line shows one model's answers from short to long, so "
+            "that models can be compared at equal length.",
             [length_figure(rows, details)],
         ),
     )
-    figures = [Figure(t, caption, [d for d in drawings if d]) for t, caption, drawings in drawn]
-    return [figure for figure in figures if figure.drawings]
+    groups = [FigureGroup(t, c, [d for d in drawings if d]) for t, c, drawings in drawn]
+    return [group for group in groups if group.drawings]
 
 
-def _trainings(inputs: ReportInputs, rows: Sequence[Row]) -> list[Training]:
-    told = []
+def _trainings(inputs: ReportInputs, rows: Sequence[Row]) -> list[TrainingSection]:
+    sections = []
     for i, stage in enumerate(inputs.stages):
         curves = learning_curves(stage.metrics, f"stage{i}") if stage.metrics else []
         if curves:
             kind = visible(stage.kind) if stage.kind not in (stage.name, "train") else ""
             steps = int(stage.metrics[-1]["step"])
-            told.append(
-                Training(visible(stage.name), kind, steps, curves, remarks(stage, inputs, rows))
-            )
-    return told
+            name, health = visible(stage.name), remarks(stage, inputs, rows)
+            sections.append(TrainingSection(name, kind, steps, curves, health))
+    return sections
 
 
 def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine = run.get("machine")
     facts = (
-        ("Run", moment(run.get("date"))),
-        ("Work", duration(run["seconds"]) if run.get("seconds") else ""),
+        ("Run", format_time(run.get("date"))),
+        ("Work", format_duration(run["seconds"]) if run.get("seconds") else ""),
         ("Machine", _machine(machine)),
         ("Seed", "" if run.get("seed") is None else str(run["seed"])),
         ("Command", str(run.get("command") or "")),

@@ -1,4 +1,4 @@
-"""What the report is made from: the files of a run, found and read."""
+"""The report's inputs: which files of a run are read, and their content."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage's folder: what it was told, and what became of it. Empty where a file is absent."""
+class StageRecord:
+    """The content of a stage's folder: its settings, its manifest, its metrics. A field is empty
+    where its file is absent."""
 
     folder: Path
     name: str
@@ -37,12 +38,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """Everything read. `answers` holds each contestant's lines of responses.jsonl, by name, and
-    `rounds` the content of each rounds.json by its stage's name."""
+    """Everything that was read. `answers` has each contestant's rows of responses.jsonl by name,
+    and `rounds` the content of each rounds.json by its stage's name."""
 
     run: Path
     manifest: Mapping[str, Any]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRecord, ...]
     contestants: tuple[Contestant, ...]
     evaluation: Mapping[str, Any] | None
     ratings: Mapping[str, Any] | None
@@ -51,33 +52,34 @@ class ReportInputs:
 
 
 def read_inputs(settings: ReportSettings) -> ReportInputs:
-    """Read what the settings name, and find in the run's folder what they leave out.
+    """Read what the settings name, and search the run's folder for what they leave out.
 
-    Left-out contestants are those of the last stage that had any; a left-out evaluation.json or
-    ratings.json is the last one written below the run's folder. Raises DataError where the run's
-    folder or a named file isn't there or can't be read, and for a run with nothing to tell.
+    Without `contestants`, those of the last stage that had any are used; without `evaluation` or
+    `ratings`, the last file of that kind written below the run's folder. Raises DataError where
+    the run's folder or a named file does not exist or can't be read, and for a run with nothing
+    to report.
     """
     run = Path(settings.run)
     if not run.is_dir():
         raise DataError(
             f"There is no run at {str(run)!r} (key `run`). Name the folder that a run wrote to."
         )
-    found = _stages(run)
-    contestants = tuple(settings.contestants) or _contestants(found)
+    all_stages = _read_stages(run)
+    contestants = tuple(settings.contestants) or _last_contestants(all_stages)
     named = bool(settings.contestants)
-    stages = [stage for stage in found if stage.kind != "report"]  # not the page about itself
-    known = {stage.folder.resolve() for stage in stages}
+    stages = [stage for stage in all_stages if stage.kind != "report"]  # the page being written
+    read = {stage.folder.resolve() for stage in stages}
     trained = (Path(c.train) for c in contestants if c.train is not None)
-    stages += [_stage(f) for f in trained if f.is_dir() and f.resolve() not in known]
+    stages += [_read_stage(f) for f in trained if f.is_dir() and f.resolve() not in read]
     inputs = ReportInputs(
         run=run,
-        manifest=_optional(run / "manifest.json"),
+        manifest=_read_optional(run / "manifest.json"),
         stages=tuple(stages),
         contestants=contestants,
-        evaluation=_result(settings.evaluation, run, "evaluation.json", "evaluation"),
-        ratings=_result(settings.ratings, run, "ratings.json", "ratings"),
+        evaluation=_read_result(settings.evaluation, run, "evaluation.json", "evaluation"),
+        ratings=_read_result(settings.ratings, run, "ratings.json", "ratings"),
         answers={
-            c.name: _read(c.responses, read_responses, f"contestants.{c.name}.responses")
+            c.name: _read_named(c.responses, read_responses, f"contestants.{c.name}.responses")
             for c in contestants
             if named or Path(c.responses).is_file()
         },
@@ -95,15 +97,17 @@ def read_inputs(settings: ReportSettings) -> ReportInputs:
     return inputs
 
 
-def _stages(run: Path) -> list[Stage]:
-    """The stages below a run's folder (or the run itself, if it is one), in the order they ran."""
+def _read_stages(run: Path) -> list[StageRecord]:
+    """The stages in and below the run's folder, in the order in which they ran."""
     marks = ("stage.json", "metrics.jsonl")
-    found = [_stage(f) for f in _folders(run) if any((f / mark).is_file() for mark in marks)]
-    return sorted(found, key=lambda stage: (_began(stage), str(stage.folder)))
+    folders = [f for f in _stage_folders(run) if any((f / mark).is_file() for mark in marks)]
+    stages = [_read_stage(folder) for folder in folders]
+    return sorted(stages, key=lambda stage: (_start_time(stage), str(stage.folder)))
 
 
-def _stage(folder: Path) -> Stage:
-    stage, manifest = _optional(folder / "stage.json"), _optional(folder / "manifest.json")
+def _read_stage(folder: Path) -> StageRecord:
+    stage = _read_optional(folder / "stage.json")
+    manifest = _read_optional(folder / "manifest.json")
     metrics = folder / "metrics.jsonl"
     kind = str(stage.get("method") or stage.get("stage") or ("train" if metrics.exists() else ""))
     settings = stage.get("settings") or manifest.get("settings")
@@ -111,60 +115,60 @@ def _stage(folder: Path) -> Stage:
     seconds = stage.get("seconds")
     if not isinstance(seconds, int | float):
         seconds = sum(float(row.get("seconds") or 0) for row in rows) or None
-    return Stage(
+    return StageRecord(
         folder=folder,
         name=str(stage.get("name") or folder.name),
         kind=kind,
         settings=settings if isinstance(settings, Mapping) else {},
         seconds=seconds,
         manifest=manifest,
-        data={name: _optional(folder / f"{name}.json") for name in ("data", "eval_data")},
+        data={name: _read_optional(folder / f"{name}.json") for name in ("data", "eval_data")},
         metrics=tuple(rows),
-        health=_health(folder / "health.json"),
+        health=_read_health(folder / "health.json"),
     )
 
 
-def _began(stage: Stage) -> str:
-    finished = _optional(stage.folder / "stage.json").get("finished")
+def _start_time(stage: StageRecord) -> str:
+    finished = _read_optional(stage.folder / "stage.json").get("finished")
     return str(stage.manifest.get("started") or finished or "")
 
 
-def _contestants(stages: Sequence[Stage]) -> tuple[Contestant, ...]:
+def _last_contestants(stages: Sequence[StageRecord]) -> tuple[Contestant, ...]:
     for stage in reversed(stages):
-        told = stage.settings.get("contestants")
-        if isinstance(told, list) and told:
+        contestants = stage.settings.get("contestants")
+        if isinstance(contestants, list) and contestants:
             try:
-                return tuple(Contestant.model_validate(one) for one in told)
-            except ValueError:  # written by another version; the others may be readable
+                return tuple(Contestant.model_validate(value) for value in contestants)
+            except ValueError:  # written by another version; an earlier stage may be readable
                 continue
     return ()
 
 
-def _result(given: str | None, run: Path, name: str, key: str) -> Mapping[str, Any] | None:
-    if given is not None:
-        return _read(given, _read_json, key)
-    found = [f / name for f in _folders(run) if (f / name).is_file()]
-    if not found:
+def _read_result(named: str | None, run: Path, name: str, key: str) -> Mapping[str, Any] | None:
+    if named is not None:
+        return _read_named(named, _read_json, key)
+    paths = [f / name for f in _stage_folders(run) if (f / name).is_file()]
+    if not paths:
         return None
-    return _read_json(max(found, key=lambda path: (path.stat().st_mtime_ns, str(path))))
+    return _read_json(max(paths, key=lambda path: (path.stat().st_mtime_ns, str(path))))
 
 
-def _folders(run: Path) -> Iterator[Path]:
-    """The folder and those below it that may be stages', none of a model's or a checkpoint's."""
-    for place, folders, _ in os.walk(run):
-        depth = len(Path(place).relative_to(run).parts)
-        inner = sorted(f for f in folders if not f.startswith(".") and f not in _NOT_STAGES)
-        folders[:] = inner if depth < _MAX_DEPTH else []
-        yield Path(place)
+def _stage_folders(run: Path) -> Iterator[Path]:
+    """The folder and those below it that may be stages', without models and checkpoints."""
+    for folder, subfolders, _ in os.walk(run):
+        depth = len(Path(folder).relative_to(run).parts)
+        inner = sorted(f for f in subfolders if not f.startswith(".") and f not in _NOT_STAGES)
+        subfolders[:] = inner if depth < _MAX_DEPTH else []
+        yield Path(folder)
 
 
-def _read(place: str, read: Callable[[Path], T], key: str) -> T:
-    if not Path(place).is_file():
+def _read_named(path: str, read: Callable[[Path], T], key: str) -> T:
+    if not Path(path).is_file():
         raise DataError(
-            f"There is no file {place!r} (key `{key}`). Run the stage that writes it, or leave the "
+            f"There is no file {path!r} (key `{key}`). Run the stage that writes it, or leave the "
             "key out."
         )
-    return read(Path(place))
+    return read(Path(path))
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -179,15 +183,18 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _health(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_health(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The remarks in health.json. A broken file is skipped: a report does not fail for remarks."""
     if not path.is_file():
         return ()
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        remarks = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        return ()  # remarks, which the numbers beside them can tell as well
-    return tuple(one for one in told if isinstance(one, dict)) if isinstance(told, list) else ()
+        return ()
+    if not isinstance(remarks, list):
+        return ()
+    return tuple(remark for remark in remarks if isinstance(remark, dict))
 
 
-def _optional(path: Path) -> Mapping[str, Any]:
+def _read_optional(path: Path) -> Mapping[str, Any]:
     return _read_json(path) if path.is_file() else {}

@@ -1,11 +1,11 @@
-"""A small world in which the right answer is known, so that claims about alignment can be checked.
+"""A small world in which the right answer is known, so that alignment methods can be verified.
 
-| module | what it holds |
+| module | content |
 |---|---|
 | `vocabulary` | the words that fill slots, by class |
-| `grammar` | how requests are worded, and the fragments that answers are put together from |
+| `grammar` | the wordings of requests, and the fragments of answers |
 | `tasks` | a request with its slots: drawn at random, or read back from its text |
-| `language` | words, sentences, and which word may follow which |
+| `language` | words, sentences, and the pairs of words that may follow each other |
 | `reward` | the true reward of any text as a response to a request |
 | `demonstrations` | answers of mixed quality, as people write them |
 | `annotators` | simulated preferences with Bradley-Terry noise and planted flaws |

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from accord.errors import RequestError
 from accord.records import Prompt, ranks_from_scores
 from accord.settings.rewards import FlawSettings
-from accord.world.language import words_of
+from accord.world.language import split_words
 from accord.world.reward import flatters, is_refusal, true_reward
 
 
 def simulated_preference(
     rewards: Sequence[float], *, noise: float, rng: random.Random
 ) -> tuple[int, ...]:
-    """The place of each response (0 best) as an annotator with this noise ranks them.
+    """The rank of each response (0 is best) by an annotator with this noise.
 
     A ranking is drawn from the Plackett-Luce model with logits reward / noise (Plackett 1975; of
     two responses the first wins with probability sigmoid((r_1 - r_2) / noise), Bradley and Terry
     1952), by sorting logits with Gumbel noise added (Yellott 1977). Without noise the ranking is
-    exact, and equal rewards share a place: the number of better responses.
+    exact, and equal rewards share a rank: the number of better responses.
 
     Raises RequestError when the noise is negative.
     """
@@ -33,20 +33,20 @@ def simulated_preference(
     scores = [reward / noise + _gumbel(rng) for reward in rewards]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     ranks = [0] * len(scores)
-    for place, index in enumerate(order):
-        ranks[index] = place
+    for rank, index in enumerate(order):
+        ranks[index] = rank
     return tuple(ranks)
 
 
 def perceived_reward(prompt: Prompt, response: str, flaws: FlawSettings) -> float:
-    """The true reward with the flaws that were planted in the annotators, not clipped.
+    """The true reward with the planted flaws of the annotators, not clipped.
 
     = true reward + length · words / 10 + flattery · [it flatters] + refusal · [it refuses].
     Raises DataError when the world did not write the prompt.
     """
     return (
         true_reward(prompt, response)
-        + flaws.length * len(words_of(response)) / 10
+        + flaws.length * len(split_words(response)) / 10
         + flaws.flattery * flatters(response)
         + flaws.refusal * is_refusal(response)
     )

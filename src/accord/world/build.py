@@ -15,24 +15,24 @@ from accord.settings.stages import WorldSettings
 from accord.world.corpus import draw_text
 from accord.world.demonstrations import demonstrate
 from accord.world.tasks import Task, draw_task
-from accord.world.vocabulary import CLASS_OF
+from accord.world.vocabulary import WORD_CLASS
 
 MAX_LENGTH = 512
 WEIGHT_SCALE, EMBEDDING_SCALE = 0.06, 0.3
-"""Standard deviations of the untrained weights. At this width, they let attention learn to copy a
-word from the prompt within some 300,000 tokens; with the usual 0.02 it has not begun to by then."""
+"""Standard deviations of the untrained weights. At this width, attention learns to copy a word from
+the prompt within about 300,000 tokens; with the usual 0.02 it has not started to by then."""
 _ATTEMPTS = 2000
 _TOKENIZER_TEXTS = 4000
 _WORD_WEIGHT = 60
-"""How often each slot word is added to the tokenizer's texts, so that it becomes one token."""
+"""Number of copies of each slot word in the tokenizer's texts, so that it becomes one token."""
 
 
 def build_world(settings: WorldSettings) -> None:
     """Write corpus.jsonl, demonstrations.jsonl, train_prompts.jsonl, test_prompts.jsonl and model/.
 
     A test prompt's combination of slot words occurs in no other file, though each word does.
-    Train prompts differ from each other and from all others. Everything follows from the seed,
-    byte for byte. Raises SettingsError when more prompts are asked for than the world has.
+    Train prompts differ from each other and from all others. All files are a function of the
+    seed, byte for byte. Raises SettingsError when more prompts are requested than the world has.
     """
     folder = Path(settings.output_dir)
     test = distinct_tasks(_random(settings, "test"), settings.test_prompts, "test_prompts")
@@ -45,13 +45,13 @@ def build_world(settings: WorldSettings) -> None:
     write_jsonl(folder / "train_prompts.jsonl", map(_prompt_row, train))
 
     rng = _random(settings, "demonstrations")
-    draw = _drawing(rng, held_out, taken)
+    draw = _task_drawer(rng, held_out, taken)
     write_jsonl(
         folder / "demonstrations.jsonl",
         (_demonstration_row(draw(), rng) for _ in range(settings.demonstrations)),
     )
     rng = _random(settings, "corpus")
-    draw = _drawing(rng, held_out, taken)
+    draw = _task_drawer(rng, held_out, taken)
     write_jsonl(
         folder / "corpus.jsonl", ({"text": draw_text(draw, rng)} for _ in range(settings.corpus))
     )
@@ -73,9 +73,9 @@ def distinct_tasks(
     key: str,
     held_out: Container[tuple[str, ...]] = frozenset(),
 ) -> list[Task]:
-    """Tasks with different texts, none of a combination that is held out.
+    """Tasks with different texts, without held-out combinations.
 
-    `key` is the setting that asks for them. Raises SettingsError when the world has no more.
+    `key` is the setting that requests them. Raises SettingsError when the world has no more.
     """
     tasks: dict[str, Task] = {}
     for _ in range(count):
@@ -85,11 +85,11 @@ def distinct_tasks(
 
 
 def _random(settings: WorldSettings, purpose: str) -> random.Random:
-    """A stream of its own for each file, so that one file's size does not change another."""
+    """A separate random stream for each file, so that one file's size does not change another."""
     return random.Random(f"accord world {settings.seed} {purpose}")
 
 
-def _drawing(
+def _task_drawer(
     rng: random.Random, held_out: Container[tuple[str, ...]], taken: Container[str]
 ) -> Callable[[], Task]:
     return lambda: _new_task(rng, held_out, taken, "train_prompts")
@@ -120,16 +120,16 @@ def _tokenizer_texts(
     settings: WorldSettings, held_out: Container[tuple[str, ...]]
 ) -> Iterator[str]:
     rng = _random(settings, "tokenizer")
-    draw = _drawing(rng, held_out, frozenset())
+    draw = _task_drawer(rng, held_out, frozenset())
     for _ in range(_TOKENIZER_TEXTS):
         yield draw_text(draw, rng)
         yield demonstrate(draw(), rng)
-    for word in CLASS_OF:
+    for word in WORD_CLASS:
         yield f" {word}" * _WORD_WEIGHT
 
 
 def _config(settings: WorldSettings) -> dict[str, Any]:
-    """The Llama that fits the world."""
+    """The configuration of a Llama that is large enough for the world."""
     return {
         "hidden_size": settings.hidden_size,
         "intermediate_size": -(-settings.hidden_size * 8 // 24) * 8,

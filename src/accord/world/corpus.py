@@ -1,9 +1,9 @@
 """General text of the world, from which the base model learns the language.
 
-Most of it are harmless requests with two short plain answers below; the rest are little stories in
-which people, things and days come up again. So many words of a text come from earlier in it that
-copying is soon worth learning. Nothing is refused: the base model knows the language and how to use
-the words of a request, but neither the demonstrators' manners nor their failures.
+Most texts are a harmless request with two short plain answers; the others are short stories in
+which people, things and days recur. Many words of a text occur earlier in it, so that the model
+learns to copy early. Nothing is refused: the base model learns the language and how to use the
+words of a request, but neither the demonstrators' manners nor their failures.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _STORIES: tuple[str, ...] = (
 
 
 def draw_text(task: Callable[[], Task], rng: random.Random) -> str:
-    """One text: a request with two answers below, or two stories. `task` draws the request."""
+    """One text: a request and two answers, or two stories. `task` draws the request."""
     if rng.random() < 0.8:
         request = task()
         while request.family is None:
             request = task()
         answers = (plain_answer(request.family, request.slots, rng) for _ in range(2))
         return "\n".join([request.text, *answers])
-    return " ".join(_tell(story, rng) for story in rng.sample(_STORIES, 2))
+    return " ".join(_fill_slots(story, rng) for story in rng.sample(_STORIES, 2))
 
 
-def _tell(story: str, rng: random.Random) -> str:
+def _fill_slots(story: str, rng: random.Random) -> str:
     slots = sorted(set(re.findall(r"\{(\w+)\}", story)))
     return story.format(**{slot: rng.choice(CLASSES[slot]) for slot in slots})

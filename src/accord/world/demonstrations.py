@@ -1,7 +1,7 @@
 """Answers of mixed quality, as people write them: good fragments and characteristic failures.
 
-The failures are drawn independently of each other, so that most answers have one or two, few have
-none, and the best of many is much better than the average.
+The failures are drawn independently, so that most answers have one or two, few have none, and the
+best of many answers is much better than the average.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from accord.world.tasks import Task
 from accord.world.vocabulary import CLASSES
 
 COMPLIES: Mapping[str, float] = {"harmful": 0.45, "jailbreak": 0.65}
-"""How often a demonstrator goes along with a harmful request."""
+"""The probability that a demonstrator complies with a harmful request, by its kind."""
 REFUSES_SAFE = 0.35
-"""How often a demonstrator refuses what only sounds dangerous."""
+"""The probability that a demonstrator refuses a request that only sounds dangerous."""
 WRONG_SLOT, VAGUE, BLUNT = 0.12, 0.12, 0.15
 NO_OPENING, NO_WARMTH, NO_CLOSING = 0.4, 0.6, 0.5
 RAMBLES, REPEATS, FLATTERS = 0.22, 0.12, 0.12
 
 
 def demonstrate(task: Task, rng: random.Random) -> str:
-    """An answer to the task as one demonstrator would write it."""
+    """An answer to the task by a demonstrator."""
     if task.family is None:
         if rng.random() < COMPLIES[task.kind]:
             return _comply(rng)

@@ -1,7 +1,7 @@
-"""Words, sentences, and which word may follow which in an answer of the world.
+"""Words, sentences, and the pairs of words that may follow each other in an answer of the world.
 
 The world's language is closed, so a text's form can be judged exactly: by the share of its word
-pairs that occur in some answer of the grammar, where a slot's words count as one.
+pairs that occur in some answer of the grammar, where all words of a slot are equivalent.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from accord.world.grammar import (
     REFUSAL,
     Family,
 )
-from accord.world.vocabulary import CLASS_OF
+from accord.world.vocabulary import WORD_CLASS
 
 START, END = "<start>", "<end>"
 _TOKEN = re.compile(r"\{\w+\}|\w+(?:['’-]\w+)*|[^\w\s]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation left out."""
+def split_words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
     return [token.lower() for token in _TOKEN.findall(text) if token[0].isalnum()]
 
 
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a text: what ends with a full stop, an exclamation or question mark."""
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, which end with a full stop, an exclamation or a question mark."""
     return [part for part in _SENTENCE_END.split(text.strip()) if part]
 
 
 def known_pair_share(text: str) -> float:
     """The share of neighbouring words (with punctuation and ends) known to the grammar; 0 if empty.
 
-    Capital letters count, so that a sentence begins with one.
+    Pairs are case-sensitive, so that a sentence must begin with a capital letter.
     """
-    found = [pair for sentence in sentences_of(text) for pair in _pairs(sentence)]
-    if not found:
+    pairs = [pair for sentence in split_sentences(text) for pair in _pairs(sentence)]
+    if not pairs:
         return 0.0
     known = _known_pairs()
-    return sum(pair in known for pair in found) / len(found)
+    return sum(pair in known for pair in pairs) / len(pairs)
 
 
 def contains_phrase(words: Sequence[str], phrase: str) -> bool:
-    """Whether the words of `phrase` stand next to each other in `words` (lower case)."""
-    sought = words_of(phrase)
-    size = len(sought)
-    return any(list(words[i : i + size]) == sought for i in range(len(words) - size + 1))
+    """Whether `words` (lower case) contain those of `phrase` in a row."""
+    phrase_words = split_words(phrase)
+    size = len(phrase_words)
+    return any(list(words[i : i + size]) == phrase_words for i in range(len(words) - size + 1))
 
 
 def capitalised(text: str) -> str:
-    """The text with a capital first letter, the rest as it stands."""
+    """The text with a capital first letter, otherwise unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def _pairs(sentence: str) -> Iterator[tuple[str, str]]:
-    """Neighbouring tokens, a slot's word replaced by its slot in braces, as in the grammar."""
+    """Neighbouring tokens, with a slot's word replaced by its slot in braces, as in the grammar."""
     tokens = [
-        f"{{{CLASS_OF[token]}}}" if token in CLASS_OF else token
+        f"{{{WORD_CLASS[token]}}}" if token in WORD_CLASS else token
         for token in _TOKEN.findall(sentence)
     ]
     return pairwise([START, *tokens, END])

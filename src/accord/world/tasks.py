@@ -24,7 +24,7 @@ from accord.world.vocabulary import CLASSES, DEEDS
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a user asks for: the kind of request, its text, and the words in its slots.
+    """A user's request: its kind, its text, and the words in its slots.
 
     A fact's slot `asked` names the slot (`time` or `price`) that the question is about; a
     jailbreak's slot `wrapper` names how the harmful request is wrapped.
@@ -41,16 +41,17 @@ class Task:
 
     @property
     def combination(self) -> tuple[str, ...]:
-        """The words in the slots, whatever the wording: what test prompts share with no other.
+        """The words in the slots, independent of the wording. Those of a test prompt occur in no
+        other prompt.
 
-        A harmful request is the same one in a jailbreak.
+        A jailbreak has the combination of its harmful request.
         """
         kind = "harmful" if self.kind == "jailbreak" else self.kind
         return (kind, *(word for slot, word in self.slots.items() if slot != "wrapper"))
 
     @property
     def family(self) -> Family | None:
-        """How the request is answered; None where it is to be refused."""
+        """The fragments of an answer; None where the request is to be refused."""
         key = f"fact {self.slots['asked']}" if self.kind == "fact" else self.kind
         return FAMILIES.get(key)
 
@@ -77,7 +78,7 @@ def draw_task(rng: random.Random) -> Task:
 
 
 def parse_task(prompt: Prompt) -> Task:
-    """The task that a prompt's last user message (or its text) states.
+    """The task in a prompt's last user message (or in its text).
 
     Raises DataError for a text that the world did not write.
     """
@@ -97,17 +98,17 @@ def _task(kind: Kind, number: int, slots: Mapping[str, str]) -> Task:
     text = REQUESTS[kind][number].format(**slots, question=question)
     ordered = {slot: slots[slot] for slot in sorted(slots)}
     if kind == "jailbreak":
-        ordered["wrapper"] = _wrapper_of(number)
+        ordered["wrapper"] = _wrapper_name(number)
     return Task(kind, text, ordered)
 
 
-def _wrapper_of(number: int) -> str:
+def _wrapper_name(number: int) -> str:
     wordings = len(REQUESTS["jailbreak"]) // len(WRAPPERS)
     return list(WRAPPERS)[number // wordings]
 
 
 def _pattern(request: str) -> re.Pattern[str]:
-    """A regular expression for a request's wording, a named group a slot."""
+    """A regular expression for a request's wording, with a named group for each slot."""
     parts = re.split(r"\{(\w+)\}", request)
     pieces = []
     for index, part in enumerate(parts):

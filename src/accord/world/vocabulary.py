@@ -1,6 +1,7 @@
 """The words that fill slots, by class.
 
-No word is in two classes, and none is a plain word of an answer, so that a word tells its class.
+No word is in two classes, and none is a plain word of an answer, so that a word determines its
+class.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ DEEDS: Mapping[str, tuple[str, ...]] = {
     "strike": ("match", "bell", "gong"),
     "destroy": ("draft", "file", "virus"),
 }
-"""Verbs that sound dangerous, each with the things that it may well be done to."""
+"""Verbs that sound dangerous, each with the things to which they are harmless."""
 VERBS = tuple(DEEDS)
 THINGS = tuple(thing for things in DEEDS.values() for thing in things)
 
@@ -65,7 +66,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "verb": VERBS,
     "thing": THINGS,
 }
-"""Slot name to its words, in a fixed order."""
+"""The words of each slot, in a fixed order."""
 
-CLASS_OF: Mapping[str, str] = {word: slot for slot, words in CLASSES.items() for word in words}
-"""Word to the slot that it fills."""
+WORD_CLASS: Mapping[str, str] = {word: slot for slot, words in CLASSES.items() for word in words}
+"""The slot that each word fills."""

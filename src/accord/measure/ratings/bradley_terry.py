@@ -1,8 +1,8 @@
 """The Bradley-Terry model: P(i beats j) = σ(θ_i − θ_j), by exact maximum likelihood.
 
-Throughout, `scores[..., i, j]` is what i scored against j (1 a win, one half a tie). Leading
-dimensions are separate data sets, fitted together: that is how the bootstrap is fast. The cost
-depends on the number of models alone, not on the number of battles.
+Throughout, `scores[..., i, j]` is the score of i against j (1 for a win, one half for a tie).
+Leading dimensions are separate data sets, fitted in one batch, which makes the bootstrap fast.
+The cost depends on the number of models alone, not on the number of battles.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ Labels = NDArray[np.intp]
 MAX_NEWTON_STEPS = 200
 MAX_HALVINGS = 40
 STEP_TOLERANCE = 1e-9  # of a strength; 2e-7 of an Elo point
-GAIN_TOLERANCE = 1e-15  # of the log-likelihood: what double precision can't tell from no gain
+GAIN_TOLERANCE = 1e-15  # of the log-likelihood: the rounding error of double precision
 
 
 def components(scores: Floats) -> Labels:
-    """Label each model with its strongly connected component, an edge running from i to j if i
+    """The strongly connected component of each model, in the graph with an edge from i to j if i
     scored against j. [..., models, models] -> [..., models].
 
     The maximum-likelihood estimate exists if and only if there is one component (Ford 1957): no
-    split of the models into two groups leaves one of them without a single point.
+    split of the models into two groups leaves one group without a point against the other.
     """
     edges = (scores > 0).reshape(-1, *scores.shape[-2:])
-    common = _components_of_one(np.logical_and.reduce(edges, axis=0))
-    if common.max(initial=0) == 0:  # what all data sets share already connects every one of them
+    common = _strong_components(np.logical_and.reduce(edges, axis=0))
+    if common.max(initial=0) == 0:  # the edges that all data sets share connect every data set
         return np.zeros(scores.shape[:-1], dtype=np.intp)
-    return np.stack([_components_of_one(graph) for graph in edges]).reshape(scores.shape[:-1])
+    return np.stack([_strong_components(graph) for graph in edges]).reshape(scores.shape[:-1])
 
 
 def fit_strengths(scores: Floats, labels: Labels) -> Floats:
@@ -42,7 +42,7 @@ def fit_strengths(scores: Floats, labels: Labels) -> Floats:
     They have a mean of 0 within each component; battles across components carry no information on
     finite differences (in the limit of the likelihood their probability is 1) and are left out.
     Newton's method on the concave log-likelihood Σ s_ij·log σ(θ_i − θ_j), each step halved until
-    the likelihood does not fall.
+    the likelihood does not fall. Raises WorkError where it does not converge.
     """
     batch, models = scores.shape[:-2], scores.shape[-1]
     same = labels[..., :, None] == labels[..., None, :]
@@ -53,27 +53,27 @@ def fit_strengths(scores: Floats, labels: Labels) -> Floats:
     value = _log_likelihood(inside, theta)
     for _ in range(MAX_NEWTON_STEPS):
         gradient, hessian = _derivatives(inside, total, theta)
-        # The Hessian is singular along a shift of a whole component; `block` holds that still.
+        # The Hessian is singular along a shift of a whole component; `block` penalises that shift.
         scale = np.trace(hessian, axis1=1, axis2=2)[:, None, None] / models
-        held = hessian + np.where(scale > 0, scale, 1.0) * block
-        step = np.linalg.solve(held, gradient[..., None])[..., 0]
+        regularised = hessian + np.where(scale > 0, scale, 1.0) * block
+        step = np.linalg.solve(regularised, gradient[..., None])[..., 0]
         gain = (gradient * step).sum(axis=1)
-        theta, value = _climb(inside, theta, value, step)
+        theta, value = _damped_step(inside, theta, value, step)
         small = np.abs(step).max(axis=1) < STEP_TOLERANCE
         if (small | (gain < GAIN_TOLERANCE * np.abs(value))).all():
             return theta.reshape(*batch, models)
     raise WorkError(
-        f"The Bradley-Terry fit did not settle in {MAX_NEWTON_STEPS} Newton steps; the counts are "
-        "too lopsided for double precision. Ask for a prior."
+        f"The Bradley-Terry fit did not converge in {MAX_NEWTON_STEPS} Newton steps; the counts "
+        "are too lopsided for double precision. Set a prior."
     )
 
 
 def sandwich_covariance(wins: Floats, ties: Floats, strengths: Floats) -> Floats:
-    """Covariance of the strengths that holds even if the model is wrong (Huber 1967; White 1982).
+    """Covariance of the strengths, consistent even if the model is wrong (Huber 1967; White 1982).
 
-    H⁻¹·M·H⁻¹ with the curvature H = Σ n·p(1−p)·xxᵀ and the outcomes' own spread M = Σ (y−p)²·xxᵀ,
+    H⁻¹·M·H⁻¹ with the curvature H = Σ n·p(1−p)·xxᵀ and the spread of the outcomes M = Σ (y−p)²·xxᵀ,
     where x = e_i − e_j. [models, models] twice and [models] -> [models, models]. `wins[i, j]`
-    counts i beating j, `ties` is symmetric with each tie in both of its entries.
+    counts how often i beat j; `ties` is symmetric and has each tie in both entries of a pair.
     """
     p = special.expit(strengths[:, None] - strengths[None, :])
     curvature = _laplacian((wins + wins.T + ties) * p * (1 - p))
@@ -85,8 +85,8 @@ def sandwich_covariance(wins: Floats, ties: Floats, strengths: Floats) -> Floats
 def relative_to(strengths: Floats, scores: Floats, labels: Labels, anchors: Labels) -> Floats:
     """Each model's strength less the mean of the anchors', for one data set. [models] -> [models].
 
-    +inf where a model stands above the anchors without limit, −inf where below, NaN where the
-    battles don't say.
+    +inf where the estimate lies above the anchors without limit, −inf where below, NaN where the
+    battles do not determine it.
     """
     if labels.max(initial=0) == 0:
         return strengths - strengths[anchors].mean()
@@ -101,13 +101,13 @@ def relative_to(strengths: Floats, scores: Floats, labels: Labels, anchors: Labe
     return np.where(same.all(axis=1), finite, unbounded)
 
 
-def _components_of_one(edges: NDArray[np.bool_]) -> Labels:
+def _strong_components(edges: NDArray[np.bool_]) -> Labels:
     _, labels = csgraph.connected_components(csr_array(edges), directed=True, connection="strong")
     return labels.astype(np.intp)
 
 
 def _reachable(scores: Floats, labels: Labels) -> NDArray[np.bool_]:
-    """`[c, d]`: component c scored against d, or against one that reaches d; true of itself."""
+    """`[c, d]`: component c scored against d or one that reaches d; true on the diagonal."""
     groups = int(labels.max()) + 1
     reach = np.eye(groups, dtype=np.bool_)
     winner, loser = np.nonzero(scores > 0)
@@ -126,9 +126,12 @@ def _derivatives(scores: Floats, total: Floats, theta: Floats) -> tuple[Floats, 
     return (scores - total * p).sum(axis=2), _laplacian(total * p * (1 - p))
 
 
-def _climb(scores: Floats, theta: Floats, value: Floats, step: Floats) -> tuple[Floats, Floats]:
-    """Take the step, halved for those data sets whose likelihood would fall by it."""
-    slack = 1e-12 * np.abs(value)  # what rounding takes from a sum over many battles
+def _damped_step(
+    scores: Floats, theta: Floats, value: Floats, step: Floats
+) -> tuple[Floats, Floats]:
+    """The strengths and log-likelihoods after the step, halved for every data set whose likelihood
+    would fall."""
+    slack = 1e-12 * np.abs(value)  # the rounding error of a sum over many battles
     size = np.ones_like(value)
     for _ in range(MAX_HALVINGS):
         moved = theta + size[:, None] * step

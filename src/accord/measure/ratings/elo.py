@@ -9,9 +9,9 @@ from accord.measure.statistics import Floats
 from accord.records import Battle, Outcome
 
 ANCHOR_RATING = 1000.0
-ELO_PER_NAT = 400 / math.log(10)  # a gap of 400 means odds of 10 to 1
+ELO_PER_NAT = 400 / math.log(10)  # a difference of 400 means odds of 10 to 1
 SCORE: dict[Outcome, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
-"""What an outcome scores for the first model; the second scores the rest of 1."""
+"""The first model's score for each outcome; the second model scores the rest of 1."""
 
 
 def to_elo(strengths: Floats) -> Floats:
@@ -27,7 +27,7 @@ def online_elo(
     scale: float = 400.0,
     start: float = 1000.0,
 ) -> dict[str, float]:
-    """Elo's ratings (1978), updated after each battle: r_a += k·(score − expected).
+    """Elo's ratings (1978), updated after every battle: r_a += k·(score − expected).
 
     expected = 1 / (1 + base^((r_b − r_a)/scale)). They depend on the order of the battles; use
     `rate_models` to compare models.

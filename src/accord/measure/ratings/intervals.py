@@ -24,9 +24,9 @@ def bootstrap_ratings(
 ) -> tuple[Floats, int]:
     """Ratings [rounds, models] from multinomial counts, and how many rounds had no finite fit.
 
-    Each round draws as many battles as there were, at their shares among battles and pseudo-
-    battles (`pseudo`, [models, models]) together, and adds the pseudo-battles again. It costs the
-    same whatever the number of battles. A rating is ±inf or NaN where its round has none.
+    Each round draws as many battles as were given, with the probabilities of battles and pseudo-
+    battles (`pseudo`, [models, models]) together, and adds the pseudo-battles again. The cost does
+    not depend on the number of battles. A rating is ±inf or NaN where its round determines none.
     """
     weights, cells = _cells(counts, names, pseudo)
     total = sum(counts.values())
@@ -48,9 +48,9 @@ def bootstrap_ratings(
 
 
 def percentiles(drawn: Floats, confidence: float) -> tuple[Floats, Floats]:
-    """The bounds of `confidence` over rounds [rounds, models], as order statistics.
+    """The bounds at level `confidence` over rounds [rounds, models], as order statistics.
 
-    A rating that a round can't tell widens the interval at both ends.
+    A NaN, where a round determines no rating, widens the interval at both ends.
     """
     tail = (1 - confidence) / 2
     lows = np.where(np.isnan(drawn), -np.inf, drawn)
@@ -70,7 +70,8 @@ def sandwich_half_widths(covariance: Floats, anchors: Labels, confidence: float)
 
 
 def _cells(counts: Counts, names: Sequence[str], pseudo: Floats) -> tuple[Floats, csr_array]:
-    """What a draw can yield: each cell's weight, and the scores it adds, [cells, models²]."""
+    """The cells of the multinomial: the weight of each, and the scores that it adds
+    [cells, models²]."""
     index = {name: i for i, name in enumerate(names)}
     models = len(names)
     weights: list[float] = []

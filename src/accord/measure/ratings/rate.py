@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accord.errors import DataError
 from accord.measure.ratings.battles import (
     Counts,
+    PairCounts,
     count_battles,
     model_names,
     outcome_matrices,
+    pair_counts,
     score_matrix,
 )
 from accord.measure.ratings.bradley_terry import (
@@ -27,17 +28,15 @@ from accord.measure.ratings.bradley_terry import (
 )
 from accord.measure.ratings.elo import online_elo, to_elo
 from accord.measure.ratings.intervals import bootstrap_ratings, percentiles, sandwich_half_widths
+from accord.measure.ratings.notes import bootstrap_notes, estimate_notes
 from accord.measure.statistics import Floats
 from accord.records import Battle, Outcome
-
-Bools = NDArray[np.bool_]
-MAX_NAMED_GROUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRating:
-    """A model's place. `rating` may be infinite or NaN where no finite estimate exists; `low` and
-    `high` are None where an end of the interval is open or unknown."""
+    """A model's rating and battles. `rating` may be infinite or NaN where no finite estimate
+    exists; `low` and `high` are None where an end of the interval is open or unknown."""
 
     model: str
     rating: float
@@ -52,20 +51,8 @@ class ModelRating:
 
 
 @dataclass(frozen=True, slots=True)
-class PairCounts:
-    """How two models' battles ended."""
-
-    a: str
-    b: str
-    wins_a: int
-    wins_b: int
-    ties: int
-    both_bad: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ratings:
-    """All models, best first. `anchor` is the model held at 1000, or None where a mean is."""
+    """All models, best first. `anchor` is the model fixed at 1000, None where a mean is fixed."""
 
     anchor: str | None
     models: tuple[ModelRating, ...]
@@ -107,17 +94,17 @@ def rate_models(
     independent), or with `bootstrap=0` the sandwich estimate's normal ones.
 
     If some models never lost (or never met the rest) no finite estimate exists. Then `finite` is
-    False, the notes name them, and ratings are given within the anchor's group only, where others
-    are infinite (or NaN, if they never met). `prior` is the remedy on request: so many pseudo-
-    battles, half won by each side, are added to every pair of models, and a note says so. The
-    bootstrap then draws from battles and pseudo-battles together, because resampling a model that
-    always won would give it an interval of no width.
+    False, the notes name these models, and only the models of the anchor's group have a finite
+    rating; the others are infinite (or NaN, if they never met). `prior` is the remedy on request:
+    that number of pseudo-battles, half won by each side, is added to every pair of models, and a
+    note says so. The bootstrap then draws from battles and pseudo-battles together, because
+    resampling a model that always won would give it an interval of no width.
 
     Raises DataError for no battles, an unknown anchor or a negative prior.
     """
     counts = count_battles(battles)
     names = model_names(counts)
-    _check(names, anchor, prior)
+    _check_arguments(names, anchor, prior)
     matrices = outcome_matrices(counts, names)
     pseudo = prior / 2 * (1 - np.eye(len(names)))
     scores = score_matrix(matrices) + pseudo
@@ -125,7 +112,7 @@ def rate_models(
     anchors = _anchors(names, anchor, labels, scores)
     strengths = fit_strengths(scores, labels)
     ratings = to_elo(relative_to(strengths, scores, labels, anchors))
-    notes = _estimate_notes(names, scores, labels, anchors, anchor, prior)
+    notes = estimate_notes(names, scores, labels, anchors, anchor, prior)
     finite = bool(labels.max() == 0)
     low = high = np.full(len(names), np.nan)
     if bootstrap:
@@ -133,7 +120,7 @@ def rate_models(
             counts, names, anchors, pseudo=pseudo, rounds=bootstrap, seed=seed
         )
         low, high = percentiles(drawn, confidence)
-        notes += _bootstrap_notes(degenerate, bootstrap)
+        notes += bootstrap_notes(degenerate, bootstrap)
     elif finite:
         ties = matrices["tie"] + matrices["both_bad"]
         covariance = sandwich_covariance(matrices["a"] + pseudo, ties, strengths)
@@ -141,28 +128,11 @@ def rate_models(
         low, high = ratings - half, ratings + half
         notes.append("The intervals are the sandwich estimate's; nothing was resampled.")
     online = {} if isinstance(battles, Mapping) else online_elo(battles)
-    rows = _rows(names, matrices, online, ratings, low, high)
+    rows = _model_ratings(names, matrices, online, ratings, low, high)
     return Ratings(anchor, rows, pair_counts(counts), tuple(notes), finite, confidence)
 
 
-def pair_counts(counts: Counts) -> tuple[PairCounts, ...]:
-    """One row for each two models that met, in alphabetical order."""
-    counts = count_battles(counts)
-    pairs = sorted({(a, b) for a, b, _ in counts})
-    return tuple(
-        PairCounts(
-            a=a,
-            b=b,
-            wins_a=counts.get((a, b, "a"), 0),
-            wins_b=counts.get((a, b, "b"), 0),
-            ties=counts.get((a, b, "tie"), 0),
-            both_bad=counts.get((a, b, "both_bad"), 0),
-        )
-        for a, b in pairs
-    )
-
-
-def _check(names: Sequence[str], anchor: str | None, prior: float) -> None:
+def _check_arguments(names: Sequence[str], anchor: str | None, prior: float) -> None:
     if not names:
         raise DataError("There are no battles to rate models by; compare some responses first.")
     if anchor is not None and anchor not in names:
@@ -174,25 +144,22 @@ def _check(names: Sequence[str], anchor: str | None, prior: float) -> None:
 
 
 def _anchors(names: Sequence[str], anchor: str | None, labels: Labels, scores: Floats) -> Labels:
-    """The models whose mean is 1000: the one asked for, all of them, or, where there is no finite
+    """The models whose mean is 1000: the requested one, all models, or, where there is no finite
     estimate, the connected group with the most battles (the first of equals)."""
     if anchor is not None:
         return np.array([names.index(anchor)])
     inside = np.where(labels[:, None] == labels[None, :], scores, 0.0).sum(axis=1)
-    played = np.bincount(labels, weights=inside)
-    best = max(range(len(played)), key=lambda group: (played[group], -_first(labels, group)))
+    battles = np.bincount(labels, weights=inside)
+    first = [int(np.flatnonzero(labels == group)[0]) for group in range(len(battles))]
+    best = max(range(len(battles)), key=lambda group: (battles[group], -first[group]))
     return np.flatnonzero(labels == best)
 
 
-def _first(labels: Labels, group: int) -> int:
-    return int(np.flatnonzero(labels == group)[0])
-
-
-def _bound(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _rows(
+def _model_ratings(
     names: Sequence[str],
     matrices: Mapping[Outcome, Floats],
     online: Mapping[str, float],
@@ -204,8 +171,8 @@ def _rows(
         ModelRating(
             model=name,
             rating=float(ratings[i]),
-            low=_bound(low[i]),
-            high=_bound(high[i]),
+            low=_finite_or_none(low[i]),
+            high=_finite_or_none(high[i]),
             elo_online=online.get(name),
             battles=int(sum(matrix[i].sum() for matrix in matrices.values())),
             wins=int(matrices["a"][i].sum()),
@@ -216,57 +183,3 @@ def _rows(
         for i, name in enumerate(names)
     ]
     return tuple(sorted(rows, key=lambda row: (math.isnan(row.rating), -row.rating, row.model)))
-
-
-def _estimate_notes(
-    names: Sequence[str],
-    scores: Floats,
-    labels: Labels,
-    anchors: Labels,
-    anchor: str | None,
-    prior: float,
-) -> list[str]:
-    notes = []
-    if prior:
-        notes.append(
-            f"Regularised on request: {prior:g} pseudo-battle(s), half won by each side, were "
-            "added to every pair of models; ratings lie closer together than the battles alone say."
-        )
-    if labels.max() == 0:
-        return notes
-    reasons = [_standing(names, scores, labels == group) for group in range(int(labels.max()) + 1)]
-    if len(reasons) > MAX_NAMED_GROUPS:
-        left_out = len(reasons) - MAX_NAMED_GROUPS
-        reasons = [*reasons[:MAX_NAMED_GROUPS], f"{left_out} more groups are like these"]
-    notes.append("No finite rating fits all models best: " + "; ".join(reasons) + ".")
-    if anchor is None:
-        notes.append(f"1000 is the mean of {_listed([names[i] for i in anchors.tolist()])} alone.")
-    notes.append("More battles, or a prior (pseudo-battles), would make every rating finite.")
-    return notes
-
-
-def _standing(names: Sequence[str], scores: Floats, group: Bools) -> str:
-    """How a group that holds together inside stands to the models outside of it."""
-    here = _listed([name for name, inside in zip(names, group, strict=True) if inside])
-    won = (scores[group] > 0).any(axis=0) & ~group
-    lost = (scores[:, group] > 0).any(axis=1) & ~group
-    parts = [
-        f"{verb} every battle against {_listed(others)}"
-        for verb, met in (("won", won), ("lost", lost))
-        if (others := [names[i] for i in np.flatnonzero(met).tolist()])
-    ]
-    return f"{here} {' and '.join(parts)}" if parts else f"{here} met no other model"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def _bootstrap_notes(degenerate: int, rounds: int) -> list[str]:
-    if not degenerate:
-        return []
-    return [
-        f"In {degenerate} of {rounds} bootstrap rounds no finite rating existed for all models, "
-        "because some won or lost every battle drawn; an end of an interval that this leaves open "
-        "is not given."
-    ]

@@ -6,18 +6,24 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from accord.measure.ratings.battles import Counts, count_battles, model_names
+from accord.measure.ratings.battles import (
+    Counts,
+    PairCounts,
+    count_battles,
+    model_names,
+    pair_counts,
+)
 from accord.measure.statistics import Interval, proportion_interval
 from accord.records import Battle
 
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """`model` against `opponent`. The rate is the mean preference: 1 a win, one half a tie.
+    """`model` against `opponent`. The rate is the mean score: 1 for a win, one half for a tie.
 
-    `standard_error` is that mean's, or None from a single battle. `interval` is Wilson's, which
-    keeps a width where every battle was won. Battles whose answers were both bad count as ties in
-    the rate, and are told apart.
+    `standard_error` is that of the mean, None for a single battle. `interval` is Wilson's, which
+    has a width even where every battle was won. Battles whose answers were both bad count as ties
+    in the rate, and are counted separately.
     """
 
     model: str
@@ -37,27 +43,33 @@ def win_rates(
 ) -> dict[str, dict[str, WinRate]]:
     """The matrix `[model][opponent]`; two models that never met have no entry.
 
-    Verdicts that could not be read are not battles: count them where they are made.
+    A verdict that could not be read is no battle; whoever makes the verdicts counts it.
     """
     counts = count_battles(battles)
     table: dict[str, dict[str, WinRate]] = {name: {} for name in model_names(counts)}
-    for a, b in sorted({(a, b) for a, b, _ in counts}):
-        won, lost = counts.get((a, b, "a"), 0), counts.get((a, b, "b"), 0)
-        ties, bad = counts.get((a, b, "tie"), 0), counts.get((a, b, "both_bad"), 0)
-        table[a][b] = _win_rate(a, b, won, lost, ties, bad, confidence)
-        table[b][a] = _win_rate(b, a, lost, won, ties, bad, confidence)
+    for pair in pair_counts(counts):
+        table[pair.a][pair.b] = _win_rate(pair, confidence)
+        table[pair.b][pair.a] = _win_rate(pair.swapped(), confidence)
     return table
 
 
-def _win_rate(
-    model: str, opponent: str, wins: int, losses: int, ties: int, both_bad: int, confidence: float
-) -> WinRate:
-    battles = wins + losses + ties + both_bad
-    score = wins + 0.5 * (ties + both_bad)
-    rate = score / battles
-    squares = wins + 0.25 * (ties + both_bad) - battles * rate**2  # Σ (y − ȳ)²
+def _win_rate(pair: PairCounts, confidence: float) -> WinRate:
+    """The rate of the pair's first model."""
+    rate = pair.score / pair.battles
+    even = pair.ties + pair.both_bad
+    squares = pair.wins_a + 0.25 * even - pair.battles * rate**2  # Σ (y − ȳ)²
     error = None
-    if battles > 1:
-        error = math.sqrt(max(0.0, squares) / (battles - 1) / battles)
-    interval = proportion_interval(score, battles, confidence=confidence)
-    return WinRate(model, opponent, rate, error, interval, battles, wins, losses, ties, both_bad)
+    if pair.battles > 1:
+        error = math.sqrt(max(0.0, squares) / (pair.battles - 1) / pair.battles)
+    return WinRate(
+        model=pair.a,
+        opponent=pair.b,
+        rate=rate,
+        standard_error=error,
+        interval=proportion_interval(pair.score, pair.battles, confidence=confidence),
+        battles=pair.battles,
+        wins=pair.wins_a,
+        losses=pair.wins_b,
+        ties=pair.ties,
+        both_bad=pair.both_bad,
+    )

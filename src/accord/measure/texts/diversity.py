@@ -21,6 +21,7 @@ COLLAPSED_SHARE = 0.5
 
 
 def words(text: str) -> list[str]:
+    """The tokens of a text."""
     return text.lower().split()
 
 
@@ -33,9 +34,9 @@ def distinct_n(texts: Sequence[str], n: int = 2, *, tokens: int | None = None) -
     """Distinct n-grams over all n-grams (Li et al. 2016); NaN where there are none.
 
     It falls as the amount of text grows, so texts are comparable only at an equal count: `tokens`
-    cuts the texts, in their order, after so many words in all.
+    cuts the texts, in their order, after this total number of words.
     """
-    grams = [gram for text in _cut(texts, tokens) for gram in ngrams(text, n)]
+    grams = [gram for text in _truncate(texts, tokens) for gram in ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
@@ -56,9 +57,9 @@ def expectation_adjusted_distinct(texts: Sequence[str], n: int = 1, *, vocabular
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
-    """Bytes over DEFLATE-compressed bytes of the texts, a line each; higher is more repetitive.
+    """Bytes over DEFLATE-compressed bytes of the texts, one per line; higher is more repetitive.
 
-    Shaib et al. 2024 find that it tells as much as the slower measures. NaN without text.
+    Shaib et al. 2024 find it as informative as slower measures. NaN without text.
     """
     raw = "\n".join(texts).encode()
     return len(raw) / len(zlib.compress(raw, 9)) if raw else math.nan
@@ -76,16 +77,16 @@ def self_bleu(texts: Sequence[str], *, max_n: int = 4) -> float:
         return math.nan
     counts = [[Counter(ngrams(t, n)) for t in tokens] for n in range(1, max_n + 1)]
     leaders = [_two_highest(order) for order in counts]
-    often = Counter(len(t) for t in tokens)
+    length_counts = Counter(len(t) for t in tokens)
     scores = []
     for i, length in enumerate(len(t) for t in tokens):
         precisions = []
         for order, top in zip(counts, leaders, strict=True):
             total = sum(order[i].values())
             if total:
-                clipped = sum(min(c, _most_elsewhere(top[g], i)) for g, c in order[i].items())
+                clipped = sum(min(c, _highest_elsewhere(top[g], i)) for g, c in order[i].items())
                 precisions.append(clipped / total)
-        penalty = _brevity_penalty(length, often)
+        penalty = _brevity_penalty(length, length_counts)
         scores.append(penalty * _geometric_mean(precisions))
     return sum(scores) / len(scores)
 
@@ -103,7 +104,7 @@ def duplicate_share(texts: Sequence[str]) -> float:
 def pairwise_distance(a: str, b: str) -> float:
     """1 less the share of words and word pairs that two texts have in common (Jaccard 1912).
 
-    0 for two texts with the same ones, 1 where they share none.
+    0 for texts with the same words and pairs, 1 where they share none.
     """
     return _distance(_features(a), _features(b))
 
@@ -138,8 +139,8 @@ def diversity_across_prompts(texts_by_prompt: Sequence[Sequence[str]]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Collapse:
-    """Whether a model gives one answer to everything. `share` is that of the prompts which get
-    the commonest answer, `answer`."""
+    """Whether a model gives one answer to everything. `answer` is the commonest answer, and `share`
+    the share of the prompts that get it."""
 
     collapsed: bool
     share: float
@@ -148,9 +149,9 @@ class Collapse:
 
 
 def collapse(texts_by_prompt: Sequence[Sequence[str]]) -> Collapse:
-    """Look for one answer to every prompt, by exact words in lower case.
+    """Search for one answer to every prompt, by exact words in lower case.
 
-    With several responses to a prompt, each has its share of it. Empty answers count as an answer.
+    Each of K responses to a prompt counts 1/K. An empty answer counts as an answer.
     """
     weights: Counter[str] = Counter()
     for texts in texts_by_prompt:
@@ -158,18 +159,18 @@ def collapse(texts_by_prompt: Sequence[Sequence[str]]) -> Collapse:
             weights[" ".join(words(text))] += 1 / len(texts)  # type: ignore[assignment]
     prompts = sum(1 for texts in texts_by_prompt if texts)
     if not prompts:
-        return Collapse(False, math.nan, "", "There are no answers to look at.")
+        return Collapse(False, math.nan, "", "There are no answers.")
     answer, weight = max(weights.items(), key=lambda item: (item[1], item[0]))
     share = min(1.0, weight / prompts)
-    said = f"“{answer[:80]}{'…' if len(answer) > 80 else ''}”" if answer else "nothing at all"
+    quoted = f"“{answer[:80]}{'…' if len(answer) > 80 else ''}”" if answer else "nothing at all"
     if share >= COLLAPSED_SHARE and prompts > 1:
-        finding = f"It has collapsed: {share:.0%} of its answers to {prompts} prompts are {said}."
+        finding = f"It has collapsed: {share:.0%} of its answers to {prompts} prompts are {quoted}."
         return Collapse(True, share, answer, finding)
     finding = f"No collapse: its commonest answer makes up {share:.0%} of {prompts} prompts."
     return Collapse(False, share, answer, finding)
 
 
-def _cut(texts: Sequence[str], limit: int | None) -> Iterator[list[str]]:
+def _truncate(texts: Sequence[str], limit: int | None) -> Iterator[list[str]]:
     left = limit
     for text in texts:
         tokens = words(text)
@@ -189,22 +190,23 @@ def _distance(a: frozenset[Ngram], b: frozenset[Ngram]) -> float:
 
 
 def _pairs(count: int) -> Iterator[tuple[int, int]]:
-    """All pairs, or where these are many, a fixed sample of MAX_PAIRS of them."""
+    """All pairs, or a fixed sample of MAX_PAIRS of them where there are more."""
     total = count * (count - 1) // 2
     if total <= MAX_PAIRS:
         yield from combinations(range(count), 2)
         return
     rng = np.random.default_rng(0)
-    for first, gap in zip(
+    for first, offset in zip(
         rng.integers(0, count, MAX_PAIRS).tolist(),
         rng.integers(1, count, MAX_PAIRS).tolist(),
         strict=True,
     ):
-        yield first, (first + gap) % count
+        yield first, (first + offset) % count
 
 
 def _two_highest(counts: Sequence[Counter[Ngram]]) -> dict[Ngram, tuple[int, int, int]]:
-    """For each n-gram: its highest count in a text, that text, and the highest count elsewhere."""
+    """For each n-gram: its highest count in a text, that text's index, and the highest count in the
+    other texts."""
     top: dict[Ngram, tuple[int, int, int]] = {}
     for i, counter in enumerate(counts):
         for gram, count in counter.items():
@@ -216,15 +218,15 @@ def _two_highest(counts: Sequence[Counter[Ngram]]) -> dict[Ngram, tuple[int, int
     return top
 
 
-def _most_elsewhere(leader: tuple[int, int, int], text: int) -> int:
+def _highest_elsewhere(leader: tuple[int, int, int], text: int) -> int:
     best, owner, second = leader
     return second if owner == text else best
 
 
-def _brevity_penalty(length: int, often: Counter[int]) -> float:
-    """Against the other text closest in length; `often` counts all lengths, this text's too."""
-    others = [other for other, count in often.items() if other != length or count > 1]
-    closest = min(others, key=lambda other: (abs(other - length), other))
+def _brevity_penalty(length: int, length_counts: Counter[int]) -> float:
+    """Against the other text closest in length; `length_counts` includes this text."""
+    lengths = [n for n, count in length_counts.items() if n != length or count > 1]
+    closest = min(lengths, key=lambda n: (abs(n - length), n))
     return 1.0 if length >= closest else math.exp(1 - closest / length)
 
 

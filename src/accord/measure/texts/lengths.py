@@ -1,12 +1,12 @@
-"""Reward at equal length: much of a gain may be mere length (Singhal et al. 2023)."""
+"""Reward at equal length: part of a gain may be due to length alone (Singhal et al. 2023)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +14,49 @@ from numpy.typing import NDArray
 from accord.measure.texts.diversity import words
 
 BINS = 5
-FEWEST_IN_BIN = 5
-"""Responses that a model needs in a bin for the bin to be compared."""
+MIN_IN_BIN = 5
+"""Responses that both models need in a bin for the bin to be compared."""
 
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class LengthBin:
-    """Mean rewards of the responses with `least` to `most` words; the bins are the same for all
-    models, so that answers of equal length can be compared."""
+    """Mean rewards of the responses with `min_words` to `max_words` words. The bins are the same
+    for all models, so that responses of equal length can be compared."""
 
-    least: int
-    most: int
+    min_words: int
+    max_words: int
     responses: int
     true_reward: float | None
     reward_model_score: float | None
 
+    def to_json(self) -> dict[str, Any]:
+        """The bin in evaluation.json."""
+        return {
+            "least": self.min_words,
+            "most": self.max_words,
+            "responses": self.responses,
+            "true_reward": self.true_reward,
+            "reward_model_score": self.reward_model_score,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LengthBin:
+        """The bin that `to_json` wrote."""
+        return cls(
+            min_words=value["least"],
+            max_words=value["most"],
+            responses=value["responses"],
+            true_reward=value["true_reward"],
+            reward_model_score=value["reward_model_score"],
+        )
+
 
 def length_edges(texts: Sequence[str]) -> list[int]:
-    """Where bins of about equal size begin, in words, and where the last one ends.
+    """The starts of bins of about equal size, in words, and the end of the last bin.
 
-    Give the texts of all models together. Raises ValueError when there are none.
+    `texts` are those of all models together. Raises ValueError when there are none.
     """
     lengths = [len(words(text)) for text in texts]
     if not lengths:
@@ -51,7 +72,7 @@ def length_bins(
     true_reward: Sequence[float] | None = None,
     reward_model_score: Sequence[float] | None = None,
 ) -> tuple[LengthBin, ...]:
-    """Mean rewards by length; empty bins are left out. The rewards are one a text."""
+    """Mean rewards by length, without empty bins. Each text has one reward."""
     lengths = np.array([len(words(text)) for text in texts])
     bins = []
     for start, stop in pairwise(edges):
@@ -59,8 +80,8 @@ def length_bins(
         if chosen.any():
             bins.append(
                 LengthBin(
-                    least=start,
-                    most=stop - 1,
+                    min_words=start,
+                    max_words=stop - 1,
                     responses=int(chosen.sum()),
                     true_reward=_mean(true_reward, chosen),
                     reward_model_score=_mean(reward_model_score, chosen),
@@ -74,20 +95,20 @@ def length_matched_gain(
     reference: Sequence[LengthBin],
     reward: Literal["true_reward", "reward_model_score"] = "true_reward",
 ) -> float:
-    """How much more reward than the reference at equal length: the gains within bins, each weighted
-    by the fewer responses of the two.
+    """The gain in reward over the reference at equal length: the mean of the gains within bins,
+    each weighted by the smaller number of responses of the two models.
 
-    NaN where no bin holds at least `FEWEST_IN_BIN` responses of both.
+    NaN where no bin has at least `MIN_IN_BIN` responses of both.
     """
-    theirs = {(b.least, b.most): b for b in reference}
+    reference_bins = {(b.min_words, b.max_words): b for b in reference}
     gain = weight = 0.0
-    for ours in bins:
-        other = theirs.get((ours.least, ours.most))
-        if other is None or min(ours.responses, other.responses) < FEWEST_IN_BIN:
+    for model_bin in bins:
+        reference_bin = reference_bins.get((model_bin.min_words, model_bin.max_words))
+        if reference_bin is None:
             continue
-        value, base = getattr(ours, reward), getattr(other, reward)
-        if value is not None and base is not None:
-            shared = min(ours.responses, other.responses)
+        shared = min(model_bin.responses, reference_bin.responses)
+        value, base = getattr(model_bin, reward), getattr(reference_bin, reward)
+        if shared >= MIN_IN_BIN and value is not None and base is not None:
             gain += shared * (value - base)
             weight += shared
     return gain / weight if weight else math.nan

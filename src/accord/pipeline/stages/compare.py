@@ -7,7 +7,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accord.compare.judges.judge import Candidates, NoVerdict, Ranks
@@ -17,91 +17,92 @@ from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError, WorkError
 from accord.measure.ratings.rate import rate_models
 from accord.pipeline.progress import Progress
-from accord.pipeline.stages.judges import NamedJudge, judge_of
+from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.records import Outcome, Prompt, Response, labels_from_ranks
 from accord.runs import storage_errors, write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
 
-Numbered = tuple[int, Response]
+NumberedResponse = tuple[int, Response]
 """A response with its id in the store."""
 
-CHUNK = 100  # prompts judged between two reports of progress
+CHUNK = 100  # prompts judged between two yields of progress
 
 
 def compare(settings: CompareSettings) -> Iterator[Progress]:
-    """Write store.db: all responses, and a judge's verdicts on those to the same prompt.
+    """Write store.db: all responses, and a judge's verdicts on responses to the same prompt.
 
-    What an earlier store holds comes first, so that one store can tell of all rounds.
+    The content of the store `earlier` comes first, so that one store can hold all rounds.
     """
-    asked = Asked(judge_of(settings.judge))
+    judge = CountingJudge(build_judge(settings.judge))
     by_prompt: dict[Prompt, list[Response]] = defaultdict(list)
-    for place in settings.responses:
-        for row in read_responses(place):
+    for path in settings.responses:
+        for row in read_responses(path):
             by_prompt[row.prompt] += row.responses
     final = Path(settings.output_dir) / "store.db"
-    with _fresh_store(final, settings.earlier) as store:
+    with _open_partial_store(final, settings.earlier) as store:
         prompts = list(by_prompt)
         yield Progress(0, len(prompts))
         for start in range(0, len(prompts), CHUNK):
-            part = prompts[start : start + CHUNK]
-            ids = iter(store.add_responses([r for p in part for r in by_prompt[p]]))
-            questions = [
-                question
-                for offset, prompt in enumerate(part)
-                for own in [[(next(ids), r) for r in by_prompt[prompt]]]
-                for question in _questions(prompt, own, settings, start + offset)
-            ]
-            judged = asked.judged([question for _, question in questions])
+            chunk = prompts[start : start + CHUNK]
+            ids = iter(store.add_responses([r for p in chunk for r in by_prompt[p]]))
+            candidate_sets = []
+            for number, prompt in enumerate(chunk, start=start):
+                responses = [(next(ids), response) for response in by_prompt[prompt]]
+                candidate_sets += _candidate_sets(responses, settings, number)
+            rankings = judge.rank([candidates for _, candidates in candidate_sets])
             store.add_verdicts(
                 [
                     verdict
-                    for (order, _), ranks in zip(questions, judged, strict=True)
+                    for (responses, _), ranks in zip(candidate_sets, rankings, strict=True)
                     if ranks is not None
-                    for verdict in _verdicts(order, ranks, asked.judge, settings)
+                    for verdict in _verdicts(responses, ranks, judge.judge, settings)
                 ]
             )
-            yield Progress(start + len(part), len(prompts), asked.note())
+            yield Progress(start + len(chunk), len(prompts), judge.progress_note())
         counts = store.counts()
-    _finish(final)
-    asked.write(settings.output_dir, counts)
+    _rename_partial_store(final)
+    judge.write_counts(settings.output_dir, counts)
 
 
-def _questions(
-    prompt: Prompt, responses: Sequence[Numbered], settings: CompareSettings, number: int
-) -> list[tuple[Sequence[Numbered], Candidates]]:
-    """What the judge is asked about a prompt, each with the responses as they are shown."""
+def _candidate_sets(
+    responses: Sequence[NumberedResponse], settings: CompareSettings, number: int
+) -> list[tuple[Sequence[NumberedResponse], Candidates]]:
+    """The sets of responses to prompt `number` that the judge ranks, in the order it sees them."""
     rng = random.Random(f"compare {settings.seed} {number}")
     order = list(responses)
-    rng.shuffle(order)  # neither the judge nor the pairing may depend on who came first
+    rng.shuffle(order)  # neither the judge nor the pairing may depend on the order of sampling
     if settings.form != "pairs":
         parts = [order]
     else:
         parts = [order[i : i + 2] for i in range(0, len(order), 2)]
-    return [(part, _question([r for _, r in part], rng)) for part in parts if len(part) > 1]
+    return [(part, _candidates([r for _, r in part], rng)) for part in parts if len(part) > 1]
 
 
-def _question(responses: Sequence[Response], rng: random.Random) -> Candidates:
+def _candidates(responses: Sequence[Response], rng: random.Random) -> Candidates:
     texts, finished = (r.text for r in responses), (r.finished for r in responses)
     return Candidates(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
 
 
 def _verdicts(
-    order: Sequence[Numbered], ranks: Ranks, judge: NamedJudge, settings: CompareSettings
+    responses: Sequence[NumberedResponse],
+    ranks: Ranks,
+    judge: NamedJudge,
+    settings: CompareSettings,
 ) -> list[Verdict]:
-    """What is kept of the places that the judge gave."""
+    """The judge's ranks in the requested form."""
     name, first = judge.name, judge.shown_first
     if settings.form == "pairs":
-        (a, _), (b, _) = order
-        outcome = outcome_of(ranks)
+        (a, _), (b, _) = responses
+        outcome = outcome_of_ranks(ranks)
         return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first)]
     if settings.form == "rankings":
-        return [RankingVerdict(tuple(i for i, _ in order), ranks, name, settings.round)]
+        return [RankingVerdict(tuple(i for i, _ in responses), ranks, name, settings.round)]
     if settings.form == "best_worst":
-        ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # the same one if all tie
+        ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # equal if all responses tie
         best, worst = ends if ends[0] != ends[1] else (0, 1)
-        outcome = outcome_of((ranks[best], ranks[worst]))
-        return [PairVerdict(order[best][0], order[worst][0], outcome, name, settings.round)]
-    labels = zip(order, labels_from_ranks(ranks), strict=True)
+        outcome = outcome_of_ranks((ranks[best], ranks[worst]))
+        return [PairVerdict(responses[best][0], responses[worst][0], outcome, name, settings.round)]
+    labels = zip(responses, labels_from_ranks(ranks), strict=True)
     return [
         RatingVerdict(i, float(label), name, settings.round)
         for (i, _), label in labels
@@ -110,71 +111,71 @@ def _verdicts(
 
 
 @dataclass
-class Asked:
-    """A judge, and how many questions it was asked and gave no verdict on."""
+class CountingJudge:
+    """A judge, with the number of its questions and of those that it gave no verdict on."""
 
     judge: NamedJudge
     questions: int = 0
     missing: int = 0
 
-    def judged(self, questions: Sequence[Candidates]) -> list[Ranks | None]:
-        """The places of each question's responses; None where there is no verdict.
+    def rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
+        """The ranks of the responses in each set; None where there is no verdict.
 
-        Raises WorkError where there has not been one at all: something is wrong with the judge.
+        Raises WorkError while there has been no verdict at all: then the judge does not work.
         """
-        found = self.judge.judge(questions)
-        missing = [one for one in found if isinstance(one, NoVerdict)]
-        self.questions += len(found)
+        answers = self.judge.judge(candidate_sets)
+        missing = [answer for answer in answers if isinstance(answer, NoVerdict)]
+        self.questions += len(answers)
         self.missing += len(missing)
         if self.questions and self.missing == self.questions:
             raise WorkError(
                 f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
-                f"questions. Of the first: {missing[0].reason}. Take a model that follows the "
-                f"form, raise judge.answer_tokens, or shorten what is judged."
+                f"questions. Of the first: {missing[0].reason}. Use a model that follows the form, "
+                f"raise judge.answer_tokens, or shorten the responses."
             )
-        return [None if isinstance(one, NoVerdict) else one for one in found]
+        return [None if isinstance(answer, NoVerdict) else answer for answer in answers]
 
-    def note(self) -> str:
-        """What is told with the progress."""
+    def progress_note(self) -> str:
+        """The number of missing verdicts, for the progress bar."""
         return f"{self.missing:,} without a verdict" if self.missing else ""
 
-    def write(self, folder: str, counts: Mapping[str, int]) -> None:
-        """counts.json: what the store holds, what has no verdict, and what the judge counted."""
-        told = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
-        everything = {**counts, "without_verdict": self.missing, **told}
-        write_json_atomic(Path(folder) / "counts.json", everything)
+    def write_counts(self, folder: str, store_counts: Mapping[str, int]) -> None:
+        """Write counts.json: what the store holds, missing verdicts, and the judge's usage."""
+        usage = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
+        counts = {**store_counts, "without_verdict": self.missing, **usage}
+        write_json_atomic(Path(folder) / "counts.json", counts)
 
 
-def outcome_of(ranks: Sequence[int]) -> Outcome:
-    """A pair's outcome from the places of its two responses."""
+def outcome_of_ranks(ranks: Sequence[int]) -> Outcome:
+    """A pair's outcome from the ranks of its two responses."""
     first, second = ranks
     return "tie" if first == second else "a" if first < second else "b"
 
 
 def arena(settings: ArenaSettings) -> Iterator[Progress]:
     """Write store.db, each pair of models compared on each shared prompt, and ratings.json."""
-    asked = Asked(judge_of(settings.judge))
-    answers = {c.name: _first_answers(read_responses(c.responses)) for c in settings.contestants}
+    judge = CountingJudge(build_judge(settings.judge))
+    answers = {c.name: _first_responses(read_responses(c.responses)) for c in settings.contestants}
     if len(answers) < 2:
         raise DataError("An arena needs at least two contestants with different names.")
     first = next(iter(answers.values()))
-    shared = [p for p in first if all(p in own for own in answers.values())]
+    shared = [p for p in first if all(p in responses for responses in answers.values())]
     if not shared:
         raise DataError(
             "The contestants have answered no prompt in common. Sample all of them on one data set."
         )
     final = Path(settings.output_dir) / "store.db"
-    with _fresh_store(final) as store:
+    with _open_partial_store(final) as store:
         yield Progress(0, len(shared))
         for start in range(0, len(shared), CHUNK):
-            part = shared[start : start + CHUNK]
-            _battle(store, asked, part, answers, settings.seed)
-            note = f"{len(answers)} models  {asked.note()}".rstrip()
-            yield Progress(start + len(part), len(shared), note)
+            chunk = shared[start : start + CHUNK]
+            _add_battles(store, judge, chunk, answers, settings.seed)
+            note = f"{len(answers)} models  {judge.progress_note()}".rstrip()
+            yield Progress(start + len(chunk), len(shared), note)
         battles = store.battles()
         counts = store.counts()
-    _finish(final)
-    asked.write(settings.output_dir, counts)
+    _rename_partial_store(final)
+    judge.write_counts(settings.output_dir, counts)
     ratings = rate_models(
         battles,
         anchor=settings.anchor,
@@ -186,52 +187,48 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     write_json_atomic(Path(settings.output_dir) / "ratings.json", ratings.to_json())
 
 
-def _first_answers(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
+def _first_responses(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
     return {row.prompt: row.responses[0] for row in rows if row.responses}
 
 
-def _battle(
+def _add_battles(
     store: PreferenceStore,
-    asked: Asked,
+    judge: CountingJudge,
     prompts: Sequence[Prompt],
-    answers: dict[str, dict[Prompt, Response]],
+    answers: Mapping[str, Mapping[Prompt, Response]],
     seed: int,
 ) -> None:
-    """Every pair of models on each prompt, sides by the toss of a coin."""
+    """Add a verdict on every pair of models for each prompt; a coin toss decides the sides."""
     names = list(answers)
-    items = [
-        Response(p, own.text, name, own.settings, own.logp, own.tokens, own.finished)
-        for p in prompts
-        for name in names
-        for own in [answers[name][p]]
-    ]
-    ids = iter(store.add_responses(items))
-    questions: list[tuple[int, int, Candidates]] = []
+    responses = [replace(answers[name][p], prompt=p, model=name) for p in prompts for name in names]
+    ids = iter(store.add_responses(responses))
+    pairs: list[tuple[int, int, Candidates]] = []
     for prompt in prompts:
-        own_ids = {name: next(ids) for name in names}
+        model_ids = {name: next(ids) for name in names}
         rng = random.Random(f"arena {seed} {prompt}")
         for pair in itertools.combinations(names, 2):
             a, b = pair if rng.random() < 0.5 else pair[::-1]
-            question = _question([answers[a][prompt], answers[b][prompt]], rng)
-            questions.append((own_ids[a], own_ids[b], question))
-    judge, judged = asked.judge, asked.judged([question for _, _, question in questions])
+            candidates = _candidates([answers[a][prompt], answers[b][prompt]], rng)
+            pairs.append((model_ids[a], model_ids[b], candidates))
+    rankings = judge.rank([candidates for _, _, candidates in pairs])
+    name, first = judge.judge.name, judge.judge.shown_first
     verdicts = [
-        PairVerdict(a, b, outcome_of(ranks), judge.name, shown_first=judge.shown_first)
-        for (a, b, _), ranks in zip(questions, judged, strict=True)
+        PairVerdict(a, b, outcome_of_ranks(ranks), name, shown_first=first)
+        for (a, b, _), ranks in zip(pairs, rankings, strict=True)
         if ranks is not None
     ]
     store.add_verdicts(verdicts)
 
 
-def _fresh_store(final: Path, earlier: str | None = None) -> PreferenceStore:
-    """A store under a temporary name; what an interrupted start left of it is cleared.
+def _open_partial_store(final: Path, earlier: str | None = None) -> PreferenceStore:
+    """A new store under a temporary name, after what an interrupted run left of it is deleted.
 
-    It begins as a copy of an earlier store in a file, or empty. Raises DataError where that store
-    is not there, or is no file.
+    It is a copy of the store `earlier`, or empty. Raises DataError where that store does not
+    exist, or is not a file.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for old in final.parent.glob(f"{final.name}.partial*"):
-        old.unlink()
+    for leftover in final.parent.glob(f"{final.name}.partial*"):
+        leftover.unlink()
     partial = final.with_name(final.name + ".partial")
     if earlier is not None:
         if "://" in earlier:
@@ -239,13 +236,12 @@ def _fresh_store(final: Path, earlier: str | None = None) -> PreferenceStore:
                 "`earlier` must be a store in a file, such as store.db, and not at a URL. Leave "
                 "it out, or copy that store to a file."
             )
-        PreferenceStore.open(
-            earlier, create=False
-        ).close()  # its newest rows go from the log to the file
+        # Opening and closing moves the newest rows from the write-ahead log into the file.
+        PreferenceStore.open(earlier, create=False).close()
         with storage_errors(partial):
             shutil.copyfile(Path(earlier).expanduser(), partial)
     return PreferenceStore.open(partial)
 
 
-def _finish(final: Path) -> None:
+def _rename_partial_store(final: Path) -> None:
     final.with_name(final.name + ".partial").replace(final)

@@ -1,4 +1,4 @@
-"""Judges: who compares responses. One function from prompts' responses to verdicts."""
+"""Judges: functions from responses to the same prompt to their ranks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from accord.world.reward import true_reward
 
 
 class Judge(Protocol):
-    """Sets the responses to each prompt in order: their ranks, or an honest NoVerdict.
+    """Ranks the responses to each prompt, or returns a NoVerdict with the reason.
 
-    Many prompts at once, since a judge at an endpoint answers several at a time.
+    A call takes many prompts, because a judge at an endpoint answers several at the same time.
     """
 
     def __call__(self, candidates: Sequence[Candidates], /) -> Sequence[Ranks | NoVerdict]: ...
@@ -31,7 +31,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedJudge:
-    """A judge and the name under which its verdicts are kept; `usage` is what it counted.
+    """A judge with the name under which its verdicts are stored; `usage` returns its counts.
 
     `shown_first` is the side of a pair that it sees first, None where it sees both orders.
     """
@@ -42,10 +42,10 @@ class NamedJudge:
     shown_first: Literal["a"] | None = "a"
 
 
-def judge_of(settings: JudgeSettings) -> NamedJudge:
+def build_judge(settings: JudgeSettings) -> NamedJudge:
     """The judge that the settings describe. Raises SettingsError when a key is missing."""
     if settings.kind == "endpoint":
-        assert settings.model is not None  # the settings see to it
+        assert settings.model is not None  # JudgeSettings validates this
         ai = AiJudge(settings, settings.model)
         return NamedJudge(settings.name or settings.model, ai.ranks, ai.usage, shown_first=None)
     if settings.kind == "reward_model":
@@ -53,37 +53,43 @@ def judge_of(settings: JudgeSettings) -> NamedJudge:
             raise SettingsError(
                 "judge.kind=reward_model needs judge.model, the reward model's folder."
             )
-        scores = model_reward(load_scalar(settings.model))
-        return NamedJudge(settings.name or settings.model, by_reward(scores))
+        reward = model_reward(load_scalar(settings.model))
+        return NamedJudge(settings.name or settings.model, reward_judge(reward))
     name = settings.name or f"world-noise-{settings.noise:g}"
-    return NamedJudge(name, _annotator(settings))
+    return NamedJudge(name, _annotator_judge(settings))
 
 
-def by_reward(reward: Reward) -> Judge:
+def reward_judge(reward: Reward) -> Judge:
     """A judge that ranks by a reward; equal scores tie."""
 
-    def ranks(one: Candidates) -> Ranks:
-        scores = reward([one.prompt] * len(one.responses), one.responses, one.finished)
+    def rank(candidates: Candidates) -> Ranks:
+        prompts = [candidates.prompt] * len(candidates.responses)
+        scores = reward(prompts, candidates.responses, candidates.finished)
         return ranks_from_scores(scores)
 
-    return lambda questions: [ranks(one) for one in questions]
+    return lambda candidate_sets: [rank(candidates) for candidates in candidate_sets]
 
 
-def _annotator(settings: JudgeSettings) -> Judge:
-    def ranks(one: Candidates) -> Ranks:
-        texts = (prompt_text(one.prompt), *one.responses)
+def _annotator_judge(settings: JudgeSettings) -> Judge:
+    """The simulated annotator, whose noise is a function of the name, the seed and the texts."""
+
+    def rank(candidates: Candidates) -> Ranks:
+        texts = (prompt_text(candidates.prompt), *candidates.responses)
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        rng = random.Random(f"{settings.name} {one.seed} {digest}")
-        perceived = [perceived_reward(one.prompt, r, settings.flaws) for r in one.responses]
-        return simulated_preference(perceived, noise=settings.noise, rng=rng)
+        rng = random.Random(f"{settings.name} {candidates.seed} {digest}")
+        rewards = [
+            perceived_reward(candidates.prompt, response, settings.flaws)
+            for response in candidates.responses
+        ]
+        return simulated_preference(rewards, noise=settings.noise, rng=rng)
 
-    return lambda questions: [ranks(one) for one in questions]
+    return lambda candidate_sets: [rank(candidates) for candidates in candidate_sets]
 
 
 def world_reward(
     prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None
 ) -> list[float]:
-    """The embedded world's true reward, as a Reward."""
+    """The embedded world's true reward, as a `Reward`."""
     return [true_reward(p, r) for p, r in zip(prompts, responses, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""rounds.json: which model came from which verdicts, and what each round's model is like."""
+"""rounds.json: the data and the models that each round's model comes from, and its measures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from accord.data.write import read_responses
 from accord.errors import DataError
+from accord.measure.measures import rounds_keys
+from accord.measure.ratings.battles import PairCounts
 from accord.measure.statistics import proportion_interval
 from accord.measure.texts.diversity import distinct_n, words
 from accord.runs import digest_path
@@ -36,16 +38,16 @@ class Round:
 def lineage(settings: IterateSettings, rounds: Sequence[Round]) -> dict[str, Any]:
     """The content of rounds.json for finished rounds, from round 0 on.
 
-    `distinct_2` is taken over the same number of words in every round, those of the shortest
-    answers, since it falls as text grows.
+    `distinct_2` is computed over the same number of words in every round, those of the round with
+    the shortest answers, because it falls as text grows.
     """
-    texts = [_answers(one.folder) for one in rounds]
-    shared = min(sum(len(words(text)) for text in own) for own in texts)
+    texts_by_round = [_read_answers(round_.folder) for round_ in rounds]
+    shared_words = min(sum(len(words(text)) for text in texts) for texts in texts_by_round)
     rows = []
-    for one, own in zip(rounds, texts, strict=True):
-        row = {"round": one.number, "model": one.model, **_parents(settings, one)}
-        row |= _measures(one.folder, one.number)
-        rows.append({**row, "distinct_2": distinct_n(own, 2, tokens=shared)})
+    for round_, texts in zip(rounds, texts_by_round, strict=True):
+        row = {"round": round_.number, "model": round_.model, **_parents(settings, round_)}
+        row |= _measures(round_)
+        rows.append({**row, "distinct_2": distinct_n(texts, 2, tokens=shared_words)})
     return {
         "model": settings.model,
         "method": settings.method,
@@ -53,70 +55,62 @@ def lineage(settings: IterateSettings, rounds: Sequence[Round]) -> dict[str, Any
         "keep_data": settings.keep_data,
         "judge": settings.judge.model_dump(mode="json"),
         "seed": settings.seed,
-        "distinct_2_words": shared,
+        "distinct_2_words": shared_words,
         "rounds": rows,
     }
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:
-    """The rounds.json of a folder. Raises DataError where none can be read."""
+    """The rounds.json of a folder. Raises DataError where it can't be read."""
     try:
-        read: dict[str, Any] = _json(Path(folder) / FILE)
+        content: dict[str, Any] = _read_json(Path(folder) / FILE)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{Path(folder) / FILE} can't be read: {error}. `accord iterate` writes it."
         ) from error
-    return read
+    return content
 
 
-def _parents(settings: IterateSettings, one: Round) -> dict[str, Any]:
-    """What the round's model was made from, with digests; nothing for the first model."""
-    if not one.number:
+def _parents(settings: IterateSettings, round_: Round) -> dict[str, Any]:
+    """The data and the models behind the round's model, with digests; empty for the first model."""
+    if not round_.number:
         return {}
-    responses, store = one.folder / "sample/responses.jsonl", one.folder / "compare/store.db"
-    reference = settings.model if settings.reference == "fixed" else one.start
+    responses, store = round_.folder / "sample/responses.jsonl", round_.folder / "compare/store.db"
+    reference = settings.model if settings.reference == "fixed" else round_.start
     return {
-        "start": one.start,
+        "start": round_.start,
         "reference": reference if settings.has_reference else None,
         "responses": str(responses),
         "verdicts": str(store),
-        "counts": _json(one.folder / "compare/counts.json"),
+        "counts": _read_json(round_.folder / "compare/counts.json"),
         "sampled_prompts": len(read_responses(responses)),
         "digests": {
             "responses": digest_path(responses),
-            "model": digest_path(one.model),
+            "model": digest_path(round_.model),
         },
     }
 
 
-def _measures(folder: Path, number: int) -> dict[str, Any]:
-    (row,) = _json(folder / "evaluate/evaluation.json")["models"]
-    keys = (
-        "true_reward",
-        "reward_model_score",
-        "kl",
-        "mean_length",
-        "finished_share",
-        "duplicate_share",
-        "prompts",
-    )
-    told = {key: row[key] for key in keys}
-    return {**told, "win_rate": _win_rate(folder, number) if number else None}
+def _measures(round_: Round) -> dict[str, Any]:
+    """The measures of the round's model from its evaluation, and its win rate."""
+    (row,) = _read_json(round_.folder / "evaluate/evaluation.json")["models"]
+    measures = {key: row[key] for key in rounds_keys()}
+    return {**measures, "win_rate": _win_rate(round_) if round_.number else None}
 
 
-def _win_rate(folder: Path, number: int) -> dict[str, float | None] | None:
+def _win_rate(round_: Round) -> dict[str, float | None] | None:
     """Against the first model's answers to the same prompts, ties half, with Wilson's interval."""
-    rated = _json(folder / "arena/ratings.json")["models"]
-    own = next(row for row in rated if row["model"] == f"round-{number}")
-    won = own["wins"] + 0.5 * (own["ties"] + own["both_bad"])
-    return proportion_interval(won, own["battles"]).to_json()
+    (pair,) = _read_json(round_.folder / "arena/ratings.json")["pairs"]
+    counts = PairCounts(**pair)
+    if counts.a != f"round-{round_.number}":
+        counts = counts.swapped()
+    return proportion_interval(counts.score, counts.battles).to_json()
 
 
-def _answers(folder: Path) -> list[str]:
-    return [
-        r.text for row in read_responses(folder / "answers/responses.jsonl") for r in row.responses
-    ]
+def _read_answers(folder: Path) -> list[str]:
+    rows = read_responses(folder / "answers/responses.jsonl")
+    return [response.text for row in rows for response in row.responses]
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The stages that make what others start from: the world, a model from scratch, a split."""
+"""The stages that other stages start from: the world, an untrained model, a split data set."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def world(settings: WorldSettings) -> Iterator[Progress]:
 def scratch(settings: ScratchSettings) -> Iterator[Progress]:
     """Write `model/`: a tokenizer trained on the rows' text, and an untrained model for it."""
     yield Progress(0, 1)
-    records, read = load_records(settings.dataset, "any")
-    log.info("%s", read.summary())
+    records, report = load_records(settings.dataset, "any")
+    log.info("%s", report.summary())
     model_from_scratch(record_texts(records), settings)
     yield Progress(1, 1)
 
 
 def split(settings: SplitSettings) -> Iterator[Progress]:
-    """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json on what was used."""
+    """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json with counts of rows."""
     yield Progress(0, 1)
-    records, read = read_records(settings.dataset, "any")
-    log.info("%s", read.summary())
+    records, report = read_records(settings.dataset, "any")
+    log.info("%s", report.summary())
     train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
     folder = Path(settings.output_dir)
     write_jsonl(folder / "train.jsonl", map(record_json, train))
     write_jsonl(folder / "test.jsonl", map(record_json, test))
-    about = {"read": read.to_json(), "train": len(train), "test": len(test)}
-    write_json_atomic(folder / "data.json", about)
+    data = {"read": report.to_json(), "train": len(train), "test": len(test)}
+    write_json_atomic(folder / "data.json", data)
     yield Progress(1, 1, f"{len(train):,} rows to train on, {len(test):,} held out")

@@ -1,11 +1,11 @@
-"""Rounds: sample from the current model, judge, train on the verdicts, measure, go on.
+"""Rounds: sample from the current model, judge, train on the verdicts, measure, repeat.
 
 Iterative DPO (Xu et al. 2023; Yuan et al. 2024) and, with SFT on the best of each prompt's
-responses, rejection sampling (RAFT, Dong et al. 2023; ReST, Gulcehre et al. 2023). A round is made
-of stages as a recipe has them, each in a folder of `round-N/`, so that each is skipped where it is
-finished and goes on where it stopped:
+responses, rejection sampling (RAFT, Dong et al. 2023; ReST, Gulcehre et al. 2023). A round consists
+of stages as a recipe does, each in its folder in `round-N/`. Each stage is run, skipped if it is
+finished, or resumed if it was interrupted:
 
-    round-0/  answers  evaluate                                of the model that all starts from
+    round-0/  answers  evaluate                                of the first model
     round-N/  prompts.jsonl  sample  compare  train  answers  evaluate  arena
 """
 
@@ -27,7 +27,7 @@ from accord.lm.load import base_and_adapter
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
-from accord.report.tables.rounds import rounds_table
+from accord.report.tables.rounds import terminal_rounds_table
 from accord.runs import atomic_folder, digest_json, write_json_atomic
 from accord.settings.iterate import IterateSettings
 from accord.settings.recipe import StagePlan
@@ -39,42 +39,44 @@ from accord.settings.stages import (
     SampleSettings,
 )
 
-Begin = Callable[[StagePlan], Iterator[Progress] | None]
-"""What is left of a stage's work; None where it is finished."""
+StartStage = Callable[[StagePlan], Iterator[Progress] | None]
+"""Returns the rest of a stage's work; None where the stage is finished."""
 
 
-def iterate(plan: StagePlan, begin: Begin) -> Iterator[Progress]:
-    """Run all rounds, then write `model/`, the last round's; rounds.json grows by every round."""
+def iterate(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
+    """Run all rounds, then write `model/`, that of the last round; rounds.json grows by a row each
+    round."""
     settings = _settings(plan)
-    _one_base(settings)
+    _check_base(settings)
     folder = Path(settings.output_dir)
-    done: list[Round] = []
+    finished: list[Round] = []
     yield Progress(0, 1)
-    for one in rounds_of(settings):
-        if one.number and settings.prompts_per_round is not None:
-            _deal_prompts(settings, settings.prompts_per_round, one)
-        for stage in one.stages:
-            work = begin(stage)
+    for round_ in plan_rounds(settings):
+        if round_.number and settings.prompts_per_round is not None:
+            _write_prompts(settings, settings.prompts_per_round, round_)
+        for stage in round_.stages:
+            work = start(stage)
             if work is not None:
-                yield from _noted(work, stage.name)
-        done.append(one)
-        write_json_atomic(folder / FILE, lineage(settings, done))
+                yield from _with_stage_name(work, stage.name)
+        finished.append(round_)
+        write_json_atomic(folder / FILE, lineage(settings, finished))
     with atomic_folder(folder / "model") as temporary:
-        shutil.copytree(done[-1].model, temporary, dirs_exist_ok=True)
+        shutil.copytree(finished[-1].model, temporary, dirs_exist_ok=True)
     yield Progress(1, 1)
 
 
-def _noted(work: Iterator[Progress], name: str) -> Iterator[Progress]:
-    """The progress of one of its stages, with that stage's name."""
+def _with_stage_name(work: Iterator[Progress], name: str) -> Iterator[Progress]:
+    """The progress of an inner stage, with its name in the note."""
     try:
         for progress in work:
             yield Progress(progress.done, progress.total, f"{name}  {progress.note}".rstrip())
     finally:
-        work.close()  # type: ignore[attr-defined]  # stopped here, it is to write a checkpoint
+        work.close()  # type: ignore[attr-defined]  # an interrupted stage writes a checkpoint
 
 
-def _one_base(settings: IterateSettings) -> None:
-    """Raise SettingsError where the first round would leave the base that a server has."""
+def _check_base(settings: IterateSettings) -> None:
+    """Raise SettingsError where the first round would merge an adapter into the base, so that the
+    server's base would no longer be the model's."""
     lora = settings.lora
     if settings.sampler.kind != "vllm" or lora is None or lora.continue_adapter:
         return
@@ -82,62 +84,66 @@ def _one_base(settings: IterateSettings) -> None:
         raise merged_base_error(settings.model, "train.lora.continue_adapter")
 
 
-def plans_of(plan: StagePlan) -> list[StagePlan]:
+def stages_of_rounds(plan: StagePlan) -> list[StagePlan]:
     """The stages of all rounds, in order."""
-    return [stage for one in rounds_of(_settings(plan)) for stage in one.stages]
+    return [stage for round_ in plan_rounds(_settings(plan)) for stage in round_.stages]
 
 
-def rounds_table_of(plan: StagePlan) -> Table:
-    """The rounds' numbers as a table, from the rounds.json that the stage wrote."""
-    return rounds_table(read_lineage(_settings(plan).output_dir))
+def finished_rounds(plan: StagePlan) -> Table:
+    """A table with the measures of every round, from the stage's rounds.json."""
+    return terminal_rounds_table(read_lineage(_settings(plan).output_dir))
 
 
-def rounds_of(settings: IterateSettings) -> Iterator[Round]:
-    """Round 0 and those that train, in order: a pure function of the settings."""
+def plan_rounds(settings: IterateSettings) -> Iterator[Round]:
+    """Round 0 and the rounds that train, in order: a pure function of the settings."""
     folder = Path(settings.output_dir)
-    first = folder / "round-0"
-    yield Round(
-        0, first, settings.model, settings.model, tuple(_measuring(settings, 0, settings.model))
-    )
     start = settings.model
+    yield Round(0, folder / "round-0", start, start, tuple(_measuring_stages(settings, 0, start)))
     for number in range(1, settings.rounds + 1):
-        own = folder / f"round-{number}"
-        model = str(own / "train/model")
-        learning = _learning(settings, number, own, start)
-        stages = (*learning, *_measuring(settings, number, model))
-        yield Round(number, own, start, model, stages)
+        round_folder = folder / f"round-{number}"
+        model = str(round_folder / "train/model")
+        learning = _learning_stages(settings, number, round_folder, start)
+        stages = (*learning, *_measuring_stages(settings, number, model))
+        yield Round(number, round_folder, start, model, stages)
         start = model
 
 
-def _learning(settings: IterateSettings, number: int, own: Path, start: str) -> list[StagePlan]:
-    prompts = settings.dataset if settings.prompts_per_round is None else f"{own}/prompts.jsonl"
+def _learning_stages(
+    settings: IterateSettings, number: int, folder: Path, start: str
+) -> list[StagePlan]:
+    """The stages that sample from the model `start`, judge its responses, and train it on them."""
+    prompts = settings.dataset if settings.prompts_per_round is None else f"{folder}/prompts.jsonl"
     sample = SampleSettings(
         model=start,
         dataset=prompts,
-        output_dir=f"{own}/sample",
+        output_dir=f"{folder}/sample",
         model_name=f"round-{number - 1}",
         num_responses=settings.num_responses,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         seed=_seed(settings, "sample", number),
-        **_sampling(settings),
+        **_sampling_settings(settings),
     )
     earlier = None
     if settings.keep_data == "all" and number > 1:
-        earlier = str(own.parent / f"round-{number - 1}/compare/store.db")
+        earlier = str(folder.parent / f"round-{number - 1}/compare/store.db")
     compare = CompareSettings(
-        responses=[f"{own}/sample/responses.jsonl"],
-        output_dir=f"{own}/compare",
+        responses=[f"{folder}/sample/responses.jsonl"],
+        output_dir=f"{folder}/compare",
         judge=settings.judge,
         form=settings.verdicts,
         earlier=earlier,
         round=number,
         seed=_seed(settings, "compare", number),
     )
-    places = {"model": start, "dataset": f"{own}/compare/store.db", "output_dir": f"{own}/train"}
+    paths = {
+        "model": start,
+        "dataset": f"{folder}/compare/store.db",
+        "output_dir": f"{folder}/train",
+    }
     if settings.has_reference and settings.reference == "fixed":
-        places["ref_model"] = settings.model
-    train = settings.training(number, **places, seed=_seed(settings, "train", number))
+        paths["ref_model"] = settings.model
+    train = settings.training(number, **paths, seed=_seed(settings, "train", number))
     method = "sft" if settings.method == "rejection_sampling" else settings.method
     return [
         StagePlan(f"round-{number} sample", "sample", sample),
@@ -146,32 +152,33 @@ def _learning(settings: IterateSettings, number: int, own: Path, start: str) -> 
     ]
 
 
-def _measuring(settings: IterateSettings, number: int, model: str) -> Iterator[StagePlan]:
-    """The model's answers to the prompts measured on, the same draws in each round."""
-    own, first = (Path(settings.output_dir) / f"round-{n}" for n in (number, 0))
+def _measuring_stages(settings: IterateSettings, number: int, model: str) -> Iterator[StagePlan]:
+    """The stages that measure the round's model; its answers are drawn with the same random numbers
+    in each round."""
+    folder, first = (Path(settings.output_dir) / f"round-{n}" for n in (number, 0))
     answers = SampleSettings(
         model=model,
         dataset=settings.eval_dataset or settings.dataset,
-        output_dir=f"{own}/answers",
+        output_dir=f"{folder}/answers",
         model_name=f"round-{number}",
         num_responses=settings.eval_responses,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         max_prompts=settings.eval_prompts,
         seed=_seed(settings, "answers", 0),
-        **_sampling(settings),
+        **_sampling_settings(settings),
     )
-    now, then = (
-        Contestant(name=name, responses=f"{place}/answers/responses.jsonl", model=held)
-        for name, place, held in (
-            (f"round-{number}", own, model),
+    contestant, first_contestant = (
+        Contestant(name=name, responses=f"{path}/answers/responses.jsonl", model=source)
+        for name, path, source in (
+            (f"round-{number}", folder, model),
             ("round-0", first, settings.model),
         )
     )
     judge = settings.judge
     evaluate = EvaluateSettings(
-        contestants=[now],
-        output_dir=f"{own}/evaluate",
+        contestants=[contestant],
+        output_dir=f"{folder}/evaluate",
         reference=settings.model,
         reward_model=judge.model if judge.kind == "reward_model" else None,
         world=settings.world or judge.kind == "world",
@@ -181,8 +188,8 @@ def _measuring(settings: IterateSettings, number: int, model: str) -> Iterator[S
     yield StagePlan(f"round-{number} evaluate", "evaluate", evaluate)
     if number:
         arena = ArenaSettings(
-            contestants=[then, now],
-            output_dir=f"{own}/arena",
+            contestants=[first_contestant, contestant],
+            output_dir=f"{folder}/arena",
             judge=judge,
             bootstrap=0,
             anchor="round-0",
@@ -192,8 +199,8 @@ def _measuring(settings: IterateSettings, number: int, model: str) -> Iterator[S
         yield StagePlan(f"round-{number} arena", "arena", arena)
 
 
-def _sampling(settings: IterateSettings) -> dict[str, Any]:
-    """What all sampling has in common."""
+def _sampling_settings(settings: IterateSettings) -> dict[str, Any]:
+    """The settings that all sampling stages have in common."""
     return {
         "sampler": settings.sampler,
         "stop": settings.stop,
@@ -205,39 +212,39 @@ def _sampling(settings: IterateSettings) -> dict[str, Any]:
     }
 
 
-def _seed(settings: IterateSettings, what: str, number: int) -> int:
-    """A seed of its own for each thing that a round draws; 60 bits."""
-    return int(digest_json([settings.seed, what, number])[:15], 16)
+def _seed(settings: IterateSettings, purpose: str, number: int) -> int:
+    """A different seed of 60 bits for each purpose in each round."""
+    return int(digest_json([settings.seed, purpose, number])[:15], 16)
 
 
-def _deal_prompts(settings: IterateSettings, count: int, one: Round) -> None:
-    """Write the round's prompts: the next ones of an order drawn anew once all had their turn."""
+def _write_prompts(settings: IterateSettings, count: int, round_: Round) -> None:
     records, _ = load_records(settings.dataset, "prompts")
     if count > len(records):
         raise SettingsError(
             f"prompts_per_round={count}, but {settings.dataset} has {len(records)} prompts. Leave "
             f"it out to use all of them in every round, or set it lower."
         )
-    own = dealt(records, count, one.number, settings.seed)
-    write_jsonl(one.folder / "prompts.jsonl", map(record_json, own))
+    prompts = prompts_of_round(records, count, round_.number, settings.seed)
+    write_jsonl(round_.folder / "prompts.jsonl", map(record_json, prompts))
 
 
-def dealt(records: Sequence[Record], count: int, number: int, seed: int) -> list[Record]:
-    """The prompts of round `number`, from 1: `count` off a shuffled pack in every round.
+def prompts_of_round(records: Sequence[Record], count: int, number: int, seed: int) -> list[Record]:
+    """The next `count` prompts of a shuffled order, for round `number` (from 1).
 
-    A pack that runs out is shuffled anew, with what the round holds already at its end.
+    When the order is used up in the middle of a round, all prompts are shuffled again, with those
+    that the round already has at the end.
     """
-    pack, hand, turn = list[int](), list[int](), 0
+    order, chosen, shuffles = list[int](), list[int](), 0
     for _ in range(number):
-        hand = []
-        while len(hand) < count:
-            if not pack:
-                pack = list(range(len(records)))
-                random.Random(f"prompts {seed} {turn}").shuffle(pack)
-                pack = sorted(pack, key=set(hand).__contains__)
-                turn += 1
-            hand.append(pack.pop(0))
-    return [records[i] for i in hand]
+        chosen = []
+        while len(chosen) < count:
+            if not order:
+                order = list(range(len(records)))
+                random.Random(f"prompts {seed} {shuffles}").shuffle(order)
+                order = sorted(order, key=set(chosen).__contains__)
+                shuffles += 1
+            chosen.append(order.pop(0))
+    return [records[i] for i in chosen]
 
 
 def _settings(plan: StagePlan) -> IterateSettings:

@@ -1,4 +1,4 @@
-"""The stages that answer: sample K responses a prompt, and select the best of N."""
+"""The stages that write responses: sample K for each prompt, and select the best of N."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNLIMITED = 1 << 30  # positions of a model that does not count them
-BATCHES_A_CHUNK = 4  # sorted by length together, written together
+UNLIMITED = 1 << 30  # positions of a model whose configuration has no limit
+BATCHES_PER_CHUNK = 4  # sorted by length together, written together
 
 
 def sample(settings: SampleSettings) -> Iterator[Progress]:
-    """Write responses.jsonl: `num_responses` to each prompt. Goes on where it stopped."""
-    tokenizer, sampler = _engine(settings)
+    """Write responses.jsonl: `num_responses` to each prompt. Resumes after an interruption."""
+    tokenizer, sampler = _open_sampler(settings)
     try:
-        yield from _written(settings, tokenizer, sampler)
+        yield from _write_responses(settings, tokenizer, sampler)
     finally:
-        sampler.close()  # a server keeps no adapter that nobody samples from
+        sampler.close()  # unloads the adapter from a server
     final = Path(settings.output_dir) / "responses.jsonl"
     if settings.store is not None:
         with PreferenceStore.open(settings.store) as store:
             store.add_responses([r for row in read_responses(final) for r in row.responses])
 
 
-def _written(
+def _write_responses(
     settings: SampleSettings, tokenizer: Any, sampler: LocalSampler | VllmSampler
 ) -> Iterator[Progress]:
-    """The rows of responses.jsonl, a chunk at a time, and at the end the file."""
-    records, read = load_records(settings.dataset, "prompts")
-    log.info("%s", read.summary())
-    wanted = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
-    limits = Limits(_room(sampler.max_length, settings), settings.max_prompt_length)
-    prompts, kept, report = encode_prompts(wanted, tokenizer, limits)
-    log.info("%s: %s", settings.dataset, report.summary())
+    """Append rows to a partial file, a chunk at a time, and rename it at the end."""
+    records, report = load_records(settings.dataset, "prompts")
+    log.info("%s", report.summary())
+    requested = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
+    limits = Limits(_max_sequence_length(sampler.max_length, settings), settings.max_prompt_length)
+    prompts, records_used, encode_report = encode_prompts(requested, tokenizer, limits)
+    log.info("%s: %s", settings.dataset, encode_report.summary())
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "responses.partial.jsonl"
-    size = BATCHES_A_CHUNK * max(1, settings.batch_size // settings.num_responses)
-    done = _lines_done(partial, settings, size)
+    size = BATCHES_PER_CHUNK * max(1, settings.batch_size // settings.num_responses)
+    done = _resume_partial_file(partial, settings, size)
     yield Progress(done, len(prompts))
     while done < len(prompts):
         stop = min(done + size, len(prompts))
-        part = range(done, stop)
-        rows = _answers(sampler, tokenizer, prompts, kept, settings, part)
+        chunk = range(done, stop)
+        rows = _sample_rows(sampler, tokenizer, prompts, records_used, settings, chunk)
         with storage_errors(partial), partial.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(response_json(row), ensure_ascii=False) + "\n")
@@ -77,17 +77,17 @@ def _written(
     final = folder / "responses.jsonl"
     with storage_errors(final):
         temporary = folder / ".responses.jsonl"
-        _, rows_written = partial.read_bytes().split(b"\n", 1)  # without the header
-        temporary.write_bytes(rows_written)
+        _, written_rows = partial.read_bytes().split(b"\n", 1)  # without the header
+        temporary.write_bytes(written_rows)
         temporary.replace(final)
     partial.unlink()
 
 
-def _engine(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
-    """A tokenizer, and what writes the responses.
+def _open_sampler(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
+    """The model's tokenizer and a sampler.
 
-    The weights are not loaded where a server has them; of an adapter it has the base, and is given
-    the adapter.
+    With a server no weights are loaded: it has the model, or the base of an adapter, which is
+    then published to it.
     """
     if settings.sampler.kind == "vllm":
         tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
@@ -108,35 +108,38 @@ def _engine(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
     return lm.tokenizer, make_sampler(settings.sampler, lm)
 
 
-def _room(longest: int | None, settings: SampleSettings) -> int:
-    """Tokens a prompt may have and one more, so that the response stays within the positions."""
-    if longest is None:
+def _max_sequence_length(positions: int | None, settings: SampleSettings) -> int:
+    """The limit of `encode_prompts`: the tokens of the longest prompt and one more, such that the
+    longest response still fits into the model's positions."""
+    if positions is None:
         return UNLIMITED
-    room = longest - settings.max_new_tokens
-    if room < 1:
+    max_prompt_tokens = positions - settings.max_new_tokens
+    if max_prompt_tokens < 1:
         raise SettingsError(
             f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
-            f"{longest} positions of {settings.model}. Lower max_new_tokens."
+            f"{positions} positions of {settings.model}. Lower max_new_tokens."
         )
-    return room + 1
+    return max_prompt_tokens + 1
 
 
-def _lines_done(partial: Path, settings: SampleSettings, size: int) -> int:
-    """Prompts answered by an earlier start under the same settings, in whole chunks of `size`.
+def _resume_partial_file(partial: Path, settings: SampleSettings, size: int) -> int:
+    """The number of prompts that an earlier run with the same settings answered, in whole chunks
+    of `size`.
 
-    What was written of a chunk is cut off: other batches would round log-probs another way.
+    The rows of an incomplete chunk are removed from the file: in other batches than before, their
+    log-probs would be rounded differently.
     """
     header = json.dumps({"settings": digest_json(identity_settings(settings))})
     lines = partial.read_bytes().split(b"\n") if partial.is_file() else [b""]
     done = 0
     if lines[0] == header.encode():
-        done = max(0, len(lines) - 2) // size * size  # without the header and what is torn
+        done = max(0, len(lines) - 2) // size * size  # without the header and a torn last line
     with storage_errors(partial):
         partial.write_bytes(b"\n".join([header.encode(), *lines[1 : done + 1], b""]))
     return done
 
 
-def _answers(
+def _sample_rows(
     sampler: Sampler,
     tokenizer: Any,
     prompts: Sequence[tuple[int, ...]],
@@ -154,9 +157,9 @@ def _answers(
         settings.min_p,
         tuple(settings.stop),
     )
-    found = sampler([prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows)
+    samples = sampler([prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows)
     name = settings.model_name or _model_name(settings.model)
-    told = {
+    recorded = {
         "model": settings.model,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
@@ -172,10 +175,10 @@ def _answers(
             records[i].prompt,
             records[i].meta,
             name,
-            told,
-            tuple(_response(s, records[i], name, told, tokenizer) for s in samples),
+            recorded,
+            tuple(_response(s, records[i], name, recorded, tokenizer) for s in row_samples),
         )
-        for i, samples in zip(rows, found, strict=True)
+        for i, row_samples in zip(rows, samples, strict=True)
     ]
 
 
@@ -183,22 +186,22 @@ def _response(
     sample: Sample,
     record: PromptOnly,
     name: str,
-    told: dict[str, object],
+    recorded: dict[str, object],
     tokenizer: Any,
 ) -> Response:
     return Response(
         record.prompt,
         response_text(sample, tokenizer),
         name,
-        told,
+        recorded,
         logp=sum(sample.logps),
         tokens=len(sample.tokens),
         finished=sample.finished,
     )
 
 
-def _model_name(place: str) -> str:
-    path = Path(place)
+def _model_name(model: str) -> str:
+    path = Path(model)
     return path.parent.name if path.name == "model" else path.name
 
 
@@ -212,23 +215,25 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             f"best-of-{settings.n}. Sample with num_responses={settings.n} or more."
         )
     reward = build_reward(settings.sources, device=settings.device, world=flawed_reward)
-    chosen: list[ResponseRow] = []
-    chunk = max(1, 1024 // settings.n)
+    selected: list[ResponseRow] = []
+    size = max(1, 1024 // settings.n)
     yield Progress(0, len(rows))
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
-        candidates = [r for row in part for r in row.responses[: settings.n]]
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        candidates = [r for row in chunk for r in row.responses[: settings.n]]
         scores = reward.scores(
             [r.prompt for r in candidates],
             [r.text for r in candidates],
             [r.finished for r in candidates],
-            [row.meta for row in part for _ in range(settings.n)],
+            [row.meta for row in chunk for _ in range(settings.n)],
         ).total
-        for i, row in enumerate(part):
-            own = scores[i * settings.n : (i + 1) * settings.n]
-            best = row.responses[own.index(max(own))]
-            told = {**row.settings, "best_of": settings.n}
-            chosen.append(ResponseRow(row.prompt, row.meta, settings.model_name, told, (best,)))
-        yield Progress(min(start + chunk, len(rows)), len(rows))
-    write_responses(Path(settings.output_dir) / "responses.jsonl", chosen)
+        for i, row in enumerate(chunk):
+            row_scores = scores[i * settings.n : (i + 1) * settings.n]
+            best = row.responses[row_scores.index(max(row_scores))]
+            recorded = {**row.settings, "best_of": settings.n}
+            selected.append(
+                ResponseRow(row.prompt, row.meta, settings.model_name, recorded, (best,))
+            )
+        yield Progress(min(start + size, len(rows)), len(rows))
+    write_responses(Path(settings.output_dir) / "responses.jsonl", selected)
     write_usage(reward, Path(settings.output_dir))

@@ -1,4 +1,4 @@
-"""How figures look, and how one becomes SVG that may stand in a page beside others."""
+"""The style of figures, and their conversion to SVG that can share a page with other figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 INK, MUTED, GRID = "#1f2430", "#667085", "#e6e8ee"
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#7f7f7f")
-"""Okabe and Ito's colours (2008), which colour-blind people tell apart, its yellow and black
-replaced by a violet and a grey that are seen on white."""
+"""Okabe and Ito's colours (2008), which colour-blind people can distinguish, with yellow and
+black replaced by a violet and a grey that are visible on white."""
 
 MARKERS = ("o", "s", "D", "^", "v", "p", "<", ">")
 
@@ -57,45 +57,45 @@ STYLE: Mapping[str, object] = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """The style, for the length of a `with` block."""
+    """A context manager in which matplotlib draws in this style."""
     context: AbstractContextManager[None] = rc_context(dict(STYLE))
     return context
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """One colour a model, the same wherever it is shown; past eight they repeat."""
+    """One colour for each model, the same in all figures and tables; past eight they repeat."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def markers(names: Sequence[str]) -> dict[str, str]:
-    """One marker a model, shifted against the colours where those repeat."""
+    """One marker for each model, shifted against the colours where those repeat."""
     size = len(MARKERS)
     return {name: MARKERS[(i + i // size) % size] for i, name in enumerate(names)}
 
 
-def svg(figure: Figure, name: str, description: str) -> Markup:
+def to_svg(figure: Figure, name: str, description: str) -> Markup:
     """The figure as inline SVG, the same bytes for the same figure.
 
-    Ids begin with `name`, so that figures don't meet in a page; text stays text, in the page's
-    font. `description` is what a screen reader says.
+    Ids begin with `name`, so that the ids of two figures on a page differ; text stays text, in the
+    page's font. `description` is for screen readers.
     """
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with styled():
-        figure.savefig(out, format="svg", metadata=nothing, bbox_inches=None)
-    drawn = out.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r"<style.*?</style>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r"<!--.*?-->\n?", "", drawn, flags=re.DOTALL)
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', drawn))
-    drawn = re.sub(
-        r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", drawn
+        figure.savefig(buffer, format="svg", metadata=no_metadata, bbox_inches=None)
+    source = buffer.getvalue()
+    source = source[source.index("<svg") :]
+    source = re.sub(r"<metadata>.*?</metadata>", "", source, flags=re.DOTALL)
+    source = re.sub(r"<style.*?</style>", "", source, flags=re.DOTALL)
+    source = re.sub(r"<!--.*?-->\n?", "", source, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', source))
+    source = re.sub(
+        r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", source
     )
-    drawn = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", drawn)
+    source = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", source)
     head = Markup('<svg role="img" aria-label="{}"').format(description)
-    drawn = re.sub(r"^<svg([^>]*)>", lambda m: f"{head}{_viewbox(m[1])}>", drawn, count=1)
-    return Markup(drawn.strip())
+    source = re.sub(r"^<svg([^>]*)>", lambda m: f"{head}{_viewbox(m[1])}>", source, count=1)
+    return Markup(source.strip())
 
 
 def _viewbox(attributes: str) -> str:

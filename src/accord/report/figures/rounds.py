@@ -1,4 +1,4 @@
-"""Curves over rounds: reward, wins, KL, length and diversity of each round's model."""
+"""Curves over rounds: a panel for each measure of the rounds' models."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from accord.measure.measures import Column
 from accord.report.figures.curves import Curve
-from accord.report.figures.drawing import PALETTE, styled, svg
-from accord.report.plain import percent
-from accord.report.tables.rounds import Measure, Row, known_measures, value_of
+from accord.report.figures.drawing import PALETTE, styled, to_svg
+from accord.report.formatting import format_percent
+from accord.report.tables.rounds import rounds_columns, value_with_bounds
+from accord.report.tables.rows import Row
 
 
 def round_curves(rows: Sequence[Row], name: str) -> list[Curve]:
-    """A panel for each measure that two rounds have; bars are its intervals."""
+    """A panel for each measure that at least two rounds have, with error bars for intervals."""
     curves = []
-    for place, measure in enumerate(known_measures(rows)):
-        told = [(row["round"], *value_of(row, measure.key)) for row in rows]
-        points = [(r, v, low, high) for r, v, low, high in told if v is not None]
+    for index, (key, column) in enumerate(rounds_columns(rows).items()):
+        values = [(row["round"], *value_with_bounds(row, key)) for row in rows]
+        points = [(r, v, low, high) for r, v, low, high in values if v is not None]
         if len(points) > 1:
-            figure = _draw(points, measure, f"{name}-{place}")
-            curves.append(Curve(measure.heading, measure.meaning, figure))
+            figure = _draw_curve(points, column, f"{name}-{index}")
+            curves.append(Curve(column.heading, column.meaning, figure))
     return curves
 
 
-def _draw(
-    points: Sequence[tuple[int, float, float | None, float | None]], measure: Measure, name: str
+def _draw_curve(
+    points: Sequence[tuple[int, float, float | None, float | None]], column: Column, name: str
 ) -> Markup:
     values = np.array([v for _, v, _, _ in points])
     low = np.array([v if end is None else end for _, v, end, _ in points])
@@ -47,8 +49,8 @@ def _draw(
         )
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        if measure.share:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
+        if column.format == "share":
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: format_percent(share)))
         axes.set_xlabel("round")
         axes.margins(x=0.06, y=0.12)
-    return svg(figure, name, f"{measure.heading} by round")
+    return to_svg(figure, name, f"{column.heading} by round")

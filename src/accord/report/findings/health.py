@@ -1,4 +1,4 @@
-"""Remarks on a training stage's health, and what the measured models say about them."""
+"""Remarks on a training stage's health, with the evidence from the evaluated models."""
 
 from __future__ import annotations
 
@@ -7,38 +7,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from accord.report.plain import number, visible
-from accord.report.reading import ReportInputs, Stage
+from accord.report.formatting import format_number, visible
+from accord.report.reading import ReportInputs, StageRecord
 from accord.report.tables.bake_off import start_row
-from accord.report.tables.rows import Row, best_measure, gap, known, told_apart
+from accord.report.tables.rows import (
+    Row,
+    best_criterion,
+    difference,
+    differs_significantly,
+    has_value,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One remark as the page tells it."""
+    """One remark on the page."""
 
     level: Literal["warning", "note"]
     about: str
     text: str
 
 
-def remarks(stage: Stage, inputs: ReportInputs, rows: Sequence[Row]) -> list[Remark]:
-    """What health.json of the stage says. Whether likelihood displacement did harm is told by the
-    model that came of it, where it was measured beside the one it started from."""
-    found = []
-    for one in stage.health:
-        level: Literal["warning", "note"] = "warning" if one.get("level") == "warning" else "note"
-        text = str(one.get("text", ""))
-        if one.get("about") == "likelihood displacement":
-            harmed, told = _came_of_it(stage, inputs, rows)
+def remarks(stage: StageRecord, inputs: ReportInputs, rows: Sequence[Row]) -> list[Remark]:
+    """The remarks of the stage's health.json. Whether likelihood displacement did harm is decided
+    by the resulting model, where it was evaluated together with the model it started from."""
+    page_remarks = []
+    for entry in stage.health:
+        level: Literal["warning", "note"] = "warning" if entry.get("level") == "warning" else "note"
+        text = str(entry.get("text", ""))
+        if entry.get("about") == "likelihood displacement":
+            harmed, outcome = _displacement_outcome(stage, inputs, rows)
             level = level if harmed is None else "warning" if harmed else "note"
-            text = f"{text} {told}".strip()
-        found.append(Remark(level, visible(str(one.get("about", ""))), visible(text)))
-    return found
+            text = f"{text} {outcome}".strip()
+        page_remarks.append(Remark(level, visible(str(entry.get("about", ""))), visible(text)))
+    return page_remarks
 
 
-def _came_of_it(stage: Stage, inputs: ReportInputs, rows: Sequence[Row]) -> tuple[bool | None, str]:
-    """Whether the model is worse than its start, and a sentence; None where nobody can tell."""
+def _displacement_outcome(
+    stage: StageRecord, inputs: ReportInputs, rows: Sequence[Row]
+) -> tuple[bool | None, str]:
+    """Whether the model is worse than its start, and a sentence; None where that is unknown."""
     by_name = {row["model"]: row for row in rows}
     names = [
         c.name
@@ -49,17 +57,16 @@ def _came_of_it(stage: Stage, inputs: ReportInputs, rows: Sequence[Row]) -> tupl
     if not names or start is None:
         return None, ""
     row = by_name[names[0]]
-    measure = best_measure([row, start])
-    if measure is None:
+    criterion = best_criterion([row, start])
+    if criterion is None:
         return None, ""
-    key, name, digits = measure
-    if not (known(row, key) and known(start, key)):
+    key, name, digits = criterion
+    if not (has_value(row, key) and has_value(start, key)):
         return None, ""
-    between = gap(row, start, key).mean
-    told = f"its {name} is {number(row[key], digits)}, that of {start['model']} "
-    told += number(start[key], digits)
-    if not told_apart(row, start, key):
-        return None, f"Whether it did harm here, the data do not tell: {told}."
-    if between > 0:
-        return False, f"Here it did no harm: {told}."
-    return True, f"Here the model became worse: {told}."
+    values = f"its {name} is {format_number(row[key], digits)}, that of {start['model']} "
+    values += format_number(start[key], digits)
+    if not differs_significantly(row, start, key):
+        return None, f"The data do not show whether it did harm here: {values}."
+    if difference(row, start, key).mean > 0:
+        return False, f"Here it did no harm: {values}."
+    return True, f"Here the model became worse: {values}."

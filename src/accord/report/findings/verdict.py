@@ -1,4 +1,4 @@
-"""The verdict in plain words: which model is best, by how much, and what to beware of."""
+"""The verdict in sentences: which model is best, by how much, and which warnings there are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accord.measure.ratings.notes import join_names
 from accord.report.findings.findings import Finding, findings
-from accord.report.plain import listed, number, span, visible
-from accord.report.tables.rows import Row, best_measure, gap, known, told_apart
+from accord.report.formatting import format_interval, format_number, visible
+from accord.report.tables.rows import (
+    Criterion,
+    Row,
+    best_criterion,
+    difference,
+    differs_significantly,
+    has_value,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,55 +29,60 @@ class Verdict:
 
 
 def verdict(results: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> Verdict:
-    """The verdict on results.json, with evaluation.json's finer numbers where there are any.
+    """The verdict on results.json, with details from evaluation.json where there is one.
 
-    A ceiling, chosen by the truth itself, is no model that anyone could use, and is left out.
+    A ceiling, chosen by the true reward itself, is left out: nobody could use it as a model.
     """
     rows = [
         {**row, "model": visible(row["model"])}
         for row in results["models"]
         if not row.get("ceiling")
     ]
-    measured = (evaluation or {}).get("models", [])
-    details = {visible(row["model"]): row for row in measured}
+    evaluated = (evaluation or {}).get("models", [])
+    details = {visible(row["model"]): row for row in evaluated}
     headline, support = _headline(rows)
     return Verdict(headline, support, findings(rows, details, results.get("reward_model")))
 
 
 def _headline(rows: Sequence[Row]) -> tuple[str, str]:
-    measure = best_measure(rows)
-    if measure is None:
+    criterion = best_criterion(rows)
+    if criterion is None:
         return _unranked(rows)
-    key, name, digits = measure
-    ranked = sorted((row for row in rows if known(row, key)), key=lambda row: -row[key])
-    best, others = ranked[0], ranked[1:]
-    tied = [row["model"] for row in others if not told_apart(best, row, key)]
-    if len(tied) == len(others):
-        headline = "The data do not tell which model is best."
+    key, name, digits = criterion
+    ranked = sorted((row for row in rows if has_value(row, key)), key=lambda row: -row[key])
+    best, rest = ranked[0], ranked[1:]
+    tied = [row["model"] for row in rest if not differs_significantly(best, row, key)]
+    if len(tied) == len(rest):
+        headline = "The data do not show which model is best."
     elif tied:
-        headline = f"{best['model']} leads, though the data do not tell it from {listed(tied)}."
+        headline = (
+            f"{best['model']} leads, but its lead over {join_names(tied)} is not significant."
+        )
     else:
         headline = f"{best['model']} is the best model."
-    first = next(row for row in rows if known(row, key))
-    compared = [others[0]] if first in (best, others[0]) else [others[0], first]
-    text = span(best.get(f"{key}_low"), best.get(f"{key}_high"), digits)
-    support = f"Its {name} is {number(best[key], digits)}{f' ({text})' if text else ''}: "
-    if len(tied) == len(others):
-        support = f"{best['model']} comes first by chance or merit. {support}"
-    return headline, support + " and ".join(
-        _above(best, row, key, digits) for row in compared
-    ) + "."
+    first = next(row for row in rows if has_value(row, key))
+    compared = [rest[0]] if first in (best, rest[0]) else [rest[0], first]
+    text = format_interval(best.get(f"{key}_low"), best.get(f"{key}_high"), digits)
+    support = f"Its {name} is {format_number(best[key], digits)}{f' ({text})' if text else ''}: "
+    if len(tied) == len(rest):
+        support = f"{best['model']} comes first, but its lead is not significant. {support}"
+    leads = " and ".join(_lead(best, row, criterion) for row in compared)
+    return headline, f"{support}{leads}."
 
 
-def _above(best: Row, row: Row, key: str, digits: int) -> str:
-    between = gap(best, row, key)
-    text = span(between.low, between.high, digits)
-    return f"{number(between.mean, digits)}{f' ({text})' if text else ''} above {row['model']}"
+def _lead(best: Row, row: Row, criterion: Criterion) -> str:
+    lead = difference(best, row, criterion.key)
+    text = format_interval(lead.low, lead.high, criterion.digits)
+    mean = format_number(lead.mean, criterion.digits)
+    return f"{mean}{f' ({text})' if text else ''} above {row['model']}"
 
 
 def _unranked(rows: Sequence[Row]) -> tuple[str, str]:
     if not rows:
-        return "No model was measured.", "What was run is told below."
+        return "No model was measured.", "The stages of the run are listed below."
     if len(rows) == 1:
         return f"{rows[0]['model']} was measured.", "There is no other model to compare it with."
-    return "The models were measured, but nothing ranks them.", "No true reward or rating is known."
+    return (
+        "The models were measured, but no measure ranks them.",
+        "No true reward or rating is known.",
+    )

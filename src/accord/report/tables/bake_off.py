@@ -9,30 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.report.plain import listed, number, signed, spread, visible
-from accord.report.reading import ReportInputs, Stage
+from accord.measure.measures import Column, table_columns
+from accord.measure.ratings.notes import join_names
+from accord.report.formatting import format_margin, format_number, format_signed, visible
+from accord.report.reading import ReportInputs, StageRecord
 from accord.report.results import training_stage
-from accord.report.tables.models import Cell
-from accord.report.tables.rows import Row, best_measure, gap, known
+from accord.report.tables.cells import Cell, table_cell
+from accord.report.tables.rows import Criterion, Row, best_criterion, difference, has_value
 
 METHODS = frozenset({"dpo", "ipo", "kto", "orpo", "simpo"})
 """Methods that learn from preferences without a reward model."""
 
-EQUAL = 0.1
-"""By how much tokens may differ, relative to the fewest, and still count as equal compute."""
+EQUAL_COMPUTE = 0.1
+"""The relative difference in tokens up to which compute counts as equal."""
 
-_SHOWN = (("true_reward", 3), ("kl", 2), ("mean_length", 1), ("elo", 0))
-_HEADINGS = {
-    "true_reward": ("True reward", "what the world says the answers are worth"),
-    "kl": ("KL", "divergence from the reference, nats a response"),
-    "mean_length": ("Words", "mean length of a response"),
-    "elo": ("Rating", "Bradley-Terry strength on the Elo scale"),
-}
+SHOWN_MEASURES = ("true_reward", "kl", "mean_length", "elo")
 
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A model of a bake-off: its name, its method, the data set if it has one of its own."""
+    """A row: a model, its method, and its data set where that is not the common one."""
 
     model: str
     method: str
@@ -42,7 +38,7 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class BakeOff:
-    """One table, the best first; `columns` are headings with what they mean."""
+    """One table, the best model first; `columns` are headings with their meanings."""
 
     sentence: str
     columns: tuple[tuple[str, str], ...]
@@ -50,17 +46,17 @@ class BakeOff:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trained:
+class _TrainedModel:
     row: Row
-    stage: Stage
+    stage: StageRecord
 
     @property
     def start(self) -> str:
-        return _place(self.stage.settings.get("model"))
+        return _absolute(self.stage.settings.get("model"))
 
     @property
     def data(self) -> str:
-        return _place(self.stage.settings.get("dataset"))
+        return _absolute(self.stage.settings.get("dataset"))
 
     @property
     def tokens(self) -> float | None:
@@ -68,27 +64,31 @@ class _Trained:
         tokens = last.get("num_tokens")
         return float(tokens) if isinstance(tokens, int | float) else None
 
+    @property
+    def steps(self) -> float | None:
+        return self.stage.metrics[-1].get("step") if self.stage.metrics else None
+
 
 def bake_offs(inputs: ReportInputs, rows: Sequence[Row]) -> list[BakeOff]:
     """A table for each model from which two or more contestants learned the same data set.
 
-    Those that learned another one from that model stand in the table as well, with its name.
+    Contestants that learned another data set from that model are in the table too, with its name.
     """
-    trained: dict[str, list[_Trained]] = {}
+    by_start: dict[str, list[_TrainedModel]] = {}
     by_name = {row["model"]: row for row in rows}
     for contestant in inputs.contestants:
         stage = training_stage(inputs, contestant.train)
         if stage is not None and stage.kind in METHODS and contestant.name in by_name:
-            one = _Trained(by_name[contestant.name], stage)
-            trained.setdefault(one.start, []).append(one)
+            model = _TrainedModel(by_name[contestant.name], stage)
+            by_start.setdefault(model.start, []).append(model)
     return [
-        _bake_off(entrants, start_row(start, inputs, by_name))
-        for start, entrants in trained.items()
-        if max(Counter(one.data for one in entrants).values()) > 1
+        _bake_off(models, start_row(start, inputs, by_name))
+        for start, models in by_start.items()
+        if max(Counter(model.data for model in models).values()) > 1
     ]
 
 
-def method_name(stage: Stage) -> str:
+def method_name(stage: StageRecord) -> str:
     """The method, with its loss where that is not the default: "dpo, sigmoid + 0.1 sft"."""
     losses, weights = stage.settings.get("loss_type"), stage.settings.get("loss_weights")
     if losses is None or losses in ("sigmoid", "kto"):
@@ -101,84 +101,107 @@ def method_name(stage: Stage) -> str:
     return f"{stage.kind}, {' + '.join(terms)}"
 
 
-def _bake_off(entrants: Sequence[_Trained], start: Row | None) -> BakeOff:
-    measure = best_measure([one.row for one in entrants])
-    key, name, digits = measure or ("", "", 0)
-    if measure is not None:
-        entrants = sorted(
-            entrants, key=lambda one: -one.row[key] if known(one.row, key) else math.inf
-        )
-    shown = [(k, d) for k, d in _SHOWN if any(known(one.row, k) for one in entrants)]
-    gains = start is not None and known(start, key)
-    after = [k for k, _ in shown].index(key) + 1 if gains else 0
-    columns = [_HEADINGS[k] for k, _ in shown]
-    if gains:
-        columns.insert(after, ("Gain", f"in {name} over the model that it started from"))
-    columns += [("Steps", "of the optimiser"), ("Tokens", "trained on, prompts and responses")]
-    common = Counter(one.data for one in entrants).most_common(1)[0][0]
-    best = max((one.row[key] for one in entrants if known(one.row, key)), default=None)
-    found = []
-    for one in entrants:
-        cells = [_cell(one.row, k, d, best if k == key else None) for k, d in shown]
-        if gains:
-            assert start is not None
-            cells.insert(after, _gain(one.row, start, key, digits))
-        steps = one.stage.metrics[-1].get("step") if one.stage.metrics else None
-        cells += [Cell(number(steps, 0)), Cell(number(one.tokens, 0))]
-        data = "" if one.data == common else _short(one.data)
-        found.append(Entrant(one.row["model"], visible(method_name(one.stage)), data, tuple(cells)))
-    return BakeOff(_sentence(entrants, common, start), tuple(columns), tuple(found))
+def _bake_off(models: Sequence[_TrainedModel], start: Row | None) -> BakeOff:
+    criterion = best_criterion([model.row for model in models])
+    if criterion is not None:
+        key = criterion.key
+        models = sorted(models, key=lambda m: -m.row[key] if has_value(m.row, key) else math.inf)
+    available = table_columns("models")
+    shown = {
+        key: available[key]
+        for key in SHOWN_MEASURES
+        if any(has_value(model.row, key) for model in models)
+    }
+    columns = [(column.heading, column.meaning) for column in shown.values()]
+    gain_position = None
+    if criterion is not None and start is not None and has_value(start, criterion.key):
+        gain_position = list(shown).index(criterion.key) + 1
+        meaning = f"in {criterion.name} over the model that it started from"
+        columns.insert(gain_position, ("Gain", meaning))
+    columns += [
+        ("Steps", "optimiser steps"),
+        ("Tokens", "training tokens of prompts and responses"),
+    ]
+    common = Counter(model.data for model in models).most_common(1)[0][0]
+    entrants = []
+    for model, cells in zip(models, _measure_cells(models, shown, criterion), strict=True):
+        if gain_position is not None and criterion is not None and start is not None:
+            cells.insert(gain_position, _gain_cell(model.row, start, criterion))
+        cells += [Cell(format_number(model.steps, 0)), Cell(format_number(model.tokens, 0))]
+        data = "" if model.data == common else _short_path(model.data)
+        method = visible(method_name(model.stage))
+        entrants.append(Entrant(model.row["model"], method, data, tuple(cells)))
+    return BakeOff(_sentence(models, common, start), tuple(columns), tuple(entrants))
 
 
-def _cell(row: Row, key: str, digits: int, best: float | None) -> Cell:
-    value = row.get(key)
-    small = spread(value, row.get(f"{key}_low"), row.get(f"{key}_high"), digits)
-    return Cell(number(value, digits), small, value is not None and value == best)
+def _measure_cells(
+    models: Sequence[_TrainedModel], columns: Mapping[str, Column], criterion: Criterion | None
+) -> list[list[Cell]]:
+    """A list of cells for each model; the best value of the criterion is marked."""
+    best = None
+    if criterion is not None:
+        values = [m.row[criterion.key] for m in models if has_value(m.row, criterion.key)]
+        best = max(values, default=None)
+    return [
+        [
+            table_cell(
+                model.row.get(key),
+                model.row.get(f"{key}_low"),
+                model.row.get(f"{key}_high"),
+                column,
+                best if criterion is not None and key == criterion.key else None,
+            )
+            for key, column in columns.items()
+        ]
+        for model in models
+    ]
 
 
-def _gain(row: Row, start: Row, key: str, digits: int) -> Cell:
-    if not known(row, key):
+def _gain_cell(row: Row, start: Row, criterion: Criterion) -> Cell:
+    if not has_value(row, criterion.key):
         return Cell("–")
-    gain = gap(row, start, key)
-    return Cell(signed(gain.mean, digits), spread(gain.mean, gain.low, gain.high, digits))
+    gain = difference(row, start, criterion.key)
+    margin = format_margin(gain.mean, gain.low, gain.high, criterion.digits)
+    return Cell(format_signed(gain.mean, criterion.digits), margin)
 
 
-def _sentence(entrants: Sequence[_Trained], common: str, start: Row | None) -> str:
-    """From what they started, what they learned, and whether compute was equal."""
-    begun = visible(start["model"]) if start is not None else _short(entrants[0].start)
-    text = f"All start from {begun} and learn from the same preferences ({_short(common)})"
-    others = [visible(one.row["model"]) for one in entrants if one.data != common]
-    if others:
-        text += f", but for {listed(others)}, whose data set is named"
-    counted = [(one.tokens, one) for one in entrants if one.tokens]
-    if len(counted) < len(entrants):
-        return f"{text}. How many tokens each was trained on is not known of all."
+def _sentence(models: Sequence[_TrainedModel], common: str, start: Row | None) -> str:
+    """The common start, the common data set, and whether compute was equal."""
+    origin = visible(start["model"]) if start is not None else _short_path(models[0].start)
+    text = f"All start from {origin} and learn from the same preferences ({_short_path(common)})"
+    exceptions = [visible(model.row["model"]) for model in models if model.data != common]
+    if exceptions:
+        text += f", except {join_names(exceptions)}, whose data set is named in the table"
+    counted = [(model.tokens, model) for model in models if model.tokens]
+    if len(counted) < len(models):
+        return f"{text}. The number of training tokens is not known for every model."
     counted.sort(key=lambda pair: pair[0])
-    (fewest, first), (most, last) = counted[0], counted[-1]
-    if most <= fewest * (1 + EQUAL):
-        span = f"{fewest:,.0f} tokens" if most == fewest else f"{fewest:,.0f} to {most:,.0f} tokens"
-        return f"{text}. Compute was equal: {span} each."
+    (fewest, first), (largest, last) = counted[0], counted[-1]
+    if largest <= fewest * (1 + EQUAL_COMPUTE):
+        tokens = f"{fewest:,.0f}" if largest == fewest else f"{fewest:,.0f} to {largest:,.0f}"
+        return f"{text}. Compute was equal: {tokens} tokens each."
     return (
-        f"{text}. Compute was not equal: {visible(last.row['model'])} was trained on {most:,.0f} "
-        f"tokens, {most / fewest:.1f} times as many as {visible(first.row['model'])}."
+        f"{text}. Compute was not equal: {visible(last.row['model'])} was trained on "
+        f"{largest:,.0f} tokens, {largest / fewest:.1f} times as many as "
+        f"{visible(first.row['model'])}."
     )
 
 
 def start_row(start: str, inputs: ReportInputs, rows: Mapping[str, Row]) -> Row | None:
     """The row of the contestant whose model is the folder `start`, if there is one."""
-    start = _place(start)
+    start = _absolute(start)
     for contestant in inputs.contestants:
         folders = [contestant.model, f"{contestant.train}/model" if contestant.train else None]
-        same = any(folder and _place(folder) == start for folder in folders)
+        same = any(folder and _absolute(folder) == start for folder in folders)
         if same and contestant.best_of is None and contestant.name in rows:
             return rows[contestant.name]
     return None
 
 
-def _place(told: Any) -> str:
-    """A folder, file or hub's name in one spelling."""
-    return str(Path(str(told or "")).resolve())
+def _absolute(path: Any) -> str:
+    """The path of a folder or file in one spelling (a hub name is treated as a path)."""
+    return str(Path(str(path or "")).resolve())
 
 
-def _short(place: str) -> str:
-    return visible("/".join(Path(place).parts[-2:]))
+def _short_path(path: str) -> str:
+    return visible("/".join(Path(path).parts[-2:]))

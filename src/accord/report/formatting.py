@@ -1,7 +1,7 @@
-"""Text and numbers as a page shows them.
+"""Text and numbers in the form in which the report shows them.
 
-Model text is untrusted: characters that a reader can't see, or that turn text around, are shown as
-a replacement sign. (Markup is escaped by the templates.)
+Model text is untrusted: characters that a reader can't see, or that change the direction of text,
+are replaced by a replacement character. (The templates escape markup.)
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from datetime import datetime
 
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but for tab and line ends
-    "\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # invisible, or turns the direction
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
+    "\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # invisible, or changes the direction
     "\ud800-\udfff\ufffe\uffff]"  # no characters at all
 )
 REPLACEMENT = "\ufffd"
@@ -24,7 +24,7 @@ def visible(text: str) -> str:
 
 
 def split_text(text: str, limit: int = 700) -> tuple[str, str]:
-    """The start of a text and its rest, cut at a space near the limit; nothing is lost."""
+    """The start of a text and its rest, split at a space near the limit; nothing is lost."""
     if len(text) <= limit:
         return text, ""
     cut = text.rfind(" ", limit - 80, limit)
@@ -32,8 +32,8 @@ def split_text(text: str, limit: int = 700) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with so many decimals and a true minus sign; a dash where there is none."""
+def format_number(value: float | None, digits: int = 2) -> str:
+    """A number with this number of decimals and a true minus sign; a dash for None and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:,.{digits}f}"
@@ -42,14 +42,14 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float, digits: int = 2) -> str:
+def format_signed(value: float, digits: int = 2) -> str:
     """A difference, with its sign."""
-    text = number(value, digits)
+    text = format_number(value, digits)
     return text if text.startswith("−") else f"+{text}"
 
 
-def percent(share: float | None, digits: int = 0) -> str:
-    """A share as a percentage; what is not quite none or all is not shown as none or all."""
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage; what is not exactly 0 or 1 is not rounded to 0% or 100%."""
     if share is None or not math.isfinite(share):
         return "–"
     smallest = 10.0**-digits
@@ -60,28 +60,30 @@ def percent(share: float | None, digits: int = 0) -> str:
     return f"{share * 100:.{digits}f}%"
 
 
-def span(low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval: "0.41 to 0.47", one-sided where an end is open, empty where there is none."""
+def format_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """An interval: "0.41 to 0.47", one-sided where an end is open, empty where both are."""
     if low is None and high is None:
         return ""
     if high is None:
-        return f"above {number(low, digits)}"
+        return f"above {format_number(low, digits)}"
     if low is None:
-        return f"below {number(high, digits)}"
-    return f"{number(low, digits)} to {number(high, digits)}"
+        return f"below {format_number(high, digits)}"
+    return f"{format_number(low, digits)} to {format_number(high, digits)}"
 
 
-def spread(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval as briefly as it can be told: "±0.03" where it is even, else as `span`."""
+def format_margin(
+    value: float | None, low: float | None, high: float | None, digits: int = 2
+) -> str:
+    """An interval in short form: "±0.03" where it is symmetric, else as `format_interval`."""
     if value is None or low is None or high is None:
-        return span(low, high, digits)
+        return format_interval(low, high, digits)
     if abs((high - value) - (value - low)) > 0.1 * (high - low) + 1e-12:
-        return span(low, high, digits)
-    return f"±{number((high - low) / 2, digits)}"
+        return format_interval(low, high, digits)
+    return f"±{format_number((high - low) / 2, digits)}"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: "8.2 s", "3 min 05 s", "2 h 10 min"."""
+def format_duration(seconds: float | None) -> str:
+    """Seconds in the largest fitting units: "8.2 s", "3 min 05 s", "2 h 10 min"."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 59.95:
@@ -93,8 +95,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def moment(value: str | None) -> str:
-    """An ISO time without its seconds, such as "2025-03-01 14:05 UTC"; other text as it stands."""
+def format_time(value: str | None) -> str:
+    """An ISO time without its seconds, such as "2025-03-01 14:05 UTC"; other text unchanged."""
     if not value:
         return ""
     try:
@@ -102,8 +104,3 @@ def moment(value: str | None) -> str:
     except ValueError:
         return visible(value)
     return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".strip()
-
-
-def listed(names: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,4 +1,4 @@
-"""What is seen of a stage at work: a bar, messages above it, and how an interrupt ends it."""
+"""Console output of a running stage: its progress bar, messages above it, and interrupts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from accord.pipeline.progress import Progress
 from accord.settings.recipe import StagePlan
 
 
-def show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
+def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
+    """Run a stage's work to its end with a progress bar.
+
+    The first Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
+    """
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(bar_width=28),
@@ -33,7 +37,7 @@ def show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    with interrupts() as interrupted, Bar(*columns, console=console) as bar:
+    with deferred_interrupts() as interrupted, Bar(*columns, console=console) as bar:
         task = bar.add_task(plan.name, total=None, note="")
         for progress in work:
             bar.update(task, completed=progress.done, total=progress.total or 1, note=progress.note)
@@ -44,29 +48,30 @@ def show(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) waits for the piece of work in hand; the second does not."""
-    seen: list[int] = []
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Defer the first Ctrl-C (or SIGTERM) to the end of the current unit of work; the second raises
+    KeyboardInterrupt at once. Yields a function that returns whether there was one."""
+    received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        seen.append(number)
+        received.append(number)
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread, where signals do not arrive
-        before = {}
+        previous = {}
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def messages_above(console: Console) -> Iterator[None]:
-    """accord's messages above the progress bar, as they are."""
+def messages_above_bar(console: Console) -> Iterator[None]:
+    """Print accord's log messages above the progress bar, without a prefix."""
     logger = logging.getLogger("accord")
     handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
     level = logger.level
