@@ -17,12 +17,12 @@ from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, micro_batches, select_groups
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import optimise, run_iterations
-from accord.learn.online.methods import ONLINE, grpo_targets, rloo_targets
+from accord.learn.online.methods import ONLINE, PolicyTerms, grpo_targets, rloo_targets
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import SavedForward, collect_episodes
 from accord.learn.online.step import Iteration
-from accord.lm.packing import PromptGroup
+from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
 
@@ -146,7 +146,7 @@ def assert_same(found: list[list[torch.Tensor]], expected: list[list[torch.Tenso
 
 
 @pytest.mark.parametrize("loss_type", ["token", "sequence", "fixed"])
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "gspo"])
 def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> None:
     plain = {"loss_type": loss_type, "max_grad_norm": 0, "beta": 0.1, "entropy_coef": 0.01}
     numbers, expected = gradients_of(method, settings_of(method, **plain))
@@ -155,6 +155,45 @@ def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> 
         told, found = gradients_of(method, settings_of(method, **plain, **more))
         assert told["loss"] == pytest.approx(numbers["loss"], rel=1e-4, abs=1e-6)
         assert_same(found, expected)
+
+
+def test_gspo_clips_whole_responses() -> None:
+    # Two prompts; responses of 2, 1 and 3 tokens. Log-ratios' means: 0.1, −0.4, 0.2.
+    batch = pack([PromptGroup((5,), ((6, 2), (7,))), PromptGroup((8, 9), ((3, 4, 2),))])
+    log_ratio = torch.tensor([0.5, -0.3, -0.4, 0.2, -0.1, 0.5])
+    advantages = torch.tensor([1.0, 1.0, 1.0, -2.0, -2.0, -2.0])
+    terms = PolicyTerms(log_ratio - 1.0, log_ratio, advantages, batch)
+    settings = settings_of("gspo", cliprange=0.2, cliprange_high=0.1)
+    found = ONLINE["gspo"].surrogate(terms, settings)
+    means = [0.1, 0.1, -0.4, 0.2, 0.2, 0.2]
+    assert found.log_ratio.tolist() == pytest.approx(means)
+    # −min(sA, clip(s)A): e^0.1 > 1.1 is clipped, e^−0.4 is below and must rise, e^0.2 must fall.
+    values = [-1.1, -1.1, -math.exp(-0.4), *[2 * math.exp(0.2)] * 3]
+    assert found.values.tolist() == pytest.approx(values)
+
+
+def test_in_one_step_gspo_is_grpo_over_responses() -> None:
+    # At ratio 1 the gradient of s, spread over the |y| tokens, is that of the tokens' own ratios.
+    more = {"beta": 0.1, "max_grad_norm": 0}
+    _, found = gradients_of("gspo", settings_of("gspo", **more))
+    _, expected = gradients_of("grpo", settings_of("grpo", **more, loss_type="sequence"))
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("method", ["gspo"])
+def test_later_steps_are_the_same_however_they_are_split(method: str) -> None:
+    # From the second step on ratios are not 1, and those of a response must be in one pass.
+    ends = []
+    for more in ({}, {"gradient_accumulation_steps": 2}, {"max_tokens_per_forward": 8}):
+        settings = settings_of(method, num_iterations=4, cliprange=0.1, cliprange_high=0.1, **more)
+        roles = roles_of(method)
+        state = state_of(roles, settings)
+        (result,) = run_iterations(method, state, roles, PROMPTS, RECORDS, settings, iterations=1)
+        assert 0 < result.metrics["policy/clipfrac_avg"] < 1
+        ends.append(list(roles.policy.trainable_parameters().values()))
+    for end in ends[1:]:
+        for a, b in zip(end, ends[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_ways_to_average_differ() -> None:

@@ -25,6 +25,16 @@ def clipped_policy_loss(
     return torch.maximum(-advantages * ratio, -advantages * clipped)
 
 
+def sequence_log_ratio(log_ratio: Tensor, response_of: Tensor, lengths: Tensor) -> Tensor:
+    """GSPO (Zheng et al. 2025, eq. 7): the log of s = (π(y)/π_old(y))^(1/|y|), on every token of y.
+
+    log_ratio and response_of (tokens,), the response of each token; lengths (responses,). Returns
+    (tokens,): the mean of the log-ratios of the token's response. Whole responses only.
+    """
+    sums = log_ratio.new_zeros(len(lengths)).index_add(0, response_of, log_ratio)
+    return (sums / lengths)[response_of]
+
+
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float
 ) -> Tensor:

@@ -1,6 +1,8 @@
-"""Settings of the methods that compare several responses to one prompt: GRPO and RLOO."""
+"""Settings of the methods that compare several responses to one prompt, such as GRPO."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -10,8 +12,8 @@ from accord.settings.training import peak_learning_rate
 
 
 class GroupSettings(OnlineSettings):
-    """Settings shared by GRPO and RLOO, where a group of responses to one prompt is its own
-    baseline and no critic is needed."""
+    """Settings of methods where a group of responses to one prompt is its own baseline and no
+    critic is needed."""
 
     learning_rate: float = peak_learning_rate(1e-6)
     num_generations: int = Field(
@@ -61,5 +63,32 @@ class RlooSettings(GroupSettings):
     """
 
 
-GROUP_METHODS: dict[str, type[Settings]] = {"grpo": GrpoSettings, "rloo": RlooSettings}
+class GspoSettings(GrpoSettings):
+    """Learns like GRPO, with one probability ratio for each response, clipped as a whole.
+
+    Group sequence policy optimisation (Zheng et al. 2025): the ratio is the geometric mean of the
+    tokens' ratios. Where an iteration takes one step it is 1, and this is GRPO.
+    """
+
+    cliprange: float = Field(
+        3e-4,
+        gt=0,
+        description="Clip below 1 of a response's ratio; a mean of many tokens' moves "
+        "far less than each of them.",
+    )
+    cliprange_high: float | None = Field(
+        4e-4, gt=0, description="Clip above 1 of a response's ratio; null is the same as below."
+    )
+    loss_type: Literal["token", "sequence", "fixed"] = Field(
+        "sequence",
+        description="What has the same weight in an optimiser step: every token; every response; "
+        "or every response, by its tokens' sum over `max_new_tokens`.",
+    )
+
+
+GROUP_METHODS: dict[str, type[Settings]] = {
+    "grpo": GrpoSettings,
+    "rloo": RlooSettings,
+    "gspo": GspoSettings,
+}
 """The methods of this module by name, as in `accord train NAME`."""

@@ -23,8 +23,8 @@ from accord.objectives.advantages import (
     token_rewards,
     whiten,
 )
-from accord.objectives.policy import clipped_policy_loss, kl_loss
-from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.objectives.policy import clipped_policy_loss, kl_loss, sequence_log_ratio
+from accord.settings.groups import GrpoSettings, GspoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 
@@ -154,6 +154,14 @@ def clipped_surrogate(terms: PolicyTerms, settings: OnlineSettings) -> Surrogate
     return SurrogateLoss(values, terms.log_ratio)
 
 
+def gspo_surrogate(terms: PolicyTerms, settings: GspoSettings) -> SurrogateLoss:
+    """GSPO (Zheng et al. 2025, eq. 5): PPO's clipped surrogate on the ratio of whole responses."""
+    low, high = clip_range(settings)
+    log_ratio = sequence_log_ratio(terms.log_ratio, terms.batch.response_of, terms.batch.lengths)
+    values = clipped_policy_loss(log_ratio, terms.advantages, clip_low=low, clip_high=high)
+    return SurrogateLoss(values, log_ratio)
+
+
 def clip_range(settings: OnlineSettings) -> tuple[float, float]:
     """How far the ratio may go below and above 1."""
     low, high = settings.cliprange, settings.cliprange_high
@@ -169,4 +177,5 @@ ONLINE: dict[str, OnlineMethod[Any]] = {
     "ppo": OnlineMethod(ppo_targets, clipped_surrogate),
     "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
     "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
+    "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, groups=True),
 }
