@@ -146,7 +146,7 @@ def assert_same(found: list[list[torch.Tensor]], expected: list[list[torch.Tenso
 
 
 @pytest.mark.parametrize("loss_type", ["token", "sequence", "fixed"])
-@pytest.mark.parametrize("method", ["grpo", "rloo", "gspo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "gspo", "cispo"])
 def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> None:
     plain = {"loss_type": loss_type, "max_grad_norm": 0, "beta": 0.1, "entropy_coef": 0.01}
     numbers, expected = gradients_of(method, settings_of(method, **plain))
@@ -172,15 +172,17 @@ def test_gspo_clips_whole_responses() -> None:
     assert found.values.tolist() == pytest.approx(values)
 
 
-def test_in_one_step_gspo_is_grpo_over_responses() -> None:
-    # At ratio 1 the gradient of s, spread over the |y| tokens, is that of the tokens' own ratios.
+@pytest.mark.parametrize(("method", "loss_type"), [("gspo", "sequence"), ("cispo", "token")])
+def test_in_one_step_they_are_grpo(method: str, loss_type: str) -> None:
+    # At ratio 1 the gradient of s, spread over the |y| tokens, is that of the tokens' own ratios;
+    # and that of 1·log π is that of the ratio.
     more = {"beta": 0.1, "max_grad_norm": 0}
-    _, found = gradients_of("gspo", settings_of("gspo", **more))
-    _, expected = gradients_of("grpo", settings_of("grpo", **more, loss_type="sequence"))
+    _, found = gradients_of(method, settings_of(method, **more))
+    _, expected = gradients_of("grpo", settings_of("grpo", **more, loss_type=loss_type))
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("method", ["gspo"])
+@pytest.mark.parametrize("method", ["gspo", "cispo"])
 def test_later_steps_are_the_same_however_they_are_split(method: str) -> None:
     # From the second step on ratios are not 1, and those of a response must be in one pass.
     ends = []

@@ -70,6 +70,7 @@ ELSEWHERE = {
     "grpo": "mistral",
     "rloo": "qwen3",
     "gspo": "gpt2",
+    "cispo": "gemma",
 }
 FULL = [
     *((method, architecture) for method in EVERYWHERE for architecture in ARCHITECTURES),

@@ -157,6 +157,7 @@ ONLINE: dict[str, dict[str, Any]] = {
         "cliprange": 0.2,
         "cliprange_high": 0.2,
     },
+    "cispo": {"num_iterations": 2, "num_mini_batches": 2, "scale_rewards": False},
 }
 SETTINGS = {"ppo": PpoSettings, **GROUP_METHODS}
 

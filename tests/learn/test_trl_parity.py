@@ -132,6 +132,7 @@ TRAINED = [
 SURROGATES: dict[str, dict[str, Any]] = {
     "grpo": {"cliprange": 0.3, "cliprange_high": 0.28},
     "gspo": {"cliprange": 0.1, "cliprange_high": 0.02},
+    "cispo": {"cliprange": 1.0, "cliprange_high": 0.25},
 }
 
 

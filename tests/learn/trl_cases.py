@@ -27,7 +27,11 @@ from accord.objectives.f_divergences import (
 )
 from accord.objectives.lengths import length_desensitised_weights
 from accord.objectives.optimal_transport import aot_loss, aot_unpaired_loss
-from accord.objectives.policy import clipped_policy_loss, sequence_log_ratio
+from accord.objectives.policy import (
+    clipped_policy_loss,
+    clipped_weight_loss,
+    sequence_log_ratio,
+)
 from accord.objectives.preference import (
     discopop_loss,
     dpo_loss,
@@ -152,6 +156,11 @@ def gspo(batch: Batch) -> Tensor:
     return torch.stack([part.mean() for part in losses.split(lengths.tolist())]).mean()
 
 
+def cispo(batch: Batch) -> Tensor:
+    """TRL bounds the weights above only; its bound is of the ratio itself: 1.25."""
+    return clipped_weight_loss(*by_token(batch), clip_low=1.0, clip_high=0.25).mean()
+
+
 @dataclass(frozen=True)
 class Case:
     """`loss` is of a `Batch`, or of the scores of chosen and rejected for a reward model."""
@@ -257,4 +266,5 @@ CASES = [
         epsilon=0.1,
         epsilon_high=0.02,
     ),
+    episodes("cispo", cispo, loss_type="cispo", epsilon_high=1.25),
 ]

@@ -14,6 +14,7 @@ from accord.objectives.policy import (
     adapted_beta,
     clipped_policy_loss,
     clipped_value_loss,
+    clipped_weight_loss,
     importance_weights,
     kl_loss,
     sequence_log_ratio,
@@ -44,6 +45,34 @@ def test_policy_loss(
     assert log_ratio.grad is not None
     assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "low", "high", "weight"),
+    [
+        (1.5, 2.0, 0.2, 0.2, 1.2),  # where PPO's clip takes the gradient away
+        (0.5, -2.0, 0.2, 0.2, 0.8),
+        (1.5, -2.0, 0.2, 0.2, 1.2),  # the sign of the advantage doesn't matter
+        (0.5, 2.0, 0.2, 0.2, 0.8),
+        (1.1, 2.0, 0.2, 0.2, 1.1),
+        (0.01, 2.0, 1.0, 4.0, 0.01),  # no bound below
+        (7.0, 2.0, 1.0, 4.0, 5.0),
+    ],
+)
+def test_a_clipped_weight_bounds_a_gradient_and_never_takes_it_away(
+    ratio: float, advantage: float, low: float, high: float, weight: float
+) -> None:
+    # −w·A·log π: its slope to log π is −w·A, with w the clipped ratio, a constant. log π = −0.7.
+    logp = torch.tensor([-0.7], requires_grad=True)
+    log_ratio = logp - (-0.7 - math.log(ratio))
+    assert float(log_ratio.exp().detach()) == pytest.approx(ratio)
+    loss = clipped_weight_loss(
+        logp, log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high
+    )
+    loss.backward()
+    assert logp.grad is not None
+    assert float(loss.detach()) == pytest.approx(weight * advantage * 0.7)
+    assert float(logp.grad) == pytest.approx(-weight * advantage)
 
 
 def test_the_ratio_of_a_response() -> None:

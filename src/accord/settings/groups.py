@@ -86,9 +86,31 @@ class GspoSettings(GrpoSettings):
     )
 
 
+class CispoSettings(GrpoSettings):
+    """Learns like GRPO, with clipped ratios as weights, so that every token keeps a gradient.
+
+    Clipped importance-sampling-weight policy optimisation (MiniMax-M1 2025). Where an iteration
+    takes one step the weights are 1, and this is GRPO.
+    """
+
+    cliprange: float = Field(
+        1.0,
+        gt=0,
+        description="How far below 1 a token's weight may go; 1 or more is no bound, as in the "
+        "paper.",
+    )
+    cliprange_high: float | None = Field(
+        4.0,
+        gt=0,
+        description="How far above 1 a token's weight may go: TRL's `epsilon_high` less 1. Null is "
+        "the same as below.",
+    )
+
+
 GROUP_METHODS: dict[str, type[Settings]] = {
     "grpo": GrpoSettings,
     "rloo": RlooSettings,
     "gspo": GspoSettings,
+    "cispo": CispoSettings,
 }
 """The methods of this module by name, as in `accord train NAME`."""

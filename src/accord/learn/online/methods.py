@@ -23,8 +23,13 @@ from accord.objectives.advantages import (
     token_rewards,
     whiten,
 )
-from accord.objectives.policy import clipped_policy_loss, kl_loss, sequence_log_ratio
-from accord.settings.groups import GrpoSettings, GspoSettings, RlooSettings
+from accord.objectives.policy import (
+    clipped_policy_loss,
+    clipped_weight_loss,
+    kl_loss,
+    sequence_log_ratio,
+)
+from accord.settings.groups import CispoSettings, GrpoSettings, GspoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 
@@ -162,6 +167,15 @@ def gspo_surrogate(terms: PolicyTerms, settings: GspoSettings) -> SurrogateLoss:
     return SurrogateLoss(values, log_ratio)
 
 
+def cispo_surrogate(terms: PolicyTerms, settings: CispoSettings) -> SurrogateLoss:
+    """CISPO (MiniMax-M1 2025): the log-prob of every token, weighted by its clipped ratio."""
+    low, high = clip_range(settings)
+    values = clipped_weight_loss(
+        terms.logps, terms.log_ratio, terms.advantages, clip_low=low, clip_high=high
+    )
+    return SurrogateLoss(values, terms.log_ratio)
+
+
 def clip_range(settings: OnlineSettings) -> tuple[float, float]:
     """How far the ratio may go below and above 1."""
     low, high = settings.cliprange, settings.cliprange_high
@@ -178,4 +192,5 @@ ONLINE: dict[str, OnlineMethod[Any]] = {
     "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
     "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
     "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, groups=True),
+    "cispo": OnlineMethod(grpo_targets, cispo_surrogate, grpo_kl_loss, groups=True),
 }
