@@ -30,7 +30,7 @@ from accord.records import Comparison, Demonstration, Message
 from accord.runs import read_metrics
 from accord.settings.groups import GROUP_METHODS
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PPO_METHODS
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Callable[..., TrainSettings]] = {
     "sft": SftSettings,
     "reward": RewardSettings,
     "dpo": DpoSettings,
-    "ppo": PpoSettings,
+    **PPO_METHODS,
     "ipo": IpoSettings,
     "kto": KtoSettings,
     "orpo": OrpoSettings,
@@ -71,6 +71,7 @@ ELSEWHERE = {
     "rloo": "qwen3",
     "gspo": "gpt2",
     "cispo": "gemma",
+    "reinforce_plus_plus": "phi",
 }
 FULL = [
     *((method, architecture) for method in EVERYWHERE for architecture in ARCHITECTURES),

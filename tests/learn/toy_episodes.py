@@ -18,13 +18,13 @@ from accord.records import PromptOnly, Source
 from accord.respond.local.sampler import LocalSampler
 from accord.settings.groups import GROUP_METHODS
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PPO_METHODS
 from tests.lm.models import causal, scalar
 
 PROMPTS = [(5, 9, 11), (7,), (8, 4)]
 RECORDS = [PromptOnly(str(i), Source("prompts.jsonl", i + 1)) for i in range(3)]
-SETTINGS: dict[str, type[OnlineSettings]] = {
-    "ppo": PpoSettings,
+SETTINGS: dict[str, Any] = {
+    **PPO_METHODS,
     **GROUP_METHODS,
 }
 

@@ -10,6 +10,7 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    returns_to_go,
     token_rewards,
     whiten,
 )
@@ -51,6 +52,12 @@ def test_gae_by_hand() -> None:
     advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=0.5)
     torch.testing.assert_close(advantages, torch.tensor([[-0.1875, -0.75, -3.0]]))
     torch.testing.assert_close(returns, torch.tensor([[0.8125, 1.25, 1.0]]))
+
+
+def test_returns_to_go_by_hand() -> None:
+    # 1 + 2 + 4, 2 + 4, 4; and 3 − 1, −1: the cell behind the response doesn't count.
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 0.0]])
+    assert returns_to_go(rewards, MASK).tolist() == [[7.0, 6.0, 4.0], [2.0, -1.0, 0.0]]
 
 
 def grids() -> tuple[Tensor, Tensor]:

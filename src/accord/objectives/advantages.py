@@ -42,6 +42,11 @@ def gae(
     return advantages, (advantages + values) * mask
 
 
+def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The sum of a token's reward and those after it in its response; undiscounted, all (E, T)."""
+    return rewards.flip(1).cumsum(1).flip(1) * mask
+
+
 def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:
     """Shift to mean 0 (unless `keep_mean`) and scale to variance 1 over the masked cells.
 

@@ -20,6 +20,7 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    returns_to_go,
     token_rewards,
     whiten,
 )
@@ -31,7 +32,7 @@ from accord.objectives.policy import (
 )
 from accord.settings.groups import CispoSettings, GrpoSettings, GspoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PpoSettings, ReinforcePlusPlusSettings
 
 S = TypeVar("S", bound=OnlineSettings)
 
@@ -145,6 +146,17 @@ def rloo_targets(episodes: Episodes, settings: RlooSettings, beta: float) -> Tar
     return _response_targets(advantages, episodes, all_active=False)
 
 
+def reinforce_plus_plus_targets(
+    episodes: Episodes, settings: ReinforcePlusPlusSettings, beta: float
+) -> Targets:
+    """REINFORCE++ (Hu et al. 2025): the score less β times the log-ratios from a token on,
+    normalised over all response tokens of the iteration."""
+    scores, mask = final_scores(episodes, settings), episodes.mask
+    rewards = token_rewards(scores, log_ratio_to_reference(episodes), mask, beta=beta)
+    advantages = whiten(returns_to_go(rewards, mask), mask)
+    return Targets(advantages, torch.ones(len(episodes.groups), dtype=torch.bool))
+
+
 def _response_targets(advantages: Tensor, episodes: Episodes, *, all_active: bool) -> Targets:
     """Advantages (P, K) spread over every token of their responses."""
     informative = (advantages != 0).any(1)
@@ -189,6 +201,7 @@ def grpo_kl_loss(ref_log_ratio: Tensor, log_ratio: Tensor, settings: GrpoSetting
 
 ONLINE: dict[str, OnlineMethod[Any]] = {
     "ppo": OnlineMethod(ppo_targets, clipped_surrogate),
+    "reinforce_plus_plus": OnlineMethod(reinforce_plus_plus_targets, clipped_surrogate),
     "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
     "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
     "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, groups=True),
