@@ -17,7 +17,13 @@ from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, micro_batches, select_groups
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import optimise, run_iterations
-from accord.learn.online.methods import ONLINE, PolicyTerms, grpo_targets, rloo_targets
+from accord.learn.online.methods import (
+    ONLINE,
+    PolicyTerms,
+    final_scores,
+    grpo_targets,
+    rloo_targets,
+)
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import SavedForward, collect_episodes
@@ -76,6 +82,21 @@ def test_a_missing_end_lowers_or_replaces_the_score() -> None:
 
     assert rewards() == pytest.approx((1 + 29 - 2 + 3) / 4)
     assert rewards(missing_eos_score=-5.0) == pytest.approx((1 - 5 - 2 - 5) / 4)
+
+
+def test_the_overlong_penalty_and_a_missing_end() -> None:
+    # Of at most 2 tokens, the responses have 2, 1, 1 and 2; the last is cut. With a buffer of 1,
+    # 2 tokens cost 1, and with a buffer of 2 one token costs ½.
+    episodes = episodes_of([1.0, 3.0, 2.0, 4.0], [True, True, True, False])
+
+    def scores(**more: Any) -> list[float]:
+        return final_scores(episodes, settings_of("grpo", max_new_tokens=2, **more)).tolist()
+
+    assert scores() == [1.0, 3.0, 2.0, 3.0]
+    assert scores(overlong_buffer=1) == [0.0, 3.0, 2.0, 2.0]  # both penalties
+    assert scores(overlong_buffer=2) == [0.0, 2.5, 1.5, 2.0]
+    assert scores(overlong_buffer=1, missing_eos_penalty=0.0) == [0.0, 3.0, 2.0, 3.0]
+    assert scores(overlong_buffer=1, missing_eos_score=-5.0) == [0.0, 3.0, 2.0, -5.0]
 
 
 def test_what_is_told_of_groups() -> None:

@@ -384,6 +384,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         ("grpo", {"per_device_train_batch_size": 10}, "a multiple of `num_generations`"),
         ("grpo", {"beta": 0.0, "max_kl": 1.0, "max_kl_action": "raise_beta"}, "a beta of 0"),
         ("rloo", {"missing_eos_score": 0.0, "missing_eos_penalty": 2.0}, "Set one of them"),
+        ("ppo", {"overlong_buffer": 7}, "is the end of `max_new_tokens=6`"),
         (
             "rloo",
             {"max_kl": 1.0, "max_kl_action": "rollback", "rollback_copy": "off"},

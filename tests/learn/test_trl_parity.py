@@ -31,6 +31,7 @@ from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.objectives.advantages import overlong_penalty
 from accord.objectives.policy import token_weights
 from accord.objectives.unpaired import kto_reference_point
 from accord.settings.preferences import (
@@ -282,6 +283,17 @@ def test_surrogates_are_trls(name: str, folder: Path) -> None:
     low, high = SURROGATES[name]["cliprange"], SURROGATES[name]["cliprange_high"]
     beyond = (log_ratio.exp() < 1 - low) | (log_ratio.exp() > 1 + high)
     assert 0 < int(beyond.sum()) < len(beyond)
+
+
+def test_the_overlong_penalty_is_trls() -> None:
+    program = (
+        "import json; from trl.rewards import get_soft_overlong_punishment as get; "
+        "print(json.dumps(get(20, 7)([[1] * n for n in range(1, 25)])))"
+    )
+    done = subprocess.run([TRL, "-c", program], capture_output=True, text=True, check=True)
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    found = overlong_penalty(torch.arange(1, 25), limit=20, buffer=7)
+    assert found.tolist() == pytest.approx(theirs)
 
 
 def test_the_rows_tell_the_losses_apart(folder: Path) -> None:

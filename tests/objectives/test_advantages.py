@@ -10,6 +10,7 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    overlong_penalty,
     returns_to_go,
     token_rewards,
     whiten,
@@ -34,6 +35,13 @@ def test_the_score_is_on_the_last_response_token() -> None:
     actual = token_rewards(torch.tensor([10.0, -4.0]), log_ratio, MASK, beta=0.1)
     expected = torch.tensor([[-0.1, 0.2, 9.95], [-0.3, -4.1, 0.0]])
     torch.testing.assert_close(actual, expected)
+
+
+def test_the_overlong_penalty_is_dapos() -> None:
+    # The paper's numbers: a limit of 20,480 with the last 4,096 tokens as buffer.
+    lengths = torch.tensor([1, 16_384, 17_408, 18_432, 20_480, 30_000])
+    found = overlong_penalty(lengths, limit=20_480, buffer=4_096)
+    assert found.tolist() == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
 
 
 def test_a_response_without_tokens_is_refused() -> None:

@@ -20,6 +20,7 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    overlong_penalty,
     returns_to_go,
     token_rewards,
     whiten,
@@ -89,8 +90,12 @@ class OnlineMethod(Generic[S]):
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
-    """Scores (E,); those of responses without EOS lowered or replaced, as the settings say."""
+    """Scores (E,), less the penalties of long responses and of those without EOS; where
+    `missing_eos_score` is set, it is the whole score of the latter."""
     scores = episodes.scores
+    if settings.overlong_buffer:
+        limit, buffer = settings.max_new_tokens, settings.overlong_buffer
+        scores = scores + overlong_penalty(episodes.lengths, limit=limit, buffer=buffer)
     if settings.missing_eos_score is not None:
         return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
     return scores - settings.missing_eos_penalty * (~episodes.finished).float()
