@@ -13,6 +13,7 @@ import torch
 import accord.learn.online.step as step_module
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import mean_metrics
+from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, micro_batches, select_groups
 from accord.learn.online.guards import OnlineState
@@ -27,6 +28,7 @@ from accord.learn.online.methods import (
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import SavedForward, collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
 from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder
@@ -149,9 +151,8 @@ def gradients_of(
         {"policy": Learner(roles.policy.trainable_parameters(), recorder)},
         OnlineState(beta=settings.beta),
     )  # type: ignore[arg-type]
-    episodes, first_pass = collect_episodes(
-        ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0
-    )
+    order = PromptOrder(PROMPTS[:2], RECORDS[:2], RowOrder(2, 0))
+    episodes, first_pass = collect_episodes(ONLINE[method], roles, order, range(2), settings, 0)
     episodes = change(episodes)
     targets = ONLINE[method].targets(episodes, settings, settings.beta)
     work = Iteration(

@@ -30,6 +30,7 @@ from accord.learn.online.methods import (
 from accord.learn.online.metrics import episode_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
@@ -63,9 +64,9 @@ def iterate(
 
 
 def collected(roles: Roles, settings: PpoSettings, iteration: int = 0) -> Episodes:
-    chosen = [RowOrder(3, 0).at(iteration * 8 + i) for i in range(8)]
-    prompts, records = [PROMPTS[i] for i in chosen], [RECORDS[i] for i in chosen]
-    return collect_episodes(ONLINE["ppo"], roles, prompts, records, settings, iteration)[0]
+    order = PromptOrder(PROMPTS, RECORDS, RowOrder(3, 0))
+    positions = range(iteration * 8, iteration * 8 + 8)
+    return collect_episodes(ONLINE["ppo"], roles, order, positions, settings, iteration)[0]
 
 
 def score(

@@ -90,15 +90,21 @@ class OnlineMethod(Generic[S]):
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
+    """Scores (E,), less the penalties of long responses and of those without EOS."""
+    return penalised_scores(episodes.scores, episodes.lengths, episodes.finished, settings)
+
+
+def penalised_scores(
+    scores: Tensor, lengths: Tensor, finished: Tensor, settings: OnlineSettings
+) -> Tensor:
     """Scores (E,), less the penalties of long responses and of those without EOS; where
     `missing_eos_score` is set, it is the whole score of the latter."""
-    scores = episodes.scores
     if settings.overlong_buffer:
         limit, buffer = settings.max_new_tokens, settings.overlong_buffer
-        scores = scores + overlong_penalty(episodes.lengths, limit=limit, buffer=buffer)
+        scores = scores + overlong_penalty(lengths, limit=limit, buffer=buffer)
     if settings.missing_eos_score is not None:
-        return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
-    return scores - settings.missing_eos_penalty * (~episodes.finished).float()
+        return scores.masked_fill(~finished, settings.missing_eos_score)
+    return scores - settings.missing_eos_penalty * (~finished).float()
 
 
 def log_ratio_to_reference(episodes: Episodes) -> Tensor:
