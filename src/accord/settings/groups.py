@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import Settings
+from accord.settings.base import NotIdentity, Settings
 from accord.settings.online import OnlineSettings
 from accord.settings.training import peak_learning_rate
 
@@ -20,6 +21,19 @@ class GroupSettings(OnlineSettings):
         8, ge=2, description="Responses to each prompt; the prompt is computed once for all."
     )
     num_iterations: int = Field(1, ge=1, description="Passes over the episodes of an iteration.")
+    dynamic_sampling_max_rounds: Annotated[int, NotIdentity] = Field(
+        0,
+        ge=0,
+        description="Prompts whose responses all score the same are replaced by the next ones, "
+        "at most this many times in an iteration (DAPO's dynamic sampling); 0 is off.",
+    )
+
+    @classmethod
+    def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """`dynamic_sampling_max_rounds` too, unless it is off."""
+        rounds = values.get("dynamic_sampling_max_rounds")
+        added = {"dynamic_sampling_max_rounds"} if rounds else set()
+        return super().conditional_identity(values) | added
 
     @property
     def epochs(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accord.compare.rewards.reward import RewardScores
 from accord.learn.loop.processes import processes
+from accord.learn.online.dynamic_sampling import replace_equal_groups
 from accord.learn.online.episodes import (
     Episodes,
     all_gather_rows,
@@ -102,6 +103,7 @@ def collect_episodes(
     the tokens), `max_kl` does, or several steps are taken from the same episodes.
     """
     scored = sample_and_score(roles, order.batch(positions), settings)
+    scored = replace_equal_groups(scored, roles, order, settings)
     kl_in_reward = settings.needs_reference and method.kl_loss is None
     steps = settings.epochs * settings.num_mini_batches
     passes = [
