@@ -99,7 +99,7 @@ def _aliases() -> Iterator[str]:
     yield "## Other names that are accepted\n"
     yield (
         "These names of Hugging Face's tools mean exactly the same. The names of other tools "
-        "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, Unsloth) are refused with the name "
+        "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, verl, Unsloth) are refused with the name "
         "to use here.\n"
     )
     yield "| name | accord's key |\n|---|---|"
