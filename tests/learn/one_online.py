@@ -25,6 +25,7 @@ from accord.learn.online.roles import Roles
 from accord.learn.online.saved_episodes import FOLDER
 from accord.learn.online.step import Pretraining
 from accord.lm.packing import PromptGroup
+from tests.learn.test_dynamic_sampling import Watched
 from tests.learn.test_online_loop import Breaking
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
 
@@ -39,13 +40,15 @@ PRETRAINING = Pretraining(DEMONSTRATIONS, RowOrder(3, 0))
 @dataclass(frozen=True)
 class Case:
     """A method, its settings, which calls of the reward break in the last process, whether the
-    policy is its own reference, and whether it samples as a server does: for the main process."""
+    policy is its own reference, whether it samples as a server does: for the main process; and the
+    prompts whose responses all score the same."""
 
     method: str
     settings: dict[str, Any]
     breaks: tuple[int, ...] = ()
     own_reference: bool = False
     server: bool = False
+    equal_prompts: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +73,14 @@ CASES = {
     "grpo, few prompts": Case("grpo", {"num_generations": 8, "loss_type": "sequence"}),
     "rloo": Case("rloo", {"num_iterations": 2, "missing_eos_penalty": 0.5}),
     "rloo, server": Case("rloo", {}, server=True),
+    "gspo": Case("gspo", {"num_iterations": 2, "cliprange": 0.1, "cliprange_high": 0.1}),
+    "reinforce_plus_plus": Case("reinforce_plus_plus", {"num_mini_batches": 2}),
+    "grpo, dynamic sampling": Case(
+        "grpo", {"dynamic_sampling_max_rounds": 2, "num_iterations": 2}, equal_prompts="0"
+    ),
+    "cispo, dynamic sampling, server": Case(
+        "cispo", {"dynamic_sampling_max_rounds": 1}, server=True, equal_prompts="01"
+    ),
     "a broken reward": Case("ppo", STEPS, breaks=(1,)),
     "always broken": Case("ppo", STEPS, breaks=(0, 1, 2)),
     "limit": Case(
@@ -96,6 +107,8 @@ def run(case: Case, episodes: int, folder: Path) -> tuple[dict[str, Any], dict[s
         roles = replace(roles, reference=roles_of(case.method).policy)
     if team.rank == team.world_size - 1 and case.breaks:
         roles = replace(roles, reward=Breaking(*case.breaks))
+    if case.equal_prompts:
+        roles = replace(roles, reward=Watched(case.equal_prompts).reward)
     if case.server:
         roles = replace(roles, server=True, sync_weights=_only_main)
         roles = replace(roles, sampler=roles.sampler if team.is_main else _no_prompts)

@@ -13,16 +13,24 @@ import torch
 import accord.learn.online.step as step_module
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import mean_metrics
+from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, micro_batches, select_groups
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import optimise, run_iterations
-from accord.learn.online.methods import ONLINE, grpo_targets, rloo_targets
+from accord.learn.online.methods import (
+    ONLINE,
+    PolicyTerms,
+    final_scores,
+    grpo_targets,
+    rloo_targets,
+)
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import SavedForward, collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
-from accord.lm.packing import PromptGroup
+from accord.lm.packing import PromptGroup, pack
 from tests.learn.test_fit import Recorder
 from tests.learn.toy_episodes import PROMPTS, RECORDS, roles_of, settings_of, state_of
 
@@ -78,6 +86,21 @@ def test_a_missing_end_lowers_or_replaces_the_score() -> None:
     assert rewards(missing_eos_score=-5.0) == pytest.approx((1 - 5 - 2 - 5) / 4)
 
 
+def test_the_overlong_penalty_and_a_missing_end() -> None:
+    # Of at most 2 tokens, the responses have 2, 1, 1 and 2; the last is cut. With a buffer of 1,
+    # 2 tokens cost 1, and with a buffer of 2 one token costs ½.
+    episodes = episodes_of([1.0, 3.0, 2.0, 4.0], [True, True, True, False])
+
+    def scores(**more: Any) -> list[float]:
+        return final_scores(episodes, settings_of("grpo", max_new_tokens=2, **more)).tolist()
+
+    assert scores() == [1.0, 3.0, 2.0, 3.0]
+    assert scores(overlong_buffer=1) == [0.0, 3.0, 2.0, 2.0]  # both penalties
+    assert scores(overlong_buffer=2) == [0.0, 2.5, 1.5, 2.0]
+    assert scores(overlong_buffer=1, missing_eos_penalty=0.0) == [0.0, 3.0, 2.0, 3.0]
+    assert scores(overlong_buffer=1, missing_eos_score=-5.0) == [0.0, 3.0, 2.0, -5.0]
+
+
 def test_what_is_told_of_groups() -> None:
     episodes = episodes_of([1.0, 3.0, 2.0, 2.0], [True, True, True, False])
     settings = settings_of("grpo", missing_eos_penalty=0.0)
@@ -128,9 +151,8 @@ def gradients_of(
         {"policy": Learner(roles.policy.trainable_parameters(), recorder)},
         OnlineState(beta=settings.beta),
     )  # type: ignore[arg-type]
-    episodes, first_pass = collect_episodes(
-        ONLINE[method], roles, PROMPTS[:2], RECORDS[:2], settings, 0
-    )
+    order = PromptOrder(PROMPTS[:2], RECORDS[:2], RowOrder(2, 0))
+    episodes, first_pass = collect_episodes(ONLINE[method], roles, order, range(2), settings, 0)
     episodes = change(episodes)
     targets = ONLINE[method].targets(episodes, settings, settings.beta)
     work = Iteration(
@@ -146,7 +168,7 @@ def assert_same(found: list[list[torch.Tensor]], expected: list[list[torch.Tenso
 
 
 @pytest.mark.parametrize("loss_type", ["token", "sequence", "fixed"])
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "gspo", "cispo"])
 def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> None:
     plain = {"loss_type": loss_type, "max_grad_norm": 0, "beta": 0.1, "entropy_coef": 0.01}
     numbers, expected = gradients_of(method, settings_of(method, **plain))
@@ -155,6 +177,47 @@ def test_a_step_is_the_same_however_it_is_split(method: str, loss_type: str) -> 
         told, found = gradients_of(method, settings_of(method, **plain, **more))
         assert told["loss"] == pytest.approx(numbers["loss"], rel=1e-4, abs=1e-6)
         assert_same(found, expected)
+
+
+def test_gspo_clips_whole_responses() -> None:
+    # Two prompts; responses of 2, 1 and 3 tokens. Log-ratios' means: 0.1, −0.4, 0.2.
+    batch = pack([PromptGroup((5,), ((6, 2), (7,))), PromptGroup((8, 9), ((3, 4, 2),))])
+    log_ratio = torch.tensor([0.5, -0.3, -0.4, 0.2, -0.1, 0.5])
+    advantages = torch.tensor([1.0, 1.0, 1.0, -2.0, -2.0, -2.0])
+    terms = PolicyTerms(log_ratio - 1.0, log_ratio, advantages, batch)
+    settings = settings_of("gspo", cliprange=0.2, cliprange_high=0.1)
+    found = ONLINE["gspo"].surrogate(terms, settings)
+    means = [0.1, 0.1, -0.4, 0.2, 0.2, 0.2]
+    assert found.log_ratio.tolist() == pytest.approx(means)
+    # −min(sA, clip(s)A): e^0.1 > 1.1 is clipped, e^−0.4 is below and must rise, e^0.2 must fall.
+    values = [-1.1, -1.1, -math.exp(-0.4), *[2 * math.exp(0.2)] * 3]
+    assert found.values.tolist() == pytest.approx(values)
+
+
+@pytest.mark.parametrize(("method", "loss_type"), [("gspo", "sequence"), ("cispo", "token")])
+def test_in_one_step_they_are_grpo(method: str, loss_type: str) -> None:
+    # At ratio 1 the gradient of s, spread over the |y| tokens, is that of the tokens' own ratios;
+    # and that of 1·log π is that of the ratio.
+    more = {"beta": 0.1, "max_grad_norm": 0}
+    _, found = gradients_of(method, settings_of(method, **more))
+    _, expected = gradients_of("grpo", settings_of("grpo", **more, loss_type=loss_type))
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("method", ["gspo", "cispo"])
+def test_later_steps_are_the_same_however_they_are_split(method: str) -> None:
+    # From the second step on ratios are not 1, and those of a response must be in one pass.
+    ends = []
+    for more in ({}, {"gradient_accumulation_steps": 2}, {"max_tokens_per_forward": 8}):
+        settings = settings_of(method, num_iterations=4, cliprange=0.1, cliprange_high=0.1, **more)
+        roles = roles_of(method)
+        state = state_of(roles, settings)
+        (result,) = run_iterations(method, state, roles, PROMPTS, RECORDS, settings, iterations=1)
+        assert 0 < result.metrics["policy/clipfrac_avg"] < 1
+        ends.append(list(roles.policy.trainable_parameters().values()))
+    for end in ends[1:]:
+        for a, b in zip(end, ends[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_ways_to_average_differ() -> None:

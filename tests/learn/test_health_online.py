@@ -213,6 +213,14 @@ def test_one_number_out_of_its_range(
     assert list(told({**base, name: curve})) == [about]
 
 
+def test_equal_groups_name_dynamic_sampling_or_its_limit() -> None:
+    off = told({**GRPO, "frac_reward_zero_std": line(0.4, 1.0)})
+    assert "dynamic_sampling_max_rounds replaces such prompts" in off["equal groups"]
+    replaced = {"dynamic_sampling/replaced_prompts": line(24.0, 24.0)}
+    limit = told({**GRPO, **replaced, "frac_reward_zero_std": line(0.4, 1.0)})
+    assert "24 prompts of an iteration have been replaced already" in limit["equal groups"]
+
+
 def test_a_value_loss_that_only_begins_high_is_none_that_explodes() -> None:
     assert told(loss__value_avg=line(50.0, 0.1)) == {}
     assert told(loss__value_avg=lambda t: 50.0 if t < 0.2 else 0.1 if t < 0.8 else 20.0) == {}

@@ -196,6 +196,22 @@ def test_group_methods_killed_at_random_moments(
     assert not (again / "episodes").exists()
 
 
+def test_dynamic_sampling_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    # A rule that many groups follow, or break, with all their responses.
+    command = [
+        *(key for key in online("cispo", tiny_world, 8) if not key.startswith("reward_model=")),
+        "rewards=[{kind: regex, pattern: '[aeiou]'}]",
+        "dynamic_sampling_max_rounds=2",
+        "missing_eos_penalty=0",
+    ]
+    whole = undisturbed(commands, command, tmp_path / "whole")
+    replaced = [row["dynamic_sampling/replaced_prompts"] for row in metric_rows(whole)]
+    assert 0 < sum(replaced) < 8 * 2 * 2
+    same(whole, killed(commands, command, tmp_path / "killed", moments(4, 3, 8)))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_the_same_command_goes_on(
     commands: CommandServer, tiny_world: Path, tmp_path: Path, number: int

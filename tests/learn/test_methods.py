@@ -28,9 +28,9 @@ from accord.lm.scratch import save_untrained, train_tokenizer, untrained_model
 from accord.lm.tokens.encode import Limits, encode
 from accord.records import Comparison, Demonstration, Message
 from accord.runs import read_metrics
-from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.groups import GROUP_METHODS
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PPO_METHODS
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -46,13 +46,12 @@ SETTINGS: dict[str, Callable[..., TrainSettings]] = {
     "sft": SftSettings,
     "reward": RewardSettings,
     "dpo": DpoSettings,
-    "ppo": PpoSettings,
+    **PPO_METHODS,
     "ipo": IpoSettings,
     "kto": KtoSettings,
     "orpo": OrpoSettings,
     "simpo": SimpoSettings,
-    "grpo": GrpoSettings,
-    "rloo": RlooSettings,
+    **GROUP_METHODS,
 }
 DATA = {
     "sft": "sft.jsonl",
@@ -70,6 +69,9 @@ ELSEWHERE = {
     "simpo": "phi",
     "grpo": "mistral",
     "rloo": "qwen3",
+    "gspo": "gpt2",
+    "cispo": "gemma",
+    "reinforce_plus_plus": "phi",
 }
 FULL = [
     *((method, architecture) for method in EVERYWHERE for architecture in ARCHITECTURES),

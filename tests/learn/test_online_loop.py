@@ -24,6 +24,7 @@ from accord.learn.online.loop import _adapt_beta, optimise, run_iterations
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.saved_episodes import FOLDER, remove_episodes, remove_stale_episodes
 from accord.learn.online.step import Iteration, Pretraining
 from accord.lm.forward import response_logps
@@ -350,7 +351,8 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         missing_eos_penalty=0.0,
     )
     roles = replace(roles_of("rloo"), critic=None, reward=length)
-    episodes, _ = collect_episodes(ONLINE["ppo"], roles, PROMPTS * 2, RECORDS * 2, settings, 0)
+    order = PromptOrder(PROMPTS, RECORDS, RowOrder(3, 0))
+    episodes, _ = collect_episodes(ONLINE["ppo"], roles, order, range(6), settings, 0)
     targets = ONLINE["ppo"].targets(episodes, settings, 0.0)
     assert targets.returns is None
     scores = torch.tensor(length((), episodes.texts))
@@ -384,6 +386,7 @@ def test_without_critic_ppo_is_reinforce_with_a_baseline() -> None:
         ("grpo", {"per_device_train_batch_size": 10}, "a multiple of `num_generations`"),
         ("grpo", {"beta": 0.0, "max_kl": 1.0, "max_kl_action": "raise_beta"}, "a beta of 0"),
         ("rloo", {"missing_eos_score": 0.0, "missing_eos_penalty": 2.0}, "Set one of them"),
+        ("ppo", {"overlong_buffer": 7}, "is the end of `max_new_tokens=6`"),
         (
             "rloo",
             {"max_kl": 1.0, "max_kl_action": "rollback", "rollback_copy": "off"},

@@ -23,8 +23,8 @@ from accord.measure.over_optimisation import best_of_n_kl
 from accord.records import PromptOnly
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
-from accord.settings.groups import GrpoSettings, RlooSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.groups import GROUP_METHODS
+from accord.settings.ppo import PPO_METHODS
 from accord.settings.preferences import DpoSettings, IpoSettings
 from tests.learn.one_token import ANSWERS, PROMPTS, World, make_tree, make_world
 
@@ -147,10 +147,21 @@ def test_f_divergences_reach_their_optimum(divergence: str, seed: int) -> None:
 ONLINE: dict[str, dict[str, Any]] = {
     # Whitened or scaled, the step would no longer depend on the size of the reward.
     "ppo": {"num_ppo_epochs": 4, "whiten_advantages": False, "vf_coef": 1.0},
+    # Its KL is in the reward, so normalised advantages of 0 mean are at the same optimum.
+    "reinforce_plus_plus": {"num_iterations": 4},
     "grpo": {"num_iterations": 2, "num_mini_batches": 2, "scale_rewards": False},
     "rloo": {"num_iterations": 2, "num_mini_batches": 2},
+    # Its own clips would leave the later steps to the KL loss alone.
+    "gspo": {
+        "num_iterations": 2,
+        "num_mini_batches": 2,
+        "scale_rewards": False,
+        "cliprange": 0.2,
+        "cliprange_high": 0.2,
+    },
+    "cispo": {"num_iterations": 2, "num_mini_batches": 2, "scale_rewards": False},
 }
-SETTINGS = {"ppo": PpoSettings, "grpo": GrpoSettings, "rloo": RlooSettings}
+SETTINGS: dict[str, Any] = {**PPO_METHODS, **GROUP_METHODS}
 
 
 def learn_from_scores(

@@ -21,10 +21,16 @@ from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, length_mask, pad_flat
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import optimise, run_iterations
-from accord.learn.online.methods import ONLINE, Targets, ppo_targets
+from accord.learn.online.methods import (
+    ONLINE,
+    Targets,
+    ppo_targets,
+    reinforce_plus_plus_targets,
+)
 from accord.learn.online.metrics import episode_metrics
 from accord.learn.online.roles import Roles
 from accord.learn.online.rollout import collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
@@ -58,9 +64,9 @@ def iterate(
 
 
 def collected(roles: Roles, settings: PpoSettings, iteration: int = 0) -> Episodes:
-    chosen = [RowOrder(3, 0).at(iteration * 8 + i) for i in range(8)]
-    prompts, records = [PROMPTS[i] for i in chosen], [RECORDS[i] for i in chosen]
-    return collect_episodes(ONLINE["ppo"], roles, prompts, records, settings, iteration)[0]
+    order = PromptOrder(PROMPTS, RECORDS, RowOrder(3, 0))
+    positions = range(iteration * 8, iteration * 8 + 8)
+    return collect_episodes(ONLINE["ppo"], roles, order, positions, settings, iteration)[0]
 
 
 def score(
@@ -124,6 +130,27 @@ def test_score_without_penalty_or_kl() -> None:
     settings = settings_of(gae_lambda=1.0, whiten_advantages=False, missing_eos_penalty=0.0)
     targets, _ = score(two_episodes(), settings, beta=0.0)
     torch.testing.assert_close(targets.returns, torch.tensor([[3.0, 3.0], [20.0, 0.0]]))
+
+
+def test_reinforce_plus_plus_by_hand() -> None:
+    # The returns above, (3.05, 3.1) and 18.75: less their mean 8.3, over their deviation. The
+    # squares of the differences (−5.25, −5.2, 10.45) are 27.5625, 27.04 and 109.2025.
+    settings = settings_of("reinforce_plus_plus")
+    targets = reinforce_plus_plus_targets(two_episodes(), settings, beta=0.5)
+    deviation = math.sqrt((27.5625 + 27.04 + 109.2025) / 3)
+    expected = torch.tensor([[-5.25, -5.2], [10.45, 0.0]]) / deviation
+    torch.testing.assert_close(targets.advantages, expected, rtol=1e-5, atol=1e-6)
+    assert targets.returns is None
+    assert targets.active.tolist() == [True, True]
+
+
+def test_reinforce_plus_plus_is_ppo_without_a_critic() -> None:
+    # PPO's advantages by GAE at γ = λ = 1 and values of 0, whitened.
+    episodes = replace(two_episodes(), values=None)
+    settings = settings_of(vf_coef=0.0, gae_lambda=1.0)
+    expected = ppo_targets(episodes, settings, beta=0.3)
+    found = reinforce_plus_plus_targets(episodes, settings_of("reinforce_plus_plus"), beta=0.3)
+    torch.testing.assert_close(found.advantages, expected.advantages)
 
 
 def test_the_clip_holds_before_the_penalty() -> None:

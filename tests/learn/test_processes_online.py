@@ -75,6 +75,8 @@ def test_the_cases_are_what_they_say(in_two: Path) -> None:
     assert [r["skipped"] for r in rows("always broken")] == [1.0, 1.0]  # the third ends the run
     assert [r["rolled_back"] for r in rows("limit")][:2] == [0.0, 1.0]
     assert len({r["objective/beta"] for r in rows("ppo")}) == 3
+    for name in ("grpo, dynamic sampling", "cispo, dynamic sampling, server"):
+        assert sum(r["dynamic_sampling/replaced_prompts"] for r in rows(name)) > 0
     assert not list(in_two.glob("**/start-*"))
 
 

@@ -26,10 +26,13 @@ from transformers import (
 from accord.compare.dataset import load_records
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.rows import encode_rows
+from accord.learn.online.methods import ONLINE, PolicyTerms
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, pack
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.objectives.advantages import overlong_penalty
+from accord.objectives.policy import token_weights
 from accord.objectives.unpaired import kto_reference_point
 from accord.settings.preferences import (
     DpoSettings,
@@ -38,9 +41,10 @@ from accord.settings.preferences import (
     OrpoSettings,
     SimpoSettings,
 )
+from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.training import RewardSettings, SftSettings, TrainSettings
 from tests.learn.trl_cases import CASES, Case
-from tests.learn.trl_rows import UNPAIRED, Reader, save_tokenizer_and_models
+from tests.learn.trl_rows import EPISODES, UNPAIRED, Reader, save_tokenizer_and_models
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLE = Path(__file__).with_name("trl_oracle.py")
@@ -125,6 +129,14 @@ TRAINED = [
 ]
 
 
+# Of each online method: TRL's case, and the settings that are its configuration.
+SURROGATES: dict[str, dict[str, Any]] = {
+    "grpo": {"cliprange": 0.3, "cliprange_high": 0.28},
+    "gspo": {"cliprange": 0.1, "cliprange_high": 0.02},
+    "cispo": {"cliprange": 1.0, "cliprange_high": 0.25},
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The saved models, and what TRL computed on them."""
@@ -150,6 +162,8 @@ def job_of(case: Case, folder: Path) -> dict[str, Any]:
     }
     if case.trainer in ("dpo", "kto"):
         job["reference"] = str(folder / "reference")
+    if case.trainer == "grpo":
+        job["old_policy"] = str(folder / "reference")
     return job
 
 
@@ -196,6 +210,36 @@ def trained_loss(trained: Trained, rows: Path, folder: Path) -> tuple[LanguageMo
     return lm, losses.weighted_sum() / losses.weights.sum()
 
 
+def surrogate_loss(name: str, folder: Path) -> tuple[LanguageModel, Tensor, Tensor]:
+    """The policy, its loss by a row of ONLINE on one packed batch of all episodes, and the log of
+    the ratio that is clipped."""
+    settings: Any = METHOD_SETTINGS[name](
+        model="toy", dataset="toy", output_dir="toy", reward_model="toy", **SURROGATES[name]
+    )
+    lm, old_policy = (
+        load_causal(str(folder / model), device="cpu", learns=model == "policy")
+        for model in ("policy", "reference")
+    )
+    encode = lm.tokenizer
+    groups = [
+        PromptGroup(
+            tuple(encode(row["prompt"])["input_ids"]),
+            ((*encode(row["completion"])["input_ids"], encode.eos_token_id),),
+        )
+        for row in EPISODES
+    ]
+    batch = pack(groups, "cpu")
+    logps = response_logps(lm, batch)
+    with torch.no_grad():
+        log_ratio = logps - response_logps(old_policy, batch)
+    advantages = torch.tensor([row["advantage"] for row in EPISODES])[batch.response_of]
+    terms = PolicyTerms(logps, logps - (logps - log_ratio).detach(), advantages, batch)
+    surrogate = ONLINE[name].surrogate(terms, settings)
+    weights = token_weights(batch.lengths, kind=settings.loss_type, longest=8)
+    loss = (surrogate.values * weights[batch.response_of]).sum()
+    return lm, loss, surrogate.log_ratio.detach()
+
+
 def assert_gradients(parameters: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
     assert {f"gradient.{name}" for name in gradients} == {
@@ -228,13 +272,37 @@ def test_methods_are_trls(trained: Trained, folder: Path, tmp_path: Path) -> Non
     assert_gradients(lm.trainable_parameters(), theirs)
 
 
+@pytest.mark.parametrize("name", SURROGATES)
+def test_surrogates_are_trls(name: str, folder: Path) -> None:
+    theirs = load_file(folder / f"{name}.safetensors")
+    lm, loss, log_ratio = surrogate_loss(name, folder)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(theirs["loss"]), rel=1e-4)
+    assert_gradients(lm.trainable_parameters(), theirs)
+    # Some of the ratios are clipped, and some are not.
+    low, high = SURROGATES[name]["cliprange"], SURROGATES[name]["cliprange_high"]
+    beyond = (log_ratio.exp() < 1 - low) | (log_ratio.exp() > 1 + high)
+    assert 0 < int(beyond.sum()) < len(beyond)
+
+
+def test_the_overlong_penalty_is_trls() -> None:
+    program = (
+        "import json; from trl.rewards import get_soft_overlong_punishment as get; "
+        "print(json.dumps(get(20, 7)([[1] * n for n in range(1, 25)])))"
+    )
+    done = subprocess.run([TRL, "-c", program], capture_output=True, text=True, check=True)
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    found = overlong_penalty(torch.arange(1, 25), limit=20, buffer=7)
+    assert found.tolist() == pytest.approx(theirs)
+
+
 def test_the_rows_tell_the_losses_apart(folder: Path) -> None:
     # Else agreement would say little: AOT is DPO where its sorting changes nothing, and z₀ may
     # be clamped at 0.
     losses = {
         case.name: round(float(load_file(folder / f"{case.name}.safetensors")["loss"]), 3)
         for case in CASES
-        if case.trainer == "dpo" and case.name != "smoothed"
+        if case.trainer in ("dpo", "grpo") and case.name != "smoothed"
     }
     assert len(set(losses.values())) == len(losses), losses
     unpaired = Reader(folder).batch(UNPAIRED)

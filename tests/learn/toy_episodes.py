@@ -16,17 +16,16 @@ from accord.lm.forward import check_packing
 from accord.lm.model import LanguageModel
 from accord.records import PromptOnly, Source
 from accord.respond.local.sampler import LocalSampler
-from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.settings.groups import GROUP_METHODS
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PPO_METHODS
 from tests.lm.models import causal, scalar
 
 PROMPTS = [(5, 9, 11), (7,), (8, 4)]
 RECORDS = [PromptOnly(str(i), Source("prompts.jsonl", i + 1)) for i in range(3)]
-SETTINGS: dict[str, type[OnlineSettings]] = {
-    "ppo": PpoSettings,
-    "grpo": GrpoSettings,
-    "rloo": RlooSettings,
+SETTINGS: dict[str, Any] = {
+    **PPO_METHODS,
+    **GROUP_METHODS,
 }
 
 

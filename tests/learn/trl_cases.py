@@ -27,6 +27,11 @@ from accord.objectives.f_divergences import (
 )
 from accord.objectives.lengths import length_desensitised_weights
 from accord.objectives.optimal_transport import aot_loss, aot_unpaired_loss
+from accord.objectives.policy import (
+    clipped_policy_loss,
+    clipped_weight_loss,
+    sequence_log_ratio,
+)
 from accord.objectives.preference import (
     discopop_loss,
     dpo_loss,
@@ -43,6 +48,7 @@ from accord.objectives.unpaired import kto_loss, kto_reference_point
 from tests.learn.trl_rows import (
     DEMONSTRATIONS,
     DIALOGUES,
+    EPISODES,
     MARGINS,
     PAIRS,
     SHORT_PROMPTS,
@@ -124,6 +130,37 @@ def orpo(batch: Batch) -> Tensor:
     return nll + 0.3 * odds_ratio_loss(*batch.means).mean()
 
 
+ADVANTAGES = torch.tensor([row["advantage"] for row in EPISODES])
+
+
+def by_token(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all tokens: log π, with gradient, log π/π_old and the advantage; the old policy is what
+    the rows call the reference."""
+    logps = torch.cat([x.policy for x in batch.first])
+    old = torch.cat([x.reference for x in batch.first])
+    return logps, logps - old, ADVANTAGES.repeat_interleave(batch.lengths[0])
+
+
+def grpo(batch: Batch) -> Tensor:
+    _, log_ratio, advantages = by_token(batch)
+    return clipped_policy_loss(log_ratio, advantages, clip_low=0.3, clip_high=0.28).mean()
+
+
+def gspo(batch: Batch) -> Tensor:
+    """The mean of the responses' means."""
+    _, log_ratio, advantages = by_token(batch)
+    lengths = batch.lengths[0]
+    response_of = torch.arange(len(lengths)).repeat_interleave(lengths)
+    log_ratio = sequence_log_ratio(log_ratio, response_of, lengths)
+    losses = clipped_policy_loss(log_ratio, advantages, clip_low=0.1, clip_high=0.02)
+    return torch.stack([part.mean() for part in losses.split(lengths.tolist())]).mean()
+
+
+def cispo(batch: Batch) -> Tensor:
+    """TRL bounds the weights above only; its bound is of the ratio itself: 1.25."""
+    return clipped_weight_loss(*by_token(batch), clip_low=1.0, clip_high=0.25).mean()
+
+
 @dataclass(frozen=True)
 class Case:
     """`loss` is of a `Batch`, or of the scores of chosen and rejected for a reward model."""
@@ -133,6 +170,11 @@ class Case:
     config: dict[str, Any]
     loss: Callable[..., Tensor]
     rows: list[dict[str, Any]] = field(default_factory=lambda: PAIRS)
+
+
+def episodes(name: str, loss: Loss, **config: Any) -> Case:
+    """GRPO's trainer on responses of another policy, without a KL."""
+    return Case(name, "grpo", {"num_generations": 2, "beta": 0.0, **config}, loss, EPISODES)
 
 
 def dpo(name: str, loss: Loss, **config: Any) -> Case:
@@ -215,4 +257,14 @@ CASES = [
     ),
     Case("completions", "sft", {}, first_nll, DEMONSTRATIONS),
     Case("assistant", "sft", {"assistant_only_loss": True}, first_nll, DIALOGUES),
+    episodes("grpo", grpo, loss_type="dapo", epsilon=0.3, epsilon_high=0.28),
+    episodes(
+        "gspo",
+        gspo,
+        loss_type="grpo",
+        importance_sampling_level="sequence",
+        epsilon=0.1,
+        epsilon_high=0.02,
+    ),
+    episodes("cispo", cispo, loss_type="cispo", epsilon_high=1.25),
 ]

@@ -2,8 +2,9 @@
 
 Runs in TRL's environment and knows nothing of accord: `python trl_oracle.py job.json`. The job
 names the output folder and its cases, each with a trainer, its configuration, rows and saved
-models. Each case leaves `NAME.safetensors`: the loss, the gradient of every parameter, and the
-token ids of the batch, right-padded.
+models; GRPO's rows have completions with advantages, and the job an old policy. Each case leaves
+`NAME.safetensors`: the loss, the gradient of every parameter, and the token ids of the batch,
+right-padded.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from transformers import (
 from trl import (
     DPOConfig,
     DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
     KTOConfig,
     KTOTrainer,
     RewardConfig,
@@ -55,6 +58,7 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "cpo": (CPOTrainer, CPOConfig),
     "reward": (RewardTrainer, RewardConfig),
     "sft": (SFTTrainer, SFTConfig),
+    "grpo": (GRPOTrainer, GRPOConfig),
 }
 # One step over all rows in fp32, gradients as they come.
 STEP = {
@@ -84,6 +88,36 @@ class Gradients(TrainerCallback):
                 self.found[name] = parameter.grad.clone()
 
 
+def rollouts(rows: list[dict[str, Any]], tokenizer: Any, old_policy: Any) -> dict[str, Any]:
+    """What GRPO's trainer would have sampled: the rows' completions with their advantages, drawn
+    from another policy than the one that is trained, so that ratios are not 1."""
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
+    completions = [
+        [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id] for row in rows
+    ]
+    width, length = max(map(len, prompts)), max(map(len, completions))
+    pad = tokenizer.pad_token_id
+    inputs = {
+        "prompt_ids": [[pad] * (width - len(ids)) + ids for ids in prompts],
+        "prompt_mask": [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts],
+        "completion_ids": [ids + [pad] * (length - len(ids)) for ids in completions],
+        "completion_mask": [[1] * len(ids) + [0] * (length - len(ids)) for ids in completions],
+    }
+    tensors: dict[str, Any] = {name: torch.tensor(values) for name, values in inputs.items()}
+    ids = torch.cat([tensors["prompt_ids"], tensors["completion_ids"]], 1)
+    mask = torch.cat([tensors["prompt_mask"], tensors["completion_mask"]], 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = old_policy(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    logps = logits[:, width - 1 : -1].log_softmax(-1)
+    old = logps.gather(2, tensors["completion_ids"][:, :, None]).squeeze(2)
+    return tensors | {
+        "advantages": torch.tensor([row["advantage"] for row in rows]),
+        "old_per_token_logps": old,
+        "num_items_in_batch": tensors["completion_mask"].sum(),
+    }
+
+
 def run(case: dict[str, Any], output: Path) -> None:
     trainer_class, config_class = TRAINERS[case["trainer"]]
     tokenizer = AutoTokenizer.from_pretrained(case["model"])
@@ -95,6 +129,8 @@ def run(case: dict[str, Any], output: Path) -> None:
     if "reference" in case:
         reference = load.from_pretrained(case["reference"], dtype=torch.float32)
         more["ref_model"] = reference
+    if "old_policy" in case:  # rewards have given the rows' advantages
+        more["reward_funcs"] = lambda completions, **_: [0.0] * len(completions)
     gradients = Gradients()
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_class(
@@ -110,6 +146,10 @@ def run(case: dict[str, Any], output: Path) -> None:
             callbacks=[gradients],
             **more,
         )
+        if "old_policy" in case:
+            old_policy = load.from_pretrained(case["old_policy"], dtype=torch.float32)
+            inputs = rollouts(case["rows"], tokenizer, old_policy)
+            trainer._prepare_inputs = lambda batch: inputs
         found: dict[str, torch.Tensor] = {}
         step = trainer.training_step
 

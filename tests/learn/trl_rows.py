@@ -39,6 +39,10 @@ UNPAIRED = [
     {"prompt": "who", "completion": " the old cat ran far", "label": True},
     {"prompt": "where is a mat", "completion": " on", "label": True},
 ]
+EPISODES = [
+    {**row, "advantage": advantage}
+    for row, advantage in zip(UNPAIRED, (1.0, 0.5, -1.0, 0.7), strict=True)
+]
 SHORT_PROMPTS = [
     {"prompt": "who", "chosen": " sat on the", "rejected": " the"},
     {"prompt": "where", "chosen": " on a mat", "rejected": " the house of the old"},

@@ -10,6 +10,8 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    overlong_penalty,
+    returns_to_go,
     token_rewards,
     whiten,
 )
@@ -35,6 +37,13 @@ def test_the_score_is_on_the_last_response_token() -> None:
     torch.testing.assert_close(actual, expected)
 
 
+def test_the_overlong_penalty_is_dapos() -> None:
+    # The paper's numbers: a limit of 20,480 with the last 4,096 tokens as buffer.
+    lengths = torch.tensor([1, 16_384, 17_408, 18_432, 20_480, 30_000])
+    found = overlong_penalty(lengths, limit=20_480, buffer=4_096)
+    assert found.tolist() == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
+
+
 def test_a_response_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="no last token to carry the score"):
         token_rewards(
@@ -51,6 +60,12 @@ def test_gae_by_hand() -> None:
     advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=0.5)
     torch.testing.assert_close(advantages, torch.tensor([[-0.1875, -0.75, -3.0]]))
     torch.testing.assert_close(returns, torch.tensor([[0.8125, 1.25, 1.0]]))
+
+
+def test_returns_to_go_by_hand() -> None:
+    # 1 + 2 + 4, 2 + 4, 4; and 3 − 1, −1: the cell behind the response doesn't count.
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 0.0]])
+    assert returns_to_go(rewards, MASK).tolist() == [[7.0, 6.0, 4.0], [2.0, -1.0, 0.0]]
 
 
 def grids() -> tuple[Tensor, Tensor]:

@@ -14,8 +14,10 @@ from accord.objectives.policy import (
     adapted_beta,
     clipped_policy_loss,
     clipped_value_loss,
+    clipped_weight_loss,
     importance_weights,
     kl_loss,
+    sequence_log_ratio,
     token_weights,
 )
 
@@ -43,6 +45,60 @@ def test_policy_loss(
     assert log_ratio.grad is not None
     assert float(actual.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(log_ratio.grad) == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "low", "high", "weight"),
+    [
+        (1.5, 2.0, 0.2, 0.2, 1.2),  # where PPO's clip takes the gradient away
+        (0.5, -2.0, 0.2, 0.2, 0.8),
+        (1.5, -2.0, 0.2, 0.2, 1.2),  # the sign of the advantage doesn't matter
+        (0.5, 2.0, 0.2, 0.2, 0.8),
+        (1.1, 2.0, 0.2, 0.2, 1.1),
+        (0.01, 2.0, 1.0, 4.0, 0.01),  # no bound below
+        (7.0, 2.0, 1.0, 4.0, 5.0),
+    ],
+)
+def test_a_clipped_weight_bounds_a_gradient_and_never_takes_it_away(
+    ratio: float, advantage: float, low: float, high: float, weight: float
+) -> None:
+    # −w·A·log π: its slope to log π is −w·A, with w the clipped ratio, a constant. log π = −0.7.
+    logp = torch.tensor([-0.7], requires_grad=True)
+    log_ratio = logp - (-0.7 - math.log(ratio))
+    assert float(log_ratio.exp().detach()) == pytest.approx(ratio)
+    loss = clipped_weight_loss(
+        logp, log_ratio, torch.tensor([advantage]), clip_low=low, clip_high=high
+    )
+    loss.backward()
+    assert logp.grad is not None
+    assert float(loss.detach()) == pytest.approx(weight * advantage * 0.7)
+    assert float(logp.grad) == pytest.approx(-weight * advantage)
+
+
+def test_the_ratio_of_a_response() -> None:
+    # (0.2 − 0.1 + 0.5)/3 = 0.2, so its ratio is e^0.2; of one token it is that token's.
+    log_ratio = torch.tensor([0.2, -0.1, 0.5, -0.3], requires_grad=True)
+    response_of, lengths = torch.tensor([0, 0, 0, 1]), torch.tensor([3, 1])
+    found = sequence_log_ratio(log_ratio, response_of, lengths)
+    assert found.tolist() == pytest.approx([0.2, 0.2, 0.2, -0.3])
+    assert found[0].exp().item() == pytest.approx(math.exp(0.2))
+    # GSPO's eq. 10 at A = 2 and −1: a response's loss is −s·A, and its gradient, to the log-prob of
+    # each of its tokens, −s·A/|y|. Each of the |y| equal values weighs 1/|y|.
+    advantages = torch.tensor([2.0, 2.0, 2.0, -1.0])
+    losses = clipped_policy_loss(found, advantages, clip_low=0.5, clip_high=0.5)
+    (losses / lengths[response_of]).sum().backward()
+    assert log_ratio.grad is not None
+    s = math.exp(0.2)
+    assert losses.tolist() == pytest.approx([-2 * s, -2 * s, -2 * s, math.exp(-0.3)])
+    slopes = [-2 * s / 3, -2 * s / 3, -2 * s / 3, math.exp(-0.3)]
+    assert log_ratio.grad.tolist() == pytest.approx(slopes)
+    # Clipped at 1.1, the whole response has no gradient, though its second token's ratio fell.
+    log_ratio.grad = None
+    found = sequence_log_ratio(log_ratio, response_of, lengths)
+    losses = clipped_policy_loss(found, advantages, clip_low=0.1, clip_high=0.1)
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx([-2.2, -2.2, -2.2, 0.9])
+    assert log_ratio.grad.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize(

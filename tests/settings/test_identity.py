@@ -191,3 +191,19 @@ def test_input_paths_in_tables_and_lists() -> None:
     assert sources[:3] == ["r", "s", "score.py"]
     assert sources[3].endswith("json/decoder.py")
     assert sources[4] == "no_such_module"
+
+
+OFF_BY_DEFAULT = [
+    ("ppo", "overlong_buffer"),
+    ("rloo", "overlong_buffer"),
+    ("grpo", "dynamic_sampling_max_rounds"),
+]
+
+
+@pytest.mark.parametrize(("method", "key"), OFF_BY_DEFAULT)
+def test_an_option_that_is_off_leaves_the_identity_of_earlier_versions(
+    method: str, key: str
+) -> None:
+    settings_class = METHOD_SETTINGS[method]
+    assert key not in identity_settings(settings_class(**TRAIN, reward_model="r"))
+    assert identity_settings(settings_class(**TRAIN, reward_model="r", **{key: 3}))[key] == 3

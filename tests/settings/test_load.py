@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from accord.errors import SettingsError
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
+from accord.settings.reading.foreign import FOREIGN_METHODS, FOREIGN_VALUES
 from accord.settings.reading.load import apply_overrides, build
 from accord.settings.reading.yaml_lines import read_yaml
-from accord.settings.stage_kinds import METHOD_SETTINGS
+from accord.settings.stage_kinds import METHOD_SETTINGS, find_method
 from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
 from accord.settings.training import SftSettings
 
@@ -150,6 +152,57 @@ def test_every_foreign_name_points_to_a_key_that_exists() -> None:
         assert foreign.accord_key or foreign.note, name
     for name, foreign in FOREIGN_IN_LORA.items():
         assert not foreign.accord_key or foreign.accord_key in LoraSettings.model_fields, name
+
+
+def online_error(method: str, *overrides: str) -> str:
+    values = apply_overrides(read_yaml(REQUIRED + "reward_model: r", source="x.yaml"), overrides)
+    with pytest.raises(SettingsError) as caught:
+        build(METHOD_SETTINGS[method], values, where=f"train {method}")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "message"),
+    [
+        ("grpo", "importance_sampling_level=sequence", "`sequence` is `accord train gspo`"),
+        ("grpo", "loss_type=cispo", "TRL's is `accord train cispo` here."),
+        ("rloo", "loss_type=dapo", "TRL's is `loss_type=token` here."),
+        ("grpo", "loss_type=[dapo]", "Leave it out for the default, token."),
+        ("cispo", "epsilon_high=5.0", "it is the bound itself: 1 + `cliprange_high`."),
+        ("ppo", "adv_estimator=gae", "verl's `adv_estimator` is `method` here."),
+        ("grpo", "soft_punish_cache=9", "TRL's `soft_punish_cache` is `overlong_buffer` here."),
+        ("ppo", "filter_groups=true", "`dynamic_sampling_max_rounds` here, which train ppo does"),
+    ],
+)
+def test_other_tools_names_of_online_methods(method: str, override: str, message: str) -> None:
+    assert message in online_error(method, override)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("reinforce++", "It is `reinforce_plus_plus` here."),
+        ("DAPO", "It is `grpo` with `cliprange_high=0.28`, `beta=0`,"),
+        ("dr-grpo", "It is `grpo` with `scale_rewards=false` and `loss_type=fixed` here."),
+        ("gsppo", "Did you mean `gspo`?"),
+        ("xyz", f"There is no method 'xyz'. The methods are `{next(iter(METHOD_SETTINGS))}`"),
+    ],
+)
+def test_methods_of_other_tools_and_papers(name: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_method(name)
+    assert message in str(caught.value)
+
+
+def test_what_foreign_methods_and_values_name_exists() -> None:
+    keys = {key for c in METHOD_SETTINGS.values() for key in c.model_fields}
+    for text in FOREIGN_METHODS.values():
+        method, *settings = re.findall(r"`(\w+)", text)
+        assert method in METHOD_SETTINGS
+        assert set(settings) <= keys
+    assert not set(FOREIGN_METHODS) & set(METHOD_SETTINGS)
+    for key, _ in FOREIGN_VALUES:
+        assert key in keys
 
 
 def test_aliases_mean_the_same() -> None:

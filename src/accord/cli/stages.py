@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ commands = typer.Typer()
 
 METHODS = "METHODS"
 """The paragraph in the help of `accord train` that the list of methods replaces."""
+LIST_WIDTH = 98  # columns: the list is verbatim, and indented by two in at most 100
 
 
 class TrainCommand(TyperCommand):
@@ -29,7 +31,8 @@ def _method_list() -> str:
     from accord.settings.stage_kinds import METHOD_SETTINGS, method_summary
 
     width = max(map(len, METHOD_SETTINGS)) + 2
-    return "\n".join(f"{name:<{width}}{method_summary(c)}" for name, c in METHOD_SETTINGS.items())
+    rows = [f"{name:<{width}}{method_summary(c)}" for name, c in METHOD_SETTINGS.items()]
+    return "\n".join(fill(row, LIST_WIDTH, subsequent_indent=" " * width) for row in rows)
 
 
 @commands.command(cls=TrainCommand)

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def overlong_penalty(lengths: Tensor, *, limit: int, buffer: int) -> Tensor:
+    """DAPO's soft overlong punishment (Yu et al. 2025, eq. 13): 0 up to limit − buffer tokens, from
+    there falling in a line to −1 at the limit.
+
+    lengths in tokens, of any shape; buffer, the paper's L_cache, at least 1.
+    """
+    return ((limit - buffer - lengths) / buffer).clamp(-1.0, 0.0)
+
+
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, *, beta: float) -> Tensor:
     """−β·(log π − log π_ref) on every token, and the score on each response's last token.
 
@@ -40,6 +49,11 @@ def gae(
         carry = (delta + gamma * lam * carry) * mask[:, t]
         advantages[:, t] = carry
     return advantages, (advantages + values) * mask
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The sum of a token's reward and those after it in its response; undiscounted, all (E, T)."""
+    return rewards.flip(1).cumsum(1).flip(1) * mask
 
 
 def whiten(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor:

@@ -25,6 +25,28 @@ def clipped_policy_loss(
     return torch.maximum(-advantages * ratio, -advantages * clipped)
 
 
+def clipped_weight_loss(
+    logps: Tensor, log_ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> Tensor:
+    """CISPO (MiniMax-M1 2025, eqs. 4 and 5), as a loss: −sg(clip(ρ, 1−low, 1+high))·A·log π.
+
+    All (tokens,). The clip bounds the weight of a token's gradient and never takes it away; no
+    gradient flows through the weight (sg). clip_low of 1 or more is no bound below, as there.
+    """
+    weights = log_ratio.detach().exp().clamp(1.0 - clip_low, 1.0 + clip_high)
+    return -weights * advantages * logps
+
+
+def sequence_log_ratio(log_ratio: Tensor, response_of: Tensor, lengths: Tensor) -> Tensor:
+    """GSPO (Zheng et al. 2025, eq. 7): the log of s = (π(y)/π_old(y))^(1/|y|), on every token of y.
+
+    log_ratio and response_of (tokens,), the response of each token; lengths (responses,). Returns
+    (tokens,): the mean of the log-ratios of the token's response. Whole responses only.
+    """
+    sums = log_ratio.new_zeros(len(lengths)).index_add(0, response_of, log_ratio)
+    return (sums / lengths)[response_of]
+
+
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float
 ) -> Tensor:

@@ -84,7 +84,7 @@ def _stages() -> Iterator[str]:
 def _sources() -> Iterator[str]:
     yield "## Sources of a reward\n"
     yield (
-        "`rewards` (of PPO, GRPO, RLOO and `select`) is a list of sources; the score is the sum of "
+        "`rewards` (of online methods and `select`) is a list of sources; the score is the sum of "
         "their scores,\neach times its weight. Every source has these keys and those of its kind.\n"
     )
     yield from _table(SourceSettings.model_fields)
@@ -99,8 +99,8 @@ def _aliases() -> Iterator[str]:
     yield "## Other names that are accepted\n"
     yield (
         "These names of Hugging Face's tools mean exactly the same. The names of other tools "
-        "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, Unsloth) are refused with the name "
-        "to use here.\n"
+        "(TRL, Axolotl,\nLLaMA-Factory, torchtune, OpenRLHF, verl, Unsloth) are refused with the "
+        "name to use here.\n"
     )
     yield "| name | accord's key |\n|---|---|"
     for alias, path in RENAMED.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -119,6 +120,13 @@ class OnlineSettings(TrainSettings):
         description="Score of every response that does not end; replaces its own score less "
         "`missing_eos_penalty`.",
     )
+    overlong_buffer: Annotated[int, NotIdentity] = Field(
+        0,
+        ge=0,
+        description="Tokens before `max_new_tokens` over which a response's score falls linearly, "
+        "by 1 at the limit (DAPO's soft overlong punishment); 0 is off. `missing_eos_penalty` is "
+        "subtracted as well; `missing_eos_score` replaces both.",
+    )
     reward_clip: float | None = Field(
         10.0,
         gt=0,
@@ -131,6 +139,11 @@ class OnlineSettings(TrainSettings):
         description="With another sampling engine: maximum of the weight π_old/π_sampler on the "
         "policy loss of each token.",
     )
+
+    @classmethod
+    def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """`overlong_buffer` unless it is off: a run without it is that of earlier versions."""
+        return frozenset({"overlong_buffer"} if values.get("overlong_buffer") else ())
 
     @property
     def sources(self) -> list[RewardSource]:
@@ -213,6 +226,11 @@ class OnlineSettings(TrainSettings):
             raise ValueError(
                 "`missing_eos_score` replaces the score that `missing_eos_penalty` is subtracted "
                 "from. Set one of them."
+            )
+        if self.overlong_buffer > self.max_new_tokens:
+            raise ValueError(
+                f"`overlong_buffer={self.overlong_buffer}` is the end of `max_new_tokens="
+                f"{self.max_new_tokens}`, and can't be longer. Lower it."
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Settings of PPO."""
+"""Settings of PPO and, without a critic, REINFORCE++."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, Settings
 from accord.settings.online import OnlineSettings
+from accord.settings.training import peak_learning_rate
 
 
 class PpoSettings(OnlineSettings):
@@ -104,5 +105,24 @@ class PpoSettings(OnlineSettings):
         return self
 
 
-PPO_METHODS: dict[str, type[Settings]] = {"ppo": PpoSettings}
+class ReinforcePlusPlusSettings(OnlineSettings):
+    """Learns like PPO without a critic, from advantages normalised over the whole batch.
+
+    REINFORCE++ (Hu et al. 2025): a token's advantage is the score less the KL penalty of this token
+    and those after it, at mean 0 and variance 1 over all response tokens of an iteration. One
+    response to each prompt is enough.
+    """
+
+    learning_rate: float = peak_learning_rate(1e-6)
+    num_iterations: int = Field(1, ge=1, description="Passes over an iteration's episodes.")
+
+    @property
+    def epochs(self) -> int:
+        return self.num_iterations
+
+
+PPO_METHODS: dict[str, type[Settings]] = {
+    "ppo": PpoSettings,
+    "reinforce_plus_plus": ReinforcePlusPlusSettings,
+}
 """The methods of this module by name, as in `accord train NAME`."""

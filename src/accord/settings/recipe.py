@@ -13,7 +13,7 @@ import accord
 from accord.errors import SettingsError
 from accord.settings.reading.load import build, load_yaml, override, parse_override
 from accord.settings.reading.located import KeyPath, LocatedMapping
-from accord.settings.reading.suggest import did_you_mean, listed, nearest
+from accord.settings.reading.suggest import did_you_mean, listed, nearest, suggest_method
 from accord.settings.stage_kinds import (
     METHOD_SETTINGS,
     STAGES,
@@ -183,7 +183,7 @@ def _stage_name(entry: LocatedMapping) -> str:
         where = entry.source_of(("method",))
         problem = "has no `method`" if method is None else f"has the unknown method {method!r}"
         raise SettingsError(
-            f"A training stage {problem} ({where}).{did_you_mean(str(method), METHOD_SETTINGS)} "
+            f"A training stage {problem} ({where}).{suggest_method(str(method), METHOD_SETTINGS)} "
             f"The methods are {listed(METHOD_SETTINGS)}."
         )
     if kind != "train" and "method" in entry.values:

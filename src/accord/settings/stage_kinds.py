@@ -14,7 +14,7 @@ from accord.settings.ppo import PPO_METHODS
 from accord.settings.preferences import PREFERENCE_METHODS
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
-from accord.settings.reading.suggest import listed, nearest
+from accord.settings.reading.suggest import listed, suggest_method
 from accord.settings.stages import (
     ArenaSettings,
     CompareSettings,
@@ -82,10 +82,9 @@ def find_method(method: str) -> str:
     """`method`, if there is one of that name. Raises SettingsError, which names the nearest."""
     if method in METHOD_SETTINGS:
         return method
-    near = nearest(method, METHOD_SETTINGS)
-    suggestion = f"Did you mean `{near}`? " if near else ""
     raise SettingsError(
-        f"There is no method {method!r}. {suggestion}The methods are {listed(METHOD_SETTINGS)}."
+        f"There is no method {method!r}.{suggest_method(method, METHOD_SETTINGS)} "
+        f"The methods are {listed(METHOD_SETTINGS)}."
     )
 
 

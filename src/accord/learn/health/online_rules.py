@@ -258,9 +258,9 @@ def _clipped(history: MetricHistory) -> list[HealthRemark]:
     if share <= OFTEN_CLIPPED:
         return []
     text = (
-        f"{share:.0%} of the tokens are outside of the clip, where what would go further gets no "
-        f"gradient: an iteration's steps go too far. Lower learning_rate, num_ppo_epochs or "
-        f"num_mini_batches."
+        f"{share:.0%} of the tokens' ratios are outside of the clip, which removes their gradient "
+        f"(of cispo: bounds it): an iteration's steps go too far. Lower learning_rate, "
+        f"num_mini_batches or the passes (num_ppo_epochs, num_iterations)."
     )
     return [HealthRemark("clip fraction", "note", text)]
 
@@ -313,8 +313,16 @@ def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
     text = (
         f"In {share:.0%} of the groups all answers score the same, so they teach nothing. Take "
         f"prompts that are neither always nor never solved, a finer reward, or more "
-        f"num_generations."
+        f"num_generations"
     )
+    replaced = history.last("dynamic_sampling/replaced_prompts")
+    if replaced is None:
+        text += "; dynamic_sampling_max_rounds replaces such prompts by the next ones."
+    else:
+        text += (
+            f"; {replaced:.0f} prompts of an iteration have been replaced already, as many as "
+            f"dynamic_sampling_max_rounds allows."
+        )
     return [HealthRemark("equal groups", "warning", text)]
 
 

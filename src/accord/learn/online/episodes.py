@@ -27,7 +27,8 @@ class Episodes:
     scores (E,) are the reward's, and `by_source` the sources that were summed; finished (E,) says
     which responses ended with EOS. `known` (E,) says whose old log-probs and entropies are
     computed; the first training pass over the others fills theirs in. `off_policy`: another
-    engine sampled.
+    engine sampled. `positions` (P,) are those of the prompts in the run's order, `sampling` what
+    sampling logs of itself, and `discarded_tokens` the tokens that it did not use.
     """
 
     groups: tuple[PromptGroup, ...]
@@ -43,6 +44,14 @@ class Episodes:
     entropy: Tensor | None = None
     off_policy: bool = False
     by_source: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    discarded_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompts and responses, with those that were sampled and not used."""
+        return sum(group.num_tokens for group in self.groups) + self.discarded_tokens
 
     @property
     def lengths(self) -> Tensor:

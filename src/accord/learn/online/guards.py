@@ -36,6 +36,8 @@ class OnlineState:
 
     `beta` is the present KL coefficient, `rate_scale` a factor of all learning rates. `rollbacks`
     and `skipped` count iterations in a row. `stopped`: the KL limit ended the run.
+    `replaced_prompts` counts the prompts of the order that were drawn in place of others: the next
+    iteration starts behind them.
     """
 
     beta: float
@@ -44,6 +46,7 @@ class OnlineState:
     skipped: int = 0
     stopped: bool = False
     num_tokens: int = 0
+    replaced_prompts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

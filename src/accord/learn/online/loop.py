@@ -29,6 +29,7 @@ from accord.learn.online.methods import ONLINE, OnlineMethod
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles, critic_learning_rate, critic_warmup_steps
 from accord.learn.online.rollout import load_or_collect_episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration, Pretraining, optimiser_step
 from accord.objectives.policy import adapted_beta
 from accord.records import PromptOnly
@@ -60,16 +61,16 @@ def run_iterations(
     was asked for.
     """
     method = ONLINE[method] if isinstance(method, str) else method
-    order, progress = RowOrder(len(prompts), settings.seed), state.progress
+    order = PromptOrder(prompts, records, RowOrder(len(prompts), settings.seed))
+    progress = state.progress
     num_prompts = settings.prompts_per_iteration * processes().world_size
     while state.step < iterations and not progress.stopped:
         start_time = time.perf_counter()
         factor = _set_learning_rates(state, iterations, settings)
-        rows = order.slice(state.step * num_prompts, (state.step + 1) * num_prompts)
-        batch = [prompts[i] for i in rows], [records[i] for i in rows]
+        start = state.step * num_prompts + progress.replaced_prompts
         log_step = should_log(state.step + 1, iterations, settings)
         episodes, first_pass = load_or_collect_episodes(
-            method, state.step, roles, *batch, settings, log=log_step, folder=folder
+            method, state.step, roles, order, start, settings, log=log_step, folder=folder
         )
         kl_decision = apply_kl_limit(state, episodes, settings)
         metrics: dict[str, float] = {"skipped": 0.0}
@@ -89,15 +90,17 @@ def run_iterations(
             metrics |= iteration.targets.metrics | _optimise_or_skip(state, iteration, folder)
         if first_pass is not None:
             first_pass.release()
-        metrics |= episode_metrics(episodes, settings, beta)
+        metrics |= {**episodes.sampling, **episode_metrics(episodes, settings, beta)}
         if method.groups:
             metrics |= group_metrics(episodes, settings)
         state.step += 1
         _adapt_beta(state, metrics, settings, len(episodes.scores))
         progress.stopped = kl_decision.stops
-        progress.num_tokens += sum(g.num_tokens for g in episodes.groups)
+        progress.num_tokens += episodes.num_tokens
+        num_drawn = max(episodes.positions) + 1
+        progress.replaced_prompts = num_drawn - state.step * num_prompts
         metrics |= {
-            "epoch": state.step * len(rows) / len(prompts),
+            "epoch": num_drawn / len(prompts),
             "learning_rate": factor * settings.learning_rate,
             "num_tokens": float(progress.num_tokens),
             "seconds": time.perf_counter() - start_time,

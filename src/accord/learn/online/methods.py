@@ -20,13 +20,20 @@ from accord.objectives.advantages import (
     gae,
     group_advantages,
     leave_one_out,
+    overlong_penalty,
+    returns_to_go,
     token_rewards,
     whiten,
 )
-from accord.objectives.policy import clipped_policy_loss, kl_loss
-from accord.settings.groups import GrpoSettings, RlooSettings
+from accord.objectives.policy import (
+    clipped_policy_loss,
+    clipped_weight_loss,
+    kl_loss,
+    sequence_log_ratio,
+)
+from accord.settings.groups import CispoSettings, GrpoSettings, GspoSettings, RlooSettings
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
+from accord.settings.ppo import PpoSettings, ReinforcePlusPlusSettings
 
 S = TypeVar("S", bound=OnlineSettings)
 
@@ -83,11 +90,21 @@ class OnlineMethod(Generic[S]):
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
-    """Scores (E,); those of responses without EOS lowered or replaced, as the settings say."""
-    scores = episodes.scores
+    """Scores (E,), less the penalties of long responses and of those without EOS."""
+    return penalised_scores(episodes.scores, episodes.lengths, episodes.finished, settings)
+
+
+def penalised_scores(
+    scores: Tensor, lengths: Tensor, finished: Tensor, settings: OnlineSettings
+) -> Tensor:
+    """Scores (E,), less the penalties of long responses and of those without EOS; where
+    `missing_eos_score` is set, it is the whole score of the latter."""
+    if settings.overlong_buffer:
+        limit, buffer = settings.max_new_tokens, settings.overlong_buffer
+        scores = scores + overlong_penalty(lengths, limit=limit, buffer=buffer)
     if settings.missing_eos_score is not None:
-        return scores.masked_fill(~episodes.finished, settings.missing_eos_score)
-    return scores - settings.missing_eos_penalty * (~episodes.finished).float()
+        return scores.masked_fill(~finished, settings.missing_eos_score)
+    return scores - settings.missing_eos_penalty * (~finished).float()
 
 
 def log_ratio_to_reference(episodes: Episodes) -> Tensor:
@@ -140,6 +157,17 @@ def rloo_targets(episodes: Episodes, settings: RlooSettings, beta: float) -> Tar
     return _response_targets(advantages, episodes, all_active=False)
 
 
+def reinforce_plus_plus_targets(
+    episodes: Episodes, settings: ReinforcePlusPlusSettings, beta: float
+) -> Targets:
+    """REINFORCE++ (Hu et al. 2025): the score less β times the log-ratios from a token on,
+    normalised over all response tokens of the iteration."""
+    scores, mask = final_scores(episodes, settings), episodes.mask
+    rewards = token_rewards(scores, log_ratio_to_reference(episodes), mask, beta=beta)
+    advantages = whiten(returns_to_go(rewards, mask), mask)
+    return Targets(advantages, torch.ones(len(episodes.groups), dtype=torch.bool))
+
+
 def _response_targets(advantages: Tensor, episodes: Episodes, *, all_active: bool) -> Targets:
     """Advantages (P, K) spread over every token of their responses."""
     informative = (advantages != 0).any(1)
@@ -151,6 +179,23 @@ def clipped_surrogate(terms: PolicyTerms, settings: OnlineSettings) -> Surrogate
     """PPO's clipped surrogate on each token's ratio; GRPO and RLOO use it too."""
     low, high = clip_range(settings)
     values = clipped_policy_loss(terms.log_ratio, terms.advantages, clip_low=low, clip_high=high)
+    return SurrogateLoss(values, terms.log_ratio)
+
+
+def gspo_surrogate(terms: PolicyTerms, settings: GspoSettings) -> SurrogateLoss:
+    """GSPO (Zheng et al. 2025, eq. 5): PPO's clipped surrogate on the ratio of whole responses."""
+    low, high = clip_range(settings)
+    log_ratio = sequence_log_ratio(terms.log_ratio, terms.batch.response_of, terms.batch.lengths)
+    values = clipped_policy_loss(log_ratio, terms.advantages, clip_low=low, clip_high=high)
+    return SurrogateLoss(values, log_ratio)
+
+
+def cispo_surrogate(terms: PolicyTerms, settings: CispoSettings) -> SurrogateLoss:
+    """CISPO (MiniMax-M1 2025): the log-prob of every token, weighted by its clipped ratio."""
+    low, high = clip_range(settings)
+    values = clipped_weight_loss(
+        terms.logps, terms.log_ratio, terms.advantages, clip_low=low, clip_high=high
+    )
     return SurrogateLoss(values, terms.log_ratio)
 
 
@@ -167,6 +212,9 @@ def grpo_kl_loss(ref_log_ratio: Tensor, log_ratio: Tensor, settings: GrpoSetting
 
 ONLINE: dict[str, OnlineMethod[Any]] = {
     "ppo": OnlineMethod(ppo_targets, clipped_surrogate),
+    "reinforce_plus_plus": OnlineMethod(reinforce_plus_plus_targets, clipped_surrogate),
     "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
     "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
+    "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, groups=True),
+    "cispo": OnlineMethod(grpo_targets, cispo_surrogate, grpo_kl_loss, groups=True),
 }

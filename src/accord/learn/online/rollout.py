@@ -1,17 +1,17 @@
-"""An iteration's rollouts: sample responses, score them, and measure them under policy, reference
-and critic. Their result is the iteration's `Episodes`."""
+"""An iteration's `Episodes`: scored rollouts, measured under policy, reference and critic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from accord.compare.rewards.reward import Reward, RewardScores, score_responses
+from accord.compare.rewards.reward import RewardScores
 from accord.learn.loop.processes import processes
+from accord.learn.online.dynamic_sampling import replace_equal_groups
 from accord.learn.online.episodes import (
     Episodes,
     all_gather_rows,
@@ -24,30 +24,13 @@ from accord.learn.online.episodes import (
 )
 from accord.learn.online.methods import OnlineMethod
 from accord.learn.online.roles import Roles, critic_warmup_steps
+from accord.learn.online.sampling import PromptOrder, Rollouts, sample_and_score
 from accord.learn.online.saved_episodes import load_episodes, save_episodes
 from accord.lm.forward import response_logps, response_stats, share_forward_pass, token_values
-from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.records import PromptOnly
-from accord.respond.protocol import SamplingSettings
-from accord.respond.text import response_text
+from accord.lm.packing import PackedBatch, pack
 from accord.runs import digest_json
 from accord.settings.identity import identity_settings
 from accord.settings.online import OnlineSettings
-
-Prompts = Sequence[tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rollouts:
-    """P prompts with K sampled responses: token groups, and in order of the E = P·K responses
-    their texts without special tokens, whether each ended with EOS, the sampler's log-probs of
-    their tokens, and whether the policy itself computed those."""
-
-    groups: tuple[PromptGroup, ...]
-    texts: tuple[str, ...]
-    finished: tuple[bool, ...]
-    logps: tuple[float, ...]
-    exact: bool = True
 
 
 @dataclass(slots=True)
@@ -67,34 +50,37 @@ def load_or_collect_episodes(
     method: OnlineMethod,
     iteration: int,
     roles: Roles,
-    prompts: Prompts,
-    records: Sequence[PromptOnly],
+    order: PromptOrder,
+    start: int,
     settings: OnlineSettings,
     *,
     log: bool,
     folder: Path | None,
 ) -> tuple[Episodes, SavedForward | None]:
-    """The iteration's episodes: those that a killed run saved, or new ones, which are saved.
+    """The iteration's episodes, of prompts from position `start` of the order on: those that a
+    killed run saved, or new ones, which are saved.
 
     All processes return the same; the main one reads and writes them.
     """
     procs = processes()
+    num_prompts = settings.prompts_per_iteration * procs.world_size
+    positions = range(start, start + num_prompts)
     if folder is None:
-        return collect_episodes(method, roles, prompts, records, settings, iteration, log=log)
+        return collect_episodes(method, roles, order, positions, settings, iteration, log=log)
     identity = {
         "settings": digest_json(identity_settings(settings)),
-        "prompts": digest_json([list(p) for p in prompts]),
+        "prompts": digest_json([list(p) for p in order.batch(positions).prompts]),
         "entropy": log,
     }
     if settings.resume:
         saved = None
         if procs.is_main:
-            saved = load_episodes(folder, iteration, prompts, records, identity)
+            saved = load_episodes(folder, iteration, order, identity)
         saved = procs.broadcast(saved)
         if saved is not None:
             return saved, None
     episodes, first_pass = collect_episodes(
-        method, roles, prompts, records, settings, iteration, log=log
+        method, roles, order, positions, settings, iteration, log=log
     )
     if procs.is_main:
         save_episodes(folder, iteration, episodes, identity)
@@ -104,8 +90,8 @@ def load_or_collect_episodes(
 def collect_episodes(
     method: OnlineMethod,
     roles: Roles,
-    prompts: Prompts,
-    records: Sequence[PromptOnly],
+    order: PromptOrder,
+    positions: range,
     settings: OnlineSettings,
     iteration: int,
     *,
@@ -116,20 +102,19 @@ def collect_episodes(
     The policy's log-probs are computed before the steps only where the reward needs them (a KL on
     the tokens), `max_kl` does, or several steps are taken from the same episodes.
     """
-    start = iteration * len(prompts)
-    streams = range(start, start + len(prompts))
-    rollouts = sample_rollouts(roles, prompts, records, settings, streams)
+    scored = sample_and_score(roles, order.batch(positions), settings)
+    scored = replace_equal_groups(scored, roles, order, settings)
     kl_in_reward = settings.needs_reference and method.kl_loss is None
     steps = settings.epochs * settings.num_mini_batches
     passes = [
         micro_batches(
-            rollouts.groups,
+            scored.rollouts.groups,
             minibatch,
             count=settings.gradient_accumulation_steps,
             max_tokens=settings.max_tokens_per_forward,
             procs=processes(),
         )
-        for minibatch in minibatches(range(len(prompts)), settings, iteration, epoch=0)
+        for minibatch in minibatches(range(len(positions)), settings, iteration, epoch=0)
     ]
     policy_learns = iteration >= critic_warmup_steps(settings)
     # The saved graph would hold the log-probs alone, not an entropy or a shared critic's values.
@@ -138,10 +123,10 @@ def collect_episodes(
         and not settings.entropy_coef
         and not share_forward_pass(roles.policy, roles.critic)
     )
-    return measure_rollouts(
+    episodes, first_pass = measure_rollouts(
         roles,
-        rollouts,
-        score_rollouts(roles.reward, rollouts, records),
+        scored.rollouts,
+        scored.scores,
         passes,
         temperature=settings.temperature,
         reference=settings.needs_reference,
@@ -149,95 +134,13 @@ def collect_episodes(
         entropy=log,
         save_graph=saves_graph,
     )
-
-
-def sample_rollouts(
-    roles: Roles,
-    prompts: Prompts,
-    records: Sequence[PromptOnly],
-    settings: OnlineSettings,
-    streams: range,
-) -> Rollouts:
-    """K responses of the policy's present weights to each prompt.
-
-    Each process samples its shard of the prompts; where a server samples, the main process asks
-    it for all. `streams` number the random streams of the prompts.
-    """
-    procs = processes()
-    shard = procs.shard(len(prompts))
-    if roles.server:
-        shard = range(len(prompts)) if procs.is_main else range(0)
-    sampling = SamplingSettings(
-        num_responses=settings.num_generations,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        stop=tuple(settings.stop),
+    episodes = replace(
+        episodes,
+        positions=scored.positions,
+        sampling=scored.metrics,
+        discarded_tokens=scored.discarded_tokens,
     )
-
-    def sample() -> Rollouts:
-        if procs.is_main:
-            roles.sync_weights()
-        part = slice(shard.start, shard.stop)
-        responses = roles.sampler(
-            prompts[part], sampling, seed=settings.seed, streams=streams[part]
-        )
-        samples = [sample for group in responses for sample in group]
-        return Rollouts(
-            tuple(
-                PromptGroup(prompt, tuple(s.tokens for s in group), source=record.source)
-                for prompt, group, record in zip(
-                    prompts[part], responses, records[part], strict=True
-                )
-            ),
-            tuple(response_text(s, roles.policy.tokenizer) for s in samples),
-            tuple(s.finished for s in samples),
-            tuple(logp for s in samples for logp in s.logps),
-            all(s.exact for s in samples),
-        )
-
-    return _concatenate(procs.run_on_all(sample))
-
-
-def _concatenate(shards: Sequence[Rollouts]) -> Rollouts:
-    """The rollouts of several processes, in rank order."""
-    return Rollouts(
-        tuple(group for shard in shards for group in shard.groups),
-        tuple(text for shard in shards for text in shard.texts),
-        tuple(finished for shard in shards for finished in shard.finished),
-        tuple(logp for shard in shards for logp in shard.logps),
-        all(shard.exact for shard in shards),
-    )
-
-
-@torch.no_grad()
-def score_rollouts(
-    reward: Reward, rollouts: Rollouts, records: Sequence[PromptOnly]
-) -> RewardScores:
-    """The reward of all responses; each process scores those to its shard of the prompts."""
-    procs, k = processes(), len(rollouts.groups[0].responses)
-    shard = procs.shard(len(records))
-    rows = slice(shard.start * k, shard.stop * k)
-    repeated = [records[p] for p in shard for _ in range(k)]
-
-    def score() -> RewardScores | None:
-        if not repeated:
-            return None
-        return score_responses(
-            reward,
-            [r.prompt for r in repeated],
-            rollouts.texts[rows],
-            rollouts.finished[rows],
-            [r.meta for r in repeated],
-        )
-
-    shards = [scores for scores in procs.run_on_all(score) if scores]
-    return RewardScores(
-        [score for scores in shards for score in scores.total],
-        {
-            name: [score for scores in shards for score in scores.by_source[name]]
-            for name in shards[0].by_source
-        },
-    )
+    return episodes, first_pass
 
 
 def measure_rollouts(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from accord.learn.loop.checkpoints import newest_step
 from accord.learn.online.episodes import Episodes
+from accord.learn.online.sampling import PromptOrder
 from accord.lm.packing import PromptGroup
-from accord.records import PromptOnly
 from accord.runs import atomic_folder
 
 FOLDER = "episodes"
@@ -43,6 +43,9 @@ def save_episodes(
         "texts": episodes.texts,
         "off_policy": episodes.off_policy,
         "by_source": dict(episodes.by_source),
+        "positions": episodes.positions,
+        "sampling": dict(episodes.sampling),
+        "discarded_tokens": episodes.discarded_tokens,
     }
     with atomic_folder(_episode_folder(output_dir, iteration)) as folder:
         save_file(tensors, folder / "episodes.safetensors")
@@ -56,11 +59,11 @@ def save_episodes(
 def load_episodes(
     output_dir: Path,
     iteration: int,
-    prompts: Sequence[tuple[int, ...]],
-    records: Sequence[PromptOnly],
+    order: PromptOrder,
     identity: Mapping[str, Any],
 ) -> Episodes | None:
-    """The saved episodes of an iteration; None where there are none of the same identity."""
+    """The saved episodes of an iteration, whose prompts are in the order; None where there are
+    none of the same identity."""
     saved = _episode_folder(output_dir, iteration)
     try:
         about = json.loads((saved / "about.json").read_text(encoding="utf-8"))
@@ -71,16 +74,20 @@ def load_episodes(
         return None
     lengths = tensors["mask"].sum(1).tolist()
     responses = [tuple(part.tolist()) for part in tensors["tokens"].split(lengths)]
-    k = len(responses) // len(prompts)
+    positions = tuple(about["positions"])
+    k = len(responses) // len(positions)
     groups = tuple(
         PromptGroup(prompt, tuple(responses[p * k : (p + 1) * k]), source=record.source)
-        for p, (prompt, record) in enumerate(zip(prompts, records, strict=True))
+        for p, (prompt, record) in enumerate(map(order.at, positions))
     )
     return Episodes(
         groups=groups,
         texts=tuple(about["texts"]),
         off_policy=about["off_policy"],
         by_source=about["by_source"],
+        positions=positions,
+        sampling=about["sampling"],
+        discarded_tokens=about["discarded_tokens"],
         **{name: tensors[name].clone() for name in REQUIRED},
         **{name: tensors[name].clone() for name in OPTIONAL if name in tensors},
     )

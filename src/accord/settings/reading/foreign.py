@@ -1,7 +1,7 @@
 """Names of other tools for accord's settings, which the error about such a key explains.
 
-The tools are TRL with Hugging Face's TrainingArguments, Axolotl, LLaMA-Factory, torchtune, OpenRLHF
-and Unsloth. Names with exactly the same meaning are accepted instead: see `aliases`.
+The tools are TRL with Hugging Face's TrainingArguments, Axolotl, LLaMA-Factory, torchtune,
+OpenRLHF, verl and Unsloth. Names with exactly the same meaning are accepted instead: see `aliases`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Foreign:
 
 
 _HF, _TRL, _AX, _LF = "Hugging Face", "TRL", "Axolotl", "LLaMA-Factory"
-_TT, _OR, _US = "torchtune", "OpenRLHF", "Unsloth"
+_TT, _OR, _US, _VERL = "torchtune", "OpenRLHF", "Unsloth", "verl"
 _LORA = "Write `lora: {r: 16, alpha: 32}`, or `lora: on` for the defaults."
 _PACKED = "Batches are always packed without padding; leave it out."
 _MASKED = "It is `response`, `assistant` or `all`."
@@ -29,6 +29,7 @@ _HUB = "Nothing is uploaded; leave it out."
 _STEPS = "`save_steps`, `eval_steps` and `logging_steps` count optimiser steps."
 _SPLIT = "A `split` stage holds rows out; name them in `eval_dataset`."
 _METHOD = "The method names the loss: `accord train dpo`, or `method: dpo` in a recipe."
+_ESTIMATOR = "The method names it, such as `accord train grpo` or `reinforce_plus_plus`."
 _PREFERS = "accord chooses the attention that fits the device; leave it out."
 _NORMALISED = "Scores are always normalised with the reward model's mean and standard deviation."
 _SOURCES = "A function is `rewards: [{kind: python, function: module:name}]`."
@@ -108,7 +109,13 @@ FOREIGN: dict[str, Foreign] = {
     "use_rslora": Foreign(_TRL, "lora", "The scale is alpha / r; leave it out."),
     "load_in_4bit": Foreign(_TRL, "", _NO_QUANT),
     "load_in_8bit": Foreign(_TRL, "", _NO_QUANT),
-    "epsilon_high": Foreign(_TRL, "cliprange_high"),
+    "epsilon_high": Foreign(
+        _TRL, "cliprange_high", "Of `loss_type=cispo` it is the bound itself: 1 + `cliprange_high`."
+    ),
+    "importance_sampling_level": Foreign(
+        _TRL, "method", "`sequence` is `accord train gspo`, and `token` is `accord train grpo`."
+    ),
+    "soft_punish_cache": Foreign(_TRL, "overlong_buffer"),
     "steps_per_generation": Foreign(_TRL, "num_mini_batches"),
     "vllm_importance_sampling_clip_max": Foreign(_TRL, "sampler_importance_cap"),
     # Axolotl
@@ -223,6 +230,15 @@ FOREIGN: dict[str, Foreign] = {
     "packing_samples": Foreign(_OR, "", _PACKED),
     "use_wandb": Foreign(_OR, "", _TRACKER),
     "zero_stage": Foreign(_OR, "", "DeepSpeed is not offered; leave it out."),
+    "advantage_estimator": Foreign(_OR, "method", _ESTIMATOR),
+    "dynamic_filtering": Foreign(_OR, "dynamic_sampling_max_rounds", "0 is off."),
+    # verl
+    "adv_estimator": Foreign(_VERL, "method", _ESTIMATOR),
+    "filter_groups": Foreign(_VERL, "dynamic_sampling_max_rounds", "0 is off."),
+    "max_num_gen_batches": Foreign(_VERL, "dynamic_sampling_max_rounds"),
+    "clip_ratio_low": Foreign(_VERL, "cliprange"),
+    "clip_ratio_high": Foreign(_VERL, "cliprange_high"),
+    "loss_agg_mode": Foreign(_VERL, "loss_type", "It is `token`, `sequence` or `fixed`."),
     # Unsloth
     "use_gradient_checkpointing": Foreign(_US, "gradient_checkpointing"),
     "random_state": Foreign(_US, "seed"),
@@ -244,3 +260,22 @@ FOREIGN_IN_LORA: dict[str, Foreign] = {
     "task_type": Foreign("peft", "", "The method decides it; leave it out."),
     "modules_to_save": Foreign("peft", "", "Heads are always saved; leave it out."),
 }
+
+FOREIGN_METHODS: dict[str, str] = {
+    "reinforce++": "`reinforce_plus_plus`",
+    "reinforce": "`reinforce_plus_plus`",
+    "dapo": "`grpo` with `cliprange_high=0.28`, `beta=0`, `dynamic_sampling_max_rounds` and "
+    "`overlong_buffer`",
+    "dr_grpo": "`grpo` with `scale_rewards=false` and `loss_type=fixed`",
+    "group_norm": "`grpo`",
+}
+"""Names of methods in papers and other tools, and what each is here."""
+
+FOREIGN_VALUES: dict[tuple[str, str], str] = {
+    ("loss_type", "cispo"): "`accord train cispo`",
+    ("loss_type", "dapo"): "`loss_type=token`",
+    ("loss_type", "bnpo"): "`loss_type=token`",
+    ("loss_type", "grpo"): "`loss_type=sequence`",
+    ("loss_type", "dr_grpo"): "`loss_type=fixed`",
+}
+"""Values of TRL's GRPO trainer for a key that online methods have too, and what each is here."""

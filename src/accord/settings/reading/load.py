@@ -22,6 +22,7 @@ from accord.settings.reading.allowed import (
     tables_of,
     type_in_words,
 )
+from accord.settings.reading.foreign import FOREIGN_VALUES
 from accord.settings.reading.located import COMMAND_LINE, KeyPath, LocatedMapping, located
 from accord.settings.reading.suggest import did_you_mean, listed, unknown_key
 from accord.settings.reading.yaml_lines import load_yaml, parse_value
@@ -177,7 +178,7 @@ def _describe_problems(
             sentences[path] = (
                 f"`{name}` must be {_allowed_at(path, owner, field, written)}, "
                 f"not {_quoted(value)} ({source})."
-                f"{_remedy(field, value, problem['type'])}"
+                f"{_remedy(str(path[-1]), field, value, problem['type'])}"
             )
     return list(sentences.values())
 
@@ -255,7 +256,9 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _remedy(field: FieldInfo, value: Any, problem_type: str) -> str:
+def _remedy(key: str, field: FieldInfo, value: Any, problem_type: str) -> str:
+    if problem_type == "literal_error" and (key, str(value)) in FOREIGN_VALUES:
+        return f" TRL's is {FOREIGN_VALUES[key, str(value)]} here."
     if problem_type == "string_type" and isinstance(value, bool | int | float):
         return (
             f' Put the word in quotes in YAML ("{str(value).lower()}"); yes, no, on and off '

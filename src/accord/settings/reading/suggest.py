@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from accord.settings.base import Settings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import table_of
-from accord.settings.reading.foreign import FOREIGN, FOREIGN_IN_LORA
+from accord.settings.reading.foreign import FOREIGN, FOREIGN_IN_LORA, FOREIGN_METHODS
 from accord.settings.training import LoraSettings
 
 
@@ -40,6 +40,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known word, after a space; empty if none is near."""
     near = nearest(word, known)
     return f" Did you mean `{near}`?" if near else ""
+
+
+def suggest_method(method: str, methods: Iterable[str]) -> str:
+    """A sentence that says what a method of another tool is here, or names the nearest one, after
+    a space; empty if there is none."""
+    name = method.lower().replace("-", "_")
+    if name in FOREIGN_METHODS:
+        return f" It is {FOREIGN_METHODS[name]} here."
+    return did_you_mean(method, methods)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
