@@ -1,6 +1,6 @@
 """Methods of your own, each in one function: a loss of pairs, and advantages for an online method.
 
-    python examples/custom_method.py MODEL PAIRS.jsonl
+python examples/custom_method.py MODEL PAIRS.jsonl
 """
 
 import sys

@@ -79,7 +79,7 @@ class Exemption:
 # Contracts and data only: never a name or a sentence that could be worded otherwise.
 EXEMPT = (
     Exemption(
-        "src/accord/compare/judges/questions.py",
+        "src/accord/compare/judges/prompts.py",
         "tells",
         "a response that tells you how to judge it",
         "text of the judge's prompt: cached answers are keyed by it",

@@ -223,8 +223,8 @@ def response_kl(
 def check_packing(lm: LanguageModel) -> bool:
     """Whether packed states lead to the model's own logits or scores; sets `shares_prefixes`.
 
-    Two prompts with two responses each go through the packed pass and through the model as it
-    is. Where they differ, as for state-space layers, the model falls back to plain rows.
+    Two prompts with two responses each go through the packed pass and through the plain
+    model. Where they differ, as for state-space layers, the model falls back to plain rows.
     """
     vocabulary = lm.inner.config.get_text_config().vocab_size
     token = [(7 * i + 3) % vocabulary for i in range(24)]
@@ -239,37 +239,37 @@ def check_packing(lm: LanguageModel) -> bool:
     precision, lm.precision = lm.precision, "fp32"
     try:
         lm.shares_prefixes = False
-        own = _read(lm, batch)
-        if not torch.allclose(own, _own(lm, batch), atol=allowed, rtol=allowed):
+        plain = _read_packed(lm, batch)
+        if not torch.allclose(plain, _read_rows(lm, batch), atol=allowed, rtol=allowed):
             raise ModelError(
                 f"{lm.name}: the {type(lm.inner).__name__} logits are not its hidden states "
                 f"times its output embeddings, so accord can't compute its log-probs. "
                 f"Use a decoder with a plain vocabulary head."
             )
         lm.shares_prefixes = True
-        lm.shares_prefixes = _packed_agrees(lm, batch, own, allowed)
+        lm.shares_prefixes = _packed_agrees(lm, batch, plain, allowed)
     finally:
         lm.precision = precision
     return lm.shares_prefixes
 
 
-def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: float) -> bool:
+def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:
     config = lm.inner.config.get_text_config()
     if getattr(config, "attention_chunk_size", None) is not None:
-        return False  # attends within chunks, which a short probe would not show
+        return False  # attends within chunks, which a short probe does not reach
     if any(
         hasattr(layer, "update_recurrent_state") for layer in DynamicCache(config=config).layers
     ):
-        return False  # passes a state on, which new weights hardly let the probe show
+        return False  # carries a recurrent state, which untrained weights hide from the probe
     before = config._attn_implementation
     try:
         lm.inner.set_attn_implementation(NAME)
         lm.last_layer = LastLayer(lm.backbone)
-        agrees = _same(lm, batch, own, allowed)
+        agrees = _is_close(lm, batch, plain, allowed)
         if not agrees:  # its last layer may be of another kind
             lm.last_layer.remove()
             lm.last_layer = None
-            agrees = _same(lm, batch, own, allowed)
+            agrees = _is_close(lm, batch, plain, allowed)
     except ValueError:
         agrees = False
     if not agrees:
@@ -277,29 +277,29 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: 
     return agrees
 
 
-def _same(lm: LanguageModel, batch: PackedBatch, own: Tensor, allowed: float) -> bool:
+def _is_close(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:
     try:
-        return bool(torch.allclose(_read(lm, batch), own, atol=allowed, rtol=allowed))
+        return bool(torch.allclose(_read_packed(lm, batch), plain, atol=allowed, rtol=allowed))
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         return False
 
 
-def _read(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+def _read_packed(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     return response_scores(lm, batch) if lm.scalar else response_logps(lm, batch)
 
 
-def _own(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+def _read_rows(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The same numbers from the whole model, one row at a time, head included."""
-    found = []
+    rows = []
     for group in batch.groups:
         for response in group.responses:
             ids = torch.tensor([[*group.prompt, *response]], device=lm.device)
             if lm.scalar:
                 hidden = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
-                found.append(lm.score_states(hidden)[0, -1:])
+                rows.append(lm.score_states(hidden)[0, -1:])
                 continue
             logps = lm.inner(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
             begin = len(group.prompt)
             target = torch.tensor(response, device=lm.device)[:, None]
-            found.append(logps[begin - 1 : -1].gather(1, target).squeeze(1))
-    return torch.cat(found)
+            rows.append(logps[begin - 1 : -1].gather(1, target).squeeze(1))
+    return torch.cat(rows)

@@ -21,9 +21,9 @@ from accord.records import UNKNOWN, Source
 class PromptGroup:
     """Token ids of a prompt (at least one) and of K responses (at least one token each).
 
-    `ranks[k]` is the place of response k, 0 best, equal = tie; `margin` is a pair's, if known;
-    `labels[k]` says whether it is desirable. `loss_mask[k]` says which of its tokens are learned
-    from; empty, all are.
+    `ranks[k]` is the rank of response k, 0 best, equal = tie; `margin` is a pair's, if known;
+    `labels[k]` says whether it is desirable. `loss_mask[k]` says which of its tokens are trained
+    on; empty, all are.
     """
 
     prompt: tuple[int, ...]
@@ -41,24 +41,24 @@ class PromptGroup:
 
     @property
     def preference_pairs(self) -> list[tuple[int, int]]:
-        """Pairs of responses that the ranks tell apart, by number, the better one first. Two that
-        are the same, as after a cut, have nothing to tell."""
+        """Pairs of responses with different ranks, by index, the better one first. Two equal
+        responses, as after a cut, are no pair."""
         return [
             (i, j)
-            for i, place in enumerate(self.ranks)
-            for j, other in enumerate(self.ranks)
-            if place < other and self.responses[i] != self.responses[j]
+            for i, rank in enumerate(self.ranks)
+            for j, worse_rank in enumerate(self.ranks)
+            if rank < worse_rank and self.responses[i] != self.responses[j]
         ]
 
     @property
     def num_targets(self) -> int:
-        """Tokens that are learned from."""
+        """Tokens that are trained on."""
         return sum(map(sum, self.loss_mask)) if self.loss_mask else sum(map(len, self.responses))
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs (P,) as response numbers; a group's weights sum to 1, however many pairs it has."""
+    """Pairs (P,) as response indices; a group's weights sum to 1, however many pairs it has."""
 
     chosen: Tensor
     rejected: Tensor
@@ -68,7 +68,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Groups packed flat, with T tokens, R response tokens that are learned, N responses in all.
+    """Groups packed flat, with T tokens, R trained response tokens, N responses in all.
 
     input_ids, position_ids (T,); targets (R,) the response tokens; predict_index (R,) the flat
     index of the token before each; response_of (R,) which response each belongs to; last (N,)
@@ -87,28 +87,28 @@ class PackedBatch:
 
     @cached_property
     def attention(self) -> AttentionPlan:
-        """Which tokens attend to which, made once for all layers."""
+        """Which tokens attend to which, computed once for all layers."""
         groups = tuple((len(g.prompt), tuple(map(len, g.responses))) for g in self.groups)
         return AttentionPlan(groups, self.device)
 
     @cached_property
     def pairs(self) -> Pairs:
-        """All pairs of responses to one prompt that the ranks tell apart."""
-        better: list[int] = []
-        worse: list[int] = []
+        """All pairs of responses to one prompt that have different ranks."""
+        chosen: list[int] = []
+        rejected: list[int] = []
         weights: list[float] = []
         margins: list[float] = []
         first = 0
         for group in self.groups:
-            found = group.preference_pairs
-            better += [first + i for i, _ in found]
-            worse += [first + j for _, j in found]
-            weights += [1.0 / len(found) for _ in found]
-            margins += [group.margin or 0.0] * len(found)
+            pairs = group.preference_pairs
+            chosen += [first + i for i, _ in pairs]
+            rejected += [first + j for _, j in pairs]
+            weights += [1.0 / len(pairs) for _ in pairs]
+            margins += [group.margin or 0.0] * len(pairs)
             first += len(group.responses)
         return Pairs(
-            torch.tensor(better, device=self.device),
-            torch.tensor(worse, device=self.device),
+            torch.tensor(chosen, device=self.device),
+            torch.tensor(rejected, device=self.device),
             torch.tensor(weights, device=self.device),
             torch.tensor(margins, device=self.device),
         )
@@ -141,16 +141,16 @@ def pack(groups: Sequence[PromptGroup], device: torch.device | str = "cpu") -> P
             ids += response
             positions += range(len(group.prompt), len(group.prompt) + len(response))
             before = [end_of_prompt, *range(start, start + len(response) - 1)]
-            kept: Sequence[int] = response
+            trained: Sequence[int] = response
             if group.loss_mask:
                 mask = group.loss_mask[k]
-                kept = [t for t, on in zip(response, mask, strict=True) if on]
+                trained = [t for t, on in zip(response, mask, strict=True) if on]
                 before = [i for i, on in zip(before, mask, strict=True) if on]
-            targets += kept
+            targets += trained
             predict += before
-            owner += [len(lengths)] * len(kept)
+            owner += [len(lengths)] * len(trained)
             last.append(len(ids) - 1)
-            lengths.append(len(kept))
+            lengths.append(len(trained))
     device = torch.device(device)
 
     def flat(values: list[int]) -> Tensor:
