@@ -1,4 +1,4 @@
-"""Settings that the online methods share: PPO, GRPO and RLOO."""
+"""Settings that the online methods share, such as PPO and GRPO."""
 
 from __future__ import annotations
 

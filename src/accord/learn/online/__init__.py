@@ -1,1 +1,1 @@
-"""Methods that learn from scores of their own responses: PPO, GRPO, RLOO and their kin."""
+"""Methods that learn from scores of their own responses: PPO, GRPO and related methods."""

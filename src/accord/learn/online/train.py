@@ -1,4 +1,4 @@
-"""The stage of PPO, GRPO, RLOO and their kin: load the roles, run the loop, write the policy."""
+"""The stage of an online method: load the roles, run the loop, write the policy."""
 
 from __future__ import annotations
 
