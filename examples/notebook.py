@@ -23,7 +23,7 @@ from accord.world.reward import true_reward
 folder = Path(tempfile.mkdtemp())
 build_world(
     WorldSettings(
-        output_dir=str(folder), demonstrations=4000, corpus=0, train_prompts=300, test_prompts=50
+        output_dir=str(folder), demonstrations=4000, corpus=0, train_prompts=400, test_prompts=50
     )
 )
 
@@ -49,22 +49,20 @@ print(sft)
 sft.save(folder / "sft")  # DPO trains in place; the folder keeps the start
 
 # %% [markdown]
-# ## Preferences: two answers to each prompt, compared by the true reward
+# ## Preferences: four answers to each prompt, the best and the worst by the true reward
 
 # %%
 prompts = read_prompts("train_prompts.jsonl")
-answers = accord.sample(sft.model, prompts, num_responses=2, max_new_tokens=48, seed=1)
+answers = accord.sample(sft.model, prompts, num_responses=4, max_new_tokens=40, seed=1)
 print(answers)
 
 
 def as_pair(row):
-    """The better and the worse of two answers; None where they are worth the same."""
-    worth = [true_reward(row.prompt, text) for text in row.responses]
-    if worth[0] == worth[1]:
+    """The best and the worst of a prompt's answers; None where all are worth the same."""
+    worst, *_, best = sorted(row.responses, key=lambda text: true_reward(row.prompt, text))
+    if true_reward(row.prompt, worst) == true_reward(row.prompt, best):
         return None
-    best = 0 if worth[0] > worth[1] else 1
-    chosen, rejected = row.responses[best], row.responses[1 - best]
-    return {"prompt": row.prompt, "chosen": chosen, "rejected": rejected}
+    return {"prompt": row.prompt, "chosen": best, "rejected": worst}
 
 
 pairs = [pair for pair in map(as_pair, answers) if pair is not None]
@@ -81,7 +79,7 @@ dpo = accord.train(
     beta=0.3,
     num_train_epochs=2,
     per_device_train_batch_size=16,
-    learning_rate=2e-4,
+    learning_rate=4e-4,
     max_length=256,
 )
 print(dpo)
@@ -99,8 +97,8 @@ figure.savefig(folder / "curves.png")
 
 # %%
 unseen = read_prompts("test_prompts.jsonl")
-before = accord.sample(folder / "sft" / "model", unseen, num_responses=2, max_new_tokens=48)
-after = accord.sample(dpo.model, unseen, num_responses=2, max_new_tokens=48)
+before = accord.sample(folder / "sft" / "model", unseen, num_responses=2, max_new_tokens=40)
+after = accord.sample(dpo.model, unseen, num_responses=2, max_new_tokens=40)
 
 
 def by_truth(prompt, a, b):
@@ -111,4 +109,4 @@ def by_truth(prompt, a, b):
 battles = accord.compare(after, before, judge=by_truth, names=("dpo", "sft"))
 print(battles)
 for model in accord.rate(battles, anchor="sft").models:
-    print(f"{model.model:>4}  {model.rating:6.0f}  ({model.low} to {model.high})")
+    print(f"{model.model:>4}  {model.rating:6.0f}  ({model.low:.0f} to {model.high:.0f})")

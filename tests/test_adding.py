@@ -1,6 +1,5 @@
-"""CONTRIBUTING's "Adding a …" lists are true: a toy of each kind works, when it is added to a copy of
-the source in as many files as the list promises."""
-
+"""CONTRIBUTING's "Adding a …" lists are true: a toy of each kind works, added to a copy of the source
+in as many files as the list promises."""
 from __future__ import annotations
 
 import json
