@@ -1,5 +1,6 @@
-"""CONTRIBUTING's "Adding a …" lists are true: a toy of each kind works, added to a copy of the source
-in as many files as the list promises."""
+"""CONTRIBUTING's "Adding a …" lists are true: a toy of each kind, added to a copy of the source in
+as many files as the list promises, works."""
+
 from __future__ import annotations
 
 import json
