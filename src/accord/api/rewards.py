@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field
 
 from accord.api.models import check_head
 from accord.compare.rewards.build import build_reward
@@ -18,11 +18,19 @@ from accord.errors import RewardError
 from accord.lm.in_memory import wrap_model
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
-from accord.settings.rewards import RewardSource, model_source
+from accord.settings.base import Settings
+from accord.settings.reading.load import build
+from accord.settings.rewards import Rewards, model_source
 
 RewardLike = Any
 """A Python function, a reward model (loaded, or its path), a table of settings such as
 `{"kind": "length", "at_most": 50}`, or a list of these, whose scores are added."""
+
+
+class _Reward(Settings):
+    """A table of settings as a caller passes it."""
+
+    rewards: Rewards = Field(description="The reward's sources.")
 
 
 def combine_rewards(
@@ -49,9 +57,8 @@ def _combined(item: Any, device: Device, clip: float | None) -> CombinedReward:
     if isinstance(item, str | Path):
         return build_reward([model_source(str(item))], device=device, clip=clip)
     if isinstance(item, Mapping):
-        source: Any = TypeAdapter(RewardSource).validate_python(dict(item))
-        named = source.model_copy(update={"name": source.title})
-        return build_reward([named], device=device, clip=clip)
+        table = build(_Reward, {"rewards": [dict(item)]}, where="reward")
+        return build_reward(table.rewards, device=device, clip=clip)
     if isinstance(item, LanguageModel) or hasattr(item, "config"):
         lm = wrap_model(item)
         check_head(lm, scalar=True)
