@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import accord
-from accord.errors import DataError
+from accord.errors import DataError, SettingsError
 from accord.records import Message
 from tests.lm.toys import save_toy
 
@@ -61,8 +61,10 @@ def test_score_needs_a_prompt_for_each_response(model: str) -> None:
     assert accord.score(length, ["a", "b"], ["x", "xyz"]) == [1.0, 3.0]
     with pytest.raises(DataError, match="2 prompts and 1 responses"):
         accord.score(length, ["a", "b"], ["x"])
-    table = {"kind": "contains", "any_of": ["sea"]}
-    assert accord.score([length, table], ["a"], ["sea"])[0] >= 3.0
+    table = {"kind": "contains", "text": "sea"}
+    assert accord.score([length, table], ["a"], ["sea"]) == [4.0]
+    with pytest.raises(SettingsError, match=r"`rewards\.0\.txet` is not a key"):
+        accord.score({"kind": "contains", "txet": "sea"}, ["a"], ["sea"])
 
 
 def test_battles_are_counted_and_rated(model: str) -> None:
@@ -78,7 +80,7 @@ def test_battles_are_counted_and_rated(model: str) -> None:
     ratings = accord.rate(battles, anchor="b", prior=1, bootstrap=20)
     assert {m.model for m in ratings.models} == {"a", "b"}
     rows = [{"model_a": "x", "model_b": "y", "winner": w} for w in ("model_a", "model_b", "tie")]
-    assert {m.rating for m in accord.rate(rows, bootstrap=10).models} == {pytest.approx(1000.0)}
+    assert [m.rating for m in accord.rate(rows, bootstrap=10).models] == pytest.approx([1000.0] * 2)
 
 
 def test_a_verdict_that_is_none_is_an_error(model: str) -> None:
@@ -87,9 +89,8 @@ def test_a_verdict_that_is_none_is_an_error(model: str) -> None:
     with pytest.raises(DataError, match="returned 'first'"):
         accord.compare(a, b, judge=lambda p, x, y: "first", names=("a", "b"))
     with pytest.raises(DataError, match="not answered the same prompts"):
-        accord.compare(
-            a, accord.sample(model, ["go"], max_new_tokens=4), judge=longer, names=("a", "b")
-        )
+        elsewhere = accord.sample(model, ["go"], max_new_tokens=4)
+        accord.compare(a, elsewhere, judge=longer, names=("a", "b"))
 
 
 def test_the_package_compare_is_callable_however_it_was_imported() -> None:
