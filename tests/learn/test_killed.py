@@ -183,8 +183,8 @@ def test_ppo_killed_within_an_iteration(
     same(whole, again)
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
-def test_group_methods_killed_at_random_moments(
+@pytest.mark.parametrize("method", ["grpo", "rloo", "gspo", "reinforce_plus_plus"])
+def test_critic_free_methods_killed_at_random_moments(
     commands: CommandServer, tiny_world: Path, tmp_path: Path, method: str
 ) -> None:
     command = online(method, tiny_world, 8)

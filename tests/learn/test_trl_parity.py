@@ -217,7 +217,7 @@ def surrogate_loss(name: str, folder: Path) -> tuple[LanguageModel, Tensor, Tens
         model="toy", dataset="toy", output_dir="toy", reward_model="toy", **SURROGATES[name]
     )
     lm, old_policy = (
-        load_causal(str(folder / model), device="cpu", learns=model == "policy")
+        load_causal(str(folder / model), device="cpu", trainable=model == "policy")
         for model in ("policy", "reference")
     )
     encode = lm.tokenizer
@@ -231,9 +231,9 @@ def surrogate_loss(name: str, folder: Path) -> tuple[LanguageModel, Tensor, Tens
     batch = pack(groups, "cpu")
     logps = response_logps(lm, batch)
     with torch.no_grad():
-        log_ratio = logps - response_logps(old_policy, batch)
+        old_logps = response_logps(old_policy, batch)
     advantages = torch.tensor([row["advantage"] for row in EPISODES])[batch.response_of]
-    terms = PolicyTerms(logps, logps - (logps - log_ratio).detach(), advantages, batch)
+    terms = PolicyTerms(logps, logps - old_logps, advantages, batch)
     surrogate = ONLINE[name].surrogate(terms, settings)
     weights = token_weights(batch.lengths, kind=settings.loss_type, longest=8)
     loss = (surrogate.values * weights[batch.response_of]).sum()
