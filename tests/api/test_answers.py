@@ -88,8 +88,8 @@ def test_a_verdict_that_is_none_is_an_error(model: str) -> None:
     b = accord.sample(model, PROMPTS, max_new_tokens=4, seed=2)
     with pytest.raises(DataError, match="returned 'first'"):
         accord.compare(a, b, judge=lambda p, x, y: "first", names=("a", "b"))
+    elsewhere = accord.sample(model, ["go"], max_new_tokens=4)
     with pytest.raises(DataError, match="not answered the same prompts"):
-        elsewhere = accord.sample(model, ["go"], max_new_tokens=4)
         accord.compare(a, elsewhere, judge=longer, names=("a", "b"))
 
 
