@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import accord
+from accord.api.run import Steps
 from accord.errors import DataError, ModelError, SettingsError
 from accord.learn.offline.train import train_offline
 from accord.settings.stage_kinds import METHOD_SETTINGS
@@ -172,6 +174,24 @@ def test_a_run_in_a_folder_is_resumed_to_the_same_weights(model: str, tmp_path: 
     assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
     with pytest.raises(SettingsError, match="holds a finished run"):
         accord.train("dpo", model=model, dataset=PAIRS, output_dir=out, progress=False, **SETTINGS)
+
+
+def test_an_interrupt_writes_a_checkpoint(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "out", []
+    take = Steps.__next__
+
+    def interrupt_second_step(steps: Steps) -> Any:
+        seen.append(steps)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return take(steps)
+
+    monkeypatch.setattr(Steps, "__next__", interrupt_second_step)
+    with pytest.raises(KeyboardInterrupt):
+        accord.train("dpo", model=model, dataset=PAIRS, output_dir=out, progress=False, **SETTINGS)
+    assert (out / "checkpoints/step-00000002").is_dir()
 
 
 def test_steps_may_be_left_early(model: str) -> None:

@@ -29,6 +29,7 @@ from accord.learn.online.methods import (
 )
 from accord.lm.in_memory import wrap_model
 from accord.objectives.pair_terms import PairLossFunction
+from accord.pipeline.console import deferred_interrupts
 from accord.settings.reading.load import build
 from accord.settings.stage_kinds import find_method, settings_class
 from accord.settings.training import LoraSettings
@@ -125,7 +126,7 @@ def train(
     or `surrogate(terms, settings)` (`accord.learn.online.methods`).
 
     With `output_dir` the run writes what the command writes, and resumes from its last checkpoint;
-    without, nothing is written.
+    without, nothing is written. The first Ctrl-C ends the run after the present step.
 
     Raises SettingsError, DataError, ModelError or RewardError before the first step where the
     request is wrong, NotFiniteError where the loss is not finite.
@@ -144,7 +145,7 @@ def train(
         surrogate=surrogate,
         **settings,
     )
-    with loop, Progress(disable=not progress) as bar:
+    with loop, deferred_interrupts() as interrupted, Progress(disable=not progress) as bar:
         task = bar.add_task(method, total=None)
         for step in loop:
             shown = "  ".join(
@@ -155,6 +156,9 @@ def train(
             bar.update(
                 task, completed=step.step, total=step.total, description=f"{method}  {shown}"
             )
+            if interrupted():  # with output_dir, closing the loop writes a checkpoint
+                loop.close()
+                raise KeyboardInterrupt
     return loop.run()
 
 
