@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+TESTS = Path(__file__).resolve().parent
+SOURCE = TESTS.parent / "src"
 PACKAGE = SOURCE / "accord"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -42,6 +43,7 @@ ONLY = {
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "scipy", "sqlalchemy", "peft"}
 LIGHT = ("__init__", "records", "errors", "settings", "cli")
 LONGEST_MODULE = 350
+LONGEST_TEST_FILE = 400
 LONGEST_FUNCTION = 70
 VAGUE_NAMES = ("util", "helper", "misc", "common")
 
@@ -165,6 +167,15 @@ def test_a_module_is_short_and_has_a_name_that_says_something(path: Path) -> Non
             assert length <= LONGEST_FUNCTION, (
                 f"{path}:{node.lineno} {node.name} has {length} lines"
             )
+
+
+def test_a_test_file_is_short() -> None:
+    lengths = {
+        str(path.relative_to(TESTS)): path.read_text(encoding="utf-8").count("\n")
+        for path in TESTS.rglob("*.py")
+    }
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_TEST_FILE}
+    assert not too_long, f"over {LONGEST_TEST_FILE} lines, split them by concept: {too_long}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

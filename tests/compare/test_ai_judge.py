@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers, request_text
 
 from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, ranks_by_wins
 from accord.compare.judges.prompts import (
@@ -30,6 +29,7 @@ from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.reading.load import build
 from accord.settings.stages import SelectSettings
+from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers, request_text
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import httpx2
 import pytest
 from pydantic import ValidationError
-from tests.fake_openai import FakeOpenAi, Reply, completion, request_text
 
 from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
@@ -21,6 +20,7 @@ from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.identity import identity_values
 from accord.settings.rewards import LengthSource
+from tests.fake_openai import FakeOpenAi, Reply, completion, request_text
 
 SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from benchmarks.workers.vllm_server import VllmServer, vllm_python
-from tests.lm.toys import ARCHITECTURES, toy_tokenizer
 
 from accord.compare.judges.judge import AiJudge, Candidates
 from accord.compare.rewards.reward import PromptResponse
 from accord.lm.scratch import save_untrained, untrained_model
 from accord.settings.endpoint import EndpointSettings
+from tests.lm.toys import ARCHITECTURES, toy_tokenizer
 
 pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHON is not set")
 

@@ -37,7 +37,8 @@ FOUR = {"role": "assistant", "content": "4"}
 FIVE = {"role": "assistant", "content": "5"}
 DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2+2?\n\nAssistant:"
 
-# Rows of each format, those that test_formats.py reads, and rows that can't be used.
+# Rows of each format, those of test_formats.py and test_preference_formats.py, and rows that
+# can't be used.
 ROWS: dict[Format, list[dict[str, Any]]] = {
     "text": [{"text": " verbatim\n"}, {"text": " \n"}, {"text": 3}, {"text": "x", "label": 1}],
     "messages": [
