@@ -37,9 +37,8 @@ from accord.learn.health.rules import training_health
 from accord.learn.loop.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
 from accord.learn.loop.fit import fit
 from accord.learn.offline.reference import cached_log_probs
-from accord.learn.online.loop import optimise
+from accord.learn.online.loop import collect_episodes, optimise
 from accord.learn.online.roles import load_roles
-from accord.learn.online.rollout import collect_episodes
 from accord.learn.online.saved_episodes import load_episodes, remove_episodes, save_episodes
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.pipeline.stages.compare import arena, compare

@@ -23,7 +23,7 @@ from accord.learn.online.evaluate import evaluate_policy
 from accord.learn.online.loop import run_iterations
 from accord.learn.online.roles import Roles
 from accord.learn.online.saved_episodes import FOLDER
-from accord.learn.online.step import Pretraining
+from accord.learn.online.step import PtxRows
 from accord.lm.packing import PromptGroup
 from tests.learn.test_dynamic_sampling import Watched
 from tests.learn.test_online_loop import Breaking
@@ -34,7 +34,7 @@ DEMONSTRATIONS = [
     PromptGroup((9,), ((10, 11),)),
     PromptGroup((3, 4, 5, 6), ((7,),)),
 ]
-PRETRAINING = Pretraining(DEMONSTRATIONS, RowOrder(3, 0))
+PRETRAINING = PtxRows(DEMONSTRATIONS, RowOrder(3, 0))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import mean_metrics
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import TrainState
-from accord.learn.online.episodes import Episodes, micro_batches, select_groups
+from accord.learn.online.episodes import Episodes, SavedForward, micro_batches, select_groups
 from accord.learn.online.guards import OnlineState
-from accord.learn.online.loop import optimise, run_iterations
+from accord.learn.online.loop import collect_episodes, optimise, run_iterations
 from accord.learn.online.methods import (
     ONLINE,
     PolicyTerms,
@@ -27,7 +27,6 @@ from accord.learn.online.methods import (
 )
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import SavedForward, collect_episodes
 from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
 from accord.lm.packing import PromptGroup, pack
@@ -301,7 +300,7 @@ def test_a_kept_graph_is_let_go(limit: float | None, monkeypatch: pytest.MonkeyP
         seen.append(first_pass)
         return episodes, first_pass
 
-    monkeypatch.setattr("accord.learn.online.rollout.collect_episodes", kept)
+    monkeypatch.setattr("accord.learn.online.loop.collect_episodes", kept)
     settings, roles = settings_of("rloo", max_kl=limit), roles_of("rloo")
     if limit is not None:  # the KL of a policy that is its reference is 0 but for rounding
         monkeypatch.setattr("accord.learn.online.guards.mean_kl", lambda episodes: 1.0)

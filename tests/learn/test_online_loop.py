@@ -20,13 +20,12 @@ from accord.learn.loop.learner import Learner
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import TrainState
 from accord.learn.online.guards import OnlineState, restore_snapshot, take_snapshot
-from accord.learn.online.loop import _adapt_beta, optimise, run_iterations
+from accord.learn.online.loop import _adapt_beta, collect_episodes, optimise, run_iterations
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import collect_episodes
 from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.saved_episodes import FOLDER, remove_episodes, remove_stale_episodes
-from accord.learn.online.step import Iteration, Pretraining
+from accord.learn.online.step import Iteration, PtxRows
 from accord.lm.forward import response_logps
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.identity import identity_settings
@@ -330,7 +329,7 @@ def test_pretraining_holds_up_its_rows() -> None:
             roles,
             settings,
             6,
-            pretraining=Pretraining(rows, RowOrder(2, 0)),
+            ptx_rows=PtxRows(rows, RowOrder(2, 0)),
         )
         told.append([r.metrics["loss/ptx_avg"] for r in steps])
     assert told[0][0] == pytest.approx(told[1][0], rel=0.05)

@@ -20,7 +20,7 @@ from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import Episodes, length_mask, pad_flat
 from accord.learn.online.guards import OnlineState
-from accord.learn.online.loop import optimise, run_iterations
+from accord.learn.online.loop import collect_episodes, optimise, run_iterations
 from accord.learn.online.methods import (
     ONLINE,
     Targets,
@@ -29,7 +29,6 @@ from accord.learn.online.methods import (
 )
 from accord.learn.online.metrics import episode_metrics
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import collect_episodes
 from accord.learn.online.sampling import PromptOrder
 from accord.learn.online.step import Iteration
 from accord.lm.model import LanguageModel

@@ -1,5 +1,5 @@
-"""Episodes: the policy's responses to prompts, K to each, what was measured on them, and how they
-are split into optimiser steps and forward passes."""
+"""Episodes: the policy's responses to prompts, K to each, measured under policy, reference and
+critic; and how they are split into optimiser steps and forward passes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.learn.loop.processes import Processes
+from accord.compare.rewards.reward import RewardScores
+from accord.learn.loop.processes import Processes, processes
 from accord.learn.loop.schedule import balance_by_tokens
-from accord.lm.packing import PromptGroup
+from accord.learn.online.roles import Roles
+from accord.learn.online.sampling import Rollouts
+from accord.lm.forward import response_logps, response_stats, share_forward_pass, token_values
+from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.settings.online import OnlineSettings
 
 MEASURED = ("old_logps", "known", "ref_logps", "values", "entropy")  # by forward passes
@@ -66,6 +70,19 @@ class Episodes:
         """The episode numbers of some prompts."""
         k = self.group_size
         return [e for p in prompts for e in range(p * k, (p + 1) * k)]
+
+
+@dataclass(slots=True)
+class SavedForward:
+    """A forward pass with its graph, saved for the first optimiser step: its episodes, and the
+    log-probs (R,) of their tokens until the graph is released."""
+
+    rows: list[int]
+    logps: Tensor | None
+
+    def release(self) -> None:
+        """Free the graph and its activations."""
+        self.logps = None
 
 
 def length_mask(lengths: Sequence[int]) -> Tensor:
@@ -166,3 +183,89 @@ def _units(group: PromptGroup, prompt: int, max_tokens: int | None) -> Iterator[
         run.append(prompt * k + i)
         tokens += len(response)
     yield run
+
+
+def measure_rollouts(
+    roles: Roles,
+    rollouts: Rollouts,
+    scores: RewardScores,
+    passes: Sequence[Sequence[list[int]]],
+    *,
+    temperature: float,
+    reference: bool,
+    old: bool,
+    entropy: bool,
+    save_graph: bool = False,
+) -> tuple[Episodes, SavedForward | None]:
+    """Episodes from scored rollouts: log-probs and values, one forward pass at a time.
+
+    `passes` holds the episodes of each forward pass of each optimiser step, of several processes
+    this one's; measured in the passes that train, the first ratio is 1 to the bit. `reference`,
+    `old` and `entropy` say what is measured besides values. With `save_graph`, the pass of a first
+    step that has only one keeps its graph, so that the step need not compute it again.
+
+    Log-probs are recomputed here, never taken from the sampler.
+    """
+    groups = rollouts.groups
+    mask = length_mask([len(r) for g in groups for r in g.responses])
+    episodes = Episodes(
+        groups=groups,
+        texts=rollouts.texts,
+        mask=mask,
+        scores=torch.tensor(scores.total),
+        finished=torch.tensor(rollouts.finished),
+        sampler_logps=pad_flat(torch.tensor(rollouts.logps), mask),
+        old_logps=torch.zeros(mask.shape),
+        known=torch.full((len(mask),), old),
+        ref_logps=torch.zeros(mask.shape) if reference else None,
+        values=None if roles.critic is None else torch.zeros(mask.shape),
+        entropy=torch.zeros(mask.shape) if entropy else None,
+        off_policy=not rollouts.exact,
+        by_source=scores.by_source,
+    )
+    first_pass = None
+    numbered = list(enumerate(rows for step in passes for rows in step))
+    # The first pass comes last: its graph stays in memory from then on.
+    for number, rows in numbered[1:] + numbered[:1]:
+        batch = pack(select_groups(groups, rows), roles.policy.device)
+        with torch.no_grad():
+            if episodes.ref_logps is not None and roles.reference is not None:
+                logps = response_logps(roles.reference, batch, temperature=temperature)
+                write_flat(episodes.ref_logps, rows, mask, logps)
+            critic_alone = not (old and share_forward_pass(roles.policy, roles.critic))
+            if episodes.values is not None and roles.critic is not None and critic_alone:
+                write_flat(episodes.values, rows, mask, token_values(roles.critic, batch))
+        if not old:
+            continue
+        keeps_graph = save_graph and number == 0 and len(passes[0]) == 1
+        with torch.set_grad_enabled(keeps_graph):
+            logps = _measure_policy(roles, batch, temperature, episodes, rows)
+        write_flat(episodes.old_logps, rows, mask, logps)
+        if keeps_graph:
+            first_pass = SavedForward(rows, logps)
+    all_gather_rows(episodes, [e for _, rows in numbered for e in rows], processes())
+    return episodes, first_pass
+
+
+def _measure_policy(
+    roles: Roles,
+    batch: PackedBatch,
+    temperature: float,
+    episodes: Episodes,
+    rows: Sequence[int],
+) -> Tensor:
+    """The policy's log-probs (R,); entropies, where requested, and the values of a critic that
+    shares the pass are written into the episodes."""
+    shared_critic = roles.critic if share_forward_pass(roles.policy, roles.critic) else None
+    stats = response_stats(
+        roles.policy,
+        batch,
+        want=() if episodes.entropy is None else {"entropy"},
+        temperature=temperature,
+        critic=shared_critic,
+    )
+    if stats.values is not None and episodes.values is not None:
+        write_flat(episodes.values, rows, episodes.mask, stats.values)
+    if stats.entropy is not None and episodes.entropy is not None:
+        write_flat(episodes.entropy, rows, episodes.mask, stats.entropy)
+    return stats.logps

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from accord.compare.rewards.reward import source_metrics
 from accord.learn.loop.processes import processes
-from accord.learn.online.episodes import micro_batches
+from accord.learn.online.episodes import measure_rollouts, micro_batches
 from accord.learn.online.metrics import episode_metrics
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import measure_rollouts
 from accord.learn.online.sampling import Prompts, sample_rollouts, score_rollouts
 from accord.records import PromptOnly
 from accord.settings.online import OnlineSettings

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from accord.learn.loop.objective import Metric, mean_metrics
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import RowOrder, should_log
 from accord.learn.loop.state import TrainState
-from accord.learn.online.episodes import minibatches
+from accord.learn.online.dynamic_sampling import replace_equal_groups
+from accord.learn.online.episodes import (
+    Episodes,
+    SavedForward,
+    measure_rollouts,
+    micro_batches,
+    minibatches,
+)
 from accord.learn.online.guards import (
     OnlineState,
     apply_kl_limit,
@@ -28,11 +36,14 @@ from accord.learn.online.guards import (
 from accord.learn.online.methods import ONLINE, OnlineMethod
 from accord.learn.online.metrics import episode_metrics, group_metrics
 from accord.learn.online.roles import Roles, critic_learning_rate, critic_warmup_steps
-from accord.learn.online.rollout import load_or_collect_episodes
-from accord.learn.online.sampling import PromptOrder
-from accord.learn.online.step import Iteration, Pretraining, optimiser_step
+from accord.learn.online.sampling import PromptOrder, sample_and_score
+from accord.learn.online.saved_episodes import load_episodes, save_episodes
+from accord.learn.online.step import Iteration, PtxRows, optimiser_step
+from accord.lm.forward import share_forward_pass
 from accord.objectives.policy import adapted_beta
 from accord.records import PromptOnly
+from accord.runs import digest_json
+from accord.settings.identity import identity_settings
 from accord.settings.online import OnlineSettings
 
 log = logging.getLogger(__name__)
@@ -50,7 +61,7 @@ def run_iterations(
     *,
     iterations: int,
     folder: Path | None = None,
-    pretraining: Pretraining | None = None,
+    ptx_rows: PtxRows | None = None,
 ) -> Iterator[StepResult]:
     """Iterate by a method (or that of a name in ONLINE) from `state.step`, yielding after each.
 
@@ -85,7 +96,7 @@ def run_iterations(
                 beta,
                 policy_learns=state.step >= critic_warmup_steps(settings),
                 first_pass=first_pass,
-                pretraining=pretraining,
+                ptx_rows=ptx_rows,
             )
             metrics |= iteration.targets.metrics | _optimise_or_skip(state, iteration, folder)
         if first_pass is not None:
@@ -108,6 +119,103 @@ def run_iterations(
             "rolled_back": float(kl_decision.rolled_back),
         }
         yield StepResult(state.step, state.step if kl_decision.stops else iterations, metrics)
+
+
+def load_or_collect_episodes(
+    method: OnlineMethod,
+    iteration: int,
+    roles: Roles,
+    order: PromptOrder,
+    start: int,
+    settings: OnlineSettings,
+    *,
+    log: bool,
+    folder: Path | None,
+) -> tuple[Episodes, SavedForward | None]:
+    """The iteration's episodes, of prompts from position `start` of the order on: those that a
+    killed run saved, or new ones, which are saved.
+
+    All processes return the same; the main one reads and writes them.
+    """
+    procs = processes()
+    num_prompts = settings.prompts_per_iteration * procs.world_size
+    positions = range(start, start + num_prompts)
+    if folder is None:
+        return collect_episodes(method, roles, order, positions, settings, iteration, log=log)
+    identity = {
+        "settings": digest_json(identity_settings(settings)),
+        "prompts": digest_json([list(p) for p in order.batch(positions).prompts]),
+        "entropy": log,
+    }
+    if settings.resume:
+        saved = None
+        if procs.is_main:
+            saved = load_episodes(folder, iteration, order, identity)
+        saved = procs.broadcast(saved)
+        if saved is not None:
+            return saved, None
+    episodes, first_pass = collect_episodes(
+        method, roles, order, positions, settings, iteration, log=log
+    )
+    if procs.is_main:
+        save_episodes(folder, iteration, episodes, identity)
+    return episodes, first_pass
+
+
+def collect_episodes(
+    method: OnlineMethod,
+    roles: Roles,
+    order: PromptOrder,
+    positions: range,
+    settings: OnlineSettings,
+    iteration: int,
+    *,
+    log: bool = True,
+) -> tuple[Episodes, SavedForward | None]:
+    """Sample, score and measure: a function of weights, prompts, seed and iteration alone.
+
+    The policy's log-probs are computed before the steps only where the reward needs them (a KL on
+    the tokens), `max_kl` does, or several steps are taken from the same episodes.
+    """
+    scored = sample_and_score(roles, order.batch(positions), settings)
+    scored = replace_equal_groups(scored, roles, order, settings)
+    kl_in_reward = settings.needs_reference and method.kl_loss is None
+    steps = settings.epochs * settings.num_mini_batches
+    passes = [
+        micro_batches(
+            scored.rollouts.groups,
+            minibatch,
+            count=settings.gradient_accumulation_steps,
+            max_tokens=settings.max_tokens_per_forward,
+            procs=processes(),
+        )
+        for minibatch in minibatches(range(len(positions)), settings, iteration, epoch=0)
+    ]
+    policy_learns = iteration >= critic_warmup_steps(settings)
+    # The saved graph would hold the log-probs alone, not an entropy or a shared critic's values.
+    saves_graph = (
+        policy_learns
+        and not settings.entropy_coef
+        and not share_forward_pass(roles.policy, roles.critic)
+    )
+    episodes, first_pass = measure_rollouts(
+        roles,
+        scored.rollouts,
+        scored.scores,
+        passes,
+        temperature=settings.temperature,
+        reference=settings.needs_reference,
+        old=kl_in_reward or settings.max_kl is not None or steps > 1,
+        entropy=log,
+        save_graph=saves_graph,
+    )
+    episodes = replace(
+        episodes,
+        positions=scored.positions,
+        sampling=scored.metrics,
+        discarded_tokens=scored.discarded_tokens,
+    )
+    return episodes, first_pass
 
 
 def optimise(state: TrainState[OnlineState], iteration: Iteration) -> Iterator[dict[str, Metric]]:

@@ -15,6 +15,7 @@ from accord.learn.loop.schedule import RowOrder, balance_by_tokens
 from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import (
     Episodes,
+    SavedForward,
     all_gather_rows,
     micro_batches,
     select_groups,
@@ -29,7 +30,6 @@ from accord.learn.online.methods import (
     clip_range,
 )
 from accord.learn.online.roles import Roles
-from accord.learn.online.rollout import SavedForward
 from accord.lm.forward import (
     ResponseStats,
     response_logps,
@@ -45,7 +45,7 @@ from accord.settings.ppo import PpoSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Pretraining:
+class PtxRows:
     """The rows whose likelihood PPO-ptx keeps up, and their order."""
 
     rows: Sequence[PromptGroup]
@@ -57,7 +57,7 @@ class Iteration:
     """What all optimiser steps of an iteration share.
 
     `policy_learns` is False during the critic's warm-up; `first_pass` is a forward pass whose
-    graph was saved; `pretraining` the rows of PPO-ptx.
+    graph was saved; `ptx_rows` the rows of PPO-ptx.
     """
 
     method: OnlineMethod[OnlineSettings]
@@ -68,7 +68,7 @@ class Iteration:
     beta: float
     policy_learns: bool = True
     first_pass: SavedForward | None = None
-    pretraining: Pretraining | None = None
+    ptx_rows: PtxRows | None = None
 
 
 def optimiser_step(
@@ -162,8 +162,8 @@ def _accumulate_gradients(
             parts += [metrics, _backward(loss, state, groups)]
         if iteration.first_pass is not None:
             iteration.first_pass.release()
-    if iteration.policy_learns and iteration.pretraining is not None:
-        parts += _pretrain(state, iteration, iteration.pretraining, number)
+    if iteration.policy_learns and iteration.ptx_rows is not None:
+        parts += _ptx_loss(state, iteration, iteration.ptx_rows, number)
     return parts
 
 
@@ -296,15 +296,15 @@ def _value_loss(
     return settings.vf_coef * (loss * forward.weights).sum(), metrics
 
 
-def _pretrain(
-    state: TrainState[OnlineState], iteration: Iteration, pretraining: Pretraining, number: int
+def _ptx_loss(
+    state: TrainState[OnlineState], iteration: Iteration, ptx_rows: PtxRows, number: int
 ) -> list[dict[str, Metric]]:
-    """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of pretraining tokens."""
+    """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of ptx_rows tokens."""
     settings = iteration.settings
     assert isinstance(settings, PpoSettings)
     size = settings.ptx_batch_size
-    order = pretraining.order.slice(number * size, (number + 1) * size)
-    rows = [pretraining.rows[i] for i in order]
+    order = ptx_rows.order.slice(number * size, (number + 1) * size)
+    rows = [ptx_rows.rows[i] for i in order]
     num_tokens = sum(group.num_targets for group in rows)
     procs, policy = processes(), iteration.roles.policy
     count = min(len(rows), settings.gradient_accumulation_steps * procs.world_size)

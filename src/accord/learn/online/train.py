@@ -26,7 +26,7 @@ from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import run_iterations
 from accord.learn.online.roles import critic_learning_rate, load_roles
 from accord.learn.online.saved_episodes import remove_episodes, remove_stale_episodes
-from accord.learn.online.step import Pretraining
+from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
@@ -70,7 +70,7 @@ def train_online(
         held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
     if procs.is_main:
         remove_stale_episodes(folder)
-    pretraining = _load_pretraining(policy, settings, memory)
+    ptx_rows = _load_ptx_rows(policy, settings, memory)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
@@ -88,7 +88,7 @@ def train_online(
             settings,
             iterations=iterations,
             folder=folder,
-            pretraining=pretraining,
+            ptx_rows=ptx_rows,
         ),
         state,
         settings,
@@ -111,9 +111,9 @@ def train_online(
     return policy
 
 
-def _load_pretraining(
+def _load_ptx_rows(
     policy: LanguageModel, settings: OnlineSettings, memory: InMemory
-) -> Pretraining | None:
+) -> PtxRows | None:
     """The rows of PPO-ptx, if `ptx_dataset` is set."""
     if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
         return None
@@ -121,7 +121,7 @@ def _load_pretraining(
     rows, encoded = encode_rows(records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
-    return Pretraining(rows, RowOrder(len(rows), settings.seed))
+    return PtxRows(rows, RowOrder(len(rows), settings.seed))
 
 
 def _load_prompts(
