@@ -197,7 +197,7 @@ def test_an_interrupt_writes_a_checkpoint(
 def test_steps_may_be_left_early(model: str) -> None:
     with accord.steps("dpo", model=model, dataset=PAIRS, **SETTINGS) as steps:
         next(steps)
-    run = steps.run()
+    run = steps.result()
     assert len(run.metrics) == 1
     assert run.output_dir is None
     assert repr(run).startswith("Run(dpo, 1 steps, loss 0.69")
@@ -229,7 +229,7 @@ def test_a_loss_of_ones_own_is_the_method(model: str) -> None:
         ({"model": object()}, ModelError, "object is not a model that accord can train"),
         ({"reward": length}, SettingsError, "takes no `reward`"),
         ({"method": "kto", "loss": lambda t, s: t}, SettingsError, "for `dpo`, and not for `kto`"),
-        ({"targets": lambda e, s, b: e}, SettingsError, "`dpo` is none"),
+        ({"targets": lambda e, s, b: e}, SettingsError, "`dpo` is offline"),
         ({"method": "grpo"}, SettingsError, "nothing scores the"),
         ({"method": "grpo", "reward": []}, accord.errors.RewardError, "list of rewards is empty"),
         ({"method": "grpo", "reward": 3}, accord.errors.RewardError, "3 is no reward"),

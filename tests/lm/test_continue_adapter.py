@@ -52,7 +52,7 @@ def test_a_continued_adapter_and_its_base_have_the_saved_weights(
 ) -> None:
     base, path = saved(tmp_path, architecture)
     lm = continued(path)
-    assert not lm.merged
+    assert not lm.unsaved
     torch.testing.assert_close(logps(lm), logps(load_causal(path)), rtol=0, atol=1e-4)  # merged
     torch.testing.assert_close(logps(base_view(lm)), logps(load_causal(base)), rtol=0, atol=1e-5)
     assert float((logps(lm) - logps(base_view(lm))).abs().max()) > 0.05

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from accord.api.rewards import RewardLike, combine_rewards
 from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import score_responses
 from accord.compare.texts import shorten
+from accord.data.hub import is_hub_name
 from accord.errors import DataError
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
@@ -20,6 +21,8 @@ from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import SamplingSettings
 from accord.respond.text import response_text
+from accord.settings.reading.load import build
+from accord.settings.stages import SampleSettings
 
 UNLIMITED = 1 << 30  # positions of a model whose configuration names none
 
@@ -106,9 +109,23 @@ def sample(
 
     `prompts` are texts, conversations (lists of `{role, content}`), rows with a `prompt`, or a
     path. Temperature 0 takes the likeliest token. The same seed gives the same responses. Raises
-    DataError where a prompt can't be used, with the reason.
+    SettingsError for a value out of range, DataError where a prompt can't be used.
     """
+    values = {
+        "num_responses": num_responses,
+        "max_new_tokens": max_new_tokens,
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "top_k": top_k,
+        "min_p": float(min_p),
+        "stop": list(stop),
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    named = {"model": "model", "dataset": "prompts", "output_dir": "in memory"}
+    build(SampleSettings, {**named, **values}, where="accord.sample")  # raises SettingsError
     lm = inference_model(model, tokenizer=tokenizer, device=device)
+    combined = None if reward is None else combine_rewards(reward, device=device)
     settings = SamplingSettings(
         num_responses, max_new_tokens, temperature, top_p, batch_size, top_k, min_p, tuple(stop)
     )
@@ -126,20 +143,29 @@ def sample(
             f"{report.summary()}."
         )
     samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
-    combined = None if reward is None else combine_rewards(reward, device=device)
-    rows = []
-    for record, group in zip(used, samples, strict=True):
-        responses = tuple(response_text(s, lm.tokenizer) for s in group)
-        finished = tuple(s.finished for s in group)
-        scores = None
-        if combined is not None:
-            count = len(responses)
-            scored = score_responses(
-                combined, [record.prompt] * count, responses, finished, [record.meta] * count
-            )
-            scores = tuple(scored.total)
-        logps = tuple(sum(s.logps) for s in group)
-        rows.append(PromptAnswers(record.prompt, responses, finished, logps, scores))
+    texts = [tuple(response_text(s, lm.tokenizer) for s in group) for group in samples]
+    scores: list[tuple[float, ...] | None] = [None] * len(used)
+    if combined is not None:  # all at once: models score in batches, judges several at a time
+        repeated = [record for record in used for _ in range(num_responses)]
+        flat = score_responses(
+            combined,
+            [record.prompt for record in repeated],
+            [text for group in texts for text in group],
+            [s.finished for group in samples for s in group],
+            [record.meta for record in repeated],
+        ).total
+        k = num_responses
+        scores = [tuple(flat[i * k : (i + 1) * k]) for i in range(len(used))]
+    rows = [
+        PromptAnswers(
+            record.prompt,
+            responses,
+            tuple(s.finished for s in group),
+            tuple(sum(s.logps) for s in group),
+            row_scores,
+        )
+        for record, responses, group, row_scores in zip(used, texts, samples, scores, strict=True)
+    ]
     return Answers(_model_name(lm), tuple(rows), settings)
 
 
@@ -166,6 +192,12 @@ def score(
 
 def read_prompts(prompts: Iterable[Any] | str | Path) -> list[PromptOnly]:
     """Prompts as records, in order. Raises DataError where one can't be used."""
+    if isinstance(prompts, Mapping):
+        raise DataError("The prompts are one dict. Pass a list with one entry for each prompt.")
+    if isinstance(prompts, str) and not Path(prompts).exists() and not is_hub_name(prompts):
+        raise DataError(
+            f"{prompts!r} is no file of prompts. Pass a list, such as [{prompts!r}], or a path."
+        )
     if isinstance(prompts, str | Path):
         rows: Any = prompts
     elif hasattr(prompts, "columns") or hasattr(prompts, "column_names"):

@@ -19,7 +19,7 @@ from accord.records import Battle, Outcome, Prompt
 from accord.settings.reading.load import build
 from accord.settings.stages import JudgeSettings
 
-Verdict = Callable[[Prompt, str, str], Outcome]
+JudgeFunction = Callable[[Prompt, str, str], Outcome]
 """A judge in Python: the prompt and two responses to "a", "b", "tie" or "both_bad"."""
 
 WINS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -73,8 +73,13 @@ def compare(
         raise DataError(f"Both models are called {name_a!r}. Pass names=('one', 'other').")
     if [row.prompt for row in answers_a] != [row.prompt for row in answers_b]:
         raise DataError("The two models have not answered the same prompts, in the same order.")
+    if any(len(a.responses) != len(b.responses) for a, b in zip(answers_a, answers_b, strict=True)):
+        raise DataError(
+            "One model has more responses to a prompt than the other. Sample both with the same "
+            "num_responses: the k-th responses are compared."
+        )
     outcomes: list[list[Outcome | None]]
-    if _is_verdict(judge):
+    if _is_judge_function(judge):
         rows = zip(answers_a, answers_b, strict=True)
         outcomes = [_outcomes(judge, row_a, row_b) for row_a, row_b in rows]
     else:
@@ -104,9 +109,10 @@ def rate(
     DataError for no battles or an unknown anchor.
     """
     rows: Any = battles
-    if isinstance(battles, list | tuple | Battles):
+    is_table = hasattr(battles, "columns") or hasattr(battles, "column_names")
+    if not isinstance(battles, str | Path) and not is_table:
         rows = list(_flatten(battles))
-    if isinstance(rows, str | Path) or not all(isinstance(row, Battle) for row in rows):
+    if isinstance(rows, str | Path) or is_table or not all(isinstance(row, Battle) for row in rows):
         rows, _ = read_battles(rows)
     return rate_models(
         rows, anchor=anchor, bootstrap=bootstrap, confidence=confidence, prior=prior, seed=seed
@@ -121,12 +127,14 @@ def _flatten(battles: Iterable[Any]) -> Iterator[Any]:
             yield item
 
 
-def _is_verdict(judge: Any) -> bool:
+def _is_judge_function(judge: Any) -> bool:
     """Whether the judge is a function of a prompt and two responses."""
     return callable(judge) and not hasattr(judge, "config") and not hasattr(judge, "tokenizer")
 
 
-def _outcomes(judge: Verdict, row_a: PromptAnswers, row_b: PromptAnswers) -> list[Outcome | None]:
+def _outcomes(
+    judge: JudgeFunction, row_a: PromptAnswers, row_b: PromptAnswers
+) -> list[Outcome | None]:
     pairs = zip(row_a.responses, row_b.responses, strict=True)
     outcomes: list[Outcome | None] = [judge(row_a.prompt, a, b) for a, b in pairs]
     for outcome in outcomes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from accord.errors import SettingsError
 from accord.learn.offline.rows import load_starting_model, with_gradient_checkpointing
 from accord.lm.adapters.lora import add_adapters, lora_settings
+from accord.lm.digest import weights_digest
 from accord.lm.in_memory import add_scalar_head, full_precision_and_trainable, wrap_model
 from accord.lm.load import Device, load_causal, load_scalar
 from accord.lm.model import LanguageModel, Precision
+from accord.settings.reading.load import build
 from accord.settings.training import LoraSettings, RewardSettings, TrainSettings
 
 Model = Any
@@ -22,7 +25,7 @@ Model = Any
 def load_model(
     name: str | Path,
     *,
-    lora: LoraSettings | None = None,
+    lora: LoraSettings | Mapping[str, Any] | bool | None = None,
     reward: bool = False,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -36,17 +39,27 @@ def load_model(
     drawn from `seed`. `trainable` False loads the weights of `precision="bf16"` in half the
     memory, for sampling and scoring. Raises ModelError where the folder can't be loaded.
     """
+    adapters = as_lora(lora)
     load = load_scalar if reward else load_causal
     lm = load(
         str(name),
         precision=precision,
         device=device,
         trust_remote_code=trust_remote_code,
-        trainable=trainable and lora is None,
+        trainable=trainable and adapters is None,
     )
     if not trainable:
         lm.model.requires_grad_(False)
-    return lm if lora is None else add_adapters(lm, lora, seed=seed)
+    return lm if adapters is None else add_adapters(lm, adapters, seed=seed)
+
+
+def as_lora(lora: LoraSettings | Mapping[str, Any] | bool | None) -> LoraSettings | None:
+    """LoRA's settings as a caller passes them: the settings, a table, or True for the defaults."""
+    if lora is None or isinstance(lora, LoraSettings):
+        return lora
+    if isinstance(lora, bool):
+        return LoraSettings() if lora else None
+    return build(LoraSettings, dict(lora), where="lora")
 
 
 def inference_model(
@@ -76,12 +89,20 @@ def check_head(lm: LanguageModel, *, scalar: bool) -> None:
         )
 
 
-def model_values(model: Model, tokenizer: Any) -> tuple[LanguageModel | None, dict[str, Any]]:
+def model_values(
+    model: Model, tokenizer: Any, *, identify: bool
+) -> tuple[LanguageModel | None, dict[str, Any]]:
     """What to train, loaded if it was, and the settings that describe it.
 
-    A model in memory keeps its precision; adapters on it are continued.
+    A model in memory keeps its precision; an adapter on it is continued. With `identify` its name
+    includes a digest of its weights, so that a run is resumed from the same start only.
     """
     if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise SettingsError(
+                f"{model} is a path or hub name, and its own tokenizer is used. Leave `tokenizer` "
+                f"out, or pass a loaded model with it."
+            )
         return None, {"model": str(model)}
     lm = wrap_model(model, tokenizer)
     values: dict[str, Any] = {"model": lm.name, "precision": lm.precision}
@@ -89,6 +110,8 @@ def model_values(model: Model, tokenizer: Any) -> tuple[LanguageModel | None, di
         values["lora"] = lora_settings(lm).model_dump()
         if not adapters_are_new(lm):
             values["model"] = f"{lm.name} with its adapter in memory"
+    if identify:
+        values["model"] = f"{lm.name} in memory, sha256 {weights_digest(lm)[:12]}"
     return lm, values
 
 
@@ -96,9 +119,11 @@ def starting_model(
     lm: LanguageModel | None, settings: TrainSettings, *, scalar: bool
 ) -> LanguageModel:
     """The model that training starts from, its trainable parameters marked; one in memory is
-    trained in place."""
+    trained in place, but a reward model of a causal one is a copy with a head."""
     if lm is None:
-        return load_starting_model(settings, scalar=scalar)
+        lm = load_starting_model(settings, scalar=scalar)
+        lm.unsaved = lm.unsaved or not lm.is_peft
+        return lm
     if scalar and not lm.scalar:
         heads = settings.heads if isinstance(settings, RewardSettings) else 1
         lm = add_scalar_head(lm, seed=settings.seed, heads=heads)
@@ -108,6 +133,8 @@ def starting_model(
         lm = add_adapters(lm, settings.lora, seed=settings.seed)
     elif not lm.is_peft:
         lm = full_precision_and_trainable(lm)
+    if lm.inner.is_gradient_checkpointing and not settings.gradient_checkpointing:
+        lm.inner.gradient_checkpointing_disable()  # of an earlier run on the same model
     return with_gradient_checkpointing(lm, settings)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from accord.errors import SettingsError
 from accord.learn.loop.fit import StepResult
@@ -17,6 +18,7 @@ from accord.learn.loop.stage import model_card
 from accord.learn.offline.train import train_offline
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
+from accord.lm.in_memory import mark_saved
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.runs import record_run, write_json_atomic
@@ -30,7 +32,8 @@ class Run:
     """A finished training run: the trained model, a row of metrics a step, and the settings.
 
     `metrics` has the keys of metrics.jsonl, which are TRL's names, and `step`. `output_dir` is
-    None for a run in memory.
+    None for a run in memory. `data` reports which rows were used and which were dropped, and why;
+    `health` holds remarks on a run that was taken to its end.
     """
 
     method: str
@@ -38,10 +41,14 @@ class Run:
     metrics: list[dict[str, float]]
     settings: TrainSettings
     output_dir: Path | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    health: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model to `folder/model`, which loads in transformers or peft, with the
         metrics and settings beside it; returns the model's folder.
+
+        Adapters on a base that no folder holds are saved merged, as a full model.
 
         Raises SettingsError where the folder holds a model, StorageError where it can't be
         written.
@@ -50,7 +57,9 @@ class Run:
         check_unused(folder)
         folder.mkdir(parents=True, exist_ok=True)
         card = model_card(self.model, self.method, self.settings)
-        save_model(self.model, folder / "model", card=card)
+        lm = deepcopy(self.model) if self.model.is_peft and self.model.unsaved else self.model
+        save_model(lm, folder / "model", card=card)
+        mark_saved(self.model, folder / "model")
         lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
         (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
         write_json_atomic(folder / "settings.json", self.settings.model_dump(mode="json"))
@@ -64,7 +73,7 @@ class Run:
 
 
 class Steps(Iterator[StepResult]):
-    """A training loop in your hands: each step it yields has been taken.
+    """A training loop whose caller takes the steps: each step that it yields has been taken.
 
     `model` is the model in training. Closing the iterator (or leaving a `with` block) ends the
     run: with `output_dir` a checkpoint is written, and the same call resumes from it.
@@ -75,40 +84,56 @@ class Steps(Iterator[StepResult]):
     ) -> None:
         self.method, self.model, self.settings = method, model, settings
         self.metrics: list[dict[str, float]] = []
+        self.data: dict[str, Any] = {}
+        self.health: list[dict[str, str]] = []
+        self.output_dir = Path(settings.output_dir) if memory.save_model else None
         self._stack = ExitStack()
-        in_memory = not memory.save_model
-        if in_memory:
+        used = settings
+        if self.output_dir is None:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="accord-"))
-            self.settings = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
+            used = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
         else:
-            seed = settings.seed
-            self._stack.enter_context(record_run(settings.output_dir, settings=settings, seed=seed))
+            record = record_run(settings.output_dir, settings=settings, seed=settings.seed)
+            self._stack.enter_context(record)
+        self._folder = Path(used.output_dir)
         train: Any = train_online if method in ONLINE else train_offline
-        self._steps: Generator[StepResult, None, LanguageModel] = train(
-            method, self.settings, memory
-        )
-        self.output_dir = None if in_memory else Path(settings.output_dir)
+        self._steps: Generator[StepResult, None, LanguageModel] = train(method, used, memory)
 
     def __next__(self) -> StepResult:
         try:
             result = next(self._steps)
         except StopIteration as end:
-            self.model = end.value or self.model
-            self._stack.close()
+            if end.value is not None:  # None where the loop was closed before
+                self.model = end.value
+                self._finish()
             raise
         except BaseException as error:
-            self._fail(error)
+            self._leave(error)
+            raise
         self.metrics.append({"step": result.step, **result.metrics})
         return result
 
-    def _fail(self, error: BaseException) -> NoReturn:
-        self._stack.__exit__(type(error), error, error.__traceback__)
-        raise error
+    def _finish(self) -> None:
+        if self.output_dir is not None:
+            mark_saved(self.model, self.output_dir / "model")
+        self._read_reports()
+        self._stack.close()
+
+    def _read_reports(self) -> None:
+        for name in ("data", "health"):
+            path = self._folder / f"{name}.json"
+            if path.is_file():
+                setattr(self, name, json.loads(path.read_text(encoding="utf-8")))
+
+    def _leave(self, error: BaseException) -> None:
+        self._read_reports()
+        with suppress(type(error)):  # the exit callbacks see the error, and raise it again
+            self._stack.__exit__(type(error), error, error.__traceback__)
 
     def close(self) -> None:
-        """End the run after the present step."""
+        """End the run after the present step; the model keeps the steps taken."""
         self._steps.close()
-        self._stack.close()
+        self._leave(GeneratorExit())
 
     def __enter__(self) -> Steps:
         return self
@@ -116,9 +141,17 @@ class Steps(Iterator[StepResult]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self) -> Run:
-        """The steps taken so far as a Run."""
-        return Run(self.method, self.model, self.metrics, self.settings, self.output_dir)
+    def result(self) -> Run:
+        """The run so far: the steps that were taken."""
+        return Run(
+            self.method,
+            self.model,
+            list(self.metrics),
+            self.settings,
+            self.output_dir,
+            self.data,
+            self.health,
+        )
 
 
 def check_unused(folder: Path) -> None:

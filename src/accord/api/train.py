@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from accord.api.models import Model, model_values, starting_model
+from accord.api.models import Model, as_lora, model_values, starting_model
 from accord.api.rewards import RewardLike, combine_rewards
 from accord.api.run import SHOWN, Run, Steps, check_unused
 from accord.compare.rewards.reward import CombinedReward
@@ -19,6 +19,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.offline.dpo import pair_objective
 from accord.learn.offline.methods import METHODS, Method
+from accord.learn.offline.reference import check_same_tokenizer
 from accord.learn.online.episodes import Episodes
 from accord.learn.online.methods import (
     ONLINE,
@@ -28,6 +29,7 @@ from accord.learn.online.methods import (
     Targets,
 )
 from accord.lm.in_memory import wrap_model
+from accord.lm.model import LanguageModel
 from accord.objectives.pair_terms import PairLossFunction
 from accord.pipeline.console import deferred_interrupts
 from accord.settings.reading.load import build
@@ -63,10 +65,16 @@ def steps(
     The arguments are those of `train`.
     """
     method = find_method(method)
-    lm, values = model_values(model, tokenizer)
+    lm, values = model_values(model, tokenizer, identify=output_dir is not None)
     values |= {"output_dir": str(output_dir or "in memory"), **settings}
     if lora is not None:
-        values["lora"] = lora.model_dump() if isinstance(lora, LoraSettings) else lora
+        if lm is not None and lm.is_peft:
+            raise SettingsError(
+                f"{lm.name} has an adapter already, and training continues it. Leave `lora` out; "
+                f"or save the run, and pass the folder."
+            )
+        adapters = as_lora(lora)
+        values["lora"] = None if adapters is None else adapters.model_dump()
     rows: dict[str, Iterable[Any]] = {}
     for key, given in {"dataset": dataset, **{k: settings.get(k) for k in DATASETS[1:]}}.items():
         if given is None:
@@ -81,12 +89,14 @@ def steps(
         combined, values["rewards"] = _reward_values(method, reward, settings)
     reference = None
     if ref_model is not None:
-        reference = None if isinstance(ref_model, str | Path) else wrap_model(ref_model)
+        reference = None if isinstance(ref_model, str | Path) else wrap_model(ref_model, tokenizer)
         values["ref_model"] = str(ref_model) if reference is None else f"{reference.name} in memory"
     checked: Any = build(settings_class("train", method), values, where=f"accord.train({method!r})")
     if output_dir is not None:
         check_unused(Path(output_dir))
     start = starting_model(lm, checked, scalar=method in METHODS and METHODS[method].scalar)
+    if reference is not None:
+        check_reference(start, reference)
     memory = InMemory(
         model=start,
         on_disk=lm is None,
@@ -156,10 +166,9 @@ def train(
             bar.update(
                 task, completed=step.step, total=step.total, description=f"{method}  {shown}"
             )
-            if interrupted():  # with output_dir, closing the loop writes a checkpoint
-                loop.close()
+            if interrupted():  # the loop is closed, which writes a checkpoint to output_dir
                 raise KeyboardInterrupt
-    return loop.run()
+    return loop.result()
 
 
 def _custom_method(
@@ -172,7 +181,9 @@ def _custom_method(
     if loss is not None and name != "dpo":
         raise SettingsError(f"`loss` is a loss of pairs, for `dpo`, and not for `{name}`.")
     if (targets or surrogate) and name not in ONLINE:
-        raise SettingsError(f"`targets` and `surrogate` are of online methods; `{name}` is none.")
+        raise SettingsError(
+            f"`targets` and `surrogate` are parts of online methods, and `{name}` is offline."
+        )
     if loss is not None:
         weighted = [(1.0, loss)]
         return replace(
@@ -201,7 +212,7 @@ def _digest(rows: Iterable[Any]) -> str:
 
 def _reward_values(
     method: str, reward: RewardLike, settings: Mapping[str, Any]
-) -> tuple[CombinedReward, list[dict[str, str]]]:
+) -> tuple[CombinedReward, list[dict[str, Any]]]:
     """The reward, and the settings that describe it. Raises SettingsError for a method without."""
     if method not in ONLINE:
         raise SettingsError(f"`{method}` learns from rows and takes no `reward`. Leave it out.")
@@ -209,4 +220,20 @@ def _reward_values(
     clip = settings.get("reward_clip", fields["reward_clip"].default)
     combined = combine_rewards(reward, device=settings.get("device", "auto"), clip=clip)
     names = [source.name for source in combined.sources]
-    return combined, [{"kind": "python", "function": f"in_memory:{name}"} for name in names]
+    weights = [source.weight for source in combined.sources]
+    return combined, [
+        {"kind": "python", "function": f"in_memory:{name}", "name": name, "weight": weight}
+        for name, weight in zip(names, weights, strict=True)
+    ]
+
+
+def check_reference(lm: LanguageModel, reference: LanguageModel) -> None:
+    """Raise SettingsError where a reference in memory would be trained with the model, or has
+    another tokenizer."""
+    trained = {p.data_ptr() for p in lm.model.parameters()}
+    if any(p.data_ptr() in trained for p in reference.model.parameters()):
+        raise SettingsError(
+            "`ref_model` has the weights of `model`, and would change with them. Leave it out: the "
+            "reference is then the model as it is at the start."
+        )
+    check_same_tokenizer(lm, reference)

@@ -42,7 +42,7 @@ def has_same_weights(lm: LanguageModel, path: str) -> bool:
 
     Equal to the bit in the precision in which the loaded model stores them.
     """
-    if is_same_path(path, lm.name) and not lm.merged:
+    if is_same_path(path, lm.name) and not lm.unsaved:
         return True
     if not Path(path).is_dir():
         return False

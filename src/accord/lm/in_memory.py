@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from accord.errors import ModelError
 from accord.lm.adapters.lora import continue_adapter
+from accord.lm.digest import has_same_weights
 from accord.lm.heads import init_score_heads
 from accord.lm.load import finish_loading, set_distinct_pad_token
 from accord.lm.model import LanguageModel, Precision, disable_dropout
@@ -35,6 +37,12 @@ def wrap_model(
             f"{type(model).__name__} is not a model that accord can train. Pass a path, a hub "
             f"name, a transformers model, a peft model, or what accord.load_model returns."
         )
+    is_scalar = "SequenceClassification" in type(model).__name__
+    if is_scalar and model.config.num_labels != 1:
+        raise ModelError(
+            f"The classifier has {model.config.num_labels} labels, and a reward model has one. "
+            f"Load it with num_labels=1 if it was trained so, or train one with accord.train."
+        )
     name = str(model.config._name_or_path or "a model in memory")
     if tokenizer is None:
         tokenizer = _own_tokenizer(name)
@@ -43,10 +51,21 @@ def wrap_model(
         disable_dropout(model).eval(),
         tokenizer,
         name,
-        scalar="SequenceClassification" in type(model).__name__,
+        scalar=is_scalar,
         precision=precision or ("bf16" if half else "fp32"),
+        unsaved=True,
     )
+    lm.unsaved = not _is_on_disk(lm)
     return finish_loading(lm)
+
+
+def _is_on_disk(lm: LanguageModel) -> bool:
+    """Whether the folder, or the cached hub model, of the model's name has its weights."""
+    folder = lm.name
+    if not Path(folder).is_dir():
+        config = try_to_load_from_cache(folder, "config.json") if folder.count("/") == 1 else None
+        folder = str(Path(config).parent) if isinstance(config, str) else ""
+    return bool(folder) and has_same_weights(lm, folder)
 
 
 def _own_tokenizer(name: str) -> Any:
@@ -99,12 +118,21 @@ def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> Language
     model = disable_dropout(model).to(lm.device).eval()
     return finish_loading(
         LanguageModel(
-            model, lm.tokenizer, lm.name, scalar=True, precision=lm.precision, merged=lm.merged
+            model, lm.tokenizer, lm.name, scalar=True, precision=lm.precision, unsaved=lm.unsaved
         )
     )
 
 
 def full_precision_and_trainable(lm: LanguageModel) -> LanguageModel:
-    """The model with all weights float32 and trainable, for full tuning."""
+    """The model with all weights float32 and trainable, for full tuning in place."""
     lm.model.float().requires_grad_(True)
+    lm.unsaved = True
     return lm
+
+
+def mark_saved(lm: LanguageModel, folder: Path) -> None:
+    """Record that a folder holds a full model's weights; adapters trained on it name that base."""
+    if lm.is_peft:
+        return
+    lm.name, lm.unsaved = str(folder), False
+    lm.model.name_or_path = lm.model.config._name_or_path = str(folder)

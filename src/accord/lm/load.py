@@ -61,7 +61,7 @@ def load_causal(
         tokenizer,
         path if merge else base,
         precision=precision,
-        merged=merged is not None,
+        unsaved=merged is not None,
     )
     return finish_loading(lm)
 
@@ -121,7 +121,7 @@ def load_scalar(
         path if merge else base,
         scalar=True,
         precision=precision,
-        merged=merged is not None,
+        unsaved=merged is not None,
     )
     apply_reward_file(lm, path)
     return finish_loading(lm)
@@ -153,13 +153,14 @@ def _read_reward_file(path: str) -> dict[str, Any]:
 def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
     """Write the model, its tokenizer and a model card to a folder, atomically.
 
-    Full models load in transformers, adapters in peft. Adapters on a base into which another
-    adapter was merged are merged too and saved as a full model, since that base is saved nowhere.
+    Full models load in transformers, adapters in peft. Adapters on a base that no folder holds
+    (another adapter was merged into it, or it was trained in memory) are merged and saved as a
+    full model.
     The statistics of a reward model's scores are saved beside it in `reward.json`. Raises
     StorageError when the disk can't be written.
     """
-    if lm.is_peft and lm.merged:
-        log.info("%s started from an adapter, so the full model is saved.", lm.name)
+    if lm.is_peft and lm.unsaved:
+        log.info("No folder holds the base of %s, so the full model is saved.", lm.name)
         lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])
         lm.switch = lm.adapter = None
     # Without the adapters of other roles on the same base.

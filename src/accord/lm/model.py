@@ -26,7 +26,8 @@ class LanguageModel:
     ensemble has several heads on one backbone.
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its plain one; its batches are computed as plain padded rows.
-    `merged` is True where an adapter was merged into the weights, so that they are saved nowhere.
+    `unsaved` is True where no folder holds the weights: an adapter was merged into them, or they
+    were trained in memory.
     `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
     `max_prompt_length` are its limits in tokens: its positions, or fewer where it was trained on
     fewer.
@@ -46,7 +47,7 @@ class LanguageModel:
     scalar: bool = False
     precision: Precision = "fp32"
     shares_prefixes: bool = True
-    merged: bool = False
+    unsaved: bool = False
     score_mean: float = 0.0
     score_std: float = 1.0
     max_length: int | None = None

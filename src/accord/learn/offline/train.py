@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.in_memory import NOTHING, InMemory
-from accord.learn.loop.learner import make_learner
+from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Metric, Objective, mean_metrics
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import row_batches
 from accord.learn.loop.stage import model_card, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
-from accord.learn.offline.methods import METHODS
+from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import make_reference_factory
 from accord.learn.offline.reward import normalise_scores
 from accord.learn.offline.rows import load_rows, load_starting_model
@@ -55,32 +56,48 @@ def train_offline(
         scale_groups = load_rows(dataset, lm, METHODS["sft"], settings, "reference_data.json")
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
-    reference = make_reference_factory(lm, settings, memory.ref_model)
+    try:
+        yield from _fit_and_evaluate(
+            lm, method, settings, learner, groups, eval_groups, memory.ref_model
+        )
+        if isinstance(settings, RewardSettings):
+            lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
+            normalise_scores(lm, settings, scale_groups)
+    finally:  # however it ends: the caller may use the model further
+        learner.use_masters()
+    if procs.is_main and memory.save_model:
+        save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
+        remove_checkpoints(Path(settings.output_dir))
+    return lm
+
+
+def _fit_and_evaluate(
+    lm: LanguageModel,
+    method: Method[Any],
+    settings: TrainSettings,
+    learner: Learner,
+    groups: Sequence[PromptGroup],
+    eval_groups: Sequence[PromptGroup] | None,
+    ref_model: LanguageModel | None,
+) -> Iterator[StepResult]:
+    """The steps, with checkpoints, and metrics on held-out rows if there are any."""
+    reference = make_reference_factory(lm, settings, ref_model)
     objective = method.objective(lm, settings, groups, reference)
     eval_objective = method.objective(
         lm, method.eval_settings(settings), eval_groups or [], reference
     )
     del reference  # a reference model is no longer needed: its log-probs are stored
-    state = TrainState({"model": learner}, FitState())
 
     def evaluate() -> dict[str, float]:
         assert eval_groups is not None
         return evaluate_objective(lm, eval_objective, eval_groups, settings)
 
     yield from run_with_checkpoints(
-        lambda s: fit(s, groups, objective, method.weight, settings, lm.device, procs),
-        state,
+        lambda s: fit(s, groups, objective, method.weight, settings, lm.device, processes()),
+        TrainState({"model": learner}, FitState()),
         settings,
         None if eval_groups is None else evaluate,
     )
-    if isinstance(settings, RewardSettings):
-        lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
-        normalise_scores(lm, settings, scale_groups)
-    learner.use_masters()
-    if procs.is_main and memory.save_model:
-        save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
-        remove_checkpoints(Path(settings.output_dir))
-    return lm
 
 
 @torch.no_grad()

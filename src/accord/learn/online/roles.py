@@ -96,7 +96,7 @@ def load_roles(
     roles = Roles(policy, critic, reference, reward, sampler)
     if isinstance(sampler, LocalSampler):
         return roles
-    if policy.merged:
+    if policy.unsaved:
         raise merged_base_error(settings.model, "lora.continue_adapter")
     sampler.warn_unless_serving(policy.name)
     published = Path(settings.output_dir) / "published"

@@ -103,7 +103,8 @@ def train_online(
             with suppress(StorageError):  # the loop has raised the disk's error already
                 write_usage(roles.reward, folder)
             roles.close()
-    state.learners["policy"].use_masters()
+        for learner in state.learners.values():
+            learner.use_masters()
     if procs.is_main and memory.save_model:
         save_model(policy, folder / "model", card=model_card(policy, name, settings))
         remove_episodes(folder)  # before the checkpoints, which identify them

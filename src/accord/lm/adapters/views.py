@@ -123,7 +123,7 @@ def why_not_shared(policy: LanguageModel, path: str) -> str | None:
         return "its head is not with the adapter"
     base, _ = base_and_adapter(path)
     if not has_same_weights(policy, base):
-        merged = f", which has {policy.name} merged into it" if policy.merged else ""
+        merged = f", which has {policy.name} merged into it" if policy.unsaved else ""
         return f"its base {base} is not the policy's{merged}"
     return None
 
