@@ -159,6 +159,12 @@ CASES = {
         "da22ee5608789839",
     ),
     "rloo": Case("train", "rloo", [*ONLINE, "max_steps=3"], "86cd2942e45d66ab", "c650f944e249e11b"),
+    # New since: their digests are those of the version that brought them.
+    "gspo": Case("train", "gspo", ONLINE, "f4bebab1fb40705b", "d21fcc323b3e20d1"),
+    "cispo": Case("train", "cispo", ONLINE, "53e616eb51f2569b", "5acd925e12a21080"),
+    "reinforce_plus_plus": Case(
+        "train", "reinforce_plus_plus", ONLINE, "d22769b6d293fdf8", "ec201dd4e6484c25"
+    ),
     "sample": Case(
         "sample",
         None,
