@@ -24,7 +24,11 @@ def margin_dpo(terms, settings):
 
 
 def sign_advantages(episodes, settings, beta):
-    """+1 for responses above their group's mean score, −1 below, on each of their tokens."""
+    """+1 for responses above their group's mean score, −1 below, on each of their tokens.
+
+    `episodes` holds P prompts with K responses each, E = P·K episodes of at most T tokens: advantages
+    are (E, T), and `active` (P,) marks the prompts that steps are taken on.
+    """
     scores = final_scores(episodes, settings).view(len(episodes.groups), -1)  # (P, K)
     signs = (scores - scores.mean(1, keepdim=True)).sign()
     active = torch.ones(len(scores), dtype=torch.bool)
@@ -39,7 +43,7 @@ def main(model: str, pairs: str) -> tuple[accord.Run, accord.Run]:
     dpo = accord.train("dpo", model=model, dataset=pairs, loss=margin_dpo, max_steps=3)
     online = accord.train(
         "grpo",
-        model=dpo.model,
+        model=dpo.model,  # trained further, in place
         dataset=pairs,
         reward=distinct_words,
         targets=sign_advantages,
