@@ -80,7 +80,8 @@ def test_the_base_as_reference_is_the_adapter_off(
         loaded.append(path)
         return load_causal(path, **options)
 
-    monkeypatch.setattr("accord.learn.offline.rows.load_causal", counted)
+    for module in ("rows", "reference"):
+        monkeypatch.setattr(f"accord.learn.offline.{module}.load_causal", counted)
     settings = dpo_settings(
         adapter_toys,
         tmp_path / "out",

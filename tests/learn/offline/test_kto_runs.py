@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from accord.compare.dataset import load_records
 from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.schedule import RowOrder, make_schedule
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
+from accord.learn.offline.rows import encode_rows
 from accord.learn.offline.train import train_offline
+from accord.lm.load import load_causal
 from accord.lm.packing import PromptGroup
 from accord.settings.preferences import KtoSettings
 from tests.learn.offline.kto_rows import kto_objective
-from tests.learn.toys.files import user_says, write_jsonl
+from tests.learn.toys.files import user_says, write_jsonl, write_yes_no_pairs
 from tests.learn.toys.known_optimum import PROMPTS, make_one_token_world
 from tests.learn.toys.metrics import without_seconds
+from tests.learn.toys.saved import SavedToys
 from tests.learn.toys.settings import REQUIRED
-from tests.lm.models import VOCABULARY
-from tests.lm.toys import random_groups, save_toy
+from tests.lm.toys import save_toy
 
 
 def write_ratings_and_pairs(path: Path, count: int) -> str:
@@ -62,12 +64,19 @@ def run_settings(folder: Path, name: str, **overrides: Any) -> KtoSettings:
     )
 
 
-def test_every_step_on_pairs_has_both_labels() -> None:
-    pairs = [replace(g, labels=(True, False)) for g in random_groups([(3, (2, 2))] * 7, VOCABULARY)]
-    schedule = make_schedule(7, KtoSettings(**REQUIRED, per_device_train_batch_size=2))
+def test_every_step_on_pairs_has_both_labels(toys: SavedToys, tmp_path: Path) -> None:
+    # A pair is one row, so that no step, however small, has responses of one label alone.
+    settings = KtoSettings(
+        **{**REQUIRED, "model": toys.model("llama")}, per_device_train_batch_size=1
+    )
+    path = write_yes_no_pairs(tmp_path / "pairs.jsonl", 7, seed=0)
+    records, _ = load_records(path, METHODS["kto"].kind)
+    groups, _ = encode_rows(records, load_causal(settings.model), settings)
+    schedule = make_schedule(len(groups), settings)
+    assert schedule.steps == 7
     for step in range(schedule.steps):
-        rows = schedule.step_rows(step, RowOrder(7, seed=0))
-        assert {label for i in rows for label in pairs[i].labels} == {True, False}
+        rows = schedule.step_rows(step, RowOrder(len(groups), seed=0))
+        assert {label for i in rows for label in groups[i].labels} == {True, False}
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2}])

@@ -32,12 +32,24 @@ def test_margins_that_a_method_does_not_learn_from_are_reported(
 def test_held_out_rows_are_evaluated_and_not_learned(
     method: str, toys: SavedToys, tmp_path: Path
 ) -> None:
-    settings = toys.settings(
-        method, "llama", tmp_path, eval_dataset=toys.data(method), eval_steps=1, max_steps=2
-    )
-    results = train(method, settings)
-    assert all("eval/loss" in r.metrics for r in results)
-    assert all(0 <= r.metrics["eval/rewards/accuracies"] <= 1 for r in results)
+    held_out = write_jsonl(tmp_path / "held_out.jsonl", ROWS["pairs.jsonl"][:1])
+    runs = []
+    for name, options in (
+        ("evaluated", {"eval_dataset": held_out, "eval_steps": 1}),
+        ("plain", {}),
+    ):
+        settings = toys.settings(method, "llama", tmp_path / name, max_steps=2, **options)
+        runs.append(train(method, settings))
+    evaluated, plain = runs
+    for result, plain_result in zip(evaluated, plain, strict=True):
+        assert "eval/loss" in result.metrics
+        assert 0 <= result.metrics["eval/rewards/accuracies"] <= 1
+        assert result.metrics["loss"] == plain_result.metrics["loss"]
+    weights = [
+        (tmp_path / name / "model" / "model.safetensors").read_bytes()
+        for name in ("evaluated", "plain")
+    ]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])

@@ -51,8 +51,17 @@ def test_episodes_are_a_function_of_seed_and_iteration() -> None:
     assert collect(0, seed=1).texts != first.texts
     torch.testing.assert_close(collect(0).old_logps, first.old_logps)
     assert bool((first.entropy[first.mask] > 0).all())
-    assert [g.prompt for g in first.groups] == list(PROMPT_ORDER.batch(range(8)).prompts)
-    assert first.finished.tolist() == [g.responses[0][-1] == 2 for g in first.groups]
+
+
+def test_responses_that_end_with_eos_are_finished() -> None:
+    # Any token below 24 is an EOS of these roles: some responses end, others are cut.
+    settings = online_settings("rloo", max_new_tokens=3)
+    episodes, _ = collect_episodes(
+        ONLINE["rloo"], make_roles("rloo"), PROMPT_ORDER, range(3), settings, iteration=0
+    )
+    ends_with_eos = [r[-1] < 24 for g in episodes.groups for r in g.responses]
+    assert set(ends_with_eos) == {True, False}
+    assert episodes.finished.tolist() == ends_with_eos
 
 
 def test_passes_have_whole_groups_where_they_fit() -> None:

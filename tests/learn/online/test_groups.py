@@ -285,7 +285,6 @@ def test_samples_of_another_engine_have_importance_weights() -> None:
     (result,) = iterate(make_state(off_policy, settings), off_policy, settings, 1, "rloo")
     assert 0.25 < result.metrics["sampler/weight_mean"] < 2.0
     assert result.metrics["sampler/mismatch_kl"] > 0.3
-    assert result.metrics["response_length"] > 0
     roles = make_roles("rloo")
     (on_policy,) = iterate(make_state(roles, settings), roles, settings, 1, "rloo")
     assert "sampler/weight_mean" not in on_policy.metrics

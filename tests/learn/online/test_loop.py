@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,26 @@ from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import _adapt_beta
 from accord.learn.online.step import PtxRows
 from accord.lm.packing import PromptGroup
-from tests.learn.toys.roles import iterate, make_roles, make_state
+from tests.learn.toys.roles import PROMPTS, iterate, make_roles, make_state
 from tests.learn.toys.settings import online_settings
+
+
+def test_iterations_take_the_prompts_epoch_after_epoch() -> None:
+    # 3 iterations of 8 prompts are 8 epochs of the 3 prompts; batches cross their ends.
+    roles, settings = make_roles(), online_settings(num_ppo_epochs=1)
+    sampled: list[tuple[int, ...]] = []
+
+    def sampler(prompts: Any, *args: Any, **options: Any) -> Any:
+        sampled.extend(prompts)
+        return roles.sampler(prompts, *args, **options)
+
+    recorded = replace(roles, sampler=sampler)
+    results = list(iterate(make_state(recorded, settings), recorded, settings, 3))
+    assert [r.metrics["epoch"] for r in results] == pytest.approx([8 / 3, 16 / 3, 8])
+    assert Counter(sampled) == dict.fromkeys(PROMPTS, 8)
+    epochs = [sampled[i : i + 3] for i in range(0, 24, 3)]
+    assert all(set(epoch) == set(PROMPTS) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1  # each is shuffled
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def lora_ppo_command(world: Path, **overrides: object) -> list[str]:
     options = {
         "critic": "separate",
         "lora.r": 2,
+        "rollback_copy": "disk",
         "eval_dataset": world / "test_prompts.jsonl",
     }
     return ["accord", *tiny_ppo_command(world, steps=6, save_steps=2, **options, **overrides)]
