@@ -1,1 +1,1 @@
-"""Rules over a run's metrics that say, in words, what goes wrong."""
+"""Rules over a run's metrics that describe, in words, what goes wrong."""

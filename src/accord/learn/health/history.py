@@ -1,4 +1,4 @@
-"""The history of a run: its metrics over time, and the remarks that are made on them."""
+"""The metrics of a run over time, and the remarks on them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Literal
 Row = Mapping[str, Any]
 Level = Literal["warning", "note", "good"]
 
-SEGMENTS = 10  # of a run, whose means are compared: one noisy step decides nothing
-SIGNIFICANT = 3.0  # standard errors beyond which a change is not noise
+SEGMENTS = 10  # parts of a run; their means are compared, so that one noisy step decides nothing
+SIGNIFICANT = 3.0  # standard errors; a larger change is not noise
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRemark:
-    """One remark: what it is about, how serious, and a sentence or two with the remedy."""
+    """A subject, a level, and a sentence or two that end with the remedy."""
 
     about: str
     level: Level
@@ -28,25 +28,26 @@ class HealthRemark:
 
 
 class MetricHistory:
-    """Means of a metric over parts of the rows; where a part lacks the metric, None."""
+    """Means of a metric over parts of the logged rows; None for a part that lacks the metric."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self.window = max(1, len(rows) // SEGMENTS)
 
     def first(self, name: str) -> float | None:
-        """Over the first tenth."""
-        return mean_of(self.rows[: self.window], name)
+        """The mean over the first tenth."""
+        return metric_mean(self.rows[: self.window], name)
 
     def last(self, name: str) -> float | None:
-        """Over the last tenth."""
-        return mean_of(self.rows[-self.window :], name)
+        """The mean over the last tenth."""
+        return metric_mean(self.rows[-self.window :], name)
 
     def second_half(self, name: str) -> float | None:
-        """Over the second half."""
-        return mean_of(self.rows[len(self.rows) // 2 :], name)
+        """The mean over the second half."""
+        return metric_mean(self.rows[len(self.rows) // 2 :], name)
 
     def change(self, name: str) -> float | None:
+        """The last tenth's mean minus the first tenth's."""
         first, last = self.first(name), self.last(name)
         return None if first is None or last is None else last - first
 
@@ -61,20 +62,20 @@ class MetricHistory:
         means = []
         for i in range(SEGMENTS):
             start, stop = (len(self.rows) * j // SEGMENTS for j in (i, i + 1))
-            mean = mean_of(self.rows[start:stop], name)
+            mean = metric_mean(self.rows[start:stop], name)
             if mean is not None:
                 means.append((int(self.rows[stop - 1].get("step", stop)), mean))
         return means
 
     def noise(self, name: str, rows: int) -> float:
-        """The standard error of the metric's mean over so many rows.
+        """The standard error of the metric's mean over `rows` rows.
 
-        The variance of a row is half the mean square of the differences from row to row (von
-        Neumann et al. 1941), to which a slow trend adds little.
+        The variance of a row is estimated as half the mean square of the differences between
+        successive rows (von Neumann et al. 1941), to which a slow trend adds little.
         """
         values = [float(r[name]) for r in self.rows if is_number(r.get(name))]
-        steps = [(b - a) ** 2 for a, b in pairwise(values)]
-        variance = sum(steps) / (2 * len(steps)) if steps else 0.0
+        squares = [(b - a) ** 2 for a, b in pairwise(values)]
+        variance = sum(squares) / (2 * len(squares)) if squares else 0.0
         return math.sqrt(variance / max(1, rows))
 
     def moved(self, name: str) -> bool:
@@ -88,7 +89,7 @@ class MetricHistory:
         return self.moved(name) and (self.change(name) or 0.0) > 0
 
 
-def mean_of(rows: Sequence[Row], name: str) -> float | None:
+def metric_mean(rows: Sequence[Row], name: str) -> float | None:
     """A metric's mean over those rows that have it."""
     values = [float(r[name]) for r in rows if is_number(r.get(name))]
     return sum(values) / len(values) if values else None

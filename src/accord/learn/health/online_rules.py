@@ -1,12 +1,12 @@
-"""What the numbers of learning from one's own answers say: score, KL, entropy, length, EOS, steps.
+"""Rules on the metrics of an online run: score, KL, entropy, length, EOS, steps.
 
-Names are those that PPO logs, or TRL's GRPO. docs/reading-the-curves.md tells of each pattern at
-more length; the thresholds stand here, each with its reason.
+Metrics have the names that PPO or TRL's GRPO logs. docs/reading-the-curves.md describes each
+pattern at more length; the thresholds are here, each with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accord.learn.health.history import (
@@ -16,7 +16,7 @@ from accord.learn.health.history import (
     MetricHistory,
     Row,
     is_number,
-    mean_of,
+    metric_mean,
 )
 
 SCORE = ("objective/scores", "reward")
@@ -26,25 +26,25 @@ LENGTH = ("response_length", "completions/mean_length")
 SPREAD = ("objective/scores_std", "reward_std")
 CLIPPED = ("policy/clipfrac_avg", "clip_ratio/region_mean")
 
-FELL = 0.3  # deviations of the score below its best: of 64 answers' mean the error is 0.125
-NEGATIVE_KL = 0.05  # nats below 0: smaller is what rounding leaves
-LONGER = 1.3  # ratio of lengths
-COLLAPSED = 0.2  # of the first entropy: at a fifth of the nats few answers are left
-ENDS_FELL = 0.1  # share of responses that no longer end
-NEVER_ENDS = 0.02  # share that end, below which ending is unlearned
-ONE_TOKEN = 1.5  # mean length of what is EOS and nothing else
-OFTEN_CLIPPED = 0.3  # share of tokens; .1 to .2 is usual, and beyond .3 a third teach nothing
-UNEXPLAINED = 0.0  # a constant explains this much
-RATIO_AWAY = 0.1  # its mean under the sampling policy is 1 exactly
-VALUE_GREW = 10.0  # times its least; a critic that merely follows a rising score stays below
-EQUAL_GROUPS = 0.8  # share; a fifth of the answers that were paid for is then used
-MISMATCH = 0.05  # nats a token: importance weights of 30 tokens are then off by more than e
-SCORES_CLIPPED = 0.05  # share; normalised scores have a standard deviation of 1
-ROLLED_BACK = 0.1  # share of steps
+MAX_SCORE_DROP = 0.3  # deviations below its best; the mean of 64 answers has an error of 0.125
+MAX_NEGATIVE_KL = 0.05  # nats below 0; rounding leaves less
+MAX_LENGTH_RATIO = 1.3
+COLLAPSED_ENTROPY = 0.2  # of the first entropy; at a fifth of the nats few answers are left
+MAX_END_RATE_DROP = 0.1  # share of responses that no longer end
+MIN_END_RATE = 0.02  # share of responses; below it the policy has unlearned to end
+MAX_EMPTY_LENGTH = 1.5  # mean tokens of responses that are EOS and nothing else
+MAX_CLIP_FRACTION = 0.3  # of tokens; .1 to .2 is usual, and beyond .3 a third teach nothing
+MIN_EXPLAINED_VARIANCE = 0.0  # a constant explains this much
+MAX_RATIO_ERROR = 0.1  # the ratio's mean under the sampling policy is exactly 1
+MAX_VALUE_LOSS_GROWTH = 10.0  # times its minimum; a critic that follows a rising score stays below
+MAX_EQUAL_GROUPS = 0.8  # share; only a fifth of the sampled answers is then used
+MAX_SAMPLER_KL = 0.05  # nats a token; importance weights of 30 tokens are then off by more than e
+MAX_CLIPPED_SCORES = 0.05  # share; normalised scores have a standard deviation of 1
+MAX_ROLLED_BACK = 0.1  # share of steps
 
 
 def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
-    """Remarks on a run that learns from scores of its own answers; none on others."""
+    """Remarks on a run that learns from scores of its own answers; none on other runs."""
     if history.first_logged(*SCORE, *LENGTH) is None:
         return []
     score = history.first_logged(*SCORE)
@@ -65,7 +65,7 @@ def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[H
 
 
 def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
-    """Steps at which the KL passed its limit: where the run stopped, and what was taken back."""
+    """Remarks on steps whose KL exceeded its limit: the run stopped, or was rolled back."""
     remarks = []
     stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
     limit = settings.get("max_kl")
@@ -76,28 +76,28 @@ def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRem
             f"learning_rate."
         )
         remarks.append(HealthRemark("KL limit", "note", text))
-    back = [row for row in rows if row.get("rolled_back") == 1]
-    if back:
-        often = len(back) > ROLLED_BACK * len(rows)
+    rolled_back = [row for row in rows if row.get("rolled_back") == 1]
+    if rolled_back:
+        is_frequent = len(rolled_back) > MAX_ROLLED_BACK * len(rows)
         text = (
-            f"{len(back)} of {len(rows)} logged steps passed max_kl={limit} and were taken back, "
-            f"the last at step {back[-1].get('step')}."
+            f"{len(rolled_back)} of {len(rows)} logged steps passed max_kl={limit} and were taken "
+            f"back, the last at step {rolled_back[-1].get('step')}."
         )
-        if often:
+        if is_frequent:
             text += " That is much work lost: lower learning_rate, or raise beta."
-        remarks.append(HealthRemark("rolled back", "warning" if often else "note", text))
+        remarks.append(HealthRemark("rolled back", "warning" if is_frequent else "note", text))
     return remarks
 
 
 def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
-    """Steps whose loss or gradient was not finite, and were taken back."""
-    lost = [row for row in rows if row.get("skipped") == 1]
-    if not lost:
+    """A remark on steps whose loss or gradient was not finite, so that they were rolled back."""
+    not_finite = [row for row in rows if row.get("skipped") == 1]
+    if not not_finite:
         return []
     text = (
-        f"{len(lost)} of {len(rows)} logged steps had a loss or gradient that was not finite, the "
-        f"last at step {lost[-1].get('step')}, and were taken back. Lower learning_rate or "
-        f"max_grad_norm, or use precision=fp32; the third in a row ends the run."
+        f"{len(not_finite)} of {len(rows)} logged steps had a loss or gradient that was not "
+        f"finite, the last at step {not_finite[-1].get('step')}, and were taken back. Lower "
+        f"learning_rate or max_grad_norm, or use precision=fp32; the third in a row ends the run."
     )
     return [HealthRemark("not finite", "warning", text)]
 
@@ -111,15 +111,16 @@ def _score_fell(history: MetricHistory, score: str | None) -> list[HealthRemark]
     best = max(range(len(scores)), key=lambda i: scores[i][1])
     (step, highest), (_, now) = scores[best], scores[-1]
     deviation = (history.first(spread) if spread else None) or 1.0
-    least = max(FELL * deviation, SIGNIFICANT * history.noise(score, history.window))
+    max_drop = max(MAX_SCORE_DROP * deviation, SIGNIFICANT * history.noise(score, history.window))
     kls = dict(history.tenths(kl))
-    then, last = kls.get(step), kls.get(scores[-1][0])
-    if highest - now <= least or then is None or last is None or last <= then:
+    best_kl, last_kl = kls.get(step), kls.get(scores[-1][0])
+    if highest - now <= max_drop or best_kl is None or last_kl is None or last_kl <= best_kl:
         return []
     text = (
         f"The score was best near step {step} ({highest:.2f}) and is {now:.2f} now, while the KL "
-        f"went from {then:.2g} to {last:.2g}: the policy leaves its reference and gains nothing. "
-        f"Lower learning_rate or num_ppo_epochs, raise beta, or end at max_kl={then:.2g}."
+        f"went from {best_kl:.2g} to {last_kl:.2g}: the policy leaves its reference and gains "
+        f"nothing. Lower learning_rate or num_ppo_epochs, raise beta, or end at "
+        f"max_kl={best_kl:.2g}."
     )
     return [HealthRemark("KL up, score down", "warning", text)]
 
@@ -127,7 +128,7 @@ def _score_fell(history: MetricHistory, score: str | None) -> list[HealthRemark]
 def _sources(
     history: MetricHistory, score: str | None, settings: Mapping[str, Any]
 ) -> list[HealthRemark]:
-    """Sources of the reward that fell while the score grew; a source of weight 0 only watches."""
+    """Sources of the reward that fell while the score grew; one of weight 0 is only measured."""
     if score is None or not history.rose(score):
         return []
     remarks = []
@@ -146,7 +147,7 @@ def _sources(
                 f"or mend the sources that grew."
             )
         else:
-            text += "the others outweigh it. If that is not meant, raise its weight."
+            text += "the others outweigh it. If that is not intended, raise its weight."
         level: Level = "warning" if source.get("weight", 1.0) == 0 else "note"
         remarks.append(HealthRemark(f"source {name}", level, text))
     return remarks
@@ -154,7 +155,7 @@ def _sources(
 
 def _clipped_scores(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
     share = history.last("rewards/clipped_share")
-    if share is None or share <= SCORES_CLIPPED:
+    if share is None or share <= MAX_CLIPPED_SCORES:
         return []
     text = (
         f"{share:.0%} of the reward models' scores are beyond ±{settings.get('reward_clip')} "
@@ -166,15 +167,16 @@ def _clipped_scores(history: MetricHistory, settings: Mapping[str, Any]) -> list
 
 
 def _negative_kl(history: MetricHistory) -> list[HealthRemark]:
-    """KL is at least 0 in expectation; log-ratios that are negative on the mean are not its."""
+    """A KL is at least 0 in expectation; a negative mean of log-ratios estimates something else."""
     mean = history.second_half("objective/kl")
     error = history.noise("objective/kl", len(history.rows) - len(history.rows) // 2)
-    if mean is None or mean > -max(NEGATIVE_KL, SIGNIFICANT * error):
+    if mean is None or mean > -max(MAX_NEGATIVE_KL, SIGNIFICANT * error):
         return []
     text = (
         f"The KL to the reference is {mean:.2f} nats in the second half, and no KL is below 0: the "
-        f"answers were not drawn from the policy whose log-probs are taken. Look at what changes "
-        f"the draws: temperature, top-p or top-k, a least length, EOS left out, another engine."
+        f"answers were not drawn from the policy whose log-probs are taken. Look for what changes "
+        f"the draws: temperature, top-p or top-k, a minimum length, a forbidden EOS, another "
+        f"engine."
     )
     return [HealthRemark("negative KL", "warning", text)]
 
@@ -184,7 +186,7 @@ def _lengths(history: MetricHistory, score: str | None) -> list[HealthRemark]:
     if length is None:
         return []
     first, last = history.first(length), history.last(length)
-    if not first or last is None or 1 / LONGER < last / first < LONGER:
+    if not first or last is None or 1 / MAX_LENGTH_RATIO < last / first < MAX_LENGTH_RATIO:
         return []
     if not history.moved(length):
         return []
@@ -204,13 +206,13 @@ def _entropy(history: MetricHistory, score: str | None) -> list[HealthRemark]:
     if entropy is None:
         return []
     first, last = history.first(entropy), history.last(entropy)
-    if not first or last is None or last > COLLAPSED * first:
+    if not first or last is None or last > COLLAPSED_ENTROPY * first:
         return []
-    grew = "and the score gained nothing by it"
+    effect = "and the score gained nothing by it"
     if score is not None and history.rose(score):
-        grew = "while the score grew"
+        effect = "while the score grew"
     text = (
-        f"The entropy fell from {first:.2f} to {last:.2f} nats a token {grew}: few different "
+        f"The entropy fell from {first:.2f} to {last:.2f} nats a token {effect}: few different "
         f"answers are left, and little to learn from. Raise beta or temperature, "
         f"lower learning_rate, or stop earlier; the report's diversity shows what it cost."
     )
@@ -218,13 +220,13 @@ def _entropy(history: MetricHistory, score: str | None) -> list[HealthRemark]:
 
 
 def _ends(history: MetricHistory) -> list[HealthRemark]:
-    """Whether responses end: at first, now, and with anything before their end."""
-    first, last = (_end_rate(history, late) for late in (False, True))
+    """Responses that no longer end, or that end before they say anything."""
+    first, last = _end_rate(history.first), _end_rate(history.last)
     if first is None or last is None:
         return []
     length = history.first_logged(*LENGTH)
     tokens = history.last(length) if length else None
-    if tokens is not None and tokens < ONE_TOKEN and last > 1 - NEVER_ENDS:
+    if tokens is not None and tokens < MAX_EMPTY_LENGTH and last > 1 - MIN_END_RATE:
         text = (
             f"Answers are {tokens:.1f} tokens long: the policy says EOS and nothing else. An empty "
             f"answer has the best score it knows; read some, and score empty answers with the "
@@ -232,8 +234,8 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
         )
         return [HealthRemark("constant EOS", "warning", text)]
     name = history.first_logged("eos_rate", "completions/clipped_ratio") or ""
-    fewer = first - last > ENDS_FELL and history.moved(name)
-    if not fewer and last >= NEVER_ENDS:
+    has_dropped = first - last > MAX_END_RATE_DROP and history.moved(name)
+    if not has_dropped and last >= MIN_END_RATE:
         return []
     text = (
         f"{last:.0%} of the answers end by themselves, {first:.0%} did at first; the others are "
@@ -243,19 +245,21 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
     return [HealthRemark("answers do not end", "warning", text)]
 
 
-def _end_rate(history: MetricHistory, late: bool) -> float | None:
-    """Share of responses that end, as PPO logs it, or one minus those that were cut (GRPO)."""
-    read = history.last if late else history.first
-    rate, cut = read("eos_rate"), read("completions/clipped_ratio")
-    return rate if rate is not None else None if cut is None else 1 - cut
+def _end_rate(mean: Callable[[str], float | None]) -> float | None:
+    """The share of responses that end, from the mean of a metric over part of the run: PPO logs
+    it; GRPO logs the share that was cut."""
+    rate, cut = mean("eos_rate"), mean("completions/clipped_ratio")
+    if rate is not None:
+        return rate
+    return None if cut is None else 1 - cut
 
 
 def _clipped(history: MetricHistory) -> list[HealthRemark]:
     name = history.first_logged(*CLIPPED)
     if name is None:
         return []
-    share = max(mean_of(history.rows, name) or 0.0, history.last(name) or 0.0)
-    if share <= OFTEN_CLIPPED:
+    share = max(metric_mean(history.rows, name) or 0.0, history.last(name) or 0.0)
+    if share <= MAX_CLIP_FRACTION:
         return []
     text = (
         f"{share:.0%} of the tokens' ratios are outside of the clip, which removes their gradient "
@@ -266,13 +270,13 @@ def _clipped(history: MetricHistory) -> list[HealthRemark]:
 
 
 def _ratio(history: MetricHistory) -> list[HealthRemark]:
-    """Whether the ratio's mean is 1, as it is in expectation however far the steps went: where it
-    is not, a few tokens' ratios outweigh all others."""
-    away = [
-        {"away": abs(r["val/ratio"] - 1)} for r in history.rows if is_number(r.get("val/ratio"))
+    """The ratio's mean, which is 1 in expectation however far the steps went: where it is not, a
+    few tokens' ratios outweigh all others."""
+    errors = [
+        {"error": abs(r["val/ratio"] - 1)} for r in history.rows if is_number(r.get("val/ratio"))
     ]
-    mean = mean_of(away, "away")
-    if mean is None or mean <= RATIO_AWAY:
+    mean = metric_mean(errors, "error")
+    if mean is None or mean <= MAX_RATIO_ERROR:
         return []
     text = (
         f"The probability ratio's mean is off by {mean:.2f} from the 1 that is expected: the steps "
@@ -285,22 +289,22 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
     remarks = []
     explained = history.second_half("val/explained_variance")
     error = history.noise("val/explained_variance", len(history.rows) - len(history.rows) // 2)
-    if explained is not None and explained < UNEXPLAINED - SIGNIFICANT * error:
+    if explained is not None and explained < MIN_EXPLAINED_VARIANCE - SIGNIFICANT * error:
         text = (
             f"In the second half the critic explains {explained:.2f} of the returns' variance: "
             f"less than a constant would, so its advantages are noise. Raise critic_learning_rate, "
-            f"or let it begin alone with critic_warmup_steps."
+            f"or train it alone at first with critic_warmup_steps."
         )
         remarks.append(HealthRemark("explained variance", "warning", text))
     losses = history.tenths("loss/value_avg")
     if losses:
-        step, least = min(losses, key=lambda each: each[1])
+        step, lowest = min(losses, key=lambda pair: pair[1])
         now = losses[-1][1]
-        if now > VALUE_GREW * least and now > losses[0][1]:
+        if now > MAX_VALUE_LOSS_GROWTH * lowest and now > losses[0][1]:
             text = (
-                f"The value loss was {least:.3g} near step {step} and is {now:.3g} now: the critic "
-                f"runs away. Lower critic_learning_rate; check that scores are normalised, or set "
-                f"reward_clip."
+                f"The value loss was {lowest:.3g} near step {step} and is {now:.3g} now: the "
+                f"critic runs away. Lower critic_learning_rate; check that scores are normalised, "
+                f"or set reward_clip."
             )
             remarks.append(HealthRemark("value loss", "warning", text))
     return remarks
@@ -308,7 +312,7 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
 
 def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
     share = history.last("frac_reward_zero_std")
-    if share is None or share <= EQUAL_GROUPS:
+    if share is None or share <= MAX_EQUAL_GROUPS:
         return []
     text = (
         f"In {share:.0%} of the groups all answers score the same, so they teach nothing. Take "
@@ -328,11 +332,10 @@ def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
 
 def _mismatch(history: MetricHistory) -> list[HealthRemark]:
     kl = history.last("sampler/mismatch_kl")
-    if kl is None or kl <= MISMATCH:
+    if kl is None or kl <= MAX_SAMPLER_KL:
         return []
     text = (
-        f"Sampler and trainer disagree by {kl:.3f} nats a token: what is learned from is not what "
-        f"the policy says. Use one precision for both, and look whether the sampler has the "
-        f"newest weights."
+        f"Sampler and trainer disagree by {kl:.3f} nats a token: the answers are not the policy's "
+        f"own. Use one precision for both, and check that the sampler has the newest weights."
     )
     return [HealthRemark("sampler mismatch", "warning", text)]

@@ -1,7 +1,7 @@
-"""What a training stage's metrics say about its health, in plain words.
+"""The health of a training stage, as remarks in plain words.
 
-Rules over the rows of metrics.jsonl: each compares means over the first and the last tenth of the
-run, so that one noisy step decides nothing.
+The rules read the rows of metrics.jsonl. Most compare means over the first and the last tenth of
+the run, so that one noisy step decides nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ MIN_ROWS = 10  # logged rows before trends are judged
 def training_health(
     rows: Sequence[Row], settings: Mapping[str, Any], data: Mapping[str, Any]
 ) -> list[HealthRemark]:
-    """Remarks on a run so far: its logged rows, its settings, and its data.json.
+    """Remarks on a run so far, from its logged rows, its settings and its data.json.
 
-    What was not logged is not judged; with few rows only data, reference and the KL limit are.
+    Metrics that were not logged are not judged. With fewer than MIN_ROWS rows only the data, the
+    reference, the KL limit and steps that were not finite are.
     """
     remarks = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
     remarks += skipped(rows)
@@ -37,17 +38,17 @@ def training_health(
 def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
     read, encoded = data.get("read") or {}, data.get("encoded") or {}
     unread, dropped = _counts(read.get("dropped")), _counts(encoded.get("dropped"))
-    left_out = sum(unread.values())
-    # A row may be several records, as with the responses to a prompt; each counts one.
+    num_unread = sum(unread.values())
+    # A row may give several records, one for each response to its prompt; each record counts.
     records = encoded.get("records")
-    total = int(read.get("rows") or 0) if records is None else left_out + int(records)
-    unused = left_out + sum(dropped.values())
+    total = int(read.get("rows") or 0) if records is None else num_unread + int(records)
+    unused = num_unread + sum(dropped.values())
     remarks = []
     if total and unused > MAX_UNUSED * total:
         counts = {**unread, **dropped}
-        most = max(counts, key=lambda r: counts[r])
+        main_reason = max(counts, key=lambda r: counts[r])
         text = (
-            f"{unused:,} of {total:,} rows are not learned from, most because: {most}. "
+            f"{unused:,} of {total:,} rows are not learned from, mostly because: {main_reason}. "
             f"`accord data check` shows them."
         )
         remarks.append(HealthRemark("unused rows", "warning", text))
@@ -63,18 +64,17 @@ def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
 
 
 def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:
-    """How many were dropped for each reason, which has their number or their list."""
+    """The number of dropped rows by reason; a value may be the number or the list of rows."""
     return {r: len(v) if isinstance(v, list) else int(v) for r, v in (dropped or {}).items()}
 
 
 def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
-    other, start = settings.get("ref_model"), settings.get("model")
-    if other and not (start and is_same_path(other, start)):
+    reference, start = settings.get("ref_model"), settings.get("model")
+    if reference and not (start and is_same_path(reference, start)):
         text = (
-            f"The reference ({other}) is not the model that training started from "
-            f"({start}): rewards do not begin at 0, and the penalty pulls towards "
-            f"the reference from the first step. Rounds with a fixed reference mean it so; else "
-            f"leave ref_model out."
+            f"The reference ({reference}) is not the model that training started from ({start}): "
+            f"rewards do not begin at 0, and the penalty pulls towards the reference from the "
+            f"first step. Rounds with a fixed reference intend this; otherwise leave ref_model out."
         )
         return [HealthRemark("reference", "note", text)]
     if rows and "ref_model" in settings and rows[0].get("step") == 1:
@@ -82,8 +82,8 @@ def _reference(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthR
         if isinstance(reward, int | float) and abs(reward) > MAX_START_REWARD:
             text = (
                 f"rewards/chosen is {reward:.2f} at the first step, where policy and reference "
-                f"should be equal and it 0: they compute differently (precision, dropout), or the "
-                f"reference's log-probs are another model's."
+                f"should be equal and the reward 0: they compute differently (precision, dropout), "
+                f"or the reference's log-probs are another model's."
             )
             return [HealthRemark("reference", "warning", text)]
     return []

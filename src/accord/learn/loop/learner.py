@@ -13,7 +13,7 @@ from accord.learn.loop.optimiser import adamw
 from accord.lm.model import LanguageModel
 from accord.settings.training import TrainSettings
 
-PART = 1 << 16  # elements of a gradient that are added at once, so that they stay in the cache
+CHUNK = 1 << 16  # elements of a gradient that are added at a time, so that they stay in the cache
 
 
 @dataclass
@@ -77,10 +77,10 @@ def _accumulate_into(master: nn.Parameter) -> Callable[[Tensor], None]:
         if master.grad is None:
             buffer[:] = buffer or [torch.empty_like(master)]
             master.grad = buffer[0].copy_(copy.grad)
-        else:  # of different types, a whole sum would copy everything; a part stays in the cache
-            parts = zip(*(g.view(-1).split(PART) for g in (master.grad, copy.grad)), strict=True)
-            for total, more in parts:
-                total += more
+        else:  # adding two dtypes converts the whole addend; a chunk of it stays in the cache
+            chunks = zip(*(g.view(-1).split(CHUNK) for g in (master.grad, copy.grad)), strict=True)
+            for total, addend in chunks:
+                total += addend
         copy.grad = None
 
     return accumulate

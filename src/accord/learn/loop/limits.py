@@ -1,4 +1,4 @@
-"""Length limits of rows: what the settings say, capped by the positions that the models have."""
+"""Length limits of rows: the settings' limits, capped at the positions that the models have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every training stage does around its loop: log metrics, evaluate, save, resume."""
+"""What every training stage does around its loop: log, evaluate, save and resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_with_checkpoints(
     output_dir.mkdir(parents=True, exist_ok=True)
     plain_settings = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
-    # Together: the main process may finish, and remove what another has not read yet.
+    # Together: the main process may finish, and remove what a slower one has not read yet.
     start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
     if len(set(start_steps)) > 1:
         raise StorageError(

@@ -1,4 +1,4 @@
-"""What changes while a run trains, and its tensors by name: all that a checkpoint has to hold."""
+"""The state of a training run, and its tensors by name: all that a checkpoint has to save."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainState(Generic[P]):
     progress: P
     step: int = 0
     snapshot: dict[str, Tensor] = field(default_factory=dict)
-    """Weights and moments that a rollback restores, where a method keeps them."""
+    """Weights and moments that a rollback restores, where a method takes a snapshot."""
 
 
 def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:

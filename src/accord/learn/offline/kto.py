@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What KTO's losses need to know of a whole step.
+    """What KTO's losses need of a whole step.
 
     By row number, `ref_logps` are the reference's log-probs of the row's response tokens.
     `reference_point` is z₀; it is None where the step's one pass computes it from its mismatched
@@ -61,16 +61,18 @@ def kto(
     weights = (settings.desirable_weight, settings.undesirable_weight)
     mismatched = mismatched_groups(groups, settings) if settings.loss_type == "kto" else []
     appended = append_mismatched(groups, mismatched)
-    ref_logps_of = reference(appended)
+    look_up_ref_logps = reference(appended)
 
     def prepare(rows: Sequence[int]) -> StepContext:
         labels = [label for i in rows for label in groups[i].labels]
         counts = sum(labels), len(labels) - sum(labels)
         if mismatched and fits_in_one_pass(lm, groups, rows, settings, processes()):
-            ref_logps, extra = reference_log_probs(lm, appended, mismatched, ref_logps_of, rows)
+            ref_logps, extra = reference_log_probs(
+                lm, appended, mismatched, look_up_ref_logps, rows
+            )
             return StepContext(*counts, ref_logps, None, extra)
         ref_logps, ratios = log_probs_and_mismatched_ratios(
-            lm, appended, mismatched, ref_logps_of, rows, settings, processes()
+            lm, appended, mismatched, look_up_ref_logps, rows, settings, processes()
         )
         reference_point = float(kto_reference_point(ratios)) if mismatched else 0.0
         return StepContext(*counts, ref_logps, reference_point, {})

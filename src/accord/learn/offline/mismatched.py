@@ -123,13 +123,13 @@ def reference_log_probs(
     parts = dict(
         zip(distinct, flat.split([appended[i].num_targets for i in distinct]), strict=True)
     )
-    num_own = {
+    num_row_tokens = {
         i: appended[i].num_targets - (mismatched[i].num_targets if mismatched else 0)
         for i in distinct
     }
     return (
-        {i: part[: num_own[i]] for i, part in parts.items()},
-        {i: part[num_own[i] :] for i, part in parts.items()},
+        {i: part[: num_row_tokens[i]] for i, part in parts.items()},
+        {i: part[num_row_tokens[i] :] for i, part in parts.items()},
     )
 
 
@@ -150,13 +150,13 @@ def log_probs_and_mismatched_ratios(
     passes = schedule.micro_batches(distinct, appended)
     computed: dict[int, tuple[Tensor, float]] = {}
     for part in passes[procs.rank :: procs.world_size]:
-        own_logps, extra_logps = reference_log_probs(lm, appended, mismatched, reference, part)
+        row_logps, extra_logps = reference_log_probs(lm, appended, mismatched, reference, part)
         ratios = [0.0] * len(part)
         if mismatched:
             batch = pack([mismatched[i] for i in part], lm.device)
             ref_logps = torch.cat([extra_logps[i] for i in part]).to(batch.device)
             ratios = batch.per_response(response_logps(lm, batch) - ref_logps).tolist()
-        computed.update({i: (own_logps[i], r) for i, r in zip(part, ratios, strict=True)})
+        computed.update({i: (row_logps[i], r) for i, r in zip(part, ratios, strict=True)})
     for shard in procs.all_gather(computed):
         computed.update(shard)
     row_ratios = torch.tensor([computed[i][1] for i in rows])

@@ -52,7 +52,7 @@ def reward(
         scores, pairs = response_head_scores(lm, batch), batch.pairs
         with_length = scores + per_token * batch.lengths[:, None]
         counts = torch.tensor([len(g.responses) for g in batch.groups], device=batch.device)
-        group_of = torch.arange(len(counts), device=batch.device)
+        group_indices = torch.arange(len(counts), device=batch.device)
         if settings.ranking_loss == "plackett_luce":
             values = _plackett_luce(with_length, counts, batch)
             weights = values.new_ones(len(values))
@@ -62,10 +62,10 @@ def reward(
             )
             penalty = centering_penalty(scores[pairs.chosen], scores[pairs.rejected])
             values = values + settings.center_rewards_coefficient * penalty
-            group_of = group_of.repeat_interleave(counts)[pairs.chosen]
+            group_indices = group_indices.repeat_interleave(counts)[pairs.chosen]
             weights = pairs.weights
         if settings.bootstrap and lm.heads > 1:
-            values = values * draws[list(rows)].to(values)[group_of]
+            values = values * draws[list(rows)].to(values)[group_indices]
         metrics = _metrics(scores.detach(), batch) if log else {}
         return Losses(values.mean(1), weights, metrics)
 

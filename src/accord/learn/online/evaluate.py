@@ -1,4 +1,4 @@
-"""Held-out prompts: how the policy does on prompts that it is not trained on."""
+"""Evaluation of the policy on held-out prompts."""
 
 from __future__ import annotations
 

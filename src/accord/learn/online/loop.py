@@ -68,8 +68,8 @@ def run_iterations(
     Episodes are saved in the folder while they are needed. An iteration whose loss or gradient is
     not finite is rolled back and skipped. Raises NotFiniteError where that is impossible, or at
     the third in a row, and TrainingError when the policy's log-probs before an iteration's first
-    step are not those that were recorded. Ends early where `max_kl` is exceeded and nothing else
-    was asked for.
+    step are not those that were recorded. Ends early where `max_kl` is exceeded and
+    `apply_kl_limit` stops the run.
     """
     method = ONLINE[method] if isinstance(method, str) else method
     order = PromptOrder(prompts, records, RowOrder(len(prompts), settings.seed))

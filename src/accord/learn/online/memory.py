@@ -26,7 +26,7 @@ class RoleMemory:
 
 
 def memory_plan(roles: Mapping[str, LanguageModel | None]) -> dict[str, RoleMemory]:
-    """The memory of each role; what several share counts for the first of them.
+    """The memory of each role; a parameter that several roles share counts for the first.
 
     Policy and critic are trained; in bf16 they have float32 masters except for what stays float32.
     """

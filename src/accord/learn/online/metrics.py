@@ -1,5 +1,4 @@
-"""What is logged of an iteration's episodes: scores, KL, entropy, length; under PPO's and TRL's
-names."""
+"""Metrics of an iteration's episodes: scores, KL, entropy, length; under PPO's and TRL's names."""
 
 from __future__ import annotations
 

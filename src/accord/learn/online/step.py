@@ -46,7 +46,7 @@ from accord.settings.ppo import PpoSettings
 
 @dataclass(frozen=True, slots=True)
 class PtxRows:
-    """The rows whose likelihood PPO-ptx keeps up, and their order."""
+    """The rows of PPO-ptx, whose likelihood is trained on beside the episodes, and their order."""
 
     rows: Sequence[PromptGroup]
     order: RowOrder
