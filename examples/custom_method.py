@@ -26,8 +26,8 @@ def margin_dpo(terms, settings):
 def sign_advantages(episodes, settings, beta):
     """+1 for responses above their group's mean score, −1 below, on each of their tokens.
 
-    `episodes` holds P prompts with K responses each, E = P·K episodes of at most T tokens: advantages
-    are (E, T), and `active` (P,) marks the prompts that steps are taken on.
+    `episodes` holds P prompts with K responses each, E = P·K episodes of at most T tokens:
+    advantages are (E, T), and `active` (P,) marks the prompts that steps are taken on.
     """
     scores = final_scores(episodes, settings).view(len(episodes.groups), -1)  # (P, K)
     signs = (scores - scores.mean(1, keepdim=True)).sign()
