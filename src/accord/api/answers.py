@@ -10,7 +10,7 @@ from typing import Any
 from accord.api.models import Model, inference_model
 from accord.api.rewards import RewardLike, combine_rewards
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import score_responses
+from accord.compare.rewards.reward import CombinedReward, score_responses
 from accord.compare.texts import shorten
 from accord.data.hub import is_hub_name
 from accord.errors import DataError
@@ -19,7 +19,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
-from accord.respond.protocol import SamplingSettings
+from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
 from accord.settings.reading.load import build
 from accord.settings.stages import SampleSettings
@@ -144,18 +144,9 @@ def sample(
         )
     samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
     texts = [tuple(response_text(s, lm.tokenizer) for s in group) for group in samples]
-    scores: list[tuple[float, ...] | None] = [None] * len(used)
-    if combined is not None:  # all at once: models score in batches, judges several at a time
-        repeated = [record for record in used for _ in range(num_responses)]
-        flat = score_responses(
-            combined,
-            [record.prompt for record in repeated],
-            [text for group in texts for text in group],
-            [s.finished for group in samples for s in group],
-            [record.meta for record in repeated],
-        ).total
-        k = num_responses
-        scores = [tuple(flat[i * k : (i + 1) * k]) for i in range(len(used))]
+    scores: Sequence[tuple[float, ...] | None] = [None] * len(used)
+    if combined is not None:
+        scores = _score_groups(combined, used, texts, samples)
     rows = [
         PromptAnswers(
             record.prompt,
@@ -167,6 +158,26 @@ def sample(
         for record, responses, group, row_scores in zip(used, texts, samples, scores, strict=True)
     ]
     return Answers(_model_name(lm), tuple(rows), settings)
+
+
+def _score_groups(
+    reward: CombinedReward,
+    records: Sequence[PromptOnly],
+    texts: Sequence[Sequence[str]],
+    samples: Sequence[Sequence[Sample]],
+) -> list[tuple[float, ...]]:
+    """The scores of each prompt's responses, all at once: models score in batches, and judges
+    several at a time."""
+    k = len(texts[0])
+    repeated = [record for record in records for _ in range(k)]
+    flat = score_responses(
+        reward,
+        [record.prompt for record in repeated],
+        [text for group in texts for text in group],
+        [s.finished for group in samples for s in group],
+        [record.meta for record in repeated],
+    ).total
+    return [tuple(flat[i * k : (i + 1) * k]) for i in range(len(records))]
 
 
 def score(

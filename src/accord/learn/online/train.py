@@ -106,10 +106,16 @@ def train_online(
         for learner in state.learners.values():
             learner.use_masters()
     if procs.is_main and memory.save_model:
-        save_model(policy, folder / "model", card=model_card(policy, name, settings))
-        remove_episodes(folder)  # before the checkpoints, which identify them
-        remove_checkpoints(folder)
+        _save_policy(policy, name, settings)
     return policy
+
+
+def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:
+    """Write `model/`, then remove what only an unfinished run needs."""
+    folder = Path(settings.output_dir)
+    save_model(policy, folder / "model", card=model_card(policy, name, settings))
+    remove_episodes(folder)  # before the checkpoints, which identify them
+    remove_checkpoints(folder)
 
 
 def _load_ptx_rows(
