@@ -62,7 +62,7 @@ def toy_targets(episodes: Episodes, settings: Any, beta: float) -> Targets:
     return _response_targets(scores.sign(), episodes, all_active=True)
 
 
-ONLINE["toy"] = OnlineMethod(toy_targets, clipped_surrogate, groups=True)
+ONLINE["toy"] = OnlineMethod(toy_targets, clipped_surrogate, logs_group_metrics=True)
 ''',
     ),
 }

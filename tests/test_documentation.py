@@ -14,7 +14,7 @@ from accord.cli.document import commands_by_name, commands_page
 from accord.cli.entry import run
 from accord.settings.document import settings_page
 from accord.settings.reading.foreign import FOREIGN
-from accord.settings.recipe import METHOD_SETTINGS, STAGES
+from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
 from accord.settings.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +82,7 @@ def test_settings_page_is_generated_from_the_settings() -> None:
 def test_every_setting_has_a_sentence_and_is_on_the_page() -> None:
     page = settings_page()
     parts = dict(re.findall(r"^##+ (.*)\n((?:(?!^##).*\n)*)", page, re.M))
-    classes = {kind: c for kind, c in STAGES.items() if not isinstance(c, dict)}
+    classes = {kind: c for kind, c in STAGE_SETTINGS.items() if not isinstance(c, dict)}
     classes |= {f"train {method}": c for method, c in METHOD_SETTINGS.items()}
     for title, settings_class in classes.items():
         shared = parts["train"] if issubclass(settings_class, TrainSettings) else ""

@@ -307,9 +307,9 @@ def test_the_digest_is_that_of_earlier_versions(name: str) -> None:
 
 
 def test_every_kind_and_method_has_a_case() -> None:
-    from accord.settings.stage_kinds import METHOD_SETTINGS, STAGES
+    from accord.settings.stage_kinds import METHOD_SETTINGS, STAGE_SETTINGS
 
-    assert {case.kind for case in CASES.values()} == set(STAGES)
+    assert {case.kind for case in CASES.values()} == set(STAGE_SETTINGS)
     assert {case.method for case in CASES.values() if case.method} == set(METHOD_SETTINGS)
 
 

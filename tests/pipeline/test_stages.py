@@ -17,7 +17,7 @@ from accord.settings.recipe import single_stage
 
 
 def test_every_kind_of_stage_with_settings_can_be_run() -> None:
-    assert list(STAGES) == list(stage_kinds.STAGES)
+    assert list(STAGES) == list(stage_kinds.STAGE_SETTINGS)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from accord.settings.iterate import IterateSettings
 from accord.settings.preferences import DpoSettings
 from accord.settings.reading.allowed import tables_of
 from accord.settings.reading.load import build
-from accord.settings.stage_kinds import METHOD_SETTINGS, STAGES
+from accord.settings.stage_kinds import METHOD_SETTINGS, STAGE_SETTINGS
 from accord.settings.stages import CompareSettings, EvaluateSettings
 from accord.settings.training import TrainSettings
 
@@ -42,7 +42,9 @@ NAMES = ("name", "model_name")
 def all_classes() -> list[type[Settings]]:
     """Every class of settings of a stage or method, and of the tables in them."""
     classes: dict[type[Settings], None] = {}
-    pending = [c for c in STAGES.values() if not isinstance(c, dict)] + [*METHOD_SETTINGS.values()]
+    pending = [c for c in STAGE_SETTINGS.values() if not isinstance(c, dict)] + [
+        *METHOD_SETTINGS.values()
+    ]
     while pending:
         settings_class = pending.pop()
         if settings_class not in classes:

@@ -141,10 +141,12 @@ def test_unknown_keys_inside_a_table() -> None:
 
 def test_every_foreign_name_points_to_a_key_that_exists() -> None:
     from accord.settings.reading.foreign import FOREIGN, FOREIGN_IN_LORA
-    from accord.settings.recipe import METHOD_SETTINGS, STAGES
+    from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
     from accord.settings.training import LoraSettings
 
-    classes = [c for c in STAGES.values() if not isinstance(c, dict)] + [*METHOD_SETTINGS.values()]
+    classes = [c for c in STAGE_SETTINGS.values() if not isinstance(c, dict)] + [
+        *METHOD_SETTINGS.values()
+    ]
     keys = {key for c in classes for key in c.model_fields} | {"method"}
     keys |= {f"lora.{key}" for key in LoraSettings.model_fields}
     for name, foreign in FOREIGN.items():

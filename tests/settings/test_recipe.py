@@ -9,7 +9,7 @@ import pytest
 from accord.errors import SettingsError
 from accord.settings.recipe import (
     METHOD_SETTINGS,
-    STAGES,
+    STAGE_SETTINGS,
     Recipe,
     load_recipe,
     shipped_recipes,
@@ -173,7 +173,9 @@ def test_every_shipped_recipe_loads(name: str) -> None:
 
 
 def test_every_kind_of_stage_has_a_folder_to_write_to() -> None:
-    classes = [c for c in STAGES.values() if not isinstance(c, dict)] + [*METHOD_SETTINGS.values()]
+    classes = [c for c in STAGE_SETTINGS.values() if not isinstance(c, dict)] + [
+        *METHOD_SETTINGS.values()
+    ]
     assert all("output_dir" in c.model_fields for c in classes)
 
 

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from accord.settings.base import Settings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
-from accord.settings.recipe import METHOD_SETTINGS, STAGES
+from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
 from accord.settings.rewards import RewardSource, SourceSettings
 from accord.settings.training import TrainSettings
 
@@ -73,7 +73,7 @@ def _methods() -> Iterator[str]:
 
 
 def _stages() -> Iterator[str]:
-    for kind, settings_class in STAGES.items():
+    for kind, settings_class in STAGE_SETTINGS.items():
         if isinstance(settings_class, dict):
             continue
         yield f"## {kind}\n"

@@ -16,7 +16,7 @@ from accord.settings.reading.located import KeyPath, LocatedMapping
 from accord.settings.reading.suggest import did_you_mean, listed, nearest, suggest_method
 from accord.settings.stage_kinds import (
     METHOD_SETTINGS,
-    STAGES,
+    STAGE_SETTINGS,
     StagePlan,
     find_method,
     settings_class,
@@ -25,7 +25,7 @@ from accord.settings.stage_kinds import (
 
 __all__ = [
     "METHOD_SETTINGS",
-    "STAGES",
+    "STAGE_SETTINGS",
     "Recipe",
     "StagePlan",
     "find_method",
@@ -168,7 +168,7 @@ def _stage_name(entry: LocatedMapping) -> str:
     """The stage's name; checks its kind and method first."""
     kind = entry.values.get("stage")
     source = entry.source_of(("stage",))
-    if kind not in STAGES:
+    if kind not in STAGE_SETTINGS:
         if kind is None:
             problem = f"A stage lacks `stage`, its kind ({source})."
         else:
@@ -176,7 +176,9 @@ def _stage_name(entry: LocatedMapping) -> str:
         if kind in METHOD_SETTINGS:
             remedy = f" Write `stage: train` and `method: {kind}`."
         else:
-            remedy = f"{did_you_mean(str(kind), STAGES)} The kinds are {listed(STAGES)}."
+            remedy = (
+                f"{did_you_mean(str(kind), STAGE_SETTINGS)} The kinds are {listed(STAGE_SETTINGS)}."
+            )
         raise SettingsError(f"{problem}{remedy}")
     method = entry.values.get("method")
     if kind == "train" and method not in METHOD_SETTINGS:

@@ -39,7 +39,7 @@ METHOD_SETTINGS: dict[str, type[Settings]] = {
 A method is named once, in the table beside its class; the first sentence of the class's docstring
 describes it in `accord train --help` and in docs/commands.md."""
 
-STAGES: dict[str, type[Settings] | dict[str, type[Settings]]] = {
+STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "world": WorldSettings,
     "scratch": ScratchSettings,
     "split": SplitSettings,
@@ -67,7 +67,7 @@ class StagePlan:
 
 def settings_class(kind: str, method: str | None = None) -> type[Settings]:
     """The settings class of a kind of stage, or of a training method. Raises KeyError."""
-    entry = STAGES[kind]
+    entry = STAGE_SETTINGS[kind]
     return entry[method or ""] if isinstance(entry, dict) else entry
 
 

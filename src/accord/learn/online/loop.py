@@ -102,7 +102,7 @@ def run_iterations(
         if first_pass is not None:
             first_pass.release()
         metrics |= {**episodes.sampling, **episode_metrics(episodes, settings, beta)}
-        if method.groups:
+        if method.logs_group_metrics:
             metrics |= group_metrics(episodes, settings)
         state.step += 1
         _adapt_beta(state, metrics, settings, len(episodes.scores))

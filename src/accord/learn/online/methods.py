@@ -80,13 +80,13 @@ class OnlineMethod(Generic[S]):
     """`targets(episodes, settings, beta)`, `surrogate(terms, settings)` and, where the KL is a
     term of the loss, `kl_loss(log π/π_ref, log π/π_old, settings)`, each (R,).
 
-    `groups`: TRL's names for groups are logged too.
+    `logs_group_metrics`: TRL's names for groups are logged too.
     """
 
     targets: Callable[[Episodes, S, float], Targets]
     surrogate: Callable[[PolicyTerms, S], SurrogateLoss]
     kl_loss: Callable[[Tensor, Tensor, S], Tensor] | None = None
-    groups: bool = False
+    logs_group_metrics: bool = False
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
@@ -213,8 +213,8 @@ def grpo_kl_loss(ref_log_ratio: Tensor, log_ratio: Tensor, settings: GrpoSetting
 ONLINE: dict[str, OnlineMethod[Any]] = {
     "ppo": OnlineMethod(ppo_targets, clipped_surrogate),
     "reinforce_plus_plus": OnlineMethod(reinforce_plus_plus_targets, clipped_surrogate),
-    "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, groups=True),
-    "rloo": OnlineMethod(rloo_targets, clipped_surrogate, groups=True),
-    "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, groups=True),
-    "cispo": OnlineMethod(grpo_targets, cispo_surrogate, grpo_kl_loss, groups=True),
+    "grpo": OnlineMethod(grpo_targets, clipped_surrogate, grpo_kl_loss, logs_group_metrics=True),
+    "rloo": OnlineMethod(rloo_targets, clipped_surrogate, logs_group_metrics=True),
+    "gspo": OnlineMethod(grpo_targets, gspo_surrogate, grpo_kl_loss, logs_group_metrics=True),
+    "cispo": OnlineMethod(grpo_targets, cispo_surrogate, grpo_kl_loss, logs_group_metrics=True),
 }

@@ -274,7 +274,7 @@ def _ratio_metrics(
         "val/ratio": metric(ratio),
         "val/ratio_var": metric((ratio - ratio.mean()).square()),
     }
-    if iteration.method.groups:
+    if iteration.method.logs_group_metrics:
         metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
         metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
     return metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import StageRecord
-from accord.settings.stage_kinds import METHOD_SETTINGS, STAGES
+from accord.settings.stage_kinds import METHOD_SETTINGS, STAGE_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def stage_line(stage: StageRecord) -> StageLine:
 
 
 def _default_settings(kind: str) -> Mapping[str, Any]:
-    settings_class = METHOD_SETTINGS.get(kind) or STAGES.get(kind)
+    settings_class = METHOD_SETTINGS.get(kind) or STAGE_SETTINGS.get(kind)
     if not isinstance(settings_class, type):
         return {}
     return {
