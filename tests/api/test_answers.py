@@ -53,7 +53,7 @@ def test_prompts_may_be_conversations_rows_or_records(model: str) -> None:
 def test_a_prompt_that_does_not_fit_is_an_error(model: str) -> None:
     with pytest.raises(DataError, match="1 of 2 prompts can't be used"):
         accord.sample(model, ["say", "a " * 500], max_new_tokens=5)
-    with pytest.raises(DataError, match="leaves no room for a prompt"):
+    with pytest.raises(SettingsError, match="leaves no room for a prompt"):
         accord.sample(model, ["say"], max_new_tokens=128)
 
 

@@ -16,15 +16,13 @@ from accord.data.hub import is_hub_name
 from accord.errors import DataError
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
-from accord.lm.tokens.encode import Limits, encode_prompts
+from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
 from accord.settings.reading.load import build
 from accord.settings.stages import SampleSettings
-
-UNLIMITED = 1 << 30  # positions of a model whose configuration names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +128,8 @@ def sample(
         num_responses, max_new_tokens, temperature, top_p, batch_size, top_k, min_p, tuple(stop)
     )
     records = read_prompts(prompts)
-    room = UNLIMITED if lm.max_length is None else lm.max_length - max_new_tokens
-    if room < 1:
-        raise DataError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the {lm.max_length} "
-            f"positions of {lm.name}. Lower max_new_tokens."
-        )
-    ids, used, report = encode_prompts(records, lm.tokenizer, Limits(room + 1))
+    limits = sampling_limits(lm.max_length, max_new_tokens, lm.name)
+    ids, used, report = encode_prompts(records, lm.tokenizer, limits)
     if len(used) < len(records):
         raise DataError(
             f"{len(records) - len(used)} of {len(records)} prompts can't be used: "

@@ -57,7 +57,7 @@ def run_iterations(
     roles: Roles,
     prompts: Sequence[tuple[int, ...]],
     records: Sequence[PromptOnly],
-    settings: Any,
+    settings: OnlineSettings,
     *,
     iterations: int,
     folder: Path | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from accord.errors import DataError
+from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.template import (
@@ -43,6 +43,23 @@ class Limits:
     max_prompt_length: int | None = None
     long_prompts: Literal["drop", "keep_end"] = "drop"
     long_responses: Literal["cut", "drop"] = "cut"
+
+
+UNLIMITED = 1 << 30  # positions of a model whose configuration has no limit
+
+
+def sampling_limits(
+    max_length: int | None, max_new_tokens: int, name: str, max_prompt_length: int | None = None
+) -> Limits:
+    """Limits of prompts that leave room for a response of `max_new_tokens` in the `max_length`
+    positions of the model called `name`. Raises SettingsError where none is left."""
+    room = UNLIMITED if max_length is None else max_length - max_new_tokens
+    if room < 1:
+        raise SettingsError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the {max_length} "
+            f"positions of {name}. Lower max_new_tokens."
+        )
+    return Limits(room + 1, max_prompt_length)
 
 
 def encode(

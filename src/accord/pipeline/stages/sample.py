@@ -13,9 +13,9 @@ from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import write_usage
 from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
-from accord.errors import DataError, SettingsError
+from accord.errors import DataError
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
-from accord.lm.tokens.encode import Limits, encode_prompts
+from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
 from accord.records import PromptOnly, Response
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNLIMITED = 1 << 30  # positions of a model whose configuration has no limit
 BATCHES_PER_CHUNK = 4  # sorted by length together, written together
 
 
@@ -56,7 +55,9 @@ def _write_responses(
     records, report = load_records(settings.dataset, "prompts")
     log.info("%s", report.summary())
     requested = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
-    limits = Limits(_max_sequence_length(sampler.max_length, settings), settings.max_prompt_length)
+    limits = sampling_limits(
+        sampler.max_length, settings.max_new_tokens, settings.model, settings.max_prompt_length
+    )
     prompts, records_used, encode_report = encode_prompts(requested, tokenizer, limits)
     log.info("%s: %s", settings.dataset, encode_report.summary())
     folder = Path(settings.output_dir)
@@ -106,20 +107,6 @@ def _open_sampler(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSam
         trust_remote_code=settings.trust_remote_code,
     )
     return lm.tokenizer, make_sampler(settings.sampler, lm)
-
-
-def _max_sequence_length(positions: int | None, settings: SampleSettings) -> int:
-    """The limit of `encode_prompts`: the tokens of the longest prompt and one more, such that the
-    longest response still fits into the model's positions."""
-    if positions is None:
-        return UNLIMITED
-    max_prompt_tokens = positions - settings.max_new_tokens
-    if max_prompt_tokens < 1:
-        raise SettingsError(
-            f"max_new_tokens={settings.max_new_tokens} leaves no room for a prompt in the "
-            f"{positions} positions of {settings.model}. Lower max_new_tokens."
-        )
-    return max_prompt_tokens + 1
 
 
 def _resume_partial_file(partial: Path, settings: SampleSettings, size: int) -> int:
