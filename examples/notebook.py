@@ -23,7 +23,7 @@ from accord.world.reward import true_reward
 folder = Path(tempfile.mkdtemp())
 build_world(
     WorldSettings(
-        output_dir=str(folder), demonstrations=4000, corpus=0, train_prompts=400, test_prompts=50
+        output_dir=str(folder), demonstrations=4000, corpus=0, train_prompts=300, test_prompts=50
     )
 )
 
@@ -53,7 +53,7 @@ sft.save(folder / "sft")  # DPO trains in place; the folder keeps the start
 
 # %%
 prompts = read_prompts("train_prompts.jsonl")
-answers = accord.sample(sft.model, prompts, num_responses=4, max_new_tokens=40, seed=1)
+answers = accord.sample(sft.model, prompts, num_responses=4, max_new_tokens=32, seed=1)
 print(answers)
 
 
@@ -97,8 +97,8 @@ figure.savefig(folder / "curves.png")
 
 # %%
 unseen = read_prompts("test_prompts.jsonl")
-before = accord.sample(folder / "sft" / "model", unseen, num_responses=2, max_new_tokens=40)
-after = accord.sample(dpo.model, unseen, num_responses=2, max_new_tokens=40)
+before = accord.sample(folder / "sft" / "model", unseen, num_responses=2, max_new_tokens=32)
+after = accord.sample(dpo.model, unseen, num_responses=2, max_new_tokens=32)
 
 
 def by_truth(prompt, a, b):

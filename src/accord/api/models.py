@@ -133,8 +133,8 @@ def starting_model(
         lm = add_adapters(lm, settings.lora, seed=settings.seed)
     elif not lm.is_peft:
         lm = full_precision_and_trainable(lm)
-    if lm.inner.is_gradient_checkpointing and not settings.gradient_checkpointing:
-        lm.inner.gradient_checkpointing_disable()  # of an earlier run on the same model
+    if lm.recomputes_activations and not settings.gradient_checkpointing:
+        lm.disable_gradient_checkpointing()  # of an earlier run on the same model
     return with_gradient_checkpointing(lm, settings)
 
 

@@ -189,6 +189,17 @@ class LanguageModel:
             parameters = {n: p for n, p in parameters.items() if adapter_name(n) in used}
         return parameters | head
 
+    @property
+    def recomputes_activations(self) -> bool:
+        """Whether gradient checkpointing is on."""
+        later_name = getattr(self.inner, "is_activation_checkpointing", None)
+        return bool(self.inner.is_gradient_checkpointing if later_name is None else later_name)
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Store activations again, after an earlier run recomputed them."""
+        disable = getattr(self.inner, "activation_checkpointing_disable", None)  # its later name
+        (disable or self.inner.gradient_checkpointing_disable)()
+
     def enable_gradient_checkpointing(self) -> None:
         """Gradient checkpointing: save layer inputs only, recompute the rest in the backward
         pass."""
