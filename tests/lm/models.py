@@ -13,7 +13,11 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     GptOssConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     MistralConfig,
     PhiConfig,
     Qwen3Config,
@@ -66,17 +70,64 @@ CONFIGS: dict[str, Any] = {
     "phi": PhiConfig(**{k: v for k, v in _SHAPE.items() if k != "head_dim"}),
 }
 
+STATE_SPACE_CONFIGS: dict[str, Any] = {
+    "mamba": MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0
+    ),
+    "mamba2": Mamba2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
+        num_heads=4,
+        head_dim=8,
+        n_groups=1,
+        pad_token_id=0,
+    ),
+    "jamba": JambaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=4,
+        expert_layer_offset=3,
+        num_experts=2,
+        mamba_d_state=4,
+        pad_token_id=0,
+    ),
+    "lfm2": Lfm2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        pad_token_id=0,
+    ),
+}
+"""Models with a recurrent state, some with attention layers between."""
+
 
 def causal(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    model = AutoModelForCausalLM.from_config(_config(name)).eval()
     return _with_sinks(model)
 
 
 def scalar(name: str, seed: int = 0, heads: int = 1) -> Any:
     torch.manual_seed(seed)
-    config = CONFIGS[name].__class__(**{**CONFIGS[name].to_dict(), "num_labels": heads})
+    config = _config(name)
+    config = config.__class__(**{**config.to_dict(), "num_labels": heads})
     return _with_sinks(AutoModelForSequenceClassification.from_config(config).eval())
+
+
+def _config(name: str) -> Any:
+    return (CONFIGS | STATE_SPACE_CONFIGS)[name]
 
 
 def _with_sinks(model: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    JambaConfig,
-    Lfm2Config,
     LlamaConfig,
-    MambaConfig,
     OPTConfig,
 )
 
@@ -30,7 +26,7 @@ from accord.lm.forward import (
 from accord.lm.load import finish_loading, warn_about_plain_rows
 from accord.lm.model import LanguageModel, disable_dropout
 from accord.lm.packing import PromptGroup, pack
-from tests.lm.models import CONFIGS, VOCABULARY, causal, scalar
+from tests.lm.models import CONFIGS, STATE_SPACE_CONFIGS, VOCABULARY, causal, scalar
 from tests.lm.packed_groups import GROUPS, assert_same_gradients, gradients, weighted, wrapped
 
 
@@ -189,52 +185,11 @@ def test_sequence_kl_is_the_sum_over_tokens_and_vocabulary() -> None:
     assert min(expected) > 0.01
 
 
-def mamba() -> Any:
-    config = MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-def jamba() -> Any:
-    config = JambaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        expert_layer_period=4,
-        expert_layer_offset=3,
-        num_experts=2,
-        mamba_d_state=4,
-        pad_token_id=0,
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-def lfm2() -> Any:
-    config = Lfm2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        layer_types=["conv", "full_attention"],
-        pad_token_id=0,
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-@pytest.mark.parametrize("make", [mamba, jamba, lfm2])
+@pytest.mark.parametrize("name", STATE_SPACE_CONFIGS)
 def test_recurrent_models_fall_back_to_plain_rows(
-    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+    name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    torch.manual_seed(0)
-    model = make()
+    model = causal(name)
     expected = transformers_logps(model, GROUPS)
     expected_gradients = gradients(model, weighted(expected))
     warn_about_plain_rows.cache_clear()
@@ -252,8 +207,8 @@ def test_the_fall_back_is_logged_once_for_each_architecture(
 ) -> None:
     warn_about_plain_rows.cache_clear()
     with caplog.at_level("WARNING", logger="accord"):
-        for make in (mamba, lfm2, mamba, mamba):
-            assert not finish_loading(wrapped(make())).shares_prefixes
+        for name in ("mamba", "lfm2", "mamba", "mamba"):
+            assert not finish_loading(wrapped(causal(name))).shares_prefixes
     assert [r.getMessage().split(" can't ")[0] for r in caplog.records] == [
         "A MambaForCausalLM",
         "A Lfm2ForCausalLM",
@@ -297,9 +252,7 @@ def test_bf16_is_close_to_fp32() -> None:
 
 
 def test_a_scalar_model_of_a_hybrid_falls_back() -> None:
-    torch.manual_seed(0)
-    config = JambaConfig(**{**jamba().config.to_dict(), "num_labels": 1})
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = scalar("jamba")
     lm = wrapped(model, scalar=True)
     assert not check_packing(lm)
     expected = transformers_scores(model, GROUPS).squeeze(-1)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoModelForCausalLM, JambaConfig, Lfm2Config, Mamba2Config, MambaConfig
+from transformers import AutoModelForCausalLM
 
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from tests.lm.models import CONFIGS, VOCABULARY, causal
+from tests.lm.models import CONFIGS, STATE_SPACE_CONFIGS, VOCABULARY, causal
 from tests.respond.local_sampling import (
     EOS,
     PROMPTS,
@@ -30,48 +30,6 @@ def lm_from_config(config: Any, *, eos: int | None = EOS, sharp: float = 6.0) ->
     model = AutoModelForCausalLM.from_config(config).eval()
     model.generation_config.eos_token_id = None
     return make_lm(model, eos=eos, sharp=sharp)
-
-
-STATE_SPACE_CONFIGS: dict[str, Any] = {
-    "mamba": MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0
-    ),
-    "mamba2": Mamba2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        state_size=4,
-        num_hidden_layers=2,
-        num_heads=4,
-        head_dim=8,
-        n_groups=1,
-        pad_token_id=0,
-    ),
-    "jamba": JambaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        expert_layer_period=4,
-        expert_layer_offset=3,
-        num_experts=2,
-        mamba_d_state=4,
-        pad_token_id=0,
-    ),
-    "lfm2": Lfm2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        layer_types=["conv", "full_attention"],
-        pad_token_id=0,
-    ),
-}
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *STATE_SPACE_CONFIGS])

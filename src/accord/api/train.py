@@ -81,7 +81,9 @@ def steps(
             continue
         if not isinstance(given, str | Path):
             rows[key] = list(given) if isinstance(given, Iterator) else given
-            values[key] = f"{memory_name(rows[key])} in memory, sha256 {_digest(rows[key])}"
+            values[key] = f"{memory_name(rows[key])} in memory"
+            if output_dir is not None:
+                values[key] += f", sha256 {_digest(rows[key])}"
         else:
             values[key] = str(given)
     combined = None

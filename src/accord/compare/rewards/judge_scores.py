@@ -6,7 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from accord.compare.judges.judge import AiJudge, NoVerdict
-from accord.compare.rewards.reward import PromptResponse, SourceContext, WeightedSource
+from accord.compare.rewards.reward import (
+    PromptResponse,
+    SourceContext,
+    SourceScores,
+    WeightedSource,
+)
 from accord.compare.texts import shorten
 from accord.errors import RewardError
 from accord.records import Prompt, prompt_text
@@ -14,22 +19,19 @@ from accord.settings.rewards import JudgeSource
 
 
 def judge_sources(source: JudgeSource, _: SourceContext) -> list[WeightedSource]:
-    """A judge's score, and with `unreadable=mean` a source of weight 0 that counts the responses
-    without a score. Raises SettingsError where the judge can't be used."""
+    """A judge's score; with `unreadable=mean` the responses without one are logged. Raises
+    SettingsError where the judge can't be used."""
     judge = AiJudge(source, source.model)
-    is_missing: list[float] = []
 
-    def scores(rows: Sequence[PromptResponse]) -> list[float]:
+    def scores(rows: Sequence[PromptResponse]) -> SourceScores:
         verdicts = judge.scores(rows, lowest=source.lowest, highest=source.highest)
-        is_missing[:] = [float(isinstance(verdict, NoVerdict)) for verdict in verdicts]
-        return fill_missing_scores(source, rows, verdicts)
+        filled = fill_missing_scores(source, rows, verdicts)
+        if source.unreadable == "error":  # none is missing
+            return SourceScores(filled, {})
+        is_missing = [float(isinstance(verdict, NoVerdict)) for verdict in verdicts]
+        return SourceScores(filled, {"unreadable": is_missing})
 
-    sources = [WeightedSource(source.title, source.weight, scores, judge.usage)]
-    if source.unreadable == "mean":
-        # It is scored after the judge, whose last call it reports.
-        name = f"{source.title}.unreadable"
-        sources.append(WeightedSource(name, 0.0, lambda rows: list(is_missing)))
-    return sources
+    return [WeightedSource(source.title, source.weight, scores, judge.usage)]
 
 
 def fill_missing_scores(

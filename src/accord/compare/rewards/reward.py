@@ -46,8 +46,16 @@ class PromptResponse:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-Scorer = Callable[[Sequence[PromptResponse]], Sequence[Any]]
-"""Computes one number for each prompt and response."""
+@dataclass(frozen=True, slots=True)
+class SourceScores:
+    """A source's scores, and further numbers of each response that are logged as `SOURCE.KEY`."""
+
+    scores: Sequence[Any]
+    logged: Mapping[str, Sequence[float]]
+
+
+Scorer = Callable[[Sequence[PromptResponse]], Sequence[Any] | SourceScores]
+"""Computes one number for each prompt and response, and more to log where it has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,13 @@ class CombinedReward:
         rows = [
             PromptResponse(*row) for row in zip(prompts, responses, finished, metas, strict=True)
         ]
-        by_source = {source.name: _compute_scores(source, rows) for source in self.sources}
+        by_source: dict[str, Sequence[float]] = {}
+        for source in self.sources:
+            given = source.score(rows)
+            if not isinstance(given, SourceScores):
+                given = SourceScores(given, {})
+            by_source[source.name] = _check_scores(source, rows, given.scores)
+            by_source |= {f"{source.name}.{key}": values for key, values in given.logged.items()}
         total = [
             sum(source.contribution(by_source[source.name][i]) for source in self.sources)
             for i in range(len(rows))
@@ -168,9 +182,11 @@ def source_metrics(by_source: Mapping[str, Sequence[float]]) -> dict[str, float]
     return metrics
 
 
-def _compute_scores(source: WeightedSource, rows: Sequence[PromptResponse]) -> list[float]:
+def _check_scores(
+    source: WeightedSource, rows: Sequence[PromptResponse], values: Sequence[Any]
+) -> list[float]:
     """The source's scores as floats, one for each row and each finite. Raises RewardError."""
-    values = list(source.score(rows))
+    values = list(values)
     if len(values) != len(rows):
         raise RewardError(
             f"The reward `{source.name}` gave {len(values)} scores for {len(rows)} responses. It "

@@ -48,7 +48,7 @@ def add_prompts(
 ) -> list[int]:
     """The ids of prompts; new ones are inserted with their meta."""
     digests = [prompt_digest(prompt) for prompt, _ in items]
-    ids = _select_prompt_ids(connection, digests)
+    ids = _select_by_key(connection, PROMPTS.c.digest, PROMPTS.c.id, digests)
     new: dict[str, dict[str, Any]] = {}
     now = _now()
     for key, (prompt, meta) in zip(digests, items, strict=True):
@@ -92,7 +92,9 @@ def add_verdicts(
     Raises DataError where a response is not in the store or is to another prompt than the rest.
     """
     response_ids = [item.response_id for verdict_items in items for item in verdict_items]
-    prompt_ids = _select_prompts_of_responses(connection, response_ids)
+    prompt_ids = _select_by_key(
+        connection, RESPONSES.c.id, RESPONSES.c.prompt_id, sorted(set(response_ids))
+    )
     now = _now()
     rows = [
         {
@@ -248,27 +250,15 @@ def _insert(
     return list(connection.scalars(statement, rows))
 
 
-def _select_prompt_ids(connection: sa.Connection, digests: Sequence[str]) -> dict[str, int]:
-    """The ids of the prompts that are stored, by digest."""
-    ids: dict[str, int] = {}
-    for start in range(0, len(digests), CHUNK):
-        query = sa.select(PROMPTS.c.digest, PROMPTS.c.id).where(
-            PROMPTS.c.digest.in_(digests[start : start + CHUNK])
-        )
-        ids.update((row.digest, row.id) for row in connection.execute(query))
-    return ids
-
-
-def _select_prompts_of_responses(connection: sa.Connection, ids: Sequence[int]) -> dict[int, int]:
-    """The prompts' ids of the responses that are stored, by response id."""
-    distinct = sorted(set(ids))
-    prompt_ids: dict[int, int] = {}
-    for start in range(0, len(distinct), CHUNK):
-        query = sa.select(RESPONSES.c.id, RESPONSES.c.prompt_id).where(
-            RESPONSES.c.id.in_(distinct[start : start + CHUNK])
-        )
-        prompt_ids.update((row.id, row.prompt_id) for row in connection.execute(query))
-    return prompt_ids
+def _select_by_key(
+    connection: sa.Connection, key: sa.Column[Any], value: sa.Column[Any], keys: Sequence[Any]
+) -> dict[Any, int]:
+    """`value` by `key`, of the stored rows whose key is among `keys`."""
+    selected: dict[Any, int] = {}
+    for start in range(0, len(keys), CHUNK):
+        query = sa.select(key, value).where(key.in_(keys[start : start + CHUNK]))
+        selected.update((k, v) for k, v in connection.execute(query))
+    return selected
 
 
 def _shared_prompt(prompt_ids: Mapping[int, int], items: Sequence[Item]) -> int:
