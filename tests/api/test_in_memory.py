@@ -91,6 +91,19 @@ def test_a_run_is_resumed_from_the_same_start_only(model: str, tmp_path: Path) -
         assert torch.equal(weight, weights(resumed.model)[name]), name
 
 
+def test_a_run_is_resumed_with_the_same_rows_only(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with accord.steps("dpo", model=model, dataset=PAIRS, output_dir=out, **SETTINGS) as steps:
+        next(steps)
+    swapped = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in PAIRS
+    ]  # as many rows, so that only their content tells
+    other: dict[str, Any] = {"output_dir": out, "progress": False, **SETTINGS}
+    with pytest.raises(SettingsError, match="written under other settings: dataset was"):
+        accord.train("dpo", model=model, dataset=swapped, **other)
+    accord.train("dpo", model=model, dataset=PAIRS, **other)
+
+
 def test_a_reference_that_would_change_with_the_model_is_refused(model: str) -> None:
     lm = accord.load_model(model)
     with pytest.raises(SettingsError, match="`ref_model` has the weights of `model`"):
