@@ -74,6 +74,16 @@ def answer(model: Fake, kind: str, slots: dict[str, str], rng: random.Random) ->
     return text, reward
 
 
+MANIFEST = {
+    "command": "accord demo --output-dir runs/demo",
+    "seed": 0,
+    "versions": {"accord": "0.1.0", "python": "3.11.9", "torch": "2.6.0"},
+    "machine": {"cpu": "Example CPU 3000", "cores": 4, "memory": 16 * 2**30},
+    "started": "2025-03-01T12:00:00+00:00",
+    "status": "running",
+}
+
+
 def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) -> ReportSettings:
     """The run's folder: stages with metrics, responses, evaluation.json and ratings.json."""
     rng = random.Random(7)
@@ -92,22 +102,7 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
         rewards = [[reward for _, reward in row] for row in drawn]
         truth[model.name] = rewards
         responses = run / f"answers-{model.name}" / "responses.jsonl"
-        write_responses(
-            responses,
-            [
-                ResponseRow(
-                    prompt=(Message("user", text),),
-                    meta={"kind": kind},
-                    model=model.name,
-                    settings={"temperature": 1.0},
-                    responses=tuple(
-                        Response((Message("user", text),), response, model.name, tokens=9)
-                        for response, _ in row
-                    ),
-                )
-                for text, kind, row in zip(prompt_texts, kinds, drawn, strict=True)
-            ],
-        )
+        write_answers(responses, model.name, prompt_texts, kinds, drawn)
         evaluated.append(
             ModelResponses(
                 model=model.name,
@@ -151,17 +146,7 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
     )
     battles = fake_battles([m.name for m in models], truth, rng)
     write_json_atomic(run / "arena" / "ratings.json", rate_models(battles, prior=1.0).to_json())
-    write_json_atomic(
-        run / "manifest.json",
-        {
-            "command": "accord demo --output-dir runs/demo",
-            "seed": 0,
-            "versions": {"accord": "0.1.0", "python": "3.11.9", "torch": "2.6.0"},
-            "machine": {"cpu": "Example CPU 3000", "cores": 4, "memory": 16 * 2**30},
-            "started": "2025-03-01T12:00:00+00:00",
-            "status": "running",
-        },
-    )
+    write_json_atomic(run / "manifest.json", MANIFEST)
     return ReportSettings(
         run=str(run),
         output_dir=str(run),
@@ -171,6 +156,29 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
         ratings=str(run / "arena" / "ratings.json"),
         examples=6,
     )
+
+
+def write_answers(
+    path: Path,
+    model: str,
+    prompts: Sequence[str],
+    kinds: Sequence[str],
+    drawn: Sequence[Sequence[tuple[str, float]]],
+) -> None:
+    """A model's answers as responses.jsonl; `drawn[i]` are those to prompt i with their rewards."""
+    rows = [
+        ResponseRow(
+            prompt=(Message("user", text),),
+            meta={"kind": kind},
+            model=model,
+            settings={"temperature": 1.0},
+            responses=tuple(
+                Response((Message("user", text),), response, model, tokens=9) for response, _ in row
+            ),
+        )
+        for text, kind, row in zip(prompts, kinds, drawn, strict=True)
+    ]
+    write_responses(path, rows)
 
 
 def fake_battles(
