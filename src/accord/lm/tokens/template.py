@@ -8,6 +8,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from accord.errors import DataError
+from accord.lm.tokens.control import control_tokens
 from accord.records import Prompt, prompt_json
 
 _TURNS_REWRITTEN = "the chat template rewrites earlier turns, so their answers can't be found"
@@ -38,12 +39,14 @@ def encode_response(
     eos_ids: frozenset[int],
     *,
     finished: bool = True,
+    whole: bool = False,
 ) -> tuple[tuple[int, ...], bool]:
     """Token ids of a response to the prompt, ending with EOS, and whether EOS had to be added.
 
     A response that is not finished (cut when it was sampled) has no EOS, and no token at all where
-    it has no text. Text that the template renders after the response's EOS (a line break, say) is
-    not part of it.
+    it has no text. What the template renders after the response's EOS (a line break, say) is not
+    part of it, except with `whole`: a finished response to a conversation then ends where the
+    rendered conversation does, and no EOS is added to it.
     """
     if not finished:
         ids, _ = encode_response(prompt, response, tokenizer, eos_ids)
@@ -59,7 +62,10 @@ def encode_response(
                 "so the response's tokens can't be separated. Use a template with a generation "
                 f"prompt. The prompt was {before[-80:]!r}."
             )
-        tokens = _trim_after_eos(tokenize_text(tokenizer, after[len(before) :]), tokenizer, eos_ids)
+        tokens = tokenize_text(tokenizer, after[len(before) :])
+        if whole:
+            return tuple(tokens), False
+        tokens = _trim_after_eos(tokens, tokenizer, eos_ids)
     if tokens and tokens[-1] in eos_ids:
         return tuple(tokens), False
     return (*tokens, tokenizer.eos_token_id), True
@@ -98,15 +104,16 @@ def find_assistant_spans(
 
 
 def refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: Any) -> None:
-    """Raise UnusableRow for a conversation whose text spells one of the tokenizer's special tokens.
+    """Raise UnusableRow for a conversation whose text spells one of the tokenizer's control tokens.
 
     The tokenizer would encode it as that token, which could forge a turn or end a response early.
+    Tags of an answer that are special tokens (`<think>`) are no control tokens: see `control`.
     Plain text is not checked, since it may have been rendered with such tokens on purpose.
     """
     if isinstance(prompt, str):
         return
     parts = [*(turn.content for turn in prompt), *responses]
-    for token in tokenizer.all_special_tokens:
+    for token in control_tokens(tokenizer).texts:
         if any(token in part for part in parts):
             raise UnusableRow(f"its text spells the control token {token}")
 
