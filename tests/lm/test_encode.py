@@ -9,12 +9,14 @@ import pytest
 
 from accord.errors import DataError
 from accord.lm.packing import pack
+from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.encode import Limits, encode, encode_prompts
-from accord.lm.tokens.template import encode_prompt, encode_response
+from accord.lm.tokens.template import encode_prompt
 from accord.records import (
     Comparison,
     Demonstration,
     Message,
+    Prompt,
     PromptOnly,
     Ranking,
     Rating,
@@ -32,6 +34,13 @@ CHAT = (Message("user", "the cat"),)
 
 def tokenized(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_response(
+    prompt: Prompt, response: str, tokenizer: Any, eos_ids: frozenset[int]
+) -> tuple[tuple[int, ...], bool]:
+    encoded = encode_answers(prompt, [response], tokenizer, eos_ids)
+    return encoded.responses[0], encoded.eos_added[0]
 
 
 def role_id(name: str) -> int:
@@ -111,8 +120,8 @@ def test_a_template_without_eos_gets_one() -> None:
 
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     changed = tokenizer_with(chat_template="{{ messages | length }}{{ messages[0]['content'] }}")
-    with pytest.raises(DataError, match="renders a prompt differently once it is answered"):
-        encode_response(CHAT, "sat", changed, EOS_IDS)
+    with pytest.raises(DataError, match="renders the prompt differently once it is answered"):
+        encode([Demonstration(CHAT, "sat")], changed, NO_LIMIT, eos_ids=EOS_IDS)
 
 
 def test_no_chat_template() -> None:
@@ -171,40 +180,53 @@ def test_a_long_prompt_is_dropped_or_truncated_at_its_start() -> None:
     assert "1 prompts cut at their start" in report.summary()
 
 
-def test_a_prompt_always_leaves_room_for_a_token() -> None:
-    n = len(tokenized(LONG))
-    keep_end = Limits(max_length=n, long_prompts="keep_end")
-    (group,), _ = encode([Demonstration(LONG, " cat")], TOKENIZER, keep_end, eos_ids=EOS_IDS)
-    assert len(group.prompt) == n - 1
+def test_a_prompt_always_leaves_room_for_its_response() -> None:
+    whole = len(tokenized(LONG + " cat")) + 1
+    keep_end = Limits(max_length=whole - 3, long_prompts="keep_end")
+    (group,), report = encode([Demonstration(LONG, " cat")], TOKENIZER, keep_end, eos_ids=EOS_IDS)
+    assert group.responses == ((*tokenized(" cat"), EOS),)
+    assert group.prompt == tokenized(LONG)[3:]
+    assert report.prompts_cut == 1
+    # A response that may be cut leaves the prompt as long as it can be.
+    cut = Limits(len(tokenized(LONG)), long_prompts="keep_end", long_responses="cut")
+    (group,), _ = encode([Demonstration(LONG, " cat")], TOKENIZER, cut, eos_ids=EOS_IDS)
+    assert len(group.prompt) == len(tokenized(LONG)) - 1
     assert len(group.responses[0]) == 1
 
 
 def test_a_long_response_is_cut_and_loses_its_eos_or_is_dropped() -> None:
     prompt, n = tokenized("the"), 3
-    limits = Limits(max_length=len(prompt) + n)
-    (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
-    assert group.responses == (tokenized(LONG)[:n],)  # no EOS is added
+    cut = Limits(max_length=len(prompt) + n, long_responses="cut")
+    rows = [Demonstration("the", " " + LONG)]
+    (group,), report = encode(rows, TOKENIZER, cut, eos_ids=EOS_IDS)
+    assert group.responses == (tokenized(" " + LONG)[:n],)  # no EOS is added
     assert (report.responses_cut, report.eos_added) == (1, 0)
     assert "1 responses cut short (they lost their EOS)" in report.summary()
     assert report.eos_lost == 1
 
-    drop = Limits(max_length=len(prompt) + n, long_responses="drop")
-    both = [Demonstration("the", LONG), Demonstration("the", "a")]
+    drop = Limits(max_length=len(prompt) + n)  # the default: a cut response never ends
+    both = [Demonstration("the", LONG, Source("f", 3)), Demonstration("the", " a")]
     groups, report = encode(both, TOKENIZER, drop, eos_ids=EOS_IDS)
     assert len(groups) == 1
-    assert list(report.dropped) == [f"prompt and response have more than {3 + len(prompt)} tokens"]
+    assert report.eos_lost == 0
+    assert (
+        f"1 dropped: prompt and response have more than {3 + len(prompt)} tokens, so the response "
+        f"would lose its end (long_responses=cut learns its beginning) (f:3)"
+    ) in report.summary()
 
 
 def test_a_response_of_exactly_the_limit_has_its_eos() -> None:
-    limits = Limits(max_length=len(tokenized("the")) + len(tokenized(LONG)) + 1)
-    (group,), report = encode([Demonstration("the", LONG)], TOKENIZER, limits, eos_ids=EOS_IDS)
+    limits = Limits(max_length=len(tokenized("the " + LONG)) + 1)
+    (group,), report = encode(
+        [Demonstration("the", " " + LONG)], TOKENIZER, limits, eos_ids=EOS_IDS
+    )
     assert group.responses[0][-1] == EOS
     assert report.responses_cut == 0
 
 
 def test_responses_equal_after_the_cut_are_dropped() -> None:
-    limits = Limits(max_length=len(tokenized("the")) + 3)
-    records = [Comparison("the", LONG + " yes", LONG + " no"), Demonstration("the", "a")]
+    limits = Limits(max_length=len(tokenized("the")) + 3, long_responses="cut")
+    records = [Comparison("the", LONG + " yes", LONG + " no"), Demonstration("the", " a")]
     groups, report = encode(records, TOKENIZER, limits, eos_ids=EOS_IDS)
     assert len(groups) == 1
     assert list(report.dropped) == ["its responses are equal after the cut"]
@@ -272,15 +294,17 @@ def test_a_comparison_has_its_order_margin_and_source() -> None:
 def test_text_in_pieces_loses_no_token(length: int) -> None:
     groups, report = encode([Text(LONG)], TOKENIZER, Limits(length), eos_ids=EOS_IDS)
     learned = [t for g in groups for t in g.responses[0]]
-    assert learned == [*tokenized(LONG), EOS]
-    assert all(g.prompt == (BOS,) and g.num_tokens <= length for g in groups)
+    # The tokenizer puts nothing before a text, so each piece follows the token before it.
+    assert [*groups[0].prompt, *learned] == [*tokenized(LONG), EOS]
+    assert [g.prompt[0] for g in groups[1:]] == [g.responses[0][-1] for g in groups[:-1]]
+    assert all(len(g.prompt) == 1 and g.num_tokens <= length for g in groups)
     assert report.groups == len(groups)
     assert report.used == 1
 
 
 def test_used_records_and_their_pieces_are_counted_separately() -> None:
     texts = [Text(LONG), Text(""), Text(LONG), Demonstration("the", " cat")]
-    n = len(tokenized(LONG)) + 1  # with EOS, in pieces of 6
+    n = len(tokenized(LONG))  # with EOS, without the first token, in pieces of 6
     groups, report = encode(texts, TOKENIZER, Limits(7), eos_ids=EOS_IDS)
     assert len(groups) == report.groups == 2 * -(-n // 6) + 1
     assert f"3 of 4 rows used, in {len(groups)} pieces, " in report.summary()
@@ -325,7 +349,8 @@ def test_equal_responses_of_a_ranking_form_no_pair() -> None:
     both = zip(*whole[0].responses[:2], strict=False)
     shared = next(i for i, (a, b) in enumerate(both) if a != b)
     max_length = len(whole[0].prompt) + shared
-    cut, report = encode([record], TOKENIZER, Limits(max_length, None), eos_ids=EOS_IDS)
+    limits = Limits(max_length, None, long_responses="cut")
+    cut, report = encode([record], TOKENIZER, limits, eos_ids=EOS_IDS)
     assert cut[0].preference_pairs == [(0, 2), (1, 2)]
     assert report.equal_pairs == 1
     assert "1 pairs of equal responses in rankings left out" in report.summary()
@@ -336,6 +361,7 @@ def test_an_unfinished_response_loses_no_eos() -> None:
     unfinished = Rating("a", "b c d e f", 1.0, finished=False)
     finished = Rating("a", "b c d e f", 1.0)
     before = len(encode([unfinished], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)[0][0].prompt)
-    _, report = encode([unfinished, finished], TOKENIZER, Limits(before + 2, None), eos_ids=EOS_IDS)
+    limits = Limits(before + 2, None, long_responses="cut")
+    _, report = encode([unfinished, finished], TOKENIZER, limits, eos_ids=EOS_IDS)
     assert (report.responses_cut, report.eos_lost) == (2, 1)
     assert "2 responses cut short (1 of them lost their EOS)" in report.summary()

@@ -117,7 +117,7 @@ def test_text_rows_are_trained_on_whole_under_any_loss_on() -> None:
 def test_a_long_conversation_loses_its_last_turns() -> None:
     # Room for the first response with its EOS, and one token of the next turn.
     n = len(BEGINNING) + len(SAT) + 2
-    (group,), report = encoded(RECORD, loss_on="assistant", max_length=n)
+    (group,), report = encoded(RECORD, loss_on="assistant", max_length=n, long_responses="cut")
     assert group.responses == ((*SAT, EOS, role_id("user")),)
     assert group.loss_mask == ((*(True,) * (len(SAT) + 1), False),)
     assert (report.responses_cut, report.prompts_cut, report.eos_added) == (1, 0, 0)
@@ -126,7 +126,9 @@ def test_a_long_conversation_loses_its_last_turns() -> None:
     )
     assert group.num_targets == len(SAT) + 1
     _, report = encoded(RECORD, PLAIN, loss_on="assistant", max_length=n, long_responses="drop")
-    assert report.dropped == {f"prompt and response have more than {n} tokens": [RECORD.source]}
+    (reason,) = report.dropped
+    assert reason.startswith(f"prompt and response have more than {n} tokens, so")
+    assert report.dropped[reason] == [RECORD.source]
 
 
 def test_text_after_eos_in_the_template_is_not_trained_on() -> None:

@@ -112,6 +112,7 @@ def _parse_conversation(cells: Cells) -> Record:
     before, response = split_last_turn(turns, name)
     if all(turn.role == "system" for turn in before):
         raise RowError("a conversation in which nobody asks", f"`{name}`")
+    _require_question(before, name)
     return Demonstration(before, response, cells.source)
 
 
@@ -181,7 +182,17 @@ def _parse_implicit_preference(cells: Cells) -> Comparison:
     )
     if not pair.prompt:
         raise RowError("a conversation in which nobody asks", "`chosen`")
+    _require_question(pair.prompt, "chosen")
     return pair
+
+
+def _require_question(before: Prompt, column: str) -> None:
+    """Raise RowError where the turn before a conversation's answer is the assistant's too.
+
+    In a `prompt` such a turn is the beginning of the answer, which a list of turns can't mean.
+    """
+    if not isinstance(before, str) and before[-1].role == "assistant":
+        raise RowError("the last two turns are both the assistant's", f"`{column}`")
 
 
 def _parse_ranking(cells: Cells) -> Ranking:

@@ -107,8 +107,9 @@ class TrainSettings(Settings):
         description="Drop the row of a prompt over the limit, or keep the prompt's last tokens.",
     )
     long_responses: Literal["cut", "drop"] = Field(
-        "cut",
-        description="Truncate a response over the limit (it then has no EOS), or drop its row.",
+        "drop",
+        description="Drop the row of a response over the limit, or truncate it: it then has no "
+        "EOS, which teaches not to stop.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 with weights in float32."

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from accord.compare.rewards.reward import PromptResponse, Reward
+from accord.compare.texts import shorten
+from accord.errors import RewardError
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.lm.tokens.template import encode_prompt, encode_response
-from accord.records import Prompt
+from accord.lm.tokens.render import UnusableRow
+from accord.records import Prompt, prompt_text
 
 
 def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
@@ -58,15 +61,26 @@ def compute_by_length(
 
 
 def encode_for_reward(
-    lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True
+    lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True, *, whole: bool = False
 ) -> PromptGroup:
     """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.
 
+    With `whole` a finished response to a conversation ends where the rendered conversation does.
     What is longer than the model was trained on, or has positions for, loses the prompt's start.
-    Of a response that was cut before it had any text, the prompt's last token is scored.
+    Of a response that was cut before it had any text, the prompt's last token is scored. Raises
+    RewardError where the model's chat template refuses the conversation.
     """
-    ids, _ = encode_response(prompt, response, lm.tokenizer, lm.eos_ids, finished=finished)
-    prompt_ids = encode_prompt(prompt, lm.tokenizer)
+    try:
+        encoded = encode_answers(
+            prompt, [response], lm.tokenizer, lm.eos_ids, finished=[finished], whole=whole
+        )
+    except UnusableRow as reason:
+        raise RewardError(
+            f"The reward model {lm.name} can't score a response to the prompt "
+            f"{shorten(repr(prompt_text(prompt)))}: {reason}. Leave such prompts out, or use a "
+            f"reward model whose chat template accepts them."
+        ) from reason
+    prompt_ids, (ids,) = encoded.prompt, encoded.responses
     if lm.max_length is not None:
         ids = ids[: lm.max_length - 1]
         max_prompt_length = min(lm.max_prompt_length or lm.max_length, lm.max_length - len(ids))

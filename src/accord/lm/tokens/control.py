@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from accord.lm.tokens.render import UnusableRow, render
 
 _ANSWER_TAGS = frozenset(
     "think thinking thought thoughts reasoning reflection scratchpad analysis plan answer "
@@ -30,10 +33,15 @@ _PROBE_TEXT = "o"  # without it, only what the template writes would remain
 
 @dataclass(frozen=True, slots=True)
 class ControlTokens:
-    """The control tokens of a tokenizer: their ids, and their texts, longest first."""
+    """The control tokens of a tokenizer: their ids, and their texts, longest first.
+
+    `normalized` are the ids of those that the tokenizer looks for in normalized text: other
+    spellings (`<|END|>` in a tokenizer of lower case) are encoded as them too.
+    """
 
     ids: frozenset[int]
     texts: tuple[str, ...]
+    normalized: frozenset[int] = frozenset()
 
 
 _cache: WeakKeyDictionary[Any, tuple[tuple[Any, ...], ControlTokens]] = WeakKeyDictionary()
@@ -81,10 +89,13 @@ def _find_control_tokens(tokenizer: Any) -> ControlTokens:
         is_tag = _has_partner(text, added) and text not in template
         if text in around_turns or (token.special and not is_tag):
             texts.add(text)
-    ids = frozenset(
-        int(i) for i in map(tokenizer.convert_tokens_to_ids, texts) if isinstance(i, int)
+    ids = {text: tokenizer.convert_tokens_to_ids(text) for text in texts}
+    normalized = (ids[t] for t in texts if t in added and added[t].normalized)
+    return ControlTokens(
+        frozenset(int(i) for i in ids.values() if i is not None),
+        tuple(sorted(texts, key=lambda text: (-len(text), text))),
+        frozenset(normalized) - {tokenizer.unk_token_id},
     )
-    return ControlTokens(ids, tuple(sorted(texts, key=lambda text: (-len(text), text))))
 
 
 def _named_tokens(tokenizer: Any) -> frozenset[str]:
@@ -128,15 +139,11 @@ def _partners(text: str) -> Iterator[str]:
 
 
 def _probe_renderings(tokenizer: Any) -> Iterator[str]:
-    """What the chat template writes around turns of each role."""
+    """What the chat template writes around turns of each role, where it accepts them."""
     if not getattr(tokenizer, "chat_template", None):
         return
-    render: Callable[..., Any] = tokenizer.apply_chat_template
     for roles in _PROBES:
         turns = [{"role": role, "content": _PROBE_TEXT} for role in roles]
         for generation_prompt in (False, True):
-            try:
-                text = render(turns, tokenize=False, add_generation_prompt=generation_prompt)
-            except Exception:  # the template's own code: it may refuse a role or an order
-                continue
-            yield str(text)
+            with suppress(UnusableRow):
+                yield render(turns, tokenizer, generation_prompt=generation_prompt)

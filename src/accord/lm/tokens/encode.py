@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
+from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assistant_spans
 from accord.lm.tokens.encode_report import EncodeReport
+from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.template import (
-    UnusableRow,
     encode_prompt,
-    encode_response,
-    find_assistant_spans,
+    encode_text,
     refuse_control_tokens,
-    start_token_id,
-    tokenize_text,
+    render_answered,
+    start_ids,
 )
 from accord.records import (
     Comparison,
@@ -42,7 +42,7 @@ class Limits:
     max_length: int
     max_prompt_length: int | None = None
     long_prompts: Literal["drop", "keep_end"] = "drop"
-    long_responses: Literal["cut", "drop"] = "cut"
+    long_responses: Literal["cut", "drop"] = "drop"
 
 
 UNLIMITED = 1 << 30  # positions of a model whose configuration has no limit
@@ -90,7 +90,7 @@ def encode(
     for record in records:
         try:
             if isinstance(record, Text):
-                groups += _split_text(record, tokenizer, limits)
+                groups += _split_text(record, tokenizer, limits, eos_ids)
             elif isinstance(record, Demonstration):
                 group = _encode_demonstration(record, tokenizer, limits, eos_ids, loss_on, report)
                 groups.append(group)
@@ -115,15 +115,23 @@ def encode(
     return groups, report
 
 
-def truncate_prompt(ids: tuple[int, ...], limits: Limits) -> tuple[tuple[int, ...], bool]:
+def truncate_prompt(
+    ids: tuple[int, ...], limits: Limits, response_tokens: int = 1
+) -> tuple[tuple[int, ...], bool]:
     """The prompt within its limit, and whether it was truncated. Raises UnusableRow where long
-    prompts are dropped."""
+    prompts are dropped.
+
+    Where a response of `response_tokens` may not be cut, the end of a long prompt leaves room for
+    it, if there is any.
+    """
     limit = min(limits.max_prompt_length or limits.max_length, limits.max_length - 1)
-    if len(ids) <= limit:
-        return ids, False
     if limits.long_prompts == "drop":
-        raise UnusableRow(f"the prompt has more than {limit} tokens")
-    return ids[-limit:], True
+        if len(ids) > limit:
+            raise UnusableRow(f"the prompt has more than {limit} tokens")
+        return ids, False
+    if limits.long_responses == "drop" and response_tokens < limits.max_length:
+        limit = min(limit, limits.max_length - response_tokens)
+    return ids[-limit:], len(ids) > limit
 
 
 def encode_prompts(
@@ -174,7 +182,10 @@ def _response_fields(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], 
 def _truncate_response(max_tokens: int, ids: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
     """A response of at most `max_tokens`. Raises UnusableRow where long responses are dropped."""
     if len(ids) > max_tokens and limits.long_responses == "drop":
-        raise UnusableRow(f"prompt and response have more than {limits.max_length} tokens")
+        raise UnusableRow(
+            f"prompt and response have more than {limits.max_length} tokens, so the response would "
+            f"lose its end (long_responses=cut learns its beginning)"
+        )
     return ids[:max_tokens]
 
 
@@ -192,17 +203,18 @@ def _encode_demonstration(
     if not all(text.strip() for text in learned_texts):
         raise UnusableRow("a response is empty")
     refuse_control_tokens(record.prompt, (record.response,), tokenizer)
-    before = encode_prompt(record.prompt, tokenizer)
-    response, eos_added = encode_response(
-        record.prompt, record.response, tokenizer, eos_ids, finished=record.finished
+    encoded = encode_answers(
+        record.prompt, [record.response], tokenizer, eos_ids, finished=[record.finished]
     )
-    spans = [(len(before), len(before) + len(response))]
-    if loss_on == "assistant":
-        spans = [*find_assistant_spans(record.prompt, before, tokenizer, eos_ids), *spans]
+    ids = (*encoded.prompt, *encoded.responses[0])
+    spans = [(len(encoded.prompt), len(ids))]
+    if loss_on == "assistant" and earlier:
+        text = render_answered(record.prompt, record.response, tokenizer)
+        spans = [*find_assistant_spans(record.prompt, ids, text, tokenizer, eos_ids), *spans]
     elif loss_on == "all":
-        spans = [(1, spans[0][1])]
-    ids, first = (*before, *response), max(1, spans[0][0])
-    prompt, prompt_cut = truncate_prompt(ids[:first], limits)
+        spans = [(1, len(ids))]
+    first = max(1, spans[0][0])
+    prompt, prompt_cut = truncate_prompt(ids[:first], limits, len(ids) - first)
     learned = _truncate_response(limits.max_length - len(prompt), ids[first:], limits)
     mask = tuple(
         any(start <= i < end for start, end in spans) for i in range(first, first + len(learned))
@@ -211,7 +223,8 @@ def _encode_demonstration(
     report.prompts_cut += prompt_cut
     report.responses_cut += num_cut > 0
     report.eos_lost += num_cut > 0 and record.finished
-    report.eos_added += eos_added and not num_cut
+    report.eos_added += encoded.eos_added[0] and not num_cut
+    _count_borders(encoded, report)
     report.unfinished += not record.finished
     report.answers_not_learned += loss_on == "response" and bool(earlier)
     loss_mask = () if all(mask) else (mask,)
@@ -240,13 +253,14 @@ def _encode_responses(
     if not all(text.strip() for text in texts):
         raise UnusableRow("a response is empty")
     refuse_control_tokens(record.prompt, texts, tokenizer)
-    prompt, prompt_cut = truncate_prompt(encode_prompt(record.prompt, tokenizer), limits)
+    encoded = encode_answers(record.prompt, texts, tokenizer, eos_ids, finished=finished)
+    longest = max(map(len, encoded.responses))
+    prompt, prompt_cut = truncate_prompt(encoded.prompt, limits, longest)
     max_tokens = limits.max_length - len(prompt)
     responses, num_cut, num_lost, num_added = [], 0, 0, 0
-    for text, is_finished in zip(texts, finished, strict=True):
-        ids, eos_added = encode_response(
-            record.prompt, text, tokenizer, eos_ids, finished=is_finished
-        )
+    for ids, eos_added, is_finished in zip(
+        encoded.responses, encoded.eos_added, finished, strict=True
+    ):
         response = _truncate_response(max_tokens, ids, limits)
         is_cut = len(response) < len(ids)
         num_cut += is_cut
@@ -260,6 +274,7 @@ def _encode_responses(
     report.eos_lost += num_lost
     report.unfinished += finished.count(False)
     report.eos_added += num_added
+    _count_borders(encoded, report)
     if labels:
         report.desirable += sum(labels.values())
         report.undesirable += len(labels) - sum(labels.values())
@@ -274,11 +289,28 @@ def _encode_responses(
     return group
 
 
-def _split_text(record: Text, tokenizer: Any, limits: Limits) -> list[PromptGroup]:
-    ids = tokenize_text(tokenizer, record.text)
+def _count_borders(encoded: EncodedAnswers, report: EncodeReport) -> None:
+    report.prompts_merged += encoded.merged
+    report.prompts_reopened += encoded.reopened
+    report.answers_altered += encoded.altered
+
+
+def _split_text(
+    record: Text, tokenizer: Any, limits: Limits, eos_ids: frozenset[int]
+) -> list[PromptGroup]:
+    """The pieces of a text, each behind the tokens that the tokenizer puts before a text, or else
+    behind the token before it. The text ends with EOS: its own (rendered text has one), or one
+    that is added."""
+    start = start_ids(tokenizer)
+    ids = encode_text(tokenizer, record.text)[len(start) :]
     if not ids:
         raise UnusableRow("the text is empty")
-    ids.append(tokenizer.eos_token_id)
-    start, max_tokens = start_token_id(tokenizer), limits.max_length - 1
-    pieces = [tuple(ids[i : i + max_tokens]) for i in range(0, len(ids), max_tokens)]
-    return [PromptGroup((start,), (piece,), (0,), source=record.source) for piece in pieces]
+    ends = (i for i, token in enumerate(ids) if token in eos_ids)
+    if not any(not str(tokenizer.decode(ids[i + 1 :])).strip() for i in ends):
+        ids.append(tokenizer.eos_token_id)
+    step = limits.max_length - max(1, len(start))
+    pieces = range(0 if start else 1, len(ids), step)
+    return [
+        PromptGroup(start or (ids[i - 1],), (tuple(ids[i : i + step]),), (0,), source=record.source)
+        for i in pieces
+    ]

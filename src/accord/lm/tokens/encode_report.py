@@ -17,7 +17,8 @@ class EncodeReport:
     eos_lost: responses whose EOS was truncated; eos_added: responses whose template wrote none.
     unfinished: responses that were cut when they were sampled. answers_not_learned: rows with
     earlier assistant turns that are not trained on. desirable, undesirable, neither: labels of
-    responses. equal_pairs: pairs of a ranking whose responses are equal.
+    responses. equal_pairs: pairs of a ranking whose responses are equal. prompts_merged,
+    prompts_reopened, answers_altered: see `answers.EncodedAnswers`.
     """
 
     records: int = 0
@@ -34,6 +35,9 @@ class EncodeReport:
     undesirable: int = 0
     neither: int = 0
     equal_pairs: int = 0
+    prompts_merged: int = 0
+    prompts_reopened: int = 0
+    answers_altered: int = 0
     dropped: dict[str, list[Source]] = field(default_factory=dict)
 
     def drop(self, reason: str, source: Source) -> None:
@@ -63,6 +67,22 @@ class EncodeReport:
             parts.append(f"{self.neither:,} responses in the middle of their ranking left out")
         if self.equal_pairs:
             parts.append(f"{self.equal_pairs:,} pairs of equal responses in rankings left out")
+        if self.prompts_merged:
+            parts.append(
+                f"in {self.prompts_merged:,} rows a token spans the end of the prompt and the "
+                f"start of the answer: it is learned with the answer"
+            )
+        if self.prompts_reopened:
+            parts.append(
+                f"in {self.prompts_reopened:,} rows the chat template begins the answer "
+                f"differently than it ends the prompt (it may open a thought there): the answer "
+                f"begins where both part"
+            )
+        if self.answers_altered:
+            parts.append(
+                f"the chat template leaves out or changes a part of {self.answers_altered:,} "
+                f"answers, such as a thought: it is not learned"
+            )
         for reason, sources in self.dropped.items():
             shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
             parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
@@ -84,5 +104,8 @@ class EncodeReport:
             "undesirable": self.undesirable,
             "neither": self.neither,
             "equal_pairs": self.equal_pairs,
+            "prompts_merged": self.prompts_merged,
+            "prompts_reopened": self.prompts_reopened,
+            "answers_altered": self.answers_altered,
             "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
         }

@@ -1,106 +1,96 @@
-"""Prompts, conversations and responses as token ids, by the tokenizer and its chat template."""
+"""Prompts and plain text as token ids, by the tokenizer and its chat template."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from jinja2.exceptions import TemplateError
-
-from accord.errors import DataError
 from accord.lm.tokens.control import control_tokens
+from accord.lm.tokens.render import UnusableRow, render
 from accord.records import Prompt, prompt_json
 
-_TURNS_REWRITTEN = "the chat template rewrites earlier turns, so their answers can't be found"
-
-
-class UnusableRow(Exception):  # noqa: N818 - not an error: the row is counted and left out
-    """A row can't be used; the message is the reason."""
+_added_cache: WeakKeyDictionary[Any, tuple[Any, tuple[list[int], list[int]]]] = WeakKeyDictionary()
 
 
 def encode_prompt(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
     """Token ids of a prompt for the model to continue: the rendered chat template, or the text.
 
-    Raises DataError for a conversation when the tokenizer has no chat template.
+    Raises DataError for a conversation when the tokenizer has no chat template, and UnusableRow
+    where the template refuses it.
     """
     if isinstance(prompt, str):
-        ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
-        eos = tokenizer.eos_token_id
-        if ids and ids[-1] == eos and tokenizer.bos_token_id != eos:
-            ids = ids[:-1]  # some tokenizers end every text with EOS; a prompt has not ended
-        return tuple(ids) or (start_token_id(tokenizer),)
-    return tuple(tokenize_text(tokenizer, _render(prompt, tokenizer, None)))
+        return tuple(encode_text(tokenizer, prompt)) or (start_token_id(tokenizer),)
+    return tuple(tokenize_text(tokenizer, render_prompt(prompt, tokenizer)))
 
 
-def encode_response(
-    prompt: Prompt,
-    response: str,
-    tokenizer: Any,
-    eos_ids: frozenset[int],
-    *,
-    finished: bool = True,
-    whole: bool = False,
-) -> tuple[tuple[int, ...], bool]:
-    """Token ids of a response to the prompt, ending with EOS, and whether EOS had to be added.
+def render_prompt(prompt: Prompt, tokenizer: Any) -> str:
+    """The chat template's text of a conversation, up to where the answer begins.
 
-    A response that is not finished (cut when it was sampled) has no EOS, and no token at all where
-    it has no text. What the template renders after the response's EOS (a line break, say) is not
-    part of it, except with `whole`: a finished response to a conversation then ends where the
-    rendered conversation does, and no EOS is added to it.
+    A last turn of the assistant's is the beginning of that answer: the text ends within it.
     """
-    if not finished:
-        ids, _ = encode_response(prompt, response, tokenizer, eos_ids)
-        return ids[:-1], False
-    if isinstance(prompt, str):
-        tokens = tokenize_text(tokenizer, response)
+    turns = message_dicts(prompt)
+    continues = ends_with_assistant(prompt)
+    return render(turns, tokenizer, generation_prompt=not continues, continue_last=continues)
+
+
+def render_answered(prompt: Prompt, response: str, tokenizer: Any) -> str:
+    """The chat template's text of a conversation with its answer."""
+    turns = message_dicts(prompt)
+    if ends_with_assistant(prompt):
+        begun = turns.pop()
+        answer = {**begun, "content": begun["content"] + response}
     else:
-        before = _render(prompt, tokenizer, None)
-        after = _render(prompt, tokenizer, response)
-        if not after.startswith(before):
-            raise DataError(
-                "The tokenizer's chat template renders a prompt differently once it is answered, "
-                "so the response's tokens can't be separated. Use a template with a generation "
-                f"prompt. The prompt was {before[-80:]!r}."
-            )
-        tokens = tokenize_text(tokenizer, after[len(before) :])
-        if whole:
-            return tuple(tokens), False
-        tokens = _trim_after_eos(tokens, tokenizer, eos_ids)
-    if tokens and tokens[-1] in eos_ids:
-        return tuple(tokens), False
-    return (*tokens, tokenizer.eos_token_id), True
+        answer = {"role": "assistant", "content": response}
+    return render([*turns, answer], tokenizer)
 
 
-def find_assistant_spans(
-    prompt: Prompt, ids: tuple[int, ...], tokenizer: Any, eos_ids: frozenset[int]
-) -> list[tuple[int, int]]:
-    """The ranges [start, end) of a prompt's token ids that are assistant turns, EOS included.
+def message_dicts(prompt: Prompt) -> list[dict[str, Any]]:
+    """The turns of a conversation as chat templates read them."""
+    turns = prompt_json(prompt)
+    assert isinstance(turns, list)
+    return [dict(turn) for turn in turns]
 
-    A turn begins where the template's generation prompt for it ends. It ends where the template
-    ends a conversation that stops with it; or, where a template renders the last turn differently
-    (as those do that remove the reasoning from earlier turns), at the first EOS after it. Raises
-    UnusableRow where neither is found, as with a template that rewrites earlier turns.
+
+def ends_with_assistant(prompt: Prompt) -> bool:
+    """Whether a prompt's last turn is the beginning of the answer."""
+    return not isinstance(prompt, str) and bool(prompt) and prompt[-1].role == "assistant"
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a plain text to be continued, with what the tokenizer puts before a text.
+
+    Text that begins with that already (rendered text begins with BOS) does not get it twice. What
+    the tokenizer puts behind a text, such as EOS, is left out: the text has not ended.
     """
-    spans: list[tuple[int, int]] = []
-    for turn, message in enumerate(() if isinstance(prompt, str) else prompt):
-        if message.role != "assistant":
-            continue
-        before = tuple(tokenize_text(tokenizer, _render(prompt[:turn], tokenizer, None)))
-        rendered = _render(prompt[:turn], tokenizer, str(message.content))
-        with_turn = tuple(tokenize_text(tokenizer, rendered))
-        begin = len(before)
-        if ids[:begin] != before:
-            raise UnusableRow(_TURNS_REWRITTEN)
-        if ids[: len(with_turn)] == with_turn:
-            tokens = _trim_after_eos(list(with_turn[begin:]), tokenizer, eos_ids)
-            spans.append((begin, begin + len(tokens)))
-            continue
-        end = next((i for i in range(begin, len(ids)) if ids[i] in eos_ids), None)
-        text = _decode_text(tokenizer, ids[begin:end])
-        if end is None or not text.endswith(message.content.strip()):
-            raise UnusableRow(_TURNS_REWRITTEN)
-        spans.append((begin, end + 1))
-    return spans
+    ids = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    before, after = _added_around(tokenizer)
+    if after and ids[-len(after) :] == after:
+        ids = ids[: -len(after)]
+    if before and ids[len(before) : 2 * len(before)] == before:
+        ids = ids[len(before) :]
+    return ids
+
+
+def start_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that the tokenizer puts before every text, such as BOS; often none."""
+    return tuple(_added_around(tokenizer)[0])
+
+
+def _added_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that the tokenizer adds before and behind a text."""
+    state = (getattr(tokenizer, "add_bos_token", None), getattr(tokenizer, "add_eos_token", None))
+    cached = _added_cache.get(tokenizer)
+    if cached is not None and cached[0] == state:
+        return cached[1]
+    text = "a"
+    plain = tokenize_text(tokenizer, text)
+    ids = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    starts = range(len(ids) - len(plain) + 1)
+    start = next((i for i in starts if ids[i : i + len(plain)] == plain), None)
+    added = ([], []) if start is None else (ids[:start], ids[start + len(plain) :])
+    _added_cache[tokenizer] = (state, added)
+    return added
 
 
 def refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: Any) -> None:
@@ -113,8 +103,14 @@ def refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: A
     if isinstance(prompt, str):
         return
     parts = [*(turn.content for turn in prompt), *responses]
-    for token in control_tokens(tokenizer).texts:
+    control = control_tokens(tokenizer)
+    for token in control.texts:
         if any(token in part for part in parts):
+            raise UnusableRow(f"its text spells the control token {token}")
+    for part in parts if control.normalized else ():
+        spelled = control.normalized.intersection(tokenize_text(tokenizer, part))
+        if spelled:
+            token = tokenizer.convert_ids_to_tokens(min(spelled))
             raise UnusableRow(f"its text spells the control token {token}")
 
 
@@ -127,37 +123,3 @@ def start_token_id(tokenizer: Any) -> int:
 def tokenize_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, without added special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _trim_after_eos(tokens: list[int], tokenizer: Any, eos_ids: frozenset[int]) -> list[int]:
-    """A response's tokens without what the template renders after its EOS."""
-    ends = [i for i, token in enumerate(tokens) if token in eos_ids]
-    if ends and not _decode_text(tokenizer, tokens[ends[-1] + 1 :]):
-        return tokens[: ends[-1] + 1]
-    return tokens
-
-
-def _decode_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def _render(prompt: Prompt, tokenizer: Any, response: str | None) -> str:
-    """The chat template's text of a prompt with its response; without one, with a generation
-    prompt."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            "The rows are conversations, but the tokenizer has no chat template. Save one with "
-            "the tokenizer (`chat_template`), or give prompts and responses as plain text."
-        )
-    turns = prompt_json(prompt)
-    assert isinstance(turns, list)
-    if response is not None:
-        turns = [*turns, {"role": "assistant", "content": response}]
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=response is None
-            )
-        )
-    except TemplateError as error:
-        raise UnusableRow(f"the chat template refuses it ({error})") from error
