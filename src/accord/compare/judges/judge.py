@@ -14,14 +14,12 @@ from typing import TypeVar
 
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.compare.judges.prompts import (
-    PAIR_VERDICTS,
     format_rubric,
     pair_request,
-    parse_verdict,
     retry_request,
     score_request,
-    score_verdicts,
 )
+from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
 from accord.compare.rewards.reward import PromptResponse
 from accord.compare.texts import shorten
 from accord.records import Prompt, ranks_from_scores
