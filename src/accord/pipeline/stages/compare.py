@@ -26,6 +26,7 @@ NumberedResponse = tuple[int, Response]
 """A response with its id in the store."""
 
 CHUNK = 100  # prompts judged between two yields of progress
+TRIAL = 8  # questions to a judge that has not given a verdict yet
 
 
 def compare(settings: CompareSettings) -> Iterator[Progress]:
@@ -121,17 +122,21 @@ class CountingJudge:
     def rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
         """The ranks of the responses in each set; None where there is no verdict.
 
-        Raises WorkError while there has been no verdict at all: then the judge does not work.
+        The first TRIAL sets are judged before the others, since each answer may cost money. Raises
+        WorkError while there has been no verdict at all: then the judge does not work.
         """
+        trial = 0 if self.questions else TRIAL
+        return self._rank(candidate_sets[:trial]) + self._rank(candidate_sets[trial:])
+
+    def _rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
         answers = self.judge.judge(candidate_sets)
         missing = [answer for answer in answers if isinstance(answer, NoVerdict)]
         self.questions += len(answers)
         self.missing += len(missing)
-        if self.questions and self.missing == self.questions:
+        if missing and self.missing == self.questions:
             raise WorkError(
                 f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
-                f"questions. Of the first: {missing[0].reason}. Use a model that follows the form, "
-                f"raise judge.answer_tokens, or shorten the responses."
+                f"questions. Of the first: {missing[0].reason}. {missing[0].advice}".rstrip()
             )
         return [None if isinstance(answer, NoVerdict) else answer for answer in answers]
 

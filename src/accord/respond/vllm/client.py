@@ -9,13 +9,13 @@ import httpx2
 from accord.errors import WorkError
 from accord.respond.http import (
     CONNECT_TIMEOUT,
-    QUOTED_CHARACTERS,
     FailedAttempt,
     RefusedError,
     authorization_header,
     make_client,
     request_with_retries,
 )
+from accord.respond.server_errors import QUOTED_CHARACTERS
 from accord.settings.sampling import SamplerSettings
 
 
