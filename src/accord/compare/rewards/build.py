@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from accord.compare.rewards.ensembles import model_sources
-from accord.compare.rewards.functions import function_scores
+from accord.compare.rewards.functions import function_sources
 from accord.compare.rewards.judge_scores import judge_sources
 from accord.compare.rewards.reward import (
     CombinedReward,
@@ -115,6 +115,6 @@ SOURCES: dict[type[SourceSettings], SourceBuilder] = {
     **{settings: _weigh(make_scorer) for settings, make_scorer in RULES.items()},
     RewardModelSource: model_sources,
     WorldSource: _weigh(world_scores),
-    PythonSource: _weigh(function_scores),
+    PythonSource: function_sources,
     JudgeSource: judge_sources,
 }
