@@ -224,14 +224,21 @@ def test_what_it_may_not_return(kinds: str, name: str, message: str) -> None:
 def test_a_parameter_that_no_row_has(kinds: str, name: str, message: str) -> None:
     reward = reward_from({"kind": "python", "function": f"{kinds}:{name}"})
     with pytest.raises(RewardError, match=message):
-        reward.check_rows([{"solution": "4"}, {"kind": "x"}])  # before the first response
+        reward.check_rows(PROMPTS, [{"solution": "4"}, {"kind": "x"}])  # before the first response
     with pytest.raises(RewardError, match=message):
         reward.scores(PROMPTS, TEXTS, metas=[{"solution": "4"}, {}])
 
 
+def test_a_row_without_the_answer_is_named_before_the_first_response() -> None:
+    reward = reward_from({"kind": "answer"})
+    reward.check_rows(PROMPTS, [{"answer": "4"}, {"answer": 5}])
+    with pytest.raises(RewardError, match=r"column `answer`, and the row of the prompt 'two'"):
+        reward.check_rows(PROMPTS, [{"answer": "4"}, {"anwser": 5}])
+
+
 def test_a_column_that_other_rows_have(kinds: str) -> None:
     reward = reward_from({"kind": "python", "function": f"{kinds}:f"})
-    reward.check_rows([{"kind": "math"}, {}])
+    reward.check_rows(PROMPTS, [{"kind": "math"}, {}])
     scores = reward.scores(PROMPTS, TEXTS, metas=[{}, {}])  # rows that all lack it
     assert all(math.isnan(score) for score in scores.total)
 

@@ -141,7 +141,7 @@ def sample(
             f"{report.summary()}."
         )
     if combined is not None:
-        combined.check_rows([record.meta for record in used])
+        combined.check_rows([r.prompt for r in used], [r.meta for r in used])
     samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
     texts = [tuple(response_text(s, lm.tokenizer) for s in group) for group in samples]
     scores: Sequence[tuple[float, ...] | None] = [None] * len(used)

@@ -241,8 +241,8 @@ class PythonSource(SourceSettings):
     kind: Literal["python"] = Field(description="A Python function; its module is run.")
     function: Annotated[str, InputCode] = Field(
         description="`module:function` or `file.py:function`. Called with the names of its "
-        "parameters: `prompts`, `responses` or TRL's `completions`, and columns of the rows. It may "
-        "be `async`."
+        "parameters: `prompts`, `responses` or TRL's `completions`, and columns of the rows. It "
+        "may be `async`."
     )
 
     @field_validator("function")

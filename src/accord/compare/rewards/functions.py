@@ -80,16 +80,20 @@ class UserFunction:
         """Raises RewardError where no parameter takes the responses."""
         self.required, self.optional, self.takes_all = _read_parameters(self.function, self.name)
 
-    def check(self, metas: Sequence[Mapping[str, Any]]) -> None:
-        """Raise RewardError for a parameter without a default that no row has."""
-        self.columns |= {column for meta in metas for column in meta}
-        missing = [n for n in self.required if n not in self.columns and n not in GIVEN]
-        if missing and metas:
-            raise RewardError(self._describe_missing(missing[0]))
+    def check(self, rows: Sequence[PromptResponse]) -> None:
+        """Raise RewardError for a parameter without a default that no row of a data set has."""
+        columns = {column for row in rows for column in row.meta}
+        self._check_columns(columns, rows)
+        self.columns |= columns
+
+    def _check_columns(self, columns: set[str], rows: Sequence[PromptResponse]) -> None:
+        missing = [n for n in self.required if n not in columns and n not in GIVEN]
+        if missing and rows:
+            raise RewardError(self._describe_missing(missing[0], columns))
 
     def __call__(self, rows: Sequence[PromptResponse]) -> list[Any] | PendingScores:
         """One value for each row. Raises RewardError for whatever goes wrong in the function."""
-        self.check([row.meta for row in rows])
+        self._check_columns(self.columns | {c for row in rows for c in row.meta}, rows)
         known = _make_arguments(rows)
         if "completion_ids" in self.required and "completion_ids" not in known and rows:
             raise RewardError(
@@ -123,18 +127,18 @@ class UserFunction:
 
         return PendingScores(result, future.cancel)
 
-    def _describe_missing(self, parameter: str) -> str:
-        columns = ", ".join(sorted(self.columns)) or "none"
+    def _describe_missing(self, parameter: str, columns: set[str]) -> str:
         if parameter in NOT_GIVEN:
             return (
                 f"The reward function {self.name} has the parameter `{parameter}`, which TRL gives "
                 f"and accord does not. Give it a default, such as None, and do without it."
             )
-        close = difflib.get_close_matches(parameter, [*self.columns, *GIVEN], 1)
+        close = difflib.get_close_matches(parameter, [*columns, *GIVEN], 1)
+        names = ", ".join(sorted(columns)) or "none"
         suggestion = f" Did you mean `{close[0]}`?" if close else ""
         return (
             f"The reward function {self.name} has the parameter `{parameter}`, and no row of the "
-            f"data has such a column.{suggestion} The rows' other columns: {columns}. Correct the "
+            f"data has such a column.{suggestion} The rows' other columns: {names}. Correct the "
             f"name, add the column, or give the parameter a default."
         )
 

@@ -95,8 +95,8 @@ class WeightedSource:
     """A source of a reward under its name in the metrics; `usage` reports its counters.
 
     `is_reward_model`: its scores are normalised scores of reward models. Scores beyond ± `clip`
-    are clipped in the sum, and logged unclipped. `check` raises RewardError where the columns of
-    the prompts' rows are not those that it needs.
+    are clipped in the sum, and logged unclipped. `check` gets the prompts' rows, with no response,
+    and raises RewardError where their columns are not those that it needs.
     """
 
     name: str
@@ -105,7 +105,7 @@ class WeightedSource:
     usage: Callable[[], Mapping[str, int]] | None = None
     is_reward_model: bool = False
     clip: float | None = None
-    check: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
+    check: Callable[[Sequence[PromptResponse]], None] | None = None
 
     def contribution(self, score: float) -> float:
         """What a score adds to the sum: its clipped value times the weight."""
@@ -173,12 +173,13 @@ class CombinedReward:
         ]
         return RewardScores(total, by_source)
 
-    def check_rows(self, metas: Sequence[Mapping[str, Any]]) -> None:
-        """Raise RewardError where a source needs a column that none of all the prompts' rows has;
-        called before the first response is sampled."""
+    def check_rows(self, prompts: Sequence[Prompt], metas: Sequence[Mapping[str, Any]]) -> None:
+        """Raise RewardError where a source needs a column that the prompts' rows do not have;
+        called with all rows before the first response is sampled."""
+        rows = [PromptResponse(p, "", meta=meta) for p, meta in zip(prompts, metas, strict=True)]
         for source in self.sources:
             if source.check is not None:
-                source.check(metas)
+                source.check(rows)
 
     def _ask_sources(self, rows: Sequence[PromptResponse]) -> list[SourceScores]:
         """What each source gives; those that are pending are computed beside the others."""
@@ -239,10 +240,12 @@ def write_usage(reward: Reward, folder: Path) -> None:
         write_json_atomic(folder / "judges.json", usage)
 
 
-def check_reward_rows(reward: Reward, metas: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RewardError where a source of the reward needs a column that none of the rows has."""
+def check_reward_rows(
+    reward: Reward, prompts: Sequence[Prompt], metas: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise RewardError where a source of the reward needs a column that the rows do not have."""
     if isinstance(reward, CombinedReward):
-        reward.check_rows(metas)
+        reward.check_rows(prompts, metas)
 
 
 def source_metrics(by_source: Mapping[str, Sequence[float]]) -> dict[str, float]:

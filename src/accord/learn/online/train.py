@@ -68,7 +68,8 @@ def train_online(
     if settings.eval_dataset is not None:
         dataset = memory.rows("eval_dataset", settings.eval_dataset)
         held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
-    check_reward_rows(roles.reward, [record.meta for record in records])
+    for rows in (records, [] if held_out is None else held_out[1]):
+        check_reward_rows(roles.reward, [r.prompt for r in rows], [r.meta for r in rows])
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, memory)

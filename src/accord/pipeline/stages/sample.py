@@ -204,7 +204,7 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             f"best-of-{settings.n}. Sample with num_responses={settings.n} or more."
         )
     reward = build_reward(settings.sources, device=settings.device, world=flawed_reward)
-    reward.check_rows([row.meta for row in rows])
+    reward.check_rows([row.prompt for row in rows], [row.meta for row in rows])
     selected: list[ResponseRow] = []
     size = max(1, 1024 // settings.n)
     yield Progress(0, len(rows))
