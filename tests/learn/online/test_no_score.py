@@ -132,7 +132,7 @@ def test_a_slip_in_a_parameter_ends_the_run_before_it_samples(tmp_path: Path) ->
 
 def test_held_out_prompts_without_the_column_end_the_run_too(tmp_path: Path) -> None:
     (tmp_path / "held_out.jsonl").write_text('{"prompt": "cat"}')
+    more = {"num_generations": 2, "eval_dataset": tmp_path / "held_out.jsonl"}
     with pytest.raises(RewardError, match=r"`kind`, and no row .* other columns: none"):
-        more = {"num_generations": 2, "eval_dataset": tmp_path / "held_out.jsonl"}
         train("grpo", tmp_path, "math_only", **more)
     assert not (tmp_path / "out/metrics.jsonl").exists()
