@@ -13,14 +13,12 @@ import pytest
 
 from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, ranks_by_wins
 from accord.compare.judges.prompts import (
-    PAIR_VERDICTS,
     format_rubric,
     pair_request,
-    parse_verdict,
     read_principles,
     score_request,
-    score_verdicts,
 )
+from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
 from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import CombinedReward
 from accord.errors import RewardError, SettingsError

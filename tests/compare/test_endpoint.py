@@ -17,6 +17,7 @@ from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.errors import SettingsError, StorageError, WorkError
 from accord.respond import http as attempts
+from accord.respond.server_errors import retry_after
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.identity import identity_values
 from accord.settings.rewards import LengthSource
@@ -176,10 +177,10 @@ def test_the_wait_that_a_server_asks_for(fake: FakeOpenAi, monkeypatch: pytest.M
     monkeypatch.setattr(attempts, "FIRST_WAIT", 2.0)
     endpoint = connect(fake)
     monkeypatch.setattr(endpoint._stop, "wait", waits.append)
-    retry_after = iter(["7", "0.5", formatdate(time.time() + 100, usegmt=True), "soon"])
+    asked_waits = iter(["7", "0.5", formatdate(time.time() + 100, usegmt=True), "soon"])
 
     def answer(body: Any) -> Reply:
-        wait = next(retry_after, None)
+        wait = next(asked_waits, None)
         return (429, "", {"Retry-After": wait}) if wait else (200, completion("at last"))
 
     fake.answer = answer
@@ -247,8 +248,8 @@ def test_a_server_without_schemas_answers_in_text(fake: FakeOpenAi) -> None:
     restarted.complete(make_requests("1", "2", "3"))  # cached, before the server is known
     assert (restarted.usage.cached, restarted.usage.calls) == (3, 0)
     strict = connect(fake, output="json_schema")
-    (refusal,) = strict.complete(make_requests("1"))
-    assert isinstance(refusal, Refusal)
+    with pytest.raises(SettingsError, match="Set the judge's output=text, or auto"):
+        strict.complete(make_requests("1"))
 
 
 def test_a_server_that_calls_the_limit_by_its_newer_name(fake: FakeOpenAi) -> None:
@@ -273,7 +274,9 @@ def test_a_refused_request_does_not_affect_others(fake: FakeOpenAi) -> None:
     fake.answer = answer
     endpoint = connect(fake, max_concurrent=1)
     answers = endpoint.complete(make_requests("a", "long", "b"))
-    assert answers[1] == Refusal("status 400: maximum context length is 8")
+    assert isinstance(answers[1], Refusal)
+    assert answers[1].reason == "status 400: maximum context length is 8"
+    assert "Shorten what is judged" in answers[1].advice
     assert texts([answers[0], answers[2]]) == ["fine", "fine"]
     assert endpoint.usage.refused == 1
     assert "response_format" in fake.requests[-1]  # it was not the schema that was refused
@@ -353,7 +356,7 @@ def test_the_key_is_sent(fake: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_date_that_has_passed_is_no_wait() -> None:
     answer = httpx2.Response(429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})
-    assert attempts.retry_after(answer) == 0.0
+    assert retry_after(answer) == 0.0
 
 
 def test_settings_that_are_refused() -> None:

@@ -53,3 +53,21 @@ def test_the_highest_sum_is_selected(responses: str) -> None:
 def test_a_missing_column_is_an_error(responses: str) -> None:
     with pytest.raises(RewardError, match=r"column `gold`, .*Its other columns: `answer`"):
         chosen(responses, 3, {"kind": "answer", "column": "gold"})
+
+
+def test_responses_that_no_reward_applies_to_are_not_the_best(
+    responses: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def some(responses):\n    return [None if ' ' in r else -1.0 for r in responses]\n"
+        "def never(responses):\n    return [None] * len(responses)\n"
+    )
+    some, never = (
+        {"kind": "python", "function": f"{tmp_path}/mine.py:{name}"} for name in ("some", "never")
+    )
+    assert chosen(responses, 3, some) == ["4", "three"]
+    with pytest.raises(RewardError, match=r"No reward applies to any response to .* '2\+2\?'"):
+        chosen(responses, 3, never)
+    logged = {"kind": "length", "at_most": 9, "weight": 0}  # is only logged
+    with pytest.raises(RewardError, match="No reward applies"):
+        chosen(responses, 3, never, logged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,8 @@ from accord.settings.stages import SampleSettings
 
 @dataclass(frozen=True, slots=True)
 class PromptAnswers:
-    """A prompt with K sampled responses; `scores` are a reward's, if one was passed.
+    """A prompt with K sampled responses; `scores` are a reward's, if one was passed, NaN where none
+    of its sources applies.
 
     `logps` are the sums of the responses' token log-probs at the sampling temperature;
     `finished[k]` is False for a response that was cut at `max_new_tokens`.
@@ -44,7 +46,10 @@ class PromptAnswers:
         """The response with the highest score (best-of-N). Raises DataError without scores."""
         if self.scores is None:
             raise DataError("These answers have no scores. Pass reward=… to accord.sample.")
-        return self.responses[max(range(len(self.scores)), key=self.scores.__getitem__)]
+        scored = [i for i, score in enumerate(self.scores) if not math.isnan(score)]
+        if not scored:
+            raise DataError("No reward applies to any of these answers, so none is the best.")
+        return self.responses[max(scored, key=self.scores.__getitem__)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,6 +140,8 @@ def sample(
             f"{len(records) - len(used)} of {len(records)} prompts can't be used: "
             f"{report.summary()}."
         )
+    if combined is not None:
+        combined.check_rows([r.prompt for r in used], [r.meta for r in used])
     samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
     texts = [tuple(response_text(s, lm.tokenizer) for s in group) for group in samples]
     scores: Sequence[tuple[float, ...] | None] = [None] * len(used)
@@ -169,6 +176,7 @@ def _score_groups(
         [text for group in texts for text in group],
         [s.finished for group in samples for s in group],
         [record.meta for record in repeated],
+        [s.tokens for group in samples for s in group],
     ).total
     return [tuple(flat[i * k : (i + 1) * k]) for i in range(len(records))]
 
@@ -184,7 +192,7 @@ def score(
 
     `reward` is a reward model (loaded, or its path), a Python function, a table of settings, or a
     list of these. Raises DataError where there are not as many prompts as responses, RewardError
-    where a score is not a finite number.
+    where a score is not a finite number. NaN where no source applies to a response.
     """
     records = read_prompts(prompts)
     if len(records) != len(responses):

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from accord.api.models import check_head
 from accord.compare.rewards.build import build_reward
-from accord.compare.rewards.functions import call_by_columns
+from accord.compare.rewards.functions import UserFunction
 from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import CombinedReward, PromptResponse, WeightedSource
 from accord.errors import RewardError
@@ -66,7 +66,8 @@ def _combined(item: Any, device: Device, clip: float | None) -> CombinedReward:
     if callable(item):
         name = getattr(item, "__name__", type(item).__name__)
         name = name if name.isidentifier() else "function"
-        return CombinedReward((WeightedSource(name, 1.0, call_by_columns(item, name)),))
+        function = UserFunction(item, name)
+        return CombinedReward((WeightedSource(name, 1.0, function, check=function.check),))
     raise RewardError(
         f"{item!r} is no reward. Pass a function of prompts and responses, a reward model or its "
         f"path, or a table such as {{'kind': 'length', 'at_most': 50}}."

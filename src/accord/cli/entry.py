@@ -44,6 +44,13 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except AccordError as error:
         return _report(error, str(error), debug, code=error.exit_code)
+    except SystemExit as error:  # of a module that the run has imported: the work is not done
+        message = (
+            f"Code that accord ran ended it by sys.exit({error.code!r}): "
+            f"{_in_one_line(error)}. Look there for what it waits for, and let it raise an error "
+            f"instead."
+        )
+        return _report(error, message, debug, code=1)
     except Exception as error:
         message = (
             f"accord met an unexpected error: {_in_one_line(error)}. Run the same command with "

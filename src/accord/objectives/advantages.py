@@ -77,23 +77,40 @@ def group_advantages(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tenso
     scores (P, K), K at least 2; returns (P, K). Without `scale` there is no division (Dr.
     GRPO, Liu et al. 2025), since it favours prompts with a small spread of scores. The standard
     deviation is the sample's, over K − 1, as in TRL. A group of equal scores gives exact zeros.
+
+    A NaN is a response without a score: it counts in neither mean nor deviation, and has no
+    advantage, as in TRL.
     """
-    advantages = scores - scores.mean(1, keepdim=True)
+    missing = scores.isnan()
+    advantages = (scores - scores.nanmean(1, keepdim=True)).masked_fill(missing, 0.0)
     if scale:
-        advantages = advantages / (scores.std(1, keepdim=True) + eps)
-    return advantages.masked_fill(_has_equal_values(scores), 0.0)
+        variance = advantages.square().sum(1, keepdim=True)
+        variance = variance / ((~missing).sum(1, keepdim=True) - 1).clamp(min=1)
+        deviation = variance.sqrt() if missing.any() else scores.std(1, keepdim=True)
+        advantages = advantages / (deviation + eps)
+    return advantages.masked_fill(has_equal_scores(scores)[:, None], 0.0)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
     """RLOO (Ahmadian et al. 2024, eq. 9): each reward minus the mean of the others in its group.
 
-    rewards (P, K), K at least 2; returns (P, K). A group of equal rewards gives exact zeros.
+    rewards (P, K), K at least 2; returns (P, K). A group of equal rewards gives exact zeros. A NaN
+    is a response without a score, which has no advantage and is in no mean.
     """
-    count = rewards.shape[1]
-    baseline = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
-    return (rewards - baseline).masked_fill(_has_equal_values(rewards), 0.0)
+    scored = ~rewards.isnan()
+    values = rewards.nan_to_num(0.0)
+    others = (scored.sum(1, keepdim=True) - 1).clamp(min=1)
+    baseline = (values.sum(1, keepdim=True) - values) / others
+    return (values - baseline).masked_fill(~scored | has_equal_scores(rewards)[:, None], 0.0)
 
 
-def _has_equal_values(values: Tensor) -> Tensor:
-    """(P, 1): whether all values of a row are equal; exact, unlike a comparison with their mean."""
-    return values.amax(1, keepdim=True) == values.amin(1, keepdim=True)
+def has_equal_scores(scores: Tensor) -> Tensor:
+    """(P,): whether the scores (P, K) of a group are all equal, so that none has an advantage.
+
+    Exact, unlike a comparison with their mean. NaNs, of responses without a score, are left out: a
+    group with one score or none is one.
+    """
+    missing = scores.isnan()
+    highest = scores.masked_fill(missing, -torch.inf).amax(1)
+    lowest = scores.masked_fill(missing, torch.inf).amin(1)
+    return highest <= lowest

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 
 from accord.errors import SettingsError
+from accord.respond.refusals import RefusalKind, refusal_kind
+from accord.respond.server_errors import ServerError, error_within, response_error
 
 FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not tried again
 CONNECT_TIMEOUT = 10.0  # seconds to reach a server
-QUOTED_CHARACTERS = 300  # of a response, in an error message
 RETRIED_STATUSES = (408, 429)  # below 500, yet worth a retry
 
 
@@ -36,14 +35,17 @@ class FailedAttempt:
 
 
 class RefusedError(SettingsError):
-    """The server understood a request and refused it."""
+    """The server understood a request and refused it; `kind` is what the refusal is about."""
 
-    def __init__(self, where: str, status: int, message: str) -> None:
+    def __init__(
+        self, where: str, status: int, message: str, kind: RefusalKind | None = None
+    ) -> None:
         super().__init__(f"{where} refused the request (status {status}): {message}")
         self.where, self.status, self.message = where, status, message
+        self.kind: RefusalKind = kind or refusal_kind(status, message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RefusedError, (self.where, self.status, self.message)  # it may cross processes
+        return RefusedError, (self.where, self.status, self.message, self.kind)  # for processes
 
 
 def make_client(
@@ -86,13 +88,18 @@ def request_with_retries(
     retries: int,
     refusals: Collection[int] = (),
     stop: threading.Event | None = None,
+    find_fault: Callable[[httpx2.Response], str | None] = lambda response: None,
 ) -> Iterator[httpx2.Response | FailedAttempt]:
     """Send a request up to `retries` + 1 times: yields each failed attempt, then the response.
 
-    The wait before a retry doubles each time and is at least as long as the last Retry-After. No
-    retry follows a Retry-After above LONGEST_WAIT, or `stop` once it is set, so the last item may
-    be a FailedAttempt. Raises RefusedError for a status in `refusals`, and for any from 400 to 499
-    but RETRIED_STATUSES.
+    A response with status 200 whose body states an error fails as the error's code says. So does
+    one in which `find_fault` sees a fault: what the server does not mean to say, such as a body
+    that is cut.
+
+    The wait before a retry doubles each time and is at least as long as the server asks for. No
+    retry follows a request to wait for more than LONGEST_WAIT, or `stop` once it is set, so the
+    last item may be a FailedAttempt. Raises RefusedError for a status in `refusals`, for any from
+    300 to 499 but RETRIED_STATUSES, and where the account has nothing left to pay with.
     """
     requested_wait, stop = 0.0, stop or threading.Event()
     for attempt in range(retries + 1):
@@ -109,47 +116,48 @@ def request_with_retries(
         except httpx2.HTTPError as error:
             yield FailedAttempt(f"the connection broke ({type(error).__name__}: {error})")
         else:
-            if response.status_code < 400:
+            stated = _stated_error(response)
+            if stated is not None:
+                requested_wait = stated.wait
+                yield _failed_attempt(response, stated, refusals)
+                if requested_wait > LONGEST_WAIT:
+                    return
+                continue
+            fault = find_fault(response)
+            if fault is None:
                 yield response
                 return
-            requested_wait = retry_after(response)
-            yield _failed_response(response, requested_wait, refusals)
-            if requested_wait > LONGEST_WAIT:
-                return
+            yield FailedAttempt(fault, response.status_code)
 
 
-def _failed_response(
-    response: httpx2.Response, requested_wait: float, refusals: Collection[int]
+def _stated_error(response: httpx2.Response) -> ServerError | None:
+    """The error that a response states by its status or in its body."""
+    if response.status_code < 300:
+        return error_within(response)
+    if response.status_code < 400:
+        target = response.headers.get("Location", "another address")
+        return ServerError(response.status_code, f"it has moved to {target}")
+    return response_error(response)
+
+
+def _failed_attempt(
+    response: httpx2.Response, error: ServerError, refusals: Collection[int]
 ) -> FailedAttempt:
-    """The failed attempt of a response with an error status. Raises RefusedError for a refusal."""
-    status, message = response.status_code, error_message(response)
-    if status in refusals or (status < 500 and status not in RETRIED_STATUSES):
-        raise RefusedError(str(response.url), status, message)
-    reason = f"status {status}: {message}"
-    if requested_wait:
-        reason += f" (wait {requested_wait:,.0f} s, it says)"
+    """The failed attempt that an error is. Raises RefusedError for a refusal.
+
+    An error without a code, which only a body may state, is worth a retry.
+    """
+    kind = refusal_kind(error.status, error.message, error.names, error.parameter)
+    status, message = error.status, error.quoted
+    is_refused = status is not None and (
+        status in refusals or (status < 500 and status not in RETRIED_STATUSES)
+    )
+    if status == 429 and kind == "credit" and not error.wait:
+        is_refused = True
+    if is_refused:
+        raise RefusedError(str(response.url), status or response.status_code, message, kind)
+    within = " in its body" if response.status_code < 300 else ""
+    reason = f"{f'status {status}' if status else 'an error'}{within}: {message}"
+    if error.wait:
+        reason += f" (wait {error.wait:,.0f} s, it says)"
     return FailedAttempt(reason, status, message)
-
-
-def retry_after(response: httpx2.Response) -> float:
-    """Seconds that the server asks to wait, as a number or until a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def error_message(response: httpx2.Response) -> str:
-    """The server's error message, in one line."""
-    try:
-        content = response.json()
-        error = content.get("error", content) if isinstance(content, dict) else content
-        message = error.get("message", error) if isinstance(error, dict) else error
-    except ValueError:
-        message = response.text
-    return " ".join(str(message).split())[:QUOTED_CHARACTERS]

@@ -48,7 +48,7 @@ class EndpointSettings(Settings):
         0.0,
         ge=0,
         description="Endpoint: sampling temperature of its answers; absent leaves it to the "
-        "server.",
+        "server, and so does one that the server refuses.",
     )
     answer_tokens: int = Field(
         512, ge=1, description="Endpoint: maximum tokens of an answer, reasoning included."
@@ -66,7 +66,7 @@ class EndpointSettings(Settings):
         5,
         ge=0,
         description="Endpoint: times that a request is sent again when the connection fails or the "
-        "server is busy (429, 5xx).",
+        "server is busy (408, 429, 5xx, within a 200 too).",
     )
     max_concurrent: Annotated[int, NotIdentity] = Field(
         8, ge=1, description="Endpoint: maximum concurrent requests."

@@ -236,12 +236,13 @@ class WorldSource(SourceSettings):
 
 
 class PythonSource(SourceSettings):
-    """A Python function that you write, from prompts and responses to a number for each."""
+    """A Python function that you write, from prompts and responses to a number or None for each."""
 
     kind: Literal["python"] = Field(description="A Python function; its module is run.")
     function: Annotated[str, InputCode] = Field(
         description="`module:function` or `file.py:function`. Called with the names of its "
-        "parameters: `prompts`, `responses` or TRL's `completions`, and columns of the rows."
+        "parameters: `prompts`, `responses` or TRL's `completions`, and columns of the rows. It "
+        "may be `async`."
     )
 
     @field_validator("function")

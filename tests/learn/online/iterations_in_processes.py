@@ -24,7 +24,7 @@ from accord.learn.online.roles import Roles
 from accord.learn.online.saved_episodes import FOLDER
 from accord.learn.online.step import PtxRows
 from accord.lm.packing import PromptGroup
-from tests.learn.toys.rewards import EqualReward, NanReward
+from tests.learn.toys.rewards import EqualReward, InfiniteReward
 from tests.learn.toys.roles import PROMPTS, RECORDS, iterate, make_roles, make_state
 from tests.learn.toys.settings import online_settings
 
@@ -40,7 +40,7 @@ DEMONSTRATIONS = [
 class Case:
     """A method with its settings, and how its roles differ from the usual.
 
-    `nan_calls`: the calls of the reward that are NaN in the last process.
+    `infinite_calls`: the calls of the reward that are infinite in the last process.
     `equal_prompts`: the prompts whose responses all score the same.
     `starts_at_reference`: the reference has the policy's weights.
     `server`: the policy is sampled as from a server, which the main process alone asks.
@@ -48,7 +48,7 @@ class Case:
 
     method: str
     settings: dict[str, Any]
-    nan_calls: tuple[int, ...] = ()
+    infinite_calls: tuple[int, ...] = ()
     equal_prompts: tuple[str, ...] = ()
     starts_at_reference: bool = False
     server: bool = False
@@ -84,8 +84,8 @@ CASES = {
     "cispo, dynamic sampling, server": Case(
         "cispo", {"dynamic_sampling_max_rounds": 1}, equal_prompts=("0", "1"), server=True
     ),
-    "a broken reward": Case("ppo", FOUR_STEPS, nan_calls=(1,)),
-    "always broken": Case("ppo", FOUR_STEPS, nan_calls=(0, 1, 2)),
+    "a broken reward": Case("ppo", FOUR_STEPS, infinite_calls=(1,)),
+    "always broken": Case("ppo", FOUR_STEPS, infinite_calls=(0, 1, 2)),
     "limit": Case(
         "ppo",
         {
@@ -125,7 +125,7 @@ def run_case(
         json.loads((saved / "about.json").read_text())["texts"]
         for saved in sorted((folder / FOLDER).iterdir())
     ]
-    held_out = {} if case.nan_calls else evaluate_few_prompts(roles, settings)
+    held_out = {} if case.infinite_calls else evaluate_few_prompts(roles, settings)
     return {"rows": rows, "texts": texts, "error": error, **held_out}, state_tensors(state)
 
 
@@ -133,8 +133,8 @@ def make_case_roles(case: Case) -> Roles:
     procs, roles = processes(), make_roles(case.method)
     if case.starts_at_reference:
         roles = replace(roles, reference=make_roles(case.method).policy)
-    if case.nan_calls and procs.rank == procs.world_size - 1:
-        roles = replace(roles, reward=NanReward(*case.nan_calls))
+    if case.infinite_calls and procs.rank == procs.world_size - 1:
+        roles = replace(roles, reward=InfiniteReward(*case.infinite_calls))
     if case.equal_prompts:
         roles = replace(roles, reward=EqualReward(*case.equal_prompts))
     if case.server:

@@ -212,14 +212,14 @@ def test_scores_are_compared_after_penalties() -> None:
     assert result.rollouts.logps[-4:] == (-0.4, -0.5, -0.6, -0.7)
 
 
-def test_scores_that_are_not_finite_are_not_equal() -> None:
-    # They are left to the check of the loss, which names the rows.
+def test_a_prompt_without_two_scores_is_replaced() -> None:
+    # NaN: no reward applies to the response, so that no response has an advantage.
     settings = online_settings("grpo", dynamic_sampling_max_rounds=1, num_generations=2)
-    broken = scored_rollouts(math.nan, math.nan, 2.0, 3.0, finished=[True] * 4)
+    broken = scored_rollouts(math.nan, 1.0, 2.0, 3.0, finished=[True] * 4)
     recording = RecordingRoles()
     result = replace_equal_groups(broken, recording.roles, PROMPT_ORDER, settings)
-    assert result.metrics["dynamic_sampling/replaced_prompts"] == 0.0
-    assert not recording.streams
+    assert result.metrics["dynamic_sampling/replaced_prompts"] == 1.0
+    assert result.positions == (6, 5)
 
 
 def test_rollouts_are_split_by_prompt() -> None:

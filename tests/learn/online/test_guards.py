@@ -15,7 +15,7 @@ from accord.learn.loop.checkpoints import load_checkpoint, save_checkpoint
 from accord.learn.online.guards import restore_snapshot, take_snapshot
 from accord.learn.online.roles import Roles
 from tests.learn.toys.metrics import without_seconds
-from tests.learn.toys.rewards import NanReward
+from tests.learn.toys.rewards import InfiniteReward
 from tests.learn.toys.roles import (
     are_equal,
     copy_moments,
@@ -44,7 +44,7 @@ def break_gradient(roles: Roles, broken_pass: int) -> None:
 
 def test_a_broken_iteration_is_skipped_and_a_third_in_a_row_stops() -> None:
     settings = online_settings()
-    roles = replace(make_roles(), reward=NanReward(1))
+    roles = replace(make_roles(), reward=InfiniteReward(1))
     state = make_state(roles, settings)
     results = iterate(state, roles, settings, 3)
     next(results)
@@ -59,7 +59,7 @@ def test_a_broken_iteration_is_skipped_and_a_third_in_a_row_stops() -> None:
     assert third.metrics["skipped"] == 0.0
     assert has_moved(policy, roles.policy)
 
-    always_broken = replace(make_roles(), reward=NanReward(0, 1, 2, 3))
+    always_broken = replace(make_roles(), reward=InfiniteReward(0, 1, 2, 3))
     policy = copy_weights(always_broken.policy)
     results = iterate(make_state(always_broken, settings), always_broken, settings, 5)
     assert [next(results).metrics["skipped"] for _ in range(2)] == [1.0, 1.0]

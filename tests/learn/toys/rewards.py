@@ -38,14 +38,14 @@ class EqualReward:
         ]
 
 
-class NanReward:
-    """`length_reward`, but NaN in some calls, which are counted from 0."""
+class InfiniteReward:
+    """`length_reward`, but infinite in some calls, which are counted from 0."""
 
-    def __init__(self, *nan_calls: int) -> None:
-        self.nan_calls, self.num_calls = nan_calls, 0
+    def __init__(self, *infinite_calls: int) -> None:
+        self.infinite_calls, self.num_calls = infinite_calls, 0
 
     def __call__(self, prompts: Any, texts: Sequence[str], finished: Any = None) -> list[float]:
         self.num_calls += 1
-        if self.num_calls - 1 in self.nan_calls:
-            return [math.nan] * len(texts)
+        if self.num_calls - 1 in self.infinite_calls:
+            return [math.inf] * len(texts)
         return length_reward(prompts, texts)

@@ -1,8 +1,8 @@
 """Requests to a language model at an OpenAI-compatible endpoint: concurrent, cached, none twice.
 
-Answers are cached on disk under a digest of endpoint, model, request and settings. The request is
-the same whether or not the server takes a JSON schema, so the cache is read before anything is
-known of the server.
+Answers are cached on disk under a digest of endpoint, model, request and settings. The form in
+which the server takes a request (`dialect.py`) is no part of that, so the cache is read before
+anything is known of the server.
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ from urllib.parse import urlsplit
 import httpx2
 
 from accord.compare.judges.cache import AnswerCache, CachedAnswer
+from accord.compare.judges.completions import find_completion_fault, read_completion
+from accord.compare.judges.dialect import (
+    ABOUT_ONE_REQUEST,
+    Dialect,
+    dialect_warnings,
+    first_dialect,
+    refusal_advice,
+    weaker_dialect,
+)
 from accord.errors import SettingsError, WorkError
 from accord.respond.http import (
-    QUOTED_CHARACTERS,
     FailedAttempt,
     RefusedError,
     authorization_header,
@@ -36,7 +44,9 @@ CACHE_VERSION = 1  # of what a request's digest covers
 PATH = "/chat/completions"
 NO_KEY = "none"  # servers without keys take any, and some require one
 REFUSES_THIS_REQUEST = (400, 413, 422)  # another request may be accepted
-REFUSES_SCHEMAS = (400, 404, 422, 501)  # how servers without JSON schemas answer
+NOT_IMPLEMENTED = 501  # of a parameter, such as a schema
+
+WITHHELD_ADVICE = "Use another judge for such texts, or leave these prompts out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,13 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server does not answer this request, such as one that is too long for the model."""
+    """The server does not answer this request, such as one that is too long for the model.
+
+    `advice` is the remedy, in the judge's settings.
+    """
 
     reason: str
+    advice: str = ""
 
 
 @dataclass
@@ -93,8 +107,7 @@ class Endpoint:
         )
         self.cache = AnswerCache({"base_url": self.url, "model": model})
         self.usage = Usage()
-        self._send_schemas = settings.output != "text"
-        self._limit_key = "max_tokens"
+        self._dialect = first_dialect(settings)
         self._lock = threading.Lock()
         self._stop = threading.Event()  # once set, no request is retried
 
@@ -145,55 +158,54 @@ class Endpoint:
         try:
             answer = self._negotiate(request)
         except RefusedError as error:
-            if error.status not in REFUSES_THIS_REQUEST:
+            advice = refusal_advice(error, self.settings, self.model)
+            is_one = error.status in REFUSES_THIS_REQUEST and error.kind in ABOUT_ONE_REQUEST
+            if not is_one:
                 raise SettingsError(
                     f"{self.url} refuses the judge's requests (status {error.status}: "
-                    f"{error.message}). Check base_url, model ({self.model!r}) and api_key_env."
+                    f"{error.message}). {advice}"
                 ) from error
+            answer = Refusal(f"status {error.status}: {error.message}", advice)
+        if isinstance(answer, Refusal):
             with self._lock:
                 self.usage.refused += 1
-            return Refusal(f"status {error.status}: {error.message}")
-        if answer.text and not answer.cut:  # a temporary fault must not be cached
+        elif answer.text and not answer.cut:  # a temporary fault must not be cached
             self.cache.put(key, answer)
         return answer
 
-    def _negotiate(self, request: ChatRequest) -> CachedAnswer:
-        """An answer in the strictest form that the server takes: with a JSON schema, or without.
+    def _negotiate(self, request: ChatRequest) -> CachedAnswer | Refusal:
+        """An answer in the strictest form of the request that the server takes.
 
-        What the server refuses is remembered for later requests.
+        A weaker form that it takes is remembered for later requests, with one warning.
         """
-        schema, limit = self._send_schemas, self._limit_key
-        try:
-            return self._post(request, schema=schema, limit=limit)
-        except RefusedError as error:
-            if limit == "max_tokens" and "max_completion_tokens" in error.message:
-                self._limit_key = "max_completion_tokens"  # OpenAI's reasoning models
-                return self._negotiate(request)
-            if not schema or self.settings.output != "auto" or error.status not in REFUSES_SCHEMAS:
-                raise
-            answer = self._post(request, schema=False, limit=limit)
-            if self._send_schemas:
-                log.warning(
-                    "%s takes no JSON schema (status %d: %s); verdicts are read from text.",
-                    self.url,
-                    error.status,
-                    error.message,
-                )
-            self._send_schemas = False
+        first = dialect = self._dialect
+        warnings: list[str] = []
+        while True:
+            try:
+                answer = self._post(request, dialect)
+            except RefusedError as error:
+                weaker = weaker_dialect(dialect, error, self.settings)
+                if weaker is None:
+                    raise
+                warnings += dialect_warnings(dialect, weaker, error)
+                dialect = weaker
+                continue
+            if dialect != first:
+                self._remember(first, dialect, warnings)
             return answer
 
-    def _post(self, request: ChatRequest, *, schema: bool, limit: str) -> CachedAnswer:
+    def _remember(self, first: Dialect, accepted: Dialect, warnings: Sequence[str]) -> None:
+        """Use a form for later requests; the warnings are logged by the first thread to see it."""
+        with self._lock:
+            if self._dialect != first:
+                return
+            self._dialect = accepted
+        for warning in warnings:
+            log.warning("%s %s", self.url, warning)
+
+    def _post(self, request: ChatRequest, dialect: Dialect) -> CachedAnswer | Refusal:
         """Send one request, with retries. Raises RefusedError, WorkError and SettingsError."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": request.text}],
-            limit: self.settings.answer_tokens,
-        }
-        if self.settings.temperature is not None:
-            body["temperature"] = self.settings.temperature
-        if schema:
-            json_schema = {"name": "verdict", "strict": True, "schema": request.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        body = dialect.body(self.settings, self.model, request.text, request.schema)
         self._count_call()
         failures: list[FailedAttempt] = []
         for result in request_with_retries(
@@ -202,17 +214,17 @@ class Endpoint:
             self.url + PATH,
             body,
             retries=self.settings.retries,
-            refusals=(501,) if schema else (),
+            refusals=(NOT_IMPLEMENTED,),
             stop=self._stop,
+            find_fault=find_completion_fault,
         ):
             if isinstance(result, httpx2.Response):
                 return self._parse(result)
             failures.append(result)
         raise WorkError(
             f"The judge at {self.url} did not answer in {len(failures)} attempts: "
-            f"{failures[-1].reason}. Is it running, and is base_url right? Its earlier answers are "
-            f"cached: run the same command again, with a lower max_concurrent or a longer timeout "
-            f"if it is too busy."
+            f"{failures[-1].reason}. {_failure_advice(failures[-1])} Its earlier answers are "
+            f"cached: run the same command again."
         )
 
     def _count_call(self) -> None:
@@ -231,23 +243,11 @@ class Endpoint:
             f"again to resume with a new limit of that size, or raise the limit."
         )
 
-    def _parse(self, reply: httpx2.Response) -> CachedAnswer:
-        """The answer in a chat completion, whose tokens are counted."""
-        try:
-            completion = reply.json()
-            choice = completion["choices"][0]
-            text = choice["message"]["content"]
-            if not isinstance(text, str | None):
-                raise TypeError("content that is no text")
-            usage = completion.get("usage") or {}
-            tokens = [usage.get(f"{part}_tokens") for part in ("prompt", "completion")]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise WorkError(
-                f"{self.url}{PATH} answered with no chat completion but "
-                f"{reply.text[:QUOTED_CHARACTERS]!r}. base_url must be the address of an "
-                f"OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
-            ) from error
-        prompt_tokens, answer_tokens = (t if isinstance(t, int) else None for t in tokens)
+    def _parse(self, reply: httpx2.Response) -> CachedAnswer | Refusal:
+        """The answer in a chat completion, whose tokens are counted; a Refusal for one that the
+        model or a filter withheld."""
+        completion = read_completion(reply)
+        prompt_tokens, answer_tokens = completion.prompt_tokens, completion.answer_tokens
         if self.settings.max_total_tokens is not None and None in (prompt_tokens, answer_tokens):
             raise SettingsError(
                 f"{self.url} does not report how many tokens an answer took (`usage`), so "
@@ -256,6 +256,22 @@ class Endpoint:
         with self._lock:
             self.usage.prompt_tokens += prompt_tokens or 0
             self.usage.answer_tokens += answer_tokens or 0
-        cut = choice.get("finish_reason") == "length"
-        # A reasoning model that spent all its tokens on reasoning gives no text.
-        return CachedAnswer(text or "", cut, prompt_tokens, answer_tokens)
+        if completion.withheld is not None:
+            return Refusal(completion.withheld, WITHHELD_ADVICE)
+        return CachedAnswer(completion.text, completion.cut, prompt_tokens, answer_tokens)
+
+
+def _failure_advice(failure: FailedAttempt) -> str:
+    """The remedy for a request that failed at each attempt, by its last one."""
+    if failure.status == 429:
+        return "It is too busy, or limits your rate: lower max_concurrent, or raise retries."
+    if failure.timed_out:
+        return "Raise timeout, or lower max_concurrent or answer_tokens."
+    if failure.status is None and not failure.message:
+        return "Is it running, and is base_url right?"
+    if failure.status is not None and failure.status < 300:
+        return (
+            "If it never answers otherwise, base_url is not the address of an OpenAI-compatible "
+            "server, such as http://127.0.0.1:8000/v1."
+        )
+    return "The server, or one behind it, fails; look at its log or its status page."

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.compare.judges.prompts import (
-    PAIR_VERDICTS,
     format_rubric,
     pair_request,
-    parse_verdict,
     retry_request,
     score_request,
-    score_verdicts,
 )
+from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
+from accord.compare.judges.thoughts import final_answer
 from accord.compare.rewards.reward import PromptResponse
 from accord.compare.texts import shorten
 from accord.records import Prompt, ranks_from_scores
@@ -47,9 +47,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A judge gave no verdict, and why. It must be left out, not replaced by a value."""
+    """A judge gave no verdict: why, and the remedy. It is left out, never replaced by a value."""
 
     reason: str
+    advice: str = ""
 
 
 Ranks = tuple[int, ...]
@@ -158,14 +159,15 @@ class AiJudge:
             unreadable = []
             for i, answer in zip(pending, answers, strict=True):
                 if isinstance(answer, Refusal):
-                    results[i] = NoVerdict(f"the server refused the request ({answer.reason})")
+                    results[i] = NoVerdict(
+                        f"the server refused the request ({answer.reason})", answer.advice
+                    )
                     continue
                 verdict = None if answer.cut else parse_verdict(answer.text, key, verdicts)
                 if verdict is not None:
                     results[i] = verdict[0]
                     continue
-                fault = "was cut before its end" if answer.cut else "holds no such value"
-                results[i] = NoVerdict(f"the answer {shorten(repr(answer.text))} {fault}")
+                results[i] = self._unreadable(answer)
                 unreadable.append(i)
             self.counts.unreadable_answers += len(unreadable)
             pending = unreadable
@@ -180,6 +182,23 @@ class AiJudge:
                 missing[0].reason,
             )
         return results
+
+    def _unreadable(self, answer: CachedAnswer) -> NoVerdict:
+        """No verdict from an answer, with what helps against the way in which it is unreadable."""
+        limit = f"answer_tokens={self.endpoint.settings.answer_tokens}"
+        if answer.cut:
+            fault = "was cut before its end"
+            advice = f"Raise the judge's {limit}, or use a model that reasons less."
+        elif not answer.text.strip():
+            fault = "is empty"
+            advice = f"Raise the judge's {limit}: reasoning may have taken all of them."
+        elif final_answer(answer.text) is None:
+            fault = "holds thoughts without an end"
+            advice = "Serve the judge with its reasoning parser, or switch its reasoning off."
+        else:
+            fault = "holds no such value"
+            advice = "Use a model that follows the form of the answer."
+        return NoVerdict(f"the answer {shorten(repr(answer.text))} {fault}", advice)
 
 
 def ranks_by_wins(count: int, outcomes: Sequence[int | None]) -> Ranks:

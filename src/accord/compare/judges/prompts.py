@@ -1,4 +1,4 @@
-"""A judge's prompts (the requests it is sent), and the parsing of its verdicts.
+"""A judge's prompts: the requests it is sent.
 
 What models wrote is untrusted. It is put between tags whose mark is a digest of the texts, so that
 no text can contain the tag that ends it, and the request says that nothing between them is an
@@ -8,10 +8,9 @@ instruction.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from accord.compare.judges.endpoint import ChatRequest
 from accord.compare.texts import replace_surrogates
@@ -20,14 +19,7 @@ from accord.records import Prompt, Source, prompt_text
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.reading.yaml_lines import load_yaml
 
-T = TypeVar("T")
-
-PAIR_VERDICTS = {"a": 0, "b": 1, "tie": None}
-"""The verdicts on two responses: the index of the better one in the order shown, or None."""
-
 _CUT = "was cut off at its end by a limit on its length."
-_WRAPPERS = " \t\r\n*_`\"'[](){}"
-"""Characters that may surround a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +108,6 @@ def score_request(
     return ChatRequest(text, _answer_schema("score", {"type": "integer", "enum": scale}))
 
 
-def score_verdicts(lowest: int, highest: int) -> dict[str, int]:
-    """The scores that may be given, by how they may be written: 7, or 7/10."""
-    scale = range(lowest, highest + 1)
-    return {str(n): n for n in scale} | {f"{n}/{highest}": n for n in scale}
-
-
 def retry_request(request: ChatRequest, attempt: int) -> ChatRequest:
     """The request for an attempt after answers that could not be parsed; attempt 0 is the first.
 
@@ -131,52 +117,6 @@ def retry_request(request: ChatRequest, attempt: int) -> ChatRequest:
         return request
     instruction = f"Answer with the JSON object and nothing else. (Attempt {attempt + 1}.)"
     return ChatRequest(f"{request.text}\n\n{instruction}", request.schema)
-
-
-def parse_verdict(text: str, key: str, verdicts: Mapping[str, T]) -> tuple[T] | None:
-    """The value of `key` in an answer: of its last JSON object or line `key: value`.
-
-    The whole value must be one of `verdicts`, whatever its case; otherwise there is no verdict. A
-    text that is nothing but a value counts too.
-    """
-    values = [*_values_in_objects(text, key), *_values_in_lines(text, key)]
-    verdict = (max(values)[1].strip() if values else _unwrap(text)).casefold()
-    return (verdicts[verdict],) if verdict in verdicts else None
-
-
-def _values_in_objects(text: str, key: str) -> list[tuple[int, str]]:
-    """Values of `key` in the JSON objects in a text, each with the index where its object ends."""
-    values, start, decoder = [], text.find("{"), json.JSONDecoder()
-    while start >= 0:
-        try:
-            table, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            by_name = {name.casefold(): value for name, value in table.items()}
-            if key in by_name:
-                value = by_name[key]
-                is_whole = isinstance(value, float) and value.is_integer()
-                values.append((end, str(int(value) if is_whole else value)))
-        start = text.find("{", end)
-    return values
-
-
-def _values_in_lines(text: str, key: str) -> list[tuple[int, str]]:
-    """Values of `key` in lines `key: value`, each with the index where its line ends."""
-    values, end = [], 0
-    for line in text.splitlines(keepends=True):
-        end += len(line)
-        name, mark, value = line.replace("=", ":", 1).partition(":")
-        name = name.lstrip(" \t#>*_-").rstrip(" *_").casefold()
-        if mark and name.removeprefix("final ") == key:
-            values.append((end, _unwrap(value)))
-    return values
-
-
-def _unwrap(value: str) -> str:
-    """A value without the characters that surround it, and without a full stop."""
-    return value.strip(_WRAPPERS).removesuffix(".").strip(_WRAPPERS)
 
 
 def _format_material(prompt: Prompt, responses: Sequence[tuple[str, str]]) -> str:

@@ -7,11 +7,12 @@ added here but to `RULES`, next to the function that computes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from accord.compare.rewards.ensembles import model_sources
-from accord.compare.rewards.functions import function_scores
+from accord.compare.rewards.functions import function_sources
 from accord.compare.rewards.judge_scores import judge_sources
 from accord.compare.rewards.reward import (
     CombinedReward,
@@ -21,11 +22,12 @@ from accord.compare.rewards.reward import (
     WeightedSource,
     World,
 )
-from accord.compare.rewards.rules import RULES
+from accord.compare.rewards.rules import RULES, read_answer
 from accord.errors import SettingsError
 from accord.lm.load import Device, load_scalar, load_tokenizer
 from accord.lm.model import LanguageModel, Precision
 from accord.settings.rewards import (
+    AnswerSource,
     JudgeSource,
     PythonSource,
     RewardModelSource,
@@ -111,10 +113,22 @@ def _weigh(make_scorer: Callable[[Any, SourceContext], Scorer]) -> SourceBuilder
     return build
 
 
+def answer_sources(source: AnswerSource, context: SourceContext) -> list[WeightedSource]:
+    """The rule that compares a response with the answer in its row, which every row must have."""
+
+    def check(rows: Sequence[PromptResponse]) -> None:
+        for row in rows:
+            read_answer(source, row)
+
+    (rule,) = _weigh(RULES[AnswerSource])(source, context)
+    return [replace(rule, check=check)]
+
+
 SOURCES: dict[type[SourceSettings], SourceBuilder] = {
     **{settings: _weigh(make_scorer) for settings, make_scorer in RULES.items()},
     RewardModelSource: model_sources,
     WorldSource: _weigh(world_scores),
-    PythonSource: _weigh(function_scores),
+    AnswerSource: answer_sources,
+    PythonSource: function_sources,
     JudgeSource: judge_sources,
 }

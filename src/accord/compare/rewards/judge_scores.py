@@ -62,7 +62,6 @@ def _describe_missing_score(source: JudgeSource, row: PromptResponse, missing: N
     return (
         f"The judge `{source.title}` gave no score for the response "
         f"{shorten(repr(row.response))} to the prompt {shorten(repr(prompt_text(row.prompt)))} in "
-        f"{source.attempts} attempts: {missing.reason}. Take a model that follows the form, raise "
-        f"answer_tokens, or set unreadable=mean, which uses the mean of the other scores instead "
-        f"and counts such responses."
+        f"{source.attempts} attempts: {missing.reason}. {missing.advice} Or set unreadable=mean, "
+        f"which uses the mean of the other scores instead and counts such responses."
     )

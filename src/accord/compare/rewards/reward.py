@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from accord.compare.texts import shorten
 from accord.errors import RewardError
@@ -14,6 +17,11 @@ from accord.lm.model import LanguageModel
 from accord.records import Prompt, prompt_text
 from accord.runs import write_json_atomic
 from accord.settings.rewards import FlawSettings
+
+log = logging.getLogger(__name__)
+
+LARGEST_SCORE = 3.4e38  # of float32, in which advantages are computed
+_WARNED: set[tuple[str, ...]] = set()
 
 
 class Reward(Protocol):
@@ -38,12 +46,14 @@ passes it in."""
 
 @dataclass(frozen=True, slots=True)
 class PromptResponse:
-    """A prompt and a response to it. `meta` holds the other columns of the prompt's row."""
+    """A prompt and a response to it. `meta` holds the other columns of the prompt's row, and
+    `tokens` the ids of the response's tokens, where they are known."""
 
     prompt: Prompt
     response: str
     finished: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,17 @@ class SourceScores:
     logged: Mapping[str, Sequence[float]]
 
 
-Scorer = Callable[[Sequence[PromptResponse]], Sequence[Any] | SourceScores]
-"""Computes one number for each prompt and response, and more to log where it has some."""
+@dataclass(frozen=True, slots=True)
+class PendingScores:
+    """Scores that are being computed beside other sources: `result` waits for them."""
+
+    result: Callable[[], Sequence[Any]]
+    cancel: Callable[[], object]
+
+
+Scorer = Callable[[Sequence[PromptResponse]], Sequence[Any] | SourceScores | PendingScores]
+"""Computes one number for each prompt and response, or None where the source does not apply, and
+more to log where it has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,8 @@ class WeightedSource:
     """A source of a reward under its name in the metrics; `usage` reports its counters.
 
     `is_reward_model`: its scores are normalised scores of reward models. Scores beyond ± `clip`
-    are clipped in the sum, and logged unclipped.
+    are clipped in the sum, and logged unclipped. `check` gets the prompts' rows, with no response,
+    and raises RewardError where their columns are not those that it needs.
     """
 
     name: str
@@ -85,6 +105,7 @@ class WeightedSource:
     usage: Callable[[], Mapping[str, int]] | None = None
     is_reward_model: bool = False
     clip: float | None = None
+    check: Callable[[Sequence[PromptResponse]], None] | None = None
 
     def contribution(self, score: float) -> float:
         """What a score adds to the sum: its clipped value times the weight."""
@@ -95,7 +116,10 @@ class WeightedSource:
 
 @dataclass(frozen=True, slots=True)
 class RewardScores:
-    """The total score of each response, and each source's score, neither weighted nor clipped."""
+    """The total score of each response, and each source's score, neither weighted nor clipped.
+
+    NaN stands for a source that does not apply to a response, and for a total where none does.
+    """
 
     total: list[float]
     by_source: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -122,28 +146,73 @@ class CombinedReward:
         responses: Sequence[str],
         finished: Sequence[bool] | None = None,
         metas: Sequence[Mapping[str, Any]] | None = None,
+        tokens: Sequence[tuple[int, ...]] | None = None,
     ) -> RewardScores:
-        """The sums and each source's scores; `metas[i]` holds the other columns of row i.
+        """The sums and each source's scores; `metas[i]` holds the other columns of row i, and
+        `tokens[i]` the ids of response i.
 
-        Raises RewardError where a source gives no finite number for each response.
+        A source that does not apply to a response (None) adds nothing to its sum. Where none with
+        a weight applies, the sum is NaN: such a response has no score. Raises RewardError where a
+        source gives neither None nor a finite number for each response.
         """
-        finished = [True] * len(responses) if finished is None else finished
-        metas = [{}] * len(responses) if metas is None else metas
+        count = len(responses)
+        finished = [True] * count if finished is None else finished
+        metas = [{}] * count if metas is None else metas
+        ids = [None] * count if tokens is None else tokens
         rows = [
-            PromptResponse(*row) for row in zip(prompts, responses, finished, metas, strict=True)
+            PromptResponse(*row)
+            for row in zip(prompts, responses, finished, metas, ids, strict=True)
         ]
         by_source: dict[str, Sequence[float]] = {}
-        for source in self.sources:
-            given = source.score(rows)
-            if not isinstance(given, SourceScores):
-                given = SourceScores(given, {})
+        for source, given in zip(self.sources, self._ask_sources(rows), strict=True):
             by_source[source.name] = _check_scores(source, rows, given.scores)
             by_source |= {f"{source.name}.{key}": values for key, values in given.logged.items()}
         total = [
-            sum(source.contribution(by_source[source.name][i]) for source in self.sources)
-            for i in range(len(rows))
+            self._total([by_source[source.name][i] for source in self.sources], rows[i])
+            for i in range(count)
         ]
         return RewardScores(total, by_source)
+
+    def check_rows(self, prompts: Sequence[Prompt], metas: Sequence[Mapping[str, Any]]) -> None:
+        """Raise RewardError where a source needs a column that the prompts' rows do not have;
+        called with all rows before the first response is sampled."""
+        rows = [PromptResponse(p, "", meta=meta) for p, meta in zip(prompts, metas, strict=True)]
+        for source in self.sources:
+            if source.check is not None:
+                source.check(rows)
+
+    def _ask_sources(self, rows: Sequence[PromptResponse]) -> list[SourceScores]:
+        """What each source gives; those that are pending are computed beside the others."""
+        given: list[Sequence[Any] | SourceScores | PendingScores] = []
+        try:
+            for source in self.sources:
+                given.append(source.score(rows))
+            return [_resolve(scores) for scores in given]
+        except BaseException:
+            for scores in given:
+                if isinstance(scores, PendingScores):
+                    scores.cancel()
+            raise
+
+    def _total(self, scores: Sequence[float], row: PromptResponse) -> float:
+        """The weighted sum of the scores that are none of NaN."""
+        weighted = [source.weight != 0 for source in self.sources]
+        applying = [not math.isnan(score) for score in scores]
+        if any(weighted) and not any(w and a for w, a in zip(weighted, applying, strict=True)):
+            _warn_of_no_score(tuple(source.name for source in self.sources), row)
+            return math.nan
+        total = sum(
+            source.contribution(score)
+            for source, score in zip(self.sources, scores, strict=True)
+            if not math.isnan(score)
+        )
+        if abs(total) > LARGEST_SCORE:
+            raise RewardError(
+                f"The weighted sum of the rewards is {total:g} for the response "
+                f"{shorten(repr(row.response))}, which float32 can't hold. Lower the weights, or "
+                f"what the sources give."
+            )
+        return total
 
     def usage(self) -> dict[str, Mapping[str, int]]:
         """The counters of the sources that have some, such as a judge's calls."""
@@ -156,10 +225,11 @@ def score_responses(
     responses: Sequence[str],
     finished: Sequence[bool] | None = None,
     metas: Sequence[Mapping[str, Any]] | None = None,
+    tokens: Sequence[tuple[int, ...]] | None = None,
 ) -> RewardScores:
     """Any reward's scores, with each source's scores where it has sources."""
     if isinstance(reward, CombinedReward):
-        return reward.scores(prompts, responses, finished, metas)
+        return reward.scores(prompts, responses, finished, metas, tokens)
     return RewardScores(reward(prompts, responses, finished))
 
 
@@ -170,22 +240,51 @@ def write_usage(reward: Reward, folder: Path) -> None:
         write_json_atomic(folder / "judges.json", usage)
 
 
+def check_reward_rows(
+    reward: Reward, prompts: Sequence[Prompt], metas: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise RewardError where a source of the reward needs a column that the rows do not have."""
+    if isinstance(reward, CombinedReward):
+        reward.check_rows(prompts, metas)
+
+
 def source_metrics(by_source: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """`rewards/NAME/mean` and `rewards/NAME/std` of each source, as TRL logs them."""
+    """`rewards/NAME/mean` and `rewards/NAME/std` of each source, as TRL logs them: over the
+    responses to which it applies, and the standard deviation of a sample (over n − 1). With one
+    such response the latter is 0, and with none both are left out."""
     metrics: dict[str, float] = {}
-    for name, values in by_source.items():
+    for name, scores in by_source.items():
+        values = [score for score in scores if not math.isnan(score)]
         if values:
             mean = sum(values) / len(values)
             metrics[f"rewards/{name}/mean"] = mean
-            variance = sum((value - mean) ** 2 for value in values) / len(values)
-            metrics[f"rewards/{name}/std"] = math.sqrt(variance)
+            squares = sum((value - mean) ** 2 for value in values)
+            metrics[f"rewards/{name}/std"] = math.sqrt(squares / max(1, len(values) - 1))
     return metrics
+
+
+def _resolve(given: Sequence[Any] | SourceScores | PendingScores) -> SourceScores:
+    scores = given.result() if isinstance(given, PendingScores) else given
+    return scores if isinstance(scores, SourceScores) else SourceScores(scores, {})
+
+
+def _warn_of_no_score(names: tuple[str, ...], row: PromptResponse) -> None:
+    """Log for the first of a reward's responses that no source applies to it."""
+    if names not in _WARNED:
+        _WARNED.add(names)
+        log.warning(
+            "None of the rewards %s applies to a response to the prompt %s (all gave None). Such "
+            "responses have no score, and no advantage in training.",
+            ", ".join(names),
+            shorten(repr(prompt_text(row.prompt))),
+        )
 
 
 def _check_scores(
     source: WeightedSource, rows: Sequence[PromptResponse], values: Sequence[Any]
 ) -> list[float]:
-    """The source's scores as floats, one for each row and each finite. Raises RewardError."""
+    """The source's scores as floats, one for each row: finite, or NaN for None. Raises
+    RewardError."""
     values = list(values)
     if len(values) != len(rows):
         raise RewardError(
@@ -194,12 +293,16 @@ def _check_scores(
         )
     scores: list[float] = []
     for row, value in zip(rows, values, strict=True):
+        if value is None:
+            scores.append(math.nan)
+            continue
+        value = value.detach() if isinstance(value, Tensor) else value
         try:
             score = math.nan if isinstance(value, str | bytes) else float(value)
         except (TypeError, ValueError, OverflowError):
             score = math.nan
-        if not math.isfinite(score):
-            remedy = "Make it give a number for every text, such as 0 where it can't judge."
+        if not abs(score) <= LARGEST_SCORE:
+            remedy = "Make it give a number for every text, or None where it does not apply."
             if source.is_reward_model:
                 remedy = "Its weights are broken, or overflow on this text: try precision=fp32."
             raise RewardError(

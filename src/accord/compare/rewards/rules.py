@@ -182,12 +182,12 @@ def answer_scores(source: AnswerSource, _: SourceContext) -> Scorer:
     rule = answer_rule(source)
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
-        return [rule(row.response, _read_answer(source, row)) for row in rows]
+        return [rule(row.response, read_answer(source, row)) for row in rows]
 
     return scores
 
 
-def _read_answer(source: AnswerSource, row: PromptResponse) -> str:
+def read_answer(source: AnswerSource, row: PromptResponse) -> str:
     """The answer in a prompt's row: text, or a number in digits. Raises RewardError."""
     answer = row.meta.get(source.column)
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):

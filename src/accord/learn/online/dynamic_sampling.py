@@ -21,6 +21,7 @@ from accord.learn.online.sampling import (
     concatenate_scores,
     sample_and_score,
 )
+from accord.objectives.advantages import has_equal_scores
 from accord.settings.groups import GroupSettings
 from accord.settings.online import OnlineSettings
 
@@ -34,8 +35,8 @@ def replace_equal_groups(
     order; of those that are equal again, at most `dynamic_sampling_max_rounds` times.
 
     What is replaced depends on scores alone, which all processes share, and the new prompts are
-    those behind the last position that was drawn: a resumed run replaces the same. A score that is
-    not finite equals no other.
+    those behind the last position that was drawn: a resumed run replaces the same. Responses
+    without a score are left out of the comparison.
     """
     if not isinstance(settings, GroupSettings) or not settings.dynamic_sampling_max_rounds:
         return scored
@@ -108,7 +109,7 @@ def _equal_groups(prompts: Sequence[ScoredRollouts], settings: OnlineSettings) -
             torch.tensor(prompt.rollouts.finished),
             settings,
         )
-        if bool(scores.amax() == scores.amin()):
+        if bool(has_equal_scores(scores[None])):
             equal.append(number)
     return equal
 

@@ -90,7 +90,8 @@ class OnlineMethod(Generic[S]):
 
 
 def final_scores(episodes: Episodes, settings: OnlineSettings) -> Tensor:
-    """Scores (E,), less the penalties of long responses and of those without EOS."""
+    """Scores (E,), less the penalties of long responses and of those without EOS; NaN for a
+    response to which no source of the reward applies."""
     return penalised_scores(episodes.scores, episodes.lengths, episodes.finished, settings)
 
 
@@ -103,7 +104,7 @@ def penalised_scores(
         limit, buffer = settings.max_new_tokens, settings.overlong_buffer
         scores = scores + overlong_penalty(lengths, limit=limit, buffer=buffer)
     if settings.missing_eos_score is not None:
-        return scores.masked_fill(~finished, settings.missing_eos_score)
+        return scores.masked_fill(~finished & ~scores.isnan(), settings.missing_eos_score)
     return scores - settings.missing_eos_penalty * (~finished).float()
 
 
@@ -114,21 +115,31 @@ def log_ratio_to_reference(episodes: Episodes) -> Tensor:
     return (episodes.old_logps - episodes.ref_logps) * episodes.mask
 
 
+def _scores_and_mask(episodes: Episodes, settings: OnlineSettings) -> tuple[Tensor, Tensor]:
+    """The scores (E,) and the mask (E, T) of the responses that have one; the others have score 0
+    and no token in the mask."""
+    scores = final_scores(episodes, settings)
+    return scores.nan_to_num(0.0), episodes.mask & ~scores.isnan()[:, None]
+
+
 def ppo_targets(episodes: Episodes, settings: PpoSettings, beta: float) -> Targets:
     """PPO (Schulman et al. 2017; Ouyang et al. 2022): the KL penalty on every token, the score on
-    the last one, and advantages by GAE. Without a critic all values are 0."""
-    mask = episodes.mask
-    scores = final_scores(episodes, settings)
-    rewards = token_rewards(scores, log_ratio_to_reference(episodes), mask, beta=beta)
+    the last one, and advantages by GAE. Without a critic all values are 0.
+
+    A response without a score has no advantage, and its returns are the values themselves.
+    """
+    scores, mask = _scores_and_mask(episodes, settings)
+    rewards = token_rewards(scores, log_ratio_to_reference(episodes), episodes.mask, beta=beta)
     if settings.whiten_rewards:
         rewards = whiten(rewards, mask, keep_mean=True)
     values = torch.zeros_like(rewards) if episodes.values is None else episodes.values
     advantages, returns = gae(rewards, values, mask, gamma=settings.gamma, lam=settings.gae_lambda)
+    returns = torch.where(mask, returns, values)
     if settings.whiten_advantages:
         advantages = whiten(advantages, mask)
     active = torch.ones(len(episodes.groups), dtype=torch.bool)
-    if episodes.values is None:
-        return Targets(advantages, active)
+    if episodes.values is None or not mask.any():
+        return Targets(advantages, active, None if episodes.values is None else returns)
     residual = (returns - values)[mask].var(unbiased=False)
     variance = returns[mask].var(unbiased=False)
     metrics = {
@@ -162,8 +173,8 @@ def reinforce_plus_plus_targets(
 ) -> Targets:
     """REINFORCE++ (Hu et al. 2025): the score less β times the log-ratios from a token on,
     normalised over all response tokens of the iteration."""
-    scores, mask = final_scores(episodes, settings), episodes.mask
-    rewards = token_rewards(scores, log_ratio_to_reference(episodes), mask, beta=beta)
+    scores, mask = _scores_and_mask(episodes, settings)
+    rewards = token_rewards(scores, log_ratio_to_reference(episodes), episodes.mask, beta=beta)
     advantages = whiten(returns_to_go(rewards, mask), mask)
     return Targets(advantages, torch.ones(len(episodes.groups), dtype=torch.bool))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from accord.compare.rewards.reward import source_metrics
 from accord.learn.online.episodes import Episodes
 from accord.learn.online.methods import final_scores, log_ratio_to_reference
+from accord.objectives.advantages import has_equal_scores
 from accord.objectives.divergences import kl_k1, kl_k3
 from accord.settings.online import OnlineSettings
 from accord.settings.rewards import RewardModelSource
@@ -18,9 +21,9 @@ def mean_kl(episodes: Episodes) -> float:
 def episode_metrics(episodes: Episodes, settings: OnlineSettings, beta: float) -> dict[str, float]:
     """Scores, KL, entropy and length of the episodes, over response tokens only."""
     scores = final_scores(episodes, settings)
+    scored = ~scores.isnan()
     numbers = {
-        "objective/scores": float(episodes.scores.mean()),
-        "objective/scores_std": float(episodes.scores.std(unbiased=False)),
+        **_score_metrics(episodes.scores[scored]),
         "objective/beta": beta,
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
@@ -29,20 +32,34 @@ def episode_metrics(episodes: Episodes, settings: OnlineSettings, beta: float) -
     }
     known = episodes.known
     if not known.any():
-        return numbers | {"objective/rlhf_reward": float(scores.mean())}
+        return numbers | _mean("objective/rlhf_reward", scores[scored])
     mask = episodes.mask & known[:, None]
     if episodes.entropy is not None:
         numbers["objective/entropy"] = float(episodes.entropy[mask].mean())
     if episodes.ref_logps is None:
-        return numbers | {"objective/rlhf_reward": float(scores.mean())}
+        return numbers | _mean("objective/rlhf_reward", scores[scored])
     log_ratio = log_ratio_to_reference(episodes)
     kl = kl_k1(log_ratio).sum(1)[known]
     return numbers | {
         "objective/kl": float(kl.mean()),
         "objective/kl_k3": float((kl_k3(log_ratio) * mask).sum(1)[known].mean()),
         "objective/non_score_reward": float((-beta * kl).mean()),
-        "objective/rlhf_reward": float((scores[known] - beta * kl).mean()),
+        **_mean("objective/rlhf_reward", (scores[known] - beta * kl)[scored[known]]),
     }
+
+
+def _score_metrics(scores: Tensor) -> dict[str, float]:
+    """Mean and population standard deviation of the responses' scores, where any has one."""
+    if not len(scores):
+        return {}
+    return {
+        "objective/scores": float(scores.mean()),
+        "objective/scores_std": float(scores.std(unbiased=False)),
+    }
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float]:
+    return {name: float(values.mean())} if len(values) else {}
 
 
 def _clipped_share(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
@@ -58,11 +75,11 @@ def _clipped_share(episodes: Episodes, settings: OnlineSettings) -> dict[str, fl
 def group_metrics(episodes: Episodes, settings: OnlineSettings) -> dict[str, float]:
     """The same under TRL's names for GRPO, and the share of groups with equal scores."""
     scores = final_scores(episodes, settings)
-    groups = scores.view(len(episodes.groups), -1)
-    equal = groups.amax(1) == groups.amin(1)
+    equal = has_equal_scores(scores.view(len(episodes.groups), -1))
+    scored = scores[~scores.isnan()]
     numbers = {
-        "reward": float(scores.mean()),
-        "reward_std": float(scores.std()),
+        **_mean("reward", scored),
+        **({"reward_std": float(scored.std())} if len(scored) > 1 else {}),
         "frac_reward_zero_std": float(equal.float().mean()),
         "completions/mean_length": float(episodes.lengths.float().mean()),
         "completions/clipped_ratio": float((~episodes.finished).float().mean()),

@@ -149,6 +149,7 @@ def score_rollouts(
     shard = procs.shard(len(records))
     rows = slice(shard.start * k, shard.stop * k)
     repeated = [records[p] for p in shard for _ in range(k)]
+    tokens = [response for p in shard for response in rollouts.groups[p].responses]
 
     def score() -> RewardScores | None:
         if not repeated:
@@ -159,6 +160,7 @@ def score_rollouts(
             rollouts.texts[rows],
             rollouts.finished[rows],
             [r.meta for r in repeated],
+            tokens,
         )
 
     return concatenate_scores([scores for scores in procs.run_on_all(score) if scores])

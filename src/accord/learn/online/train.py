@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import World, write_usage
+from accord.compare.rewards.reward import World, check_reward_rows, write_usage
 from accord.errors import StorageError
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult
@@ -68,6 +68,8 @@ def train_online(
     if settings.eval_dataset is not None:
         dataset = memory.rows("eval_dataset", settings.eval_dataset)
         held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
+    for rows in (records, [] if held_out is None else held_out[1]):
+        check_reward_rows(roles.reward, [r.prompt for r in rows], [r.meta for r in rows])
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, memory)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accord.compare.judges.judge import Candidates, NoVerdict, Ranks
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
-from accord.data.write import ResponseRow, read_responses
+from accord.data.write import read_responses
 from accord.errors import DataError, WorkError
 from accord.measure.ratings.rate import rate_models
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.contestants import Question, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.records import Outcome, Prompt, Response, labels_from_ranks
 from accord.runs import storage_errors, write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
 
+log = logging.getLogger(__name__)
+
 NumberedResponse = tuple[int, Response]
 """A response with its id in the store."""
 
 CHUNK = 100  # prompts judged between two yields of progress
+TRIAL = 8  # questions to a judge that has not given a verdict yet
 
 
 def compare(settings: CompareSettings) -> Iterator[Progress]:
@@ -39,6 +45,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
         for row in read_responses(path):
             by_prompt[row.prompt] += row.responses
     final = Path(settings.output_dir) / "store.db"
+    alone = _count_alone(by_prompt, settings)
     with _open_partial_store(final, settings.earlier) as store:
         prompts = list(by_prompt)
         yield Progress(0, len(prompts))
@@ -61,7 +68,31 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
             yield Progress(start + len(chunk), len(prompts), judge.progress_note())
         counts = store.counts()
     _rename_partial_store(final)
-    judge.write_counts(settings.output_dir, counts)
+    judge.write_counts(settings.output_dir, {**counts, "not_compared": alone})
+
+
+def _count_alone(by_prompt: Mapping[Prompt, Sequence[Response]], settings: CompareSettings) -> int:
+    """The number of responses that meet no other to their prompt; it is logged. Raises DataError
+    where all are such."""
+    total = sum(map(len, by_prompt.values()))
+    if settings.form == "pairs":
+        alone = sum(len(responses) % 2 for responses in by_prompt.values())
+    else:
+        alone = sum(len(responses) == 1 for responses in by_prompt.values())
+    paths = ", ".join(settings.responses)
+    if alone == total:
+        raise DataError(
+            f"No prompt in {paths} has two responses, so there is nothing to compare. Sample with "
+            f"num_responses=2 or more, or name the files of several models on the same prompts."
+        )
+    if alone:
+        log.warning(
+            "%d of %d responses in %s have no other one to meet, and are not compared.",
+            alone,
+            total,
+            paths,
+        )
+    return alone
 
 
 def _candidate_sets(
@@ -121,17 +152,21 @@ class CountingJudge:
     def rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
         """The ranks of the responses in each set; None where there is no verdict.
 
-        Raises WorkError while there has been no verdict at all: then the judge does not work.
+        The first TRIAL sets are judged before the others, since each answer may cost money. Raises
+        WorkError while there has been no verdict at all: then the judge does not work.
         """
+        trial = 0 if self.questions else TRIAL
+        return self._rank(candidate_sets[:trial]) + self._rank(candidate_sets[trial:])
+
+    def _rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
         answers = self.judge.judge(candidate_sets)
         missing = [answer for answer in answers if isinstance(answer, NoVerdict)]
         self.questions += len(answers)
         self.missing += len(missing)
-        if self.questions and self.missing == self.questions:
+        if missing and self.missing == self.questions:
             raise WorkError(
                 f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
-                f"questions. Of the first: {missing[0].reason}. Use a model that follows the form, "
-                f"raise judge.answer_tokens, or shorten the responses."
+                f"questions. Of the first: {missing[0].reason}. {missing[0].advice}".rstrip()
             )
         return [None if isinstance(answer, NoVerdict) else answer for answer in answers]
 
@@ -139,7 +174,7 @@ class CountingJudge:
         """The number of missing verdicts, for the progress bar."""
         return f"{self.missing:,} without a verdict" if self.missing else ""
 
-    def write_counts(self, folder: str, store_counts: Mapping[str, int]) -> None:
+    def write_counts(self, folder: str, store_counts: Mapping[str, Any]) -> None:
         """Write counts.json: what the store holds, missing verdicts, and the judge's usage."""
         usage = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
         counts = {**store_counts, "without_verdict": self.missing, **usage}
@@ -153,29 +188,28 @@ def outcome_of_ranks(ranks: Sequence[int]) -> Outcome:
 
 
 def arena(settings: ArenaSettings) -> Iterator[Progress]:
-    """Write store.db, each pair of models compared on each shared prompt, and ratings.json."""
+    """Write store.db, each pair of models compared on each shared prompt, and ratings.json.
+
+    counts.json says how many rows of each contestant take part, and why the others do not.
+    """
     judge = CountingJudge(build_judge(settings.judge))
-    answers = {c.name: _first_responses(read_responses(c.responses)) for c in settings.contestants}
-    if len(answers) < 2:
+    rows = {c.name: read_responses(c.responses) for c in settings.contestants}
+    if len(rows) < 2:
         raise DataError("An arena needs at least two contestants with different names.")
-    first = next(iter(answers.values()))
-    shared = [p for p in first if all(p in responses for responses in answers.values())]
-    if not shared:
-        raise DataError(
-            "The contestants have answered no prompt in common. Sample all of them on one data set."
-        )
+    questions, contestants = pair_rows(rows)
     final = Path(settings.output_dir) / "store.db"
     with _open_partial_store(final) as store:
-        yield Progress(0, len(shared))
-        for start in range(0, len(shared), CHUNK):
-            chunk = shared[start : start + CHUNK]
-            _add_battles(store, judge, chunk, answers, settings.seed)
-            note = f"{len(answers)} models  {judge.progress_note()}".rstrip()
-            yield Progress(start + len(chunk), len(shared), note)
+        yield Progress(0, len(questions))
+        for start in range(0, len(questions), CHUNK):
+            chunk = questions[start : start + CHUNK]
+            _add_battles(store, judge, chunk, settings.seed)
+            note = f"{len(rows)} models  {judge.progress_note()}".rstrip()
+            yield Progress(start + len(chunk), len(questions), note)
         battles = store.battles()
         counts = store.counts()
     _rename_partial_store(final)
-    judge.write_counts(settings.output_dir, counts)
+    by_name = {name: count.to_json() for name, count in contestants.items()}
+    judge.write_counts(settings.output_dir, {**counts, "contestants": by_name})
     ratings = rate_models(
         battles,
         anchor=settings.anchor,
@@ -187,28 +221,23 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     write_json_atomic(Path(settings.output_dir) / "ratings.json", ratings.to_json())
 
 
-def _first_responses(rows: Sequence[ResponseRow]) -> dict[Prompt, Response]:
-    return {row.prompt: row.responses[0] for row in rows if row.responses}
-
-
 def _add_battles(
-    store: PreferenceStore,
-    judge: CountingJudge,
-    prompts: Sequence[Prompt],
-    answers: Mapping[str, Mapping[Prompt, Response]],
-    seed: int,
+    store: PreferenceStore, judge: CountingJudge, questions: Sequence[Question], seed: int
 ) -> None:
-    """Add a verdict on every pair of models for each prompt; a coin toss decides the sides."""
-    names = list(answers)
-    responses = [replace(answers[name][p], prompt=p, model=name) for p in prompts for name in names]
+    """Add a verdict on every pair of models for each question; a coin toss decides the sides."""
+    names = list(questions[0].responses)
+    responses = [
+        replace(q.responses[name], prompt=q.prompt, model=name) for q in questions for name in names
+    ]
     ids = iter(store.add_responses(responses))
     pairs: list[tuple[int, int, Candidates]] = []
-    for prompt in prompts:
+    for question in questions:
         model_ids = {name: next(ids) for name in names}
-        rng = random.Random(f"arena {seed} {prompt}")
+        repeat = f" {question.repeat}" if question.repeat else ""
+        rng = random.Random(f"arena {seed} {question.prompt}{repeat}")
         for pair in itertools.combinations(names, 2):
             a, b = pair if rng.random() < 0.5 else pair[::-1]
-            candidates = _candidates([answers[a][prompt], answers[b][prompt]], rng)
+            candidates = _candidates([question.responses[a], question.responses[b]], rng)
             pairs.append((model_ids[a], model_ids[b], candidates))
     rankings = judge.rank([candidates for _, _, candidates in pairs])
     name, first = judge.judge.name, judge.judge.shown_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,14 +61,36 @@ def build_judge(settings: JudgeSettings) -> NamedJudge:
 
 
 def reward_judge(reward: Reward) -> Judge:
-    """A judge that ranks by a reward; equal scores tie."""
+    """A judge that ranks by a reward; equal scores tie.
 
-    def rank(candidates: Candidates) -> Ranks:
-        prompts = [candidates.prompt] * len(candidates.responses)
-        scores = reward(prompts, candidates.responses, candidates.finished)
-        return ranks_from_scores(scores)
+    All responses of a call are scored together, each once, however many others it meets. There is
+    no verdict where the reward does not apply to one of them (NaN).
+    """
 
-    return lambda candidate_sets: [rank(candidates) for candidates in candidate_sets]
+    def rank(candidate_sets: Sequence[Candidates]) -> list[Ranks | NoVerdict]:
+        rows = {
+            (candidates.prompt, response, finished): 0.0
+            for candidates in candidate_sets
+            for response, finished in zip(candidates.responses, candidates.finished, strict=True)
+        }
+        prompts, responses, finished = zip(*rows, strict=True) if rows else ((), (), ())
+        scores = dict(zip(rows, reward(prompts, responses, finished), strict=True))
+        return [_rank_by_scores(candidates, scores) for candidates in candidate_sets]
+
+    return rank
+
+
+def _rank_by_scores(
+    candidates: Candidates, scores: Mapping[tuple[Prompt, str, bool], float]
+) -> Ranks | NoVerdict:
+    prompt = candidates.prompt
+    values = [
+        scores[prompt, response, finished]
+        for response, finished in zip(candidates.responses, candidates.finished, strict=True)
+    ]
+    if any(map(math.isnan, values)):
+        return NoVerdict("the reward gives no score to a response", "Use one that applies to all.")
+    return ranks_from_scores(values)
 
 
 def _annotator_judge(settings: JudgeSettings) -> Judge:

@@ -31,6 +31,9 @@ from accord.world.reward import true_reward
 
 BATCH = 64
 
+Answer = tuple[str, bool]
+"""A response, and whether it ended by itself."""
+
 
 def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     """Write evaluation.json: each model's rewards, KL, length, diversity and refusals."""
@@ -168,27 +171,30 @@ def _reward_accuracy(
 ) -> dict[str, object]:
     """How often the reward model agrees with the verdicts, and with the true reward."""
     prompts: list[Prompt] = []
-    pairs_by_prompt: list[list[tuple[str, str]]] = []
+    pairs_by_prompt: list[list[tuple[Answer, Answer]]] = []
     for record in records:
         if isinstance(record, Comparison):
             prompts.append(record.prompt)
-            pairs_by_prompt.append([(record.chosen, record.rejected)])
+            better = (record.chosen, record.chosen_finished)
+            pairs_by_prompt.append([(better, (record.rejected, record.rejected_finished))])
         elif isinstance(record, Ranking):
-            ranked = list(zip(record.ranks, record.responses, strict=True))
+            ends = record.finished or (True,) * len(record.responses)
+            answers = zip(record.responses, ends, strict=True)
+            ranked = list(zip(record.ranks, answers, strict=True))
             prompts.append(record.prompt)
             pairs_by_prompt.append([(x, y) for i, x in ranked for j, y in ranked if i < j])
     flat = [
-        (prompt, text)
+        (prompt, *answer)
         for prompt, pairs in zip(prompts, pairs_by_prompt, strict=True)
         for pair in pairs
-        for text in pair
+        for answer in pair
     ]
-    values = iter(reward([p for p, _ in flat], [t for _, t in flat]))
+    values = iter(reward([p for p, _, _ in flat], [t for _, t, _ in flat], [f for *_, f in flat]))
     margins = [[next(values) - next(values) for _ in pairs] for pairs in pairs_by_prompt]
     gaps = None
     if settings.world:
         gaps = [
-            [true_reward(prompt, x) - true_reward(prompt, y) for x, y in pairs]
+            [true_reward(prompt, x) - true_reward(prompt, y) for (x, _), (y, _) in pairs]
             for prompt, pairs in zip(prompts, pairs_by_prompt, strict=True)
         ]
     return reward_model_accuracy(margins, true_gaps_by_prompt=gaps, clear_gap=settings.clear_gap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import write_usage
 from accord.compare.store.store import PreferenceStore
+from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
-from accord.errors import DataError
+from accord.errors import DataError, RewardError
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
-from accord.records import PromptOnly, Response
+from accord.records import PromptOnly, Response, prompt_text
 from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, Sampler, SamplingSettings
@@ -202,6 +204,7 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             f"best-of-{settings.n}. Sample with num_responses={settings.n} or more."
         )
     reward = build_reward(settings.sources, device=settings.device, world=flawed_reward)
+    reward.check_rows([row.prompt for row in rows], [row.meta for row in rows])
     selected: list[ResponseRow] = []
     size = max(1, 1024 // settings.n)
     yield Progress(0, len(rows))
@@ -216,7 +219,7 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
         ).total
         for i, row in enumerate(chunk):
             row_scores = scores[i * settings.n : (i + 1) * settings.n]
-            best = row.responses[row_scores.index(max(row_scores))]
+            best = row.responses[_best_index(row_scores, row, settings.responses)]
             recorded = {**row.settings, "best_of": settings.n}
             selected.append(
                 ResponseRow(row.prompt, row.meta, settings.model_name, recorded, (best,))
@@ -224,3 +227,15 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
         yield Progress(min(start + size, len(rows)), len(rows))
     write_responses(Path(settings.output_dir) / "responses.jsonl", selected)
     write_usage(reward, Path(settings.output_dir))
+
+
+def _best_index(scores: Sequence[float], row: ResponseRow, path: str) -> int:
+    """The index of the highest score. Raises RewardError where no response has a score."""
+    scored = [i for i, score in enumerate(scores) if not math.isnan(score)]
+    if not scored:
+        prompt = shorten(repr(prompt_text(row.prompt)))
+        raise RewardError(
+            f"No reward applies to any response to the prompt {prompt} in {path}, so none of them "
+            f"is the best. Leave the prompt out, or add a reward that applies to it."
+        )
+    return max(scored, key=scores.__getitem__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -9,13 +10,13 @@ import httpx2
 from accord.errors import WorkError
 from accord.respond.http import (
     CONNECT_TIMEOUT,
-    QUOTED_CHARACTERS,
     FailedAttempt,
     RefusedError,
     authorization_header,
     make_client,
     request_with_retries,
 )
+from accord.respond.server_errors import QUOTED_CHARACTERS
 from accord.settings.sampling import SamplerSettings
 
 
@@ -32,12 +33,12 @@ class VllmClient:
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path; raises as `post` does."""
-        return self._parse_json(self._send("GET", path, None), path)
+        return self._object("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that answers a JSON request. Raises RefusedError where the server
         refuses it, and WorkError where it fails or its answer can't be read."""
-        return self._parse_json(self._send("POST", path, body), path)
+        return self._object("POST", path, body)
 
     def command(self, path: str, body: dict[str, Any]) -> None:
         """Send a request and ignore the text of the answer; raises as `post` does.
@@ -68,11 +69,14 @@ class VllmClient:
         body: dict[str, Any] | None,
         *,
         retry_internal_errors: bool = True,
+        find_fault: Callable[[httpx2.Response], str | None] = lambda response: None,
     ) -> httpx2.Response:
-        """The response; without `retry_internal_errors`, status 500 is a refusal."""
+        """The response; without `retry_internal_errors`, status 500 is a refusal. One with a fault
+        is requested again."""
         failures: list[FailedAttempt] = []
-        retries = self.settings.retries
-        for result in request_with_retries(self.http, method, path, body, retries=retries):
+        for result in request_with_retries(
+            self.http, method, path, body, retries=self.settings.retries, find_fault=find_fault
+        ):
             if isinstance(result, httpx2.Response):
                 return result
             failures.append(result)
@@ -82,7 +86,7 @@ class VllmClient:
                     f"Raise sampler.timeout, or ask for less at a time: fewer or shorter "
                     f"responses (max_new_tokens; batch_size, where it is a setting)."
                 )
-            if result.status is None:
+            if result.status is None or result.status < 300:
                 continue
             if not self.is_healthy():
                 raise WorkError(
@@ -92,19 +96,25 @@ class VllmClient:
                 )
             if result.status == 500 and not retry_internal_errors:
                 raise RefusedError(self.url + path, result.status, result.message)
+        if failures[-1].status == 200:
+            raise self.unexpected_answer(path, failures[-1].reason)
         raise WorkError(
             f"The vLLM server at {self.url} did not answer {path} in {len(failures)} "
             f"attempts: {failures[-1].reason}. Is it running, and is sampler.url right? Start it "
             f"with `vllm serve MODEL`, wait for its /health, and run the same command again."
         )
 
-    def _parse_json(self, response: httpx2.Response, path: str) -> dict[str, Any]:
-        try:
-            content = response.json()
-        except ValueError as error:
-            text = response.text[:QUOTED_CHARACTERS]
-            raise self.unexpected_answer(path, f"no JSON but {text!r}") from error
-        if not isinstance(content, dict):
-            text = response.text[:QUOTED_CHARACTERS]
-            raise self.unexpected_answer(path, f"no JSON object but {text!r}")
+    def _object(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        response = self._send(method, path, body, find_fault=_find_object_fault)
+        content: dict[str, Any] = response.json()
         return content
+
+
+def _find_object_fault(response: httpx2.Response) -> str | None:
+    """What a response is instead of a JSON object, such as a part of one; None for an object."""
+    quoted = repr(response.text[:QUOTED_CHARACTERS])
+    try:
+        content = response.json()
+    except (ValueError, RecursionError):
+        return f"no JSON but {quoted}"
+    return None if isinstance(content, dict) else f"no JSON object but {quoted}"

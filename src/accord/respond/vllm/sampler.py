@@ -167,9 +167,29 @@ class VllmSampler:
         except RefusedError as refused:
             raise SettingsError(
                 f"The vLLM server at {self.client.url} refused to sample from {self.model!r} "
-                f"(status {refused.status}): {refused.message} A prompt with its response may have "
-                f"{self.max_length} tokens there; see max_prompt_length and max_new_tokens."
+                f"(status {refused.status}): {refused.message} {self._refusal_remedy(refused)}"
             ) from refused
+
+    def _refusal_remedy(self, refused: RefusedError) -> str:
+        """The remedy for a refused request, by what the refusal is about."""
+        if refused.kind == "key":
+            return "Set sampler.api_key_env to the variable with the server's key."
+        if refused.kind == "model":
+            return (
+                "The server no longer has this model or adapter: it may have been started again. "
+                "Run the same command again, which publishes the adapter again; see sampler.model."
+            )
+        if refused.kind in ("parameter", "temperature", "schema"):
+            return (
+                "It does not take what accord asks of a vLLM server (0.10.2 or later), such as "
+                "logprobs and return_token_ids: sampler.url must be its address, without a "
+                "gateway between."
+            )
+        limit = "its limit on" if self.max_length is None else f"{self.max_length}"
+        return (
+            f"A prompt with its response may have {limit} tokens there; see max_prompt_length and "
+            f"max_new_tokens."
+        )
 
     def _parse_choice(self, choice: dict[str, Any], settings: SamplingSettings) -> Sample:
         tokens = choice.get("token_ids")

@@ -1,0 +1,209 @@
+"""Runs code that a user wrote, so that it can neither end the run unseen nor change it.
+
+Whatever it raises is a RewardError with its name, `sys.exit` too. What it changes for the whole
+process is put back, with one warning: the working folder, to which paths are relative; stdout and
+stderr; the signals that end a run; torch's defaults. Random numbers need no care, since accord
+draws none from the global generators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+
+from accord.errors import RewardError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+STREAMS = ("stdout", "stderr")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What a user's code may change in the process; `descriptors` are copies of 1 and 2."""
+
+    folder: str | None
+    streams: tuple[Any, ...]
+    descriptors: tuple[int | None, ...]
+    signals: tuple[Any, ...]
+    torch_dtype: torch.dtype
+    torch_device: torch.device
+    grad: bool
+    deterministic: bool
+    threads: int
+    logging_disabled: int
+
+
+def run_user_code(code: Callable[[], T], name: str, describe: Callable[[BaseException], str]) -> T:
+    """The result of code that messages call `name`. Raises RewardError, with what `describe` makes
+    of the error, for whatever it raises but KeyboardInterrupt."""
+    before = read_process_state()
+    try:
+        return code()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise RewardError(describe(error)) from error
+    finally:
+        restore_process_state(before, name)
+
+
+def read_process_state() -> ProcessState:
+    """The state before a user's code runs; `restore_process_state` must follow."""
+    return ProcessState(
+        _folder(),
+        tuple(getattr(sys, name) for name in STREAMS),
+        tuple(_copy_descriptor(number) for number in (1, 2)),
+        tuple(signal.getsignal(getattr(signal, name)) for name in _signals()),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_num_threads(),
+        logging.root.manager.disable,
+    )
+
+
+def restore_process_state(before: ProcessState, name: str) -> None:
+    """Put back what has changed, with one warning for each kind of change."""
+    changes = [*_restore_streams(before), *_restore_torch(before)]
+    if before.logging_disabled != logging.root.manager.disable:
+        logging.disable(before.logging_disabled)
+        changes.append("switched off logging")
+    if before.folder is not None and _folder() != before.folder:
+        changes.append("changed the working folder (os.chdir)")
+        os.chdir(before.folder)
+    if threading.current_thread() is threading.main_thread():
+        for signal_name, handler in zip(_signals(), before.signals, strict=True):
+            number = getattr(signal, signal_name)
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+                changes.append(f"changed the handler of {signal_name}")
+    for change in changes:
+        _warn_once(name, change)
+
+
+def _signals() -> list[str]:
+    return [name for name in SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
+
+
+def _folder() -> str | None:
+    with suppress(OSError):
+        return os.getcwd()
+    return None  # somebody removed it
+
+
+def _copy_descriptor(number: int) -> int | None:
+    with suppress(OSError):
+        return os.dup(number)
+    return None
+
+
+def _restore_streams(before: ProcessState) -> list[str]:
+    changes = []
+    for number, saved in zip((1, 2), before.descriptors, strict=True):
+        if saved is None:
+            continue
+        if not _is_same_file(number, saved):
+            os.dup2(saved, number)  # the next file that is opened must not become the output
+            changes.append(f"closed or replaced the file descriptor {number}")
+        os.close(saved)
+    for number, name, stream in zip((1, 2), STREAMS, before.streams, strict=True):
+        if stream is not None and getattr(stream, "closed", False):
+            stream = open(number, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, f"__{name}__", stream)
+        if getattr(sys, name) is not stream:
+            setattr(sys, name, stream)
+            changes.append(f"closed or replaced sys.{name}")
+    return changes
+
+
+def _is_same_file(first: int, second: int) -> bool:
+    try:
+        return os.path.sameopenfile(first, second)
+    except OSError:
+        return False
+
+
+def _restore_torch(before: ProcessState) -> list[str]:
+    changes = []
+    if torch.get_default_dtype() != before.torch_dtype:
+        torch.set_default_dtype(before.torch_dtype)
+        changes.append("changed torch's default dtype")
+    if torch.get_default_device() != before.torch_device:
+        torch.set_default_device(before.torch_device)
+        changes.append("changed torch's default device")
+    if torch.is_grad_enabled() != before.grad:
+        torch.set_grad_enabled(before.grad)
+        changes.append("switched gradients on or off")
+    if torch.are_deterministic_algorithms_enabled() != before.deterministic:
+        torch.use_deterministic_algorithms(before.deterministic)
+        changes.append("changed torch.use_deterministic_algorithms")
+    if torch.get_num_threads() != before.threads:
+        torch.set_num_threads(before.threads)
+        changes.append("changed torch's number of threads")
+    return changes
+
+
+@cache
+def _warn_once(name: str, change: str) -> None:
+    log.warning("%s %s; that is put back, because the whole run depends on it.", name, change)
+
+
+class EventLoop:
+    """The loop of users' coroutines, in a thread of its own for as long as the process lives: what
+    they keep open between two calls, such as an HTTP session, belongs to one loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="rewards", daemon=True)
+        self.thread.start()
+
+    def result(self, future: Future[T | Raised]) -> T:
+        """A coroutine's result. Raises what it raised, or RuntimeError where one of its tasks has
+        ended the loop, as SystemExit does."""
+        while self.thread.is_alive():
+            wait([future], timeout=1.0)
+            if future.done():
+                outcome = future.result()
+                if isinstance(outcome, Raised):
+                    raise outcome.error
+                return outcome
+        event_loop.cache_clear()
+        raise RuntimeError("a task of it ended the event loop, as sys.exit does")
+
+
+@cache
+def event_loop() -> EventLoop:
+    """The loop that all coroutines share, so that they run at the same time."""
+    return EventLoop()
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What a coroutine raised, as a value."""
+
+    error: BaseException
+
+
+async def catch_exits(awaitable: Awaitable[T]) -> T | Raised:
+    """What an awaitable gives. SystemExit and the like would end the loop: they are values."""
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        return Raised(error)
