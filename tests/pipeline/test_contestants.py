@@ -13,7 +13,7 @@ import pytest
 from accord.compare.judges.judge import Candidates, NoVerdict
 from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, write_responses
-from accord.errors import DataError
+from accord.errors import DataError, SettingsError
 from accord.pipeline.stages import compare as stage
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.contestants import pair_rows
@@ -162,3 +162,19 @@ def test_responses_that_meet_no_other_are_counted(
     assert "2 of 4 responses" in caplog.text
     with pytest.raises(DataError, match=r"No prompt in .*r.jsonl has two responses"):
         list(compare(write_rows(tmp_path, row("P", "a"), row("Q", "b"))))
+
+
+@pytest.mark.parametrize(
+    ("names", "anchor", "message"),
+    [
+        (["a", "b", "a"], None, "Two contestants are called 'a'"),
+        (["a", "b"], "c", "`anchor` is 'c', and the contestants are a, b"),
+    ],
+)
+def test_names_are_checked_before_anything_is_judged(
+    names: list[str], anchor: str | None, message: str
+) -> None:
+    contestants = [Contestant(name=name, responses="r.jsonl") for name in names]
+    settings = ArenaSettings(contestants=contestants, output_dir="out", anchor=anchor)
+    with pytest.raises(SettingsError, match=message):
+        next(arena(settings))

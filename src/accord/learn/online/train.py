@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.reward import World, check_reward_rows, write_usage
+from accord.compare.rewards.reward import Reward, World, check_reward_rows, write_usage
 from accord.errors import StorageError
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.fit import StepResult
@@ -68,8 +68,7 @@ def train_online(
     if settings.eval_dataset is not None:
         dataset = memory.rows("eval_dataset", settings.eval_dataset)
         held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
-    for rows in (records, [] if held_out is None else held_out[1]):
-        check_reward_rows(roles.reward, [r.prompt for r in rows], [r.meta for r in rows])
+    _check_columns(roles.reward, records, held_out[1] if held_out else [])
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, memory)
@@ -110,6 +109,12 @@ def train_online(
     if procs.is_main and memory.save_model:
         _save_policy(policy, name, settings)
     return policy
+
+
+def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:
+    """Raise RewardError where the reward needs a column that the rows of a data set lack."""
+    for records in data:
+        check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
 
 
 def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:

@@ -19,7 +19,7 @@ from accord.data.write import read_responses
 from accord.errors import DataError, WorkError
 from accord.measure.ratings.rate import rate_models
 from accord.pipeline.progress import Progress
-from accord.pipeline.stages.contestants import Question, pair_rows
+from accord.pipeline.stages.contestants import Question, check_names, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.records import Outcome, Prompt, Response, labels_from_ranks
 from accord.runs import storage_errors, write_json_atomic
@@ -192,10 +192,11 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
 
     counts.json says how many rows of each contestant take part, and why the others do not.
     """
+    check_names(settings.contestants, settings.anchor)
+    if len(settings.contestants) < 2:
+        raise DataError("An arena needs at least two contestants with different names.")
     judge = CountingJudge(build_judge(settings.judge))
     rows = {c.name: read_responses(c.responses) for c in settings.contestants}
-    if len(rows) < 2:
-        raise DataError("An arena needs at least two contestants with different names.")
     questions, contestants = pair_rows(rows)
     final = Path(settings.output_dir) / "store.db"
     with _open_partial_store(final) as store:

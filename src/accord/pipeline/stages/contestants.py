@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 
 from accord.compare.texts import shorten
 from accord.data.write import ResponseRow
-from accord.errors import DataError
+from accord.errors import DataError, SettingsError
 from accord.records import Prompt, Response, prompt_text
+from accord.settings.stages import Contestant
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,20 @@ class RowCounts:
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
+
+
+def check_names(contestants: Sequence[Contestant], anchor: str | None = None) -> None:
+    """Raise SettingsError where two contestants have one name, since one would replace the other,
+    or where none has the anchor's."""
+    names = [contestant.name for contestant in contestants]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"Two contestants are called {twice!r}. Give each a different `name`.")
+    if anchor is not None and anchor not in names:
+        raise SettingsError(
+            f"`anchor` is {anchor!r}, and the contestants are {', '.join(names)}. Name one of "
+            f"them, or leave it out."
+        )
 
 
 def pair_rows(

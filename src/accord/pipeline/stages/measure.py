@@ -23,6 +23,7 @@ from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.measure.responses import ModelResponses
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.contestants import check_names
 from accord.pipeline.stages.judges import world_reward
 from accord.records import Comparison, Prompt, Ranking, Record, prompt_text
 from accord.runs import write_json_atomic
@@ -37,6 +38,7 @@ Answer = tuple[str, bool]
 
 def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     """Write evaluation.json: each model's rewards, KL, length, diversity and refusals."""
+    check_names(settings.contestants)
     reference = load_causal(settings.reference, device=settings.device)
     reward: Reward | None = None
     if settings.reward_model is not None:
