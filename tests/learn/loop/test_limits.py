@@ -61,7 +61,8 @@ def test_rows_are_cut_to_the_positions_and_that_is_logged_once(
     model = save_toy(tmp_path / "m", architecture)
     rows = [demonstration(LONG), demonstration(), {"prompt": LONG, "completion": "sat"}]
     with caplog.at_level(logging.INFO):
-        list(train_offline("sft", SftSettings(**one_step(tmp_path, model, rows))))
+        cut = {**one_step(tmp_path, model, rows), "long_responses": "cut"}
+        list(train_offline("sft", SftSettings(**cut)))
     assert [m for m in caplog.messages if "so max_length is" in m] == [
         f"{model} has positions for 128 tokens, so max_length is 128 here and not 1024."
     ]
@@ -74,7 +75,7 @@ def test_a_limit_within_the_positions_is_not_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = save_toy(tmp_path / "m", "gpt2")
-    settings = SftSettings(**one_step(tmp_path, model, [demonstration(LONG)]), max_length=POSITIONS)
+    settings = SftSettings(**one_step(tmp_path, model, [demonstration()]), max_length=POSITIONS)
     with caplog.at_level(logging.INFO):
         list(train_offline("sft", settings))
     assert not [m for m in caplog.messages if "so max_length is" in m]

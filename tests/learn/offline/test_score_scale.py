@@ -73,7 +73,12 @@ def test_dropped_and_cut_reference_rows_are_reported_and_logged(
     rows = [*ROWS["sft.jsonl"], {"prompt": user_says("a dog"), "completion": ""}]
     data = write_jsonl(tmp_path / "reference.jsonl", rows)
     settings = toys.settings(
-        "reward", "llama", tmp_path / "out", reference_dataset=data, max_length=12
+        "reward",
+        "llama",
+        tmp_path / "out",
+        reference_dataset=data,
+        max_length=12,
+        long_responses="cut",
     )
     with caplog.at_level(logging.INFO):
         train("reward", settings)

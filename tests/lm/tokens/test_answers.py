@@ -103,6 +103,18 @@ def test_earlier_thoughts_that_a_template_drops() -> None:
     ]
 
 
+def test_an_earlier_answer_that_nothing_but_line_breaks_end() -> None:
+    # Alone, the two line breaks behind the answer are one token; before "7" they are two.
+    talk = (*ASK, Message("assistant", "good"), Message("user", "and?"))
+    made = make_tokenizer("byte-level", TEMPLATES["alpaca"])
+    made.chat_template = TEMPLATES["alpaca"].text.replace("'### ' + m['role']", "m['role']")
+    row = Demonstration(talk, "no")
+    (group,), _ = encode([row], made, Limits(500), eos_ids=frozenset({2}), loss_on="assistant")
+    (mask,) = group.loss_mask
+    learned = made.decode([t for t, on in zip(group.responses[0], mask, strict=True) if on])
+    assert learned == "goodno\n\n</s>"
+
+
 def test_a_system_turn_that_is_left_out_once_answered_is_refused() -> None:
     # Mistral v0.3's template writes it into the last turn, if that is the user's.
     system = Demonstration((Message("system", "be kind"), *ASK), "well", Source("f", 1))

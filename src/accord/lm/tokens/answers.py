@@ -128,7 +128,9 @@ def find_assistant_spans(
         row = _Row(rendered, str(message.content))
         answer, eos_added = _end_answer(with_turn[begin:], row, tokenizer, eos_ids, markers)
         end = begin + len(answer) - eos_added
-        if ids[:end] != with_turn[:end]:
+        if ids[:end] != with_turn[:end] and text.startswith(rendered):
+            end = _shared_length(ids, with_turn)  # a token spans the end and the next turn
+        elif ids[:end] != with_turn[:end]:
             closing = eos_ids if eos_added else markers
             content = _plain(tokenizer, tokenize_text(tokenizer, row.response), markers)
             ends = (i for i in range(begin, len(ids)) if ids[i] in closing)
