@@ -28,7 +28,7 @@ from accord.pipeline.identity import (
 )
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.kinds import STAGES
-from accord.report.results import terminal_table
+from accord.report.results import terminal_table, terminal_verdict
 from accord.runs import record_run, write_json_atomic
 from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
@@ -56,7 +56,8 @@ def run_recipe(recipe: Recipe) -> bool:
         if plan.kind == "report":
             results = stage_folder(plan) / "results.json"
     if results.is_file():
-        Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
+        content = json.loads(results.read_text(encoding="utf-8"))
+        Console().print(terminal_table(content), *terminal_verdict(content), sep="\n")
     return True
 
 

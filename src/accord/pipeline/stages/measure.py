@@ -14,11 +14,10 @@ from accord.compare.rewards.reward import Reward
 from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.learn.loop.schedule import row_batches
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
-from accord.lm.packing import pack
+from accord.lm.packing import forward_batches, pack
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.measure.responses import ModelResponses
@@ -149,7 +148,7 @@ def _kl(
         encode_for_reward(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
     ]
     kl: list[float] = []
-    for indices in row_batches([g.num_tokens for g in groups], BATCH):
+    for indices in forward_batches([g.num_tokens for g in groups], BATCH):
         batch = pack([groups[i] for i in indices], lm.device)
         kl += response_kl(lm, reference, batch).tolist()
     return _by_row(rows, kl), "exact at each token, summed along the sampled text"
