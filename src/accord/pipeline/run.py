@@ -15,6 +15,7 @@ from rich.console import Console
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import FOLDER
 from accord.learn.loop.processes import barrier, processes
+from accord.lm.released import return_memory
 from accord.pipeline.console import deferred_interrupts, messages_above_bar, run_with_bar
 from accord.pipeline.identity import (
     STAGE_FILE,
@@ -185,6 +186,7 @@ def _recorded_work(
             record(None)
         raise
     record(time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    return_memory()
 
 
 def _clear_folder(

@@ -17,6 +17,7 @@ from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.render import UnusableRow
 from accord.records import Prompt, prompt_text
+from accord.runs.activity import with_activity
 
 
 def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
@@ -53,7 +54,8 @@ def compute_by_length(
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
     values: list[Tensor] = [torch.empty(0)] * len(groups)
-    for batch in forward_batches([groups[i].num_tokens for i in order], batch_size):
+    batches = list(forward_batches([groups[i].num_tokens for i in order], batch_size))
+    for batch in with_activity(batches, "scoring batch", len(batches)):
         indices = [order[i] for i in batch]
         batch_values = compute(lm, pack([groups[i] for i in indices], lm.device)).cpu()
         for i, value in zip(indices, batch_values, strict=True):

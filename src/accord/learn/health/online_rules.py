@@ -154,8 +154,9 @@ def _sources(
 
 
 def _clipped_scores(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
-    share = history.last("rewards/clipped_share")
-    if share is None or share <= MAX_CLIPPED_SCORES:
+    name = "rewards/clipped_share"
+    share = history.last(name)
+    if share is None or share <= MAX_CLIPPED_SCORES + SIGNIFICANT * _error(history, name):
         return []
     text = (
         f"{share:.0%} of the reward models' scores are beyond ±{settings.get('reward_clip')} "
@@ -208,6 +209,8 @@ def _entropy(history: MetricHistory, score: str | None) -> list[HealthRemark]:
     first, last = history.first(entropy), history.last(entropy)
     if not first or last is None or last > COLLAPSED_ENTROPY * first:
         return []
+    if not history.moved(entropy):
+        return []
     effect = "and the score gained nothing by it"
     if score is not None and history.rose(score):
         effect = "while the score grew"
@@ -235,7 +238,9 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
         return [HealthRemark("constant EOS", "warning", text)]
     name = history.first_logged("eos_rate", "completions/clipped_ratio") or ""
     has_dropped = first - last > MAX_END_RATE_DROP and history.moved(name)
-    if not has_dropped and last >= MIN_END_RATE:
+    # Of the few answers of one step none may end by chance; of those of half a run, hardly.
+    late = _end_rate(history.second_half)
+    if not has_dropped and (late is None or late >= MIN_END_RATE):
         return []
     text = (
         f"{last:.0%} of the answers end by themselves, {first:.0%} did at first; the others are "
@@ -243,6 +248,11 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
         f"the room."
     )
     return [HealthRemark("answers do not end", "warning", text)]
+
+
+def _error(history: MetricHistory, name: str) -> float:
+    """The standard error of a metric's mean over the last tenth."""
+    return history.noise(name, history.window)
 
 
 def _end_rate(mean: Callable[[str], float | None]) -> float | None:
@@ -300,7 +310,12 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
     if losses:
         step, lowest = min(losses, key=lambda pair: pair[1])
         now = losses[-1][1]
-        if now > MAX_VALUE_LOSS_GROWTH * lowest and now > losses[0][1]:
+        rise, error = now - lowest, _error(history, "loss/value_avg")
+        if (
+            now > MAX_VALUE_LOSS_GROWTH * lowest
+            and now > losses[0][1]
+            and rise > SIGNIFICANT * error
+        ):
             text = (
                 f"The value loss was {lowest:.3g} near step {step} and is {now:.3g} now: the "
                 f"critic runs away. Lower critic_learning_rate; check that scores are normalised, "
@@ -312,7 +327,11 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
 
 def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
     share = history.last("frac_reward_zero_std")
+    error = _error(history, "frac_reward_zero_std")
     if share is None or share <= MAX_EQUAL_GROUPS:
+        return []
+    half = history.second_half("frac_reward_zero_std") or 0.0
+    if half <= MAX_EQUAL_GROUPS and share - SIGNIFICANT * error <= MAX_EQUAL_GROUPS:
         return []
     text = (
         f"In {share:.0%} of the groups all answers score the same, so they teach nothing. Take "
@@ -332,7 +351,7 @@ def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
 
 def _mismatch(history: MetricHistory) -> list[HealthRemark]:
     kl = history.last("sampler/mismatch_kl")
-    if kl is None or kl <= MAX_SAMPLER_KL:
+    if kl is None or kl <= MAX_SAMPLER_KL + SIGNIFICANT * _error(history, "sampler/mismatch_kl"):
         return []
     text = (
         f"Sampler and trainer disagree by {kl:.3f} nats a token: the answers are not the policy's "

@@ -58,11 +58,7 @@ def _collapse(details: Mapping[str, Row]) -> list[Finding]:
         elif diversity is not None and diversity < MIN_DIVERSITY:
             text = f"{name} gives nearly the same answer each time it gets the same prompt."
             results.append(Finding("note", text))
-    if (
-        judged
-        and len(judged) == len(details)
-        and not any(map(_may_collapse, judged.values()))
-    ):
+    if judged and len(judged) == len(details) and not any(map(_may_collapse, judged.values())):
         results.append(Finding("good", "No model has collapsed to one answer for every prompt."))
     return results
 

@@ -90,6 +90,6 @@ def _sentence(lineage: Mapping[str, Any]) -> str:
     if judge.get("kind", "world") == "world" and not any((judge.get("flaws") or {}).values()):
         return text  # its annotators know the truth
     return (
-        f"{text} The judge that measures here is the one whose verdicts the rounds learn from: that "
-        f"it prefers later rounds says that they please it, not that they are better."
+        f"{text} The judge that measures here is the one whose verdicts the rounds learn from: "
+        f"that it prefers later rounds says that they please it, not that they are better."
     )

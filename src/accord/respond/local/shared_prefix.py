@@ -7,6 +7,7 @@ follows.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,9 +24,11 @@ from accord.objectives.logprobs import Head
 from accord.respond.local.draw import draw_tokens
 from accord.respond.local.memory import rows_in_memory
 from accord.respond.local.responses import Responses
+from accord.runs.activity import describe_activity, report_activity
 
 COMPACT_AT = 1 / 8  # share of finished rows at which they are removed from the batch
 REPACK_FROM = 16  # tokens of a response from which repacking the weights pays off
+REPORT_STEPS = 8  # tokens of a row between two reports of how many responses are done
 LOGITS_ROWS = 256  # rows whose logits are in memory at a time
 
 
@@ -37,7 +40,13 @@ def generate_shared_prefix(
     should_repack = responses.settings.max_new_tokens >= REPACK_FROM
     with prepacked_linears(lm, rows) if should_repack else nullcontext(lm.head) as head:
         batch = _Batch(lm, head, prompts, responses)
-        while batch.waiting or len(batch.rows):
+        total = len(responses.lengths)
+        for step in itertools.count():
+            if step % REPORT_STEPS == 0:
+                done = total - len(batch.waiting) - len(batch.rows)
+                report_activity(describe_activity("sampling", done, total))
+            if not (batch.waiting or len(batch.rows)):
+                return
             batch.add_waiting()
             batch.decode_step()
             batch.remove_finished()
@@ -195,9 +204,7 @@ class _Batch:
         )
 
 
-def _batch_rows(
-    lm: LanguageModel, prompts: Sequence[tuple[int, ...]], responses: Responses
-) -> int:
+def _batch_rows(lm: LanguageModel, prompts: Sequence[tuple[int, ...]], responses: Responses) -> int:
     """The rows generated at a time: `batch_size`, or as many as fit into memory."""
     settings, longest = responses.settings, max(map(len, prompts))
     new, k = settings.max_new_tokens, settings.num_responses
