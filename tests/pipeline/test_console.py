@@ -35,14 +35,14 @@ def test_an_activity_is_shown_until_the_next_unit_of_work() -> None:
         for _ in with_activity(range(4), "tokenising", 4):
             pass
         report_activity("loading the model")
-        logging.getLogger("accord.test").info("read")  # a message redraws the bar
         yield Progress(1, 4, "loss 0.693")
-        logging.getLogger("accord.test").info("trained")
+        report_activity("sampling 3/8")
         yield Progress(4, 4, "loss 0.500")
 
     shown = screen(work())
-    assert "loading the model" in shown
-    assert "loss 0.693" in shown
+    assert ["tokenising 0/4" in shown, "loading the model" in shown] == [True, True]
+    assert "1/4" in next(line for line in lines(shown) if "sampling 3/8" in line)
+    assert "sampling" not in lines(shown)[-1]
     assert all(len(line) <= 80 for line in lines(shown)), shown
 
 

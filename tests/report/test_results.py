@@ -31,6 +31,7 @@ def test_rows_have_the_promised_keys(finished_run: ReportSettings) -> None:
     write_report(finished_run)
     results = merged(finished_run)
     written = json.loads((Path(finished_run.output_dir) / "results.json").read_text())
+    assert written.pop("verdict")["headline"] == "ppo is the best model."
     assert written == results
     assert [row["model"] for row in results["models"]] == [c.name for c in finished_run.contestants]
     for row in results["models"]:

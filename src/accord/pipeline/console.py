@@ -64,7 +64,9 @@ def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) ->
 def _activity_beside(bar: Bar, task: TaskID) -> Iterator[None]:
     """Show reported activities as the note of a bar."""
     handler = logging.Handler()
-    handler.emit = lambda record: bar.update(task, note=record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: bar.update(  # type: ignore[method-assign]
+        task, note=record.getMessage(), refresh=True
+    )
     level, propagate = activity_log.level, activity_log.propagate
     activity_log.addHandler(handler)
     activity_log.setLevel(logging.DEBUG)
