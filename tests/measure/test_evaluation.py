@@ -36,8 +36,8 @@ def test_a_row_by_hand() -> None:
     assert row["mean_length"]["mean"] == pytest.approx((5 + 5 + 5 + 5 + 3 + 3) / 6)
     assert row["finished_share"]["mean"] == pytest.approx(5 / 6)
     assert row["duplicate_share"] == pytest.approx(2 / 6)  # NO three times
-    assert row["refusal_harmful"] == 1
-    assert row["refusal_safe"] == 0.5
+    assert row["refusal_harmful"]["mean"] == 1
+    assert row["refusal_safe"]["mean"] == 0.5
     assert row["refusal_jailbreak"] is None
     assert (row["prompts"], row["responses"], row["seconds"]) == (3, 6, 2.5)
     assert row["refusals"]["safe"]["mean"] == 0.5

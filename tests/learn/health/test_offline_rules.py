@@ -111,7 +111,7 @@ def test_overfitting_names_the_best_step() -> None:
     assert "lowest at step 10 (0.500) and is 0.700 now" in remark.text
     (few,) = training_health(rows, {}, {}, {"encoded": {"used": 12}})
     assert few.level == "note"
-    assert "on 12 rows: too few to tell" in few.text
+    assert "on 12 rows: too few to show" in few.text
 
 
 def test_a_run_ends_with_what_its_held_out_rows_show() -> None:

@@ -158,7 +158,7 @@ def _overfitting(evidence: Evidence) -> list[HealthRemark]:
     text = f"The held-out loss was lowest at step {step} ({lowest:.3f}) and is {last:.3f} now"
     if evidence.held_out is not None and evidence.held_out < MIN_HELD_OUT:
         text += (
-            f", on {evidence.held_out} rows: too few to tell whether the model is overfitted. Hold "
+            f", on {evidence.held_out} rows: too few to show whether the model is overfitted. Hold "
             f"out {MIN_HELD_OUT} rows or more."
         )
         return [HealthRemark("overfitting", "note", text)]

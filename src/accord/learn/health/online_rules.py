@@ -6,7 +6,7 @@ pattern at more length; the thresholds are here, each with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accord.learn.health.history import (
@@ -14,7 +14,6 @@ from accord.learn.health.history import (
     HealthRemark,
     Level,
     MetricHistory,
-    Row,
     is_number,
     metric_mean,
 )
@@ -40,7 +39,6 @@ MAX_VALUE_LOSS_GROWTH = 10.0  # times its minimum; a critic that follows a risin
 MAX_EQUAL_GROUPS = 0.8  # share; only a fifth of the sampled answers is then used
 MAX_SAMPLER_KL = 0.05  # nats a token; importance weights of 30 tokens are then off by more than e
 MAX_CLIPPED_SCORES = 0.05  # share; normalised scores have a standard deviation of 1
-MAX_ROLLED_BACK = 0.1  # share of steps
 
 
 def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
@@ -62,44 +60,6 @@ def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[H
         *_equal_groups(history),
         *_mismatch(history),
     ]
-
-
-def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
-    """Remarks on steps whose KL exceeded its limit: the run stopped, or was rolled back."""
-    remarks = []
-    stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
-    limit = settings.get("max_kl")
-    if stopped:
-        text = (
-            f"The KL passed max_kl={limit} at step {stopped[-1].get('step')}, and training ended "
-            f"there. If the score still grew, raise max_kl; if it fell, raise beta or lower "
-            f"learning_rate."
-        )
-        remarks.append(HealthRemark("KL limit", "note", text))
-    rolled_back = [row for row in rows if row.get("rolled_back") == 1]
-    if rolled_back:
-        is_frequent = len(rolled_back) > MAX_ROLLED_BACK * len(rows)
-        text = (
-            f"{len(rolled_back)} of {len(rows)} logged steps passed max_kl={limit} and were taken "
-            f"back, the last at step {rolled_back[-1].get('step')}."
-        )
-        if is_frequent:
-            text += " That is much work lost: lower learning_rate, or raise beta."
-        remarks.append(HealthRemark("rolled back", "warning" if is_frequent else "note", text))
-    return remarks
-
-
-def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
-    """A remark on steps whose loss or gradient was not finite, so that they were rolled back."""
-    not_finite = [row for row in rows if row.get("skipped") == 1]
-    if not not_finite:
-        return []
-    text = (
-        f"{len(not_finite)} of {len(rows)} logged steps had a loss or gradient that was not "
-        f"finite, the last at step {not_finite[-1].get('step')}, and were taken back. Lower "
-        f"learning_rate or max_grad_norm, or use precision=fp32; the third in a row ends the run."
-    )
-    return [HealthRemark("not finite", "warning", text)]
 
 
 def _score_fell(history: MetricHistory, score: str | None) -> list[HealthRemark]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from accord.learn.health.history import HealthRemark, MetricHistory, Row
 from accord.learn.health.offline_rules import offline_health
-from accord.learn.health.online_rules import kl_limit, online_health, skipped
+from accord.learn.health.online_rules import online_health
+from accord.learn.health.step_rules import kl_limit, skipped
 from accord.lm.digest import is_same_path
 
 MAX_UNUSED = 0.05  # share of rows

@@ -1,7 +1,8 @@
 """Findings about the models' answers: collapse, refusals, length, and answers that were cut.
 
 A share or a mean is compared with its limit by its interval, whose independent units are prompts:
-beyond the limit as a whole it is a finding; where the limit lies within, the data can't tell.
+beyond the limit as a whole it is a finding; where the limit lies within, the data do not show which
+side the share is on.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _beyond(rows: Sequence[Row], limit: _Limit) -> list[Finding]:
     if beyond:
         results.append(Finding(limit.level, limit.text.format(join_names(beyond))))
     if unclear:
-        text = f"These prompts are too few to tell whether more than {format_percent(limit.limit)} "
+        text = f"These prompts are too few to show whether more than {format_percent(limit.limit)} "
         text += f"of the {limit.unclear.format(join_names(unclear))}."
         results.append(Finding("note", text))
     return results
