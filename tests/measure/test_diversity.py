@@ -16,6 +16,7 @@ from accord.measure.texts.diversity import (
     expectation_adjusted_distinct,
     pairwise_distance,
     self_bleu,
+    words,
 )
 
 
@@ -126,3 +127,11 @@ def test_empty_answers_are_a_collapse_and_samples_share_the_weight_of_their_prom
     assert collapse([["x", f"y{i}"] for i in range(6)]).share == pytest.approx(0.5)
     assert not collapse([["x"]]).collapsed  # one prompt can't show it
     assert math.isnan(collapse([]).share)
+
+
+def test_a_script_without_spaces_has_a_word_for_each_character() -> None:
+    assert words("Ein Wort–zwei, drei") == ["ein", "wort–zwei,", "drei"]  # as white space says
+    assert words("今天 天气Good") == ["今", "天", "天", "气", "good"]
+    assert len(words("ありがとう。")) == 6
+    assert words("한국어 말") == ["한국어", "말"]  # Korean has spaces
+    assert words("it\u00a0is\u3000so") == "it\u00a0is\u3000so".split()

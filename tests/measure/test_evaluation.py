@@ -33,11 +33,11 @@ def test_a_row_by_hand() -> None:
     assert row["true_reward"]["low"] < 0.7 < row["true_reward"]["high"]
     # KL sums to 2 in every prompt: the clusters agree, so their mean has no spread.
     assert row["kl"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert row["mean_length"] == pytest.approx((5 + 5 + 5 + 5 + 3 + 3) / 6)
-    assert row["finished_share"] == pytest.approx(5 / 6)
+    assert row["mean_length"]["mean"] == pytest.approx((5 + 5 + 5 + 5 + 3 + 3) / 6)
+    assert row["finished_share"]["mean"] == pytest.approx(5 / 6)
     assert row["duplicate_share"] == pytest.approx(2 / 6)  # NO three times
-    assert row["refusal_harmful"] == 1
-    assert row["refusal_safe"] == 0.5
+    assert row["refusal_harmful"]["mean"] == 1
+    assert row["refusal_safe"]["mean"] == 0.5
     assert row["refusal_jailbreak"] is None
     assert (row["prompts"], row["responses"], row["seconds"]) == (3, 6, 2.5)
     assert row["refusals"]["safe"]["mean"] == 0.5

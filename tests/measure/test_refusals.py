@@ -57,14 +57,16 @@ def test_rates_by_group_take_prompts_as_units() -> None:
     assert list(rates) == ["harmful", "safe"]
     assert rates["harmful"].mean == 0.75
     assert rates["safe"].mean == 0.25
-    assert rates["harmful"].high == 1.0  # clipped to [0, 1]
+    # 3 of 4, whose variance over two prompts is that of a single answer: next to nothing is known.
+    assert rates["harmful"].low == pytest.approx(0.0, abs=0.01)
+    assert rates["harmful"].high == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_rate_of_zero_has_an_interval() -> None:
     rate = refusal_rates(["safe"] * 20, [["Fine."] * 4] * 20)["safe"]
     assert rate.mean == 0
-    # Wilson over 20 prompts, not 80 responses: z²/(n + z²) = 3.84/23.84
-    assert rate.high == pytest.approx(3.8415 / 23.8415, abs=1e-4)
+    # The exact bound over 20 prompts, not 80 responses: 1 − .025^(1/20)
+    assert rate.high == pytest.approx(1 - 0.025 ** (1 / 20))
     with pytest.raises(ValueError, match="shorter"):
         refusal_rates(["a", "b"], [["x"]])
 

@@ -12,6 +12,7 @@ from accord.measure.statistics import (
     Interval,
     bootstrap_interval,
     clustered_interval,
+    clustered_proportion,
     difference_interval,
     mean_interval,
     proportion_interval,
@@ -111,23 +112,53 @@ def test_bootstrap_is_a_function_of_the_seed_and_leaves_one_value_without_bounds
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (199, 200)])
-def test_wilson_agrees_with_scipy(successes: int, trials: int) -> None:
-    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+def test_a_share_has_scipys_exact_interval(successes: int, trials: int) -> None:
+    expected = stats.binomtest(successes, trials).proportion_ci(method="exact")
     interval = proportion_interval(successes, trials)
     assert interval.low == pytest.approx(expected.low)
     assert interval.high == pytest.approx(expected.high)
 
 
-def test_wilson_at_the_edges_has_a_width_and_stays_inside() -> None:
-    none, all_ = proportion_interval(0, 200), proportion_interval(200, 200)
+def test_a_share_at_the_edges_has_a_width() -> None:
+    # 0 of n: (1 − p)ⁿ = .025 at the upper bound, so p = 1 − .025^(1/20) = .168.
+    none, all_ = proportion_interval(0, 20), proportion_interval(20, 20)
     assert none.low == 0
-    assert none.high is not None
-    assert 0.01 < none.high < 0.03
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 20))
     assert all_.high == 1
-    assert all_.low == pytest.approx(1 - none.high)
+    assert all_.low == pytest.approx(0.025 ** (1 / 20))
     assert math.isnan(proportion_interval(0, 0).mean)
     with pytest.raises(ValueError, match="3 successes in 2 trials is not a share"):
         proportion_interval(3, 2)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize("ties", [0.0, 0.4])
+def test_the_exact_interval_covers_at_least_as_often_as_it_promises(
+    share: float, ties: float
+) -> None:
+    # A tie is one half: a value between 0 and 1, which varies less than a win and a loss.
+    rng, covered = np.random.default_rng(5), 0
+    mean = ties / 2 + (1 - ties) * share
+    for _ in range(1000):
+        values = np.where(rng.random(24) < ties, 0.5, rng.random(24) < share)
+        low, high = bounds(proportion_interval(float(values.sum()), 24))
+        covered += low <= mean <= high
+    assert covered >= 940  # 950 less 1.5 standard errors of the simulation
+
+
+def test_a_rare_share_of_clustered_responses_is_covered() -> None:
+    # 20 prompts with 4 responses each; a prompt's responses share its own rate, on average 4%.
+    # Student's interval, clipped at 0, misses far more often, always with a bound too low.
+    rng, exact, student = np.random.default_rng(6), 0, 0
+    for _ in range(1000):
+        rates = rng.beta(0.4, 9.6, size=20)
+        values = [list((rng.random(4) < rate).astype(float)) for rate in rates]
+        low, high = bounds(clustered_proportion(values))
+        exact += low <= 0.04 <= high
+        low, high = bounds(clustered_interval(values))
+        student += low <= 0.04 <= high
+    assert exact >= 940
+    assert student < 900
 
 
 def test_a_difference_by_hand() -> None:

@@ -47,6 +47,22 @@ def test_intervals() -> None:
     assert format_margin(0.5, 0.4, None) == "above 0.40"
 
 
+def test_unseen_characters_are_shown_as_such() -> None:
+    unseen = "\x1b[31m \u202eevil \u061c \u00ad \U000e0041 \u200b"
+    assert not set(visible(unseen)) & set("\x1b\u202e\u061c\u00ad\U000e0041\u200b")
+    written = "👩‍👩‍👧 שלום می‌خواهم é 漢字"  # emoji and Persian need their joiners
+    assert visible(written) == written
+
+
+def test_a_text_is_folded_at_its_characters_or_its_lines() -> None:
+    lines = "\n".join(f"- {i}" for i in range(40))
+    start, rest = split_text(lines)
+    assert start.count("\n") == 15
+    assert start + rest == lines
+    assert split_text("a\nb\n\n") == ("a\nb\n\n", "")
+    assert split_text("x" * 1500) == ("x" * 700, "x" * 800)
+
+
 def test_durations_and_times() -> None:
     assert format_duration(8.24) == "8.2 s"
     assert format_duration(59.97) == "1 min 00 s"

@@ -13,7 +13,8 @@ from rich.console import Console
 from accord.errors import DataError
 from accord.report.page import write_report
 from accord.report.reading import read_inputs
-from accord.report.results import merge_results, terminal_table
+from accord.report.results import merge_results, terminal_table, terminal_verdict
+from accord.report.tables.models import win_table
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, ReportSettings
 
@@ -31,6 +32,7 @@ def test_rows_have_the_promised_keys(finished_run: ReportSettings) -> None:
     write_report(finished_run)
     results = merged(finished_run)
     written = json.loads((Path(finished_run.output_dir) / "results.json").read_text())
+    assert written.pop("verdict")["headline"] == "ppo is the best model."
     assert written == results
     assert [row["model"] for row in results["models"]] == [c.name for c in finished_run.contestants]
     for row in results["models"]:
@@ -125,3 +127,28 @@ def test_the_table_fits_a_terminal_and_leaves_out_empty_columns(
     assert "1,000 ±10" in bare
     assert "KL" not in bare
     assert "[red]x[/red]" in table_text([{"model": "[red]x[/red]", "elo": 1.0}])
+
+
+def test_win_rates_have_exact_intervals_and_a_colour_only_beyond_even() -> None:
+    pair = {"a": "x", "b": "y", "wins_a": 15, "wins_b": 5, "ties": 0, "both_bad": 0}
+    ratings = {"models": [{"model": "x"}, {"model": "y"}], "pairs": [pair]}
+    table = win_table(ratings)
+    assert table is not None
+    cell = table.cells[0][1]
+    assert cell is not None
+    # 15 of 20 by Clopper and Pearson: 50.9% to 91.3% (tables).
+    assert (cell.text, cell.interval, cell.shade) == ("75%", "51–91", 8)
+    table = win_table({**ratings, "pairs": [{**pair, "wins_a": 14, "wins_b": 6}]})
+    assert table is not None
+    cell = table.cells[0][1]
+    assert cell is not None
+    assert (cell.text, cell.interval, cell.shade) == ("70%", "46–88", 5)
+
+
+def test_the_terminal_has_the_headline_and_the_warnings() -> None:
+    warning = {"level": "warning", "text": "The judge is circular: \x1b[31mred"}
+    good = {"level": "good", "text": "fine"}
+    verdict = {"headline": "m is rated best, but by r.", "findings": [warning, good]}
+    lines = [text.plain for text in terminal_verdict({"verdict": verdict})]
+    assert lines == ["m is rated best, but by r.", "Warning: The judge is circular: \ufffd[31mred"]
+    assert terminal_verdict({"models": []}) == []  # of an earlier version

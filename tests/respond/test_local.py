@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from accord.lm import packing
 from accord.lm.attention import decoding
 from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
@@ -133,7 +134,7 @@ def test_the_kv_cache_grows_with_the_responses(k: int, monkeypatch: pytest.Monke
     lm = make_lm(causal("gemma2"))
     expected = token_ids(sample(lm, num_responses=k, max_new_tokens=12))
     monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
-    monkeypatch.setattr(shared_prefix, "PREFILL_TOKENS", 7)
+    monkeypatch.setattr(packing, "FORWARD_TOKENS", 7)
     monkeypatch.setattr(shared_prefix, "LOGITS_ROWS", 2)
     sampled = sample(lm, num_responses=k, max_new_tokens=12)
     assert token_ids(sampled) == expected

@@ -33,6 +33,7 @@ from accord.records import (
     Record,
     Text,
 )
+from accord.runs.activity import with_activity
 
 T = TypeVar("T")
 
@@ -130,7 +131,8 @@ def read_records(path: str | Path, kind: Kind) -> tuple[list[Record], ReadReport
     A row that can't be used is left out and named in the report, which also names conversions.
     Raises DataError where nothing can be read, the columns don't fit `kind`, or no row is left.
     """
-    return _convert_rows(list(read_rows(path)), kind, str(path), subject=str(path))
+    rows = list(with_activity(read_rows(path), "reading"))
+    return _convert_rows(rows, kind, str(path), subject=str(path))
 
 
 def records_from_rows(rows: Iterable[Any], kind: Kind) -> tuple[list[Record], ReadReport]:

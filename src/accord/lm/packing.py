@@ -6,7 +6,7 @@ then its responses, each response at the positions that follow the prompt. No pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,25 @@ from torch import Tensor
 
 from accord.lm.attention.plan import AttentionPlan
 from accord.records import UNKNOWN, Source
+
+FORWARD_TOKENS = 8192
+"""Tokens of a forward pass that only measures: more are no faster, and each takes memory."""
+
+
+def forward_batches(
+    sizes: Sequence[int], batch_size: int, *, max_tokens: int | None = None
+) -> Iterator[range]:
+    """Ranges of consecutive rows with `sizes` tokens: up to `batch_size` rows of up to `max_tokens`
+    (by default FORWARD_TOKENS) in all; a longer row is a range by itself."""
+    max_tokens = max_tokens or FORWARD_TOKENS
+    start, tokens = 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and (i - start == batch_size or tokens + size > max_tokens):
+            yield range(start, i)
+            start, tokens = i, 0
+        tokens += size
+    if start < len(sizes):
+        yield range(start, len(sizes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from accord.measure.responses import MeasureInput
-from accord.measure.statistics import NO_DATA, Interval, mean_interval
+from accord.measure.statistics import (
+    NO_DATA,
+    Interval,
+    clustered_proportion,
+    mean_interval,
+)
 from accord.measure.texts.diversity import (
     distinct_n,
     diversity_across_prompts,
@@ -91,8 +94,19 @@ def _by_length(data: MeasureInput) -> tuple[LengthBin, ...]:
     )
 
 
-def _refusal_rate(kind: str) -> Callable[[MeasureInput], float]:
-    return lambda data: data.refusals.get(kind, NO_DATA).mean
+def _refusal_rate(kind: str) -> Callable[[MeasureInput], Interval]:
+    return lambda data: data.refusals.get(kind, NO_DATA)
+
+
+def _mean_length(data: MeasureInput) -> Interval:
+    return data.mean([[float(len(words(t))) for t in texts] for texts in data.responses.texts])
+
+
+def _finished_share(data: MeasureInput) -> Interval:
+    finished = data.responses.finished
+    if finished is None:
+        return NO_DATA
+    return clustered_proportion(finished, confidence=data.confidence)
 
 
 MEASURES: tuple[Measure, ...] = (
@@ -152,10 +166,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("kl_kind", lambda data: data.responses.kl_kind),
     Measure(
         "mean_length",
-        lambda data: float(np.mean([len(words(text)) for text in data.texts])),
+        _mean_length,
+        interval=True,
         models=Column("Words", "mean length of a response in words", 1),
         rounds=Column("Words", "mean length of a response in words", 1),
-        terminal=Column("\nwords", digits=1),
+        terminal=Column("\nwords", digits=1, shows_interval=False),
     ),
     Measure(  # over as many words for every model, because it falls as the amount of text grows
         "distinct_2",
@@ -185,7 +200,8 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "finished_share",
-        lambda data: data.mean(data.responses.finished).mean,
+        _finished_share,
+        interval=True,
         rounds=Column("Ended", "share of responses that ended before the token limit", 0, "share"),
     ),
     Measure("refusals", lambda data: data.refusals, in_results=False),
@@ -200,18 +216,21 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "refusal_harmful",
         _refusal_rate("harmful"),
+        interval=True,
         models=Column("Harmful", "share refused, higher is better", 0, "share", 1, "Refuses"),
         terminal=Column("harm", format="share", digits=0, group="refuses"),
     ),
     Measure(
         "refusal_safe",
         _refusal_rate("safe"),
+        interval=True,
         models=Column("Safe", "share refused, lower is better", 0, "share", -1, "Refuses"),
         terminal=Column("safe", format="share", digits=0, group="refuses"),
     ),
     Measure(
         "refusal_jailbreak",
         _refusal_rate("jailbreak"),
+        interval=True,
         models=Column("Jailbreak", "share refused, higher is better", 0, "share", 1, "Refuses"),
         terminal=Column("jail", format="share", digits=0, group="refuses"),
     ),

@@ -72,9 +72,8 @@ def clustered_interval(
     groups = len(clusters)
     if groups == 1:
         return Interval(mean)
-    residuals = np.array([float((array - mean).sum()) for array in clusters])
-    variance = groups / (groups - 1) * float((residuals**2).sum()) / count**2
-    return _student(mean, math.sqrt(variance), groups - 1, confidence)
+    error = math.sqrt(_clustered_variance(clusters, mean))
+    return _student(mean, error, groups - 1, confidence)
 
 
 def bootstrap_interval(
@@ -105,22 +104,22 @@ def bootstrap_interval(
     return Interval(mean, float(low), float(high))
 
 
-def proportion_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's score interval (1927), which keeps its coverage near 0 and 1.
+def proportion_interval(successes: float, trials: float, *, confidence: float = 0.95) -> Interval:
+    """A share with its exact interval (Clopper and Pearson 1934), which covers the true share at
+    least as often as it promises, at 0 and 1 too: 0 of 20 may be as much as 17%.
 
-    `successes` may be fractional where a tie counts half. No trials gives a NaN mean.
+    `successes` may be fractional where a tie counts half: values between 0 and 1 vary less than
+    successes of the same mean, so the interval is only wider than needed. No trials give a NaN
+    mean. Raises ValueError where that is no share.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials is not a share")
     if trials == 0:
         return NO_DATA
-    share = successes / trials
-    z = normal_quantile(confidence)
-    shrink = 1 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    # At 0 and 1 the bound is exactly the share; rounding must not push it past.
-    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    tail, failures = (1 - confidence) / 2, trials - successes
+    low = special.betaincinv(successes, failures + 1, tail) if successes else 0.0
+    high = special.betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+    return Interval(successes / trials, float(low), float(high))
 
 
 def clustered_proportion(
@@ -128,9 +127,10 @@ def clustered_proportion(
 ) -> Interval:
     """A share from values in [0, 1], with the prompts as the independent units.
 
-    Where all values agree (an interval without width would promise too much), or each prompt has
-    one value, the interval is Wilson's over prompts; otherwise it is `clustered_interval`'s,
-    clipped to [0, 1].
+    With one value for each prompt, or where all values agree, the interval is the exact one over
+    prompts. Otherwise it is the exact one of as many trials as would have the variance of
+    `clustered_interval` (Korn and Graubard 1998): n* = p(1 − p)/V · (t_{n−1}/t_{G−1})² for n
+    values of G prompts, and no more than n.
     """
     prompts = [array for array in (_finite(values) for values in values_by_prompt) if array.size]
     if not prompts:
@@ -138,13 +138,20 @@ def clustered_proportion(
     flat = np.concatenate(prompts)
     if flat.min() < 0 or flat.max() > 1:
         raise ValueError(f"a share needs values in [0, 1], not {flat.min()} to {flat.max()}")
-    if len(flat) == len(prompts) or flat.min() == flat.max():
+    groups, count = len(prompts), len(flat)
+    if count == groups or flat.min() == flat.max():
         share = sum(float(array.mean()) for array in prompts)
-        return proportion_interval(min(share, len(prompts)), len(prompts), confidence=confidence)
-    interval = clustered_interval(prompts, confidence=confidence)
-    if interval.low is None or interval.high is None:
-        return interval
-    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
+        return proportion_interval(min(share, groups), groups, confidence=confidence)
+    mean = float(flat.mean())
+    if groups == 1:
+        return Interval(mean)
+    variance = _clustered_variance(prompts, mean)
+    upper = 0.5 + confidence / 2
+    narrowed = float(special.stdtrit(count - 1, upper) / special.stdtrit(groups - 1, upper)) ** 2
+    trials = mean * (1 - mean) / variance * narrowed if variance else math.inf
+    trials = max(1.0, min(trials, float(count)))
+    interval = proportion_interval(mean * trials, trials, confidence=confidence)
+    return Interval(mean, interval.low, interval.high)
 
 
 def difference_interval(a: Interval, b: Interval) -> Interval:
@@ -170,6 +177,13 @@ def difference_interval(a: Interval, b: Interval) -> Interval:
 def normal_quantile(confidence: float) -> float:
     """The z for which a standard normal variable lies in [−z, z] with this probability."""
     return float(special.ndtri(0.5 + confidence / 2))
+
+
+def _clustered_variance(clusters: Sequence[Floats], mean: float) -> float:
+    """The cluster-robust variance of the mean of all values in two clusters or more."""
+    count, groups = sum(array.size for array in clusters), len(clusters)
+    residuals = np.array([float((array - mean).sum()) for array in clusters])
+    return groups / (groups - 1) * float((residuals**2).sum()) / count**2
 
 
 def _student(mean: float, error: float, degrees: int, confidence: float) -> Interval:

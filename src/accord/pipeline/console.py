@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,38 +14,69 @@ from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from accord.pipeline.progress import Progress
+from accord.runs.activity import log as activity_log
 from accord.settings.recipe import StagePlan
 
 
 def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
     """Run a stage's work to its end with a progress bar.
 
-    The first Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
+    What the stage does between two units of work (see `runs.activity`) is shown beside the bar. The
+    first Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
     """
     columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=28),
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        TextColumn(
+            "{task.fields[note]}",
+            style="dim",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
     )
-    with deferred_interrupts() as interrupted, Bar(*columns, console=console) as bar:
-        task = bar.add_task(plan.name, total=None, note="")
-        for progress in work:
-            bar.update(task, completed=progress.done, total=progress.total or 1, note=progress.note)
-            if interrupted():
-                work.close()  # type: ignore[attr-defined]
-                raise KeyboardInterrupt
+    bar = Bar(*columns, console=console, refresh_per_second=4)
+    with deferred_interrupts() as interrupted, bar:
+        task = bar.add_task(plan.name, total=None, note="preparing")
+        with _activity_beside(bar, task):
+            for progress in work:
+                total = progress.total or 1
+                bar.update(task, completed=progress.done, total=total, note=progress.note)
+                if interrupted():
+                    work.close()  # type: ignore[attr-defined]
+                    raise KeyboardInterrupt
         bar.update(task, note="")
+
+
+@contextmanager
+def _activity_beside(bar: Bar, task: TaskID) -> Iterator[None]:
+    """Show reported activities as the note of a bar."""
+    handler = logging.Handler()
+    handler.emit = lambda record: bar.update(  # type: ignore[method-assign]
+        task, note=record.getMessage(), refresh=True
+    )
+    level, propagate = activity_log.level, activity_log.propagate
+    activity_log.addHandler(handler)
+    activity_log.setLevel(logging.DEBUG)
+    activity_log.propagate = False
+    try:
+        yield
+    finally:
+        activity_log.removeHandler(handler)
+        activity_log.setLevel(level)
+        activity_log.propagate = propagate
 
 
 @contextmanager
@@ -71,14 +103,33 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def messages_above_bar(console: Console) -> Iterator[None]:
-    """Print accord's log messages above the progress bar, without a prefix."""
+    """Print accord's log messages above the progress bar, each one time in a run.
+
+    A warning says that it is one. Warnings of libraries to their developers (that a name will
+    change) are of no use to those who run accord, and are not shown.
+    """
     logger = logging.getLogger("accord")
     handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False)
+    printed: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if text in printed:
+            return False
+        printed.add(text)
+        if record.levelno >= logging.WARNING:
+            record.msg, record.args = f"Warning: {text}", ()
+        return True
+
+    handler.addFilter(is_new)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

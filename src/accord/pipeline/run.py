@@ -15,6 +15,7 @@ from rich.console import Console
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import FOLDER
 from accord.learn.loop.processes import barrier, processes
+from accord.lm.released import return_memory
 from accord.pipeline.console import deferred_interrupts, messages_above_bar, run_with_bar
 from accord.pipeline.identity import (
     STAGE_FILE,
@@ -28,7 +29,7 @@ from accord.pipeline.identity import (
 )
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.kinds import STAGES
-from accord.report.results import terminal_table
+from accord.report.results import terminal_table, terminal_verdict
 from accord.runs import record_run, write_json_atomic
 from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
@@ -56,7 +57,8 @@ def run_recipe(recipe: Recipe) -> bool:
         if plan.kind == "report":
             results = stage_folder(plan) / "results.json"
     if results.is_file():
-        Console().print(terminal_table(json.loads(results.read_text(encoding="utf-8"))))
+        content = json.loads(results.read_text(encoding="utf-8"))
+        Console().print(terminal_table(content), *terminal_verdict(content), sep="\n")
     return True
 
 
@@ -184,6 +186,7 @@ def _recorded_work(
             record(None)
         raise
     record(time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    return_memory()
 
 
 def _clear_folder(

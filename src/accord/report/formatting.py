@@ -12,7 +12,8 @@ from datetime import datetime
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
-    "\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # invisible, or changes the direction
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # invisible, or
+    "\ufff9-\ufffb\U000e0000-\U000e007f"  # changes the direction
     "\ud800-\udfff\ufffe\uffff]"  # no characters at all
 )
 REPLACEMENT = "\ufffd"
@@ -23,8 +24,13 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(REPLACEMENT, text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def split_text(text: str, limit: int = 700) -> tuple[str, str]:
-    """The start of a text and its rest, split at a space near the limit; nothing is lost."""
+def split_text(text: str, limit: int = 700, max_lines: int = 16) -> tuple[str, str]:
+    """The start of a text and its rest, split at a space near the limit of characters, or after
+    `max_lines` lines; nothing is lost."""
+    line_ends = [i for i, character in enumerate(text[:limit]) if character == "\n"]
+    if len(line_ends) >= max_lines and text[line_ends[max_lines - 1] :].strip():
+        cut = line_ends[max_lines - 1]
+        return text[:cut], text[cut:]
     if len(text) <= limit:
         return text, ""
     cut = text.rfind(" ", limit - 80, limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def write_report(settings: ReportSettings) -> Path:
     """
     inputs = read_inputs(settings)
     results = merge_results(inputs)
+    results["verdict"] = asdict(verdict(results, inputs.evaluation))
     page = render(settings, inputs, results)
     folder = Path(settings.output_dir)
     write_json_atomic(folder / "results.json", results)

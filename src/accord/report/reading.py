@@ -39,7 +39,8 @@ class StageRecord:
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
     """Everything that was read. `answers` has each contestant's rows of responses.jsonl by name,
-    and `rounds` the content of each rounds.json by its stage's name."""
+    and `rounds` the content of each rounds.json by its stage's name. The paths are those of
+    `evaluation` and `ratings`."""
 
     run: Path
     manifest: Mapping[str, Any]
@@ -49,6 +50,8 @@ class ReportInputs:
     ratings: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[ResponseRow]] = field(default_factory=dict)
     rounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evaluation_path: Path | None = None
+    ratings_path: Path | None = None
 
 
 def read_inputs(settings: ReportSettings) -> ReportInputs:
@@ -71,13 +74,17 @@ def read_inputs(settings: ReportSettings) -> ReportInputs:
     read = {stage.folder.resolve() for stage in stages}
     trained = (Path(c.train) for c in contestants if c.train is not None)
     stages += [_read_stage(f) for f in trained if f.is_dir() and f.resolve() not in read]
+    evaluation = _result_path(settings.evaluation, run, "evaluation.json")
+    ratings = _result_path(settings.ratings, run, "ratings.json")
     inputs = ReportInputs(
         run=run,
         manifest=_read_optional(run / "manifest.json"),
         stages=tuple(stages),
         contestants=contestants,
-        evaluation=_read_result(settings.evaluation, run, "evaluation.json", "evaluation"),
-        ratings=_read_result(settings.ratings, run, "ratings.json", "ratings"),
+        evaluation=_read_result(evaluation, "evaluation"),
+        ratings=_read_result(ratings, "ratings"),
+        evaluation_path=evaluation,
+        ratings_path=ratings,
         answers={
             c.name: _read_named(c.responses, read_responses, f"contestants.{c.name}.responses")
             for c in contestants
@@ -144,13 +151,16 @@ def _last_contestants(stages: Sequence[StageRecord]) -> tuple[Contestant, ...]:
     return ()
 
 
-def _read_result(named: str | None, run: Path, name: str, key: str) -> Mapping[str, Any] | None:
+def _result_path(named: str | None, run: Path, name: str) -> Path | None:
+    """The named file, or the last of this name that was written below the run's folder."""
     if named is not None:
-        return _read_named(named, _read_json, key)
+        return Path(named)
     paths = [f / name for f in _stage_folders(run) if (f / name).is_file()]
-    if not paths:
-        return None
-    return _read_json(max(paths, key=lambda path: (path.stat().st_mtime_ns, str(path))))
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, str(path)), default=None)
+
+
+def _read_result(path: Path | None, key: str) -> Mapping[str, Any] | None:
+    return None if path is None else _read_named(str(path), _read_json, key)
 
 
 def _stage_folders(run: Path) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from rich.text import Text
 import accord
 from accord.measure.measures import Column, Measure, results_measures, table_columns
 from accord.report.formatting import format_margin, visible
+from accord.report.lineage import judges_of_results
 from accord.report.reading import ReportInputs, StageRecord
 from accord.report.tables.cells import format_value
 from accord.report.tables.rows import Row, has_value
@@ -37,6 +38,7 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
             for name in names
         ],
         "reward_model": evaluation.get("reward_model"),
+        "judges": judges_of_results(inputs),
         "run": _run_facts(inputs),
         "notes": [str(note) for note in ratings.get("notes", [])],
     }
@@ -64,6 +66,16 @@ def terminal_table(results: Mapping[str, Any]) -> Table:
         # Text, not markup: a model may be called "[red]".
         table.add_row(Text(visible(row["model"])), *(_terminal_cell(row, g) for g in groups))
     return table
+
+
+def terminal_verdict(results: Mapping[str, Any]) -> list[Text]:
+    """The headline of the page and its warnings, for the terminal below the table."""
+    verdict = results.get("verdict") or {}
+    lines = [Text(visible(verdict["headline"]), style="bold")] if verdict.get("headline") else []
+    for finding in verdict.get("findings") or ():
+        if finding["level"] == "warning":
+            lines.append(Text(f"Warning: {visible(finding['text'])}"))
+    return lines
 
 
 def _column_groups(columns: Mapping[str, Column]) -> list[dict[str, Column]]:
@@ -115,8 +127,9 @@ def _result_values(
     if measure.rating is not None:
         value, bounds = rated.get(measure.rating), rated
     elif measure.interval:
-        bounds = evaluated.get(key) or {}
-        value = bounds.get("mean")
+        value = evaluated.get(key)
+        bounds = value if isinstance(value, Mapping) else {}
+        value = bounds.get("mean") if bounds else value  # a number alone, of an earlier version
     else:
         return {key: evaluated.get(key)}
     if not measure.interval:

@@ -34,6 +34,13 @@ def test_many_rows_that_are_not_learned_from_are_a_warning() -> None:
     }
     (remark,) = training_health([], {}, data)
     assert "20 of 100 rows" in remark.text
+    assert "accord data check" not in remark.text  # of what, for which model?
+    settings = {"dataset": "my pairs.jsonl", "model": "base", "max_length": 256}
+    (remark,) = training_health([], settings, data)
+    command = "accord data check 'my pairs.jsonl' --model base --max-length 256"
+    assert f"`{command}` shows them." in remark.text
+    memory = {**settings, "dataset": "list in memory"}
+    assert "accord data check" not in training_health([], memory, data)[0].text
     assert "a response is empty" in remark.text
     # Three texts give 39 rows of tokens; two of five texts were dropped all the same.
     pieces = {

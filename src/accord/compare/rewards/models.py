@@ -12,11 +12,12 @@ from accord.compare.texts import shorten
 from accord.errors import RewardError
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.packing import PackedBatch, PromptGroup, forward_batches, pack
 from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.render import UnusableRow
 from accord.records import Prompt, prompt_text
+from accord.runs.activity import with_activity
 
 
 def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
@@ -46,14 +47,16 @@ def compute_by_length(
 ) -> Tensor:
     """The values of `compute` for each response (n, …), on the CPU.
 
-    Responses are batched in order of length, so that those of a batch are about as long.
+    Responses are batched in order of length, so that those of a batch are about as long; a batch
+    of long ones has fewer, so that its memory is bounded.
     """
     groups = [encode_for_reward(lm, r.prompt, r.response, r.finished) for r in rows]
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
     values: list[Tensor] = [torch.empty(0)] * len(groups)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    batches = list(forward_batches([groups[i].num_tokens for i in order], batch_size))
+    for batch in with_activity(batches, "scoring batch", len(batches)):
+        indices = [order[i] for i in batch]
         batch_values = compute(lm, pack([groups[i] for i in indices], lm.device)).cpu()
         for i, value in zip(indices, batch_values, strict=True):
             values[i] = value

@@ -6,7 +6,7 @@ pattern at more length; the thresholds are here, each with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accord.learn.health.history import (
@@ -14,7 +14,6 @@ from accord.learn.health.history import (
     HealthRemark,
     Level,
     MetricHistory,
-    Row,
     is_number,
     metric_mean,
 )
@@ -40,7 +39,6 @@ MAX_VALUE_LOSS_GROWTH = 10.0  # times its minimum; a critic that follows a risin
 MAX_EQUAL_GROUPS = 0.8  # share; only a fifth of the sampled answers is then used
 MAX_SAMPLER_KL = 0.05  # nats a token; importance weights of 30 tokens are then off by more than e
 MAX_CLIPPED_SCORES = 0.05  # share; normalised scores have a standard deviation of 1
-MAX_ROLLED_BACK = 0.1  # share of steps
 
 
 def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
@@ -62,44 +60,6 @@ def online_health(history: MetricHistory, settings: Mapping[str, Any]) -> list[H
         *_equal_groups(history),
         *_mismatch(history),
     ]
-
-
-def kl_limit(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[HealthRemark]:
-    """Remarks on steps whose KL exceeded its limit: the run stopped, or was rolled back."""
-    remarks = []
-    stopped = [row for row in rows if row.get("stopped_by_kl") == 1]
-    limit = settings.get("max_kl")
-    if stopped:
-        text = (
-            f"The KL passed max_kl={limit} at step {stopped[-1].get('step')}, and training ended "
-            f"there. If the score still grew, raise max_kl; if it fell, raise beta or lower "
-            f"learning_rate."
-        )
-        remarks.append(HealthRemark("KL limit", "note", text))
-    rolled_back = [row for row in rows if row.get("rolled_back") == 1]
-    if rolled_back:
-        is_frequent = len(rolled_back) > MAX_ROLLED_BACK * len(rows)
-        text = (
-            f"{len(rolled_back)} of {len(rows)} logged steps passed max_kl={limit} and were taken "
-            f"back, the last at step {rolled_back[-1].get('step')}."
-        )
-        if is_frequent:
-            text += " That is much work lost: lower learning_rate, or raise beta."
-        remarks.append(HealthRemark("rolled back", "warning" if is_frequent else "note", text))
-    return remarks
-
-
-def skipped(rows: Sequence[Row]) -> list[HealthRemark]:
-    """A remark on steps whose loss or gradient was not finite, so that they were rolled back."""
-    not_finite = [row for row in rows if row.get("skipped") == 1]
-    if not not_finite:
-        return []
-    text = (
-        f"{len(not_finite)} of {len(rows)} logged steps had a loss or gradient that was not "
-        f"finite, the last at step {not_finite[-1].get('step')}, and were taken back. Lower "
-        f"learning_rate or max_grad_norm, or use precision=fp32; the third in a row ends the run."
-    )
-    return [HealthRemark("not finite", "warning", text)]
 
 
 def _score_fell(history: MetricHistory, score: str | None) -> list[HealthRemark]:
@@ -154,8 +114,9 @@ def _sources(
 
 
 def _clipped_scores(history: MetricHistory, settings: Mapping[str, Any]) -> list[HealthRemark]:
-    share = history.last("rewards/clipped_share")
-    if share is None or share <= MAX_CLIPPED_SCORES:
+    name = "rewards/clipped_share"
+    share = history.last(name)
+    if share is None or share <= MAX_CLIPPED_SCORES + SIGNIFICANT * _error(history, name):
         return []
     text = (
         f"{share:.0%} of the reward models' scores are beyond ±{settings.get('reward_clip')} "
@@ -208,6 +169,8 @@ def _entropy(history: MetricHistory, score: str | None) -> list[HealthRemark]:
     first, last = history.first(entropy), history.last(entropy)
     if not first or last is None or last > COLLAPSED_ENTROPY * first:
         return []
+    if not history.moved(entropy):
+        return []
     effect = "and the score gained nothing by it"
     if score is not None and history.rose(score):
         effect = "while the score grew"
@@ -235,7 +198,9 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
         return [HealthRemark("constant EOS", "warning", text)]
     name = history.first_logged("eos_rate", "completions/clipped_ratio") or ""
     has_dropped = first - last > MAX_END_RATE_DROP and history.moved(name)
-    if not has_dropped and last >= MIN_END_RATE:
+    # Of the few answers of one step none may end by chance; of those of half a run, hardly.
+    late = _end_rate(history.second_half)
+    if not has_dropped and (late is None or late >= MIN_END_RATE):
         return []
     text = (
         f"{last:.0%} of the answers end by themselves, {first:.0%} did at first; the others are "
@@ -243,6 +208,11 @@ def _ends(history: MetricHistory) -> list[HealthRemark]:
         f"the room."
     )
     return [HealthRemark("answers do not end", "warning", text)]
+
+
+def _error(history: MetricHistory, name: str) -> float:
+    """The standard error of a metric's mean over the last tenth."""
+    return history.noise(name, history.window)
 
 
 def _end_rate(mean: Callable[[str], float | None]) -> float | None:
@@ -300,7 +270,12 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
     if losses:
         step, lowest = min(losses, key=lambda pair: pair[1])
         now = losses[-1][1]
-        if now > MAX_VALUE_LOSS_GROWTH * lowest and now > losses[0][1]:
+        rise, error = now - lowest, _error(history, "loss/value_avg")
+        if (
+            now > MAX_VALUE_LOSS_GROWTH * lowest
+            and now > losses[0][1]
+            and rise > SIGNIFICANT * error
+        ):
             text = (
                 f"The value loss was {lowest:.3g} near step {step} and is {now:.3g} now: the "
                 f"critic runs away. Lower critic_learning_rate; check that scores are normalised, "
@@ -312,7 +287,11 @@ def _critic(history: MetricHistory) -> list[HealthRemark]:
 
 def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
     share = history.last("frac_reward_zero_std")
+    error = _error(history, "frac_reward_zero_std")
     if share is None or share <= MAX_EQUAL_GROUPS:
+        return []
+    half = history.second_half("frac_reward_zero_std") or 0.0
+    if half <= MAX_EQUAL_GROUPS and share - SIGNIFICANT * error <= MAX_EQUAL_GROUPS:
         return []
     text = (
         f"In {share:.0%} of the groups all answers score the same, so they teach nothing. Take "
@@ -332,7 +311,7 @@ def _equal_groups(history: MetricHistory) -> list[HealthRemark]:
 
 def _mismatch(history: MetricHistory) -> list[HealthRemark]:
     kl = history.last("sampler/mismatch_kl")
-    if kl is None or kl <= MAX_SAMPLER_KL:
+    if kl is None or kl <= MAX_SAMPLER_KL + SIGNIFICANT * _error(history, "sampler/mismatch_kl"):
         return []
     text = (
         f"Sampler and trainer disagree by {kl:.3f} nats a token: the answers are not the policy's "

@@ -6,12 +6,14 @@ the run, so that one noisy step decides nothing.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accord.learn.health.history import HealthRemark, MetricHistory, Row
 from accord.learn.health.offline_rules import offline_health
-from accord.learn.health.online_rules import kl_limit, online_health, skipped
+from accord.learn.health.online_rules import online_health
+from accord.learn.health.step_rules import kl_limit, skipped
 from accord.lm.digest import is_same_path
 
 MAX_UNUSED = 0.05  # share of rows
@@ -20,22 +22,30 @@ MIN_ROWS = 10  # logged rows before trends are judged
 
 
 def training_health(
-    rows: Sequence[Row], settings: Mapping[str, Any], data: Mapping[str, Any]
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    held_out: Mapping[str, Any] | None = None,
+    *,
+    finished: bool = False,
 ) -> list[HealthRemark]:
-    """Remarks on a run so far, from its logged rows, its settings and its data.json.
+    """Remarks on a run so far, from its logged rows, its settings, its data.json and (`held_out`)
+    its eval_data.json; `finished` is whether it is at its end.
 
     Metrics that were not logged are not judged. With fewer than MIN_ROWS rows only the data, the
     reference, the KL limit and steps that were not finite are.
     """
-    remarks = [*_unused(data), *_reference(rows, settings), *kl_limit(rows, settings)]
+    remarks = [*_unused(data, settings), *_reference(rows, settings), *kl_limit(rows, settings)]
     remarks += skipped(rows)
     if len(rows) >= MIN_ROWS:
         history = MetricHistory(rows)
-        remarks += [*offline_health(history, settings), *online_health(history, settings)]
+        used = ((held_out or {}).get("encoded") or {}).get("used")
+        remarks += offline_health(history, settings, used, finished=finished)
+        remarks += online_health(history, settings)
     return remarks
 
 
-def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
+def _unused(data: Mapping[str, Any], settings: Mapping[str, Any]) -> list[HealthRemark]:
     read, encoded = data.get("read") or {}, data.get("encoded") or {}
     unread, dropped = _counts(read.get("dropped")), _counts(encoded.get("dropped"))
     num_unread = sum(unread.values())
@@ -47,10 +57,11 @@ def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
     if total and unused > MAX_UNUSED * total:
         counts = {**unread, **dropped}
         main_reason = max(counts, key=lambda r: counts[r])
-        text = (
-            f"{unused:,} of {total:,} rows are not learned from, mostly because: {main_reason}. "
-            f"`accord data check` shows them."
-        )
+        because = "because" if len(counts) == 1 else "mostly because"
+        text = f"{unused:,} of {total:,} rows are not learned from, {because}: {main_reason}."
+        command = check_command(settings)
+        if command is not None:
+            text += f" `{command}` shows them."
         remarks.append(HealthRemark("unused rows", "warning", text))
     cut = int(encoded.get("responses_cut") or 0)
     if total and cut > MAX_UNUSED * total:
@@ -61,6 +72,22 @@ def _unused(data: Mapping[str, Any]) -> list[HealthRemark]:
         )
         remarks.append(HealthRemark("cut responses", "warning", text))
     return remarks
+
+
+def check_command(settings: Mapping[str, Any]) -> str | None:
+    """The command that shows which rows a stage leaves out; None for rows in memory.
+
+    What is left out depends on the model's tokens and on the stage's limits, so it names them.
+    """
+    dataset, model = settings.get("dataset"), settings.get("model")
+    in_memory = " in memory"  # how rows and models that have no path are named
+    if not isinstance(dataset, str) or not isinstance(model, str) or in_memory in dataset + model:
+        return None
+    words = ["accord", "data", "check", dataset, "--model", model]
+    for key in ("max_length", "max_prompt_length"):
+        if settings.get(key) is not None:
+            words += [f"--{key.replace('_', '-')}", str(settings[key])]
+    return shlex.join(words)
 
 
 def _counts(dropped: Mapping[str, Any] | None) -> dict[str, int]:

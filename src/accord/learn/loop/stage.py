@@ -93,8 +93,12 @@ def _log_health(
     """Log remarks on the run so far, each subject once; at the end save them in health.json."""
     metrics_path, data_path = output_dir / "metrics.jsonl", output_dir / "data.json"
     rows = read_metrics(metrics_path) if metrics_path.is_file() else []  # none logged yet
-    data = json.loads(data_path.read_text(encoding="utf-8")) if data_path.is_file() else {}
-    remarks = training_health(rows, settings, data)
+    data, held_out = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for path in (data_path, output_dir / "eval_data.json")
+    )
+    finished = result.step == result.total
+    remarks = training_health(rows, settings, data, held_out, finished=finished)
     for remark in remarks:
         if remark.about not in logged:
             level = logging.WARNING if remark.level == "warning" else logging.INFO

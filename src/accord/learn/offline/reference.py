@@ -24,6 +24,7 @@ from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.runs import atomic_folder, digest_json
+from accord.runs.activity import with_activity
 from accord.runs.cache import cache_folder, remove_oldest
 from accord.settings.preferences import ReferenceSettings
 from accord.settings.training import TrainSettings
@@ -163,7 +164,8 @@ def compute_log_probs(
     """
     computed: dict[int, Tensor] = {}
     sizes = [g.num_tokens for g in groups]
-    for turn, rows in enumerate(row_batches(sizes, batch_size, max_tokens=max_tokens)):
+    batches = list(row_batches(sizes, batch_size, max_tokens=max_tokens))
+    for turn, rows in enumerate(with_activity(batches, "reference, batch", len(batches))):
         if turn % procs.world_size != procs.rank:
             continue
         batch = pack([groups[i] for i in rows], lm.device)

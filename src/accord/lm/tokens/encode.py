@@ -30,6 +30,7 @@ from accord.records import (
     Text,
     labels_from_ranks,
 )
+from accord.runs.activity import with_activity
 
 LossOn = Literal["response", "assistant", "all"]
 
@@ -87,7 +88,7 @@ def encode(
     """
     report = EncodeReport(records=len(records))
     groups: list[PromptGroup] = []
-    for record in records:
+    for record in with_activity(records, "tokenising", len(records)):
         try:
             if isinstance(record, Text):
                 groups += _split_text(record, tokenizer, limits, eos_ids)
@@ -142,7 +143,7 @@ def encode_prompts(
     report = EncodeReport(records=len(records))
     prompts: list[tuple[int, ...]] = []
     used: list[PromptOnly] = []
-    for record in records:
+    for record in with_activity(records, "tokenising", len(records)):
         try:
             refuse_control_tokens(record.prompt, (), tokenizer)
             ids, cut = truncate_prompt(encode_prompt(record.prompt, tokenizer), limits)

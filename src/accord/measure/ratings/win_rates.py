@@ -21,9 +21,9 @@ from accord.records import Battle
 class WinRate:
     """`model` against `opponent`. The rate is the mean score: 1 for a win, one half for a tie.
 
-    `standard_error` is that of the mean, None for a single battle. `interval` is Wilson's, which
-    has a width even where every battle was won. Battles whose answers were both bad count as ties
-    in the rate, and are counted separately.
+    `standard_error` is that of the mean, None for a single battle. `interval` is the exact
+    one, which has a width even where every battle was won. Battles whose answers were both bad
+    count as ties in the rate, and are counted separately.
     """
 
     model: str

@@ -1,11 +1,13 @@
 """Diversity of texts, and mode collapse.
 
-A token is a lower-cased word (what white space separates).
+A token is a lower-cased word (what white space separates), or a character of a script that writes
+without spaces: Chinese, Japanese, Thai, Lao, Khmer and Burmese.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,9 +22,18 @@ COLLAPSED_SHARE = 0.5
 """One answer to at least this share of the prompts is a collapse."""
 
 
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Han
+    "\U00020000-\U0003ffff"  # Han, supplementary planes
+)
+_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+
+
 def words(text: str) -> list[str]:
     """The tokens of a text."""
-    return text.lower().split()
+    lowered = text.lower()
+    return lowered.split() if lowered.isascii() else _TOKEN.findall(lowered)
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[Ngram]:

@@ -99,7 +99,7 @@ def _measures(round_: Round) -> dict[str, Any]:
 
 
 def _win_rate(round_: Round) -> dict[str, float | None] | None:
-    """Against the first model's answers to the same prompts, ties half, with Wilson's interval."""
+    """Against the first model's answers to the same prompts, ties half, with the exact interval."""
     (pair,) = _read_json(round_.folder / "arena/ratings.json")["pairs"]
     counts = PairCounts(**pair)
     if counts.a != f"round-{round_.number}":

@@ -14,11 +14,11 @@ from accord.compare.rewards.reward import Reward
 from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.learn.loop.schedule import row_batches
 from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
-from accord.lm.packing import pack
+from accord.lm.packing import forward_batches, pack
+from accord.lm.released import return_memory
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.measure.responses import ModelResponses
@@ -27,6 +27,7 @@ from accord.pipeline.stages.contestants import check_names
 from accord.pipeline.stages.judges import world_reward
 from accord.records import Comparison, Prompt, Ranking, Record, prompt_text
 from accord.runs import write_json_atomic
+from accord.runs.activity import with_activity
 from accord.settings.stages import Contestant, EvaluateSettings, ReportSettings
 from accord.world.reward import true_reward
 
@@ -50,6 +51,7 @@ def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     for number, contestant in enumerate(settings.contestants, start=1):
         responses = _score_responses(contestant, reference, reward, settings)
         models.append(replace(responses, proxy_gain=gains.get(contestant.name)))
+        return_memory()  # of the contestant's model
         yield Progress(number, total, contestant.name)
     accuracy = None
     if settings.comparisons is not None and reward is not None:
@@ -151,7 +153,8 @@ def _kl(
         encode_for_reward(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
     ]
     kl: list[float] = []
-    for indices in row_batches([g.num_tokens for g in groups], BATCH):
+    batches = list(forward_batches([g.num_tokens for g in groups], BATCH))
+    for indices in with_activity(batches, "KL, batch", len(batches)):
         batch = pack([groups[i] for i in indices], lm.device)
         kl += response_kl(lm, reference, batch).tolist()
     return _by_row(rows, kl), "exact at each token, summed along the sampled text"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from accord.measure.ratings.notes import join_names
-from accord.report.findings.findings import Finding, findings
+from accord.report.findings.circular import circular_reason
+from accord.report.findings.finding import Finding
+from accord.report.findings.findings import findings
 from accord.report.formatting import format_interval, format_number, visible
 from accord.report.tables.rows import (
     Criterion,
@@ -40,11 +42,22 @@ def verdict(results: Mapping[str, Any], evaluation: Mapping[str, Any] | None) ->
     ]
     evaluated = (evaluation or {}).get("models", [])
     details = {visible(row["model"]): row for row in evaluated}
-    headline, support = _headline(rows)
-    return Verdict(headline, support, findings(rows, details, results.get("reward_model")))
+    judges = _visible_judges(results.get("judges") or {})
+    headline, support = _headline(rows, judges)
+    return Verdict(headline, support, findings(rows, details, results.get("reward_model"), judges))
 
 
-def _headline(rows: Sequence[Row]) -> tuple[str, str]:
+def _visible_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
+    """`judges` with the models' names as the rows have them."""
+    shown = dict(judges)
+    for key in ("ratings", "scores"):
+        if judges.get(key):
+            influences = {visible(n): i for n, i in judges[key]["influences"].items()}
+            shown[key] = {"name": visible(judges[key]["name"]), "influences": influences}
+    return shown
+
+
+def _headline(rows: Sequence[Row], judges: Mapping[str, Any]) -> tuple[str, str]:
     criterion = best_criterion(rows)
     if criterion is None:
         return _unranked(rows)
@@ -59,7 +72,7 @@ def _headline(rows: Sequence[Row]) -> tuple[str, str]:
             f"{best['model']} leads, but its lead over {join_names(tied)} is not significant."
         )
     else:
-        headline = f"{best['model']} is the best model."
+        headline = _winner(best["model"], key, judges)
     first = next(row for row in rows if has_value(row, key))
     compared = [rest[0]] if first in (best, rest[0]) else [rest[0], first]
     text = format_interval(best.get(f"{key}_low"), best.get(f"{key}_high"), digits)
@@ -68,6 +81,18 @@ def _headline(rows: Sequence[Row]) -> tuple[str, str]:
         support = f"{best['model']} comes first, but its lead is not significant. {support}"
     leads = " and ".join(_lead(best, row, criterion) for row in compared)
     return headline, f"{support}{leads}."
+
+
+def _winner(model: str, key: str, judges: Mapping[str, Any]) -> str:
+    """The headline where one model is ahead of all others: that it is the best, unless only a judge
+    says so."""
+    judge = judges.get("ratings") if key == "elo" else None
+    if not judge:
+        return f"{model} is the best model."
+    reason = circular_reason(judges, model)
+    if reason is None:
+        return f"{model} is rated best by {judge['name']}."
+    return f"{model} is rated best, but by {judge['name']}, {reason}."
 
 
 def _lead(best: Row, row: Row, criterion: Criterion) -> str:

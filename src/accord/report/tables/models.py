@@ -8,6 +8,7 @@ from typing import Any
 
 from accord.measure.measures import Column, table_columns
 from accord.measure.ratings.battles import PairCounts
+from accord.measure.statistics import proportion_interval
 from accord.report.formatting import format_percent
 from accord.report.tables.cells import Cell, table_cell
 from accord.report.tables.rows import Row, has_value
@@ -42,11 +43,16 @@ def _cell(row: Row, key: str, column: Column, best: float | None) -> Cell:
     return table_cell(row.get(key), low, high, column, best)
 
 
+EVEN_SHADE = 5
+
+
 @dataclass(frozen=True, slots=True)
 class WinCell:
-    """A win rate as text, its shade in steps of a tenth (0 to 10), and the counts behind it."""
+    """A win rate as text with its exact interval, its shade in steps of a tenth (0 to 10), and the
+    counts behind it. The shade is the middle one where the interval includes one half."""
 
     text: str
+    interval: str
     shade: int
     detail: str
 
@@ -78,7 +84,9 @@ def win_table(ratings: Mapping[str, Any] | None) -> WinTable | None:
 def _win_cell(counts: PairCounts) -> WinCell | None:
     if not counts.battles:
         return None
-    rate = counts.score / counts.battles
+    rate = proportion_interval(counts.score, counts.battles)
+    low, high = rate.low or 0.0, 1.0 if rate.high is None else rate.high
     even = counts.ties + counts.both_bad
     detail = f"{counts.wins_a} won, {counts.wins_b} lost, {even} tied"
-    return WinCell(format_percent(rate), round(rate * 10), detail)
+    shade = EVEN_SHADE if low <= 0.5 <= high else round(rate.mean * 10)
+    return WinCell(format_percent(rate.mean), f"{100 * low:.0f}–{100 * high:.0f}", shade, detail)

@@ -85,4 +85,11 @@ def _sentence(lineage: Mapping[str, Any]) -> str:
         parts.append(
             f"the reference is {'the start of each round' if moving else 'the first model'}"
         )
-    return f"{join_names(parts)}. Round 0 is the model before training."
+    text = f"{join_names(parts)}. Round 0 is the model before training."
+    judge = lineage.get("judge") or {}
+    if judge.get("kind", "world") == "world" and not any((judge.get("flaws") or {}).values()):
+        return text  # its annotators know the truth
+    return (
+        f"{text} The judge that measures here is the one whose verdicts the rounds learn from: "
+        f"that it prefers later rounds says that they please it, not that they are better."
+    )

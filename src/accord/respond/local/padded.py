@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from accord.lm.model import LanguageModel
 from accord.respond.local.cache import preallocated_cache
 from accord.respond.local.draw import draw_tokens
+from accord.respond.local.memory import rows_in_memory
 from accord.respond.local.responses import Responses
 
 COMPACT_AT = 0.5  # share of finished rows at which they are removed from the batch
@@ -27,7 +28,9 @@ def generate_padded(
     """Generate all responses, in batches of prompts of similar length, so padding stays small."""
     settings = responses.settings
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    size = max(1, settings.batch_size // settings.num_responses)
+    longest = max(map(len, prompts)) + settings.max_new_tokens
+    rows = rows_in_memory(lm, settings.batch_size, longest)
+    size = max(1, rows // settings.num_responses)
     for start in range(0, len(order), size):
         _generate_batch(lm, prompts, responses, order[start : start + size])
 

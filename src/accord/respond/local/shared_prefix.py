@@ -7,8 +7,9 @@ follows.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -18,13 +19,16 @@ from accord.lm.attention.decoding import DecodeStep, KeyValueStore, Prefill, Pre
 from accord.lm.attention.plan import AttentionPlan
 from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
+from accord.lm.packing import forward_batches
 from accord.objectives.logprobs import Head
 from accord.respond.local.draw import draw_tokens
+from accord.respond.local.memory import rows_in_memory
 from accord.respond.local.responses import Responses
+from accord.runs.activity import describe_activity, report_activity
 
 COMPACT_AT = 1 / 8  # share of finished rows at which they are removed from the batch
-PREFILL_TOKENS = 8192  # prompt tokens read at a time
 REPACK_FROM = 16  # tokens of a response from which repacking the weights pays off
+REPORT_STEPS = 8  # tokens of a row between two reports of how many responses are done
 LOGITS_ROWS = 256  # rows whose logits are in memory at a time
 
 
@@ -32,11 +36,17 @@ def generate_shared_prefix(
     lm: LanguageModel, prompts: Sequence[tuple[int, ...]], responses: Responses
 ) -> None:
     """Generate all responses. The model must share prefixes (`lm.forward.check_packing`)."""
-    rows = min(responses.settings.batch_size, len(responses.lengths))
+    rows = min(_batch_rows(lm, prompts, responses), len(responses.lengths))
     should_repack = responses.settings.max_new_tokens >= REPACK_FROM
     with prepacked_linears(lm, rows) if should_repack else nullcontext(lm.head) as head:
         batch = _Batch(lm, head, prompts, responses)
-        while batch.waiting or len(batch.rows):
+        total = len(responses.lengths)
+        for step in itertools.count():
+            if step % REPORT_STEPS == 0:
+                done = total - len(batch.waiting) - len(batch.rows)
+                report_activity(describe_activity("sampling", done, total))
+            if not (batch.waiting or len(batch.rows)):
+                return
             batch.add_waiting()
             batch.decode_step()
             batch.remove_finished()
@@ -58,7 +68,8 @@ class _Batch:
         responses: Responses,
     ) -> None:
         self.lm, self.head, self.prompts, self.responses = lm, head, prompts, responses
-        self.k, self.size = responses.settings.num_responses, responses.settings.batch_size
+        self.k = responses.settings.num_responses
+        self.size = _batch_rows(lm, prompts, responses)
         self.lengths = torch.tensor([len(p) for p in prompts])
         # Prompts of similar length together, the longest first.
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
@@ -81,7 +92,7 @@ class _Batch:
         new = [self.waiting.popleft() for _ in range(count)]
         unread = [i for i in dict.fromkeys(n // self.k for n in new) if i not in self.last_states]
         first = len(self.rows) if self.prompt_store is None else len(self.stored_prompts)
-        for chunk in _prefill_chunks([len(self.prompts[i]) for i in unread], PREFILL_TOKENS):
+        for chunk in forward_batches([len(self.prompts[i]) for i in unread], len(unread)):
             self._prefill([unread[j] for j in chunk], first + chunk.start)
         self.stored_prompts += unread
         self.rows = torch.cat([self.rows, torch.tensor(new)])
@@ -193,13 +204,10 @@ class _Batch:
         )
 
 
-def _prefill_chunks(lengths: Sequence[int], max_tokens: int) -> Iterator[range]:
-    """Ranges of prompts of `max_tokens` in all or fewer; a longer prompt is a range by itself."""
-    start, tokens = 0, 0
-    for i, length in enumerate(lengths):
-        if i > start and tokens + length > max_tokens:
-            yield range(start, i)
-            start, tokens = i, 0
-        tokens += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
+def _batch_rows(lm: LanguageModel, prompts: Sequence[tuple[int, ...]], responses: Responses) -> int:
+    """The rows generated at a time: `batch_size`, or as many as fit into memory."""
+    settings, longest = responses.settings, max(map(len, prompts))
+    new, k = settings.max_new_tokens, settings.num_responses
+    if k == 1:  # a row's store holds its prompt too
+        return rows_in_memory(lm, settings.batch_size, new + longest)
+    return rows_in_memory(lm, settings.batch_size, new, longest, sharing=k)

@@ -1,0 +1,55 @@
+"""How many responses are generated at a time, so that their keys and values fit into memory."""
+
+from __future__ import annotations
+
+import torch
+
+from accord.lm.attention.decoding import INITIAL_CAPACITY
+from accord.lm.model import LanguageModel
+
+CPU_BYTES = 2 << 30  # for keys and values on a CPU, whose other memory is not ours to count
+CUDA_SHARE = 0.5  # of the device's free memory
+
+
+def rows_in_memory(
+    lm: LanguageModel, batch_size: int, tokens: int, shared_tokens: int = 0, *, sharing: int = 1
+) -> int:
+    """The rows of a batch: `batch_size`, or as many as fit, and at least one.
+
+    Each row stores `tokens` tokens, and every `sharing` rows have `shared_tokens` in common. Which
+    rows are in a batch does not change their draws, and their numbers only in the last bits.
+    """
+    shared = _capacity(shared_tokens) / sharing if shared_tokens else 0.0
+    row_bytes = (_capacity(tokens) + shared) * _bytes_of_token(lm)
+    if lm.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(lm.device)
+        unused = torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
+        budget = CUDA_SHARE * (free + unused)
+    else:
+        budget = float(CPU_BYTES)
+    return max(1, min(batch_size, int(budget / row_bytes)))
+
+
+def _capacity(tokens: int) -> int:
+    """The tokens that a store has room for when it holds `tokens`: it grows by doubling."""
+    capacity = INITIAL_CAPACITY
+    while capacity < tokens:
+        capacity *= 2
+    return capacity
+
+
+def _bytes_of_token(lm: LanguageModel) -> float:
+    """Bytes of the keys and values of one token in all layers; the store is float32 on a CPU."""
+    config = lm.inner.config.get_text_config()
+
+    def size(name: str, default: int) -> int:
+        value = getattr(config, name, None)
+        if isinstance(value, list | tuple):  # one for each layer
+            value = max(value, default=None)
+        return int(value or default)
+
+    heads = size("num_attention_heads", 1)
+    width = size("head_dim", max(1, size("hidden_size", 1) // heads))
+    half = lm.device.type == "cuda" and lm.precision == "bf16"
+    per_layer = 2 * size("num_key_value_heads", heads) * width * (2 if half else 4)
+    return float(size("num_hidden_layers", 1) * per_layer)
