@@ -143,7 +143,8 @@ class OnlineSettings(TrainSettings):
     @classmethod
     def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
         """`overlong_buffer` unless it is off: a run without it is that of earlier versions."""
-        return frozenset({"overlong_buffer"} if values.get("overlong_buffer") else ())
+        added = {"overlong_buffer"} if values.get("overlong_buffer") else set()
+        return super().conditional_identity(values) | added
 
     @property
     def sources(self) -> list[RewardSource]:
