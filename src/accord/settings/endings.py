@@ -34,6 +34,11 @@ def check_best(settings: Any) -> None:
             f"`{used}` compares evaluations, and there is one at most. Set `eval_dataset` and "
             f"`eval_steps`."
         )
+    if settings.metric_for_best_model is None and settings.DEFAULT_BEST_METRIC is None:
+        raise ValueError(
+            f"`{used}` needs `metric_for_best_model`: an online method's evaluation has no loss. "
+            f"Name one of its metrics, such as `objective/scores` (larger is better)."
+        )
     if settings.early_stopping_threshold and settings.early_stopping_patience is None:
         raise ValueError(
             "`early_stopping_threshold` does nothing without `early_stopping_patience`. Set that "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +25,8 @@ def peak_learning_rate(default: float, of: str = "") -> Any:
 
 class TrainSettings(Settings):
     """Settings of every training stage."""
+
+    DEFAULT_BEST_METRIC: ClassVar[str | None] = "loss"
 
     model: Annotated[str, InputPath] = Field(
         description="Model to start from: a folder, or a hub name."
