@@ -24,7 +24,7 @@ from accord.lm.heads import init_score_heads
 from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.model import LanguageModel, Precision, disable_dropout
 from accord.lm.saved_weights import SaveDtype, stored_dtype, write_weights
-from accord.lm.transformers_logging import silence_transformers
+from accord.lm.transformers_logging import in_own_words, silence_transformers
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,8 @@ def load_tokenizer_or_base(path: str, base: str, trust_remote_code: bool) -> Any
             )
         path = base
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with in_own_words(path):
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The tokenizer of {path} can't be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
