@@ -61,8 +61,8 @@ def _weight_files(path: str) -> list[Path]:
     if isinstance(index, str):
         weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))[:1]
-    found = [try_to_load_from_cache(path, name) for name in names]
-    return [Path(file) for file in found if isinstance(file, str)]
+    cached = [try_to_load_from_cache(path, name) for name in names]
+    return [Path(file) for file in cached if isinstance(file, str)]
 
 
 def _header(file: Path) -> dict[str, Any]:
