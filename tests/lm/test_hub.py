@@ -141,6 +141,9 @@ def test_a_folder_without_a_model_is_refused(hub: FakeHub, tmp_path: Path) -> No
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="holds no saved model"):
         upload_model(tmp_path, "ada/cats")
+    (tmp_path / "dpo" / "model").mkdir(parents=True)  # a stage of a recipe
+    with pytest.raises(ModelError, match=r"Did you mean .*dpo\?"):
+        upload_model(tmp_path, "ada/cats")
 
 
 def http_error(status: int) -> HfHubHTTPError:

@@ -80,9 +80,11 @@ def _model_folder(folder: Path) -> Path:
         has_config = any((candidate / n).is_file() for n in ("config.json", _ADAPTER))
         if has_config and any(candidate.glob("*.safetensors")):
             return candidate
+    inner = sorted(p.parent for p in folder.glob("*/model") if p.is_dir())  # a recipe's stages
+    hint = f" Did you mean {inner[-1]}?" if inner else ""
     raise ModelError(
         f"{folder} holds no saved model: neither it nor its model/ has a configuration and "
-        f"safetensors weights. Name the folder of a finished run, or its model/."
+        f"safetensors weights.{hint} Name the folder of a finished run, or its model/."
     )
 
 
@@ -151,8 +153,8 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise WorkError(f"The hub failed to take {name}: {error}. Try again later.") from error
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
         raise WorkError(
-            f"The hub can't be reached to upload {name}: {error}. Check the network (and that "
-            f"HF_HUB_OFFLINE is not set), and try again."
+            f"The hub can't be reached to upload {name}: {str(error).rstrip('.')}. Check the "
+            f"network (and that HF_HUB_OFFLINE is not set), and try again."
         ) from error
     finally:
         enable_progress_bars()
