@@ -154,22 +154,6 @@ def test_a_reward_model_may_start_from_an_adapter(tmp_path: Path) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scalar", [False, True])
-@torch.no_grad()
-def test_an_adapter_on_an_adapter_is_saved_as_a_full_model(scalar: bool, tmp_path: Path) -> None:
-    # The base of the second adapter has the first merged into it, and is saved in no folder.
-    first = with_adapters(load_causal(save_toy(tmp_path / "toy")), seed=0)
-    save_model(first, tmp_path / "first", card="")
-    load, read = (load_scalar, response_scores) if scalar else (load_causal, response_logps)
-    second = with_adapters(load(str(tmp_path / "first")), seed=1)
-    expected = read(second, pack(ENDED))
-    save_model(second, tmp_path / "second", card="")
-    assert not (tmp_path / "second" / "adapter_config.json").exists()
-    torch.testing.assert_close(
-        read(load(str(tmp_path / "second")), pack(ENDED)), expected, rtol=0, atol=1e-4
-    )
-
-
 def test_adapters_leave_the_base_frozen_and_come_from_the_seed(tmp_path: Path) -> None:
     path = save_toy(tmp_path / "toy")
     models = [add_adapters(load_causal(path), LoraSettings(r=2), seed=s) for s in (0, 0, 1)]

@@ -115,7 +115,7 @@ def test_a_missing_key_says_what_it_is_for() -> None:
         ("random_state", "Unsloth's `random_state` is `seed` here."),
         ("fp16", "fp16 is not offered; use `precision: bf16` or `fp32`."),
         ("reward_funcs", "TRL's `reward_funcs` is `rewards` here"),
-        ("report_to", "Hugging Face's `report_to` has no counterpart here."),
+        ("optim", "Hugging Face's `optim` has no counterpart here."),
         ("stages", "run a recipe with `accord run FILE`."),
         ("stage", "LLaMA-Factory's `stage` is `method` here."),
         ("rl", "The method names the loss"),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import SettingsError
+from accord.learn.loop.card import model_card
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import InMemory
-from accord.learn.loop.stage import model_card
 from accord.learn.offline.train import train_offline
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
@@ -48,7 +48,8 @@ class Run:
         """Write the model to `folder/model`, which loads in transformers or peft, with the
         metrics and settings beside it; returns the model's folder.
 
-        Adapters on a base that no folder holds are saved merged, as a full model.
+        Adapters on a base that no folder holds are saved merged, as a full model; on a base with
+        another adapter merged into it, both are saved as one.
 
         Raises SettingsError where the folder holds a model, StorageError where it can't be
         written.
@@ -58,7 +59,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         card = model_card(self.model, self.method, self.settings)
         lm = deepcopy(self.model) if self.model.is_peft and self.model.unsaved else self.model
-        save_model(lm, folder / "model", card=card)
+        save_model(lm, folder / "model", card=card, dtype=self.settings.save_dtype)
         mark_saved(self.model, folder / "model")
         lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
         (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
@@ -90,6 +91,12 @@ class Steps(Iterator[StepResult]):
         self._stack = ExitStack()
         used = settings
         if self.output_dir is None:
+            needs_folder = settings.changed("push_to_hub", "report_to")
+            if needs_folder is not None:
+                raise SettingsError(
+                    f"`{needs_folder}` needs a run with a folder. Pass output_dir=…, or leave it "
+                    f"out."
+                )
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="accord-"))
             used = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
         else:

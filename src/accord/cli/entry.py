@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from accord.cli.app import app
+from accord.cli.quiet import quiet_libraries
 from accord.errors import AccordError
 
 _INTERRUPTED = 130
@@ -23,7 +24,10 @@ _RESUME = "Interrupted. The same command resumes where it stopped."
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit the process with its exit code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--debug" not in arguments:
+        quiet_libraries()
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The commands for a whole run: `accord demo`, `accord run` and `accord plan`."""
+"""The commands for a whole run: `accord demo`, `init`, `run` and `plan`."""
 
 from __future__ import annotations
 
@@ -57,8 +57,78 @@ def demo(
     _run_recipe("demo", [*run_values, *(overrides or [])])
 
 
+@commands.command()
+def init(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="A training method (sft, reward, dpo, kto, orpo, ppo, grpo, …), iterate, judge "
+            "or arena.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", metavar="MODEL", help="A folder or a hub name; an arena has several."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", metavar="FILE", help="The rows: a file, folder or hub name.")
+    ],
+    reward_model: Annotated[
+        str | None,
+        typer.Option(
+            "--reward-model",
+            metavar="MODEL",
+            help="The reward model of an online method, or the judge of the others.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write; by default KIND.yaml."
+        ),
+    ] = None,
+) -> None:
+    """Write a short recipe for your own model and data.
+
+    The recipe has comments, and defaults do the rest: rows are held out, the model is trained, and
+    a report compares it with its start.
+
+    \b
+    Example:
+      accord init dpo --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl
+    \f
+    Then `accord plan dpo.yaml` shows every setting, and `accord run dpo.yaml` runs the recipe. An
+    existing file is never overwritten. `judge` writes the preferences of a judge between a model's
+    own answers; `arena` compares several models. Without `--reward-model` their judge is a language
+    model at an OpenAI-compatible endpoint, whose address and name you fill in.
+    """
+    from accord.errors import RequestError
+    from accord.settings.recipe import load_recipe
+    from accord.settings.starters import Start, starter_recipe
+
+    path = output or Path(f"{kind}.yaml")
+    text = starter_recipe(kind, Start(tuple(model), data, reward_model), file=str(path))
+    if path.exists():
+        raise RequestError(f"{path} exists. Name another file with --output, or remove it.")
+    if not path.parent.is_dir():
+        raise RequestError(f"There is no folder {path.parent}. Make it, or name another --output.")
+    path.write_text(text, encoding="utf-8")
+    load_recipe(path)  # every setting is checked
+    typer.echo(f"Written: {path}. Look with `accord plan {path}`, then `accord run {path}`.")
+
+
 @commands.command("run")
-def run_(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
+def run_(
+    recipe: RecipeName,
+    overrides: RecipeOverrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, as `accord plan` does.")
+    ] = False,
+) -> None:
     """Run a recipe, a list of stages in YAML.
 
     Finished stages are not run again, so an interrupted run resumes where it stopped. A stage runs
@@ -88,7 +158,10 @@ def run_(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
     A stage has the name of its method or kind unless it has a `name`; it writes to a folder of that
     name in the run's folder. `$sft/model` is the model that the stage `sft` wrote.
     """
-    _run_recipe(recipe, overrides or [])
+    if dry_run:
+        plan(recipe, overrides)
+    else:
+        _run_recipe(recipe, overrides or [])
 
 
 @commands.command()

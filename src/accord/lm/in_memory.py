@@ -54,6 +54,7 @@ def wrap_model(
         scalar=is_scalar,
         precision=precision or ("bf16" if half else "fp32"),
         unsaved=True,
+        stored_dtype=next(model.parameters()).dtype,
     )
     lm.unsaved = not _is_on_disk(lm)
     return finish_loading(lm)

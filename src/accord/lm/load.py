@@ -19,12 +19,12 @@ from transformers import (
 )
 
 from accord.errors import ModelError, SettingsError
-from accord.lm.adapters.switch import POLICY
 from accord.lm.forward import check_packing
 from accord.lm.heads import init_score_heads
 from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.model import LanguageModel, Precision, disable_dropout
-from accord.lm.transformers_logging import silence_transformers
+from accord.lm.saved_weights import SaveDtype, stored_dtype, write_weights
+from accord.lm.transformers_logging import in_own_words, silence_transformers
 from accord.runs import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ def load_causal(
         path if merge else base,
         precision=precision,
         unsaved=merged is not None,
+        merged_adapter=merged,
+        stored_dtype=stored_dtype(base),
     )
     return finish_loading(lm)
 
@@ -122,6 +124,8 @@ def load_scalar(
         scalar=True,
         precision=precision,
         unsaved=merged is not None,
+        merged_adapter=merged,
+        stored_dtype=stored_dtype(base),
     )
     apply_reward_file(lm, path)
     return finish_loading(lm)
@@ -150,23 +154,15 @@ def _read_reward_file(path: str) -> dict[str, Any]:
     return numbers
 
 
-def save_model(lm: LanguageModel, folder: Path, *, card: str) -> None:
+def save_model(lm: LanguageModel, folder: Path, *, card: str, dtype: SaveDtype = "auto") -> None:
     """Write the model, its tokenizer and a model card to a folder, atomically.
 
-    Full models load in transformers, adapters in peft. Adapters on a base that no folder holds
-    (another adapter was merged into it, or it was trained in memory) are merged and saved as a
-    full model.
-    The statistics of a reward model's scores are saved beside it in `reward.json`. Raises
-    StorageError when the disk can't be written.
+    Full models load in transformers, adapters in peft: see `write_weights`. The statistics of a
+    reward model's scores are saved beside it in `reward.json`. Raises StorageError when the disk
+    can't be written.
     """
-    if lm.is_peft and lm.unsaved:
-        log.info("No folder holds the base of %s, so the full model is saved.", lm.name)
-        lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])
-        lm.switch = lm.adapter = None
-    # Without the adapters of other roles on the same base.
-    adapters = {"selected_adapters": [POLICY]} if lm.is_peft else {}
     with atomic_folder(folder) as temporary, silence_transformers():
-        lm.model.save_pretrained(temporary, safe_serialization=True, **adapters)
+        write_weights(lm, temporary, dtype)
         lm.tokenizer.save_pretrained(temporary)
         if lm.scalar:
             numbers = {
@@ -252,7 +248,8 @@ def load_tokenizer_or_base(path: str, base: str, trust_remote_code: bool) -> Any
             )
         path = base
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with in_own_words(path):
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The tokenizer of {path} can't be loaded: {error}") from error
     if tokenizer.eos_token_id is None:

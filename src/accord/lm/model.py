@@ -27,7 +27,9 @@ class LanguageModel:
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its plain one; its batches are computed as plain padded rows.
     `unsaved` is True where no folder holds the weights: an adapter was merged into them, or they
-    were trained in memory.
+    were trained in memory. `merged_adapter` is the folder of that adapter.
+    `stored_dtype` is the dtype in which the model's own files hold the weights, and in which a
+    trained full model is saved; None where it is not known.
     `score_mean` and `score_std` normalise a reward model's raw scores; `max_length` and
     `max_prompt_length` are its limits in tokens: its positions, or fewer where it was trained on
     fewer.
@@ -48,6 +50,8 @@ class LanguageModel:
     precision: Precision = "fp32"
     shares_prefixes: bool = True
     unsaved: bool = False
+    merged_adapter: str | None = None
+    stored_dtype: torch.dtype | None = None
     score_mean: float = 0.0
     score_std: float = 1.0
     max_length: int | None = None

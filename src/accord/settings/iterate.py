@@ -49,6 +49,8 @@ _SET_BY_ROUNDS = {
     "seed": "each round's seed is derived from `seed` and the round",
     "device": "`device` beside `train` applies to sampling too",
     "trust_remote_code": "`trust_remote_code` beside `train` applies to sampling too",
+    "push_to_hub": "every round would upload its model; upload the last with `accord push`",
+    "hub_model_id": "every round would upload its model; upload the last with `accord push`",
 }
 """Keys that `train` can't set, and what determines them."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,8 @@ from accord.settings.training import TrainSettings, peak_learning_rate
 
 class OnlineSettings(TrainSettings):
     """Settings of every method that learns from scores of the policy's own responses."""
+
+    DEFAULT_BEST_METRIC: ClassVar[str | None] = None  # an evaluation has scores, and no loss
 
     learning_rate: float = peak_learning_rate(3e-6, of=" of the policy")
     adam_epsilon: float = Field(1e-5, gt=0, description="AdamW's epsilon.")
@@ -143,7 +145,8 @@ class OnlineSettings(TrainSettings):
     @classmethod
     def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
         """`overlong_buffer` unless it is off: a run without it is that of earlier versions."""
-        return frozenset({"overlong_buffer"} if values.get("overlong_buffer") else ())
+        added = {"overlong_buffer"} if values.get("overlong_buffer") else set()
+        return super().conditional_identity(values) | added
 
     @property
     def sources(self) -> list[RewardSource]:

@@ -122,7 +122,8 @@ class DpoSettings(ReferenceSettings):
         losses = values.get("loss_type") or []
         names = {losses} if isinstance(losses, str) else set(losses)
         split = values.get("max_tokens_per_forward") is not None
-        return frozenset({"max_tokens_per_forward"} if split and names & WHOLE_PASS_LOSSES else ())
+        added = {"max_tokens_per_forward"} if split and names & WHOLE_PASS_LOSSES else set()
+        return super().conditional_identity(values) | added
 
     @model_validator(mode="after")
     def _check_number_of_weights(self) -> DpoSettings:
@@ -256,6 +257,18 @@ class OrpoSettings(TrainSettings):
 
     learning_rate: float = peak_learning_rate(8e-6)
     beta: float = Field(0.1, gt=0, description="Weight of the odds-ratio loss; λ in the paper.")
+    nll_on: Annotated[Literal["response", "prompt_and_response"], NotIdentity] = Field(
+        "response",
+        description="Tokens whose likelihood the loss includes: those of the chosen response, "
+        "averaged over each response; or, as in the authors' code and TRL, those of the prompt "
+        "too, averaged over all tokens of a step.",
+    )
+
+    @classmethod
+    def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """`nll_on` unless it is the default: a run without it is that of earlier versions."""
+        added = {"nll_on"} if values.get("nll_on", "response") != "response" else set()
+        return super().conditional_identity(values) | added
 
 
 class SimpoSettings(TrainSettings):

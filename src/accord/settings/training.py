@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.endings import BEST_KEYS, check_best, check_hub
+from accord.settings.lora import LoraSettings
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 LORA_RATE_FACTOR = 10
 """The default learning rate with LoRA, in multiples of that of full fine-tuning."""
@@ -18,25 +23,10 @@ def peak_learning_rate(default: float, of: str = "") -> Any:
     return Field(default, gt=0, description=description)
 
 
-class LoraSettings(Settings):
-    """Low-rank adapters (Hu et al. 2021) instead of full fine-tuning."""
-
-    r: int = Field(16, ge=1, description="Rank of the adapters.")
-    alpha: float = Field(32.0, gt=0, description="Scale; the update is multiplied by alpha / r.")
-    target_modules: str | list[str] = Field(
-        "all-linear", description="Names of the linear layers to adapt, or `all-linear`."
-    )
-    continue_adapter: bool = Field(
-        False,
-        description="Where `model` is an adapter, continue to train this adapter on the same base; "
-        "by default it is merged into the base, and a new adapter is added. `r`, `alpha` and "
-        "`target_modules` are then the adapter's; other values than these and the defaults are "
-        "refused.",
-    )
-
-
 class TrainSettings(Settings):
     """Settings of every training stage."""
+
+    DEFAULT_BEST_METRIC: ClassVar[str | None] = "loss"
 
     model: Annotated[str, InputPath] = Field(
         description="Model to start from: a folder, or a hub name."
@@ -54,6 +44,30 @@ class TrainSettings(Settings):
         None,
         ge=1,
         description="Steps between evaluations on the held-out rows; the last step evaluates too.",
+    )
+    early_stopping_patience: Annotated[int | None, NotIdentity] = Field(
+        None,
+        ge=1,
+        description="Stop after this many evaluations in a row in which `metric_for_best_model` "
+        "did not improve on its best; absent, never.",
+    )
+    early_stopping_threshold: Annotated[float, NotIdentity] = Field(
+        0.0, ge=0, description="An improvement counts if it is larger than this."
+    )
+    load_best_model_at_end: Annotated[bool, NotIdentity] = Field(
+        False,
+        description="Save the model of the best evaluation instead of the last one. Its checkpoint "
+        "is kept beyond `save_total_limit`.",
+    )
+    metric_for_best_model: Annotated[str | None, NotIdentity] = Field(
+        None,
+        description="Metric of the evaluations that decides which is best, as in metrics.jsonl "
+        "with or without `eval/`, such as `loss` or `rewards/accuracies`; by default `loss`.",
+    )
+    greater_is_better: Annotated[bool | None, NotIdentity] = Field(
+        None,
+        description="Whether a larger metric is better; by default it is, unless its name ends "
+        "in `loss`.",
     )
     max_steps: int | None = Field(
         None, ge=1, description="Optimiser steps; overrides `num_train_epochs`."
@@ -114,6 +128,11 @@ class TrainSettings(Settings):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 with weights in float32."
     )
+    save_dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], NotIdentity] = Field(
+        "auto",
+        description="Precision of the saved weights of a full model: by default that of the files "
+        "of the model it started from. Checkpoints have float32 weights in any case.",
+    )
     lora: LoraSettings | None = Field(None, description="Train adapters only; off if absent.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
@@ -128,6 +147,26 @@ class TrainSettings(Settings):
         1,
         ge=1,
         description="Steps between rows in metrics.jsonl; each evaluation adds a row too.",
+    )
+    report_to: Annotated[list[Tracker], NotIdentity] = Field(
+        default_factory=list,
+        description="Trackers that receive each row of metrics.jsonl as well: `tensorboard`, "
+        "`wandb` or `trackio`, each an extra of the package; `none` is none.",
+    )
+    run_name: Annotated[str | None, NotIdentity] = Field(
+        None, description="The run's name in the trackers; by default the path in `output_dir`."
+    )
+    project: Annotated[str, NotIdentity] = Field(
+        "accord", description="The project of W&B and trackio in which the run appears."
+    )
+    push_to_hub: Annotated[bool, NotIdentity] = Field(
+        False, description="Upload `model/` to the Hugging Face hub when the run has ended."
+    )
+    hub_model_id: Annotated[str | None, NotIdentity] = Field(
+        None, description="OWNER/NAME of the hub repository that `push_to_hub` uploads to."
+    )
+    hub_private_repo: Annotated[bool, NotIdentity] = Field(
+        True, description="Whether a repository that `push_to_hub` creates is private."
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the row order, of new heads and of sampling."
@@ -145,6 +184,28 @@ class TrainSettings(Settings):
         description="Run Python code that comes with a hub model; only for code you trust.",
     )
 
+    @classmethod
+    def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """How the best evaluation is chosen, if it ends the run or is saved; and `save_dtype`
+        unless it is the default."""
+        added = {"save_dtype"} if values.get("save_dtype", "auto") != "auto" else set()
+        if values.get("load_best_model_at_end") or values.get("early_stopping_patience"):
+            added |= BEST_KEYS
+        return super().conditional_identity(values) | added
+
+    @property
+    def tracks_best(self) -> bool:
+        """Whether the best evaluation matters."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _list_of_trackers(cls, value: Any) -> Any:
+        """One name is a list of one, and `none` an empty list, as in transformers."""
+        if value in (None, "none", ["none"]):
+            return []
+        return [value] if isinstance(value, str) else value
+
     @model_validator(mode="before")
     @classmethod
     def _raise_learning_rate_with_lora(cls, values: Any) -> Any:
@@ -158,6 +219,12 @@ class TrainSettings(Settings):
     def _check_eval_rows(self) -> Self:
         if self.eval_steps is not None and self.eval_dataset is None:
             raise ValueError("`eval_steps` does nothing without `eval_dataset`. Set that too.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_best_and_hub(self) -> Self:
+        check_best(self)
+        check_hub(self)
         return self
 
 

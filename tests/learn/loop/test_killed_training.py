@@ -98,6 +98,28 @@ def test_sft_killed_at_random_moments(
     assert_same_run(killed, undisturbed)
 
 
+def test_the_best_model_of_a_run_that_stops_early_killed_at_random_moments(
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
+) -> None:
+    # A rate so high that no evaluation is as good as the first.
+    command = [
+        option
+        for option in sft_command(tiny_world, 40)
+        if not option.startswith(("learning_rate=", "eval_steps="))
+    ]
+    command += ["learning_rate=1.0", "lr_scheduler_type=constant", "eval_steps=2"]
+    command += ["early_stopping_patience=4"]
+    command += ["load_best_model_at_end=true"]
+    undisturbed = run_undisturbed(commands, command, tmp_path / "undisturbed")
+    steps = [row["step"] for row in metric_rows(undisturbed)]
+    best = json.loads((undisturbed / "best.json").read_text())["step"]
+    assert best == steps[-1] - 2 * 4 == 2
+    assert steps[-1] < 40
+    moments = random_moments(5, 3, steps[-1])
+    killed = run_killed(commands, command, tmp_path / "killed", moments)
+    assert_same_run(killed, undisturbed)
+
+
 def test_sft_killed_while_a_checkpoint_is_written(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:

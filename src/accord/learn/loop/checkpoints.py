@@ -15,8 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from accord.errors import SettingsError, StorageError
+from accord.learn.loop.best import Best
 from accord.learn.loop.processes import processes
-from accord.learn.loop.state import P, TrainState, restore_tensors, state_tensors
+from accord.learn.loop.state import (
+    P,
+    TrainState,
+    restore_tensors,
+    restore_weights,
+    state_tensors,
+)
 from accord.runs import atomic_folder, remove_folder
 from accord.settings.base import Settings
 from accord.settings.identity import identity_settings, identity_values
@@ -28,11 +35,12 @@ SNAPSHOT = "start/"  # prefix of the names of the snapshot's tensors
 def save_checkpoint(
     output_dir: Path, state: TrainState[P], settings: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write `checkpoints/step-N`, then remove all but the newest `keep`.
+    """Write `checkpoints/step-N`, then remove all but the newest `keep`, and the best evaluation's
+    of each of these.
 
     Raises StorageError when it can't be written; older checkpoints are then untouched.
     """
-    folder = output_dir / FOLDER / f"step-{state.step:08d}"
+    folder = _step_folder(output_dir, state.step)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors = state_tensors(state)
     tensors |= {f"{SNAPSHOT}{name}": tensor for name, tensor in state.snapshot.items()}
@@ -43,12 +51,48 @@ def save_checkpoint(
         "settings": dict(settings),
         "processes": processes().world_size,
     }
+    if state.best.value is not None:
+        about["best"] = asdict(state.best)
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / "state.safetensors")
         (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")
-    for old in _step_folders(output_dir)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    folders = _step_folders(output_dir)
+    retained = {*folders[-keep:], *(_best_folder(output_dir, f) for f in folders[-keep:])}
+    for old in folders:
+        if old not in retained:
+            shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def load_best_weights(output_dir: Path, state: TrainState[P]) -> None:
+    """Give the learners the weights of the best evaluation's checkpoint. Raises StorageError."""
+    _, tensors = _read(_step_folder(output_dir, state.best.step))
+    restore_weights(state, tensors)
+
+
+def _best_folder(output_dir: Path, folder: Path) -> Path:
+    """The checkpoint of the best evaluation that a checkpoint names, or the checkpoint itself."""
+    try:
+        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return _step_folder(output_dir, int(about["best"]["step"]))
+    except (OSError, ValueError, KeyError):
+        return folder
+
+
+def _step_folder(output_dir: Path, step: int) -> Path:
+    return output_dir / FOLDER / f"step-{step:08d}"
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A checkpoint's state.json and tensors. Raises StorageError where it can't be read."""
+    try:
+        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return about, load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StorageError(
+            f"The checkpoint {folder} can't be read: {error}. Remove it to resume from the "
+            f"previous one, or from the start."
+        ) from error
 
 
 def load_checkpoint(
@@ -68,14 +112,7 @@ def load_checkpoint(
             f"{output_dir} holds a checkpoint at step {int(newest.name[5:])}, and resume=false "
             f"refuses to resume from it. Name another output_dir, or remove {newest.parent}."
         )
-    try:
-        about = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(newest / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StorageError(
-            f"The checkpoint {newest} can't be read: {error}. Remove it to resume from the "
-            f"previous one, or from the start."
-        ) from error
+    about, tensors = _read(newest)
     _check_settings(about["settings"], settings, newest)
     _check_world_size(about.get("processes", 1), newest)
     restore_tensors(state, tensors)
@@ -86,6 +123,7 @@ def load_checkpoint(
     }
     state.step = int(about["step"])
     state.progress = _restored_progress(state.progress, about["numbers"])
+    state.best = Best(**about.get("best", {}))
     rng = bytearray(base64.b64decode(about["torch_rng"]))
     torch.set_rng_state(torch.frombuffer(rng, dtype=torch.uint8).clone())
     return True

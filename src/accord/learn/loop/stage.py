@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 import resource
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import torch
 
 from accord.errors import StorageError
 from accord.learn.health.rules import training_health
-from accord.learn.loop.checkpoints import load_checkpoint, save_checkpoint
+from accord.learn.loop.best import is_exhausted, update_best, write_best
+from accord.learn.loop.checkpoints import load_best_weights, load_checkpoint, save_checkpoint
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import should_evaluate, should_log
 from accord.learn.loop.state import P, TrainState
-from accord.lm.model import LanguageModel
+from accord.learn.loop.trackers import open_trackers
 from accord.runs import MetricsLog, read_metrics, write_json_atomic
 from accord.settings.training import TrainSettings
 
@@ -41,8 +41,9 @@ def run_with_checkpoints(
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment resumes from the last one, with the same later losses. Of
-    several processes the main one writes. Raises StorageError where they see different
-    checkpoints.
+    several processes the main one writes. Early stopping ends the run, and with
+    `load_best_model_at_end` the learners have the best evaluation's weights at the end. Raises
+    StorageError where the processes see different checkpoints.
     """
     output_dir, is_main = Path(settings.output_dir), processes().is_main
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -60,24 +61,69 @@ def run_with_checkpoints(
         metrics.truncate_after(state.step)
     saved_step = state.step
     logged_remarks: set[str] = set()
+    trackers = open_trackers(settings, output_dir) if is_main else []
     try:
-        for result in steps(state):
-            is_last = result.step == result.total
-            numbers = dict(result.metrics)
+        # A run that was interrupted just after early stopping has no more steps.
+        for result in () if is_exhausted(state.best, settings) else steps(state):
+            numbers, is_best = dict(result.metrics), False
             if evaluate is not None and should_evaluate(result.step, result.total, settings):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
+                is_best = _is_best(state, numbers, settings)
+            if is_exhausted(state.best, settings):
+                result = StepResult(result.step, result.step, result.metrics)
+            is_last = result.step == result.total
             if is_main and should_log(result.step, result.total, settings):
-                metrics.append({"step": result.step, **numbers, "peak_memory_mb": peak_memory_mb()})
+                row = {"step": result.step, **numbers, "peak_memory_mb": peak_memory_mb()}
+                metrics.append(row)
+                for tracker in trackers:
+                    tracker.log(row)
             if is_main and (is_last or result.step % max(1, result.total // HEALTH_CHECKS) == 0):
                 _log_health(output_dir, plain_settings, logged_remarks, result)
-            if is_main and result.step % settings.save_steps == 0 and not is_last:
+            due = result.step % settings.save_steps == 0 or is_best
+            if is_main and due and not is_last:
                 save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
                 saved_step = state.step
             yield StepResult(result.step, result.total, numbers)
+            if is_last:
+                break
+        _end_with_best(state, settings)
     except GeneratorExit:
         if is_main and state.step > saved_step:
             save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
         raise
+    finally:
+        for tracker in trackers:
+            tracker.finish()
+
+
+def _is_best(state: TrainState[Any], metrics: Mapping[str, float], settings: TrainSettings) -> bool:
+    """Count an evaluation for early stopping; whether its model is saved as the best so far."""
+    if not settings.tracks_best:
+        return False
+    better = update_best(state.best, metrics, state.step, settings)
+    # The last bits may differ between processes, which must decide alike.
+    better, state.best = processes().broadcast((better, state.best))
+    return bool(better) and settings.load_best_model_at_end
+
+
+def _end_with_best(state: TrainState[Any], settings: TrainSettings) -> None:
+    """Log how early stopping ended the run, and give the learners the best weights if asked."""
+    best = state.best
+    if is_exhausted(best, settings):
+        log.info(
+            "Stopped after step %d: the last %d evaluations did not improve on %.6g at step %d.",
+            state.step,
+            best.without_improvement,
+            best.value,
+            best.step,
+        )
+    if not settings.load_best_model_at_end or not best.step:
+        return
+    output_dir = Path(settings.output_dir)
+    if best.step != state.step:
+        processes().run_on_all(lambda: load_best_weights(output_dir, state))
+    if processes().is_main:
+        write_best(output_dir, best, settings)
 
 
 def _restore(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> int:
@@ -114,29 +160,3 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
-
-
-def model_card(lm: LanguageModel, method: str, settings: Any) -> str:
-    """A model card in the hub's form: base model, data, method and settings."""
-    lines = [
-        "---",
-        "library_name: " + ("peft" if lm.is_peft else "transformers"),
-        "tags:",
-        "- accord",
-        f"- {method}",
-        "---",
-        "",
-        f"# {Path(settings.output_dir).name}",
-        "",
-        f"Trained with `accord train {method}` from `{settings.model}` on `{settings.dataset}`.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-    ]
-    lines += [
-        f"| `{name}` | `{value}` |"
-        for name, value in settings.model_dump(mode="json").items()
-        if value is not None
-    ]
-    lines += ["", f"Python {sys.version.split()[0]}, torch {torch.__version__}.", ""]
-    return "\n".join(lines)

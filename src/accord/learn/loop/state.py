@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from accord.learn.loop.best import Best
 from accord.learn.loop.learner import Learner
 
 P = TypeVar("P", bound=Any)
@@ -31,6 +32,8 @@ class TrainState(Generic[P]):
     step: int = 0
     snapshot: dict[str, Tensor] = field(default_factory=dict)
     """Weights and moments that a rollback restores, where a method takes a snapshot."""
+    best: Best = field(default_factory=Best)
+    """The best evaluation so far, where early stopping or the best model needs it."""
 
 
 def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:
@@ -60,4 +63,13 @@ def restore_tensors(state: TrainState[Any], tensors: Mapping[str, Tensor]) -> No
                 learner.optimiser.state[parameter] = {
                     k: v.to(parameter.device, copy=True) for k, v in moments.items()
                 }
+        learner.sync_copies()
+
+
+def restore_weights(state: TrainState[Any], tensors: Mapping[str, Tensor]) -> None:
+    """Copy the weights alone, of tensors that `state_tensors` returned, into the state."""
+    for name, learner in state.learners.items():
+        for parameter_name, parameter in learner.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
         learner.sync_copies()

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
+from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import Learner, make_learner
@@ -17,7 +19,7 @@ from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Metric, Objective, mean_metrics
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import row_batches
-from accord.learn.loop.stage import model_card, run_with_checkpoints
+from accord.learn.loop.stage import run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import make_reference_factory
@@ -40,6 +42,7 @@ def train_offline(
     resumes from it. `memory` holds objects that replace paths. Returns the trained model.
     """
     method, procs = memory.method or METHODS[name], processes()
+    check_destinations(settings)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
     dataset = memory.rows("dataset", settings.dataset)
@@ -66,8 +69,11 @@ def train_offline(
     finally:  # however it ends: the caller may use the model further
         learner.use_masters()
     if procs.is_main and memory.save_model:
-        save_model(lm, Path(settings.output_dir) / "model", card=model_card(lm, name, settings))
-        remove_checkpoints(Path(settings.output_dir))
+        folder = Path(settings.output_dir)
+        card = model_card(lm, name, settings)
+        save_model(lm, folder / "model", card=card, dtype=settings.save_dtype)
+        remove_checkpoints(folder)
+        upload_if_asked(settings)
     return lm
 
 

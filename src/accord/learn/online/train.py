@@ -11,14 +11,16 @@ from typing import Any
 from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import Reward, World, check_reward_rows, write_usage
 from accord.errors import StorageError
+from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
+from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import RowOrder, num_batches
-from accord.learn.loop.stage import model_card, run_with_checkpoints
+from accord.learn.loop.stage import run_with_checkpoints
 from accord.learn.loop.state import TrainState
 from accord.learn.offline.rows import encode_rows
 from accord.learn.online.evaluate import evaluate_policy
@@ -53,6 +55,7 @@ def train_online(
     holds objects that replace paths. Returns the trained policy.
     """
     procs = processes()
+    check_destinations(settings)
     check_room_for_prompt(
         settings,
         f"within max_length={settings.max_length}",
@@ -120,9 +123,11 @@ def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:
 def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:
     """Write `model/`, then remove what only an unfinished run needs."""
     folder = Path(settings.output_dir)
-    save_model(policy, folder / "model", card=model_card(policy, name, settings))
+    card = model_card(policy, name, settings)
+    save_model(policy, folder / "model", card=card, dtype=settings.save_dtype)
     remove_episodes(folder)  # before the checkpoints, which identify them
     remove_checkpoints(folder)
+    upload_if_asked(settings)
 
 
 def _load_ptx_rows(

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from accord.errors import SettingsError
 from accord.lm.adapters.switch import POLICY, AdapterSwitch, adapter_name
 from accord.lm.model import LanguageModel
+from accord.lm.transformers_logging import silence_transformers
 from accord.settings.training import LoraSettings
 
 WEIGHTS = "adapter_model.safetensors"
@@ -134,7 +135,7 @@ def _name_in_file(name: str, adapter: str) -> str:
 def _wrap_with_adapter(lm: LanguageModel, config: LoraConfig, *, seed: int) -> LanguageModel:
     config.task_type = TaskType.SEQ_CLS if lm.scalar else TaskType.CAUSAL_LM
     config.modules_to_save = ["score"] if lm.scalar else None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), silence_transformers():
         torch.manual_seed(seed)
         lm.model = get_peft_model(lm.model, config)
     lm.switch, lm.adapter = AdapterSwitch(lm.model), POLICY

@@ -23,9 +23,8 @@ _TT, _OR, _US, _VERL = "torchtune", "OpenRLHF", "Unsloth", "verl"
 _LORA = "Write `lora: {r: 16, alpha: 32}`, or `lora: on` for the defaults."
 _PACKED = "Batches are always packed without padding; leave it out."
 _MASKED = "It is `response`, `assistant` or `all`."
-_TRACKER = "metrics.jsonl is always written, and nothing is sent anywhere; leave it out."
+_TRACKER = "Write `report_to: wandb`, `tensorboard` or `trackio`; metrics.jsonl is written always."
 _NO_QUANT = "Weights are not quantised; `precision: bf16` and `lora` save memory."
-_HUB = "Nothing is uploaded; leave it out."
 _STEPS = "`save_steps`, `eval_steps` and `logging_steps` count optimiser steps."
 _SPLIT = "A `split` stage holds rows out; name them in `eval_dataset`."
 _METHOD = "The method names the loss: `accord train dpo`, or `method: dpo` in a recipe."
@@ -41,9 +40,11 @@ FOREIGN: dict[str, Foreign] = {
     "torch_dtype": Foreign(_TRL, "precision"),
     "warmup_steps": Foreign(_HF, "warmup_ratio", "It is a share of the steps, from 0 to 1."),
     "optim": Foreign(_HF, "", "The optimiser is AdamW; leave it out."),
-    "report_to": Foreign(_HF, "", _TRACKER),
-    "run_name": Foreign(_HF, "", "The name of `output_dir` names the run; leave it out."),
     "logging_dir": Foreign(_HF, "output_dir", "metrics.jsonl lies in it."),
+    "hub_strategy": Foreign(_HF, "push_to_hub", "The model is uploaded when the run has ended."),
+    "hub_token": Foreign(_HF, "", "Set HF_TOKEN, or log in with `hf auth login`; leave it out."),
+    "save_only_model": Foreign(_HF, "", "Checkpoints always resume; leave it out."),
+    "trackio_space_id": Foreign(_HF, "", "Set TRACKIO_SPACE_ID; leave it out."),
     "logging_strategy": Foreign(_HF, "logging_steps", _STEPS),
     "eval_strategy": Foreign(_HF, "eval_steps", _STEPS),
     "evaluation_strategy": Foreign(_HF, "eval_steps", _STEPS),
@@ -64,8 +65,6 @@ FOREIGN: dict[str, Foreign] = {
         _HF, "", "Rows are read once and stay in memory; leave it out."
     ),
     "group_by_length": Foreign(_HF, "", _PACKED),
-    "push_to_hub": Foreign(_HF, "", _HUB),
-    "hub_model_id": Foreign(_HF, "", _HUB),
     "deepspeed": Foreign(_HF, "", "DeepSpeed is not offered; leave it out."),
     "fsdp": Foreign(_HF, "", "Sharding over devices is not offered yet; leave it out."),
     "use_cpu": Foreign(_HF, "device", "Write `device: cpu`."),
@@ -75,7 +74,6 @@ FOREIGN: dict[str, Foreign] = {
     "remove_unused_columns": Foreign(_HF, "", "Only known columns are read; leave it out."),
     "no_remove_unused_columns": Foreign(_TRL, "", "Only known columns are read; leave it out."),
     "gradient_checkpointing_kwargs": Foreign(_HF, "gradient_checkpointing"),
-    "load_best_model_at_end": Foreign(_HF, "", "The last model is saved; leave it out."),
     "ddp_find_unused_parameters": Foreign(_HF, "", "Leave it out."),
     "use_liger_kernel": Foreign(_HF, "", "Losses are computed in chunks already; leave it out."),
     "disable_tqdm": Foreign(_HF, "", "There is no progress bar to disable; leave it out."),
@@ -141,7 +139,7 @@ FOREIGN: dict[str, Foreign] = {
     "sample_packing": Foreign(_AX, "", _PACKED),
     "pad_to_sequence_len": Foreign(_AX, "", _PACKED),
     "flash_attention": Foreign(_AX, "", _PREFERS),
-    "wandb_project": Foreign(_AX, "", _TRACKER),
+    "wandb_project": Foreign(_AX, "project", _TRACKER),
     "auto_resume_from_checkpoints": Foreign(_AX, "resume"),
     "chat_template": Foreign(_AX, "", "The tokenizer's own chat template is used; leave it out."),
     # LLaMA-Factory
@@ -180,7 +178,7 @@ FOREIGN: dict[str, Foreign] = {
     "tokenizer": Foreign(_TT, "model", "The model's folder holds its tokenizer."),
     "enable_activation_checkpointing": Foreign(_TT, "gradient_checkpointing"),
     "compile": Foreign(_TT, "", "Models are not compiled; leave it out."),
-    "metric_logger": Foreign(_TT, "", _TRACKER),
+    "metric_logger": Foreign(_TT, "report_to", _TRACKER),
     "lora_attn_modules": Foreign(_TT, "lora.target_modules"),
     "kl_coeff": Foreign(_TT, "beta"),
     "num_steps": Foreign(_TT, "max_steps"),
@@ -228,7 +226,7 @@ FOREIGN: dict[str, Foreign] = {
     "normalize_reward": Foreign(_OR, "", _NORMALISED),
     "input_key": Foreign(_OR, "", "Columns are recognised by their names; leave it out."),
     "packing_samples": Foreign(_OR, "", _PACKED),
-    "use_wandb": Foreign(_OR, "", _TRACKER),
+    "use_wandb": Foreign(_OR, "report_to", _TRACKER),
     "zero_stage": Foreign(_OR, "", "DeepSpeed is not offered; leave it out."),
     "advantage_estimator": Foreign(_OR, "method", _ESTIMATOR),
     "dynamic_filtering": Foreign(_OR, "dynamic_sampling_max_rounds", "0 is off."),

@@ -1,0 +1,135 @@
+"""The weights of a trained model in a folder: as an adapter or a full model, and in which dtype."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor
+
+from accord.lm.adapters.stack import saved_form, stack_adapters
+from accord.lm.adapters.switch import POLICY
+from accord.lm.model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+SaveDtype = Literal["auto", "fp32", "bf16", "fp16"]
+
+_NAMED: dict[SaveDtype, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_IN_FILES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_INDEX = "model.safetensors.index.json"
+
+
+def stored_dtype(path: str) -> torch.dtype | None:
+    """The dtype of most weights in the safetensors files of a folder or a cached hub model.
+
+    It is read from the files, since a configuration may say otherwise. None where it can't be
+    read, or is none that training could be saved in (such as 8-bit weights).
+    """
+    elements: Counter[str] = Counter()
+    for file in _weight_files(path):
+        try:
+            header = _header(file)
+        except (OSError, ValueError, struct.error):  # loading it reports what is wrong
+            return None
+        for entry in header.values():
+            size = 1
+            for n in entry["shape"]:
+                size *= n
+            elements[entry["dtype"]] += size
+    return _IN_FILES.get(elements.most_common(1)[0][0]) if elements else None
+
+
+def _weight_files(path: str) -> list[Path]:
+    folder = Path(path)
+    if folder.is_dir():
+        return sorted(folder.glob("*.safetensors"))
+    if path.count("/") != 1:
+        return []
+    names = ["model.safetensors"]
+    index = try_to_load_from_cache(path, _INDEX)
+    if isinstance(index, str):
+        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))[:1]
+    cached = [try_to_load_from_cache(path, name) for name in names]
+    return [Path(file) for file in cached if isinstance(file, str)]
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The tensors' entries in a safetensors file: dtype and shape, by name."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > file.stat().st_size:
+            raise ValueError(f"{file} is no safetensors file")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
+    """Write a model's weights and configuration, as `saved_form` says.
+
+    A full model is saved in `dtype`, by default that of the files that it was loaded from. Of
+    adapters on a base with another adapter merged into it, both are saved as one adapter on the
+    first base. On another base that no folder holds (it was trained in memory, or what was merged
+    is more than LoRA) adapters are merged, and saved as a full model.
+    """
+    form = saved_form(lm)
+    options: dict[str, Any] = {}
+    if lm.is_peft and form == "full":
+        log.info("No folder holds the base of %s, so the full model is saved.", lm.name)
+        lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])
+        lm.switch = lm.adapter = None
+    elif lm.is_peft:  # without the adapters of other roles on the same base
+        options["selected_adapters"] = [POLICY]
+    chosen = _NAMED.get(dtype, lm.stored_dtype) if form == "full" else None
+    if chosen == lm.weights_dtype:
+        chosen = None
+    if chosen is not None:
+        options["state_dict"] = _converted_weights(lm, chosen)
+    lm.model.save_pretrained(folder, safe_serialization=True, **options)
+    if chosen is not None:
+        _write_dtype(folder, chosen)
+    if form == "stacked" and lm.merged_adapter is not None:
+        stack_adapters(folder, lm.merged_adapter)
+
+
+def _converted_weights(lm: LanguageModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A full model's state dict with its floating-point weights in a dtype.
+
+    Scalar heads and what the architecture needs in float32 stay so; tied weights stay tied.
+    """
+    converted: dict[tuple[int, torch.Size], Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, tensor in lm.model.state_dict().items():
+        if not tensor.is_floating_point() or lm.stays_float32(name):
+            weights[name] = tensor
+            continue
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in converted:
+            converted[key] = tensor.to(dtype)
+        weights[name] = converted[key]
+    return weights
+
+
+def _write_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Set the dtype in a saved model's config.json, which describes the model in memory."""
+    path = folder / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    for table in (config, *(v for v in config.values() if isinstance(v, dict))):
+        for key in ("dtype", "torch_dtype"):
+            if key in table:
+                table[key] = name
+    config["dtype"] = name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
