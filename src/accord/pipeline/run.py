@@ -110,7 +110,7 @@ def _run_in_main_process(plan: StagePlan, console: Console, *, replace: bool = T
 
 def _join_stage(plan: StagePlan) -> None:
     """Do another process's share of a stage, if the main process announces that it runs."""
-    if not processes().broadcast(None):
+    if not processes().announce(None):
         return
     kind = STAGES[plan.kind]
     for inner in kind.inner_stages(plan):
@@ -146,17 +146,17 @@ def _start_stage(
             markup=False,
             soft_wrap=True,
         )
-        processes().broadcast(False)
+        processes().announce(False)
         return None
     if STAGES[plan.kind].shares_folder and before and not is_same_kind(plan, before):
-        processes().broadcast(False)
+        processes().announce(False)
         return _stage_work(plan, console)  # stage.json remains that of the other stage
     same = before.get("digest") == identity["digest"]
     if before and not same:
         _clear_folder(plan, folder, before, identity, console, replace=replace)
     seconds = float(before.get("seconds", 0.0)) if same else 0.0
     write_json_atomic(folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": None})
-    processes().broadcast(True)
+    processes().announce(True)
     return _recorded_work(plan, console, identity, seconds)
 
 

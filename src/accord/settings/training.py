@@ -179,6 +179,12 @@ class TrainSettings(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
     )
+    ddp_timeout: Annotated[int, NotIdentity] = Field(
+        1800,
+        ge=1,
+        description="Seconds that a process waits for the others of its run before it fails; "
+        "nothing with one process.",
+    )
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with a hub model; only for code you trust.",

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from accord.errors import AccordError, WorkError
+from accord.learn.loop.messages import pack_message, unpack_message
 
 T = TypeVar("T")
 
@@ -49,16 +50,31 @@ class Processes:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             with _collective():
-                torch.distributed.all_reduce(parameter.grad)
+                torch.distributed.all_reduce(parameter.grad, group=_TRAINING.group)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Each process's value, in rank order, on all of them."""
+        """Each process's value, in rank order, on all of them; tensors of others on the CPU.
+
+        Raises WorkError where a process has ended, or does not answer within `ddp_timeout`.
+        """
         if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world_size
-        with _collective():
-            torch.distributed.all_gather_object(values, value)
+        message = pack_message(value)
+        lengths = self._gather_lengths(len(message), _TRAINING.group)
+        values: list[Any] = []
+        for rank, length in enumerate(lengths):
+            sent = message if rank == self.rank else torch.empty(length, dtype=torch.uint8)
+            received = _broadcast_bytes(sent, rank, _TRAINING.group)
+            values.append(value if rank == self.rank else unpack_message(received))
         return values
+
+    def _gather_lengths(self, length: int, group: Any) -> list[int]:
+        """The lengths of all processes' messages."""
+        lengths = torch.zeros(self.world_size, dtype=torch.int64, device=_device())
+        lengths[self.rank] = length
+        with _collective():
+            torch.distributed.all_reduce(lengths, group=group)
+        return [int(n) for n in lengths.tolist()]
 
     def run_on_all(self, work: Callable[[], T]) -> list[T]:
         """Call `work` in each process; its results, in rank order, on all of them.
@@ -81,13 +97,37 @@ class Processes:
         return [value for values, _ in gathered for value in values]
 
     def broadcast(self, value: Any) -> Any:
-        """The main process's value, on all processes."""
+        """The main process's value, on all processes; tensors on the CPU.
+
+        Raises WorkError as `all_gather` does.
+        """
+        return self._broadcast(value, _TRAINING.group)
+
+    def announce(self, value: Any) -> Any:
+        """`broadcast` without a time limit: the others wait while the main process works alone."""
+        return self._broadcast(value, None)
+
+    def _broadcast(self, value: Any, group: Any) -> Any:
         if self.world_size == 1:
             return value
-        box = [value]
-        with _collective():
-            torch.distributed.broadcast_object_list(box)
-        return box[0]
+        message = pack_message(value) if self.is_main else None
+        length = self._gather_lengths(0 if message is None else len(message), group)[0]
+        sent = torch.empty(length, dtype=torch.uint8) if message is None else message
+        received = _broadcast_bytes(sent, 0, group)
+        return value if self.is_main else unpack_message(received)
+
+
+@dataclass(slots=True)
+class _TrainingGroup:
+    """The group of processes that train together, and the seconds that they wait for each other;
+    before training the default group, without a limit."""
+
+    group: Any = None
+    seconds: int | None = None
+
+
+_TRAINING = _TrainingGroup()
+_UNLIMITED = timedelta(days=365)
 
 
 @cache
@@ -98,10 +138,20 @@ def processes() -> Processes:
     from accelerate import PartialState
 
     # The others wait while the main process does work of one process, such as evaluation.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_UNLIMITED)
     # A process that exits while the group's threads still run is aborted, whatever its result.
     atexit.register(state.destroy_process_group)
     return Processes(state.process_index, state.num_processes)
+
+
+def limit_waiting(seconds: int) -> None:
+    """From now on each step of training that needs all processes fails after `seconds` without an
+    answer, where a process hangs. All processes call this with the same number."""
+    if processes().world_size == 1 or _TRAINING.seconds == seconds:
+        return
+    with _collective():
+        _TRAINING.group = torch.distributed.new_group(timeout=timedelta(seconds=seconds))
+    _TRAINING.seconds = seconds
 
 
 def barrier() -> None:
@@ -111,12 +161,34 @@ def barrier() -> None:
             torch.distributed.barrier()
 
 
+def _device() -> torch.device:
+    """The device of the tensors that the processes exchange: NCCL sends from GPUs only."""
+    if torch.distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _broadcast_bytes(message: torch.Tensor, source: int, group: Any) -> torch.Tensor:
+    """The bytes of process `source`, on the CPU; the others pass a tensor of the same length."""
+    message = message.to(_device())
+    with _collective():
+        torch.distributed.broadcast(message, src=source, group=group)
+    return message.cpu()
+
+
 @contextmanager
 def _collective() -> Iterator[None]:
-    """Raise WorkError where a collective operation fails, as when a process has ended."""
+    """Raise WorkError where a collective operation fails, as when a process has ended or hangs."""
     try:
         yield
     except RuntimeError as error:
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            raise WorkError(
+                f"Process {processes().rank} waited ddp_timeout={_TRAINING.seconds} seconds for "
+                f"the other processes of this run, and one did not answer: it hangs, or its work "
+                f"takes longer. Look at what the processes do (`py-spy dump`), or raise "
+                f"ddp_timeout. The same command resumes from the last checkpoint. ({error})"
+            ) from error
         raise WorkError(
             f"The processes of this run lost their connection: {error}. If one of them has ended, "
             f"its own message says why. The same command resumes from the last checkpoint."

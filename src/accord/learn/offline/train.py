@@ -17,7 +17,7 @@ from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Metric, Objective, mean_metrics
-from accord.learn.loop.processes import processes
+from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
 from accord.learn.loop.stage import run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
@@ -42,6 +42,7 @@ def train_offline(
     resumes from it. `memory` holds objects that replace paths. Returns the trained model.
     """
     method, procs = memory.method or METHODS[name], processes()
+    limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)

@@ -18,7 +18,7 @@ from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
-from accord.learn.loop.processes import processes
+from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
 from accord.learn.loop.stage import run_with_checkpoints
 from accord.learn.loop.state import TrainState
@@ -55,6 +55,7 @@ def train_online(
     holds objects that replace paths. Returns the trained policy.
     """
     procs = processes()
+    limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
     check_room_for_prompt(
         settings,
