@@ -5,7 +5,8 @@
     │   ├── SettingsError     an unknown key, a wrong type, an impossible combination
     │   ├── DataError         a file, row or column that can't be used
     │   ├── ModelError        a model folder that can't be used
-    │   └── RewardError       a reward source that gives no score for a response
+    │   ├── RewardError       a reward source that gives no score for a response
+    │   └── LockedError       a folder that another run is writing to
     └── WorkError             the request was right, the work failed: exit code 1
         ├── TrainingError     a diverged run
         │   └── NotFiniteError   a loss or gradient that is NaN or infinite
@@ -40,6 +41,10 @@ class ModelError(RequestError):
 
 
 class RewardError(RequestError):
+    pass
+
+
+class LockedError(RequestError):
     pass
 
 

@@ -115,6 +115,11 @@ def test_overrides_address_the_run_and_its_stages(recipe_file: Path) -> None:
         ("sft.model=$arena/m", "the stage `arena` comes later"),
         ("sft.output_dir=./out//world", "is the folder of the stage `world` too"),
         ("sft.output_dir=$world", "is the folder of the stage `world` too"),
+        ("sft.output_dir=out/WORLD", "is the folder of the stage `world` too"),
+        ("sft.output_dir=$world/../../escaped", "outside of the run's folder out. Leave it out"),
+        ("sft.output_dir=$run/..", "outside of the run's folder out. Leave it out"),
+        ("sft.output_dir=/tmp/sft", "outside of the run's folder out. Leave it out"),
+        ("sft.output_dir=outside", "outside of the run's folder out. Leave it out"),
         ("sft.beta=1", "sft: `sft.beta` is not a key (on the command line)"),
     ],
 )
@@ -135,6 +140,8 @@ def test_overrides_that_are_refused(recipe_file: Path, override: str, message: s
         ("stages:\n- stage: world\n- stage: world", "r.yaml:3). Give one of them a `name`"),
         ("stages:\n- {stage: world, name: run}", "'run' can't be the name of a stage"),
         ("stages:\n- {stage: world, name: a/b}", "'a/b' can't be the name of a stage"),
+        ("stages:\n- {stage: world, name: ..}", "'..' can't be the name of a stage"),
+        ("stages:\n- {stage: world, name: Con}", "'Con' can't be the name of a stage"),
         ("stages: []", "`stages` must be a list of stages"),
         ("stages:\n- world", "Stage 1 is 'world'"),
         ("stage:\n- stage: world", "`stage` is not a key of a recipe"),
@@ -143,6 +150,12 @@ def test_overrides_that_are_refused(recipe_file: Path, override: str, message: s
 )
 def test_recipes_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     assert message in error_message(write_recipe(tmp_path, text))
+
+
+def test_the_folder_of_a_stage_is_written_without_dots(recipe_file: Path) -> None:
+    # If out/link is a link, out/link/../x is beside what it points to, and not in out.
+    recipe = load_recipe(recipe_file, ["sft.output_dir=$run/link/../x"])
+    assert recipe.stage("sft").settings.model_dump()["output_dir"] == "out/x"
 
 
 def test_a_run_without_a_folder_is_called_after_the_recipe(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,13 +16,15 @@ from accord.errors import SettingsError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import InMemory
+from accord.learn.loop.processes import processes
 from accord.learn.offline.train import train_offline
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
 from accord.lm.in_memory import mark_saved
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
-from accord.runs import record_run, write_json_atomic
+from accord.pipeline.outputs import OUTPUTS, RECORDS, existing
+from accord.runs import lock_folder, read_manifest, record_run, write_json_atomic
 from accord.settings.training import TrainSettings
 
 SHOWN = ("loss", "rewards/accuracies", "objective/scores", "objective/kl")
@@ -51,11 +54,11 @@ class Run:
         Adapters on a base that no folder holds are saved merged, as a full model; on a base with
         another adapter merged into it, both are saved as one.
 
-        Raises SettingsError where the folder holds a model, StorageError where it can't be
-        written.
+        Raises SettingsError where the folder has one of these already, StorageError where it can't
+        be written.
         """
         folder = Path(folder)
-        check_unused(folder)
+        check_unused(folder, ("model", "metrics.jsonl", "settings.json"))
         folder.mkdir(parents=True, exist_ok=True)
         card = model_card(self.model, self.method, self.settings)
         lm = deepcopy(self.model) if self.model.is_peft and self.model.unsaved else self.model
@@ -100,6 +103,8 @@ class Steps(Iterator[StepResult]):
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="accord-"))
             used = settings.model_copy(update={"output_dir": folder, "save_steps": 10**9})
         else:
+            if processes().is_main:
+                self._stack.enter_context(lock_folder(self.output_dir))
             record = record_run(settings.output_dir, settings=settings, seed=settings.seed)
             self._stack.enter_context(record)
         self._folder = Path(used.output_dir)
@@ -161,10 +166,24 @@ class Steps(Iterator[StepResult]):
         )
 
 
-def check_unused(folder: Path) -> None:
-    """Raise SettingsError where a folder holds the model of a finished run."""
-    if (folder / "model").exists():
+def check_unused(folder: Path, names: Sequence[str]) -> None:
+    """Raise SettingsError where a folder holds the model of a finished run, or has something of
+    the names that will be written."""
+    if os.path.lexists(folder / "model"):
         raise SettingsError(
             f"{folder} holds a finished run ({folder / 'model'}). Name another folder, or remove "
             f"it to train again."
         )
+    in_the_way = existing(folder, names)
+    if in_the_way:
+        raise SettingsError(
+            f"{in_the_way[0]} would be replaced. Move it away, or name another folder."
+        )
+
+
+def check_resumable(folder: Path) -> None:
+    """Raise SettingsError where a run can't begin or resume in a folder: it holds a finished run,
+    a stage of the command line, or what no run of accord has recorded."""
+    manifest = read_manifest(folder)
+    is_run = manifest is not None and not (folder / "stage.json").exists()
+    check_unused(folder, () if is_run else [*RECORDS, *OUTPUTS["train"]])

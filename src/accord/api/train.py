@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from accord.api.models import Model, as_lora, model_values, starting_model
 from accord.api.rewards import RewardLike, combine_rewards
-from accord.api.run import SHOWN, Run, Steps, check_unused
+from accord.api.run import SHOWN, Run, Steps, check_resumable
 from accord.compare.rewards.reward import CombinedReward
 from accord.data.memory import memory_name, read_memory_rows
 from accord.errors import SettingsError
@@ -95,7 +95,7 @@ def steps(
         values["ref_model"] = str(ref_model) if reference is None else f"{reference.name} in memory"
     checked: Any = build(settings_class("train", method), values, where=f"accord.train({method!r})")
     if output_dir is not None:
-        check_unused(Path(output_dir))
+        check_resumable(Path(output_dir))
     start = starting_model(lm, checked, scalar=method in METHODS and METHODS[method].scalar)
     if reference is not None:
         check_reference(start, reference)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,18 @@ from accord.pipeline.identity import (
     stage_folder,
     stage_identity,
 )
+from accord.pipeline.outputs import (
+    check_inputs,
+    check_nothing_in_the_way,
+    check_only_written,
+    check_separate,
+    remove_outputs,
+    written_files,
+)
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.kinds import STAGES
 from accord.report.results import terminal_table, terminal_verdict
-from accord.runs import record_run, write_json_atomic
+from accord.runs import lock_folder, record_run, write_json_atomic
 from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
 
@@ -47,7 +54,8 @@ def run_recipe(recipe: Recipe) -> bool:
             _join_stage(plan)
         barrier()
         return False
-    with messages_above_bar(console):
+    with messages_above_bar(console), lock_folder(recipe.output_dir, "run"):
+        _check_folders(recipe)
         for plan in recipe.stages:
             _run_in_main_process(plan, console)
             _print_result_table(plan)
@@ -102,6 +110,16 @@ def plan_recipe(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _check_folders(recipe: Recipe) -> None:
+    """Raise SettingsError for what a later stage would refuse, before the first one runs."""
+    check_separate(recipe.stages)
+    for plan in recipe.stages:
+        folder = stage_folder(plan)
+        check_inputs(plan, folder, shares_folder=STAGES[plan.kind].shares_folder)
+        if not read_stage(folder):
+            check_nothing_in_the_way(plan, folder)
+
+
 def _run_in_main_process(plan: StagePlan, console: Console, *, replace: bool = True) -> None:
     work = _start_stage(plan, console, replace=replace)
     if work is not None:
@@ -135,29 +153,51 @@ def _start_stage(
     With `replace`, results of other settings or inputs in its folder are announced and removed;
     without it, they raise SettingsError. Broadcasts to the other processes whether the stage runs.
     """
-    folder = stage_folder(plan)
+    folder, kind = stage_folder(plan), STAGES[plan.kind]
+    check_inputs(plan, folder, shares_folder=kind.shares_folder)
     identity = stage_identity(plan)
-    before = read_stage(folder)
-    if is_finished(plan, before, identity):
-        console.print(
-            f"{plan.name}: finished before, not run again",
-            style="dim",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        processes().announce(False)
+    if is_finished(plan, read_stage(folder), identity):
+        _announce_finished(plan, console)
         return None
-    if STAGES[plan.kind].shares_folder and before and not is_same_kind(plan, before):
-        processes().announce(False)
-        return _stage_work(plan, console)  # stage.json remains that of the other stage
-    same = before.get("digest") == identity["digest"]
-    if before and not same:
-        _clear_folder(plan, folder, before, identity, console, replace=replace)
-    seconds = float(before.get("seconds", 0.0)) if same else 0.0
-    write_json_atomic(folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": None})
-    processes().announce(True)
-    return _recorded_work(plan, console, identity, seconds)
+    with ExitStack() as lock:
+        lock.enter_context(lock_folder(folder, plan.kind if kind.shares_folder else ""))
+        before = read_stage(folder)
+        if is_finished(plan, before, identity):  # by a run that has just ended
+            _announce_finished(plan, console)
+            return None
+        if kind.shares_folder and before and not is_same_kind(plan, before):
+            processes().announce(False)  # stage.json remains that of the other stage
+            return _locked_work(_stage_work(plan, console), lock.pop_all())
+        same = before.get("digest") == identity["digest"]
+        if not before:
+            check_nothing_in_the_way(plan, folder)
+        elif same:
+            check_only_written(plan, folder, before)
+        else:
+            _clear_folder(plan, folder, before, identity, console, replace=replace)
+        seconds = float(before.get("seconds", 0.0)) if same else 0.0
+        write_json_atomic(folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": None})
+        processes().announce(True)
+        work = _recorded_work(plan, console, identity, seconds)
+        return _locked_work(work, lock.pop_all())
+
+
+def _announce_finished(plan: StagePlan, console: Console) -> None:
+    """Say that a stage is finished, to the user and to the other processes."""
+    console.print(
+        f"{plan.name}: finished before, not run again",
+        style="dim",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    processes().announce(False)
+
+
+def _locked_work(work: Iterator[Progress], lock: ExitStack) -> Iterator[Progress]:
+    """The work, at whose end the folder's lock is released."""
+    with lock:
+        yield from work
 
 
 def _stage_work(plan: StagePlan, console: Console) -> Iterator[Progress]:
@@ -174,9 +214,10 @@ def _recorded_work(
 
     def record(finished: str | None) -> None:
         seconds = earlier_seconds + time.perf_counter() - started
-        write_json_atomic(
-            folder / STAGE_FILE, {**identity, "seconds": seconds, "finished": finished}
-        )
+        state: dict[str, Any] = {"seconds": seconds, "finished": finished}
+        if finished:
+            state["files"] = written_files(plan, folder)
+        write_json_atomic(folder / STAGE_FILE, {**identity, **state})
 
     try:
         with record_run(folder, settings=plan.settings, seed=seed, inputs=identity["inputs"]):
@@ -201,7 +242,8 @@ def _clear_folder(
     """Remove the results of other settings or inputs from the stage's folder, with a message.
 
     Raises SettingsError where another kind of stage wrote them (such as the report, in a run's
-    folder), and without `replace` where there is a result or a checkpoint to lose.
+    folder), where files were added to them, and without `replace` where there is a result or a
+    checkpoint to lose.
     """
     if not is_same_kind(plan, before):
         made_by = before.get("method") or before.get("stage")
@@ -216,14 +258,15 @@ def _clear_folder(
             f"{describe_change(before, identity)}. Set them back to resume it, name another "
             f"output_dir, or remove the folder to start from scratch."
         )
+    check_only_written(plan, folder, before)
+    others = [] if STAGES[plan.kind].shares_folder else remove_outputs(plan, folder)
+    note = f" ({', '.join(others)} in {folder} left as it is)" if others else ""
     console.print(
-        f"{plan.name}: {describe_change(before, identity)}; runs again from the start",
+        f"{plan.name}: {describe_change(before, identity)}; runs again from the start{note}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    if not STAGES[plan.kind].shares_folder:
-        shutil.rmtree(folder)
 
 
 def _has_progress(folder: Path) -> bool:

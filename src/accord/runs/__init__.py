@@ -2,7 +2,8 @@
 
 from accord.runs.atomic import atomic_folder, remove_folder, write_json_atomic
 from accord.runs.digests import digest_json, digest_path
-from accord.runs.manifest import machine, record_run, versions
+from accord.runs.lock import lock_folder
+from accord.runs.manifest import machine, read_manifest, record_run, versions
 from accord.runs.metrics import MetricsLog, read_metrics
 from accord.runs.storage import storage_errors
 
@@ -11,7 +12,9 @@ __all__ = [
     "atomic_folder",
     "digest_json",
     "digest_path",
+    "lock_folder",
     "machine",
+    "read_manifest",
     "read_metrics",
     "record_run",
     "remove_folder",

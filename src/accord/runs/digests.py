@@ -13,6 +13,7 @@ from typing import Any
 from accord.errors import DataError
 from accord.runs.atomic import PARTIAL
 from accord.runs.json_values import to_json_value
+from accord.runs.lock import LOCK_FILE
 
 SKIPPED_FILES = frozenset({"metrics.jsonl", "manifest.json", "stage.json"})
 SKIPPED_FOLDERS = frozenset({"checkpoints", "__pycache__", ".git", ".cache"})
@@ -77,7 +78,7 @@ def _content_files(folder: Path) -> Iterator[str]:
         visited.add(real)
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and PARTIAL not in f]
         for name in files:
-            if name not in SKIPPED_FILES and PARTIAL not in name:
+            if name not in SKIPPED_FILES and not name.startswith(LOCK_FILE) and PARTIAL not in name:
                 yield Path(root, name).relative_to(folder).as_posix()
 
 

@@ -145,10 +145,19 @@ def _memory() -> int | None:
     return None
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """The manifest of a folder as JSON; None where there is none that accord has written."""
+    with suppress(OSError, ValueError):
+        manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and {"settings", "versions", "status"} <= set(manifest):
+            return manifest
+    return None
+
+
 def _previous_attempts(folder: Path) -> list[Mapping[str, Any]]:
-    try:
-        old = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        last = {key: old.get(key) for key in ("started", "finished", "status", "command")}
-        return [*old.get("attempts", []), last]
-    except (OSError, ValueError, AttributeError, TypeError):
+    old = read_manifest(folder)
+    if old is None:
         return []
+    last = {key: old.get(key) for key in ("started", "finished", "status", "command")}
+    attempts = old.get("attempts")
+    return [*(attempts if isinstance(attempts, list) else []), last]

@@ -37,6 +37,7 @@ __all__ = [
 
 _RUN_KEYS = ("output_dir", "seed", "title", "stages")
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DEVICE_NAME = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$(?P<name>[A-Za-z0-9_-]+)(?P<rest>/.*)?", re.DOTALL)
 # Free text, in which a dollar sign may be meant as one.
 _WITHOUT_REFERENCES = frozenset({"title", "name", "anchor", "pattern", "text"})
@@ -107,13 +108,25 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def _check_folder(
     name: str, folder: str, entry: LocatedMapping, folders: Mapping[str, str]
 ) -> None:
-    """Raise SettingsError if another stage writes to the same folder."""
+    """Raise SettingsError if another stage writes to the same folder, or the folder is not in the
+    run's."""
+    if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(folders["run"])):
+        raise SettingsError(
+            f"`{name}.output_dir` is {folder!r} ({entry.source_of(('output_dir',))}), outside of "
+            f"the run's folder {folders['run']}. Leave it out, or name a folder in $run; to write "
+            f"elsewhere, run the stage by itself (`accord {entry.values['stage']}`)."
+        )
     for stage, other in folders.items():
-        if stage != "run" and os.path.normpath(other) == os.path.normpath(folder):
+        if stage != "run" and _same_folder(other, folder):
             raise SettingsError(
                 f"`{name}.output_dir` is the folder of the stage `{stage}` too "
                 f"({entry.source_of(('output_dir',))}). Give each stage a folder of its own."
             )
+
+
+def _same_folder(first: str, second: str) -> bool:
+    """Whether two paths are one folder, also on a disk that ignores case."""
+    return os.path.abspath(first).casefold() == os.path.abspath(second).casefold()
 
 
 def _recipe_path(recipe: str | Path) -> Path:
@@ -194,11 +207,17 @@ def _stage_name(entry: LocatedMapping) -> str:
             "Only `stage: train` has one; remove it."
         )
     name = entry.values.get("name", method if kind == "train" else kind)
-    if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name) or name in (*_RUN_KEYS, "run"):
+    reserved = (*_RUN_KEYS, "run")
+    if (
+        not isinstance(name, str)
+        or not _STAGE_NAME.fullmatch(name)
+        or _DEVICE_NAME.fullmatch(name)
+        or name in reserved
+    ):
         raise SettingsError(
             f"{name!r} can't be the name of a stage ({entry.source_of(('name',))}). "
-            "Use letters, digits, - and _, and none of "
-            f"{listed((*_RUN_KEYS, 'run'))}."
+            f"Use letters, digits, - and _, and none of {listed(reserved)}, nor a name that "
+            "Windows reserves (con, nul, …)."
         )
     return name
 
@@ -260,6 +279,8 @@ def _stage_plan(
         else _resolve_references(value, (key,), entry, folders, later)
         for key, value in entry.values.items()
     }
+    if isinstance(values.get("output_dir"), str):  # a link before `..` would lead elsewhere
+        values["output_dir"] = os.path.normpath(values["output_dir"])
     entry = LocatedMapping(values, entry.sources, entry.source, entry.label)
     if "output_dir" not in values:
         entry = entry.with_value(("output_dir",), f"{folders['run']}/{name}", entry.source)

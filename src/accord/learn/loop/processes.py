@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from accord.errors import AccordError, WorkError
-from accord.learn.loop.messages import pack_message, unpack_message
+from accord.learn.loop.messages import join_tensors, separate_tensors
 
 T = TypeVar("T")
 
@@ -59,22 +59,18 @@ class Processes:
         """
         if self.world_size == 1:
             return [value]
-        message = pack_message(value)
-        lengths = self._gather_lengths(len(message), _TRAINING.group)
-        values: list[Any] = []
-        for rank, length in enumerate(lengths):
-            sent = message if rank == self.rank else torch.empty(length, dtype=torch.uint8)
-            received = _broadcast_bytes(sent, rank, _TRAINING.group)
-            values.append(value if rank == self.rank else unpack_message(received))
-        return values
-
-    def _gather_lengths(self, length: int, group: Any) -> list[int]:
-        """The lengths of all processes' messages."""
-        lengths = torch.zeros(self.world_size, dtype=torch.int64, device=_device())
-        lengths[self.rank] = length
+        structure, content = separate_tensors(value)
+        sent: list[Any] = [None] * self.world_size
         with _collective():
-            torch.distributed.all_reduce(lengths, group=group)
-        return [int(n) for n in lengths.tolist()]
+            torch.distributed.all_gather_object(
+                sent, (structure, len(content)), group=_TRAINING.group
+            )
+        values = []
+        for rank, (structure_of_rank, length) in enumerate(sent):
+            received = self._send_bytes(content, length, rank, _TRAINING.group)
+            is_own = rank == self.rank
+            values.append(value if is_own else join_tensors(structure_of_rank, received))
+        return values
 
     def run_on_all(self, work: Callable[[], T]) -> list[T]:
         """Call `work` in each process; its results, in rank order, on all of them.
@@ -110,11 +106,24 @@ class Processes:
     def _broadcast(self, value: Any, group: Any) -> Any:
         if self.world_size == 1:
             return value
-        message = pack_message(value) if self.is_main else None
-        length = self._gather_lengths(0 if message is None else len(message), group)[0]
-        sent = torch.empty(length, dtype=torch.uint8) if message is None else message
-        received = _broadcast_bytes(sent, 0, group)
-        return value if self.is_main else unpack_message(received)
+        structure, content = separate_tensors(value if self.is_main else None)
+        box = [(structure, len(content))]
+        with _collective():
+            torch.distributed.broadcast_object_list(box, group=group)
+        structure, length = box[0]
+        received = self._send_bytes(content, length, 0, group)
+        return value if self.is_main else join_tensors(structure, received)
+
+    def _send_bytes(self, content: torch.Tensor, length: int, source: int, group: Any) -> Any:
+        """The `length` bytes that the process `source` sends to all, on the CPU."""
+        if not length:
+            return content[:0]
+        if self.rank != source:
+            content = torch.empty(length, dtype=torch.uint8)
+        content = content.to(_device())
+        with _collective():
+            torch.distributed.broadcast(content, src=source, group=group)
+        return content.cpu()
 
 
 @dataclass(slots=True)
@@ -166,14 +175,6 @@ def _device() -> torch.device:
     if torch.distributed.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-def _broadcast_bytes(message: torch.Tensor, source: int, group: Any) -> torch.Tensor:
-    """The bytes of process `source`, on the CPU; the others pass a tensor of the same length."""
-    message = message.to(_device())
-    with _collective():
-        torch.distributed.broadcast(message, src=source, group=group)
-    return message.cpu()
 
 
 @contextmanager
