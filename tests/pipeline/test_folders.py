@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from accord.errors import AccordError, SettingsError
+from accord.errors import AccordError, LockedError, SettingsError
 from accord.pipeline import run_recipe, run_stage
+from accord.pipeline.identity import stage_folder
 from accord.pipeline.outputs import OUTPUTS
 from accord.runs import lock_folder
+from accord.runs.lock import LOCK_FILE
 from accord.settings.recipe import load_recipe, single_stage
+from tests.pipeline.conftest import tiny
 
 PRECIOUS = "years of work"
 
@@ -31,15 +34,22 @@ def workspace(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path
 
 
+TINY = "{hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2}"
+LENGTH = "[{kind: length, at_most: 9}]"
 CONTESTANTS = "contestants=[{name: a, responses: responses.jsonl}]"
 SETTINGS: dict[str, tuple[str, ...]] = {
     "world": ("train_prompts=9", "test_prompts=5", "demonstrations=9", "corpus=5"),
-    "scratch": ("dataset=rows.jsonl",),
+    "scratch": ("dataset=rows.jsonl", "vocab_size=400", f"config={TINY}"),
     "split": ("dataset=rows.jsonl",),
     "train": ("model=m", "dataset=rows.jsonl", "max_steps=2"),
     "sample": ("model=m", "dataset=rows.jsonl", "max_prompts=2", "max_new_tokens=2"),
     "compare": ("responses=[responses.jsonl]",),
-    "select": ("responses=responses.jsonl", "n=2", "model_name=b", "rewards=[{kind: length}]"),
+    "select": (
+        "responses=responses.jsonl",
+        "n=2",
+        "model_name=b",
+        "rewards=[{kind: length, at_most: 9}]",
+    ),
     "iterate": ("model=m", "dataset=rows.jsonl"),
     "arena": (CONTESTANTS,),
     "evaluate": (CONTESTANTS, "reference=m"),
@@ -48,9 +58,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def start(kind: str, *overrides: str, output_dir: str = "out") -> None:
-    shared = [f"output_dir={output_dir}", *SETTINGS[kind]]
+    values = (f"output_dir={output_dir}", *SETTINGS[kind], *overrides)
+    last = {value.partition("=")[0]: value for value in values}
     method = "sft" if kind == "train" else None
-    run_stage(single_stage(kind, method, overrides=[*shared, *overrides]))
+    run_stage(single_stage(kind, method, overrides=list(last.values())))
 
 
 def train(*overrides: str, output_dir: str = "out") -> None:
@@ -61,7 +72,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         p.relative_to(folder).as_posix(): p.read_text()
         for p in folder.rglob("*")
-        if p.is_file() and not p.name.startswith(".")
+        if p.is_file() and not p.name.startswith(LOCK_FILE)
     }
 
 
@@ -170,10 +181,10 @@ def test_an_input_that_would_be_replaced_is_refused(workspace: Path) -> None:
 def test_a_stage_within_what_another_writes_is_refused(workspace: Path) -> None:
     recipe = workspace / "r.yaml"
     recipe.write_text(
-        "output_dir: run\nstages:\n- {stage: scratch, dataset: rows.jsonl}\n"
-        "- {stage: split, dataset: rows.jsonl, output_dir: $scratch/model/parts}"
+        "output_dir: run\nstages:\n- {stage: world, train_prompts: 9}\n"
+        "- {stage: split, dataset: rows.jsonl, output_dir: $world/model/parts}"
     )
-    with pytest.raises(SettingsError, match=r"parts of `split` lies in what `scratch` writes"):
+    with pytest.raises(SettingsError, match=r"parts of `split` lies in what `world` writes"):
         run_recipe(load_recipe(recipe))
     assert list((workspace / "run").iterdir()) == []
 
@@ -181,7 +192,7 @@ def test_a_stage_within_what_another_writes_is_refused(workspace: Path) -> None:
 def test_a_recipe_refuses_before_its_first_stage_what_a_later_one_would(workspace: Path) -> None:
     recipe = workspace / "r.yaml"
     recipe.write_text(
-        "output_dir: run\nstages:\n- {stage: scratch, dataset: rows.jsonl}\n"
+        "output_dir: run\nstages:\n- {stage: world, train_prompts: 9}\n"
         "- {stage: split, dataset: rows.jsonl}"
     )
     (workspace / "run/split").mkdir(parents=True)
@@ -195,12 +206,23 @@ def files_and_folders(path: Path) -> Iterable[str]:
     return sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
 
 
-@pytest.mark.parametrize("kind", ["world", "scratch", "split", "train", "sample", "report"])
-def test_a_stage_writes_nothing_but_its_outputs(kind: str, workspace: Path) -> None:
-    start(kind)
-    for name in files_and_folders(workspace / "out"):
-        is_output = any(Path(name).match(pattern) for pattern in OUTPUTS[kind])
-        assert is_output or name in ("stage.json", "manifest.json"), name
+def unknown_names(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """What is in a folder beside a stage's records and what the patterns name."""
+    known = (*patterns, "stage.json", "manifest.json")
+    names = sorted(p.name for p in folder.iterdir())
+    return [n for n in names if not any(Path(n).match(pattern) for pattern in known)]
+
+
+def test_stages_write_nothing_but_their_outputs(tiny_run: Path, workspace: Path) -> None:
+    for plan in tiny(tiny_run).stages:
+        folder = stage_folder(plan)
+        if plan.kind != "report":
+            assert unknown_names(folder, OUTPUTS[plan.kind]) == [], plan.name
+    stages = [plan.name for plan in tiny(tiny_run).stages]
+    assert unknown_names(tiny_run, [*stages, *OUTPUTS["report"]]) == []
+    for kind in ("scratch", "split"):
+        start(kind, output_dir=kind)
+        assert unknown_names(workspace / kind, OUTPUTS[kind]) == []
 
 
 @pytest.mark.parametrize("output_dir", ["file", "file/sub"])
@@ -216,13 +238,8 @@ def test_a_file_where_a_folder_should_be_is_an_error_with_a_remedy(
 def test_a_locked_stage_or_run_is_refused(workspace: Path, tmp_path: Path) -> None:
     recipe = workspace / "r.yaml"
     recipe.write_text("output_dir: run\nstages:\n- {stage: split, dataset: rows.jsonl}")
-    with (
-        lock_folder("run", "run"),
-        pytest.raises(AccordError, match="Another run writes to .*run:"),
-    ):
-        run_recipe(load_recipe(recipe))
-    with lock_folder("run/split"):
-        with pytest.raises(AccordError, match="Another run writes to .*run/split:"):
+    for folder, purpose in (("run", "run"), ("run/split", "")):
+        with lock_folder(folder, purpose), pytest.raises(LockedError, match=rf".*/{folder}: "):
             run_recipe(load_recipe(recipe))
     run_recipe(load_recipe(recipe))
     with lock_folder("run/split"):  # finished: nothing is written

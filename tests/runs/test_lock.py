@@ -51,15 +51,13 @@ def write_lock(folder: Path, **changes: Any) -> Path:
 def test_a_second_run_is_refused_and_the_first_named(tmp_path: Path) -> None:
     process, pid = start_holder(tmp_path)
     try:
-        with (
-            pytest.raises(
-                LockedError,
-                match=rf"Another run writes to {tmp_path}: process {pid} on {socket.gethostname()}, "
-                r"since 20\d\d-.*T.* \(`-c .*`\)\. Wait for it to end, or name another output_dir\.",
-            ),
-            lock_folder(tmp_path),
-        ):
+        with pytest.raises(LockedError) as refused, lock_folder(tmp_path):
             pass
+        assert re.fullmatch(
+            rf"Another run writes to {tmp_path}: process {pid} on {socket.gethostname()}, since "
+            r"20\d\d-.*T.* \(`-c .*`\)\. Wait for it to end, or name another output_dir\.",
+            str(refused.value),
+        )
     finally:
         process.kill()
         process.wait()
@@ -89,9 +87,11 @@ def test_a_forked_child_does_not_prolong_the_lock_of_a_killed_run(tmp_path: Path
 
 def test_a_lock_excludes_other_runs_of_the_same_process(tmp_path: Path) -> None:
     with lock_folder(tmp_path):
-        with pytest.raises(LockedError, match="It is this very process: close the earlier run"):
-            with lock_folder(tmp_path / "sub" / ".."):
-                pass
+        with (
+            pytest.raises(LockedError, match="It is this very process: close the earlier run"),
+            lock_folder(tmp_path / "sub" / ".."),
+        ):
+            pass
         with lock_folder(tmp_path, "report"), lock_folder(tmp_path / "sub"):
             pass  # another purpose, another folder
     with lock_folder(tmp_path):

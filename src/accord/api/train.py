@@ -31,7 +31,7 @@ from accord.learn.online.methods import (
 from accord.lm.in_memory import wrap_model
 from accord.lm.model import LanguageModel
 from accord.objectives.pair_terms import PairLossFunction
-from accord.pipeline.console import deferred_interrupts
+from accord.pipeline.interrupts import deferred_interrupts
 from accord.settings.reading.load import build
 from accord.settings.stage_kinds import find_method, settings_class
 from accord.settings.training import LoraSettings

@@ -6,10 +6,13 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -35,9 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     _replace_unencodable_characters()
     debug = "--debug" in arguments
     try:
-        code = app([a for a in arguments if a != "--debug"], "accord", standalone_mode=False)
-        code = code if isinstance(code, int) else 0
-        sys.stdout.flush()
+        with _interrupted_by_signals():
+            code = app([a for a in arguments if a != "--debug"], "accord", standalone_mode=False)
+            code = code if isinstance(code, int) else 0
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -62,8 +66,29 @@ def run(arguments: Sequence[str]) -> int:
         )
         return _report(error, message, debug, code=1)
     if code == _INTERRUPTED:
-        typer.echo(f"\n{_RESUME}", err=True)
+        with suppress(OSError):  # the terminal may be closed
+            typer.echo(f"\n{_RESUME}", err=True)
     return code
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """End the command as Ctrl-C does where a signal would end the process without a word, as when
+    its terminal is closed or a batch system's time is up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {}
+    with suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU):
+            if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores one
+                previous[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _report(error: BaseException, message: str, debug: bool, *, code: int) -> int:

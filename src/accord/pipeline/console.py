@@ -1,13 +1,11 @@
-"""Console output of a running stage: its progress bar, messages above it, and interrupts."""
+"""Console output of a running stage: its progress bar, and messages above it."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -22,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from accord.pipeline.interrupts import deferred_interrupts
 from accord.pipeline.progress import Progress
 from accord.runs.activity import log as activity_log
 from accord.settings.recipe import StagePlan
@@ -77,28 +76,6 @@ def _activity_beside(bar: Bar, task: TaskID) -> Iterator[None]:
         activity_log.removeHandler(handler)
         activity_log.setLevel(level)
         activity_log.propagate = propagate
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Defer the first Ctrl-C (or SIGTERM) to the end of the current unit of work; the second raises
-    KeyboardInterrupt at once. Yields a function that returns whether there was one."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

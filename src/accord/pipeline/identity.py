@@ -87,12 +87,13 @@ def _describe_value(key: str, then: Any, now: Any) -> str:
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """The folder's stage.json; empty if there is none."""
+    """The folder's stage.json; empty if there is none, or it is not a record of a stage."""
     try:
         stage = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return _without_removed_settings(stage) if isinstance(stage, dict) else {}
+    is_record = isinstance(stage, dict) and {"stage", "settings", "digest"} <= set(stage)
+    return _without_removed_settings(stage) if is_record else {}
 
 
 def _without_removed_settings(stage: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from accord.errors import SettingsError, StorageError
 from accord.learn.loop.checkpoints import FOLDER
 from accord.learn.loop.processes import barrier, processes
 from accord.lm.released import return_memory
-from accord.pipeline.console import deferred_interrupts, messages_above_bar, run_with_bar
+from accord.pipeline.console import messages_above_bar, run_with_bar
 from accord.pipeline.identity import (
     STAGE_FILE,
     describe_change,
@@ -26,6 +26,7 @@ from accord.pipeline.identity import (
     stage_folder,
     stage_identity,
 )
+from accord.pipeline.interrupts import deferred_interrupts
 from accord.pipeline.outputs import (
     check_inputs,
     check_nothing_in_the_way,
