@@ -46,7 +46,7 @@ def load_records(
         return records_from_rows(dataset, kind)
     if not is_store(dataset):
         return read_records(dataset, kind)
-    with PreferenceStore.open(dataset, create=False) as store:
+    with PreferenceStore.read(dataset) as store:
         if kind not in READERS:
             raise DataError(
                 f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from accord.compare.store.snapshot import read_snapshot
 from accord.data.files import describe_missing_path
 from accord.errors import DataError, StorageError
 from accord.runs.storage import storage_errors
@@ -34,45 +35,92 @@ def make_engine(path: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
     Raises DataError where the URL or its driver can't be used, or where the file is not there and
     must not be created.
     """
-    text = str(path)
-    if "://" in text:
-        try:
-            url = sa.make_url(text)
-            shown = url.render_as_string(hide_password=True)
-            engine = sa.create_engine(url, json_serializer=_to_json)
-        except (exc.ArgumentError, ModuleNotFoundError) as error:
-            scheme = text.split("://")[0]
-            raise DataError(
-                f"The store {scheme}://… can't be opened: {error}. Give a file ending in .db or a "
-                "URL such as postgresql+psycopg://user@host/name, and install its driver."
-            ) from error
-    else:
-        path = Path(text).expanduser()
-        if not create and not path.is_file():
-            raise DataError(describe_missing_path(path))
-        if create:
-            with storage_errors(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
-        shown = text
-        engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(path)), json_serializer=_to_json
-        )
+    url, shown = database_url(path)
+    file = sqlite_file(url)
+    if file is not None:
+        _check_exists(file, create=create)
+        with storage_errors(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+    engine = _create_engine(url, shown)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     return engine, shown
 
 
+def make_reading_engine(path: str | Path) -> tuple[sa.Engine, str]:
+    """An engine and the name to show as `make_engine` returns them, which changes nothing: for a
+    file, on its present content in memory; for another database, in transactions that only read.
+
+    Raises DataError where the file is missing or no database, StorageError where it can't be read.
+    """
+    url, shown = database_url(path)
+    file = sqlite_file(url)
+    if file is None:
+        engine = _create_engine(url, shown)
+        return engine.execution_options(postgresql_readonly=True), shown
+    _check_exists(file, create=False)
+    with database_errors(shown):
+        memory = read_snapshot(file)
+    engine = sa.create_engine(
+        "sqlite://", creator=lambda: memory, poolclass=sa.StaticPool, json_serializer=_to_json
+    )
+    sa.event.listen(engine, "connect", _begin_explicitly)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine, shown
+
+
+def sqlite_file(url: sa.URL) -> Path | None:
+    """The file of an SQLite database; None for one in memory or with options, and for others."""
+    is_file = url.get_backend_name() == "sqlite" and not url.query
+    return Path(url.database) if is_file and url.database not in (None, "", ":memory:") else None
+
+
+def database_url(path: str | Path) -> tuple[sa.URL, str]:
+    text = str(path)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser())), text
+    try:
+        url = sa.make_url(text)
+    except exc.ArgumentError as error:
+        raise _url_error(text, error) from error
+    return url, url.render_as_string(hide_password=True)
+
+
+def _create_engine(url: sa.URL, shown: str) -> sa.Engine:
+    try:
+        return sa.create_engine(url, json_serializer=_to_json)
+    except (exc.ArgumentError, ModuleNotFoundError) as error:
+        raise _url_error(shown, error) from error
+
+
+def _url_error(text: str, error: Exception) -> DataError:
+    scheme = text.split("://")[0]
+    return DataError(
+        f"The store {scheme}://… can't be opened: {error}. Give a file ending in .db or a "
+        "URL such as postgresql+psycopg://user@host/name, and install its driver."
+    )
+
+
+def _check_exists(file: Path, *, create: bool) -> None:
+    if not create and not file.is_file():
+        raise DataError(describe_missing_path(file))
+
+
 _to_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver begins a transaction only at the first change, so that two processes that read
-    # before they write lock each other out. `_begin_sqlite` begins transactions instead.
-    connection.isolation_level = None
+    _begin_explicitly(connection, _record)
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     connection.execute("PRAGMA foreign_keys = ON")
     _write_ahead(connection)
+
+
+def _begin_explicitly(connection: Any, _record: Any) -> None:
+    # The driver begins a transaction only at the first change, so that two processes that read
+    # before they write lock each other out. `_begin_sqlite` begins transactions instead.
+    connection.isolation_level = None
 
 
 def _write_ahead(connection: Any) -> None:
@@ -103,13 +151,19 @@ def transaction(engine: sa.Engine, name: str, *, writes: bool) -> Iterator[sa.Co
     Raises DataError where the file is no database or a value can't be stored, StorageError where
     the database refuses (it is locked, full, read-only or can't be reached).
     """
+    with database_errors(name), engine.execution_options(writes=writes).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def database_errors(name: str) -> Iterator[None]:
+    """Turn what the database `name` refuses in the block into the errors of `transaction`."""
     try:
-        with engine.execution_options(writes=writes).begin() as connection:
-            yield connection
+        yield
     except exc.IntegrityError:
         raise
-    except exc.DBAPIError as error:
-        message = str(error.orig)
+    except (exc.DBAPIError, sqlite3.Error) as error:
+        message = str(error.orig if isinstance(error, exc.DBAPIError) else error)
         if "not a database" in message or "malformed" in message:
             raise DataError(
                 f"{name} is not a preference store: {message}. Give a store, or a new file's name."

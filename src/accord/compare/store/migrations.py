@@ -27,13 +27,12 @@ def is_current(connection: Connection, migrations: Sequence[Migration]) -> bool:
     ) == len(migrations)
 
 
-def migrate(
+def check_is_store(
     connection: Connection, name: str, *, create: bool, migrations: Sequence[Migration]
-) -> None:
-    """Bring the store to the newest version, within the transaction that `connection` is in.
+) -> int | None:
+    """The version of the store; None where the database is empty.
 
-    Raises DataError where the database is something else, where there is no store and `create` is
-    False, and where the store was written by a newer accord.
+    Raises DataError as `migrate` does.
     """
     tables = set(sa.inspect(connection).get_table_names())
     if SCHEMA_VERSION.name not in tables:
@@ -44,13 +43,27 @@ def migrate(
             )
         if not create:
             raise DataError(f"{name} is an empty database. Give a preference store.")
-        SCHEMA_VERSION.create(connection)
+        return None
     version = connection.scalar(LATEST) or 0
     if version > len(migrations):
         raise DataError(
             f"{name} is a preference store of version {version}, but this accord knows versions "
             f"up to {len(migrations)}. Update accord, or use another store."
         )
+    return int(version)
+
+
+def migrate(
+    connection: Connection, name: str, *, create: bool, migrations: Sequence[Migration]
+) -> None:
+    """Bring the store to the newest version, within the transaction that `connection` is in.
+
+    Raises DataError where the database is something else, where there is no store and `create` is
+    False, and where the store was written by a newer accord.
+    """
+    if check_is_store(connection, name, create=create, migrations=migrations) is None:
+        SCHEMA_VERSION.create(connection)
+    version = connection.scalar(LATEST) or 0
     for number, step in enumerate(migrations[version:], start=version + 1):
         step(connection)
         applied = datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,8 +7,9 @@ accord is in this folder.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from accord.compare.store import queries
-from accord.compare.store.connection import make_engine, transaction
-from accord.compare.store.migrations import MIGRATIONS, is_current, migrate
+from accord.compare.store.connection import (
+    database_errors,
+    database_url,
+    make_engine,
+    make_reading_engine,
+    sqlite_file,
+    transaction,
+)
+from accord.compare.store.migrations import MIGRATIONS, check_is_store, is_current, migrate
 from accord.compare.store.rows import (
     JudgedResponse,
     StoredPrompt,
@@ -27,7 +35,9 @@ from accord.compare.store.rows import (
     StoredVerdict,
     VerdictKind,
 )
+from accord.compare.store.snapshot import open_unchanged
 from accord.compare.store.verdicts import Verdict, make_items
+from accord.errors import DataError
 from accord.records import (
     Battle,
     Comparison,
@@ -37,6 +47,7 @@ from accord.records import (
     Response,
     Source,
 )
+from accord.runs import storage_errors
 
 T = TypeVar("T")
 
@@ -58,6 +69,7 @@ class PreferenceStore:
         Raises DataError where it is no store, has a newer version, or is missing with `create`
         False; StorageError where the database refuses.
         """
+        _check_file(path, create=create)
         engine, name = make_engine(path, create=create)
         try:
             with transaction(engine, name, writes=False) as connection:
@@ -69,6 +81,42 @@ class PreferenceStore:
             engine.dispose()
             raise
         return cls(name, engine)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The present content of the store at `path`, a file or a database URL, to read only: no
+        file, nor the database, is changed or created. A file is read into memory, and an old one
+        migrated there.
+
+        Raises DataError where it is no store, has another version that can't be read, or is
+        missing; StorageError where the database refuses.
+        """
+        engine, name = make_reading_engine(path)
+        in_memory = engine.dialect.name == "sqlite"
+        try:
+            with transaction(engine, name, writes=in_memory) as connection:
+                version = check_is_store(connection, name, create=False, migrations=MIGRATIONS)
+                if in_memory:
+                    migrate(connection, name, create=False, migrations=MIGRATIONS)
+                elif version != len(MIGRATIONS):
+                    raise DataError(
+                        f"{name} is a preference store of the older version {version}. Open it "
+                        f"for writing, which brings it to version {len(MIGRATIONS)}: "
+                        f"`accord sample` with `store` does."
+                    )
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(name, engine)
+
+    def copy_to(self, path: Path) -> None:
+        """Write what `read` has read from a file into a new file. Raises StorageError."""
+        with storage_errors(path), closing(sqlite3.connect(path)) as target:
+            connection = self.engine.raw_connection()
+            try:
+                connection.driver_connection.backup(target)  # type: ignore[union-attr]
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Close the connections; SQLite deletes its side files with the last one."""
@@ -213,6 +261,19 @@ class PreferenceStore:
             # which has a single writer): now the look-up finds it.
             with transaction(self.engine, self.path, writes=True) as connection:
                 return insert(connection)
+
+
+def _check_file(path: str | Path, *, create: bool) -> None:
+    """Raise DataError where a file is no store of this accord: before it is opened for writing,
+    which changes it."""
+    url, name = database_url(path)
+    file = sqlite_file(url)
+    if file is None or not file.is_file() or not file.stat().st_size:
+        return
+    with database_errors(name), open_unchanged(file) as readable:
+        engine = sa.create_engine("sqlite://", creator=lambda: readable, poolclass=sa.StaticPool)
+        with engine.connect() as connection:
+            check_is_store(connection, name, create=create, migrations=MIGRATIONS)
 
 
 def _finished_or_none(finished: Sequence[bool]) -> tuple[bool, ...] | None:

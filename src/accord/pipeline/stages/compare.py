@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from accord.pipeline.progress import Progress
 from accord.pipeline.stages.contestants import Question, check_names, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.records import Outcome, Prompt, Response, labels_from_ranks
-from accord.runs import storage_errors, write_json_atomic
+from accord.runs import write_json_atomic
 from accord.settings.stages import ArenaSettings, CompareSettings
 
 log = logging.getLogger(__name__)
@@ -266,10 +265,8 @@ def _open_partial_store(final: Path, earlier: str | None = None) -> PreferenceSt
                 "`earlier` must be a store in a file, such as store.db, and not at a URL. Leave "
                 "it out, or copy that store to a file."
             )
-        # Opening and closing moves the newest rows from the write-ahead log into the file.
-        PreferenceStore.open(earlier, create=False).close()
-        with storage_errors(partial):
-            shutil.copyfile(Path(earlier).expanduser(), partial)
+        with PreferenceStore.read(earlier) as store:
+            store.copy_to(partial)
     return PreferenceStore.open(partial)
 
 
