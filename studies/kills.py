@@ -31,7 +31,7 @@ from typing import Any
 
 from commands import CommandServer, RunningCommand
 from compare_runs import differences
-from tiny_world import build_tiny_world, tiny_ppo_command
+from tiny_world import build_tiny_world, tiny_ppo_command, tiny_rounds_command
 
 from accord.learn.health.rules import training_health
 from accord.learn.loop.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
@@ -111,7 +111,13 @@ def main() -> int:
     start_time = time.perf_counter()
     world = build_tiny_world(folder / "world")
     ppo = tiny_ppo_command(world, steps=max(4, round(400 * options.size)), save_steps=2)
-    commands = {"ppo": ppo, "iterate": iterate_command(world, options.size)}
+    rounds = tiny_rounds_command(
+        world,
+        rounds=max(2, round(6 * options.size)),
+        steps=max(4, round(60 * options.size)),
+        save_steps=2,
+    )
+    commands = {"ppo": ppo, "iterate": rounds}
     num_kills = (options.kills - options.kills // 2, options.kills // 2)
     server = CommandServer()
     try:
@@ -134,29 +140,6 @@ def main() -> int:
         f"{os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}."
     )
     return 0 if summary["equal"] else 1
-
-
-def iterate_command(world: Path, size: float) -> list[str]:
-    """Rounds of DPO on rankings by the world's annotators, each on the verdicts of all so far."""
-    settings = {
-        "model": world / "model",
-        "dataset": world / "train_prompts.jsonl",
-        "eval_dataset": world / "test_prompts.jsonl",
-        "rounds": max(2, round(6 * size)),
-        "prompts_per_round": 12,
-        "num_responses": 3,
-        "max_new_tokens": 12,
-        "temperature": 4,  # an untrained model's likeliest answers are blank
-        "batch_size": 3,
-        "form": "rankings",
-        "keep_data": "all",
-        "train.method": "dpo",
-        "train.learning_rate": 0.001,
-        "train.max_steps": max(4, round(60 * size)),
-        "train.per_device_train_batch_size": 4,
-        "train.save_steps": 2,
-    }
-    return ["iterate", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
 
 
 def run_study(

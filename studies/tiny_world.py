@@ -51,3 +51,27 @@ def tiny_ppo_command(world: Path, *, steps: int, save_steps: int, **overrides: o
         **overrides,
     }
     return train_command("ppo", settings)
+
+
+def tiny_rounds_command(world: Path, *, rounds: int, steps: int, save_steps: int) -> list[str]:
+    """Rounds of DPO on rankings by the world's annotators, of `steps` each, on the verdicts of all
+    rounds so far."""
+    settings = {
+        "model": world / "model",
+        "dataset": world / "train_prompts.jsonl",
+        "eval_dataset": world / "test_prompts.jsonl",
+        "rounds": rounds,
+        "prompts_per_round": 12,
+        "num_responses": 3,
+        "max_new_tokens": 12,
+        "temperature": 4,  # an untrained model's likeliest answers are blank
+        "batch_size": 3,
+        "form": "rankings",
+        "keep_data": "all",
+        "train.method": "dpo",
+        "train.learning_rate": 0.001,
+        "train.max_steps": steps,
+        "train.per_device_train_batch_size": 4,
+        "train.save_steps": save_steps,
+    }
+    return ["iterate", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]

@@ -92,7 +92,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
         stage = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_record = isinstance(stage, dict) and {"stage", "settings", "digest"} <= set(stage)
+    is_record = isinstance(stage, dict) and {"stage", "settings"} <= set(stage)
     return _without_removed_settings(stage) if is_record else {}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import SettingsError
-from accord.runs import remove_folder, storage_errors
+from accord.runs import read_manifest, remove_folder, storage_errors
 from accord.settings.identity import input_paths
 from accord.settings.recipe import StagePlan
 
@@ -107,7 +107,10 @@ def check_nothing_in_the_way(plan: StagePlan, folder: Path) -> None:
     names = [*(() if plan.kind == "report" else RECORDS), *OUTPUTS[plan.kind]]
     in_the_way = existing(folder, names)
     if in_the_way:
-        raise _foreign_error(plan, in_the_way, "accord has no record of writing them")
+        reason = "accord has no record of writing them"
+        if read_manifest(folder) is not None:
+            reason = "they are those of a run from Python, which resumes there"
+        raise _foreign_error(plan, in_the_way, reason)
 
 
 def existing(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def run_recipe(recipe: Recipe) -> bool:
             _join_stage(plan)
         barrier()
         return False
-    with messages_above_bar(console), lock_folder(recipe.output_dir, "run"):
+    with messages_above_bar(console), _locked_run(recipe):
         _check_folders(recipe)
         for plan in recipe.stages:
             _run_in_main_process(plan, console)
@@ -109,6 +109,16 @@ def plan_recipe(recipe: Recipe) -> str:
             for key, value in plan.settings.model_dump(mode="json").items()
         ]
     return "\n".join(lines)
+
+
+@contextmanager
+def _locked_run(recipe: Recipe) -> Iterator[None]:
+    """The lock of the run's folder; none where the folder can't be written, since a run of
+    finished stages writes nothing."""
+    with ExitStack() as lock:
+        with suppress(StorageError):
+            lock.enter_context(lock_folder(recipe.output_dir, "run"))
+        yield
 
 
 def _check_folders(recipe: Recipe) -> None:

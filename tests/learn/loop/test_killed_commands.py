@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from studies.commands import CommandServer
+from studies.tiny_world import tiny_rounds_command
 
 from accord.runs import digest_path
 from tests.learn.toys.kills import assert_same_run, finish, run_killed, run_undisturbed
@@ -113,32 +114,10 @@ def test_a_killed_recipe_resumes_and_does_not_touch_finished_stages(
         assert (folder / "out" / responses).read_bytes() == (undisturbed / responses).read_bytes()
 
 
-def rounds_command(world: Path, *, save_steps: int = 2) -> list[str]:
-    settings = {
-        "model": world / "model",
-        "dataset": world / "train_prompts.jsonl",
-        "eval_dataset": world / "test_prompts.jsonl",
-        "rounds": 2,
-        "prompts_per_round": 12,
-        "num_responses": 3,
-        "max_new_tokens": 12,
-        "temperature": 4,  # an untrained model's likeliest answers are blank
-        "batch_size": 3,
-        "form": "rankings",
-        "keep_data": "all",
-        "train.method": "dpo",
-        "train.learning_rate": 0.001,
-        "train.max_steps": 6,
-        "train.per_device_train_batch_size": 4,
-        "train.save_steps": save_steps,
-    }
-    return ["iterate", "output_dir=out", *(f"{k}={v}" for k, v in settings.items())]
-
-
 def test_rounds_killed_at_random_moments(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
-    command = rounds_command(tiny_world)
+    command = tiny_rounds_command(tiny_world, rounds=2, steps=6, save_steps=2)
     undisturbed = run_undisturbed(commands, command, tmp_path / "undisturbed")
     watched = [
         ("round-0/answers/responses.partial.jsonl", 5),
@@ -177,7 +156,7 @@ def test_rounds_killed_at_random_moments(
 def test_interrupted_rounds_leave_a_checkpoint_and_resume(
     commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
-    command = rounds_command(tiny_world, save_steps=100)
+    command = tiny_rounds_command(tiny_world, rounds=2, steps=6, save_steps=100)
     folder = tmp_path / "interrupted"
     folder.mkdir()
     running = commands.start(*command, cwd=folder)
