@@ -6,8 +6,9 @@ Records hold text only; tokens begin in `accord.lm`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -15,10 +16,21 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `fields` holds what chat templates read of a turn beside its role and content, such as
+    `tool_calls` and `reasoning_content`; `{"content": null}` is a turn without content. `context`,
+    of a conversation's first turn, holds what a template receives beside the turns, such as
+    `tools`. Both are JSON objects as text, or "" where there is nothing, so that messages can be
+    compared and hashed. `learn` is False for an assistant's turn that its row marks as not to be
+    learned.
+    """
 
     role: Role
     content: str
+    fields: str = ""
+    context: str = ""
+    learn: bool = field(default=True, compare=False)
 
 
 Prompt = str | tuple[Message, ...]
@@ -68,13 +80,16 @@ class Text:
 class Demonstration:
     """A prompt and the response to imitate.
 
-    `finished` is False for a response that was cut at the token limit.
+    `finished` is False for a response that was cut at the token limit. `fields` are the response's
+    as a `Message` has them; `learn` is False where the row marks the response as not to be learned.
     """
 
     prompt: Prompt
     response: str
     source: Source = UNKNOWN
     finished: bool = True
+    fields: str = ""
+    learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,7 @@ class Comparison:
     """Two responses to one prompt, `chosen` preferred to `rejected`.
 
     A response that was cut at the token limit when it was sampled is not finished: it is learned
-    without EOS.
+    without EOS. The fields of both are as a `Message` has them.
     """
 
     prompt: Prompt
@@ -92,6 +107,8 @@ class Comparison:
     source: Source = UNKNOWN
     chosen_finished: bool = True
     rejected_finished: bool = True
+    chosen_fields: str = ""
+    rejected_fields: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,7 @@ class Ranking:
     """K responses to one prompt; `ranks[i]` is the rank of `responses[i]`, 0 best, equal = tie.
 
     `finished[i]` is False for a response that was cut at the token limit; None: all ended.
+    `fields[i]` are the response's as a `Message` has them; None: no response has any.
     """
 
     prompt: Prompt
@@ -106,6 +124,7 @@ class Ranking:
     ranks: tuple[int, ...]
     source: Source = UNKNOWN
     finished: tuple[bool, ...] | None = None
+    fields: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.responses) != len(self.ranks):
@@ -118,7 +137,8 @@ class Ranking:
 class Rating:
     """One response with an absolute score; a thumbs-up is 1.0, a thumbs-down 0.0.
 
-    `finished` is False for a response that was cut at the token limit.
+    `finished` is False for a response that was cut at the token limit. `fields` are the response's
+    as a `Message` has them.
     """
 
     prompt: Prompt
@@ -126,6 +146,7 @@ class Rating:
     score: float
     source: Source = UNKNOWN
     finished: bool = True
+    fields: str = ""
 
 
 Record = PromptOnly | Text | Demonstration | Comparison | Ranking | Rating
@@ -174,36 +195,100 @@ def labels_from_ranks(ranks: Sequence[int]) -> list[bool | None]:
     return [None if balance == 0 else balance > 0 for balance in balances]
 
 
+def fields_json(fields: Mapping[str, Any]) -> str:
+    """Fields as `Message.fields` and `Message.context` hold them."""
+    return json.dumps(fields, ensure_ascii=False) if fields else ""
+
+
+def parse_fields(fields: str) -> dict[str, Any]:
+    """The inverse of `fields_json`."""
+    return dict(json.loads(fields)) if fields else {}
+
+
+def prompt_context(prompt: Prompt) -> dict[str, Any]:
+    """What a chat template receives beside the turns, such as `tools`."""
+    return {} if isinstance(prompt, str) or not prompt else parse_fields(prompt[0].context)
+
+
+def with_context(turns: tuple[Message, ...], context: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The turns with this context instead of theirs."""
+    if not turns:
+        return turns
+    return (replace(turns[0], context=fields_json(context)), *turns[1:])
+
+
 def prompt_text(prompt: Prompt) -> str:
     """The prompt as people read it: the text, or each turn behind its role."""
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) == 1 and prompt[0].role == "user":
+    if len(prompt) == 1 and prompt[0] == Message("user", prompt[0].content):
         return prompt[0].content
-    return "\n\n".join(f"{m.role}: {m.content}" for m in prompt)
+    context = [f"{key}: {_compact(value)}" for key, value in prompt_context(prompt).items()]
+    return "\n\n".join(
+        [*context, *(f"{m.role}: {answer_text(m.content, m.fields)}" for m in prompt)]
+    )
 
 
-def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
-    """The prompt as JSON files hold it: a string, or a list of `{role, content}`."""
+def answer_text(content: str, fields: str) -> str:
+    """A turn as people read it: its content, and its other fields in lines below it."""
+    rest = [f"{k}: {_compact(v)}" for k, v in parse_fields(fields).items() if k != "content"]
+    return "\n".join([content, *rest] if content else rest)
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """A turn as chat templates and JSON files have it: `role`, `content` and its other fields."""
+    return {"role": message.role, "content": message.content, **parse_fields(message.fields)}
+
+
+def turns_json(prompt: Prompt) -> list[dict[str, Any]]:
+    """A conversation's turns (`message_json`); of plain text, one turn of the user."""
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return [message_json(turn) for turn in turns]
+
+
+def prompt_json(prompt: Prompt) -> str | list[dict[str, Any]] | dict[str, Any]:
+    """The prompt as JSON files hold it: a string, a list of `{role, content}`, or where a template
+    receives more than turns, an object of `messages` and the rest (`tools`).
+
+    A turn that is not to be learned has the `weight` 0, as in OpenAI's format.
+    """
     if isinstance(prompt, str):
         return prompt
-    return [{"role": m.role, "content": m.content} for m in prompt]
+    turns = [
+        message_json(turn) if turn.learn else {**message_json(turn), "weight": 0} for turn in prompt
+    ]
+    context = prompt_context(prompt)
+    return {"messages": turns, **context} if context else turns
 
 
 def prompt_from_json(value: Any) -> Prompt:
-    """The inverse of `prompt_json`. Raises ValueError when the value is neither form."""
+    """The inverse of `prompt_json`. Raises ValueError when the value is of none of its forms."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list | tuple):
-        messages = []
-        for turn in value:
-            if not (
-                isinstance(turn, Mapping)
-                and isinstance(turn.get("role"), str)
-                and isinstance(turn.get("content"), str)
-            ):
-                raise ValueError(f"a turn must be {{role, content}}, got {turn!r}")
-            messages.append(Message(turn["role"], turn["content"]))
-        if messages:
-            return tuple(messages)
+    if isinstance(value, Mapping) and isinstance(value.get("messages"), list | tuple):
+        turns = prompt_from_json(value["messages"])
+        assert not isinstance(turns, str)
+        return with_context(turns, {k: v for k, v in value.items() if k != "messages"})
+    if isinstance(value, list | tuple) and value:
+        return tuple(_message_from_json(turn) for turn in value)
     raise ValueError(f"a prompt must be text or a list of {{role, content}}, got {value!r}")
+
+
+def _message_from_json(turn: Any) -> Message:
+    if not (
+        isinstance(turn, Mapping)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content", 0), str | None)
+    ):
+        raise ValueError(f"a turn must be {{role, content}}, got {turn!r}")
+    content = turn["content"]
+    fields = {k: v for k, v in turn.items() if k not in ("role", "content", "weight")}
+    if content is None:
+        fields = {"content": None, **fields}
+    return Message(
+        turn["role"], content or "", fields_json(fields), learn=turn.get("weight", 1) != 0
+    )

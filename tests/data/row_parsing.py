@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from accord.data.checks import RowError
 from accord.data.files import DataRow
 from accord.data.formats import parse_record
-from accord.data.turns import RowError
 from accord.records import Message, Record, Source
 
 HERE = Source("file", 3)

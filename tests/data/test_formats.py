@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from accord.data.battles import parse_battle
+from accord.data.checks import RowError
 from accord.data.columns import detect_format, matching_formats
 from accord.data.files import DataRow
-from accord.data.turns import RowError
 from accord.errors import DataError
 from accord.records import (
     Battle,

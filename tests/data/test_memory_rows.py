@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from accord.data.columns import COLUMNS, Format, detect_format
+from accord.data.kinds import Kind
 from accord.data.memory import read_memory_rows
-from accord.data.read import Kind, read_records, records_from_rows
+from accord.data.read import read_records, records_from_rows
 from accord.data.report import ReadReport
 from accord.data.write import record_json
 from accord.errors import DataError
@@ -40,6 +41,11 @@ DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2+2?\n\nAssistant:"
 # Rows of each format, those of test_formats.py and test_preference_formats.py, and rows that
 # can't be used.
 ROWS: dict[Format, list[dict[str, Any]]] = {
+    "labelled pair": [
+        {"instruction": "2+2?", "output_1": "4", "output_2": "5", "label": 1},
+        {"instruction": "2+2?", "output_1": "4", "output_2": "5", "label": 2},
+        {"instruction": "2+2?", "output_1": "4", "output_2": "5", "label": 0},
+    ],
     "text": [{"text": " verbatim\n"}, {"text": " \n"}, {"text": 3}, {"text": "x", "label": 1}],
     "messages": [
         {"messages": [{"role": "system", "content": "Brief."}, ASK, FOUR]},

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from accord.data.read import Kind, read_battles, read_records
+from accord.data.kinds import Kind
+from accord.data.read import read_battles, read_records
 from accord.data.report import ReadReport
 from accord.errors import DataError
 from accord.records import (

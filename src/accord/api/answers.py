@@ -227,11 +227,9 @@ def _prompt_row(prompt: Any) -> Any:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     if isinstance(prompt, list | tuple):
-        turns = [
-            {"role": turn.role, "content": turn.content} if isinstance(turn, Message) else turn
-            for turn in prompt
-        ]
-        return {"prompt": turns}
+        if prompt and all(isinstance(turn, Message) for turn in prompt):
+            return {"prompt": prompt_json(tuple(prompt))}
+        return {"prompt": list(prompt)}
     return prompt
 
 

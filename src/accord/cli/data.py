@@ -8,13 +8,14 @@ import typer
 
 if TYPE_CHECKING:
     from accord.data.columns import Format
-    from accord.data.read import Kind
+    from accord.data.kinds import Kind
 
 commands = typer.Typer(help="Look at data sets.", rich_markup_mode=None)
 
 _KINDS: dict[Format, Kind] = {
     "preference": "comparisons",
     "implicit preference": "comparisons",
+    "labelled pair": "comparisons",
     "ranking": "rankings",
     "responses": "prompts",
     "unpaired": "ratings",
@@ -59,7 +60,8 @@ def check_data(path: str, kind: str | None) -> str:
     """
     from accord.data.columns import detect_format
     from accord.data.files import read_rows
-    from accord.data.read import FORMAT_USES, KINDS, Kind, read_battles, read_records
+    from accord.data.kinds import FORMAT_USES, KINDS, Kind
+    from accord.data.read import read_battles, read_records
     from accord.errors import RequestError
     from accord.settings.reading.suggest import nearest
 

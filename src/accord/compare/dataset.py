@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
-from accord.data.read import FROM_COMPARISON, Kind, read_records, records_from_rows
+from accord.data.columns import DialogueText
+from accord.data.kinds import Kind
+from accord.data.read import FROM_COMPARISON, read_records, records_from_rows
 from accord.data.report import Dropped, ReadReport, count_dropped
 from accord.errors import DataError
 from accord.records import (
@@ -29,7 +31,7 @@ NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
 
 
 def load_records(
-    dataset: str | Path | Iterable[Any], kind: Kind
+    dataset: str | Path | Iterable[Any], kind: Kind, dialogue_text: DialogueText = "turns"
 ) -> tuple[list[Record], ReadReport]:
     """The records of `kind` in a data set, and what happened to each row or verdict.
 
@@ -43,9 +45,9 @@ def load_records(
     Raises DataError where there is nothing of that kind.
     """
     if not isinstance(dataset, str | Path):
-        return records_from_rows(dataset, kind)
+        return records_from_rows(dataset, kind, dialogue_text)
     if not is_store(dataset):
-        return read_records(dataset, kind)
+        return read_records(dataset, kind, dialogue_text)
     with PreferenceStore.read(dataset) as store:
         if kind not in READERS:
             raise DataError(
@@ -119,7 +121,8 @@ def _best_response(ranking: Ranking) -> Demonstration:
     """The response with the best rank, the first of them where several tie, as in best-of-N."""
     best = ranking.ranks.index(min(ranking.ranks))
     finished = ranking.finished is None or ranking.finished[best]
-    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, finished)
+    fields = ranking.fields[best] if ranking.fields else ""
+    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, finished, fields)
 
 
 def _convert_comparisons(store: PreferenceStore, target: type[Record]) -> StoreRecords:

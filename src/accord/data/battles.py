@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from accord.data.checks import RowError, require_response, require_text
 from accord.data.files import DataRow
-from accord.data.turns import RowError, require_response, require_text
 from accord.records import Battle, Outcome
 
 WINNERS: dict[str, Outcome] = {

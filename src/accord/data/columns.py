@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from accord.data.pair_names import find_pair
 from accord.errors import DataError
 from accord.records import Source
 
@@ -17,6 +18,7 @@ Format = Literal[
     "battle",
     "preference",
     "implicit preference",
+    "labelled pair",
     "ranking",
     "responses",
     "unpaired",
@@ -26,11 +28,15 @@ Format = Literal[
     "text",
     "prompt",
 ]
+DialogueText = Literal["turns", "keep"]
+"""What becomes of text that looks like a dialogue (Human:, Assistant:): turns, or the text."""
+
 # In order: the first format whose columns are all present is the one detected.
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "battle": ("model_a", "model_b", "winner"),
     "preference": ("prompt", "chosen", "rejected"),
     "implicit preference": ("chosen", "rejected"),
+    "labelled pair": ("response_a", "response_b", "preferred"),
     "ranking": ("prompt", "responses", "ranks"),
     "responses": ("prompt", "responses"),
     "unpaired": ("prompt", "completion", "label"),
@@ -53,10 +59,13 @@ OPTIONAL_COLUMNS = ("system", "input", "margin", "meta", "finished")
 def match_columns(columns: Collection[str]) -> dict[str, str]:
     """Maps each known column that is present to its name in the file."""
     known = dict.fromkeys([c for names in COLUMNS.values() for c in names] + list(OPTIONAL_COLUMNS))
+    for column in COLUMNS["labelled pair"]:
+        del known[column]  # these have names that `find_pair` finds together
     matches = {c: next((n for n in ALIASES.get(c, (c,)) if n in columns), None) for c in known}
     if matches["prompt"] == "input":
         matches["input"] = None  # it is the prompt itself, not an addition to it
-    return {c: name for c, name in matches.items() if name is not None}
+    pair = {} if matches["chosen"] and matches["rejected"] else find_pair(columns)
+    return {c: name for c, name in matches.items() if name is not None} | pair
 
 
 def matching_formats(columns: Collection[str]) -> list[Format]:
@@ -69,7 +78,9 @@ def detect_format(columns: Collection[str]) -> Format:
     """The format of rows with these columns. Raises DataError where no format matches."""
     formats = matching_formats(columns)
     if not formats:
-        expected = "; ".join(", ".join(names) for names in COLUMNS.values())
+        expected = "; ".join(
+            ", ".join(COLUMNS[form]) for form in COLUMNS if form != "labelled pair"
+        )
         raise DataError(
             f"The columns {', '.join(sorted(columns)) or '(none)'} are those of no known format. "
             f"Rename them to one of: {expected}."
@@ -81,13 +92,15 @@ def detect_format(columns: Collection[str]) -> Format:
 class Cells:
     """One row's values, and the name that each known column has in its file.
 
-    `notes` counts the conversions that reading the row made.
+    `notes` counts the conversions that reading the row made. `dialogue_text`: whether text that
+    looks like a dialogue is read as turns.
     """
 
     values: Mapping[str, Any]
     names: Mapping[str, str]
     source: Source
     notes: Counter[str] = field(default_factory=Counter)
+    dialogue_text: DialogueText = "turns"
 
     def get(self, column: str) -> Any:
         """The value of a known column, None where the row has none."""

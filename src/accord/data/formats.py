@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accord.data.checks import (
+    RowError,
+    parse_all_finished,
+    parse_number,
+    require_response,
+    require_text,
+)
 from accord.data.columns import (
     COLUMNS,
     OPTIONAL_COLUMNS,
     Cells,
+    DialogueText,
     Format,
     detect_format,
     match_columns,
 )
 from accord.data.files import DataRow
-from accord.data.turns import (
-    RowError,
-    is_hh_dialogue,
-    parse_hh_dialogue,
-    parse_turns,
-    require_response,
-    require_text,
-    shared_prefix_length,
-    split_last_turn,
-    split_prompt_and_response,
+from accord.data.pairs import (
+    parse_implicit_preference,
+    parse_labelled_pair,
+    parse_preference,
 )
+from accord.data.prompts import (
+    add_context,
+    parse_prompt,
+    parse_prompt_and_response,
+    read_cell,
+    read_text,
+    require_learned,
+    require_question,
+)
+from accord.data.turns import parse_turns, split_last_turn, split_prompt_and_response
 from accord.errors import DataError
 from accord.records import (
-    Comparison,
     Demonstration,
     Message,
-    Prompt,
     PromptOnly,
     Ranking,
     Rating,
@@ -48,6 +57,7 @@ def parse_record(
     form: Format | None = None,
     names: Mapping[str, str] | None = None,
     notes: Counter[str] | None = None,
+    dialogue_text: DialogueText = "turns",
 ) -> Record:
     """The record in `row`, read in the format `form` (by default the one its columns match).
 
@@ -60,139 +70,35 @@ def parse_record(
         match_columns(row.values) if names is None else names,
         row.source,
         Counter() if notes is None else notes,
+        dialogue_text,
     )
     if form == "battle":
         raise DataError(f"{row.source} is a battle between models; read it with read_battles.")
     return PARSERS[form](cells)
 
 
-def _parse_prompt(cells: Cells) -> Prompt:
-    value, name = cells.get("prompt"), cells.name("prompt")
-    system = cells.get("system")
-    system_turn = (Message("system", system),) if isinstance(system, str) and system.strip() else ()
-    if isinstance(value, list | tuple):
-        turns = parse_turns(value, name)
-        if all(not turn.content.strip() for turn in turns):
-            raise RowError("an empty prompt")
-        return turns if turns[0].role == "system" else system_turn + turns
-    text = require_text(value, name)
-    if not text.strip():
-        raise RowError("an empty prompt")
-    if is_hh_dialogue(text):
-        cells.notes["dialogue text (Human:, Assistant:) is read as turns"] += 1
-        turns = parse_hh_dialogue(text)
-        return system_turn + (turns[:-1] if turns[-1] == Message("assistant", "") else turns)
-    addition = cells.get("input") if name != "prompt" else None
-    if isinstance(addition, str) and addition.strip():
-        cells.notes[f"`input` is read as the end of `{name}`"] += 1
-        text = f"{text}\n\n{addition}"
-    if name != "prompt":
-        cells.notes[f"`{name}` is read as the user's message"] += 1
-        return (*system_turn, Message("user", text))
-    return (*system_turn, Message("user", text)) if system_turn else text
-
-
-def _parse_prompt_and_response(cells: Cells, column: str = "completion") -> tuple[Prompt, str]:
-    name = cells.name(column)
-    if name != column:
-        cells.notes[f"`{name}` is read as the response"] += 1
-    value = cells.get(column)
-    if isinstance(value, str) and is_hh_dialogue(cells.get("prompt")):
-        value = value.strip()  # the blank after "Assistant:"
-    return split_prompt_and_response(_parse_prompt(cells), value, name)
-
-
 def _parse_conversation(cells: Cells) -> Record:
-    value, name = cells.get("messages"), cells.name("messages")
+    value, name = read_cell(cells, "messages"), cells.name("messages")
     if not isinstance(value, list | tuple):
         raise RowError(f"`{name}` is no list of messages", type(value).__name__)
-    turns = parse_turns(value, name)
+    return _conversation(cells, value, name)
+
+
+def _conversation(cells: Cells, value: Sequence[Any], name: str) -> Record:
+    turns = parse_turns(value, name, cells.notes)
+    system = cells.get("system")
+    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+        turns = (Message("system", system), *turns)
+    turns = add_context(cells, turns)
     if turns[-1].role != "assistant":
         return PromptOnly(turns, cells.source, collect_meta(cells, "messages"))
-    before, response = split_last_turn(turns, name)
+    before, answer = split_last_turn(turns, name)
     if all(turn.role == "system" for turn in before):
         raise RowError("a conversation in which nobody asks", f"`{name}`")
-    _require_question(before, name)
-    return Demonstration(before, response, cells.source)
-
-
-def _make_comparison(
-    cells: Cells, chosen: tuple[Prompt, str], rejected: tuple[Prompt, str]
-) -> Comparison:
-    if chosen[0] != rejected[0]:
-        raise RowError("the dialogues differ before the last answer")
-    if chosen[1] == rejected[1]:
-        raise RowError("chosen and rejected are equal")
-    margin = cells.get("margin")
-    finished = _parse_all_finished(cells.get("finished"), 2)
-    return Comparison(
-        prompt=chosen[0],
-        chosen=chosen[1],
-        rejected=rejected[1],
-        margin=None if margin is None or margin == "" else _parse_number(margin, "margin"),
-        source=cells.source,
-        chosen_finished=finished is None or finished[0],
-        rejected_finished=finished is None or finished[1],
+    require_question(before, name)
+    return Demonstration(
+        before, answer.text, cells.source, fields=answer.fields, learn=answer.learn
     )
-
-
-def _parse_preference(cells: Cells) -> Comparison:
-    if is_hh_dialogue(cells.get("chosen")) and is_hh_dialogue(cells.get("rejected")):
-        return _parse_implicit_preference(cells)  # the whole dialogues, which contain the prompt
-    _require_same_type(cells.get("chosen"), cells.get("rejected"))
-    return _make_comparison(
-        cells,
-        _parse_prompt_and_response(cells, "chosen"),
-        _parse_prompt_and_response(cells, "rejected"),
-    )
-
-
-def _require_same_type(chosen: Any, rejected: Any) -> None:
-    if isinstance(chosen, str) != isinstance(rejected, str) and None not in (chosen, rejected):
-        raise RowError("one of chosen and rejected is text, the other is not")
-
-
-def _parse_implicit_preference(cells: Cells) -> Comparison:
-    chosen, rejected = cells.get("chosen"), cells.get("rejected")
-    _require_same_type(chosen, rejected)
-    if isinstance(chosen, list | tuple) and isinstance(rejected, list | tuple):
-        turns = parse_turns(chosen, "chosen"), parse_turns(rejected, "rejected")
-    elif is_hh_dialogue(chosen) or is_hh_dialogue(rejected):
-        cells.notes["dialogue text (Human:, Assistant:) is read as turns"] += 1
-        turns = (
-            parse_hh_dialogue(require_text(chosen, "chosen")),
-            parse_hh_dialogue(require_text(rejected, "rejected")),
-        )
-    else:
-        first, second = require_text(chosen, "chosen"), require_text(rejected, "rejected")
-        if first == second:
-            raise RowError("chosen and rejected are equal")
-        end = shared_prefix_length(first, second)
-        if not first[:end].strip():
-            raise RowError("chosen and rejected share no beginning that could be the prompt")
-        cells.notes["the prompt is the beginning that chosen and rejected share"] += 1
-        prompt = first[:end]
-        return _make_comparison(
-            cells,
-            (prompt, require_response(first[end:], "chosen")),
-            (prompt, require_response(second[end:], "rejected")),
-        )
-    pair = _make_comparison(
-        cells, split_last_turn(turns[0], "chosen"), split_last_turn(turns[1], "rejected")
-    )
-    if not pair.prompt:
-        raise RowError("a conversation in which nobody asks", "`chosen`")
-    _require_question(pair.prompt, "chosen")
-    return pair
-
-
-def _require_question(before: Prompt, column: str) -> None:
-    """Raise RowError where the turn before a conversation's answer is the assistant's too.
-
-    In a `prompt` such a turn is the beginning of the answer, which a list of turns can't mean.
-    """
-    if not isinstance(before, str) and before[-1].role == "assistant":
-        raise RowError("the last two turns are both the assistant's", f"`{column}`")
 
 
 def _parse_ranking(cells: Cells) -> Ranking:
@@ -214,26 +120,24 @@ def _parse_ranking(cells: Cells) -> Ranking:
     best = min(ranks)
     if best > 0:
         cells.notes["ranks that began above 0 are moved to begin at 0"] += 1
-    prompt = _parse_prompt(cells)
-    answers = [split_prompt_and_response(prompt, response, "responses") for response in responses]
+    prompt = parse_prompt(cells)
+    answers = [
+        split_prompt_and_response(prompt, response, "responses", cells.notes)
+        for response in (
+            read_text(cells, r, "responses") if isinstance(r, str) else r for r in responses
+        )
+    ]
     if any(answer[0] != answers[0][0] for answer in answers):
         raise RowError("the dialogues differ before the last answer")
+    fields = tuple(answer.fields for _, answer in answers)
     return Ranking(
         answers[0][0],
-        tuple(answer[1] for answer in answers),
+        tuple(require_learned(answer, "responses").text for _, answer in answers),
         tuple(rank - best for rank in ranks),
         cells.source,
-        _parse_all_finished(cells.get("finished"), len(ranks)),
+        parse_all_finished(cells.get("finished"), len(ranks)),
+        fields if any(fields) else None,
     )
-
-
-def _parse_all_finished(value: Any, count: int) -> tuple[bool, ...] | None:
-    """Which responses ended with EOS; None where all did, or where the row does not say."""
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or [type(v) for v in value] != [bool] * count:
-        raise RowError(f"`finished` must be {count} times true or false", str(value))
-    return None if all(value) else tuple(value)
 
 
 def _parse_unpaired(cells: Cells) -> Rating:
@@ -242,14 +146,18 @@ def _parse_unpaired(cells: Cells) -> Rating:
         label = LABELS.get(str(label).strip().lower(), label)
     if not isinstance(label, bool):
         raise RowError("`label` is neither true nor false", repr(label))
-    prompt, response = _parse_prompt_and_response(cells)
-    return Rating(prompt, response, float(label), cells.source, _parse_finished(cells))
+    return _make_rating(cells, float(label))
 
 
 def _parse_rating(cells: Cells) -> Rating:
-    prompt, response = _parse_prompt_and_response(cells)
-    score = _parse_number(cells.get("score"), cells.name("score"))
-    return Rating(prompt, response, score, cells.source, _parse_finished(cells))
+    return _make_rating(cells, parse_number(cells.get("score"), cells.name("score")))
+
+
+def _make_rating(cells: Cells, score: float) -> Rating:
+    prompt, answer = parse_prompt_and_response(cells)
+    require_learned(answer, cells.name("completion"))
+    finished = _parse_finished(cells)
+    return Rating(prompt, answer.text, score, cells.source, finished, answer.fields)
 
 
 def _parse_finished(cells: Cells) -> bool:
@@ -260,22 +168,10 @@ def _parse_finished(cells: Cells) -> bool:
     return value is not False
 
 
-def _parse_number(value: Any, column: str) -> float:
-    """A finite number, or its digits as text, since CSV holds text only."""
-    if value is None:
-        raise RowError(f"no value in `{column}`")
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise RowError(f"`{column}` is no finite number", repr(value))
-    return number
-
-
 def _parse_demonstration(cells: Cells) -> Demonstration:
-    prompt, response = _parse_prompt_and_response(cells)
-    return Demonstration(prompt, response, cells.source, _parse_finished(cells))
+    prompt, answer = parse_prompt_and_response(cells)
+    finished = _parse_finished(cells)
+    return Demonstration(prompt, answer.text, cells.source, finished, answer.fields, answer.learn)
 
 
 def parse_demonstrations(row: DataRow, names: Mapping[str, str]) -> list[Demonstration]:
@@ -284,7 +180,7 @@ def parse_demonstrations(row: DataRow, names: Mapping[str, str]) -> list[Demonst
     Raises RowError where the row is not of that form.
     """
     cells = Cells(row.values, names, row.source)
-    prompt, answers = _parse_prompt(cells), cells.get("responses")
+    prompt, answers = parse_prompt(cells), cells.get("responses")
     if not isinstance(answers, list | tuple) or not all(isinstance(a, Mapping) for a in answers):
         raise RowError("`responses` must be a list of objects, each with its `text`")
     return [
@@ -298,19 +194,22 @@ def parse_demonstrations(row: DataRow, names: Mapping[str, str]) -> list[Demonst
     ]
 
 
-def _parse_text(cells: Cells) -> Text:
-    text = require_text(cells.get("text"), "text")
+def _parse_text(cells: Cells) -> Record:
+    value = read_cell(cells, "text")
+    if isinstance(value, list):
+        return _conversation(cells, value, "text")
+    text = require_text(value, "text")
     if not text.strip():
         raise RowError("an empty text")
     return Text(text, cells.source)
 
 
 def _parse_prompt_only(cells: Cells) -> PromptOnly:
-    return PromptOnly(_parse_prompt(cells), cells.source, collect_meta(cells, "prompt"))
+    return PromptOnly(parse_prompt(cells), cells.source, collect_meta(cells, "prompt"))
 
 
 def _parse_prompt_of_responses(cells: Cells) -> PromptOnly:
-    return PromptOnly(_parse_prompt(cells), cells.source, collect_meta(cells, "responses"))
+    return PromptOnly(parse_prompt(cells), cells.source, collect_meta(cells, "responses"))
 
 
 def collect_meta(cells: Cells, form: Format) -> dict[str, Any]:
@@ -330,8 +229,9 @@ def _to_json_value(value: Any) -> Any:
 
 
 PARSERS: dict[Format, Callable[[Cells], Record]] = {
-    "preference": _parse_preference,
-    "implicit preference": _parse_implicit_preference,
+    "preference": parse_preference,
+    "implicit preference": parse_implicit_preference,
+    "labelled pair": parse_labelled_pair,
     "ranking": _parse_ranking,
     "responses": _parse_prompt_of_responses,
     "unpaired": _parse_unpaired,

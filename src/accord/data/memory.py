@@ -11,7 +11,7 @@ from typing import Any, get_args
 from accord.data.files import DataRow, require_rows
 from accord.data.write import record_json
 from accord.errors import DataError
-from accord.records import UNKNOWN, Message, Record, Source
+from accord.records import UNKNOWN, Message, Record, Source, message_json
 
 
 def memory_name(rows: Any) -> str:
@@ -72,7 +72,7 @@ def _row_from_record(record: Record, source: Source) -> DataRow:
 def _to_plain(value: Any) -> Any:
     """`value` with the containers and numbers that JSON gives; other types stay."""
     if isinstance(value, Message):
-        return {"role": value.role, "content": value.content}
+        return message_json(value) if value.learn else {**message_json(value), "weight": 0}
     if isinstance(value, Mapping):
         return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -6,29 +6,31 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from accord.data.battles import parse_battle
+from accord.data.checks import RowError
 from accord.data.columns import (
     COLUMNS,
-    OPTIONAL_COLUMNS,
     Cells,
+    DialogueText,
     Format,
     match_columns,
     matching_formats,
 )
 from accord.data.files import DataRow, read_rows
 from accord.data.formats import collect_meta, parse_demonstrations, parse_record
+from accord.data.kinds import FORMAT_USES, FORMATS_BY_KIND, KINDS, Kind
 from accord.data.memory import memory_name, read_memory_rows
+from accord.data.pair_columns import describe_unlabelled, require_clear_labels
+from accord.data.read_notes import note_paths, note_unread_columns, note_with_count
 from accord.data.report import Dropped, ReadReport, count_dropped, format_reasons
-from accord.data.turns import RowError
 from accord.errors import DataError
 from accord.records import (
     Battle,
     Comparison,
     Demonstration,
     PromptOnly,
-    Ranking,
     Rating,
     Record,
     Text,
@@ -37,105 +39,25 @@ from accord.runs.activity import with_activity
 
 T = TypeVar("T")
 
-Kind = Literal[
-    "text",
-    "demonstrations",
-    "comparisons",
-    "rankings",
-    "ratings",
-    "prompts",
-    "preferences",
-    "sft",
-    "kto",
-    "any",
-]
-KINDS: dict[Kind, tuple[type[Record], ...]] = {
-    "text": (Text,),
-    "demonstrations": (Demonstration,),
-    "comparisons": (Comparison,),
-    "rankings": (Ranking,),
-    "ratings": (Rating,),
-    "prompts": (PromptOnly,),
-    "preferences": (Comparison, Ranking),
-    "sft": (Demonstration, Text),
-    "kto": (Rating, Comparison, Ranking),
-    "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
-}
-PAIR_FORMATS: set[Format] = {"preference", "implicit preference"}
-# The formats that can be read as a kind; those that need no conversion come first.
-FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
-    "text": ("text",),
-    "demonstrations": (
-        "prompt-completion",
-        "messages",
-        "preference",
-        "implicit preference",
-        "responses",
-    ),
-    "comparisons": ("preference", "implicit preference"),
-    "rankings": ("ranking",),
-    "ratings": ("unpaired", "rating", "preference", "implicit preference"),
-    # The format with the most columns first: a response may show that the prompt is a conversation.
-    "prompts": (
-        "preference",
-        "ranking",
-        "responses",
-        "unpaired",
-        "rating",
-        "prompt-completion",
-        "prompt",
-        "messages",
-        "implicit preference",
-    ),
-    "preferences": ("preference", "implicit preference", "ranking"),
-    "sft": (
-        "prompt-completion",
-        "messages",
-        "text",
-        "preference",
-        "implicit preference",
-        "responses",
-    ),
-    "kto": ("unpaired", "rating", "preference", "implicit preference", "ranking"),
-    "any": (
-        "preference",
-        "ranking",
-        "responses",
-        "unpaired",
-        "rating",
-        "prompt-completion",
-        "implicit preference",
-        "messages",
-        "prompt",
-        "text",
-    ),
-}
-FORMAT_USES: dict[Format, str] = {
-    "battle": "an arena's ratings",
-    "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "ranking": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "responses": "`sft`, as demonstrations; `accord sample` and the online methods, as prompts",
-    "unpaired": "`kto`",
-    "rating": "`kto`, whose `desirable_from` says from which score on a response is desirable",
-    "prompt-completion": "`sft`",
-    "messages": "`sft`",
-    "text": "`sft`",
-    "prompt": "`ppo` or `accord sample`, as prompts",
-}
 
-
-def read_records(path: str | Path, kind: Kind) -> tuple[list[Record], ReadReport]:
+def read_records(
+    path: str | Path, kind: Kind, dialogue_text: DialogueText = "turns"
+) -> tuple[list[Record], ReadReport]:
     """The records of `kind` at `path` (see `read_rows`), and what happened to each row.
+
+    Text that looks like a dialogue (`\\n\\nHuman:`) is read as turns, or left as it is with
+    `dialogue_text="keep"`.
 
     A row that can't be used is left out and named in the report, which also names conversions.
     Raises DataError where nothing can be read, the columns don't fit `kind`, or no row is left.
     """
     rows = list(with_activity(read_rows(path), "reading"))
-    return _convert_rows(rows, kind, str(path), subject=str(path))
+    return _convert_rows(rows, kind, str(path), dialogue_text, subject=str(path))
 
 
-def records_from_rows(rows: Iterable[Any], kind: Kind) -> tuple[list[Record], ReadReport]:
+def records_from_rows(
+    rows: Iterable[Any], kind: Kind, dialogue_text: DialogueText = "turns"
+) -> tuple[list[Record], ReadReport]:
     """As `read_records`, for rows in memory: dicts, records, a data set or a DataFrame.
 
         pairs, report = records_from_rows(
@@ -147,21 +69,25 @@ def records_from_rows(rows: Iterable[Any], kind: Kind) -> tuple[list[Record], Re
     `read_records`, and where `rows` is no collection of mappings or records.
     """
     name = memory_name(rows)
-    return _convert_rows(list(read_memory_rows(rows)), kind, name, subject=f"The {name}")
+    parsed = list(read_memory_rows(rows))
+    return _convert_rows(parsed, kind, name, dialogue_text, subject=f"The {name}")
 
 
 def _convert_rows(
-    rows: Sequence[DataRow], kind: Kind, path: str, *, subject: str
+    rows: Sequence[DataRow], kind: Kind, path: str, dialogue_text: DialogueText, *, subject: str
 ) -> tuple[list[Record], ReadReport]:
     """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
     forms = _choose_formats(subject, kind, list(columns))
     names = match_columns(columns)
+    if forms[0] == "labelled pair":
+        labels = (row.values.get(names["preferred"]) for row in rows)
+        require_clear_labels(labels, names, subject)
     notes: Counter[str] = Counter()
 
     def convert(row: DataRow) -> Iterable[Record]:
         form = next((f for f in forms if _has_all_columns(row, f, names)), forms[0])
-        return _convert_row(row, form, kind, names, notes)
+        return _convert_row(row, form, kind, names, notes, dialogue_text)
 
     records, dropped = _parse_rows(rows, convert)
     if not records:
@@ -170,8 +96,10 @@ def _convert_rows(
             f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
         )
     used = len(rows) - count_dropped(dropped)
-    all_notes = [_note_with_count(note, n, used) for note, n in notes.items()]
-    all_notes += _note_paths(path, rows) + _note_unread_columns(columns, forms, names, kind)
+    all_notes = [note_with_count(note, n, used) for note, n in notes.items()] + note_paths(
+        path, rows
+    )
+    all_notes += note_unread_columns(columns, forms, names, kind, notes)
     return records, ReadReport(path, len(rows), used, len(records), dropped, all_notes)
 
 
@@ -194,7 +122,7 @@ def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], Rea
             f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
         )
     return parsed, ReadReport(
-        path, len(rows), len(parsed), len(parsed), dropped, _note_paths(path, rows)
+        path, len(rows), len(parsed), len(parsed), dropped, note_paths(path, rows)
     )
 
 
@@ -234,19 +162,21 @@ def _choose_formats(subject: str, kind: Kind, columns: list[str]) -> list[Format
 def _describe_wrong_columns(
     subject: str, what: str, columns: Sequence[str], forms: Sequence[Format]
 ) -> str:
-    expected = "; or ".join(", ".join(COLUMNS[form]) for form in forms)
+    expected = "; or ".join(", ".join(COLUMNS[form]) for form in forms if form != "labelled pair")
     message = (
         f"{subject} has the columns {', '.join(columns) or '(all empty)'}; {what} need {expected}."
     )
     uses = [FORMAT_USES[form] for form in matching_formats(columns)[:1]]
     if uses:
-        return f"{message} These rows would fit {uses[0]}."
+        return f"{message} These rows would fit {uses[0]}.{describe_unlabelled(columns)}"
     absent = {c for form in forms for c in COLUMNS[form]} - set(match_columns(columns))
     for column in columns:
         near = difflib.get_close_matches(column, sorted(absent), n=1, cutoff=0.75)
         if near:
             return f"{message} Did you mean `{near[0]}` by `{column}`? Rename it."
-    return f"{message} Rename the columns, or give another data set."
+    return message + (
+        describe_unlabelled(columns) or " Rename the columns, or give another data set."
+    )
 
 
 def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
@@ -254,7 +184,12 @@ def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
 
 
 def _convert_row(
-    row: DataRow, form: Format, kind: Kind, names: dict[str, str], notes: Counter[str]
+    row: DataRow,
+    form: Format,
+    kind: Kind,
+    names: dict[str, str],
+    notes: Counter[str],
+    dialogue_text: DialogueText,
 ) -> Iterable[Record]:
     """The records of `kind` in a row. Raises RowError where it can't be used."""
     targets, cells = KINDS[kind], Cells(row.values, names, row.source)
@@ -263,7 +198,7 @@ def _convert_row(
     if form == "responses" and Demonstration in targets and PromptOnly not in targets:
         notes["each response is read as a demonstration"] += 1
         return parse_demonstrations(row, names)
-    record = parse_record(row, form, names, notes)
+    record = parse_record(row, form, names, notes, dialogue_text)
     if isinstance(record, targets):
         return [record]
     if PromptOnly in targets and not isinstance(record, PromptOnly | Text):
@@ -277,51 +212,28 @@ def _convert_row(
         note, convert = FROM_COMPARISON[target]
         notes[note] += 1
         return convert(record)
-    raise RowError("the conversation does not end with the assistant's answer")
+    if isinstance(record, PromptOnly):
+        raise RowError("the conversation does not end with the assistant's answer")
+    raise RowError("the text holds messages")  # requested: plain text
 
 
 FROM_COMPARISON: dict[type[Record], tuple[str, Callable[[Comparison], list[Record]]]] = {
     Demonstration: (
         "the chosen responses are read as demonstrations",
-        lambda pair: [Demonstration(pair.prompt, pair.chosen, pair.source, pair.chosen_finished)],
+        lambda pair: [
+            Demonstration(
+                pair.prompt, pair.chosen, pair.source, pair.chosen_finished, pair.chosen_fields
+            )
+        ],
     ),
     Rating: (
         "each comparison is read as two ratings, chosen 1 and rejected 0",
         lambda pair: [
-            Rating(pair.prompt, pair.chosen, 1.0, pair.source, pair.chosen_finished),
-            Rating(pair.prompt, pair.rejected, 0.0, pair.source, pair.rejected_finished),
+            Rating(pair.prompt, response, score, pair.source, finished, fields)
+            for response, score, finished, fields in (
+                (pair.chosen, 1.0, pair.chosen_finished, pair.chosen_fields),
+                (pair.rejected, 0.0, pair.rejected_finished, pair.rejected_fields),
+            )
         ],
     ),
 }
-
-
-def _note_with_count(note: str, count: int, used: int) -> str:
-    # A note may be counted twice in one row, once for each response.
-    return note if count >= used else f"in {count:,} rows, {note}"
-
-
-def _note_paths(path: str, rows: Sequence[DataRow]) -> list[str]:
-    """The paths of the rows, where they differ from the path that was given."""
-    paths = list(dict.fromkeys(row.source.path for row in rows))
-    if paths == [path] or (len(paths) == 1 and Path(paths[0]) == Path(path).expanduser()):
-        return []
-    return [f"read from {', '.join(paths)}"]
-
-
-def _note_unread_columns(
-    columns: Iterable[str], forms: Sequence[Format], names: dict[str, str], kind: Kind
-) -> list[str]:
-    """Columns that were not read, such as those of another format in the same rows."""
-    if kind == "prompts":
-        return []  # `meta` holds them
-    read = {names.get(c, c) for form in forms for c in COLUMNS[form]}
-    if "prompt" in COLUMNS[forms[0]]:
-        read |= set(OPTIONAL_COLUMNS) - ({"input"} if names["prompt"] == "prompt" else set())
-    else:
-        read |= {"margin", "meta", "finished"}
-    if Comparison not in KINDS[kind] or not PAIR_FORMATS & set(forms):
-        read.discard("margin")  # only pairs have one
-    if "responses" in forms:
-        read |= {"model", "settings"}  # these describe the responses
-    unread = [c for c in columns if c not in read]
-    return [f"columns not read: {', '.join(unread)}"] if unread else []

@@ -12,6 +12,7 @@ from accord.data.files import DataRow, read_rows
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
+    Message,
     Prompt,
     PromptOnly,
     Ranking,
@@ -19,6 +20,7 @@ from accord.records import (
     Record,
     Response,
     Text,
+    message_json,
     prompt_from_json,
     prompt_json,
 )
@@ -63,18 +65,38 @@ def record_json(record: Record) -> dict[str, Any]:
     if isinstance(record, PromptOnly):
         return {**prompt, "meta": dict(record.meta)}
     if isinstance(record, Demonstration):
-        row: dict[str, Any] = {**prompt, "completion": record.response}
+        row: dict[str, Any] = {**prompt, "completion": _answer_json(record.response, record.fields)}
+        if not record.learn:
+            row["completion"] = [{**_answer_turn(record.response, record.fields), "weight": 0}]
         return row if record.finished else {**row, "finished": False}
     if isinstance(record, Rating):
-        row = {**prompt, "response": record.response, "score": record.score}
+        response = _answer_json(record.response, record.fields)
+        row = {**prompt, "response": response, "score": record.score}
         return row if record.finished else {**row, "finished": False}
     if isinstance(record, Ranking):
-        row = {**prompt, "responses": list(record.responses), "ranks": list(record.ranks)}
+        fields = record.fields or ("",) * len(record.ranks)
+        responses = list(map(_answer_json, record.responses, fields))
+        row = {**prompt, "responses": responses, "ranks": list(record.ranks)}
         return row if record.finished is None else {**row, "finished": list(record.finished)}
-    row = {**prompt, "chosen": record.chosen, "rejected": record.rejected}
+    answers = (record.chosen, record.chosen_fields), (record.rejected, record.rejected_fields)
+    write = _answer_turns if record.chosen_fields or record.rejected_fields else _answer_json
+    row = {**prompt, "chosen": write(*answers[0]), "rejected": write(*answers[1])}
     if not (record.chosen_finished and record.rejected_finished):
         row["finished"] = [record.chosen_finished, record.rejected_finished]
     return row if record.margin is None else {**row, "margin": record.margin}
+
+
+def _answer_json(text: str, fields: str) -> str | list[dict[str, Any]]:
+    """A response as a row has it: its text, or a list of its turn where it has other fields."""
+    return _answer_turns(text, fields) if fields else text
+
+
+def _answer_turns(text: str, fields: str) -> list[dict[str, Any]]:
+    return [_answer_turn(text, fields)]
+
+
+def _answer_turn(text: str, fields: str) -> dict[str, Any]:
+    return message_json(Message("assistant", text, fields))
 
 
 def write_responses(path: str | Path, rows: Iterable[ResponseRow]) -> int:

@@ -47,7 +47,7 @@ from accord.compare.rewards.user_code import (
 )
 from accord.compare.texts import shorten
 from accord.errors import RewardError
-from accord.records import prompt_json
+from accord.records import turns_json
 from accord.settings.rewards import PythonSource
 
 Function = Callable[..., Any]
@@ -235,7 +235,9 @@ def _read_parameters(function: Function, function_name: str) -> tuple[list[str],
 def _make_arguments(rows: Sequence[PromptResponse]) -> Mapping[str, list[Any]]:
     """All arguments that a function may be called with."""
     columns = dict.fromkeys(column for row in rows for column in row.meta)
-    prompts = [prompt_json(row.prompt) for row in rows]
+    prompts = [
+        row.prompt if isinstance(row.prompt, str) else turns_json(row.prompt) for row in rows
+    ]
     arguments = {column: [_copy(row.meta.get(column)) for row in rows] for column in columns}
     if all(row.tokens is not None for row in rows):
         arguments["completion_ids"] = [list(row.tokens or ()) for row in rows]

@@ -13,18 +13,18 @@ from itertools import takewhile
 from typing import Any
 
 from accord.lm.tokens.control import control_tokens
-from accord.lm.tokens.render import UnusableRow, render
+from accord.lm.tokens.render import UnusableRow
+from accord.lm.tokens.rendering import render_turns
 from accord.lm.tokens.template import (
     encode_prompt,
     encode_text,
     ends_with_assistant,
-    message_dicts,
     render_answered,
     render_prompt,
     start_token_id,
     tokenize_text,
 )
-from accord.records import Prompt
+from accord.records import Message, Prompt, prompt_context, turns_json
 
 _Markers = frozenset[int]
 
@@ -57,18 +57,24 @@ def encode_answers(
     *,
     finished: Sequence[bool] | None = None,
     whole: bool = False,
+    fields: Sequence[str] | None = None,
 ) -> EncodedAnswers:
     """Token ids of a prompt and of responses to it, as they are in the whole text of each.
 
     A response ends with its EOS. One that is not finished (cut when it was sampled) has no EOS, and
     no token at all where it has no text. What the template renders after the EOS (a line break,
     say) is not part of it, except with `whole`: a finished response to a conversation then ends
-    where the rendered conversation does, and no EOS is added to it. Raises UnusableRow where the
+    where the rendered conversation does, and no EOS is added to it. `fields` are those of each
+    response, as a `Message` has them. Raises UnusableRow where the
     template refuses the conversation or renders its earlier turns differently once it is answered.
     """
     ended = [True] * len(responses) if finished is None else finished
     before_text, before = _before(prompt, tokenizer)
-    texts = [_answered_text(prompt, response, tokenizer) for response in responses]
+    others = [""] * len(responses) if fields is None else fields
+    texts = [
+        _answered_text(prompt, response, tokenizer, other)
+        for response, other in zip(responses, others, strict=True)
+    ]
     is_text = isinstance(prompt, str)
     rows = [tuple(encode_text(tokenizer, t)) if is_text else _ids(tokenizer, t) for t in texts]
     split = min((_shared_length(before, row) for row in rows), default=len(before))
@@ -79,12 +85,14 @@ def encode_answers(
     encoded = [
         _end_answer(
             row[split:],
-            _Row(text, response, done, whole and not is_text),
+            _Row(text, response, done, whole and not is_text, bool(other)),
             tokenizer,
             eos_ids,
             markers,
         )
-        for row, text, response, done in zip(rows, texts, responses, ended, strict=True)
+        for row, text, response, done, other in zip(
+            rows, texts, responses, ended, others, strict=True
+        )
     ]
     altered = 0 if is_text else sum(map(_is_altered, responses, texts))
     return EncodedAnswers(
@@ -98,7 +106,13 @@ def encode_answers(
 
 
 def find_assistant_spans(
-    prompt: Prompt, ids: tuple[int, ...], text: str, tokenizer: Any, eos_ids: frozenset[int]
+    prompt: Prompt,
+    ids: tuple[int, ...],
+    text: str,
+    tokenizer: Any,
+    eos_ids: frozenset[int],
+    *,
+    learn: bool = True,
 ) -> list[tuple[int, int]]:
     """The ranges [start, end) of assistant turns among a conversation's ids, EOS included.
 
@@ -114,7 +128,7 @@ def find_assistant_spans(
     markers = _turn_markers(tokenizer, eos_ids)
     earlier = turns[:-1] if ends_with_assistant(prompt) else turns
     for turn, message in enumerate(earlier):
-        if message.role != "assistant":
+        if message.role != "assistant" or message.learn != learn:
             continue
         before_text, before = _before(turns[:turn], tokenizer)
         begin = _shared_length(before, ids)
@@ -123,7 +137,7 @@ def find_assistant_spans(
                 _require_same_turns(turns[:turn], before_text, [text], tokenizer)
             except UnusableRow as error:
                 raise UnusableRow(_TURNS_REWRITTEN) from error
-        rendered = render(message_dicts(turns[: turn + 1]), tokenizer)
+        rendered = _render_turns_alone(turns[: turn + 1], tokenizer)
         with_turn = _ids(tokenizer, rendered)
         row = _Row(rendered, str(message.content))
         answer, eos_added = _end_answer(with_turn[begin:], row, tokenizer, eos_ids, markers)
@@ -142,6 +156,13 @@ def find_assistant_spans(
     return spans
 
 
+def _render_turns_alone(turns: tuple[Message, ...], tokenizer: Any) -> str:
+    """The chat template's text of turns, without a generation prompt."""
+    return render_turns(
+        tokenizer, turns_json(turns), prompt_context(turns), generation_prompt=False
+    )
+
+
 def _before(prompt: Prompt, tokenizer: Any) -> tuple[str, tuple[int, ...]]:
     """A prompt as text and as ids, without an answer."""
     if isinstance(prompt, str):
@@ -150,10 +171,10 @@ def _before(prompt: Prompt, tokenizer: Any) -> tuple[str, tuple[int, ...]]:
     return text, _ids(tokenizer, text)
 
 
-def _answered_text(prompt: Prompt, response: str, tokenizer: Any) -> str:
+def _answered_text(prompt: Prompt, response: str, tokenizer: Any, fields: str) -> str:
     if isinstance(prompt, str):
         return prompt + response
-    return render_answered(prompt, response, tokenizer)
+    return render_answered(prompt, response, tokenizer, fields)
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -173,8 +194,8 @@ def _require_same_turns(
     Its generation prompt may be: some templates open a thought there.
     """
     assert not isinstance(prompt, str)
-    turns = message_dicts(prompt[:-1] if ends_with_assistant(prompt) else prompt)
-    rendered = render(turns, tokenizer) if turns else ""
+    turns = prompt[:-1] if ends_with_assistant(prompt) else prompt
+    rendered = _render_turns_alone(turns, tokenizer) if turns else ""
     needed = _shared_length(before, rendered)
     shared = min(_shared_length(before, text) for text in answered)
     if shared < len(before[:needed].rstrip()):

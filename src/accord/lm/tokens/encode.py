@@ -6,13 +6,15 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assistant_spans
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.render import UnusableRow
+from accord.lm.tokens.rendering import unwritten_fields
 from accord.lm.tokens.template import (
     encode_prompt,
     encode_text,
@@ -146,6 +148,7 @@ def encode_prompts(
     for record in with_activity(records, "tokenising", len(records)):
         try:
             refuse_control_tokens(record.prompt, (), tokenizer)
+            report.leave_out(unwritten_fields(record.prompt, tokenizer))
             ids, cut = truncate_prompt(encode_prompt(record.prompt, tokenizer), limits)
         except UnusableRow as reason:
             report.drop(str(reason), record.source)
@@ -168,15 +171,32 @@ def _desirability(record: Record, ranks: Sequence[int], desirable_from: float) -
     return {k: label for k, label in labels if label is not None}
 
 
-def _response_fields(record: Record) -> tuple[tuple[str, ...], tuple[int, ...], tuple[bool, ...]]:
-    """The responses' texts, their ranks, and which of them are finished."""
+class _Response(NamedTuple):
+    """A response as its record has it."""
+
+    text: str
+    rank: int
+    finished: bool
+    fields: str
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.text.strip() and not self.fields
+
+
+def _read_responses(record: Record) -> list[_Response]:
     if isinstance(record, Rating):
-        return (record.response,), (0,), (record.finished,)
+        return [_Response(record.response, 0, record.finished, record.fields)]
     if isinstance(record, Comparison):
-        finished = (record.chosen_finished, record.rejected_finished)
-        return (record.chosen, record.rejected), (0, 1), finished
+        return [
+            _Response(record.chosen, 0, record.chosen_finished, record.chosen_fields),
+            _Response(record.rejected, 1, record.rejected_finished, record.rejected_fields),
+        ]
     if isinstance(record, Ranking):
-        return record.responses, record.ranks, record.finished or (True,) * len(record.ranks)
+        finished = record.finished or (True,) * len(record.ranks)
+        fields = record.fields or ("",) * len(record.ranks)
+        columns = zip(record.responses, record.ranks, finished, fields, strict=True)
+        return [_Response(*response) for response in columns]
     raise DataError(f"{record.source}: a {type(record).__name__} has no response to learn from.")
 
 
@@ -199,37 +219,61 @@ def _encode_demonstration(
     report: EncodeReport,
 ) -> PromptGroup:
     turns = () if isinstance(record.prompt, str) else record.prompt
-    earlier = [turn.content for turn in turns if turn.role == "assistant"]
-    learned_texts = [*earlier, record.response] if loss_on == "assistant" else [record.response]
-    if not all(text.strip() for text in learned_texts):
+    earlier = [turn for turn in turns if turn.role == "assistant" and turn.learn]
+    learned = [(record.response, record.fields)] if record.learn else []
+    if loss_on == "assistant":
+        learned += [(turn.content, turn.fields) for turn in earlier]
+    if not learned and loss_on != "all":
+        raise UnusableRow("its answers are marked as not to be learned")
+    if not all(text.strip() or fields for text, fields in learned):
         raise UnusableRow("a response is empty")
-    refuse_control_tokens(record.prompt, (record.response,), tokenizer)
+    refuse_control_tokens(record.prompt, (record.response, record.fields), tokenizer)
+    report.leave_out(unwritten_fields(record.prompt, tokenizer, record.response, record.fields))
     encoded = encode_answers(
-        record.prompt, [record.response], tokenizer, eos_ids, finished=[record.finished]
+        record.prompt,
+        [record.response],
+        tokenizer,
+        eos_ids,
+        finished=[record.finished],
+        fields=[record.fields],
     )
     ids = (*encoded.prompt, *encoded.responses[0])
-    spans = [(len(encoded.prompt), len(ids))]
-    if loss_on == "assistant" and earlier:
-        text = render_answered(record.prompt, record.response, tokenizer)
-        spans = [*find_assistant_spans(record.prompt, ids, text, tokenizer, eos_ids), *spans]
-    elif loss_on == "all":
+    last = [(len(encoded.prompt), len(ids))]
+    spans, left_out = (last, []) if record.learn else ([], last)
+    if loss_on != "response" and any(turn.role == "assistant" for turn in turns):
+        text = render_answered(record.prompt, record.response, tokenizer, record.fields)
+        find = partial(find_assistant_spans, record.prompt, ids, text, tokenizer, eos_ids)
+        if loss_on == "assistant":
+            spans = [*find(), *spans]
+        elif not all(turn.learn for turn in turns):
+            left_out = [*find(learn=False), *left_out]
+    if loss_on == "all":
         spans = [(1, len(ids))]
-    first = max(1, spans[0][0])
+    ids, first = ids[: spans[-1][1]], max(1, spans[0][0])
     prompt, prompt_cut = truncate_prompt(ids[:first], limits, len(ids) - first)
-    learned = _truncate_response(limits.max_length - len(prompt), ids[first:], limits)
+    tokens = _truncate_response(limits.max_length - len(prompt), ids[first:], limits)
     mask = tuple(
-        any(start <= i < end for start, end in spans) for i in range(first, first + len(learned))
+        _is_within(i, spans) and not _is_within(i, left_out)
+        for i in range(first, first + len(tokens))
     )
-    num_cut = len(ids) - first - len(learned)
+    if not any(mask):
+        raise UnusableRow("no token that is to be learned is within the limits")
+    num_cut = len(ids) - first - len(tokens)
     report.prompts_cut += prompt_cut
     report.responses_cut += num_cut > 0
     report.eos_lost += num_cut > 0 and record.finished
     report.eos_added += encoded.eos_added[0] and not num_cut
     _count_borders(encoded, report)
     report.unfinished += not record.finished
+    report.answers_marked += sum(t.role == "assistant" and not t.learn for t in turns)
+    report.answers_marked += not record.learn
     report.answers_not_learned += loss_on == "response" and bool(earlier)
     loss_mask = () if all(mask) else (mask,)
-    return PromptGroup(prompt, (learned,), (0,), source=record.source, loss_mask=loss_mask)
+    return PromptGroup(prompt, (tokens,), (0,), source=record.source, loss_mask=loss_mask)
+
+
+def _is_within(index: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= index < end for start, end in spans)
 
 
 def _encode_responses(
@@ -241,20 +285,31 @@ def _encode_responses(
     report: EncodeReport,
 ) -> PromptGroup:
     assert not isinstance(record, Text)
-    texts, ranks, finished = _response_fields(record)
+    answers = _read_responses(record)
+    ranks = tuple(answer.rank for answer in answers)
     if len(ranks) > 1 and len(set(ranks)) == 1:
         raise UnusableRow("all its responses are tied")
     labels: dict[int, bool] = {}
     if desirable_from is not None:
         labels = _desirability(record, ranks, desirable_from)
-        neither = len(texts) - len(labels)
-        texts = tuple(texts[k] for k in labels)
-        ranks = tuple(ranks[k] for k in labels)
-        finished = tuple(finished[k] for k in labels)
-    if not all(text.strip() for text in texts):
+        neither = len(answers) - len(labels)
+        answers = [answers[k] for k in labels]
+        ranks = tuple(answer.rank for answer in answers)
+    if any(answer.is_empty for answer in answers):
         raise UnusableRow("a response is empty")
-    refuse_control_tokens(record.prompt, texts, tokenizer)
-    encoded = encode_answers(record.prompt, texts, tokenizer, eos_ids, finished=finished)
+    parts = [part for answer in answers for part in (answer.text, answer.fields)]
+    refuse_control_tokens(record.prompt, parts, tokenizer)
+    for answer in answers:
+        report.leave_out(unwritten_fields(record.prompt, tokenizer, answer.text, answer.fields))
+    finished = [answer.finished for answer in answers]
+    encoded = encode_answers(
+        record.prompt,
+        [answer.text for answer in answers],
+        tokenizer,
+        eos_ids,
+        finished=finished,
+        fields=[answer.fields for answer in answers],
+    )
     longest = max(map(len, encoded.responses))
     prompt, prompt_cut = truncate_prompt(encoded.prompt, limits, longest)
     max_tokens = limits.max_length - len(prompt)

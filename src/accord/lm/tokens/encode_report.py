@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +18,11 @@ class EncodeReport:
     records, used, groups, tokens: numbers of each. prompts_cut, responses_cut: truncated ones.
     eos_lost: responses whose EOS was truncated; eos_added: responses whose template wrote none.
     unfinished: responses that were cut when they were sampled. answers_not_learned: rows with
-    earlier assistant turns that are not trained on. desirable, undesirable, neither: labels of
-    responses. equal_pairs: pairs of a ranking whose responses are equal. prompts_merged,
-    prompts_reopened, answers_altered: see `answers.EncodedAnswers`.
+    earlier assistant turns that are not trained on. answers_marked: assistant turns that rows mark
+    as not to be learned. unwritten: fields of turns that the chat template does not write, such as
+    `name`. desirable, undesirable, neither: labels of responses. equal_pairs: pairs of a ranking
+    whose responses are equal. prompts_merged, prompts_reopened, answers_altered: see
+    `answers.EncodedAnswers`.
     """
 
     records: int = 0
@@ -31,6 +35,7 @@ class EncodeReport:
     eos_added: int = 0
     unfinished: int = 0
     answers_not_learned: int = 0
+    answers_marked: int = 0
     desirable: int = 0
     undesirable: int = 0
     neither: int = 0
@@ -38,10 +43,15 @@ class EncodeReport:
     prompts_merged: int = 0
     prompts_reopened: int = 0
     answers_altered: int = 0
+    unwritten: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, list[Source]] = field(default_factory=dict)
 
     def drop(self, reason: str, source: Source) -> None:
         self.dropped.setdefault(reason, []).append(source)
+
+    def leave_out(self, fields: Iterable[str]) -> None:
+        """Count fields of a row that the chat template does not write."""
+        self.unwritten.update(set(fields))
 
     def summary(self) -> str:
         """One line to show to the user."""
@@ -61,6 +71,10 @@ class EncodeReport:
                 f"{self.answers_not_learned:,} rows with earlier answers, of which only the last "
                 f"is learned (loss_on=assistant learns all)"
             )
+        if self.answers_marked:
+            parts.append(f"{self.answers_marked:,} answers are context only, as the rows mark them")
+        for name, count in self.unwritten.items():
+            parts.append(f"the chat template does not write `{name}` (of {count:,} rows)")
         if self.desirable or self.undesirable:
             parts.append(f"{self.desirable:,} responses desirable, {self.undesirable:,} not")
         if self.neither:
@@ -100,6 +114,8 @@ class EncodeReport:
             "eos_added": self.eos_added,
             "unfinished": self.unfinished,
             "answers_not_learned": self.answers_not_learned,
+            "answers_marked": self.answers_marked,
+            "unwritten": dict(self.unwritten),
             "desirable": self.desirable,
             "undesirable": self.undesirable,
             "neither": self.neither,

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
@@ -42,11 +42,13 @@ def render(
     *,
     generation_prompt: bool = False,
     continue_last: bool = False,
+    context: Mapping[str, Any] | None = None,
 ) -> str:
     """The chat template's text of turns, as `apply_chat_template` of transformers renders it.
 
     With `generation_prompt` it ends where an answer begins; with `continue_last` it ends within the
-    last turn, for the model to continue. Raises DataError without a template, ModelError for a
+    last turn, for the model to continue. `context` holds the template's further variables, such as
+    `tools`. Raises DataError without a template, ModelError for a
     template that can't be used, and UnusableRow where the template refuses these turns.
     """
     template = getattr(tokenizer, "chat_template", None)
@@ -65,6 +67,7 @@ def render(
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
                     continue_final_message=continue_last,
+                    **(context or {}),
                 )
             )
     except _TimeIsUp as error:

@@ -7,8 +7,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from accord.lm.tokens.control import control_tokens
-from accord.lm.tokens.render import UnusableRow, render
-from accord.records import Prompt, prompt_json
+from accord.lm.tokens.render import UnusableRow
+from accord.lm.tokens.rendering import render_turns
+from accord.records import Message, Prompt, message_json, parse_fields, prompt_context, turns_json
 
 _added_cache: WeakKeyDictionary[Any, tuple[Any, tuple[list[int], list[int]]]] = WeakKeyDictionary()
 
@@ -29,27 +30,29 @@ def render_prompt(prompt: Prompt, tokenizer: Any) -> str:
 
     A last turn of the assistant's is the beginning of that answer: the text ends within it.
     """
-    turns = message_dicts(prompt)
     continues = ends_with_assistant(prompt)
-    return render(turns, tokenizer, generation_prompt=not continues, continue_last=continues)
+    return render_turns(
+        tokenizer,
+        turns_json(prompt),
+        prompt_context(prompt),
+        generation_prompt=not continues,
+        continue_last=continues,
+    )
 
 
-def render_answered(prompt: Prompt, response: str, tokenizer: Any) -> str:
-    """The chat template's text of a conversation with its answer."""
-    turns = message_dicts(prompt)
+def render_answered(prompt: Prompt, response: str, tokenizer: Any, fields: str = "") -> str:
+    """The chat template's text of a conversation with its answer; `fields` are the answer's, as a
+    `Message` has them."""
+    turns = turns_json(prompt)
     if ends_with_assistant(prompt):
         begun = turns.pop()
-        answer = {**begun, "content": begun["content"] + response}
+        content = (begun["content"] or "") + response
+        answer = {**begun, **parse_fields(fields), "content": content}
     else:
-        answer = {"role": "assistant", "content": response}
-    return render([*turns, answer], tokenizer)
-
-
-def message_dicts(prompt: Prompt) -> list[dict[str, Any]]:
-    """The turns of a conversation as chat templates read them."""
-    turns = prompt_json(prompt)
-    assert isinstance(turns, list)
-    return [dict(turn) for turn in turns]
+        answer = message_json(Message("assistant", response, fields))
+    return render_turns(
+        tokenizer, [*turns, answer], prompt_context(prompt), generation_prompt=False
+    )
 
 
 def ends_with_assistant(prompt: Prompt) -> bool:
@@ -102,7 +105,8 @@ def refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: A
     """
     if isinstance(prompt, str):
         return
-    parts = [*(turn.content for turn in prompt), *responses]
+    parts = [t for turn in prompt for t in (turn.content, turn.fields, turn.context) if t]
+    parts += responses
     control = control_tokens(tokenizer)
     for token in control.texts:
         if any(token in part for part in parts):
