@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,3 +231,29 @@ def test_target_tokens_have_the_log_probs_of_the_whole_row(shares_prefixes: bool
             if on
         ]
     torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=1e-4)
+
+
+def test_a_turn_that_is_marked_is_context_only() -> None:
+    marked = (TALK[0], replace(TALK[1], learn=False), TALK[2])
+    record = replace(RECORD, prompt=marked)
+    (group,), report = encoded(record, loss_on="assistant")
+    assert group.prompt == (*BEGINNING, *SAT, EOS, *MIDDLE)
+    assert group.responses == ((*RAN, EOS),)
+    assert "1 answers are context only, as the rows mark them" in report.summary()
+    (group,), _ = encoded(record, loss_on="all")
+    (mask,) = group.loss_mask
+    learned = [t for t, on in zip(group.responses[0], mask, strict=True) if on]
+    assert learned == [*BEGINNING[1:], *MIDDLE, *RAN, EOS]
+
+
+def test_a_marked_last_answer() -> None:
+    record = replace(RECORD, learn=False)
+    (group,), _ = encoded(record, loss_on="assistant")
+    assert (group.prompt, group.responses) == (BEGINNING, ((*SAT, EOS),))  # nothing behind it
+    both = [record, replace(RECORD, source=Source("rows.jsonl", 5))]
+    groups, report = encoded(*both, loss_on="response")
+    assert len(groups) == 1
+    assert report.dropped == {"its answers are marked as not to be learned": [record.source]}
+    marked = (TALK[0], replace(TALK[1], learn=False), TALK[2])
+    with pytest.raises(DataError, match="marked as not to be learned"):
+        encoded(replace(record, prompt=marked), loss_on="assistant")
