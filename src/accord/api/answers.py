@@ -13,11 +13,13 @@ from accord.api.rewards import RewardLike, combine_rewards
 from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import CombinedReward, score_responses
 from accord.compare.texts import shorten
+from accord.data.columns import DialogueText
 from accord.data.hub import is_hub_name
 from accord.errors import DataError
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
@@ -132,7 +134,7 @@ def sample(
     settings = SamplingSettings(
         num_responses, max_new_tokens, temperature, top_p, batch_size, top_k, min_p, tuple(stop)
     )
-    records = read_prompts(prompts)
+    records = read_prompts(prompts, how_to_read_dialogues("turns", lm.tokenizer))
     limits = sampling_limits(lm.max_length, max_new_tokens, lm.name)
     ids, used, report = encode_prompts(records, lm.tokenizer, limits)
     if len(used) < len(records):
@@ -202,7 +204,9 @@ def score(
     return score_responses(combined, [r.prompt for r in records], responses, None, metas).total
 
 
-def read_prompts(prompts: Iterable[Any] | str | Path) -> list[PromptOnly]:
+def read_prompts(
+    prompts: Iterable[Any] | str | Path, dialogue_text: DialogueText = "turns"
+) -> list[PromptOnly]:
     """Prompts as records, in order. Raises DataError where one can't be used."""
     if isinstance(prompts, Mapping):
         raise DataError("The prompts are one dict. Pass a list with one entry for each prompt.")
@@ -216,7 +220,7 @@ def read_prompts(prompts: Iterable[Any] | str | Path) -> list[PromptOnly]:
         rows = prompts
     else:
         rows = [_prompt_row(prompt) for prompt in prompts]
-    records, report = load_records(rows, "prompts")
+    records, report = load_records(rows, "prompts", dialogue_text)
     if report.used < report.rows:
         raise DataError(f"Some prompts can't be used: {report.summary()}")
     return [record for record in records if isinstance(record, PromptOnly)]

@@ -28,8 +28,9 @@ Format = Literal[
     "text",
     "prompt",
 ]
-DialogueText = Literal["turns", "keep"]
-"""What becomes of text that looks like a dialogue (Human:, Assistant:): turns, or the text."""
+DialogueText = Literal["turns", "keep", "no template"]
+"""What becomes of text that looks like a dialogue (Human:, Assistant:): it is read as turns, or
+stays text, on request or because the tokenizer has no chat template that could render turns."""
 
 # In order: the first format whose columns are all present is the one detected.
 COLUMNS: dict[Format, tuple[str, ...]] = {

@@ -19,6 +19,11 @@ from accord.data.written_messages import messages_in_text
 from accord.records import Message, Prompt, prompt_context, with_context
 
 DIALOGUE_NOTE = "dialogue text (Human:, Assistant:) is read as turns"
+KEPT_NOTES = {
+    "keep": "dialogue text (Human:, Assistant:) stays text",
+    "no template": "dialogue text (Human:, Assistant:) stays text, as the tokenizer has no chat "
+    "template",
+}
 
 
 def read_cell(cells: Cells, column: str) -> Any:
@@ -41,8 +46,12 @@ def read_text(cells: Cells, text: str, name: str) -> Any:
 
 
 def is_dialogue(cells: Cells, value: Any) -> bool:
-    """Whether a value is dialogue text that is to be read as turns."""
-    return cells.dialogue_text == "turns" and is_hh_dialogue(value)
+    """Whether a value is dialogue text to be read as turns; a note says if it stays text."""
+    if not is_hh_dialogue(value):
+        return False
+    if cells.dialogue_text != "turns":
+        cells.notes[KEPT_NOTES[cells.dialogue_text]] += 1
+    return cells.dialogue_text == "turns"
 
 
 def parse_prompt(cells: Cells) -> Prompt:

@@ -39,6 +39,11 @@ class NotIdentity:
     is saved, how a server is reached."""
 
 
+class UnlessDefault:
+    """Marks a setting that is newer than runs whose identity must not change: it belongs to the
+    identity unless it has its default, which is how earlier versions worked."""
+
+
 class MayGrow(NotIdentity):
     """Marks a count that may be raised after a stage is finished: the stage then resumes."""
 

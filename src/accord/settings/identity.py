@@ -20,6 +20,7 @@ from accord.settings.base import (
     NotIdentity,
     Settings,
     SettingsTable,
+    UnlessDefault,
     has_mark,
 )
 from accord.settings.reading.allowed import table_class
@@ -45,9 +46,14 @@ def identity_values(values: Mapping[str, Any], settings_class: type[Settings]) -
     identity = {
         key: _nested_identity(value, fields.get(key))
         for key, value in values.items()
-        if key in conditional or not has_mark(fields.get(key), NotIdentity)
+        if (key in conditional or not has_mark(fields.get(key), NotIdentity))
+        and not _is_new_and_default(value, fields.get(key))
     }
     return {**identity, **settings_class.REMOVED}
+
+
+def _is_new_and_default(value: Any, field: FieldInfo | None) -> bool:
+    return field is not None and has_mark(field, UnlessDefault) and value == field.default
 
 
 def _nested_identity(value: Any, field: FieldInfo | None) -> Any:

@@ -16,6 +16,7 @@ from accord.settings.base import (
     SettingsTable,
     Verbatim,
 )
+from accord.settings.dialogue import DialogueText
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -70,6 +71,7 @@ class IterateSettings(Settings):
     output_dir: Annotated[str, NotIdentity] = Field(
         description="Folder for the rounds, rounds.json and the last `model/`."
     )
+    dialogue_text: DialogueText = "turns"
     rounds: Annotated[int, MayGrow] = Field(
         3,
         ge=1,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, PathByName, Settings, Verbatim
+from accord.settings.dialogue import DialogueText
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
 from accord.settings.sampling import SamplerSettings
@@ -21,9 +22,7 @@ class WorldSettings(Settings):
     demonstrations: int = Field(8000, ge=1, description="Prompts with a demonstration.")
     corpus: int = Field(8000, ge=0, description="Texts for the base model.")
     train_prompts: int = Field(2000, ge=1, description="Prompts for training, without an answer.")
-    test_prompts: int = Field(
-        200, ge=1, description="Prompts for tests, which appear nowhere else."
-    )
+    test_prompts: int = Field(200, ge=1, description="Prompts for tests, in no other file.")
     vocab_size: int = Field(1280, ge=300, description="Entries of the tokenizer.")
     hidden_size: int = Field(128, ge=8, description="Width of the model.")
     num_hidden_layers: int = Field(4, ge=1, description="Layers of the model.")
@@ -54,6 +53,7 @@ class SplitSettings(Settings):
     output_dir: Annotated[str, NotIdentity] = Field(
         description="Folder for train.jsonl, test.jsonl and the report."
     )
+    dialogue_text: DialogueText = "turns"
     test_fraction: float = Field(0.1, gt=0, lt=1, description="Share of held-out prompts.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split.")
 
@@ -64,6 +64,7 @@ class SampleSettings(Settings):
     model: Annotated[str, InputPath] = Field(description="Model folder or hub name.")
     dataset: Annotated[str, InputPath] = Field(description="Rows with prompts.")
     output_dir: Annotated[str, NotIdentity] = Field(description="Folder for responses.jsonl.")
+    dialogue_text: DialogueText = "turns"
     model_name: str | None = Field(
         None, description="The model's name in responses.jsonl; by default its folder's name."
     )
@@ -302,6 +303,7 @@ class EvaluateSettings(Settings):
     comparisons: Annotated[str | None, InputPath] = Field(
         None, description="Held-out comparisons on which the reward model's accuracy is measured."
     )
+    dialogue_text: DialogueText = "turns"
     clear_gap: float = Field(
         0.2,
         ge=0,

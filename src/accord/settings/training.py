@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
 from accord.settings.lora import LoraSettings
 
@@ -40,6 +41,7 @@ class TrainSettings(Settings):
     eval_dataset: Annotated[str | None, InputPath] = Field(
         None, description="Held-out rows, read like `dataset`."
     )
+    dialogue_text: DialogueText = "turns"
     eval_steps: int | None = Field(
         None,
         ge=1,

@@ -19,6 +19,7 @@ from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode import encode
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.records import Comparison, Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings
@@ -99,7 +100,8 @@ def load_rows(
 ) -> list[PromptGroup]:
     """Read and encode a data set (a path, or rows in memory) for a method; the report goes to the
     log and to `output_dir`."""
-    records, read = load_records(dataset, method.kind)
+    dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
+    records, read = load_records(dataset, method.kind, dialogue_text)
     margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
     if margins and not method.uses_margins:
         note = f"the margins of {len(margins):,} pairs are not used: only `reward` learns from them"

@@ -33,6 +33,7 @@ from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.lm.tokens.known_tokens import check_token_ids
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.records import PromptOnly
 from accord.runs import write_json_atomic
 from accord.settings.online import OnlineSettings
@@ -137,7 +138,9 @@ def _load_ptx_rows(
     """The rows of PPO-ptx, if `ptx_dataset` is set."""
     if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
         return None
-    records, read = load_records(memory.rows("ptx_dataset", settings.ptx_dataset), "sft")
+    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
+    ptx_rows = memory.rows("ptx_dataset", settings.ptx_dataset)
+    records, read = load_records(ptx_rows, "sft", dialogue_text)
     rows, encoded = encode_rows(records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
@@ -151,7 +154,8 @@ def _load_prompts(
     report_path: Path,
 ) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
     """Prompt ids with their records, within the length that the response leaves."""
-    records, read = load_records(dataset, "prompts")
+    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
+    records, read = load_records(dataset, "prompts", dialogue_text)
     room = settings.max_length - settings.max_new_tokens
     limits = Limits(
         settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts

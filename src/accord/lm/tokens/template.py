@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from accord.data.columns import DialogueText
 from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.rendering import render_turns
@@ -116,6 +117,14 @@ def refuse_control_tokens(prompt: Prompt, responses: Sequence[str], tokenizer: A
         if spelled:
             token = tokenizer.convert_ids_to_tokens(min(spelled))
             raise UnusableRow(f"its text spells the control token {token}")
+
+
+def how_to_read_dialogues(setting: DialogueText, tokenizer: Any) -> DialogueText:
+    """How text that looks like a dialogue is read: by the setting, but as text where the tokenizer
+    has no chat template."""
+    if setting == "turns" and not getattr(tokenizer, "chat_template", None):
+        return "no template"
+    return setting
 
 
 def start_token_id(tokenizer: Any) -> int:

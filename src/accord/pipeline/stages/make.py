@@ -38,7 +38,7 @@ def scratch(settings: ScratchSettings) -> Iterator[Progress]:
 def split(settings: SplitSettings) -> Iterator[Progress]:
     """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json with counts of rows."""
     yield Progress(0, 1)
-    records, report = read_records(settings.dataset, "any")
+    records, report = read_records(settings.dataset, "any", settings.dialogue_text)
     log.info("%s", report.summary())
     train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
     folder = Path(settings.output_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import forward_batches, pack
 from accord.lm.released import return_memory
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.over_optimisation import best_of_n_kl
 from accord.measure.responses import ModelResponses
@@ -30,6 +32,8 @@ from accord.runs import write_json_atomic
 from accord.runs.activity import with_activity
 from accord.settings.stages import Contestant, EvaluateSettings, ReportSettings
 from accord.world.reward import true_reward
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 
@@ -43,7 +47,8 @@ def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
     reference = load_causal(settings.reference, device=settings.device)
     reward: Reward | None = None
     if settings.reward_model is not None:
-        reward = model_reward(load_scalar(settings.reward_model, device=settings.device))
+        reward_lm = load_scalar(settings.reward_model, device=settings.device)
+        reward = model_reward(reward_lm)
     models = []
     total = len(settings.contestants) + (settings.comparisons is not None)
     yield Progress(0, total)
@@ -55,8 +60,10 @@ def evaluate(settings: EvaluateSettings) -> Iterator[Progress]:
         yield Progress(number, total, contestant.name)
     accuracy = None
     if settings.comparisons is not None and reward is not None:
-        records, _ = load_records(settings.comparisons, "preferences")
-        accuracy = _reward_accuracy(records, reward, settings)
+        dialogue_text = how_to_read_dialogues(settings.dialogue_text, reward_lm.tokenizer)
+        records, read = load_records(settings.comparisons, "preferences", dialogue_text)
+        log.info("%s: %s", settings.comparisons, read.summary())
+        accuracy = _reward_accuracy(_texts_alone(records), reward, settings)
         yield Progress(total, total, "reward model")
     write_json_atomic(
         Path(settings.output_dir) / "evaluation.json",
@@ -169,6 +176,25 @@ def _training_seconds(contestant: Contestant) -> float | None:
         return None
     seconds = json.loads(stage.read_text(encoding="utf-8")).get("seconds")
     return None if seconds is None else float(seconds)
+
+
+def _texts_alone(records: Sequence[Record]) -> list[Record]:
+    """The records whose responses are text alone, without tool calls, which rewards don't see."""
+    usable = [
+        r
+        for r in records
+        if not (isinstance(r, Comparison) and (r.chosen_fields or r.rejected_fields))
+        and not (isinstance(r, Ranking) and r.fields)
+    ]
+    if len(usable) < len(records):
+        left_out = len(records) - len(usable)
+        log.warning("%d comparisons with tool calls in a response are left out", left_out)
+    if not usable:
+        raise DataError(
+            "All comparisons have tool calls or thoughts in a response, and a reward model is "
+            "measured on text. Give comparisons of texts."
+        )
+    return usable
 
 
 def _reward_accuracy(

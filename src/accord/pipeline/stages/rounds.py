@@ -23,7 +23,8 @@ from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
 from accord.errors import SettingsError
 from accord.learn.online.roles import merged_base_error
-from accord.lm.load import base_and_adapter
+from accord.lm.load import base_and_adapter, load_tokenizer
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
@@ -202,6 +203,7 @@ def _measuring_stages(settings: IterateSettings, number: int, model: str) -> Ite
 def _sampling_settings(settings: IterateSettings) -> dict[str, Any]:
     """The settings that all sampling stages have in common."""
     return {
+        "dialogue_text": settings.dialogue_text,
         "sampler": settings.sampler,
         "stop": settings.stop,
         "batch_size": settings.batch_size,
@@ -218,7 +220,9 @@ def _seed(settings: IterateSettings, purpose: str, number: int) -> int:
 
 
 def _write_prompts(settings: IterateSettings, count: int, round_: Round) -> None:
-    records, _ = load_records(settings.dataset, "prompts")
+    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    dialogue_text = how_to_read_dialogues(settings.dialogue_text, tokenizer)
+    records, _ = load_records(settings.dataset, "prompts", dialogue_text)
     if count > len(records):
         raise SettingsError(
             f"prompts_per_round={count}, but {settings.dataset} has {len(records)} prompts. Leave "

@@ -18,6 +18,7 @@ from accord.data.write import ResponseRow, read_responses, response_json, write_
 from accord.errors import DataError, RewardError
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
+from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
 from accord.records import PromptOnly, Response, prompt_text
@@ -54,7 +55,8 @@ def _write_responses(
     settings: SampleSettings, tokenizer: Any, sampler: LocalSampler | VllmSampler
 ) -> Iterator[Progress]:
     """Append rows to a partial file, a chunk at a time, and rename it at the end."""
-    records, report = load_records(settings.dataset, "prompts")
+    dialogue_text = how_to_read_dialogues(settings.dialogue_text, tokenizer)
+    records, report = load_records(settings.dataset, "prompts", dialogue_text)
     log.info("%s", report.summary())
     requested = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
     limits = sampling_limits(
