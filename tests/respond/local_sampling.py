@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -25,6 +25,16 @@ PROMPTS = [
 
 class EosOnly:
     """A tokenizer that has an EOS token and nothing else."""
+
+    pad_token = chat_template = None
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+    def __len__(self) -> int:
+        return 0
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        return None
 
     def __init__(self, eos: int | None = EOS) -> None:
         self.eos_token_id = eos

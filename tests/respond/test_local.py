@@ -152,7 +152,7 @@ def test_a_prompt_is_read_once() -> None:
     assert sum(embedded) == sum(map(len, PROMPTS)) + len(PROMPTS) * 5 * 3
 
 
-def decode_numbers(ids: Any, skip_special_tokens: bool) -> str:
+def decode_numbers(ids: Any, **options: bool) -> str:
     """Token n decodes to " n", or to "n" where n is a multiple of 3."""
     return "".join(str(i) if i % 3 == 0 else f" {i}" for i in ids)
 
@@ -178,7 +178,7 @@ def test_a_stop_string_ends_a_response(shares_prefixes: bool) -> None:
         ends = [
             n
             for n in range(1, 13)
-            if any(s in decode_numbers(full.tokens[:n], True) for s in ("1 ", "77"))
+            if any(s in decode_numbers(full.tokens[:n]) for s in ("1 ", "77"))
         ]
         length = ends[0] if ends else 12
         assert stopped.tokens == full.tokens[:length]
@@ -188,7 +188,7 @@ def test_a_stop_string_ends_a_response(shares_prefixes: bool) -> None:
         text = response_text(stopped, lm.tokenizer)
         assert "77" not in text
         assert "1 " not in text
-        assert decode_numbers(stopped.tokens, True).startswith(text + (stopped.stop or ""))
+        assert decode_numbers(stopped.tokens).startswith(text + (stopped.stop or ""))
         num_stopped += bool(ends)
     assert 0 < num_stopped < 64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,10 +17,20 @@ PIECES = ["", "a", "b", "ab", "stop", "st", "op", " ", "\n", "\n\n", "x"]
 class PiecesTokenizer:
     """A tokenizer whose token n decodes to PIECES[n]; it counts the tokens that it decodes."""
 
+    pad_token = chat_template = None
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
     def __init__(self) -> None:
         self.num_decoded = 0
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def __len__(self) -> int:
+        return len(PIECES)
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        return None
+
+    def decode(self, ids: Sequence[int], **options: bool) -> str:
         self.num_decoded += len(ids)
         return "".join(PIECES[i] for i in ids)
 

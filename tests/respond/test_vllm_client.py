@@ -73,6 +73,8 @@ def test_a_request_leaves_nothing_to_the_models_defaults(fake: FakeVllm) -> None
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "stop": ["\n", "END"],
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
         "logprobs": 0,
         "return_token_ids": True,
     }  # and no seed, which kills the engine of the CPU build

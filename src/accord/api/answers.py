@@ -19,6 +19,7 @@ from accord.errors import DataError
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
+from accord.lm.tokens.opened import opened_by_prompt
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
@@ -145,10 +146,14 @@ def sample(
     if combined is not None:
         combined.check_rows([r.prompt for r in used], [r.meta for r in used])
     samples = LocalSampler(lm)(ids, settings, seed=seed, streams=range(len(ids)))
-    texts = [tuple(response_text(s, lm.tokenizer) for s in group) for group in samples]
+    texts = [
+        tuple(response_text(s, lm.tokenizer, prompt) for s in group)
+        for prompt, group in zip(ids, samples, strict=True)
+    ]
     scores: Sequence[tuple[float, ...] | None] = [None] * len(used)
     if combined is not None:
-        scores = _score_groups(combined, used, texts, samples)
+        opened = [opened_by_prompt(record.prompt, lm.tokenizer) for record in used]
+        scores = _score_groups(combined, used, texts, samples, opened)
     rows = [
         PromptAnswers(
             record.prompt,
@@ -167,6 +172,7 @@ def _score_groups(
     records: Sequence[PromptOnly],
     texts: Sequence[Sequence[str]],
     samples: Sequence[Sequence[Sample]],
+    opened: Sequence[str],
 ) -> list[tuple[float, ...]]:
     """The scores of each prompt's responses, all at once: models score in batches, and judges
     several at a time."""
@@ -179,6 +185,7 @@ def _score_groups(
         [s.finished for group in samples for s in group],
         [record.meta for record in repeated],
         [s.tokens for group in samples for s in group],
+        [text for text in opened for _ in range(k)],
     ).total
     return [tuple(flat[i * k : (i + 1) * k]) for i in range(len(records))]
 

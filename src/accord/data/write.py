@@ -29,13 +29,17 @@ from accord.runs.atomic import write_text_atomic
 
 @dataclass(frozen=True, slots=True)
 class ResponseRow:
-    """One line of responses.jsonl: a prompt, and the responses of one model with one setting."""
+    """One line of responses.jsonl: a prompt, and the responses of one model with one setting.
+
+    `opened` is what the rendered prompt already wrote of each answer, such as `<think>`.
+    """
 
     prompt: Prompt
     meta: Mapping[str, Any]
     model: str
     settings: Mapping[str, Any]
     responses: tuple[Response, ...]
+    opened: str = ""
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -115,6 +119,7 @@ def response_json(row: ResponseRow) -> dict[str, Any]:
             {"text": r.text, "tokens": r.tokens, "logp": r.logp, "finished": r.finished}
             for r in row.responses
         ],
+        **({"opened": row.opened} if row.opened else {}),
     }
 
 
@@ -153,7 +158,8 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
             f"{row.source} is not a line of responses.jsonl: {error}. "
             "Sample the responses again, or correct that line."
         ) from error
-    return ResponseRow(prompt, dict(values.get("meta") or {}), model, settings, responses)
+    opened = str(values.get("opened") or "")
+    return ResponseRow(prompt, dict(values.get("meta") or {}), model, settings, responses, opened)
 
 
 def _require_text(answer: Any) -> str:

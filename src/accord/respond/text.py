@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from accord.lm.tokens.control import control_tokens
+from accord.lm.tokens.opened import blank_before_answers
+from accord.lm.tokens.template import tokenize_text
 from accord.respond.protocol import Sample
 from accord.respond.stops import truncate_at_stop
 
+CONTEXT_TOKENS = 8  # of the prompt, decoded with a response
 
-def response_text(sample: Sample, tokenizer: Any) -> str:
-    """A response as text, without its EOS or stop string; blanks at its ends are not stripped."""
+
+def decode_all(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of tokens as they are: special tokens too, and no blank is added or removed."""
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
+
+
+def response_text(sample: Sample, tokenizer: Any, prompt: Sequence[int] = ()) -> str:
+    """A response as text, without its EOS or stop string; blanks at its ends are not stripped.
+
+    Of the special tokens that it wrote only the tokenizer's control tokens are left out, such as
+    markers of turns: tags of an answer (`<think>`, `<tool_call>`) are text, special or not.
+    `prompt` holds the prompt's token ids: some tokenizers drop the blank before a text's first
+    word, which is part of the response where the text of the prompt comes before it.
+    """
     ends_with_eos = sample.finished and sample.stop is None
-    tokens = sample.tokens[:-1] if ends_with_eos else sample.tokens
-    return truncate_at_stop(str(tokenizer.decode(tokens, skip_special_tokens=True)), sample.stop)
+    tokens = list(sample.tokens[:-1] if ends_with_eos else sample.tokens)
+    if sample.stop is not None:
+        tokens = _before_stop(tokens, sample.stop, tokenizer)
+    control = control_tokens(tokenizer).ids
+    written = [token for token in tokens if token not in control]
+    text = _decode_after(prompt, written, tokenizer)
+    return truncate_at_stop(text, sample.stop)
+
+
+def _before_stop(tokens: list[int], stop: str, tokenizer: Any) -> list[int]:
+    """The tokens up to the stop string that ended them, where a control token is part of it."""
+    text = decode_all(tokenizer, tokens)
+    control = control_tokens(tokenizer)
+    if not any(marker in stop for marker in control.texts) or stop not in text:
+        return tokens
+    end = text.index(stop)
+    while tokens and len(decode_all(tokenizer, tokens)) > end:
+        tokens = tokens[:-1]
+    return tokens
+
+
+def _decode_after(prompt: Sequence[int], tokens: list[int], tokenizer: Any) -> str:
+    """The text of tokens that follow a prompt's."""
+    alone = decode_all(tokenizer, tokens)
+    context = list(prompt[-CONTEXT_TOKENS:])
+    before, whole = decode_all(tokenizer, context), decode_all(tokenizer, [*context, *tokens])
+    after = whole[len(before) :]
+    if not context or after == alone or after != " " + alone or not whole.startswith(before):
+        return alone
+    if tokenize_text(tokenizer, alone) == tokenize_text(tokenizer, after):
+        return alone  # the blank only separates the words of a text
+    return after.removeprefix(blank_before_answers(tokenizer))

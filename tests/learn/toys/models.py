@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from accord.learn.offline.methods import METHODS
 from accord.lm.forward import check_packing
@@ -19,12 +19,23 @@ class EosTokenizer:
 class NumberTokenizer:
     """Tokens are numbers, and their text is these numbers."""
 
-    pad_token_id = None
+    pad_token_id = pad_token = chat_template = None
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def __init__(self, eos_token_id: int | list[int] | None = None) -> None:
         self.eos_token_id = eos_token_id
 
-    def decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+    def __len__(self) -> int:
+        return 24
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        return None
+
+    def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
+        return {"input_ids": [int(number) for number in text.split()]}
+
+    def decode(self, tokens: Any, **options: bool) -> str:
         return " ".join(str(token) for token in tokens)
 
 

@@ -7,6 +7,8 @@ with these keyword arguments, each a list with one entry for each response:
 - `responses`: the texts of the responses;
 - `completions`: as in TRL: the texts, or for conversations a list with one assistant message;
 - `completion_ids`: the ids of the responses' tokens, where the responses are being sampled;
+- `opened`: what the rendered prompt already wrote of each answer, such as `<think>`: a response
+  begins behind it;
 - any other name: that column of the prompts' rows, None where some rows lack it.
 
 A function gets those that it has parameters for; with `**kwargs` it gets all. A parameter without a
@@ -245,6 +247,7 @@ def _make_arguments(rows: Sequence[PromptResponse]) -> Mapping[str, list[Any]]:
         **arguments,
         "prompts": prompts,
         "responses": [row.response for row in rows],
+        "opened": [row.opened for row in rows],
         "completions": [_make_completion(row) for row in rows],
     }
 

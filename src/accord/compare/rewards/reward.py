@@ -46,14 +46,16 @@ passes it in."""
 
 @dataclass(frozen=True, slots=True)
 class PromptResponse:
-    """A prompt and a response to it. `meta` holds the other columns of the prompt's row, and
-    `tokens` the ids of the response's tokens, where they are known."""
+    """A prompt and a response to it. `meta` holds the other columns of the prompt's row, `tokens`
+    the ids of the response's tokens, where they are known, and `opened` what the rendered prompt
+    already wrote of the answer, such as `<think>`."""
 
     prompt: Prompt
     response: str
     finished: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
     tokens: tuple[int, ...] | None = None
+    opened: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +149,11 @@ class CombinedReward:
         finished: Sequence[bool] | None = None,
         metas: Sequence[Mapping[str, Any]] | None = None,
         tokens: Sequence[tuple[int, ...]] | None = None,
+        opened: Sequence[str] | None = None,
     ) -> RewardScores:
-        """The sums and each source's scores; `metas[i]` holds the other columns of row i, and
-        `tokens[i]` the ids of response i.
+        """The sums and each source's scores; `metas[i]` holds the other columns of row i,
+        `tokens[i]` the ids of response i, and `opened[i]` what its rendered prompt already wrote
+        of the answer.
 
         A source that does not apply to a response (None) adds nothing to its sum. Where none with
         a weight applies, the sum is NaN: such a response has no score. Raises RewardError where a
@@ -159,10 +163,9 @@ class CombinedReward:
         finished = [True] * count if finished is None else finished
         metas = [{}] * count if metas is None else metas
         ids = [None] * count if tokens is None else tokens
-        rows = [
-            PromptResponse(*row)
-            for row in zip(prompts, responses, finished, metas, ids, strict=True)
-        ]
+        opened = [""] * count if opened is None else opened
+        columns = zip(prompts, responses, finished, metas, ids, opened, strict=True)
+        rows = [PromptResponse(*row) for row in columns]
         by_source: dict[str, Sequence[float]] = {}
         for source, given in zip(self.sources, self._ask_sources(rows), strict=True):
             by_source[source.name] = _check_scores(source, rows, given.scores)
@@ -226,10 +229,11 @@ def score_responses(
     finished: Sequence[bool] | None = None,
     metas: Sequence[Mapping[str, Any]] | None = None,
     tokens: Sequence[tuple[int, ...]] | None = None,
+    opened: Sequence[str] | None = None,
 ) -> RewardScores:
     """Any reward's scores, with each source's scores where it has sources."""
     if isinstance(reward, CombinedReward):
-        return reward.scores(prompts, responses, finished, metas, tokens)
+        return reward.scores(prompts, responses, finished, metas, tokens, opened)
     return RewardScores(reward(prompts, responses, finished))
 
 

@@ -1,5 +1,8 @@
 """Rules that score a response's text. The text is a model's, so it may hold anything at any length.
 
+What the rendered prompt already wrote of the answer (`PromptResponse.opened`, such as `<think>`)
+counts as written for rules on an answer's form: `format` and `regex`. Others see what was sampled.
+
 A rule is a function from the text to a number. Its cost grows with the text's length and does not
 depend on the text's content; a pattern that takes too long is refused. `RULES`, at the end, maps
 the settings class of each rule to the function that makes its scores: a new rule is added there.
@@ -95,11 +98,39 @@ def regex_rule(source: RegexSource) -> Rule:
     return score
 
 
+def regex_scores(source: RegexSource, _: SourceContext) -> Scorer:
+    """`regex_rule` of the text, and of the answer with what the prompt opened: the pattern is found
+    where either has it."""
+    rule = regex_rule(source)
+    either = max if source.match else min
+
+    def scores(rows: Sequence[PromptResponse]) -> list[float]:
+        return [
+            either(map(rule, dict.fromkeys((row.response, row.opened + row.response))))
+            for row in rows
+        ]
+
+    return scores
+
+
 def format_rule(source: FormatSource) -> Rule:
     """1 where the whole text is in the form, else 0."""
     if source.form == "json":
         return lambda text: float(_is_json(text, source.keys))
     return lambda text: float(_is_tagged(text, source.tags))
+
+
+def format_scores(source: FormatSource, _: SourceContext) -> Scorer:
+    """`format_rule` of the answer with what the prompt opened; of the text alone where that is no
+    part of the form."""
+    rule, tags = format_rule(source), [f"<{tag}>" for tag in source.tags]
+
+    def score(row: PromptResponse) -> float:
+        is_part = source.form == "tags" and any(tag in row.opened for tag in tags)
+        alone = 0.0 if is_part else rule(row.response)
+        return max(alone, rule(row.opened + row.response)) if row.opened else alone
+
+    return lambda rows: [score(row) for row in rows]
 
 
 def _is_json(text: str, keys: list[str]) -> bool:
@@ -229,8 +260,8 @@ def _text_scores(make_rule: Callable[[S], Rule]) -> Callable[[S, SourceContext],
 
 RULES: dict[type[SourceSettings], Callable[[Any, SourceContext], Scorer]] = {
     LengthSource: length_scores,
-    RegexSource: _text_scores(regex_rule),
-    FormatSource: _text_scores(format_rule),
+    RegexSource: regex_scores,
+    FormatSource: format_scores,
     RepetitionSource: _text_scores(repetition_rule),
     ContainsSource: _text_scores(contains_rule),
     AnswerSource: answer_scores,

@@ -47,7 +47,7 @@ def evaluate_policy(
     episodes, _ = measure_rollouts(
         roles,
         rollouts,
-        score_rollouts(roles.reward, rollouts, records),
+        score_rollouts(roles, rollouts, records),
         [passes],
         temperature=settings.temperature,
         reference=settings.needs_reference,

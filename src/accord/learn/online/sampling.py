@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from accord.compare.rewards.reward import Reward, RewardScores, score_responses
+from accord.compare.rewards.reward import RewardScores, score_responses
 from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
+from accord.lm.tokens.opened import opened_by_prompt
 from accord.records import PromptOnly
 from accord.respond.protocol import SamplingSettings
 from accord.respond.text import response_text
@@ -54,7 +55,7 @@ class PromptOrder:
 @dataclass(frozen=True, slots=True)
 class Rollouts:
     """P prompts with K sampled responses: token groups, and in order of the E = P·K responses
-    their texts without special tokens, whether each ended with EOS, the sampler's log-probs of
+    their texts without control tokens, whether each ended with EOS, the sampler's log-probs of
     their tokens, and whether the policy itself computed those."""
 
     groups: tuple[PromptGroup, ...]
@@ -120,7 +121,11 @@ def sample_rollouts(
                     prompts[part], responses, records[part], strict=True
                 )
             ),
-            tuple(response_text(s, roles.policy.tokenizer) for s in samples),
+            tuple(
+                response_text(s, roles.policy.tokenizer, prompt)
+                for prompt, group in zip(prompts[part], responses, strict=True)
+                for s in group
+            ),
             tuple(s.finished for s in samples),
             tuple(logp for s in samples for logp in s.logps),
             all(s.exact for s in samples),
@@ -141,26 +146,26 @@ def concatenate_rollouts(shards: Sequence[Rollouts]) -> Rollouts:
 
 
 @torch.no_grad()
-def score_rollouts(
-    reward: Reward, rollouts: Rollouts, records: Sequence[PromptOnly]
-) -> RewardScores:
+def score_rollouts(roles: Roles, rollouts: Rollouts, records: Sequence[PromptOnly]) -> RewardScores:
     """The reward of all responses; each process scores those to its shard of the prompts."""
     procs, k = processes(), len(rollouts.groups[0].responses)
     shard = procs.shard(len(records))
     rows = slice(shard.start * k, shard.stop * k)
     repeated = [records[p] for p in shard for _ in range(k)]
     tokens = [response for p in shard for response in rollouts.groups[p].responses]
+    opened = [opened_by_prompt(records[p].prompt, roles.policy.tokenizer) for p in shard]
 
     def score() -> RewardScores | None:
         if not repeated:
             return None
         return score_responses(
-            reward,
+            roles.reward,
             [r.prompt for r in repeated],
             rollouts.texts[rows],
             rollouts.finished[rows],
             [r.meta for r in repeated],
             tokens,
+            [text for text in opened for _ in range(k)],
         )
 
     return concatenate_scores([scores for scores in procs.run_on_all(score) if scores])
@@ -190,5 +195,5 @@ def sample_and_score(
         sync_weights=sync_weights,
     )
     return ScoredRollouts(
-        tuple(batch.positions), rollouts, score_rollouts(roles.reward, rollouts, batch.records)
+        tuple(batch.positions), rollouts, score_rollouts(roles, rollouts, batch.records)
     )

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from accord.data.write import ResponseRow, read_responses, response_json, write_
 from accord.errors import DataError, RewardError
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
+from accord.lm.tokens.opened import opened_by_prompt
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
@@ -167,7 +169,11 @@ def _sample_rows(
             records[i].meta,
             name,
             recorded,
-            tuple(_response(s, records[i], name, recorded, tokenizer) for s in row_samples),
+            tuple(
+                _response(s, records[i], name, recorded, response_text(s, tokenizer, prompts[i]))
+                for s in row_samples
+            ),
+            opened_by_prompt(records[i].prompt, tokenizer),
         )
         for i, row_samples in zip(rows, samples, strict=True)
     ]
@@ -178,11 +184,11 @@ def _response(
     record: PromptOnly,
     name: str,
     recorded: dict[str, object],
-    tokenizer: Any,
+    text: str,
 ) -> Response:
     return Response(
         record.prompt,
-        response_text(sample, tokenizer),
+        text,
         name,
         recorded,
         logp=sum(sample.logps),
@@ -218,13 +224,14 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             [r.text for r in candidates],
             [r.finished for r in candidates],
             [row.meta for row in chunk for _ in range(settings.n)],
+            opened=[row.opened for row in chunk for _ in range(settings.n)],
         ).total
         for i, row in enumerate(chunk):
             row_scores = scores[i * settings.n : (i + 1) * settings.n]
             best = row.responses[_best_index(row_scores, row, settings.responses)]
             recorded = {**row.settings, "best_of": settings.n}
             selected.append(
-                ResponseRow(row.prompt, row.meta, settings.model_name, recorded, (best,))
+                replace(row, model=settings.model_name, settings=recorded, responses=(best,))
             )
         yield Progress(min(start + size, len(rows)), len(rows))
     write_responses(Path(settings.output_dir) / "responses.jsonl", selected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from accord.respond.local.padded import generate_padded
 from accord.respond.local.responses import Responses
 from accord.respond.local.shared_prefix import generate_shared_prefix
 from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.text import decode_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class LocalSampler:
             seed=seed,
             streams=streams,
             eos=lm.eos_ids,
-            decode=lambda ids: str(lm.tokenizer.decode(ids, skip_special_tokens=True)),
+            decode=partial(decode_all, lm.tokenizer),
         )
         generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
         was_training = lm.model.training

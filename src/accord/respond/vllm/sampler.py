@@ -157,6 +157,8 @@ class VllmSampler:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "stop": list(settings.stop),
+            "skip_special_tokens": False,  # so that a stop string may name one, as locally
+            "spaces_between_special_tokens": False,
             "logprobs": 0,  # those of the sampled tokens alone
             "return_token_ids": True,
         }
