@@ -232,3 +232,17 @@ def test_value_that_json_cannot_hold(store: PreferenceStore, path: Path) -> None
         "serializable. Meta and settings must be what JSON can hold."
     )
     assert store.prompts() == []
+
+
+def test_prompts_with_tools_and_calls_are_stored_as_they_are(tmp_path: Path) -> None:
+    calls = '{"content": null, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}'
+    prompt = (
+        Message("user", "how deep?", context='{"tools": [{"name": "f"}]}'),
+        Message("assistant", "", calls),
+        Message("tool", "9", '{"tool_call_id": "1"}'),
+    )
+    plain = tuple(Message(turn.role, turn.content) for turn in prompt)
+    with PreferenceStore.open(tmp_path / "tools.db") as store:
+        ids = store.add_responses([Response(p, "9 m", "m") for p in (prompt, plain, prompt)])
+        assert [stored.prompt for stored in store.prompts()] == [prompt, plain]
+        assert len(ids) == 3

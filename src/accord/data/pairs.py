@@ -25,7 +25,7 @@ from accord.data.prompts import (
     require_question,
 )
 from accord.data.turns import (
-    Answer,
+    RowAnswer,
     parse_hh_dialogue,
     parse_turns,
     shared_prefix_length,
@@ -34,7 +34,7 @@ from accord.data.turns import (
 )
 from accord.records import Comparison, Message, Prompt, Record
 
-Side = tuple[Prompt, Answer]
+Side = tuple[Prompt, RowAnswer]
 """A prompt with one of the two responses to it."""
 
 
@@ -124,8 +124,8 @@ def _split_shared_beginning(cells: Cells, first: str, second: str) -> Comparison
     prompt = first[:end]
     return _make_comparison(
         cells,
-        (prompt, Answer(require_response(first[end:], "chosen"))),
-        (prompt, Answer(require_response(second[end:], "rejected"))),
+        (prompt, RowAnswer(require_response(first[end:], "chosen"))),
+        (prompt, RowAnswer(require_response(second[end:], "rejected"))),
     )
 
 
@@ -188,7 +188,7 @@ def _interleave(asked: list[Any], answers: list[Any], name: str) -> Side:
     turns: list[Message] = []
     for question, answer in zip(asked, texts, strict=True):
         turns += [Message("user", require_text(question, "prompt")), Message("assistant", answer)]
-    return tuple(turns[:-1]), Answer(require_response(texts[-1], name))
+    return tuple(turns[:-1]), RowAnswer(require_response(texts[-1], name))
 
 
 def _texts_in(value: Any) -> list[Any] | None:

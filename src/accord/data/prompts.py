@@ -9,7 +9,7 @@ from accord.data.checks import RowError, require_text, truncate
 from accord.data.columns import Cells
 from accord.data.turn_fields import CONTEXT_COLUMNS, context_column
 from accord.data.turns import (
-    Answer,
+    RowAnswer,
     is_hh_dialogue,
     parse_hh_dialogue,
     parse_turns,
@@ -109,7 +109,7 @@ def context_note(column: str) -> str:
     return f"`{column}` goes to the chat template"
 
 
-def parse_prompt_and_response(cells: Cells, column: str = "completion") -> tuple[Prompt, Answer]:
+def parse_prompt_and_response(cells: Cells, column: str = "completion") -> tuple[Prompt, RowAnswer]:
     """The row's prompt and the response in a known column. Raises RowError."""
     name = cells.name(column)
     if name != column:
@@ -120,7 +120,7 @@ def parse_prompt_and_response(cells: Cells, column: str = "completion") -> tuple
     return split_prompt_and_response(parse_prompt(cells), value, name, cells.notes)
 
 
-def require_learned(answer: Answer, column: str) -> Answer:
+def require_learned(answer: RowAnswer, column: str) -> RowAnswer:
     """The answer. Raises RowError where its row marks it as not to be learned."""
     if not answer.learn:
         raise RowError("its answer is marked as not to be learned", f"`{column}`")

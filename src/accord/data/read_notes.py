@@ -9,7 +9,7 @@ from accord.data.columns import COLUMNS, OPTIONAL_COLUMNS, Format
 from accord.data.files import DataRow
 from accord.data.kinds import KINDS, PAIR_FORMATS, Kind
 from accord.data.pair_columns import pair_label_columns
-from accord.data.pair_names import looks_like_response
+from accord.data.pair_names import names_a_response
 from accord.data.prompts import context_note
 from accord.data.turn_fields import CONTEXT_COLUMNS
 from accord.records import Comparison
@@ -42,7 +42,8 @@ def note_unread_columns(
     """
     read = {names.get(c, c) for form in forms for c in COLUMNS[form]}
     if kind == "prompts":
-        responses = [c for c in columns if c not in read and looks_like_response(c)]
+        read |= {name for c, name in names.items() if c not in COLUMNS["labelled pair"]}
+        responses = [c for c in columns if c not in read and names_a_response(c)]
         shown = ", ".join(responses)
         return [f"the responses in {shown} are not read, only the prompts"] if responses else []
     if "prompt" in COLUMNS[forms[0]] or forms[0] == "labelled pair":

@@ -36,7 +36,7 @@ HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RowAnswer:
     """A response as its row has it; `fields` and `learn` are as a `Message` has them."""
 
     text: str
@@ -116,7 +116,9 @@ def parse_hh_dialogue(text: str) -> tuple[Message, ...]:
     )
 
 
-def split_last_turn(turns: tuple[Message, ...], column: str) -> tuple[tuple[Message, ...], Answer]:
+def split_last_turn(
+    turns: tuple[Message, ...], column: str
+) -> tuple[tuple[Message, ...], RowAnswer]:
     """The turns before the last, and the last turn as an answer. Raises RowError where the last
     turn is not the assistant's, or says and calls nothing."""
     last = turns[-1]
@@ -127,12 +129,12 @@ def split_last_turn(turns: tuple[Message, ...], column: str) -> tuple[tuple[Mess
         )
     if not last.fields:
         require_response(last.content, column)
-    return turns[:-1], Answer(last.content, last.fields, last.learn)
+    return turns[:-1], RowAnswer(last.content, last.fields, last.learn)
 
 
 def split_prompt_and_response(
     prompt: Prompt, value: Any, column: str, notes: Counter[str] | None = None
-) -> tuple[Prompt, Answer]:
+) -> tuple[Prompt, RowAnswer]:
     """The full prompt and the response, where `value` responds to `prompt`.
 
     `value` is text, one message, or messages that end with the response. The messages before it may
@@ -141,7 +143,7 @@ def split_prompt_and_response(
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
-        return prompt, Answer(require_response(require_text(value, column), column))
+        return prompt, RowAnswer(require_response(require_text(value, column), column))
     before, response = split_last_turn(parse_turns(value, column, notes), column)
     prompt_turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     context = prompt_context(prompt)
