@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from accord.api.rewards import combine_rewards
 from accord.compare.rewards.build import build_reward
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.records import Response
@@ -27,7 +28,7 @@ FULL = "<think>" + REST
 def scores(source: RewardSource, rows: Sequence[tuple[str, str]]) -> list[float]:
     """The scores of (opened, response)."""
     opened, responses = zip(*rows, strict=True)
-    return build_reward([source]).scores(["?"] * len(rows), responses, None, None, opened).total
+    return build_reward([source]).scores(["?"] * len(rows), responses, opened=opened).total
 
 
 def test_an_opened_tag_counts_as_written() -> None:
@@ -65,18 +66,14 @@ def test_other_rules_see_what_was_sampled() -> None:
     assert scores(length, [("<think> b c", "one")]) == [0]
 
 
-def test_functions_get_the_response_and_what_was_opened(tmp_path: Path) -> None:
-    from accord.compare.rewards.functions import call_by_columns
-    from accord.compare.rewards.reward import CombinedReward, WeightedSource
-
+def test_functions_get_the_response_and_what_was_opened() -> None:
     seen: list[Any] = []
 
     def score(responses: list[str], opened: list[str]) -> list[float]:
         seen.extend(zip(opened, responses, strict=True))
         return [0.0] * len(responses)
 
-    reward = CombinedReward((WeightedSource("f", 1.0, call_by_columns(score, "f")),))
-    reward.scores(["?"], [REST], None, None, ["<think>"])
+    combine_rewards(score).scores(["?"], [REST], opened=["<think>"])
     assert seen == [("<think>", REST)]
 
 

@@ -26,7 +26,7 @@ PROMPTS = [
 class EosOnly:
     """A tokenizer that has an EOS token and nothing else."""
 
-    pad_token = chat_template = None
+    pad_token = chat_template = unk_token_id = None
     all_special_tokens: tuple[str, ...] = ()
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 

@@ -17,7 +17,7 @@ PIECES = ["", "a", "b", "ab", "stop", "st", "op", " ", "\n", "\n\n", "x"]
 class PiecesTokenizer:
     """A tokenizer whose token n decodes to PIECES[n]; it counts the tokens that it decodes."""
 
-    pad_token = chat_template = None
+    pad_token = chat_template = unk_token_id = None
     all_special_tokens: tuple[str, ...] = ()
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 

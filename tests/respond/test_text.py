@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.control import control_tokens
-from accord.lm.tokens.template import encode_prompt, encode_response
+from accord.lm.tokens.template import encode_prompt
 from accord.records import Message
 from accord.respond.protocol import Sample
 from accord.respond.stops import StopStrings
@@ -40,6 +41,10 @@ def ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def encoded(text: str, tokenizer: Any) -> tuple[int, ...]:
+    return encode_answers(PROMPT, [text], tokenizer, frozenset({EOS})).responses[0]
+
+
 def ended(tokens: tuple[int, ...]) -> Sample:
     return Sample((*tokens, EOS), (0.0,) * (len(tokens) + 1), True)
 
@@ -51,7 +56,7 @@ def test_tags_of_an_answer_are_part_of_its_text(special: bool) -> None:
     text = "<think>a dog</think><answer>4</answer>"
     sample = ended(ids(tokenizer, text))
     assert response_text(sample, tokenizer) == text
-    assert encode_response(PROMPT, text, tokenizer, frozenset({EOS}))[0] == sample.tokens
+    assert encoded(text, tokenizer) == sample.tokens
 
 
 def test_only_the_end_and_control_tokens_are_left_out() -> None:
@@ -69,7 +74,7 @@ PIECES = st.one_of(st.sampled_from(TAGS), st.text(alphabet="ab .,!?'\n\té漢", 
 @given(st.lists(PIECES, max_size=8).map("".join), st.booleans())
 def test_text_and_tokens_are_one(text: str, special: bool) -> None:
     tokenizer = with_tags(special)
-    tokens, _ = encode_response(PROMPT, text, tokenizer, frozenset({EOS}))
+    tokens = encoded(text, tokenizer)
     sample = Sample(tokens, (0.0,) * len(tokens), True)
     prompt = encode_prompt(PROMPT, tokenizer)
     assert response_text(sample, tokenizer, prompt) == text

@@ -152,8 +152,7 @@ def sample(
     ]
     scores: Sequence[tuple[float, ...] | None] = [None] * len(used)
     if combined is not None:
-        opened = [opened_by_prompt(record.prompt, lm.tokenizer) for record in used]
-        scores = _score_groups(combined, used, texts, samples, opened)
+        scores = _score_groups(combined, used, texts, samples, lm.tokenizer)
     rows = [
         PromptAnswers(
             record.prompt,
@@ -172,12 +171,13 @@ def _score_groups(
     records: Sequence[PromptOnly],
     texts: Sequence[Sequence[str]],
     samples: Sequence[Sequence[Sample]],
-    opened: Sequence[str],
+    tokenizer: Any,
 ) -> list[tuple[float, ...]]:
     """The scores of each prompt's responses, all at once: models score in batches, and judges
     several at a time."""
     k = len(texts[0])
     repeated = [record for record in records for _ in range(k)]
+    opened = [opened_by_prompt(record.prompt, tokenizer) for record in records]
     flat = score_responses(
         reward,
         [record.prompt for record in repeated],

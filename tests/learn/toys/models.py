@@ -19,7 +19,7 @@ class EosTokenizer:
 class NumberTokenizer:
     """Tokens are numbers, and their text is these numbers."""
 
-    pad_token_id = pad_token = chat_template = None
+    pad_token_id = pad_token = chat_template = unk_token_id = None
     all_special_tokens: tuple[str, ...] = ()
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 

@@ -139,7 +139,7 @@ def find_assistant_spans(
                 raise UnusableRow(_TURNS_REWRITTEN) from error
         rendered = _render_turns_alone(turns[: turn + 1], tokenizer)
         with_turn = _ids(tokenizer, rendered)
-        row = _Row(rendered, str(message.content))
+        row = _Row(rendered, message.content, has_fields=bool(message.fields))
         answer, eos_added = _end_answer(with_turn[begin:], row, tokenizer, eos_ids, markers)
         end = begin + len(answer) - eos_added
         if ids[:end] != with_turn[:end] and text.startswith(rendered):
@@ -148,12 +148,19 @@ def find_assistant_spans(
             closing = eos_ids if eos_added else markers
             content = _plain(tokenizer, tokenize_text(tokenizer, row.response), markers)
             ends = (i for i in range(begin, len(ids)) if ids[i] in closing)
-            closed = (i for i in ends if _plain(tokenizer, ids[begin:i], markers).endswith(content))
+            closed = (
+                i for i in ends if _closes(_plain(tokenizer, ids[begin:i], markers), content, row)
+            )
             end = next(closed, -1) + 1
             if not end:
                 raise UnusableRow(_TURNS_REWRITTEN)
         spans.append((begin, end))
     return spans
+
+
+def _closes(text: str, content: str, row: _Row) -> bool:
+    """Whether a turn's text ends with its content, or holds it where calls follow."""
+    return content in text if row.has_fields else text.endswith(content)
 
 
 def _render_turns_alone(turns: tuple[Message, ...], tokenizer: Any) -> str:
@@ -213,6 +220,7 @@ class _Row:
     response: str
     finished: bool = True
     whole: bool = False
+    has_fields: bool = False
 
 
 def _end_answer(
@@ -232,7 +240,7 @@ def _end_answer(
         None,
     )
     if not row.finished:
-        return tokens[:end] if row.response else (), False
+        return tokens[:end] if row.response or row.has_fields else (), False
     if row.whole:
         return tokens, False
     if end is not None and tokens[end] in eos_ids:
@@ -246,7 +254,10 @@ def _turn_markers(tokenizer: Any, eos_ids: frozenset[int]) -> _Markers:
 
 
 def _text_behind(row: _Row) -> str:
-    """What the template wrote behind the answer; nothing where the answer is not in the text."""
+    """What the template wrote behind the answer; nothing where the answer is not in the text, or
+    where calls follow its text."""
+    if row.has_fields:
+        return ""
     response = row.response.strip()
     return row.text.rpartition(response)[2] if response and response in row.text else ""
 

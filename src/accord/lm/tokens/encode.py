@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assistant_spans
 from accord.lm.tokens.encode_report import EncodeReport
+from accord.lm.tokens.record_responses import desirability, read_responses
 from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.rendering import unwritten_fields
 from accord.lm.tokens.template import (
@@ -26,11 +27,8 @@ from accord.records import (
     Comparison,
     Demonstration,
     PromptOnly,
-    Ranking,
-    Rating,
     Record,
     Text,
-    labels_from_ranks,
 )
 from accord.runs.activity import with_activity
 
@@ -163,43 +161,6 @@ def encode_prompts(
     return prompts, used, report
 
 
-def _desirability(record: Record, ranks: Sequence[int], desirable_from: float) -> dict[int, bool]:
-    """Whether each response is desirable, by its index, without those that are neither."""
-    if isinstance(record, Rating):
-        return {0: record.score >= desirable_from}
-    labels = enumerate(labels_from_ranks(ranks))
-    return {k: label for k, label in labels if label is not None}
-
-
-class _Response(NamedTuple):
-    """A response as its record has it."""
-
-    text: str
-    rank: int
-    finished: bool
-    fields: str
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.text.strip() and not self.fields
-
-
-def _read_responses(record: Record) -> list[_Response]:
-    if isinstance(record, Rating):
-        return [_Response(record.response, 0, record.finished, record.fields)]
-    if isinstance(record, Comparison):
-        return [
-            _Response(record.chosen, 0, record.chosen_finished, record.chosen_fields),
-            _Response(record.rejected, 1, record.rejected_finished, record.rejected_fields),
-        ]
-    if isinstance(record, Ranking):
-        finished = record.finished or (True,) * len(record.ranks)
-        fields = record.fields or ("",) * len(record.ranks)
-        columns = zip(record.responses, record.ranks, finished, fields, strict=True)
-        return [_Response(*response) for response in columns]
-    raise DataError(f"{record.source}: a {type(record).__name__} has no response to learn from.")
-
-
 def _truncate_response(max_tokens: int, ids: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
     """A response of at most `max_tokens`. Raises UnusableRow where long responses are dropped."""
     if len(ids) > max_tokens and limits.long_responses == "drop":
@@ -285,13 +246,13 @@ def _encode_responses(
     report: EncodeReport,
 ) -> PromptGroup:
     assert not isinstance(record, Text)
-    answers = _read_responses(record)
+    answers = read_responses(record)
     ranks = tuple(answer.rank for answer in answers)
     if len(ranks) > 1 and len(set(ranks)) == 1:
         raise UnusableRow("all its responses are tied")
     labels: dict[int, bool] = {}
     if desirable_from is not None:
-        labels = _desirability(record, ranks, desirable_from)
+        labels = desirability(record, ranks, desirable_from)
         neither = len(answers) - len(labels)
         answers = [answers[k] for k in labels]
         ranks = tuple(answer.rank for answer in answers)
