@@ -114,11 +114,11 @@ def test_the_measures_are_those_of_the_answers(workspace: Path) -> None:
         responses = [r for line in lines for r in line.responses]
         texts.append([r.text for r in responses])
         assert len(responses) == 2 * 12
-        assert row["mean_length"] == pytest.approx(
+        assert row["mean_length"]["mean"] == pytest.approx(
             sum(len(words(r.text)) for r in responses) / len(responses)
         )
         ended = sum(r.finished for r in responses) / len(responses)
-        assert row["finished_share"] == pytest.approx(ended)
+        assert row["finished_share"]["mean"] == pytest.approx(ended)
     assert texts[0] != texts[1]
     # Over equally many words, because the distinct share falls as text grows.
     fewest = min(sum(len(words(text)) for text in answers) for answers in texts)

@@ -78,6 +78,12 @@ def _activity_beside(bar: Bar, task: TaskID) -> Iterator[None]:
         activity_log.propagate = propagate
 
 
+def _describe_message(record: logging.LogRecord) -> str:
+    """A log message as it is, after the word Warning if it is one."""
+    text = record.getMessage()
+    return f"Warning: {text}" if record.levelno >= logging.WARNING else text
+
+
 @contextmanager
 def messages_above_bar(console: Console) -> Iterator[None]:
     """Print accord's log messages above the progress bar, each one time in a run.
@@ -94,11 +100,12 @@ def messages_above_bar(console: Console) -> Iterator[None]:
         if text in printed:
             return False
         printed.add(text)
-        if record.levelno >= logging.WARNING:
-            record.msg, record.args = f"Warning: {text}", ()
         return True
 
     handler.addFilter(is_new)
+    formatter = logging.Formatter()
+    formatter.format = _describe_message  # type: ignore[method-assign]
+    handler.setFormatter(formatter)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
