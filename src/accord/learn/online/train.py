@@ -58,22 +58,20 @@ def train_online(
     procs = processes()
     limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
-    check_room_for_prompt(
-        settings,
-        f"within max_length={settings.max_length}",
-        "Raise max_length, or lower max_new_tokens.",
-    )
+    limit = f"within max_length={settings.max_length}"
+    check_room_for_prompt(settings, limit, "Raise max_length, or lower max_new_tokens.")
     roles = load_roles(settings, memory, world=world)
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
     dataset = memory.rows("dataset", settings.dataset)
     prompts, records = _load_prompts(dataset, policy, settings, folder / "data.json")
+    _check_columns(roles.reward, records)
     held_out = None
     if settings.eval_dataset is not None:
         dataset = memory.rows("eval_dataset", settings.eval_dataset)
         held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
-    _check_columns(roles.reward, records, held_out[1] if held_out else [])
+        _check_columns(roles.reward, held_out[1])
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, memory)
@@ -116,10 +114,9 @@ def train_online(
     return policy
 
 
-def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:
+def _check_columns(reward: Reward, records: Sequence[PromptOnly]) -> None:
     """Raise RewardError where the reward needs a column that the rows of a data set lack."""
-    for records in data:
-        check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
+    check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
 
 
 def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:
