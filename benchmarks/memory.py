@@ -61,7 +61,9 @@ def write_inputs(folder: Path) -> None:
     """The model, a reward adapter on it, and rows of random words, all of one length."""
     work = Workload()
     write_workload(work, folder)
-    scorer = add_adapters(load_scalar(str(folder / "model"), device="cpu"), LoraSettings(), seed=0)
+    scorer = add_adapters(
+        load_scalar(str(folder / "model"), new_head=True, device="cpu"), LoraSettings(), seed=0
+    )
     save_model(scorer, folder / "reward", card="")
     rng = random.Random(0)
 

@@ -136,7 +136,7 @@ def test_the_worlds_reward_is_passed_in() -> None:
 
 
 def trained(folder: Path, seed: int, heads: int, mean: float, std: float) -> str:
-    lm = load_scalar(save_toy(folder / "base", seed=seed), seed=seed, heads=heads)
+    lm = load_scalar(save_toy(folder / "base", seed=seed), new_head=True, seed=seed, heads=heads)
     lm.score_mean, lm.score_std = mean, std
     lm.head_means = tuple(0.1 * k for k in range(heads)) if heads > 1 else ()
     save_model(lm, folder / "model", card="")
@@ -291,7 +291,7 @@ def test_only_reward_models_are_clipped_and_all_are_reported_unclipped() -> None
 
 def test_the_clip_applies_to_reward_models_alone(tmp_path: Path) -> None:
     base = save_toy(tmp_path / "base")
-    save_model(load_scalar(base, seed=3), tmp_path / "rm", card="")
+    save_model(load_scalar(base, new_head=True, seed=3), tmp_path / "rm", card="")
     model = {"kind": "reward_model", "model": str(tmp_path / "rm")}
     reward = reward_from(model, {"kind": "length", "at_most": 9}, clip=0.01)
     assert [source.clip for source in reward.sources] == [0.01, None]
@@ -314,7 +314,7 @@ def test_the_error_of_a_broken_reward_model_says_what_to_do(tmp_path: Path) -> N
 
 
 def test_a_response_cut_before_any_text_is_scored_at_the_prompts_end(tmp_path: Path) -> None:
-    lm = load_scalar(save_toy(tmp_path / "base"), seed=3)
+    lm = load_scalar(save_toy(tmp_path / "base"), new_head=True, seed=3)
     ended = encode_for_reward(lm, "one", "", True)
     assert ended.responses[0][-1] in lm.eos_ids
     cut = encode_for_reward(lm, "one", "", False)

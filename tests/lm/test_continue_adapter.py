@@ -128,7 +128,7 @@ def test_an_adapter_that_is_not_lora_alone_is_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_reward_model_continues_with_its_head(tmp_path: Path) -> None:
     base = save_toy(tmp_path / "base")
-    first = with_adapters(load_scalar(base, seed=3), seed=5)
+    first = with_adapters(load_scalar(base, new_head=True, seed=3), seed=5)
     first.score_mean, first.score_std = 0.75, 2.0
     save_model(first, tmp_path / "rm", card="")
     path = str(tmp_path / "rm")
@@ -144,9 +144,9 @@ def test_a_reward_model_continues_with_its_head(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_reward_model_on_a_policys_adapter_shares_its_base(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
-    scorer = continue_adapter(load_scalar(path, seed=3, merge=False), path, CONTINUE)
+    scorer = continue_adapter(load_scalar(path, new_head=True, seed=3, merge=False), path, CONTINUE)
     # The hidden states are those of the merged adapter, under a head of the same seed.
-    whole = load_scalar(path, seed=3)
+    whole = load_scalar(path, new_head=True, seed=3)
     expected = response_scores(whole, pack(ENDED))
     torch.testing.assert_close(response_scores(scorer, pack(ENDED)), expected, rtol=0, atol=1e-4)
     save_model(scorer, tmp_path / "rm", card="")

@@ -86,11 +86,12 @@ def test_a_row_that_the_template_refuses_is_dropped_alone() -> None:
 
 
 def test_a_row_longer_than_a_reward_models_limit_is_cut_at_its_start(tmp_path: Path) -> None:
-    lm = load_scalar(save_toy(tmp_path / "m", "gpt2"))  # 128 learned positions
+    lm = load_scalar(save_toy(tmp_path / "m", "gpt2"), new_head=True)  # 128 learned positions
     long = (Message("user", "the sea " * 200),)
     group = encode_for_reward(lm, long, "yes")
     assert group.num_tokens == 128
     assert group.responses[0][-1] == eos()
+    lm.has_new_head = False  # as after its training
     (score,) = model_reward(lm)([long], ["yes"])
     assert abs(score) < 1e6
 
@@ -118,8 +119,9 @@ def test_a_small_update_survives_bf16_lora_on_an_adapter(tmp_path: Path) -> None
 
 
 def test_a_scalar_head_is_trained_in_fp32_on_a_bf16_base(tmp_path: Path) -> None:
-    lm = load_scalar(save_toy(tmp_path / "m"), precision="bf16")
+    lm = load_scalar(save_toy(tmp_path / "m"), new_head=True, precision="bf16")
     lm = add_adapters(lm, LoraSettings(r=4), seed=0)
     assert {p.dtype for p in lm.trainable_parameters().values()} == {torch.float32}
+    lm.has_new_head = False
     (score,) = model_reward(lm)([PROMPT], ["yes"])
     assert abs(score) < 1e6

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from accord.lm.adapters.lora import add_adapters
-from accord.lm.forward import check_packing, states_before, states_last
+from accord.lm.checks import check_packing
+from accord.lm.forward import states_before, states_last
 from accord.lm.model import LanguageModel
 from accord.lm.packing import pack
 from accord.settings.training import LoraSettings

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from accord.errors import DataError
-from accord.lm.forward import check_packing, response_logps
+from accord.lm.checks import check_packing
+from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.lm.tokens.encode import EncodeReport, Limits, LossOn, encode

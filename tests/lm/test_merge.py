@@ -89,7 +89,7 @@ def test_the_folder_has_all_that_the_base_had(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_run_of_a_reward_model_gives_a_full_reward_model(tmp_path: Path) -> None:
     base = save_toy(tmp_path / "base")
-    lm = with_adapters(load_scalar(base, seed=3), seed=2)
+    lm = with_adapters(load_scalar(base, new_head=True, seed=3), seed=2)
     lm.score_mean, lm.score_std = 0.5, 2.0
     save_model(lm, tmp_path / "run" / "model", card="")
     assert run(["merge", str(tmp_path / "run"), "--output-dir", str(tmp_path / "out")]) == 0

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from accord.lm.attention import plan as attention_plan
 from accord.lm.attention.plan import AttentionPlan
-from accord.lm.forward import check_packing, response_logps, states_before, states_last
+from accord.lm.checks import check_packing
+from accord.lm.forward import response_logps, states_before, states_last
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from tests.lm.models import causal
 from tests.lm.packed_groups import (

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from accord.errors import ModelError
+from accord.lm.checks import check_packing
 from accord.lm.forward import (
-    check_packing,
     response_kl,
     response_logps,
     response_scores,

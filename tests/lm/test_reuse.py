@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from accord.lm.adapters.lora import add_adapters
-from accord.lm.forward import check_packing, response_logps, response_stats
+from accord.lm.checks import check_packing
+from accord.lm.forward import response_logps, response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import LoraSettings

@@ -94,7 +94,7 @@ def test_the_dtype_is_that_of_the_files_whatever_the_configuration_says(tmp_path
 @torch.no_grad()
 def test_a_reward_models_head_stays_float32(tmp_path: Path) -> None:
     base = in_dtype(save_toy(tmp_path / "toy"), torch.bfloat16)
-    lm = load_scalar(base, trainable=True)
+    lm = load_scalar(base, new_head=True, trainable=True)
     save_model(lm, tmp_path / "rm", card="")
     assert dtypes_in(tmp_path / "rm") == {"BF16", "F32"}
     again = load_scalar(str(tmp_path / "rm"))
@@ -167,7 +167,7 @@ def test_a_reward_adapter_on_a_merged_adapter_is_saved_as_one_with_its_head(
 ) -> None:
     base = save_toy(tmp_path / "toy")
     save_model(with_adapters(load_causal(base), seed=0), tmp_path / "first", card="")
-    scorer = with_adapters(load_scalar(str(tmp_path / "first"), seed=1), seed=1)
+    scorer = with_adapters(load_scalar(str(tmp_path / "first"), new_head=True, seed=1), seed=1)
     expected = response_scores(scorer, pack(PROBE))
     save_model(scorer, tmp_path / "rm", card="")
     again = load_scalar(str(tmp_path / "rm"))

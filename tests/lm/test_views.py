@@ -22,8 +22,8 @@ from accord.lm.adapters.views import (
     reward_view,
     why_not_shared,
 )
+from accord.lm.checks import check_packing
 from accord.lm.forward import (
-    check_packing,
     response_logps,
     response_scores,
     response_stats,
@@ -215,7 +215,7 @@ def count_passes(lm: LanguageModel, compute: Any) -> int:
 
 
 def saved_reward(folder: Path, base: str, *, heads: int = 1) -> str:
-    lm = with_adapters(load_scalar(base, seed=3, heads=heads), seed=5)
+    lm = with_adapters(load_scalar(base, new_head=True, seed=3, heads=heads), seed=5)
     lm.score_mean, lm.score_std, lm.max_prompt_length = 0.75, 2.0, 40
     if heads > 1:
         lm.head_means, lm.score_penalty = tuple(0.1 * i for i in range(heads)), 0.5

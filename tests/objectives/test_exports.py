@@ -24,6 +24,7 @@ EXAMPLES = {
     "preference": "dpo_loss",
     "reference_free": "simpo_loss",
     "reward": "bradley_terry_loss",
+    "router": "load_balancing_loss",
     "unpaired": "kto_loss",
 }
 

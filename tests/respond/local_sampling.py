@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from accord.lm.forward import check_packing, response_logps
+from accord.lm.checks import check_packing
+from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.respond.local.sampler import LocalSampler

@@ -104,3 +104,33 @@ def test_equal_tokens_stay_together() -> None:
     logits = torch.zeros(1, 10)
     assert drawn_tokens(logits, SamplingSettings(top_k=3)) == set(range(10))
     assert drawn_tokens(logits, SamplingSettings(top_p=0.2)) == set(range(10))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(),
+        SamplingSettings(temperature=0),
+        SamplingSettings(top_p=0.9),
+        SamplingSettings(top_k=3),
+        SamplingSettings(min_p=0.1, top_k=200, top_p=0.5),
+    ],
+)
+@pytest.mark.parametrize("vocabulary", [5, 128, 300])
+def test_logits_that_are_not_finite_give_log_probs_that_are_not(
+    bad: float, settings: SamplingSettings, vocabulary: int
+) -> None:
+    # An index beyond the vocabulary would be an error here, and the end of the process on CUDA.
+    logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(0))
+    logits[1, vocabulary // 2] = bad
+    token, logp = draw_tokens(logits, torch.tensor([0.1, 0.5, 0.999]), settings)
+    assert torch.isfinite(logp).tolist() == [True, False, True]
+    assert bool((token < vocabulary).all())
+    alone, _ = draw_tokens(logits[[0, 2]], torch.tensor([0.1, 0.999]), settings)
+    assert token[[0, 2]].tolist() == alone.tolist()
+
+
+def test_a_row_without_any_possible_token_has_no_log_prob() -> None:
+    _, logp = draw_tokens(torch.full((1, 9), -torch.inf), torch.tensor([0.5]), SamplingSettings())
+    assert not bool(torch.isfinite(logp).any())

@@ -19,6 +19,7 @@ from accord.lm.packing import PromptGroup
 
 # Keys of a configuration that describe its file and not the model.
 _FILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype")
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def weights_digest(lm: LanguageModel) -> str:
@@ -46,12 +47,13 @@ def has_same_weights(lm: LanguageModel, path: str) -> bool:
         return True
     if not Path(path).is_dir():
         return False
-    if _config_values(AutoConfig.from_pretrained(path)) != _config_values(lm.inner.config):
+    saved = _without_token_ids(AutoConfig.from_pretrained(path).to_dict())
+    if saved != _without_token_ids(lm.inner.config.to_dict()):
         return False
     named = lm.inner.named_parameters(remove_duplicate=False)
     base = {n.replace(".base_layer.", "."): p for n, p in named if adapter_name(n) is None}
     unread = {n for n, _ in lm.backbone.named_parameters() if adapter_name(n) is None}
-    prefix = f"{lm.inner.base_model_prefix}."
+    prefix = lm.backbone_prefix
     unread = {prefix + n.replace(".base_layer.", ".") for n in unread}
     for file in sorted(Path(path).glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
@@ -84,6 +86,16 @@ def _adapter_scaling(config: Any) -> list[Any]:
 
 def _config_values(config: Any) -> dict[str, Any]:
     return {k: v for k, v in config.to_dict().items() if k not in _FILE_KEYS}
+
+
+def _without_token_ids(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's values that the weights are computed with: a saved model's special tokens
+    are its tokenizer's, whatever its base's configuration said."""
+    return {
+        k: _without_token_ids(v) if isinstance(v, dict) else v
+        for k, v in values.items()
+        if k not in _FILE_KEYS and k not in _TOKEN_KEYS
+    }
 
 
 def rows_digest(groups: Sequence[PromptGroup]) -> str:

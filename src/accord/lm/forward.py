@@ -13,18 +13,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from accord.errors import ModelError
-from accord.lm.attention.packed import NAME
 from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix, plan_extra_responses
-from accord.lm.kernels.last_layer import LastLayer
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.packing import PackedBatch
 from accord.objectives.logprobs import token_kl, token_logps, token_stats
-
-# Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
-AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 Stat = Literal["entropy", "correct", "log_squares"]
 
@@ -140,12 +133,15 @@ def _states(
 ) -> Tensor:
     """The backbone's output at some tokens, each prompt computed once where the architecture
     allows it: at flat indices of the batch, or at positions in plain rows, one row a response."""
+    record = lm.router_record
+    # A router's loss needs the last layer's choice for every token.
+    routers = {"output_router_logits": record is not None} if lm.routes_tokens else {}
     with lm.precision_context():
         if not lm.shares_prefixes:
-            return _row_states(lm, batch)[responses, positions]
-        last = lm.last_layer
+            return _row_states(lm, batch, **routers)[responses, positions]
+        last = None if record is not None else lm.last_layer
         with nullcontext() if last is None else last.only(index.unique(), len(batch.input_ids)):
-            out = lm.backbone(
+            output = lm.backbone(
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
                 # A ready-made 4-d mask keeps transformers from building one; the plan replaces it.
@@ -153,11 +149,15 @@ def _states(
                 packed=batch.attention,
                 use_cache=False,
                 **({} if captured is None else {"memory": captured}),
-            ).last_hidden_state[0]
-    return out[index]
+                **routers,
+            )
+        if record is not None:
+            record.add(batch, output.router_logits, packed=True)
+    states: Tensor = output.last_hidden_state[0]
+    return states[index]
 
 
-def _row_states(lm: LanguageModel, batch: PackedBatch) -> Tensor:
+def _row_states(lm: LanguageModel, batch: PackedBatch, **routers: bool) -> Tensor:
     """The states (N, longest, D) of plain rows, prompt and response together, padded at the end."""
     rows = [(*g.prompt, *r) for g in batch.groups for r in g.responses]
     width = max(len(row) for row in rows)
@@ -166,10 +166,16 @@ def _row_states(lm: LanguageModel, batch: PackedBatch) -> Tensor:
         ids[i, : len(row)] = torch.tensor(row)
     ends = torch.tensor([len(row) for row in rows])
     mask = torch.arange(width)[None] < ends[:, None]
-    out: Tensor = lm.backbone(
-        input_ids=ids.to(batch.device), attention_mask=mask.to(batch.device), use_cache=False
-    ).last_hidden_state
-    return out
+    output = lm.backbone(
+        input_ids=ids.to(batch.device),
+        attention_mask=mask.to(batch.device),
+        use_cache=False,
+        **routers,
+    )
+    if lm.router_record is not None:
+        lm.router_record.add(batch, output.router_logits, packed=False)
+    states: Tensor = output.last_hidden_state
+    return states
 
 
 def _states_with_extra_logps(
@@ -217,89 +223,3 @@ def response_kl(
         temperature,
     )
     return batch.per_response(per_token)
-
-
-@torch.no_grad()
-def check_packing(lm: LanguageModel) -> bool:
-    """Whether packed states lead to the model's own logits or scores; sets `shares_prefixes`.
-
-    Two prompts with two responses each go through the packed pass and through the plain
-    model. Where they differ, as for state-space layers, the model falls back to plain rows.
-    """
-    vocabulary = lm.inner.config.get_text_config().vocab_size
-    token = [(7 * i + 3) % vocabulary for i in range(24)]
-    batch = pack(
-        [
-            PromptGroup(tuple(token[:5]), (tuple(token[5:9]), tuple(token[9:12]))),
-            PromptGroup(tuple(token[12:15]), (tuple(token[15:20]), tuple(token[20:24]))),
-        ],
-        lm.device,
-    )
-    allowed = AGREEMENT.get(next(lm.model.parameters()).dtype, 0.2)
-    precision, lm.precision = lm.precision, "fp32"
-    try:
-        lm.shares_prefixes = False
-        plain = _read_packed(lm, batch)
-        if not torch.allclose(plain, _read_rows(lm, batch), atol=allowed, rtol=allowed):
-            raise ModelError(
-                f"{lm.name}: the {type(lm.inner).__name__} logits are not its hidden states "
-                f"times its output embeddings, so accord can't compute its log-probs. "
-                f"Use a decoder with a plain vocabulary head."
-            )
-        lm.shares_prefixes = True
-        lm.shares_prefixes = _packed_agrees(lm, batch, plain, allowed)
-    finally:
-        lm.precision = precision
-    return lm.shares_prefixes
-
-
-def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:
-    config = lm.inner.config.get_text_config()
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return False  # attends within chunks, which a short probe does not reach
-    if any(
-        hasattr(layer, "update_recurrent_state") for layer in DynamicCache(config=config).layers
-    ):
-        return False  # carries a recurrent state, which untrained weights hide from the probe
-    before = config._attn_implementation
-    try:
-        lm.inner.set_attn_implementation(NAME)
-        lm.last_layer = LastLayer(lm.backbone)
-        agrees = _is_close(lm, batch, plain, allowed)
-        if not agrees:  # its last layer may be of another kind
-            lm.last_layer.remove()
-            lm.last_layer = None
-            agrees = _is_close(lm, batch, plain, allowed)
-    except ValueError:
-        agrees = False
-    if not agrees:
-        lm.inner.set_attn_implementation(before)
-    return agrees
-
-
-def _is_close(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:
-    try:
-        return bool(torch.allclose(_read_packed(lm, batch), plain, atol=allowed, rtol=allowed))
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-        return False
-
-
-def _read_packed(lm: LanguageModel, batch: PackedBatch) -> Tensor:
-    return response_scores(lm, batch) if lm.scalar else response_logps(lm, batch)
-
-
-def _read_rows(lm: LanguageModel, batch: PackedBatch) -> Tensor:
-    """The same numbers from the whole model, one row at a time, head included."""
-    rows = []
-    for group in batch.groups:
-        for response in group.responses:
-            ids = torch.tensor([[*group.prompt, *response]], device=lm.device)
-            if lm.scalar:
-                hidden = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
-                rows.append(lm.score_states(hidden)[0, -1:])
-                continue
-            logps = lm.inner(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-            begin = len(group.prompt)
-            target = torch.tensor(response, device=lm.device)[:, None]
-            rows.append(logps[begin - 1 : -1].gather(1, target).squeeze(1))
-    return torch.cat(rows)

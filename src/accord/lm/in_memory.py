@@ -16,6 +16,7 @@ from accord.lm.adapters.lora import continue_adapter
 from accord.lm.digest import has_same_weights
 from accord.lm.heads import init_score_heads
 from accord.lm.load import finish_loading, set_distinct_pad_token
+from accord.lm.loading.scalar import read_reward_file
 from accord.lm.model import LanguageModel, Precision, disable_dropout
 from accord.settings.training import LoraSettings
 
@@ -37,13 +38,9 @@ def wrap_model(
             f"{type(model).__name__} is not a model that accord can train. Pass a path, a hub "
             f"name, a transformers model, a peft model, or what accord.load_model returns."
         )
-    is_scalar = "SequenceClassification" in type(model).__name__
-    if is_scalar and model.config.num_labels != 1:
-        raise ModelError(
-            f"The classifier has {model.config.num_labels} labels, and a reward model has one. "
-            f"Load it with num_labels=1 if it was trained so, or train one with accord.train."
-        )
     name = str(model.config._name_or_path or "a model in memory")
+    is_scalar = "SequenceClassification" in type(model).__name__
+    _check_in_memory(model, name, is_scalar)
     if tokenizer is None:
         tokenizer = _own_tokenizer(name)
     half = next(model.parameters()).dtype == torch.bfloat16
@@ -56,8 +53,32 @@ def wrap_model(
         unsaved=True,
         stored_dtype=next(model.parameters()).dtype,
     )
+    if is_scalar and not read_reward_file(name):  # another maker's
+        lm.reads_last_token, lm.unread_padding = True, model.config.pad_token_id
     lm.unsaved = not _is_on_disk(lm)
     return finish_loading(lm)
+
+
+def _check_in_memory(model: Any, name: str, is_scalar: bool) -> None:
+    """Raise ModelError for a model whose weights or head accord can't use."""
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"{name} was loaded quantised, and accord computes with the weights that training "
+            f"changes. Load it without quantization_config."
+        )
+    if not is_scalar:
+        return
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise ModelError(
+            f"{name} is a {type(model).__name__}, which is no decoder with a `score` head. To "
+            f"score with it, pass a Python function that calls it."
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"The classifier has {model.config.num_labels} labels, and a reward model has one. "
+            f"Load it with num_labels=1 if it was trained so, or train one with accord.train; to "
+            f"score with one of its labels, pass a Python function that calls it."
+        )
 
 
 def _is_on_disk(lm: LanguageModel) -> bool:
@@ -112,14 +133,26 @@ def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> Language
         )
     config = deepcopy(lm.inner.config)
     config.num_labels = heads
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    try:
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise ModelError(
+            f"{lm.name} is a {type(lm.inner).__name__}, for which transformers has no class with a "
+            f"scalar head. Start from a model of another architecture."
+        ) from error
     getattr(model, model.base_model_prefix).load_state_dict(lm.backbone.state_dict())
     init_score_heads(model, seed)
     set_distinct_pad_token(model, lm.tokenizer)
     model = disable_dropout(model).to(lm.device).eval()
     return finish_loading(
         LanguageModel(
-            model, lm.tokenizer, lm.name, scalar=True, precision=lm.precision, unsaved=lm.unsaved
+            model,
+            lm.tokenizer,
+            lm.name,
+            scalar=True,
+            precision=lm.precision,
+            unsaved=lm.unsaved,
+            has_new_head=True,
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from accord.lm.adapters.switch import AdapterSwitch, adapter_name
 from accord.lm.kernels.last_layer import LastLayer
 from accord.objectives.logprobs import Head
+
+if TYPE_CHECKING:
+    from accord.lm.router import RouterRecord
 
 Precision = Literal["fp32", "bf16"]
 
@@ -26,6 +29,10 @@ class LanguageModel:
     ensemble has several heads on one backbone.
     `shares_prefixes` is False for an architecture whose packed forward pass does not agree with
     its plain one; its batches are computed as plain padded rows.
+    `has_new_head` is True where the scalar head was drawn at random and not trained yet,
+    `is_critic` where it estimates values. A reward model with `reads_last_token` is another
+    maker's: its score is read at the last token of the whole rendered conversation that is not
+    `unread_padding`, as transformers does; otherwise at the token that ends the response.
     `unsaved` is True where no folder holds the weights: an adapter was merged into them, or they
     were trained in memory. `merged_adapter` is the folder of that adapter.
     `stored_dtype` is the dtype in which the model's own files hold the weights, and in which a
@@ -40,6 +47,7 @@ class LanguageModel:
     Several language models can be views on one `model` (`adapters.views`): each has its `adapter`
     of those that `switch` turns on and off (None: the base alone), and a critic or reward model its
     `score` head. Of a view with `head_only` the head alone is trained; it shares the backbone.
+    `router_record` collects the router's loss of a mixture of experts while it is trained.
     `last_layer` lets the model's last layer compute only the tokens that are read, where possible.
     """
 
@@ -49,6 +57,10 @@ class LanguageModel:
     scalar: bool = False
     precision: Precision = "fp32"
     shares_prefixes: bool = True
+    has_new_head: bool = False
+    is_critic: bool = False
+    reads_last_token: bool = False
+    unread_padding: int | None = None
     unsaved: bool = False
     merged_adapter: str | None = None
     stored_dtype: torch.dtype | None = None
@@ -64,6 +76,7 @@ class LanguageModel:
     score: nn.Linear | None = None
     head_only: bool = False
     last_layer: LastLayer | None = None
+    router_record: RouterRecord | None = None
 
     @property
     def inner(self) -> Any:
@@ -78,17 +91,37 @@ class LanguageModel:
     def backbone(self) -> nn.Module:
         """The decoder without its head: token ids to hidden states."""
         inner = self.inner
-        return getattr(inner, inner.base_model_prefix)
+        # Llama 4's text model names the prefix of the model with images.
+        prefixes = (inner.base_model_prefix, "model", "transformer")
+        module: nn.Module = next(getattr(inner, p) for p in prefixes if hasattr(inner, p))
+        return module
+
+    @property
+    def backbone_prefix(self) -> str:
+        """What the names of the backbone's parameters begin with in the whole model."""
+        backbone = self.backbone
+        return next(f"{n}." for n, module in self.inner.named_modules() if module is backbone)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     @property
+    def routes_tokens(self) -> bool:
+        """Whether the model is a mixture of experts that returns its routers' logits."""
+        return hasattr(self.inner.config.get_text_config(), "output_router_logits")
+
+    @property
     def max_positions(self) -> int | None:
-        """Tokens that the model has positions for; None where its configuration has no limit."""
-        limit = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
+        """Tokens that the model has positions for; None where its configuration has no limit.
+
+        Where positions are scaled by the longest row of a batch, it is the length up to which they
+        are not: beyond it a row's numbers would depend on the rows beside it.
+        """
+        config = self.inner.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        limits = [limit, unscaled_positions(config)]
+        return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -217,6 +250,19 @@ class LanguageModel:
             self.last_layer = None
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
+
+
+def unscaled_positions(config: Any) -> int | None:
+    """The length up to which a model's rotary positions do not depend on the batch's longest row;
+    None where they never do."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    for part in parts:
+        if part.get("rope_type") in ("longrope", "dynamic"):
+            original = part.get("original_max_position_embeddings")
+            limit = original or getattr(config, "original_max_position_embeddings", None)
+            return int(limit or config.max_position_embeddings)
+    return None
 
 
 def disable_dropout(model: nn.Module) -> nn.Module:

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         plackett_luce_loss,
         worst_score,
     )
+    from accord.objectives.router import load_balancing_loss
     from accord.objectives.unpaired import kto_loss, kto_reference_point
 
 _MODULES = (
@@ -82,6 +83,7 @@ _MODULES = (
     "preference",
     "reference_free",
     "reward",
+    "router",
     "unpaired",
 )
 
@@ -122,6 +124,7 @@ __all__ = [
     "kto_reference_point",
     "leave_one_out",
     "length_desensitised_weights",
+    "load_balancing_loss",
     "log_odds",
     "mean_minus_variance",
     "nca_pair_loss",

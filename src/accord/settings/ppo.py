@@ -31,6 +31,11 @@ class PpoSettings(OnlineSettings):
         "the first head) or `shared` (a new head on the policy's hidden states). By default "
         "`adapter` with LoRA, else `separate`.",
     )
+    critic_model: Annotated[str | None, InputPath] = Field(
+        None,
+        description="Folder of a critic that another PPO run saved (its `critic/`), to start from; "
+        "by default the critic starts from the reward model or the policy.",
+    )
     critic_learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate of the critic; by default the policy's."
     )
@@ -85,6 +90,11 @@ class PpoSettings(OnlineSettings):
                 "`critic=adapter` is LoRA on the policy's base. Set `lora`, or use "
                 "`critic=separate` or `critic=shared`."
             )
+        if self.critic == "shared" and self.critic_model is not None:
+            raise ValueError(
+                "`critic=shared` is a head on this run's policy, and `critic_model` is a critic on "
+                "weights of its own. Use `critic=separate`, or `critic=adapter` with `lora`."
+            )
         if not self.vf_coef and self.gae_lambda != 1:
             raise ValueError(
                 f"without a critic (`vf_coef=0`) there are no values to bootstrap from, and "
@@ -92,7 +102,11 @@ class PpoSettings(OnlineSettings):
             )
         if not self.vf_coef and (
             key := self.changed(
-                "critic", "critic_warmup_steps", "critic_learning_rate", "cliprange_value"
+                "critic",
+                "critic_model",
+                "critic_warmup_steps",
+                "critic_learning_rate",
+                "cliprange_value",
             )
         ):
             raise ValueError(

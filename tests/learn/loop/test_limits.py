@@ -133,7 +133,9 @@ def test_a_reference_with_fewer_positions_than_a_row_is_refused(tmp_path: Path) 
 def grpo_settings(folder: Path, prompts: list[str], **overrides: Any) -> GrpoSettings:
     """A policy with 128 positions and a reward model with twice as many."""
     model = save_toy(folder / "m", "gpt2")
-    reward_model = load_scalar(save_with_positions(folder / "longer", 2 * POSITIONS), seed=1)
+    reward_model = load_scalar(
+        save_with_positions(folder / "longer", 2 * POSITIONS), new_head=True, seed=1
+    )
     save_model(reward_model, folder / "reward", card="")
     return GrpoSettings(
         **{

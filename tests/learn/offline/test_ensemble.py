@@ -206,7 +206,7 @@ def test_an_ensemble_is_trained_further_with_the_same_number_of_heads(tmp_path: 
 
 def test_new_heads_start_with_different_weights(tmp_path: Path) -> None:
     path = save_toy(tmp_path / "toy")
-    weight = load_scalar(path, heads=3, seed=4).inner.score.weight.detach()
+    weight = load_scalar(path, new_head=True, heads=3, seed=4).inner.score.weight.detach()
     assert weight.shape[0] == 3
     assert len({round(float(row[0]), 6) for row in weight}) == 3
-    assert torch.equal(load_scalar(path, heads=3, seed=4).inner.score.weight, weight)
+    assert torch.equal(load_scalar(path, new_head=True, heads=3, seed=4).inner.score.weight, weight)

@@ -30,11 +30,11 @@ class RoleToys:
     def __init__(self, root: Path) -> None:
         self.base = save_toy(root / "base")
         self.adapter_reward = str(root / "rm")
-        lm = with_adapters(load_scalar(self.base, seed=3), seed=5)
+        lm = with_adapters(load_scalar(self.base, new_head=True, seed=3), seed=5)
         lm.score_mean, lm.score_std = 0.75, 2.0
         save_model(lm, Path(self.adapter_reward), card="")
         self.whole_reward = str(root / "full")
-        save_model(load_scalar(self.base, seed=4), Path(self.whole_reward), card="")
+        save_model(load_scalar(self.base, new_head=True, seed=4), Path(self.whole_reward), card="")
         self.prompts = write_jsonl(
             root / "prompts.jsonl", ({"prompt": text} for text in ("the cat", "a dog", "yes"))
         )

@@ -200,3 +200,31 @@ def test_raise_beta_raises_beta_above_the_kl_limit_and_takes_steps() -> None:
     results = list(iterate(make_state(roles, settings), roles, settings, 2))
     assert [r.metrics["objective/beta"] for r in results] == pytest.approx([0.15, 0.225])
     assert results[0].metrics["policy/approxkl_avg"] > 0
+
+
+def test_an_iteration_whose_logits_are_not_finite_is_skipped() -> None:
+    roles, settings = make_roles(), online_settings()
+    state = make_state(roles, settings)
+    results = iterate(state, roles, settings, 3)
+    next(results)
+    policy, moments = copy_weights(roles.policy), copy_moments(state)
+    weight = roles.policy.model.model.norm.weight
+    before = weight.data.clone()
+    weight.data[0] = math.nan
+    second = next(results)
+    assert second.metrics["skipped"] == 1.0
+    weight.data.copy_(before)
+    assert not has_moved(policy, roles.policy)
+    assert are_equal(copy_moments(state), moments)
+    third = next(results)
+    assert (third.step, third.metrics["skipped"]) == (3, 0.0)
+    assert has_moved(policy, roles.policy)
+
+
+def test_logits_that_stay_not_finite_stop_the_run() -> None:
+    roles, settings = make_roles(), online_settings()
+    roles.policy.model.model.norm.weight.data[0] = math.nan
+    results = iterate(make_state(roles, settings), roles, settings, 5)
+    assert [next(results).metrics["skipped"] for _ in range(2)] == [1.0, 1.0]
+    with pytest.raises(NotFiniteError, match=r"not finite .*at token 1 of a response to prompt 1"):
+        next(results)

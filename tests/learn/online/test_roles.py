@@ -229,7 +229,9 @@ def test_a_reward_model_of_another_family_scores_by_its_own_tokenizer(
 ) -> None:
     # Its tokens are bytes, the policy's are pieces of words.
     save_with_other_tokenizer(tmp_path / "other", "gpt2", "a", 270, seed=7)
-    save_model(load_scalar(str(tmp_path / "other"), seed=8), tmp_path / "rm", card="")
+    save_model(
+        load_scalar(str(tmp_path / "other"), new_head=True, seed=8), tmp_path / "rm", card=""
+    )
     reward_model = str(tmp_path / "rm")
     settings = ppo_settings(role_toys, tmp_path / "out", reward_model=reward_model, max_steps=2)
     with caplog.at_level(logging.INFO):

@@ -119,7 +119,7 @@ def test_ppo_learns_from_a_reward_model_with_another_tokenizer(
 ) -> None:
     text = "entirely different words are in here"
     save_with_other_tokenizer(tmp_path / "other", "llama", text, 280, seed=4)
-    save_model(load_scalar(str(tmp_path / "other")), tmp_path / "rm", card="")
+    save_model(load_scalar(str(tmp_path / "other"), new_head=True), tmp_path / "rm", card="")
     settings = toys.settings("ppo", "llama", tmp_path / "out", reward_model=str(tmp_path / "rm"))
     assert_trained("ppo", settings, train("ppo", settings))
 

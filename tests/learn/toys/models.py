@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from accord.learn.offline.methods import METHODS
-from accord.lm.forward import check_packing
+from accord.lm.checks import check_packing
 from accord.lm.model import LanguageModel
 from tests.lm.models import causal, scalar
 

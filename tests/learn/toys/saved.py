@@ -89,7 +89,7 @@ class SavedToys:
         """Its reward is (score − 0.5) / 2."""
         folder = self.root / f"{architecture}-reward"
         if not folder.is_dir():
-            lm = load_scalar(self.model(architecture), seed=1)
+            lm = load_scalar(self.model(architecture), new_head=True, seed=1)
             lm.score_mean, lm.score_std = 0.5, 2.0
             save_model(lm, folder, card="")
         return str(folder)

@@ -175,6 +175,7 @@ def test_every_piece_of_a_text_follows_the_tokenizers_beginning(adding: str) -> 
 def test_a_reward_models_template_that_refuses_a_prompt_is_named() -> None:
     class RewardModel:
         name, max_length, max_prompt_length = "rm", None, None
+        reads_last_token, unread_padding = True, None  # another maker's
         tokenizer = make_tokenizer("metaspace never", TEMPLATES["gemma"])
         eos_ids = eos_ids(tokenizer, TEMPLATES["gemma"])
 
@@ -182,7 +183,7 @@ def test_a_reward_models_template_that_refuses_a_prompt_is_named() -> None:
     system = (Message("system", "be kind"), *ASK)
     with pytest.raises(RewardError, match=r"model rm can't score .*System role not supported"):
         encode_for_reward(lm, system, "well")
-    group = encode_for_reward(lm, ASK, "well", whole=True)
+    group = encode_for_reward(lm, ASK, "well")
     turns = [{"role": "user", "content": ASK[0].content}, {"role": "assistant", "content": "well"}]
     expected = lm.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert [*group.prompt, *group.responses[0]] == expected

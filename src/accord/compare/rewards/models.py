@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from accord.compare.rewards.reward import PromptResponse, Reward
 from accord.compare.texts import shorten
-from accord.errors import RewardError
+from accord.errors import ModelError, RewardError
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, forward_batches, pack
@@ -18,6 +20,8 @@ from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.render import UnusableRow
 from accord.records import Prompt, prompt_text
 from accord.runs.activity import with_activity
+
+log = logging.getLogger(__name__)
 
 
 def model_reward(lm: LanguageModel, *, batch_size: int = 64) -> Reward:
@@ -48,8 +52,10 @@ def compute_by_length(
     """The values of `compute` for each response (n, …), on the CPU.
 
     Responses are batched in order of length, so that those of a batch are about as long; a batch
-    of long ones has fewer, so that its memory is bounded.
+    of long ones has fewer, so that its memory is bounded. Raises ModelError for a model whose
+    scores mean nothing: an untrained head, or a critic.
     """
+    check_scores(lm)
     groups = [encode_for_reward(lm, r.prompt, r.response, r.finished) for r in rows]
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
@@ -63,16 +69,46 @@ def compute_by_length(
     return torch.stack(values) if values else torch.empty(0)
 
 
+def check_scores(lm: LanguageModel) -> None:
+    """Raise ModelError for a head that was not trained, or not to score whole responses; log where
+    another maker's is read."""
+    if lm.has_new_head:
+        raise ModelError(
+            f"The scalar head of {lm.name} was drawn at random and is not trained, so its scores "
+            f"mean nothing. Train it with `accord train reward` first."
+        )
+    if lm.is_critic:
+        raise ModelError(
+            f"{lm.name} is a critic, which estimates the reward to come before each token, and no "
+            f"reward model. Name the reward model that it was trained beside; to start another "
+            f"run's critic from it, name it in `critic_model`."
+        )
+    if lm.reads_last_token:
+        _log_where_read(lm.name)
+
+
+@cache
+def _log_where_read(name: str) -> None:
+    """Log once for each model that it is read as another maker's."""
+    log.info(
+        "%s has no reward.json, so accord did not train it: its scores are used as they are, and "
+        "read as transformers reads them, at the last token of the whole rendered conversation.",
+        name,
+    )
+
+
 def encode_for_reward(
-    lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True, *, whole: bool = False
+    lm: LanguageModel, prompt: Prompt, response: str, finished: bool = True
 ) -> PromptGroup:
     """A prompt and a sampled response in a model's tokens; without EOS if it was cut short.
 
-    With `whole` a finished response to a conversation ends where the rendered conversation does.
-    What is longer than the model was trained on, or has positions for, loses the prompt's start.
-    Of a response that was cut before it had any text, the prompt's last token is scored. Raises
-    RewardError where the model's chat template refuses the conversation.
+    A model of another maker is scored on the whole rendered conversation, up to its last token
+    that is not the model's padding, as transformers reads it. What is longer than the model was
+    trained on, or has positions for, loses the prompt's start. Of a response that was cut before
+    it had any text, the prompt's last token is scored. Raises RewardError where the model's chat
+    template refuses the conversation.
     """
+    whole = lm.reads_last_token and finished
     try:
         encoded = encode_answers(
             prompt, [response], lm.tokenizer, lm.eos_ids, finished=[finished], whole=whole
@@ -84,6 +120,8 @@ def encode_for_reward(
             f"reward model whose chat template accepts them."
         ) from reason
     prompt_ids, (ids,) = encoded.prompt, encoded.responses
+    while whole and ids and ids[-1] == lm.unread_padding:
+        ids = ids[:-1]
     if lm.max_length is not None:
         ids = ids[: lm.max_length - 1]
         max_prompt_length = min(lm.max_prompt_length or lm.max_length, lm.max_length - len(ids))

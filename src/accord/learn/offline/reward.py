@@ -121,6 +121,7 @@ def normalise_scores(
         batch_scores = response_head_scores(lm, pack([sampled[i] for i in rows], lm.device))
         counts = [len(sampled[i].responses) for i in rows]
         scores.update(zip(rows, batch_scores.split(counts), strict=True))
+    lm.has_new_head = lm.reads_last_token = False  # trained now, at the end of the response
     lm.score_penalty, lm.length_slope = settings.ensemble_penalty, settings.length_slope
     raw = torch.cat([scores[i] for i in range(len(sampled))])
     lm.head_means = tuple(raw.mean(0).tolist()) if lm.heads > 1 else ()

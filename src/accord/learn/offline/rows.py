@@ -39,6 +39,7 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
     if scalar:
         lm = load_scalar(
             settings.model,
+            new_head=True,
             seed=settings.seed,
             heads=settings.heads if isinstance(settings, RewardSettings) else None,
             precision=settings.precision,

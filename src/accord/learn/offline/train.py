@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_to_positions
-from accord.learn.loop.objective import Metric, Objective, mean_metrics
+from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
 from accord.learn.loop.stage import run_with_checkpoints
@@ -27,7 +28,8 @@ from accord.learn.offline.reward import normalise_scores
 from accord.learn.offline.rows import load_rows, load_starting_model
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PromptGroup, pack
+from accord.lm.packing import PackedBatch, PromptGroup, pack
+from accord.lm.router import RouterLoss, recorded_router, router_loss
 from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,10 @@ def _fit_and_evaluate(
     eval_objective = method.objective(
         lm, method.eval_settings(settings), eval_groups or [], reference
     )
+    router = None if method.scalar else router_loss(lm)
+    if router is not None:
+        objective = add_router_loss(objective, lm, router)
+        eval_objective = add_router_loss(eval_objective, lm, router)
     del reference  # a reference model is no longer needed: its log-probs are stored
 
     def evaluate() -> dict[str, float]:
@@ -105,6 +111,21 @@ def _fit_and_evaluate(
         settings,
         None if eval_groups is None else evaluate,
     )
+
+
+def add_router_loss(objective: Objective, lm: LanguageModel, router: RouterLoss) -> Objective:
+    """The objective with a mixture of experts' load-balancing loss, as the model's own loss has it:
+    that of each forward pass, times the configuration's coefficient."""
+
+    def losses(batch: PackedBatch, rows: Sequence[int], context: Any, *, log: bool) -> Losses:
+        with recorded_router(lm, router, batch) as record:
+            result = objective.losses(batch, rows, context, log=log)
+        # Of a reference on the same base a pass may follow; the policy's is the first.
+        aux_loss = record.losses[0]
+        metrics = {**result.metrics, "aux_loss": metric(aux_loss)} if log else result.metrics
+        return Losses(result.values + router.coef * aux_loss, result.weights, metrics)
+
+    return replace(objective, losses=losses)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ def run_iterations(
 ) -> Iterator[StepResult]:
     """Iterate by a method (or that of a name in ONLINE) from `state.step`, yielding after each.
 
-    Episodes are saved in the folder while they are needed. An iteration whose loss or gradient is
-    not finite is rolled back and skipped. Raises NotFiniteError where that is impossible, or at
-    the third in a row, and TrainingError when the policy's log-probs before an iteration's first
-    step are not those that were recorded. Ends early where `max_kl` is exceeded and
-    `apply_kl_limit` stops the run.
+    Episodes are saved in the folder while they are needed. An iteration whose loss, gradient or
+    logits in sampling are not finite is rolled back and skipped. Raises NotFiniteError where that
+    is impossible, or at the third in a row, and TrainingError when the policy's log-probs before an
+    iteration's first step are not those that were recorded. Ends early where `max_kl` is exceeded
+    and `apply_kl_limit` stops the run.
     """
     method = ONLINE[method] if isinstance(method, str) else method
     order = PromptOrder(prompts, records, RowOrder(len(prompts), settings.seed))
@@ -80,12 +81,14 @@ def run_iterations(
         factor = _set_learning_rates(state, iterations, settings)
         start = state.step * num_prompts + progress.replaced_prompts
         log_step = should_log(state.step + 1, iterations, settings)
-        episodes, first_pass = load_or_collect_episodes(
-            method, state.step, roles, order, start, settings, log=log_step, folder=folder
-        )
+        collect = partial(load_or_collect_episodes, log=log_step, folder=folder)
+        try:
+            episodes, first_pass = collect(method, state.step, roles, order, start, settings)
+        except NotFiniteError as error:  # before any step: no weights or gradients to undo
+            yield StepResult(state.step + 1, iterations, _skip_sampling(state, error))
+            continue
         kl_decision = apply_kl_limit(state, episodes, settings)
-        metrics: dict[str, float] = {"skipped": 0.0}
-        beta = progress.beta
+        metrics, beta = {"skipped": 0.0}, progress.beta
         if kl_decision.takes_steps:
             iteration = Iteration(
                 method,
@@ -265,6 +268,20 @@ def _optimise_or_skip(
             state.snapshot = {}
     progress.skipped = 0
     return mean_metrics(parts)
+
+
+def _skip_sampling(state: TrainState[OnlineState], error: NotFiniteError) -> dict[str, float]:
+    """Skip an iteration in whose sampling or measuring a number was not finite, back to the last
+    snapshot if there is one; returns its metrics. Raises the error at the third in a row."""
+    progress = state.progress
+    progress.skipped += 1
+    if progress.skipped == MAX_SKIPPED:
+        raise error
+    if state.snapshot:
+        restore_snapshot(state)
+    state.step += 1
+    log.warning("Iteration %d is taken back and skipped: %s", state.step, error)
+    return {"skipped": 1.0, "num_tokens": float(progress.num_tokens)}
 
 
 def _adapt_beta(

@@ -23,7 +23,9 @@ from accord.learn.offline.rows import load_starting_model
 from accord.learn.online.memory import memory_plan, memory_report
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.views import (
+    CRITIC,
     base_view,
+    continued_critic,
     critic_from_policy,
     critic_from_reward,
     critic_view,
@@ -36,6 +38,7 @@ from accord.lm.heads import reduce_to_first_head
 from accord.lm.in_memory import add_scalar_head, frozen_copy
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.model import LanguageModel
+from accord.lm.router import router_loss
 from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sampler
@@ -71,6 +74,7 @@ def load_roles(
     that is a source.
     """
     policy = memory.model or load_starting_model(settings, scalar=False)
+    router_loss(policy, adds=False)  # says that it is left out
     reward = memory.reward or build_reward(
         weighted_first(settings.sources),  # the critic starts from the first reward model
         precision=settings.precision,
@@ -204,6 +208,12 @@ def _critic(
     scorer: LanguageModel | None,
 ) -> LanguageModel:
     kind = settings.critic or ("separate" if settings.lora is None else "adapter")
+    if settings.critic_model is not None and kind == "adapter":
+        reason = why_not_shared(policy, settings.critic_model, adapter=CRITIC)
+        if reason is None:
+            return continued_critic(policy, settings.critic_model)
+        log.info("The critic %s is loaded separately: %s.", settings.critic_model, reason)
+        kind = "separate"
     if kind == "shared":
         return head_view(policy, seed=settings.seed)
     if kind == "separate":
@@ -230,6 +240,8 @@ def _separate_critic(
     """A critic from the first reward model (an ensemble's first head); from the policy's start
     where there is none, or where it has another tokenizer."""
     path = first_reward_model(settings.sources)
+    if settings.critic_model is not None:
+        path, scorer = settings.critic_model, None
     if scorer is not None and not same_vocabulary(policy, scorer):
         log.info("The reward model has another tokenizer; the critic starts from the policy.")
         path = scorer = None
@@ -241,11 +253,17 @@ def _separate_critic(
     else:
         critic = load_scalar(
             path or settings.model,
+            new_head=path is None,
             seed=settings.seed,
             precision=settings.precision,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
             trainable=settings.lora is None,
+        )
+    if not same_vocabulary(policy, critic):  # it reads the policy's token ids
+        raise SettingsError(
+            f"critic_model={path} has another tokenizer than the policy {policy.name}. Name a "
+            f"critic of the same tokenizer, or leave critic_model out."
         )
     reduce_to_first_head(critic)
     if settings.lora is not None:

@@ -26,10 +26,11 @@ from accord.learn.offline.rows import encode_rows
 from accord.learn.online.evaluate import evaluate_policy
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import run_iterations
-from accord.learn.online.roles import critic_learning_rate, load_roles
+from accord.learn.online.roles import Roles, critic_learning_rate, load_roles
 from accord.learn.online.saved_episodes import remove_episodes, remove_stale_episodes
 from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
+from accord.lm.loading.critics import save_critic
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.lm.tokens.known_tokens import check_token_ids
@@ -40,6 +41,11 @@ from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 
 log = logging.getLogger(__name__)
+
+CRITIC_NOTE = (
+    "This is the critic of the run below: a model with a scalar head that estimates the reward to "
+    "come before each token. Another run starts from it with `critic_model`.\n\n"
+)
 
 
 def train_online(
@@ -110,7 +116,7 @@ def train_online(
         for learner in state.learners.values():
             learner.use_masters()
     if procs.is_main and memory.save_model:
-        _save_policy(policy, name, settings)
+        _save_models(roles, name, settings)
     return policy
 
 
@@ -119,11 +125,14 @@ def _check_columns(reward: Reward, records: Sequence[PromptOnly]) -> None:
     check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
 
 
-def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:
-    """Write `model/`, then remove what only an unfinished run needs."""
-    folder = Path(settings.output_dir)
-    card = model_card(policy, name, settings)
-    save_model(policy, folder / "model", card=card, dtype=settings.save_dtype)
+def _save_models(roles: Roles, name: str, settings: OnlineSettings) -> None:
+    """Write `critic/`, where there is one, and `model/`, then remove what only an unfinished run
+    needs."""
+    folder, policy = Path(settings.output_dir), roles.policy
+    card, dtype = model_card(policy, name, settings), settings.save_dtype
+    if roles.critic is not None:
+        save_critic(roles.critic, policy, folder / "critic", card=CRITIC_NOTE + card, dtype=dtype)
+    save_model(policy, folder / "model", card=card, dtype=dtype)
     remove_episodes(folder)  # before the checkpoints, which identify them
     remove_checkpoints(folder)
     upload_if_asked(settings)

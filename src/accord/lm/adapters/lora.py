@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,11 @@ def add_adapters(lm: LanguageModel, settings: LoraSettings, *, seed: int) -> Lan
     Raises SettingsError when `target_modules` names no layer of this model.
     """
     try:
-        return _wrap_with_adapter(lm, lora_config(settings), seed=seed)
+        lm = _wrap_with_adapter(lm, lora_config(settings), seed=seed)
+        _refuse_bypassed_layers(lm, settings)
+        return lm
     except ValueError as error:
-        raise SettingsError(
-            f"lora.target_modules = {settings.target_modules!r} fits no layer of {lm.name}: "
-            f"{error}. Use `all-linear`, or names as in the model's state dict."
-        ) from error
+        raise _target_error(lm, settings, error) from error
 
 
 @torch.no_grad()
@@ -91,6 +91,9 @@ def why_not_lora(path: str) -> str | None:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         return f"it is a {config.get('peft_type')} adapter, and not LoRA"
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal", "eva"):
+        return f"its matrices started from the base's weights ({start}), which changed with them"
     with safe_open(folder / WEIGHTS, "pt") as tensors:
         names = list(tensors.keys())
     extra_modules = set(config.get("modules_to_save") or ()) - {"score", "classifier"}
@@ -144,6 +147,51 @@ def _wrap_with_adapter(lm: LanguageModel, config: LoraConfig, *, seed: int) -> L
     return lm
 
 
+def _target_error(lm: LanguageModel, settings: LoraSettings, error: Exception) -> SettingsError:
+    """The error of `target_modules` that peft can't use, naming layers that it can."""
+    text = " ".join(str(error).split())[:200]
+    refused = {"out_proj", "conv1d"} if "incompatible with" in text else set()
+    names = {name.rpartition(".")[2] for name in _linear_layers(lm)} - refused - {"dt_proj"}
+    advice = f"lora.target_modules=[{', '.join(sorted(names))}]"
+    if settings.target_modules != "all-linear" and lm.shares_prefixes:
+        advice = f"`all-linear`, or names of its layers, such as {advice}"
+    return SettingsError(
+        f"lora.target_modules = {settings.target_modules!r} fits no layer of {lm.name}, a "
+        f"{type(lm.inner).__name__}, or not all: {text}. Use {advice}."
+    )
+
+
+def _refuse_bypassed_layers(lm: LanguageModel, settings: LoraSettings) -> None:
+    """Raise SettingsError for adapters on layers whose weights the model uses without calling
+    them, as state-space layers do: these adapters would do nothing, and learn nothing."""
+    if lm.shares_prefixes:
+        return  # attention models call every layer
+    matrices = {n: p for n, p in lm.trainable_parameters().items() if "lora_B" in n}
+    ids = torch.tensor([list(range(8))], device=lm.device)
+    with lm.precision_context(), torch.enable_grad():
+        states = lm.backbone(input_ids=ids, use_cache=False).last_hidden_state
+        gradients: Sequence[Tensor | None] = [None] * len(matrices)
+        if states.requires_grad:
+            gradients = torch.autograd.grad(
+                states.float().sum(), list(matrices.values()), allow_unused=True
+            )
+    used = {_layer_name(n) for n, g in zip(matrices, gradients, strict=True) if g is not None}
+    bypassed = sorted({_layer_name(n) for n in matrices} - used)
+    if bypassed:
+        others = {n.rpartition(".")[2] for n in _linear_layers(lm)} - {*bypassed, "out_proj"}
+        raise SettingsError(
+            f"lora.target_modules = {settings.target_modules!r} puts adapters on {bypassed[0]} of "
+            f"{lm.name}, and a {type(lm.inner).__name__} uses the weights of that layer without "
+            f"calling it: they would do nothing. Use lora.target_modules=["
+            f"{', '.join(sorted(used or others))}]."
+        )
+
+
+def _layer_name(parameter: str) -> str:
+    """The last part of the name of the layer that an adapter's matrix is on."""
+    return parameter.split(".lora_")[0].rpartition(".")[2]
+
+
 def _check_settings(
     lm: LanguageModel, config: LoraConfig, settings: LoraSettings, path: str
 ) -> None:
@@ -168,8 +216,9 @@ def _check_settings(
 def _linear_layers(lm: LanguageModel) -> dict[str, bool]:
     """The names of all linear layers below the head, and whether an adapter is on each."""
     layers: dict[str, bool] = {}
+    prefix = lm.backbone_prefix
     for name, layer in lm.inner.named_modules():
-        if ".lora_" in name or not name.startswith(f"{lm.inner.base_model_prefix}."):
+        if ".lora_" in name or not name.startswith(prefix):
             continue
         if name.endswith(".base_layer"):
             layers[name.removesuffix(".base_layer")] = True

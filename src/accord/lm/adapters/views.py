@@ -87,6 +87,23 @@ def critic_from_reward(reward: LanguageModel) -> LanguageModel:
 
 
 @torch.no_grad()
+def continued_critic(policy: LanguageModel, path: str) -> LanguageModel:
+    """The critic of an adapter folder, trainable, on the policy's base. `why_not_shared` must be
+    None."""
+    tensors = load_file(Path(path) / WEIGHTS)
+    score = tensors.pop(score_weight_name(tensors))
+    _add_adapter(policy, CRITIC, read_config(path), seed=0)
+    load_adapter_tensors(policy, CRITIC, tensors, path)
+    head = new_value_head(_hidden_size(policy), policy.device)
+    head.weight.copy_(score[:1])
+    critic = _scalar_view(policy, CRITIC, head)
+    limits = critic.max_length
+    apply_reward_file(critic, path)
+    critic.max_length = limits  # it reads what the policy does
+    return _to_trainable_float32(critic)
+
+
+@torch.no_grad()
 def reward_view(
     policy: LanguageModel, path: str, *, trust_remote_code: bool = False
 ) -> LanguageModel:
@@ -106,12 +123,13 @@ def reward_view(
     return view
 
 
-def why_not_shared(policy: LanguageModel, path: str) -> str | None:
-    """Why a reward model can't be an adapter on the policy's base; None where it can."""
+def why_not_shared(policy: LanguageModel, path: str, *, adapter: str = REWARD) -> str | None:
+    """Why a reward model (or critic, as `adapter` says) can't be an adapter on the policy's base;
+    None where it can."""
     folder = Path(path)
     if not (folder / "adapter_config.json").is_file():
         return "it is a full model"
-    if REWARD in policy.model.peft_config:
+    if adapter in policy.model.peft_config:
         return "another reward model is on the policy's base already"
     reason = why_not_lora(path)
     if reason is not None:

@@ -19,6 +19,7 @@ def draw_tokens(
 
     The log-probs are those of the tempered distribution, before top-k, top-p (Holtzman et al.
     2020) and min-p (Nguyen et al. 2024) truncate it. A row's result does not depend on the others.
+    Of a row with a logit that is NaN or +∞, the log-prob is NaN and the token any.
     """
     rows = len(logits)
     if logits.is_cuda:
@@ -71,16 +72,18 @@ def _invert_cdf(p: Tensor, uniform: Tensor) -> Tensor:
     entries = p.gather(1, columns.clamp(max=p.shape[1] - 1)) * is_valid
     mass = entries.double().cumsum(1)
     offset = _first_index_above(mass, share.squeeze(1).clamp(0, 1) * mass[:, -1])
-    return chunk * CHUNK + offset
+    return (chunk * CHUNK + offset).clamp(max=p.shape[1] - 1)
 
 
 def _first_index_above(mass: Tensor, threshold: Tensor) -> Tensor:
     """The first column (rows,) whose cumulated mass (rows, n) is above a threshold (rows,).
 
     It is at most the first column that reaches the total, so no column without mass is returned.
+    Of masses that are NaN it is some column: an index out of bounds would end a CUDA process.
     """
     index = torch.searchsorted(mass, threshold[:, None], right=True)
-    return torch.minimum(index, torch.searchsorted(mass, mass[:, -1:].contiguous())).squeeze(1)
+    index = torch.minimum(index, torch.searchsorted(mass, mass[:, -1:].contiguous()))
+    return index.squeeze(1).clamp(max=mass.shape[1] - 1)
 
 
 def _lowest_probability(p: Tensor, settings: SamplingSettings) -> Tensor | None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from accord.errors import NotFiniteError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.stops import StopStrings
 
@@ -23,6 +24,7 @@ class Responses:
         streams: Sequence[int],
         eos: frozenset[int],
         decode: Callable[[Sequence[int]], str],
+        prompt_text: Callable[[int], str] = lambda prompt: "",
     ) -> None:
         count, max_length = len(streams) * settings.num_responses, settings.max_new_tokens
         self.settings = settings
@@ -33,6 +35,7 @@ class Responses:
         self._ended = torch.zeros(count, dtype=torch.bool)
         self._eos = torch.tensor(sorted(eos), dtype=torch.long)
         self._stop_strings = StopStrings(settings.stop, decode) if settings.stop else None
+        self._decode, self._prompt_text = decode, prompt_text
         self._stopped_by: dict[int, str] = {}
 
     def next_uniforms(self, responses: Tensor) -> Tensor:
@@ -40,7 +43,11 @@ class Responses:
         return self.uniforms[responses, self.lengths[responses]]
 
     def append_tokens(self, responses: Tensor, tokens: Tensor, logps: Tensor) -> Tensor:
-        """Append a token to each of responses (n,); returns which of them are now finished (n,)."""
+        """Append a token to each of responses (n,); returns which of them are now finished (n,).
+
+        Raises NotFiniteError where a log-prob is not finite: the logits were not.
+        """
+        self._check_finite(responses, logps)
         positions = self.lengths[responses]
         self._tokens[responses, positions], self._logps[responses, positions] = tokens, logps
         self.lengths[responses] = positions + 1
@@ -63,6 +70,21 @@ class Responses:
         flat = [self._sample(i) for i in range(len(self.lengths))]
         k = self.settings.num_responses
         return [flat[i : i + k] for i in range(0, len(flat), k)]
+
+    def _check_finite(self, responses: Tensor, logps: Tensor) -> None:
+        bad = responses[~torch.isfinite(logps)]
+        if not len(bad):
+            return
+        response = int(bad[0])
+        count, prompt = int(self.lengths[response]), response // self.settings.num_responses
+        text = self._decode(self._tokens[response, :count].tolist())
+        raise NotFiniteError(
+            f"The logits are not finite (NaN or infinite) at token {count + 1} of a response to "
+            f"prompt {prompt + 1} of {len(self.lengths) // self.settings.num_responses}, after "
+            f"{(self._prompt_text(prompt) + text)[-80:]!r}; {len(bad)} of {len(responses)} "
+            f"responses have such logits there. In training, lower learning_rate; otherwise look "
+            f"at the model's weights, or use precision=fp32."
+        )
 
     def _sample(self, response: int) -> Sample:
         n = int(self.lengths[response])

@@ -50,6 +50,7 @@ class LocalSampler:
             streams=streams,
             eos=lm.eos_ids,
             decode=partial(decode_all, lm.tokenizer),
+            prompt_text=lambda i: decode_all(lm.tokenizer, prompts[i]),
         )
         generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
         was_training = lm.model.training

@@ -35,7 +35,7 @@ LOGITS_ROWS = 256  # rows whose logits are in memory at a time
 def generate_shared_prefix(
     lm: LanguageModel, prompts: Sequence[tuple[int, ...]], responses: Responses
 ) -> None:
-    """Generate all responses. The model must share prefixes (`lm.forward.check_packing`)."""
+    """Generate all responses. The model must share prefixes (`lm.checks.check_packing`)."""
     rows = min(_batch_rows(lm, prompts, responses), len(responses.lengths))
     should_repack = responses.settings.max_new_tokens >= REPACK_FROM
     with prepacked_linears(lm, rows) if should_repack else nullcontext(lm.head) as head:

@@ -1,0 +1,1 @@
+"""Model folders: what they must have, how they are read, and how they are written."""
