@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accord.learn.health.rules import training_health
+from accord.learn.health.rules import check_command, training_health
+from accord.settings.recipe import single_stage
 from tests.learn.health.courses import HEALTHY, linear_rows, remark_levels
 
 
@@ -39,6 +40,13 @@ def test_many_rows_that_are_not_learned_from_are_a_warning() -> None:
     (remark,) = training_health([], settings, data)
     command = "accord data check 'my pairs.jsonl' --model base --max-length 256"
     assert f"`{command}` shows them." in remark.text
+    # The settings of a stage are those of one method, which is named with what is not its default.
+    given = {"model": "base", "dataset": "p.jsonl", "output_dir": "out", "max_length": 64}
+    stage = single_stage("train", "dpo", overrides=[f"{k}={v}" for k, v in given.items()])
+    values = {**stage.settings.model_dump(mode="json"), "long_prompts": "keep_end"}
+    assert check_command(values) == (
+        "accord data check p.jsonl --model base --method dpo --max-length 64 long_prompts=keep_end"
+    )
     memory = {**settings, "dataset": "list in memory"}
     assert "accord data check" not in training_health([], memory, data)[0].text
     assert "a response is empty" in remark.text

@@ -15,6 +15,7 @@ from accord.learn.health.offline_rules import offline_health
 from accord.learn.health.online_rules import online_health
 from accord.learn.health.step_rules import kl_limit, skipped
 from accord.lm.digest import is_same_path
+from accord.settings.stage_kinds import METHOD_SETTINGS
 
 MAX_UNUSED = 0.05  # share of rows
 MAX_START_REWARD = 0.05  # |reward| of the first step; above it the reference is another model
@@ -84,9 +85,17 @@ def check_command(settings: Mapping[str, Any]) -> str | None:
     if not isinstance(dataset, str) or not isinstance(model, str) or in_memory in dataset + model:
         return None
     words = ["accord", "data", "check", dataset, "--model", model]
+    methods = [name for name, c in METHOD_SETTINGS.items() if set(c.model_fields) == set(settings)]
+    fields = METHOD_SETTINGS[methods[0]].model_fields if methods else {}
+    if methods:
+        words += ["--method", methods[0]]
     for key in ("max_length", "max_prompt_length"):
         if settings.get(key) is not None:
             words += [f"--{key.replace('_', '-')}", str(settings[key])]
+    for key in ("long_prompts", "long_responses", "loss_on", "dialogue_text"):
+        value = settings.get(key)
+        if value is not None and key in fields and value != fields[key].default:
+            words.append(f"{key}={value}")
     return shlex.join(words)
 
 
