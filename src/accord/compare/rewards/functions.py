@@ -56,7 +56,7 @@ Function = Callable[..., Any]
 _NAMED_PARAMETERS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-GIVEN = ("prompts", "responses", "completions", "completion_ids")
+GIVEN = ("prompts", "responses", "completions", "completion_ids", "opened")
 NOT_GIVEN = ("trainer_state", "log_extra", "log_metric", "environments")  # of TRL's arguments
 
 
