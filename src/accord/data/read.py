@@ -78,6 +78,8 @@ def _convert_rows(
 ) -> tuple[list[Record], ReadReport]:
     """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
+    if all(row.error is not None for row in rows):
+        raise _describe_unusable(subject, len(rows), kind, _parse_rows(rows, lambda row: ())[1])
     forms = _choose_formats(subject, kind, list(columns))
     names = match_columns(columns)
     if forms[0] == "labelled pair":
@@ -91,10 +93,7 @@ def _convert_rows(
 
     records, dropped = _parse_rows(rows, convert)
     if not records:
-        raise DataError(
-            f"{subject} has {len(rows):,} rows, none of which can be used as {kind}: "
-            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
-        )
+        raise _describe_unusable(subject, len(rows), kind, dropped)
     used = len(rows) - count_dropped(dropped)
     all_notes = [note_with_count(note, n, used) for note, n in notes.items()] + note_paths(
         path, rows
@@ -113,16 +112,27 @@ def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], Rea
         path = memory_name(battles)
         subject, rows = f"The {path}", list(read_memory_rows(battles))
     columns = dict.fromkeys(c for row in rows for c in row.values)
+    if all(row.error is not None for row in rows):
+        raise _describe_unusable(
+            subject, len(rows), "battles", _parse_rows(rows, lambda row: ())[1]
+        )
     if "battle" not in matching_formats(columns):
         raise DataError(_describe_wrong_columns(subject, "battles", list(columns), ["battle"]))
     parsed, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
     if not parsed:
-        raise DataError(
-            f"{subject} has {len(rows):,} rows, none of which is a battle: "
-            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
-        )
+        raise _describe_unusable(subject, len(rows), "battles", dropped)
     return parsed, ReadReport(
         path, len(rows), len(parsed), len(parsed), dropped, note_paths(path, rows)
+    )
+
+
+def _describe_unusable(subject: str, rows: int, what: str, dropped: Dropped) -> DataError:
+    (_, detail), *_ = max(dropped.values(), key=len)
+    example = f" (the first: {detail})" if detail else ""
+    return DataError(
+        f"{subject} has {rows:,} rows, none of which can be used as {what}: "
+        f"{'; '.join(format_reasons(dropped))}{example}. Correct the rows, or give another data "
+        "set."
     )
 
 
@@ -134,6 +144,8 @@ def _parse_rows(
     dropped: Dropped = {}
     for row in rows:
         try:
+            if row.error is not None:
+                raise row.error
             parsed += parse(row)
         except RowError as error:
             dropped.setdefault(error.reason, []).append((row.source, error.detail))
@@ -192,7 +204,7 @@ def _convert_row(
     dialogue_text: DialogueText,
 ) -> Iterable[Record]:
     """The records of `kind` in a row. Raises RowError where it can't be used."""
-    targets, cells = KINDS[kind], Cells(row.values, names, row.source)
+    targets, cells = KINDS[kind], Cells(row.values, names, row.source, notes)
     if kind == "prompts" and type(cells.get("completion")) in (int, float):
         form = "prompt"  # a numeric answer says nothing about the prompt
     if form == "responses" and Demonstration in targets and PromptOnly not in targets:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.data.files import DataRow, read_rows
+from accord.data.files import DataRow, read_rows, require_values
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -129,7 +129,7 @@ def read_responses(path: str | Path) -> list[ResponseRow]:
 
 
 def _parse_response_row(row: DataRow) -> ResponseRow:
-    values = row.values
+    values = require_values(row)
     missing = [c for c in ("prompt", "model", "responses") if values.get(c) is None]
     if missing:
         raise DataError(
