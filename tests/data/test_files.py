@@ -179,7 +179,8 @@ def test_csv_errors(tmp_path: Path) -> None:
     assert unusable(path) == [(3, f"more cells than the header names columns: {reason}")]
     path.write_text('a,b\n1,2\n"1,2\n3,4\n')
     assert fails(path) == (
-        f"{path}:3 is not valid CSV: unexpected end of data. A quote that opens there is not closed. Correct that row."
+        f"{path}:3 is not valid CSV: unexpected end of data. A quote that opens there is not "
+        "closed. Correct that row."
     )
     path.write_text("a,a\n1,2\n")
     assert fails(path) == f"{path}:1 names a column twice. Rename one of: a, a."
