@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from accord.compare.store.store import PreferenceStore
+from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict
+from accord.records import Response
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 ROWS: dict[str, dict[str, Any]] = {
@@ -245,13 +247,22 @@ def as_memory(rows: list[dict[str, Any]], folder: Path, rng: random.Random) -> l
 
 
 def as_store(rows: list[dict[str, Any]], folder: Path, rng: random.Random) -> Path:
-    """An empty preference store with damaged bytes."""
+    """A small preference store with damaged bytes."""
     for file in folder.glob("a.db*"):
         file.unlink()
-    empty = folder / "empty.db"
-    if not empty.exists():
-        PreferenceStore.open(empty).close()
-    return write_file(folder / "a.db", damaged_bytes(empty.read_bytes(), rng))
+    whole = folder / "whole.db"
+    if not whole.exists():
+        with PreferenceStore.open(whole) as store:
+            texts = [Response("hi", f"text {i}", "m", {"seed": 0}) for i in range(3)]
+            a, b, c = store.add_responses(texts)
+            verdicts = [PairVerdict(a, b, "a", "judge"), RatingVerdict(c, 1.0, "judge")]
+            store.add_verdicts([*verdicts, RankingVerdict((a, b, c), (0, 1, 2), "judge")])
+    data = whole.read_bytes()
+    for _ in range(rng.choice((0, 1, 3, 30))):  # damage where the rows are, not in empty pages
+        at = data.find(rng.choice((b"text ", b"seed", b"judge", b"CREATE", b"m{")))
+        at += rng.randrange(-30, 30)
+        data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+    return write_file(folder / "a.db", damaged_bytes(data, rng))
 
 
 def as_recipe(rows: list[dict[str, Any]], folder: Path, rng: random.Random) -> Path:

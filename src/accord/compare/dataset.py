@@ -12,6 +12,7 @@ from accord.data.columns import DialogueText
 from accord.data.kinds import Kind
 from accord.data.read import FROM_COMPARISON, read_records, records_from_rows
 from accord.data.report import Dropped, ReadReport, count_dropped
+from accord.data.values import printable
 from accord.errors import DataError
 from accord.records import (
     Comparison,
@@ -53,7 +54,13 @@ def load_records(
             raise DataError(
                 f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."
             )
-        records, dropped, notes = READERS[kind](store)
+        try:
+            records, dropped, notes = READERS[kind](store)
+        except (LookupError, TypeError, ValueError, StopIteration) as error:  # of changed bytes
+            raise DataError(
+                f"{store.path} is damaged: what it holds does not belong together "
+                f"({type(error).__name__}: {printable(str(error))[:200]}). Give another store."
+            ) from error
         if not records:
             contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
             raise DataError(

@@ -47,22 +47,22 @@ def read_csv(path: Path, delimiter: str = ",") -> Iterator[ReadRow]:
 
 def _read_header(path: Path, lines: _Lines, reader: Iterator[list[str]]) -> list[str] | None:
     """The columns' names, None in an empty file. Raises DataError where they can't be used."""
-    place = f"{printable(str(path))}:1"
+    where = f"{printable(str(path))}:1"
     lines.start_row()
     try:
         header = next(reader, None)
         plain_row(dict.fromkeys(header or ()))
     except csv.Error as error:
-        raise DataError(f"{place} is not valid CSV: {error}. Correct the header.") from error
+        raise DataError(f"{where} is not valid CSV: {error}. Correct the header.") from error
     except RowError as error:
-        raise DataError(f"{place} can't be the header: {error}. Save the file as UTF-8.") from error
+        raise DataError(f"{where} can't be the header: {error}. Save the file as UTF-8.") from error
     if header is None:
         return None
     names = ", ".join(header)
     if len(set(header)) < len(header):
-        raise DataError(f"{place} names a column twice. Rename one of: {names}.")
+        raise DataError(f"{where} names a column twice. Rename one of: {names}.")
     if "\0" in names:
-        raise DataError(f"{place} holds NUL characters, as UTF-16 does. Save the file as UTF-8.")
+        raise DataError(f"{where} holds NUL characters, as UTF-16 does. Save the file as UTF-8.")
     return header
 
 

@@ -178,6 +178,10 @@ def database_errors(name: str) -> Iterator[None]:
             else "Check that it exists, has free space and may be written to."
         )
         raise StorageError(f"The store {name} failed: {message}. {remedy}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # what damaged bytes come to
+        raise DataError(
+            f"{name} is damaged, or not a preference store: {error}. Give another store."
+        ) from error
     except exc.StatementError as error:
         raise DataError(
             f"A value can't be stored in {name}: {error.orig}. "
