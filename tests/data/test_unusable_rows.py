@@ -214,6 +214,12 @@ def test_what_prompts_carry_can_be_written_and_read_again(tmp_path: Path) -> Non
     assert [r.meta for r in again] == [r.meta for r in records]  # type: ignore[union-attr]
 
 
+def test_messages_as_text_with_half_a_character() -> None:
+    turns = json.dumps([{"role": "user", "content": "x", "\ud800": ["\udc01"]}])
+    with pytest.raises(DataError, match="1 `prompt` a column's name holds half a character"):
+        records_from_rows([{"prompt": turns}], "prompts")
+
+
 def test_rows_in_memory_that_cannot_be_written() -> None:
     circle: list[Any] = []
     circle.append(circle)
