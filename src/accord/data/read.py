@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from accord.data.battles import parse_battle
@@ -24,6 +25,7 @@ from accord.data.kinds import FORMAT_USES, FORMATS_BY_KIND, KINDS, Kind
 from accord.data.memory import memory_name, read_memory_rows
 from accord.data.pair_columns import describe_unlabelled, require_clear_labels
 from accord.data.read_notes import note_paths, note_unread_columns, note_with_count
+from accord.data.renamed import rename_columns
 from accord.data.report import Dropped, ReadReport, count_dropped, format_reasons
 from accord.errors import DataError
 from accord.records import (
@@ -38,25 +40,38 @@ from accord.records import (
 from accord.runs.activity import with_activity
 
 T = TypeVar("T")
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
 def read_records(
-    path: str | Path, kind: Kind, dialogue_text: DialogueText = "turns"
+    path: str | Path,
+    kind: Kind,
+    dialogue_text: DialogueText = "turns",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
 ) -> tuple[list[Record], ReadReport]:
     """The records of `kind` at `path` (see `read_rows`), and what happened to each row.
 
     Text that looks like a dialogue (`\\n\\nHuman:`) is read as turns, or left as it is with
-    `dialogue_text="keep"`.
+    `dialogue_text="keep"`. `columns` are names of the file's columns by the name that they are read
+    as (see `rename_columns`).
 
     A row that can't be used is left out and named in the report, which also names conversions.
     Raises DataError where nothing can be read, the columns don't fit `kind`, or no row is left.
     """
     rows = list(with_activity(read_rows(path), "reading"))
+    rows = rename_columns(rows, columns, str(path), required=columns_required)
     return _convert_rows(rows, kind, str(path), dialogue_text, subject=str(path))
 
 
 def records_from_rows(
-    rows: Iterable[Any], kind: Kind, dialogue_text: DialogueText = "turns"
+    rows: Iterable[Any],
+    kind: Kind,
+    dialogue_text: DialogueText = "turns",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
 ) -> tuple[list[Record], ReadReport]:
     """As `read_records`, for rows in memory: dicts, records, a data set or a DataFrame.
 
@@ -69,7 +84,8 @@ def records_from_rows(
     `read_records`, and where `rows` is no collection of mappings or records.
     """
     name = memory_name(rows)
-    parsed = list(read_memory_rows(rows))
+    parsed = list(with_activity(read_memory_rows(rows), "reading"))
+    parsed = rename_columns(parsed, columns, f"The {name}", required=columns_required)
     return _convert_rows(parsed, kind, name, dialogue_text, subject=f"The {name}")
 
 

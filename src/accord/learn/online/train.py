@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import Reward, World, check_reward_rows, write_usage
+from accord.data.kinds import Kind
+from accord.data.selection import ReadRows
 from accord.errors import StorageError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
+from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
@@ -32,14 +33,20 @@ from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
+from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.lm.tokens.template import how_to_read_dialogues
-from accord.records import PromptOnly
+from accord.records import PromptOnly, Record
 from accord.runs import write_json_atomic
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
 
 log = logging.getLogger(__name__)
+
+DATASET_KINDS: dict[str, Kind] = {
+    "dataset": "prompts",
+    "eval_dataset": "prompts",
+    "ptx_dataset": "sft",
+}
+"""The kind of records that is read from each data set that the settings may name."""
 
 
 def train_online(
@@ -63,20 +70,20 @@ def train_online(
         f"within max_length={settings.max_length}",
         "Raise max_length, or lower max_new_tokens.",
     )
+    read = read_datasets(settings, DATASET_KINDS, memory)
     roles = load_roles(settings, memory, world=world)
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
-    dataset = memory.rows("dataset", settings.dataset)
-    prompts, records = _load_prompts(dataset, policy, settings, folder / "data.json")
-    held_out = None
-    if settings.eval_dataset is not None:
-        dataset = memory.rows("eval_dataset", settings.eval_dataset)
-        held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
-    _check_columns(roles.reward, records, held_out[1] if held_out else [])
+    prompts, records = _load_prompts(read["dataset"], policy, settings, folder / "data.json")
+    held_out = {
+        prefix: _load_prompts(read[key], policy, settings, folder / report_name(key))
+        for key, prefix in eval_prefixes(read).items()
+    }
+    _check_columns(roles.reward, records, *(rows for _, rows in held_out.values()))
     if procs.is_main:
         remove_stale_episodes(folder)
-    ptx_rows = _load_ptx_rows(policy, settings, memory)
+    ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
@@ -84,6 +91,16 @@ def train_online(
     iterations = settings.max_steps or num_batches(
         settings.num_train_epochs, len(prompts), settings.prompts_per_iteration * procs.world_size
     )
+
+    def evaluate() -> dict[str, float]:
+        return {
+            prefix + name: value
+            for prefix, prompts_and_records in held_out.items()
+            for name, value in evaluate_policy(
+                roles, *prompts_and_records, settings, state.progress.beta
+            ).items()
+        }
+
     steps = run_with_checkpoints(
         lambda s: run_iterations(
             memory.method or name,
@@ -98,9 +115,7 @@ def train_online(
         ),
         state,
         settings,
-        None
-        if held_out is None
-        else lambda: evaluate_policy(roles, *held_out, settings, state.progress.beta),
+        evaluate if held_out else None,
     )
     try:
         yield from steps
@@ -133,29 +148,25 @@ def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> 
 
 
 def _load_ptx_rows(
-    policy: LanguageModel, settings: OnlineSettings, memory: InMemory
+    policy: LanguageModel, settings: OnlineSettings, dataset: ReadRows | None
 ) -> PtxRows | None:
     """The rows of PPO-ptx, if `ptx_dataset` is set."""
-    if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
+    if dataset is None:
         return None
-    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
-    ptx_rows = memory.rows("ptx_dataset", settings.ptx_dataset)
-    records, read = load_records(ptx_rows, "sft", dialogue_text)
-    rows, encoded = encode_rows(records, policy, settings)
+    read = dataset.report
+    rows, encoded = encode_rows(dataset.records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
     return PtxRows(rows, RowOrder(len(rows), settings.seed))
 
 
-def _load_prompts(
-    dataset: str | Iterable[Any],
-    policy: LanguageModel,
-    settings: OnlineSettings,
-    report_path: Path,
-) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
-    """Prompt ids with their records, within the length that the response leaves."""
-    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
-    records, read = load_records(dataset, "prompts", dialogue_text)
+def encode_prompt_rows(
+    records: Sequence[Record], policy: LanguageModel, settings: OnlineSettings
+) -> tuple[list[tuple[int, ...]], list[PromptOnly], EncodeReport]:
+    """Prompt ids with their records, within the length that the response leaves, and a report.
+
+    Raises ModelError where the tokenizer gives tokens that the model has no embedding for.
+    """
     room = settings.max_length - settings.max_new_tokens
     limits = Limits(
         settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts
@@ -163,6 +174,18 @@ def _load_prompts(
     candidates = [r for r in records if isinstance(r, PromptOnly)]
     prompts, used, encoded = encode_prompts(candidates, policy.tokenizer, limits)
     check_token_ids(policy, prompts)
+    return prompts, used, encoded
+
+
+def _load_prompts(
+    dataset: ReadRows,
+    policy: LanguageModel,
+    settings: OnlineSettings,
+    report_path: Path,
+) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
+    """Prompt ids with their records, within the length that the response leaves."""
+    read = dataset.report
+    prompts, used, encoded = encode_prompt_rows(dataset.records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
     if processes().is_main:
