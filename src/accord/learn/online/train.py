@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from accord.compare.rewards.reward import Reward, World, check_reward_rows, write_usage
@@ -27,7 +28,7 @@ from accord.learn.offline.rows import encode_rows
 from accord.learn.online.evaluate import evaluate_policy
 from accord.learn.online.guards import OnlineState
 from accord.learn.online.loop import run_iterations
-from accord.learn.online.roles import critic_learning_rate, load_roles
+from accord.learn.online.roles import Roles, critic_learning_rate, load_roles
 from accord.learn.online.saved_episodes import remove_episodes, remove_stale_episodes
 from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
@@ -91,16 +92,6 @@ def train_online(
     iterations = settings.max_steps or num_batches(
         settings.num_train_epochs, len(prompts), settings.prompts_per_iteration * procs.world_size
     )
-
-    def evaluate() -> dict[str, float]:
-        return {
-            prefix + name: value
-            for prefix, prompts_and_records in held_out.items()
-            for name, value in evaluate_policy(
-                roles, *prompts_and_records, settings, state.progress.beta
-            ).items()
-        }
-
     steps = run_with_checkpoints(
         lambda s: run_iterations(
             memory.method or name,
@@ -115,7 +106,7 @@ def train_online(
         ),
         state,
         settings,
-        evaluate if held_out else None,
+        partial(_evaluate, roles, held_out, settings, state) if held_out else None,
     )
     try:
         yield from steps
@@ -135,6 +126,22 @@ def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:
     """Raise RewardError where the reward needs a column that the rows of a data set lack."""
     for records in data:
         check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
+
+
+def _evaluate(
+    roles: Roles,
+    held_out: Mapping[str, tuple[list[tuple[int, ...]], list[PromptOnly]]],
+    settings: OnlineSettings,
+    state: TrainState[OnlineState],
+) -> dict[str, float]:
+    """The metrics on each held-out set of prompts, with its prefix."""
+    return {
+        prefix + name: value
+        for prefix, (prompts, records) in held_out.items()
+        for name, value in evaluate_policy(
+            roles, prompts, records, settings, state.progress.beta
+        ).items()
+    }
 
 
 def _save_policy(policy: LanguageModel, name: str, settings: OnlineSettings) -> None:
