@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from accord.data.battles import parse_battle
+from accord.data.battles import has_battles, parse_battle
 from accord.data.checks import RowError
 from accord.data.columns import (
     COLUMNS,
@@ -132,7 +132,7 @@ def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], Rea
         raise _describe_unusable(
             subject, len(rows), "battles", _parse_rows(rows, lambda row: ())[1]
         )
-    if "battle" not in matching_formats(columns):
+    if not has_battles(columns):
         raise DataError(_describe_wrong_columns(subject, "battles", list(columns), ["battle"]))
     parsed, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
     if not parsed:
