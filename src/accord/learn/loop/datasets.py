@@ -47,30 +47,30 @@ def read_datasets(
         loaded = load_records(rows, kind, dialogue_text, columns or {}, columns_required=required)
         return limit_rows(ReadRows(*loaded), count, settings.samples_from, settings.seed)
 
-    found: dict[str, ReadRows] = {}
+    result: dict[str, ReadRows] = {}
     for key, kind in kinds.items():
         path = getattr(settings, key, None)
         if path is None:
             continue
         if key == "dataset":
-            found[key] = read(memory.rows(key, path), kind, settings.columns, settings.max_samples)
+            result[key] = read(memory.rows(key, path), kind, settings.columns, settings.max_samples)
             others = [
                 read(source.dataset, kind, source.columns, source.max_samples)
                 for source in settings.mixture or ()
             ]
             if others:
                 weights = [s.weight for s in settings.mixture or () if s.weight is not None]
-                found[key] = mix_rows(
-                    [found[key], *others], [1.0, *weights] if weights else [], settings.seed
+                result[key] = mix_rows(
+                    [result[key], *others], [1.0, *weights] if weights else [], settings.seed
                 )
         elif key == EVAL:
             for name, rows in eval_sets(memory.rows(key, path)).items():
-                found[name] = read(
+                result[name] = read(
                     rows, kind, settings.columns, settings.max_eval_samples, required=False
                 )
         else:
-            found[key] = read(memory.rows(key, path), kind, {}, None)
-    return found
+            result[key] = read(memory.rows(key, path), kind, {}, None)
+    return result
 
 
 def eval_sets(given: Any) -> dict[str, Any]:
