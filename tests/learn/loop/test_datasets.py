@@ -61,10 +61,10 @@ def test_rows_that_do_not_fit_are_refused_before_the_model_is_loaded(
     assert run(["train", method, *settings, *(f"{k}={v}" for k, v in paths.items())]) == 2
     assert "wrong.jsonl has the columns title, score" in capsys.readouterr().err
     with pytest.raises(DataError, match="has the columns title, score"):
-        accord.train(method, model=model, reward=_score if reward else None, **paths)
+        accord.train(method, model=model, reward=no_score if reward else None, **paths)
 
 
-def _score(responses: list[str]) -> list[float]:
+def no_score(responses: list[str]) -> list[float]:
     return [0.0 for _ in responses]
 
 
