@@ -71,11 +71,14 @@ def test_a_missing_file(fails: Fails) -> None:
 
 
 def test_broken_json_at_a_line(fails: Fails) -> None:
-    write([GOOD, '{"prompt": "a", "completion": '])
+    write(['{"prompt": "a", "completion": '])
     # The value is missing at the end of the line, after its 30 characters.
     message = fails(*SFT)
-    assert message.startswith("rows.jsonl:2 is not valid JSON: Expecting value at character 3")
-    assert message.endswith("Correct or remove that line.")
+    assert message.startswith(
+        "rows.jsonl has 1 rows, none of which can be used as sft: 1 not valid JSON (rows.jsonl:1) "
+        "(the first: Expecting value at character 3"
+    )
+    assert message.endswith("Correct the rows, or give another data set.")
 
 
 def test_wrong_columns(fails: Fails) -> None:

@@ -1,4 +1,4 @@
-"""The studies: gains paired by seed, verdicts by intervals, kills, and comparison of runs."""
+"""The studies: gains paired by seed, verdicts by intervals, kills, damaged files, comparisons."""
 
 from __future__ import annotations
 
@@ -129,3 +129,12 @@ def test_differences_between_two_runs(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ".model.partial-1234",
         "checkpoints",
     ]
+
+
+def test_damaged_files_are_read_or_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    fuzz = importlib.import_module("fuzz")
+    assert fuzz.main(["--files=200", "--seed=7"]) == 0
+    assert "Failures: 0." in capsys.readouterr().out

@@ -22,7 +22,12 @@ ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c\nd", "completion": 'é
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    return [row.values for row in read_rows(path)]
+    return [row.values for row in read_rows(path) if row.error is None]
+
+
+def unusable(path: str | Path) -> list[tuple[int | None, str]]:
+    """The lines of the rows that can't be used, and why."""
+    return [(row.source.line, str(row.error)) for row in read_rows(path) if row.error is not None]
 
 
 def lines(path: str | Path) -> list[int | None]:
@@ -71,7 +76,8 @@ def test_a_csv_row_that_spans_lines_has_its_first_line(tmp_path: Path) -> None:
         {"prompt": "d", "completion": "e, f"},
         {"prompt": "g", "completion": None},  # the row ends early: no value, not an empty one
     ]
-    assert lines(path) == [2, 5, 6]  # line 4 is blank
+    assert lines(path) == [2, 4, 5, 6]
+    assert unusable(path) == [(4, "a blank line")]
 
 
 def test_csv_cells_that_hold_turns_or_lists_are_json(tmp_path: Path) -> None:
@@ -136,8 +142,8 @@ def test_folder_with_train_and_test_rows_is_refused(tmp_path: Path) -> None:
 
 def test_folder_without_rows(tmp_path: Path) -> None:
     assert fails(tmp_path) == (
-        f"{tmp_path} is a folder without rows. Give one that holds .jsonl, .json, .csv or "
-        ".parquet (the first three also with .gz behind)."
+        f"{tmp_path} is a folder without rows. Give one that holds .jsonl, .json, .csv, "
+        ".tsv or .parquet (all but the last also with .gz behind)."
     )
 
 
@@ -145,9 +151,11 @@ def test_broken_json_names_line_and_position(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\n{"x": 2,}\n')
     # `{"x": 2,}`: the comma is character 8; Python 3.13 names it, earlier ones the brace behind.
-    message = fails(path)
-    assert message.startswith(f"{path}:2 is not valid JSON: ")
-    assert message.endswith("near '{\"x\": 2,}'. Correct or remove that line.")
+    assert read(path) == [{"x": 1}]
+    [(line, reason)] = unusable(path)
+    assert line == 2
+    assert reason.startswith("not valid JSON: ")
+    assert reason.endswith("near '{\"x\": 2,}'")
 
 
 def test_broken_json_list_names_the_line(tmp_path: Path) -> None:
@@ -161,20 +169,19 @@ def test_broken_json_list_names_the_line(tmp_path: Path) -> None:
 def test_row_that_is_no_object(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\n["y"]\n')
-    assert fails(path) == (
-        f"{path}:2 is list \"['y']\", not a JSON object. "
-        "Each row must be an object of column names and values."
-    )
+    assert unusable(path) == [(2, "not a JSON object of column names and values: list")]
 
 
 def test_csv_errors(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1,2\n1,2,3\n")
-    assert fails(path) == (
-        f"{path}:3 has 3 cells, but the header names 2 columns. Quote cells that hold commas."
-    )
+    reason = "3 cells, 2 columns. Quote cells that hold commas"
+    assert unusable(path) == [(3, f"more cells than the header names columns: {reason}")]
     path.write_text('a,b\n1,2\n"1,2\n3,4\n')
-    assert fails(path) == (f"{path}:3 is not valid CSV: unexpected end of data. Correct that row.")
+    assert fails(path) == (
+        f"{path}:3 is not valid CSV: unexpected end of data. A quote that opens there is not "
+        "closed. Correct that row."
+    )
     path.write_text("a,a\n1,2\n")
     assert fails(path) == f"{path}:1 names a column twice. Rename one of: a, a."
 
@@ -182,10 +189,8 @@ def test_csv_errors(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"x": "a"}\n{"x": "\xe9t\xe9"}\n')  # é in Latin-1, the 8th byte
-    assert fails(path) == (
-        f"{path}:2 is not UTF-8 text (invalid continuation byte at byte 7 of the line). "
-        "Save the file as UTF-8."
-    )
+    where = "invalid continuation byte at byte 7 of the line"
+    assert unusable(path) == [(2, f"text that is not UTF-8: {where}")]
 
 
 def test_truncated_gzip(tmp_path: Path) -> None:
@@ -217,7 +222,7 @@ def test_unknown_extension(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
         assert fails(tmp_path / name) == (
             f"{tmp_path / name} ends with {shown!r}, which is not read here. Give a file with "
-            "rows: .jsonl, .json, .csv or .parquet (the first three also with .gz behind)."
+            "rows: .jsonl, .json, .csv, .tsv or .parquet (all but the last also with .gz behind)."
         )
 
 

@@ -294,14 +294,14 @@ def test_a_record_is_checked_and_converted_and_keeps_its_source() -> None:
 
 
 def test_rows_that_are_none() -> None:
-    for rows in ([{"prompt": "p"}, "x.jsonl"], [{"prompt": "p"}, ["x.jsonl"]]):
-        with pytest.raises(DataError) as caught:
-            records_from_rows(rows, "prompts")
-        kind = type(rows[1]).__name__
-        assert str(caught.value) == (
-            f"row 2 of the list is {kind} {str(rows[1])!r}, not a dict. "
-            "Each row must be a dict of column names and values."
-        )
+    for wrong in ("x.jsonl", ["x.jsonl"]):
+        records, report = records_from_rows([{"prompt": "p"}, wrong], "prompts")
+        assert [record.prompt for record in records] == ["p"]
+        detail = f"{type(wrong).__name__} {str(wrong)!r}"
+        source = Source("list", 2, in_memory=True)
+        assert report.dropped == {"not a dict of column names and values": [(source, detail)]}
+    with pytest.raises(DataError, match=r"none of which .*: 1 not a dict of column names and val"):
+        records_from_rows(["x.jsonl"], "prompts")
     with pytest.raises(DataError, match=r"^The list holds no rows\. Give a data set with at least"):
         records_from_rows([], "prompts")
 

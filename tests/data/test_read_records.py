@@ -295,7 +295,9 @@ def test_battles(file: Any) -> None:
         "These rows would fit `reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`."
     )
     path = file({"model_a": "x", "model_b": "x", "winner": "tie"})
-    with pytest.raises(DataError, match="none of which is a battle: 1 a model against itself"):
+    with pytest.raises(
+        DataError, match="none of which can be used as battles: 1 a model against itself"
+    ):
         read_battles(path)
 
 

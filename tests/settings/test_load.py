@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError
+from accord.settings.arena import ArenaSettings
 from accord.settings.ppo import PpoSettings
 from accord.settings.preferences import DpoSettings
 from accord.settings.reading.foreign import FOREIGN_METHODS, FOREIGN_VALUES
 from accord.settings.reading.load import apply_overrides, build
 from accord.settings.reading.yaml_lines import read_yaml
 from accord.settings.stage_kinds import METHOD_SETTINGS, find_method
-from accord.settings.stages import ArenaSettings, CompareSettings, ScratchSettings
+from accord.settings.stages import CompareSettings, ScratchSettings
 from accord.settings.training import SftSettings
 
 REQUIRED = "model: m\ndataset: d\noutput_dir: o\n"

@@ -16,10 +16,12 @@ from accord.api.run import SHOWN, Run, Steps, check_resumable
 from accord.compare.rewards.reward import CombinedReward
 from accord.data.memory import memory_name, read_memory_rows
 from accord.errors import SettingsError
+from accord.learn.loop.datasets import EVAL, read_datasets
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.offline.dpo import pair_objective
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import check_same_tokenizer
+from accord.learn.offline.train import dataset_kinds
 from accord.learn.online.episodes import Episodes
 from accord.learn.online.methods import (
     ONLINE,
@@ -28,6 +30,7 @@ from accord.learn.online.methods import (
     SurrogateLoss,
     Targets,
 )
+from accord.learn.online.train import DATASET_KINDS
 from accord.lm.in_memory import wrap_model
 from accord.lm.model import LanguageModel
 from accord.objectives.pair_terms import PairLossFunction
@@ -75,17 +78,19 @@ def steps(
             )
         adapters = as_lora(lora)
         values["lora"] = None if adapters is None else adapters.model_dump()
-    rows: dict[str, Iterable[Any]] = {}
+    rows: dict[str, Any] = {}
     for key, given in {"dataset": dataset, **{k: settings.get(k) for k in DATASETS[1:]}}.items():
         if given is None:
             continue
-        if not isinstance(given, str | Path):
-            rows[key] = list(given) if isinstance(given, Iterator) else given
-            values[key] = f"{memory_name(rows[key])} in memory"
-            if output_dir is not None:
-                values[key] += f", sha256 {_digest(rows[key])}"
+        if key == EVAL and isinstance(given, Mapping):
+            rows[key] = {name: _in_memory(each) for name, each in given.items()}
+            values[key] = {
+                name: _describe_rows(each, digest=output_dir is not None)
+                for name, each in rows[key].items()
+            }
         else:
-            values[key] = str(given)
+            rows[key] = _in_memory(given)
+            values[key] = _describe_rows(rows[key], digest=output_dir is not None)
     combined = None
     if reward is not None:
         combined, values["rewards"] = _reward_values(method, reward, settings)
@@ -96,6 +101,9 @@ def steps(
     checked: Any = build(settings_class("train", method), values, where=f"accord.train({method!r})")
     if output_dir is not None:
         check_resumable(Path(output_dir))
+    custom = _custom_method(method, loss, targets, surrogate)
+    kinds = DATASET_KINDS if method in ONLINE else dataset_kinds(METHODS[method])
+    read = read_datasets(checked, kinds, InMemory(model=lm, datasets=rows))
     start = starting_model(lm, checked, scalar=method in METHODS and METHODS[method].scalar)
     if reference is not None:
         check_reference(start, reference)
@@ -105,7 +113,8 @@ def steps(
         ref_model=reference,
         reward=combined,
         datasets=rows,
-        method=_custom_method(method, loss, targets, surrogate),
+        method=custom,
+        read=read,
         save_model=output_dir is not None,
     )
     return Steps(method, start, checked, memory)
@@ -202,6 +211,22 @@ def _custom_method(
         targets=targets or method.targets,
         surrogate=surrogate or method.surrogate,
     )
+
+
+def _in_memory(rows: Rows) -> Any:
+    """A path as text, or rows that can be read more than once."""
+    if isinstance(rows, str | Path):
+        return str(rows)
+    return list(rows) if isinstance(rows, Iterator) else rows
+
+
+def _describe_rows(rows: Any, *, digest: bool) -> str:
+    """The setting that stands for a data set: its path, or the type of rows in memory, and with
+    `digest` a digest of them."""
+    if isinstance(rows, str):
+        return rows
+    described = f"{memory_name(rows)} in memory"
+    return f"{described}, sha256 {_digest(rows)}" if digest else described
 
 
 def _digest(rows: Iterable[Any]) -> str:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from accord.data.columns import Format
-    from accord.data.kinds import Kind
-
 commands = typer.Typer(help="Look at data sets.", rich_markup_mode=None)
-
-_KINDS: dict[Format, Kind] = {
-    "preference": "comparisons",
-    "implicit preference": "comparisons",
-    "labelled pair": "comparisons",
-    "ranking": "rankings",
-    "responses": "prompts",
-    "unpaired": "ratings",
-    "rating": "ratings",
-    "prompt-completion": "demonstrations",
-    "messages": "demonstrations",
-    "text": "text",
-    "prompt": "prompts",
-}
-"""The kind that rows of each format are read as; rows of other formats are battles."""
 
 
 @commands.command("check")
 def check(
     path: Annotated[str, typer.Argument(metavar="FILE", help="A file, a folder, or a hub name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="With --model: settings of the method, such as max_length=512 or "
+            "long_prompts=keep_end.",
+            show_default=False,
+        ),
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -40,47 +30,51 @@ def check(
             "or battles; by default the columns decide.",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="PATH",
+            help="A model folder or hub name: count tokens, and the rows that training would use, "
+            "cut and drop.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", metavar="METHOD", help="The training method; by default the kind decides."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", metavar="N", help="Short for max_length=N.", min=2),
+    ] = None,
+    max_prompt_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-prompt-length", metavar="N", help="Short for max_prompt_length=N.", min=1
+        ),
+    ] = None,
 ) -> None:
-    """Report what a data set contains.
+    """Report what a data set contains, and what a method would train a model on.
 
     The report lists the rows that can't be used and why, the rows that were converted, and the
-    methods that can use the rows.
+    methods that can use the rows. With --model, the rows are read and tokenised as in training:
+    it says how many are used, cut and dropped, the rows' numbers, and how long they are in tokens.
+    The model's weights are not loaded.
 
     \b
-    Example:
+    Examples:
       accord data check pairs.jsonl --kind comparisons
+      accord data check pairs.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --max-length 512
     """
-    typer.echo(check_data(path, kind))
+    from rich.console import Console
 
+    from accord.pipeline.console import messages_above_bar
+    from accord.pipeline.data_check import check_data
 
-def check_data(path: str, kind: str | None) -> str:
-    """A report on the rows at `path`, read as `kind` (by default the columns decide).
-
-    Raises RequestError for an unknown kind, DataError if nothing can be read.
-    """
-    from accord.data.columns import detect_format
-    from accord.data.files import read_rows
-    from accord.data.kinds import FORMAT_USES, KINDS, Kind
-    from accord.data.read import read_battles, read_records
-    from accord.errors import RequestError
-    from accord.settings.reading.suggest import nearest
-
-    known = [*KINDS, "battles"]
-    if kind is not None and kind not in known:
-        near = nearest(kind, known)
-        suggestion = f" Did you mean {near}?" if near else ""
-        raise RequestError(
-            f"There is no kind of rows {kind!r} (--kind).{suggestion} The kinds are "
-            f"{', '.join(known)}."
-        )
-    form = None
-    if kind is None:
-        columns = dict.fromkeys(c for row in read_rows(path) for c in row.values)
-        form = detect_format(columns)
-        kind = _KINDS.get(form, "battles")
-    if kind == "battles":
-        _, report = read_battles(path)
-    else:
-        _, report = read_records(path, next(k for k in get_args(Kind) if k == kind))
-    fits = f"\nThe rows fit {FORMAT_USES[form]}." if form else ""
-    return f"{path}, read as {kind}: {report.summary()}{fits}"
+    limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
+    settings = [*(overrides or []), *(f"{k}={n}" for k, n in limits.items() if n is not None)]
+    with messages_above_bar(Console(stderr=True)):
+        report = check_data(path, kind, model=model, method=method, overrides=settings)
+    typer.echo(report)

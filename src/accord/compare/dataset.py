@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,8 +10,9 @@ from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
 from accord.data.columns import DialogueText
 from accord.data.kinds import Kind
-from accord.data.read import FROM_COMPARISON, read_records, records_from_rows
+from accord.data.read import FROM_COMPARISON, NO_COLUMNS, read_records, records_from_rows
 from accord.data.report import Dropped, ReadReport, count_dropped
+from accord.data.values import printable
 from accord.errors import DataError
 from accord.records import (
     Comparison,
@@ -31,13 +32,19 @@ NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
 
 
 def load_records(
-    dataset: str | Path | Iterable[Any], kind: Kind, dialogue_text: DialogueText = "turns"
+    dataset: str | Path | Iterable[Any],
+    kind: Kind,
+    dialogue_text: DialogueText = "turns",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
 ) -> tuple[list[Record], ReadReport]:
     """The records of `kind` in a data set, and what happened to each row or verdict.
 
     A path that ends in .db (or .sqlite), or a database URL, is a preference store, whose pairs
     without a winner count as dropped. Any other path or hub name is read by `read_records`, and
-    rows in memory (dicts, records, a `datasets.Dataset`, a DataFrame) by `records_from_rows`:
+    rows in memory (dicts, records, a `datasets.Dataset`, a DataFrame) by `records_from_rows`, with
+    their `columns` renamed:
 
         pairs, report = load_records("pairs.jsonl", "comparisons")
         pairs, report = load_records([{"prompt": …, "chosen": …, "rejected": …}], "comparisons")
@@ -45,15 +52,27 @@ def load_records(
     Raises DataError where there is nothing of that kind.
     """
     if not isinstance(dataset, str | Path):
-        return records_from_rows(dataset, kind, dialogue_text)
+        return records_from_rows(
+            dataset, kind, dialogue_text, columns, columns_required=columns_required
+        )
     if not is_store(dataset):
-        return read_records(dataset, kind, dialogue_text)
+        return read_records(
+            dataset, kind, dialogue_text, columns, columns_required=columns_required
+        )
+    if columns and columns_required:
+        raise DataError(f"{dataset} is a preference store, which has no `columns`. Leave them out.")
     with PreferenceStore.read(dataset) as store:
         if kind not in READERS:
             raise DataError(
                 f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."
             )
-        records, dropped, notes = READERS[kind](store)
+        try:
+            records, dropped, notes = READERS[kind](store)
+        except (LookupError, TypeError, ValueError, StopIteration) as error:  # of changed bytes
+            raise DataError(
+                f"{store.path} is damaged: what it holds does not belong together "
+                f"({type(error).__name__}: {printable(str(error))[:200]}). Give another store."
+            ) from error
         if not records:
             contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
             raise DataError(

@@ -59,7 +59,7 @@ def parse_all_finished(value: Any, count: int) -> tuple[bool, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or [type(v) for v in value] != [bool] * count:
-        raise RowError(f"`finished` must be {count} times true or false", str(value))
+        raise RowError(f"`finished` must be {count} times true or false", repr(value))
     return None if all(value) else tuple(value)
 
 

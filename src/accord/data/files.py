@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from accord.data.hub import is_hub_name, is_saved_dataset, read_hub_rows, read_saved_rows
+from accord.data.checks import RowError
+from accord.data.csv_rows import read_csv
+from accord.data.hub import OriginRow, is_hub_name, is_saved_dataset, read_hub_rows, read_saved_rows
+from accord.data.json_rows import ReadRow, read_json, read_jsonl
+from accord.data.lines import require_file
+from accord.data.parquet_rows import read_parquet
+from accord.data.values import plain_row, printable
 from accord.errors import DataError
 from accord.records import Source
 
-READABLE_FILES = ".jsonl, .json, .csv or .parquet (the first three also with .gz behind)"
+READABLE_FILES = ".jsonl, .json, .csv, .tsv or .parquet (all but the last also with .gz behind)"
 # Files without rows that accord's stages write; a folder of rows may contain them.
 RESULT_FILES = {
     "manifest.json",
@@ -28,15 +33,32 @@ RESULT_FILES = {
     "report.json",
 }
 HELD_OUT_SPLITS = {"test", "eval", "valid", "validation", "dev"}
-MAX_CELL_LENGTH = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One row before it is parsed: column names to values."""
+    """One row before it is parsed: column names to values, or why it can't be used."""
 
     values: dict[str, Any]
     source: Source
+    error: RowError | None = None
+
+
+def make_row(values: Mapping[Any, Any] | RowError, source: Source) -> DataRow:
+    """A row with plain values, or with the reason why it can't be used."""
+    if not isinstance(values, RowError):
+        try:
+            return DataRow(plain_row(values), source)
+        except RowError as error:
+            values = error
+    return DataRow({}, source, values)
+
+
+def require_values(row: DataRow) -> dict[str, Any]:
+    """The row's values. Raises DataError where it can't be used."""
+    if row.error is not None:
+        raise DataError(f"{row.source} can't be used: {row.error}. Correct or remove that row.")
+    return row.values
 
 
 def read_rows(path: str | Path) -> Iterator[DataRow]:
@@ -44,22 +66,57 @@ def read_rows(path: str | Path) -> Iterator[DataRow]:
 
     A hub name is `owner/name`, `owner/name:split` or `owner/name:config:split`. Lines count from 1.
 
-    Raises DataError at once where nothing can be read at `path`, and on iteration at a row that
-    can't be parsed or where there is no row at all.
+    A row that can't be used, such as a line that is not valid JSON, has an `error` in the place of
+    values. Raises DataError at once where nothing can be read at `path`, and on iteration where a
+    file can't be read further or there is no row at all.
     """
-    name, path = str(path), Path(path).expanduser()
-    if path.is_dir():
-        rows = read_saved_rows(path) if is_saved_dataset(path) else _read_files(_data_files(path))
-    elif path.exists():
-        rows = _read_files([path])
-    elif is_hub_name(name) and _extension(path) not in READERS and not path.parent.is_dir():
+    name = str(path)
+    path = expand_path(path)
+    mode = file_mode(path)
+    if mode is None and is_hub_name(name) and not _names_a_file(path):
         rows = read_hub_rows(name)
-    else:
+    elif mode is None:
         raise DataError(describe_missing_path(path))
+    elif stat.S_ISDIR(mode):
+        rows = read_saved_rows(path) if is_saved_dataset(path) else _read_files(_data_files(path))
+    else:
+        rows = _read_files([path])
     return require_rows(
-        (DataRow(values, Source(origin, line)) for origin, line, values in rows),
-        name,
+        (make_row(values, Source(printable(origin), line)) for origin, line, values in rows),
+        printable(name),
     )
+
+
+def expand_path(path: str | Path) -> Path:
+    """The path with `~` replaced by the home folder. Raises DataError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"{printable(str(path))} begins with the home folder of a user that this machine does "
+            "not know. Give the whole path."
+        ) from None
+
+
+def file_mode(path: Path) -> int | None:
+    """The mode of the file or folder at `path`, None where nothing is there.
+
+    Raises DataError where that can't be known: a name that is too long, links in a circle, a
+    folder that may not be entered.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        name = printable(str(path))
+        shown = name if len(name) <= 200 else f"{name[:100]}…{name[-60:]}"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{shown} can't be read: {reason}. Check the path.") from None
+
+
+def _names_a_file(path: Path) -> bool:
+    return _extension(path) in READERS or path.parent.is_dir()
 
 
 def require_rows(rows: Iterator[DataRow], name: str) -> Iterator[DataRow]:
@@ -71,10 +128,6 @@ def require_rows(rows: Iterator[DataRow], name: str) -> Iterator[DataRow]:
     yield from rows
 
 
-NumberedRow = tuple[str, int, dict[str, Any]]
-"""The path, the line counted from 1, and the values."""
-
-
 def _extension(path: Path) -> str:
     suffixes = [s.lower() for s in path.suffixes]
     return (
@@ -82,30 +135,35 @@ def _extension(path: Path) -> str:
     )
 
 
-def _read_files(paths: list[Path]) -> Iterator[NumberedRow]:
+def _read_files(paths: list[Path]) -> Iterator[OriginRow]:
     readers = [(path, _reader(path)) for path in paths]
     return ((str(path), line, v) for path, reader in readers for line, v in reader(path))
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]:
+def _reader(path: Path) -> Callable[[Path], Iterator[ReadRow]]:
+    require_file(path)
     extension = _extension(path)
     if extension not in READERS:
         raise DataError(
-            f"{path} ends with {path.suffix or path.name!r}, which is not read here. "
-            f"Give a file with rows: {READABLE_FILES}."
+            f"{printable(str(path))} ends with {printable(path.suffix or path.name)!r}, which is "
+            f"not read here. Give a file with rows: {READABLE_FILES}."
         )
     return READERS[extension]
 
 
 def _data_files(folder: Path) -> list[Path]:
-    paths = sorted(
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{printable(str(folder))} can't be read: {error.strerror}.") from error
+    paths = [
         p
-        for p in folder.iterdir()
+        for p in entries
         if p.is_file()
         and not p.name.startswith(".")
         and p.name not in RESULT_FILES
         and _extension(p) in READERS
-    )
+    ]
     if not paths:
         raise DataError(f"{folder} is a folder without rows. Give one that holds {READABLE_FILES}.")
     splits = {_split_word(p) for p in paths}
@@ -123,12 +181,21 @@ def _split_word(path: Path) -> str:
 
 def describe_missing_path(path: Path) -> str:
     """The message for a path that does not exist: a near name, or what its folder holds."""
+    return printable(_describe_missing(path))
+
+
+def _describe_missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)}, which does not exist. Give another path."
     if not path.parent.is_dir():
         return (
             f"{path} does not exist, nor does its folder {path.parent}. "
             "Give a file, a folder, or a hub name (owner/name)."
         )
-    names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    try:
+        names = sorted(n for n in os.listdir(path.parent) if not n.startswith("."))
+    except OSError as error:
+        return f"{path} does not exist; the folder {path.parent} can't be read: {error.strerror}."
     # Compared without extensions, so that a wrong extension does not hide a near name.
     stems = {name.split(".")[0]: name for name in names}
     near = difflib.get_close_matches(path.name.split(".")[0], stems, n=1, cutoff=0.6)
@@ -142,139 +209,11 @@ def describe_missing_path(path: Path) -> str:
     return f"{path} does not exist; the folder {path.parent} {contents}.{remedy}"
 
 
-def _open_file(path: Path) -> BinaryIO:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    line = 0
-    try:
-        with _open_file(path) as file:
-            for line, raw in enumerate(file, start=1):
-                yield line, raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{line} is not UTF-8 text ({error.reason} at byte "
-            f"{error.start} of the line). Save the file as UTF-8."
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} can't be unpacked after line {line} ({error}). Copy or download it again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
-
-
-def _json_error(path: Path, line: int, error: json.JSONDecodeError, text: str) -> DataError:
-    start = max(0, error.pos - 30)
-    near = text[start : error.pos + 30].strip()
-    return DataError(
-        f"{path}:{line} is not valid JSON: {error.msg} at character {error.colno}, near {near!r}. "
-        "Correct or remove that line."
-    )
-
-
-def _require_object(path: Path, line: int, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(
-            f"{path}:{line} is {type(value).__name__} {str(value)[:60]!r}, not a JSON object. "
-            "Each row must be an object of column names and values."
-        )
-    return value
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in _read_lines(path):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(
-                text.rstrip("\r\n")
-            )  # so that the position of an error lies in this line
-        except json.JSONDecodeError as error:
-            raise _json_error(path, line, error, text) from error
-        yield line, _require_object(path, line, value)
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A list of objects (`line` is then the row), one object, or JSON lines named .json."""
-    text = "".join(text for _, text in _read_lines(path))
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith("["):
-            raise _json_error(path, error.lineno, error, text) from error
-        yield from _read_jsonl(path)
-        return
-    for number, item in enumerate(value if isinstance(value, list) else [value], start=1):
-        yield number, _require_object(path, number, item)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(MAX_CELL_LENGTH)  # the default of 128 KiB is less than a long dialogue
-    reader = csv.reader((text for _, text in _read_lines(path)), strict=True)
-    line = 1
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}:1 names a column twice. Rename one of: {', '.join(header)}.")
-        while True:
-            line = reader.line_num + 1  # a row may span lines: this is its first
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if len(cells) > len(header):
-                raise DataError(
-                    f"{path}:{line} has {len(cells)} cells, but the header names {len(header)} "
-                    "columns. Quote cells that hold commas."
-                )
-            if cells:
-                padded = cells + [None] * (len(header) - len(cells))
-                yield (
-                    line,
-                    {n: _parse_cell(n, text) for n, text in zip(header, padded, strict=True)},
-                )
-    except csv.Error as error:
-        raise DataError(f"{path}:{line} is not valid CSV: {error}. Correct that row.") from error
-
-
-def _parse_cell(name: str, text: str | None) -> Any:
-    """Parses a cell as JSON where its column must hold a list, or where it holds turns."""
-    if text and (
-        (name in {"responses", "ranks"} and text.startswith("["))
-        or text.startswith(('[{"role"', '[{"content"', '[{"from"', '[{"value"'))
-    ):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return text
-    return text
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for values in batch.to_pylist():
-                number += 1
-                yield number, values
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} can't be read as Parquet after row {number}: {error}. "
-            "Write or download it again."
-        ) from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+READERS: dict[str, Callable[[Path], Iterator[ReadRow]]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": partial(read_csv, delimiter="\t"),
+    ".parquet": read_parquet,
 }

@@ -38,6 +38,7 @@ from accord.data.prompts import (
     require_question,
 )
 from accord.data.turns import parse_turns, split_last_turn, split_prompt_and_response
+from accord.data.values import has_non_finite, json_value
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -49,6 +50,7 @@ from accord.records import (
     Text,
 )
 
+MAX_RANK = 2**31 - 1
 LABELS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -113,7 +115,7 @@ def _parse_ranking(cells: Cells) -> Ranking:
             "`responses` and `ranks` must be two or more, and as many",
             f"{len(responses)} responses, {len(ranks)} ranks",
         )
-    if not all(isinstance(r, int) and not isinstance(r, bool) and r >= 0 for r in ranks):
+    if not all(type(r) is int and 0 <= r <= MAX_RANK for r in ranks):
         raise RowError("`ranks` must be whole numbers from 0 (best)", str(ranks))
     if len(set(ranks)) == 1:
         raise RowError("all responses of the ranking tie")
@@ -164,7 +166,7 @@ def _parse_finished(cells: Cells) -> bool:
     """Whether a row's only response ended with EOS; True where the row does not say."""
     value = cells.get("finished")
     if value is not None and not isinstance(value, bool):
-        raise RowError("`finished` must be true or false", str(value))
+        raise RowError("`finished` must be true or false", repr(value))
     return value is not False
 
 
@@ -217,15 +219,12 @@ def collect_meta(cells: Cells, form: Format) -> dict[str, Any]:
     read = {cells.name(c) for c in (*COLUMNS[form], *OPTIONAL_COLUMNS)}
     if form == "responses":
         read |= {"model", "settings"}  # these describe the responses
-    rest = {c: _to_json_value(v) for c, v in cells.values.items() if c not in read}
+    rest = {c: v for c, v in cells.values.items() if c not in read}
     meta = cells.get("meta")
-    return {**rest, **meta} if isinstance(meta, Mapping) else rest
-
-
-def _to_json_value(value: Any) -> Any:
-    """`value` as JSON can hold it; other types, such as Parquet's dates, become text."""
-    json_types = (str, int, float, bool, list, dict, type(None))
-    return value if isinstance(value, json_types) else str(value)
+    whole = {**rest, **meta} if isinstance(meta, Mapping) else rest
+    if has_non_finite(whole):
+        cells.notes["numbers that are NaN or infinite are read as null"] += 1
+    return {c: json_value(v) for c, v in whole.items()}
 
 
 PARSERS: dict[Format, Callable[[Cells], Record]] = {

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accord.data.checks import RowError
+from accord.data.parquet_rows import BATCH_ROWS, rows_of_batch
+from accord.data.values import printable
 from accord.errors import DataError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+){0,2}")
@@ -24,7 +28,11 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def read_hub_rows(hub_name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+OriginRow = tuple[str, int, "dict[str, Any] | RowError"]
+"""A path or hub name, the row counted from 1, and its values, or why they can't be used."""
+
+
+def read_hub_rows(hub_name: str) -> Iterator[OriginRow]:
     """The rows of a hub data set; without a split, those of `train` or of the only split.
 
     Raises DataError where the hub or the cache has no such data set, configuration or split.
@@ -55,7 +63,7 @@ def read_hub_rows(hub_name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     return _number_rows(loaded, origin)
 
 
-def read_saved_rows(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def read_saved_rows(folder: Path) -> Iterator[OriginRow]:
     """The rows of a `save_to_disk` folder. Raises DataError where it holds several splits."""
     import datasets
 
@@ -76,10 +84,24 @@ def read_saved_rows(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     return _number_rows(loaded, str(folder))
 
 
-def _number_rows(rows: Any, origin: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    return ((origin, number, dict(values)) for number, values in enumerate(rows, start=1))
+def _number_rows(rows: Any, origin: str) -> Iterator[OriginRow]:
+    size, number = len(rows), 0
+    for start in range(0, size, BATCH_ROWS):
+        part = partial(_convert_rows, rows, start)
+        for row in rows_of_batch(min(BATCH_ROWS, size - start), part):
+            number += 1
+            yield origin, number, row
+
+
+def _convert_rows(rows: Any, offset: int, start: int, length: int) -> list[dict[str, Any]]:
+    """Rows `offset + start` and behind of a data set, which decodes images and audio with them."""
+    begin = offset + start
+    columns = rows[begin : begin + length]
+    if isinstance(columns, list):
+        return [dict(row) for row in columns]
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or ["no message"])[0]
+    line = (printable(str(error)).strip().splitlines() or ["no message"])[0]
     return line if line.endswith(".") else line + "."

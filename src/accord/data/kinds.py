@@ -100,7 +100,7 @@ FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
     ),
 }
 FORMAT_USES: dict[Format, str] = {
-    "battle": "an arena's ratings",
+    "battle": "an arena's ratings: `accord arena battles=FILE`",
     "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
     "labelled pair": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",

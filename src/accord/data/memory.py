@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from accord.data.files import DataRow, require_rows
+from accord.data.checks import RowError
+from accord.data.files import DataRow, make_row, require_rows
+from accord.data.values import printable
 from accord.data.write import record_json
 from accord.errors import DataError
-from accord.records import UNKNOWN, Message, Record, Source, message_json
+from accord.records import UNKNOWN, Record, Source
 
 
 def memory_name(rows: Any) -> str:
@@ -25,8 +27,8 @@ def read_memory_rows(rows: Iterable[Any]) -> Iterator[DataRow]:
     Rows count from 1. A record that knows its source keeps it. As in a JSONL file, NumPy values,
     tensors and tuples are plain numbers and lists, and a DataFrame's missing values are None.
 
-    Raises DataError at once where `rows` is no collection of rows, and on iteration at a row that
-    is neither a mapping nor a record, or where there is no row at all.
+    A row that is neither a mapping nor a record has an `error`. Raises DataError at once where
+    `rows` is no collection of rows, and on iteration where there is no row at all.
     """
     name = memory_name(rows)
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
@@ -55,28 +57,21 @@ def _make_row(item: Any, source: Source) -> DataRow:
     if isinstance(item, get_args(Record)):
         return _row_from_record(item, source)
     if not isinstance(item, Mapping):
-        raise DataError(
-            f"{source} is {type(item).__name__} {str(item)[:60]!r}, not a dict. "
-            "Each row must be a dict of column names and values."
-        )
-    return DataRow({str(column): _to_plain(value) for column, value in item.items()}, source)
+        detail = f"{type(item).__name__} {_start(item)}"
+        return DataRow({}, source, RowError("not a dict of column names and values", detail))
+    return make_row(item, source)
+
+
+def _start(item: Any) -> str:
+    """The beginning of a value, as far as it can be shown."""
+    try:
+        return printable(repr(str(item)[:60]))
+    except (ValueError, RecursionError):
+        return "…"
 
 
 def _row_from_record(record: Record, source: Source) -> DataRow:
     values = record_json(record)
     if "response" in values:  # by the column's own name, so that no note speaks of an alias
         values["completion"] = values.pop("response")
-    return DataRow(values, source if record.source == UNKNOWN else record.source)
-
-
-def _to_plain(value: Any) -> Any:
-    """`value` with the containers and numbers that JSON gives; other types stay."""
-    if isinstance(value, Message):
-        return message_json(value) if value.learn else {**message_json(value), "weight": 0}
-    if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and numbers, tensors
-        return _to_plain(value.tolist())
-    return value
+    return make_row(values, source if record.source == UNKNOWN else record.source)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from accord.data.battles import parse_battle
+from accord.data.battles import has_battles, parse_battle
 from accord.data.checks import RowError
 from accord.data.columns import (
     COLUMNS,
@@ -24,6 +25,7 @@ from accord.data.kinds import FORMAT_USES, FORMATS_BY_KIND, KINDS, Kind
 from accord.data.memory import memory_name, read_memory_rows
 from accord.data.pair_columns import describe_unlabelled, require_clear_labels
 from accord.data.read_notes import note_paths, note_unread_columns, note_with_count
+from accord.data.renamed import rename_columns
 from accord.data.report import Dropped, ReadReport, count_dropped, format_reasons
 from accord.errors import DataError
 from accord.records import (
@@ -38,25 +40,38 @@ from accord.records import (
 from accord.runs.activity import with_activity
 
 T = TypeVar("T")
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
 def read_records(
-    path: str | Path, kind: Kind, dialogue_text: DialogueText = "turns"
+    path: str | Path,
+    kind: Kind,
+    dialogue_text: DialogueText = "turns",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
 ) -> tuple[list[Record], ReadReport]:
     """The records of `kind` at `path` (see `read_rows`), and what happened to each row.
 
     Text that looks like a dialogue (`\\n\\nHuman:`) is read as turns, or left as it is with
-    `dialogue_text="keep"`.
+    `dialogue_text="keep"`. `columns` are names of the file's columns by the name that they are read
+    as (see `rename_columns`).
 
     A row that can't be used is left out and named in the report, which also names conversions.
     Raises DataError where nothing can be read, the columns don't fit `kind`, or no row is left.
     """
     rows = list(with_activity(read_rows(path), "reading"))
+    rows = rename_columns(rows, columns, str(path), required=columns_required)
     return _convert_rows(rows, kind, str(path), dialogue_text, subject=str(path))
 
 
 def records_from_rows(
-    rows: Iterable[Any], kind: Kind, dialogue_text: DialogueText = "turns"
+    rows: Iterable[Any],
+    kind: Kind,
+    dialogue_text: DialogueText = "turns",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
 ) -> tuple[list[Record], ReadReport]:
     """As `read_records`, for rows in memory: dicts, records, a data set or a DataFrame.
 
@@ -69,7 +84,8 @@ def records_from_rows(
     `read_records`, and where `rows` is no collection of mappings or records.
     """
     name = memory_name(rows)
-    parsed = list(read_memory_rows(rows))
+    parsed = list(with_activity(read_memory_rows(rows), "reading"))
+    parsed = rename_columns(parsed, columns, f"The {name}", required=columns_required)
     return _convert_rows(parsed, kind, name, dialogue_text, subject=f"The {name}")
 
 
@@ -78,6 +94,8 @@ def _convert_rows(
 ) -> tuple[list[Record], ReadReport]:
     """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
+    if all(row.error is not None for row in rows):
+        raise _describe_unusable(subject, len(rows), kind, _parse_rows(rows, lambda row: ())[1])
     forms = _choose_formats(subject, kind, list(columns))
     names = match_columns(columns)
     if forms[0] == "labelled pair":
@@ -91,10 +109,7 @@ def _convert_rows(
 
     records, dropped = _parse_rows(rows, convert)
     if not records:
-        raise DataError(
-            f"{subject} has {len(rows):,} rows, none of which can be used as {kind}: "
-            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
-        )
+        raise _describe_unusable(subject, len(rows), kind, dropped)
     used = len(rows) - count_dropped(dropped)
     all_notes = [note_with_count(note, n, used) for note, n in notes.items()] + note_paths(
         path, rows
@@ -113,16 +128,27 @@ def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], Rea
         path = memory_name(battles)
         subject, rows = f"The {path}", list(read_memory_rows(battles))
     columns = dict.fromkeys(c for row in rows for c in row.values)
-    if "battle" not in matching_formats(columns):
+    if all(row.error is not None for row in rows):
+        raise _describe_unusable(
+            subject, len(rows), "battles", _parse_rows(rows, lambda row: ())[1]
+        )
+    if not has_battles(columns):
         raise DataError(_describe_wrong_columns(subject, "battles", list(columns), ["battle"]))
     parsed, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
     if not parsed:
-        raise DataError(
-            f"{subject} has {len(rows):,} rows, none of which is a battle: "
-            f"{'; '.join(format_reasons(dropped))}. Correct the rows, or give another data set."
-        )
+        raise _describe_unusable(subject, len(rows), "battles", dropped)
     return parsed, ReadReport(
         path, len(rows), len(parsed), len(parsed), dropped, note_paths(path, rows)
+    )
+
+
+def _describe_unusable(subject: str, rows: int, what: str, dropped: Dropped) -> DataError:
+    (_, detail), *_ = max(dropped.values(), key=len)
+    example = f" (the first: {detail})" if detail else ""
+    return DataError(
+        f"{subject} has {rows:,} rows, none of which can be used as {what}: "
+        f"{'; '.join(format_reasons(dropped))}{example}. Correct the rows, or give another data "
+        "set."
     )
 
 
@@ -134,6 +160,8 @@ def _parse_rows(
     dropped: Dropped = {}
     for row in rows:
         try:
+            if row.error is not None:
+                raise row.error
             parsed += parse(row)
         except RowError as error:
             dropped.setdefault(error.reason, []).append((row.source, error.detail))
@@ -192,7 +220,7 @@ def _convert_row(
     dialogue_text: DialogueText,
 ) -> Iterable[Record]:
     """The records of `kind` in a row. Raises RowError where it can't be used."""
-    targets, cells = KINDS[kind], Cells(row.values, names, row.source)
+    targets, cells = KINDS[kind], Cells(row.values, names, row.source, notes)
     if kind == "prompts" and type(cells.get("completion")) in (int, float):
         form = "prompt"  # a numeric answer says nothing about the prompt
     if form == "responses" and Demonstration in targets and PromptOnly not in targets:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.data.files import DataRow, read_rows
+from accord.data.files import DataRow, read_rows, require_values
+from accord.data.values import json_value
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -129,7 +130,7 @@ def read_responses(path: str | Path) -> list[ResponseRow]:
 
 
 def _parse_response_row(row: DataRow) -> ResponseRow:
-    values = row.values
+    values = require_values(row)
     missing = [c for c in ("prompt", "model", "responses") if values.get(c) is None]
     if missing:
         raise DataError(
@@ -139,7 +140,8 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
         )
     try:
         prompt = prompt_from_json(values["prompt"])
-        settings = dict(values.get("settings") or {})
+        settings = _require_table(values.get("settings"), "settings")
+        meta = json_value(_require_table(values.get("meta"), "meta"))
         model = str(values["model"])
         responses = tuple(
             Response(
@@ -147,8 +149,8 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
                 text=_require_text(answer),
                 model=model,
                 settings=settings,
-                logp=answer.get("logp"),
-                tokens=answer.get("tokens"),
+                logp=_require_number(answer.get("logp"), "logp"),
+                tokens=_require_number(answer.get("tokens"), "tokens"),
                 finished=bool(answer.get("finished", True)),
             )
             for answer in values["responses"]
@@ -159,7 +161,19 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
             "Sample the responses again, or correct that line."
         ) from error
     opened = str(values.get("opened") or "")
-    return ResponseRow(prompt, dict(values.get("meta") or {}), model, settings, responses, opened)
+    return ResponseRow(prompt, meta, model, settings, responses, opened)
+
+
+def _require_table(value: Any, name: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be an object, got {str(value)[:60]!r}")
+    return dict(value or {})
+
+
+def _require_number(value: Any, name: str) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"`{name}` must be a number, got {str(value)[:60]!r}")
+    return value
 
 
 def _require_text(answer: Any) -> str:

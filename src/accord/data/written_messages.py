@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from accord.data.checks import RowError, truncate
+from accord.data.values import to_plain
 
 MAX_LENGTH = 2_000_000  # characters of text in Python's notation: its syntax tree is much larger
 _OBJECT = re.compile(r"""\s*(?:array\()?[\[(]?\s*\{\s*['"]([\w.-]{1,40})['"]\s*:""")
@@ -39,7 +40,10 @@ def messages_in_text(text: str, column: str) -> list[dict[str, Any]] | None:
         raise RowError(f"`{column}` holds text that begins as messages do", truncate(text))
     turns = [value] if isinstance(value, Mapping) else value
     if isinstance(turns, list | tuple) and turns and all(map(_is_turn, turns)):
-        return list(turns)
+        try:
+            return [to_plain(turn) for turn in turns]
+        except RowError as error:
+            raise RowError(f"`{column}` {error.reason}", error.detail) from None
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def stage_identity(plan: StagePlan) -> dict[str, Any]:
     """
     settings = plan.settings.model_dump(mode="json")
     settings.pop("output_dir", None)
-    paths = sorted({path for path in input_paths(plan.settings) if Path(path).exists()})
+    paths = sorted({path for path in input_paths(plan.settings) if os.path.exists(path)})
     identity = {
         "stage": plan.kind,
         "method": plan.method,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,12 +64,15 @@ def digest_json(value: Any) -> str:
 
 
 def _digest_file(path: Path) -> str:
+    if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would block
+        raise DataError(f"{str(path)!r} is no regular file. Give a file that can be read again.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content_files(folder: Path) -> Iterator[str]:
-    """Paths of the files that count, relative to `folder`, with forward slashes."""
+    """Paths of the files that count, relative to `folder`, with forward slashes. Named pipes and
+    sockets have no content."""
     visited: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_reraise):
         real = os.path.realpath(root)
@@ -78,8 +82,17 @@ def _content_files(folder: Path) -> Iterator[str]:
         visited.add(real)
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS and PARTIAL not in f]
         for name in files:
-            if name not in SKIPPED_FILES and not name.startswith(LOCK_FILE) and PARTIAL not in name:
+            if name in SKIPPED_FILES or name.startswith(LOCK_FILE) or PARTIAL in name:
+                continue
+            if not stat.S_ISFIFO(mode := _mode(Path(root, name))) and not stat.S_ISSOCK(mode):
                 yield Path(root, name).relative_to(folder).as_posix()
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0  # a broken link: reading it raises the error
 
 
 def _reraise(error: OSError) -> None:

@@ -75,7 +75,7 @@ def input_paths(settings: Settings) -> list[str]:
 def _input_paths(values: Mapping[str, Any], settings_class: type[Settings]) -> Iterator[str]:
     for key, value in values.items():
         field = settings_class.model_fields.get(key)
-        for item in value if isinstance(value, list) else [value]:
+        for item in _items(value, field):
             table = _table_at(item, field)
             if table is not None:
                 yield from _input_paths(item, table)
@@ -83,6 +83,13 @@ def _input_paths(values: Mapping[str, Any], settings_class: type[Settings]) -> I
                 yield _code_file(item.partition(":")[0])
             elif isinstance(item, str) and has_mark(field, InputPath):
                 yield item
+
+
+def _items(value: Any, field: FieldInfo | None) -> list[Any]:
+    """What a setting may name paths by: the items of a list, the values of a plain table."""
+    if isinstance(value, dict) and has_mark(field, InputPath) and _table_at(value, field) is None:
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
 
 
 def _table_at(value: Any, field: FieldInfo | None) -> type[Settings] | None:

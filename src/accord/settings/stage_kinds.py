@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accord.errors import SettingsError
+from accord.settings.arena import ArenaSettings
 from accord.settings.base import Settings
 from accord.settings.groups import GROUP_METHODS
 from accord.settings.iterate import IterateSettings
@@ -16,7 +17,6 @@ from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
 from accord.settings.reading.suggest import listed, suggest_method
 from accord.settings.stages import (
-    ArenaSettings,
     CompareSettings,
     EvaluateSettings,
     ReportSettings,

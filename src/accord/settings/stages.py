@@ -7,7 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, NotIdentity, PathByName, Settings, Verbatim
+from accord.settings.base import (
+    InputPath,
+    NotIdentity,
+    PathByName,
+    Settings,
+    Verbatim,
+)
 from accord.settings.dialogue import DialogueText
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
@@ -253,36 +259,6 @@ class Contestant(Settings):
         False,
         description="Selected by the true reward: an upper bound, which is never reported as the "
         "best model.",
-    )
-
-
-class ArenaSettings(Settings):
-    """Rate models by comparisons of their responses to the same prompts."""
-
-    contestants: list[Contestant] = Field(description="The models.")
-    output_dir: Annotated[str, NotIdentity] = Field(
-        description="Folder for store.db and ratings.json."
-    )
-    judge: JudgeSettings = Field(
-        JudgeSettings(), description="The judge that compares the responses."
-    )
-    bootstrap: int = Field(200, ge=0, description="Bootstrap samples for the intervals.")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Confidence level of the intervals.")
-    anchor: str | None = Field(
-        None,
-        description="Name of the model whose rating is fixed at 1000; by default the mean of all "
-        "ratings is.",
-    )
-    prior: float = Field(
-        0.0,
-        ge=0,
-        description=(
-            "Pseudo-battles added to every pair of models, half won by each side, so that a model "
-            "that won or lost every battle has a finite rating; 0 adds none."
-        ),
-    )
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of sides, of noise and of the bootstrap."
     )
 
 

@@ -8,6 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.data import (
+    ColumnNames,
+    MaxEvalSamples,
+    MaxSamples,
+    Mixture,
+    SamplesFrom,
+    check_rows,
+)
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
 from accord.settings.lora import LoraSettings
@@ -38,9 +46,17 @@ class TrainSettings(Settings):
     output_dir: Annotated[str, NotIdentity] = Field(
         description="Folder for the model, checkpoints, metrics and manifest."
     )
-    eval_dataset: Annotated[str | None, InputPath] = Field(
-        None, description="Held-out rows, read like `dataset`."
+    eval_dataset: Annotated[str | dict[str, str] | None, InputPath] = Field(
+        None,
+        description="Held-out rows, read like `dataset`; several sets by name, such as "
+        "`{helpful: a.jsonl, harmless: b.jsonl}`, have metrics of their own "
+        "(`eval/helpful/loss`).",
     )
+    columns: ColumnNames = None
+    max_samples: MaxSamples = None
+    max_eval_samples: MaxEvalSamples = None
+    samples_from: SamplesFrom = "start"
+    mixture: Mixture = None
     dialogue_text: DialogueText = "turns"
     eval_steps: int | None = Field(
         None,
@@ -227,6 +243,7 @@ class TrainSettings(Settings):
     def _check_eval_rows(self) -> Self:
         if self.eval_steps is not None and self.eval_dataset is None:
             raise ValueError("`eval_steps` does nothing without `eval_dataset`. Set that too.")
+        check_rows(self)
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from accord.compare.store.snapshot import read_snapshot
-from accord.data.files import describe_missing_path
+from accord.data.files import describe_missing_path, expand_path, file_mode
+from accord.data.lines import require_file
 from accord.errors import DataError, StorageError
 from accord.runs.storage import storage_errors
 
@@ -79,7 +80,7 @@ def sqlite_file(url: sa.URL) -> Path | None:
 def database_url(path: str | Path) -> tuple[sa.URL, str]:
     text = str(path)
     if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser())), text
+        return sa.URL.create("sqlite", database=str(expand_path(text))), text
     try:
         url = sa.make_url(text)
     except exc.ArgumentError as error:
@@ -103,7 +104,9 @@ def _url_error(text: str, error: Exception) -> DataError:
 
 
 def _check_exists(file: Path, *, create: bool) -> None:
-    if not create and not file.is_file():
+    if file_mode(file) is not None:
+        require_file(file)
+    elif not create:
         raise DataError(describe_missing_path(file))
 
 
@@ -175,6 +178,10 @@ def database_errors(name: str) -> Iterator[None]:
             else "Check that it exists, has free space and may be written to."
         )
         raise StorageError(f"The store {name} failed: {message}. {remedy}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # what damaged bytes come to
+        raise DataError(
+            f"{name} is damaged, or not a preference store: {error}. Give another store."
+        ) from error
     except exc.StatementError as error:
         raise DataError(
             f"A value can't be stored in {name}: {error.orig}. "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accord.compare.rewards.reward import CombinedReward
+from accord.data.selection import ReadRows
 from accord.lm.model import LanguageModel
 
 
@@ -19,7 +20,8 @@ class InMemory:
     `reward` replaces the reward of the settings' sources. `datasets` holds rows by the key of the
     setting that names them (`dataset`, `eval_dataset`, …). `method` is an offline Method or an
     OnlineMethod that replaces the row of the table. `save_model` False leaves out the final
-    `model/`: the caller keeps the trained model in memory.
+    `model/`: the caller keeps the trained model in memory. `read` are the data sets if they have
+    been read already (see `read_datasets`).
     """
 
     model: LanguageModel | None = None
@@ -29,6 +31,7 @@ class InMemory:
     datasets: Mapping[str, Iterable[Any]] = field(default_factory=dict)
     method: Any = None
     save_model: bool = True
+    read: Mapping[str, ReadRows] = field(default_factory=dict)
 
     def rows(self, key: str, path: str) -> str | Iterable[Any]:
         """The rows passed for a setting, or else the path that it names."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accord.compare.dataset import load_records
+from accord.data.selection import ReadRows
 from accord.learn.loop.limits import token_limits
 from accord.learn.loop.processes import processes
 from accord.learn.offline.methods import Method
@@ -19,7 +19,6 @@ from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode import encode
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.lm.tokens.template import how_to_read_dialogues
 from accord.records import Comparison, Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings
@@ -93,16 +92,15 @@ def encode_rows(
 
 
 def load_rows(
-    dataset: str | Iterable[Any],
+    dataset: ReadRows,
     lm: LanguageModel,
     method: Method[Any],
     settings: TrainSettings,
     report_name: str,
 ) -> list[PromptGroup]:
-    """Read and encode a data set (a path, or rows in memory) for a method; the report goes to the
-    log and to `output_dir`."""
-    dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
-    records, read = load_records(dataset, method.kind, dialogue_text)
+    """Encode the records of a data set for a method; the report goes to the log and to
+    `output_dir`."""
+    records, read = dataset.records, dataset.report
     margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
     if margins and not method.uses_margins:
         note = f"the margins of {len(margins):,} pairs are not used: only `reward` learns from them"

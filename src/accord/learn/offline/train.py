@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from accord.data.kinds import Kind
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
+from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.in_memory import NOTHING, InMemory
@@ -46,20 +48,21 @@ def train_offline(
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
+    read = read_datasets(settings, dataset_kinds(method), memory)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
-    dataset = memory.rows("dataset", settings.dataset)
-    groups = load_rows(dataset, lm, method, settings, "data.json")
-    eval_groups = None
-    if settings.eval_dataset is not None:
-        dataset = memory.rows("eval_dataset", settings.eval_dataset)
-        eval_groups = load_rows(dataset, lm, method, settings, "eval_data.json")
+    groups = load_rows(read["dataset"], lm, method, settings, "data.json")
+    eval_groups = {
+        prefix: load_rows(read[key], lm, method, settings, report_name(key))
+        for key, prefix in eval_prefixes(read).items()
+    }
     scale_groups = groups
-    if isinstance(settings, RewardSettings) and settings.reference_dataset is not None:
-        path = settings.reference_dataset
+    if "reference_dataset" in read:
+        path = read["reference_dataset"].report.path
         log.info("The score's mean and standard deviation are set on the responses of %s.", path)
-        dataset = memory.rows("reference_dataset", path)
-        scale_groups = load_rows(dataset, lm, METHODS["sft"], settings, "reference_data.json")
+        scale_groups = load_rows(
+            read["reference_dataset"], lm, METHODS["sft"], settings, "reference_data.json"
+        )
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
@@ -80,36 +83,50 @@ def train_offline(
     return lm
 
 
+def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
+    """The kind of records that a method reads from each data set that its settings may name."""
+    return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
+
+
 def _fit_and_evaluate(
     lm: LanguageModel,
     method: Method[Any],
     settings: TrainSettings,
     learner: Learner,
     groups: Sequence[PromptGroup],
-    eval_groups: Sequence[PromptGroup] | None,
+    eval_groups: Mapping[str, Sequence[PromptGroup]],
     ref_model: LanguageModel | None,
 ) -> Iterator[StepResult]:
     """The steps, with checkpoints, and metrics on held-out rows if there are any."""
     reference = make_reference_factory(lm, settings, ref_model)
     objective = method.objective(lm, settings, groups, reference)
-    eval_objective = method.objective(
-        lm, method.eval_settings(settings), eval_groups or [], reference
-    )
+    eval_objectives = {
+        prefix: method.objective(lm, method.eval_settings(settings), held_out, reference)
+        for prefix, held_out in eval_groups.items()
+    }
     router = None if method.scalar else router_loss(lm)
     if router is not None:
         objective = add_router_loss(objective, lm, router)
-        eval_objective = add_router_loss(eval_objective, lm, router)
+        eval_objectives = {
+            prefix: add_router_loss(eval_objective, lm, router)
+            for prefix, eval_objective in eval_objectives.items()
+        }
     del reference  # a reference model is no longer needed: its log-probs are stored
 
     def evaluate() -> dict[str, float]:
-        assert eval_groups is not None
-        return evaluate_objective(lm, eval_objective, eval_groups, settings)
+        return {
+            prefix + name: value
+            for prefix, objective in eval_objectives.items()
+            for name, value in evaluate_objective(
+                lm, objective, eval_groups[prefix], settings
+            ).items()
+        }
 
     yield from run_with_checkpoints(
         lambda s: fit(s, groups, objective, method.weight, settings, lm.device, processes()),
         TrainState({"model": learner}, FitState()),
         settings,
-        None if eval_groups is None else evaluate,
+        evaluate if eval_groups else None,
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import Reward, World, check_reward_rows, write_usage
+from accord.data.kinds import Kind
+from accord.data.selection import ReadRows
 from accord.errors import StorageError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
+from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
@@ -33,12 +35,11 @@ from accord.lm.load import save_model
 from accord.lm.loading.critics import save_critic
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import Limits, encode_prompts
+from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.lm.tokens.template import how_to_read_dialogues
-from accord.records import PromptOnly
+from accord.records import PromptOnly, Record
 from accord.runs import write_json_atomic
 from accord.settings.online import OnlineSettings
-from accord.settings.ppo import PpoSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,13 @@ CRITIC_NOTE = (
     "This is the critic of the run below: a model with a scalar head that estimates the reward to "
     "come before each token. Another run starts from it with `critic_model`.\n\n"
 )
+
+DATASET_KINDS: dict[str, Kind] = {
+    "dataset": "prompts",
+    "eval_dataset": "prompts",
+    "ptx_dataset": "sft",
+}
+"""The kind of records that is read from each data set that the settings may name."""
 
 
 def train_online(
@@ -66,21 +74,20 @@ def train_online(
     check_destinations(settings)
     limit = f"within max_length={settings.max_length}"
     check_room_for_prompt(settings, limit, "Raise max_length, or lower max_new_tokens.")
+    read = read_datasets(settings, DATASET_KINDS, memory)
     roles = load_roles(settings, memory, world=world)
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
-    dataset = memory.rows("dataset", settings.dataset)
-    prompts, records = _load_prompts(dataset, policy, settings, folder / "data.json")
-    _check_columns(roles.reward, records)
-    held_out = None
-    if settings.eval_dataset is not None:
-        dataset = memory.rows("eval_dataset", settings.eval_dataset)
-        held_out = _load_prompts(dataset, policy, settings, folder / "eval_data.json")
-        _check_columns(roles.reward, held_out[1])
+    prompts, records = _load_prompts(read["dataset"], policy, settings, folder / "data.json")
+    held_out = {
+        prefix: _load_prompts(read[key], policy, settings, folder / report_name(key))
+        for key, prefix in eval_prefixes(read).items()
+    }
+    _check_columns(roles.reward, records, *(rows for _, rows in held_out.values()))
     if procs.is_main:
         remove_stale_episodes(folder)
-    ptx_rows = _load_ptx_rows(policy, settings, memory)
+    ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
@@ -102,9 +109,7 @@ def train_online(
         ),
         state,
         settings,
-        None
-        if held_out is None
-        else lambda: evaluate_policy(roles, *held_out, settings, state.progress.beta),
+        partial(_evaluate, roles, held_out, settings, state) if held_out else None,
     )
     try:
         yield from steps
@@ -120,9 +125,26 @@ def train_online(
     return policy
 
 
-def _check_columns(reward: Reward, records: Sequence[PromptOnly]) -> None:
+def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:
     """Raise RewardError where the reward needs a column that the rows of a data set lack."""
-    check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
+    for records in data:
+        check_reward_rows(reward, [r.prompt for r in records], [r.meta for r in records])
+
+
+def _evaluate(
+    roles: Roles,
+    held_out: Mapping[str, tuple[list[tuple[int, ...]], list[PromptOnly]]],
+    settings: OnlineSettings,
+    state: TrainState[OnlineState],
+) -> dict[str, float]:
+    """The metrics on each held-out set of prompts, with its prefix."""
+    return {
+        prefix + name: value
+        for prefix, (prompts, records) in held_out.items()
+        for name, value in evaluate_policy(
+            roles, prompts, records, settings, state.progress.beta
+        ).items()
+    }
 
 
 def _save_models(roles: Roles, name: str, settings: OnlineSettings) -> None:
@@ -139,29 +161,25 @@ def _save_models(roles: Roles, name: str, settings: OnlineSettings) -> None:
 
 
 def _load_ptx_rows(
-    policy: LanguageModel, settings: OnlineSettings, memory: InMemory
+    policy: LanguageModel, settings: OnlineSettings, dataset: ReadRows | None
 ) -> PtxRows | None:
     """The rows of PPO-ptx, if `ptx_dataset` is set."""
-    if not isinstance(settings, PpoSettings) or settings.ptx_dataset is None:
+    if dataset is None:
         return None
-    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
-    ptx_rows = memory.rows("ptx_dataset", settings.ptx_dataset)
-    records, read = load_records(ptx_rows, "sft", dialogue_text)
-    rows, encoded = encode_rows(records, policy, settings)
+    read = dataset.report
+    rows, encoded = encode_rows(dataset.records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
     return PtxRows(rows, RowOrder(len(rows), settings.seed))
 
 
-def _load_prompts(
-    dataset: str | Iterable[Any],
-    policy: LanguageModel,
-    settings: OnlineSettings,
-    report_path: Path,
-) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
-    """Prompt ids with their records, within the length that the response leaves."""
-    dialogue_text = how_to_read_dialogues(settings.dialogue_text, policy.tokenizer)
-    records, read = load_records(dataset, "prompts", dialogue_text)
+def encode_prompt_rows(
+    records: Sequence[Record], policy: LanguageModel, settings: OnlineSettings
+) -> tuple[list[tuple[int, ...]], list[PromptOnly], EncodeReport]:
+    """Prompt ids with their records, within the length that the response leaves, and a report.
+
+    Raises ModelError where the tokenizer gives tokens that the model has no embedding for.
+    """
     room = settings.max_length - settings.max_new_tokens
     limits = Limits(
         settings.max_length, min(settings.max_prompt_length or room, room), settings.long_prompts
@@ -169,6 +187,18 @@ def _load_prompts(
     candidates = [r for r in records if isinstance(r, PromptOnly)]
     prompts, used, encoded = encode_prompts(candidates, policy.tokenizer, limits)
     check_token_ids(policy, prompts)
+    return prompts, used, encoded
+
+
+def _load_prompts(
+    dataset: ReadRows,
+    policy: LanguageModel,
+    settings: OnlineSettings,
+    report_path: Path,
+) -> tuple[list[tuple[int, ...]], list[PromptOnly]]:
+    """Prompt ids with their records, within the length that the response leaves."""
+    read = dataset.report
+    prompts, used, encoded = encode_prompt_rows(dataset.records, policy, settings)
     log.info("%s", read.summary())
     log.info("%s: %s", read.path, encoded.summary())
     if processes().is_main:

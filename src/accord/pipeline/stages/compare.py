@@ -16,13 +16,14 @@ from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.data.write import read_responses
 from accord.errors import DataError, WorkError
-from accord.measure.ratings.rate import rate_models
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.battles import rate_file, write_ratings
 from accord.pipeline.stages.contestants import Question, check_names, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.records import Outcome, Prompt, Response, labels_from_ranks
 from accord.runs import write_json_atomic
-from accord.settings.stages import ArenaSettings, CompareSettings
+from accord.settings.arena import ArenaSettings
+from accord.settings.stages import CompareSettings
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,9 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
 
     counts.json says how many rows of each contestant take part, and why the others do not.
     """
+    if settings.battles is not None:
+        yield from rate_file(settings)
+        return
     check_names(settings.contestants, settings.anchor)
     if len(settings.contestants) < 2:
         raise DataError("An arena needs at least two contestants with different names.")
@@ -210,15 +214,7 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     _rename_partial_store(final)
     by_name = {name: count.to_json() for name, count in contestants.items()}
     judge.write_counts(settings.output_dir, {**counts, "contestants": by_name})
-    ratings = rate_models(
-        battles,
-        anchor=settings.anchor,
-        bootstrap=settings.bootstrap,
-        confidence=settings.confidence,
-        prior=settings.prior,
-        seed=settings.seed,
-    )
-    write_json_atomic(Path(settings.output_dir) / "ratings.json", ratings.to_json())
+    write_ratings(battles, settings)
 
 
 def _add_battles(

@@ -30,15 +30,10 @@ from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
 from accord.report.tables.rounds import terminal_rounds_table
 from accord.runs import atomic_folder, digest_json, write_json_atomic
+from accord.settings.arena import ArenaSettings
 from accord.settings.iterate import IterateSettings
 from accord.settings.recipe import StagePlan
-from accord.settings.stages import (
-    ArenaSettings,
-    CompareSettings,
-    Contestant,
-    EvaluateSettings,
-    SampleSettings,
-)
+from accord.settings.stages import CompareSettings, Contestant, EvaluateSettings, SampleSettings
 
 StartStage = Callable[[StagePlan], Iterator[Progress] | None]
 """Returns the rest of a stage's work; None where the stage is finished."""

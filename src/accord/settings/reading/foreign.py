@@ -154,7 +154,6 @@ FOREIGN: dict[str, Foreign] = {
     "dpo_label_smoothing": Foreign(_LF, "label_smoothing"),
     "dataset_dir": Foreign(_LF, "dataset", "Give the whole path of the file."),
     "val_size": Foreign(_LF, "eval_dataset", _SPLIT),
-    "max_samples": Foreign(_LF, "dataset", "Name a shorter file."),
     "template": Foreign(_LF, "", "The tokenizer's own chat template is used; leave it out."),
     "preprocessing_num_workers": Foreign(_LF, "", "Rows are tokenised once; leave it out."),
     "overwrite_cache": Foreign(_LF, "", "There is no cache to overwrite; leave it out."),
