@@ -172,15 +172,3 @@ def test_settings_that_do_nothing(values: dict[str, Any], message: str) -> None:
         build(
             SftSettings, {"model": "m", "dataset": "d", "output_dir": "o", **values}, where="train"
         )
-
-
-def test_notices_of_long_work(caplog: pytest.LogCaptureFixture) -> None:
-    seconds = iter(range(1000))
-    with caplog.at_level("INFO", logger="accord"):
-        items = with_notices(range(640), "Reading", 640, clock=lambda: float(next(seconds)))
-        assert list(items) == list(range(640))
-    # The clock is looked at once in 64 items and moves by a second; a notice is due after 5.
-    assert [record.getMessage() for record in caplog.records] == [
-        "Reading: 320 of 640 rows (50%)",
-        "Reading: 640 of 640 rows (100%)",
-    ]
