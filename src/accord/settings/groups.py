@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from accord.settings.base import NotIdentity, Settings
+from accord.settings.lora import peak_learning_rate
 from accord.settings.online import OnlineSettings
-from accord.settings.training import peak_learning_rate
 
 
 class GroupSettings(OnlineSettings):

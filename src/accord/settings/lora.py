@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from accord.settings.base import Settings
+
+LORA_RATE_FACTOR = 10
+"""The default learning rate with LoRA, in multiples of that of full fine-tuning."""
+
+
+def peak_learning_rate(default: float, of: str = "") -> Any:
+    """The `learning_rate` field of a method whose default is `default` in full fine-tuning."""
+    description = f"Peak learning rate{of}; the default is ten times this with `lora`."
+    return Field(default, gt=0, description=description)
 
 
 class LoraSettings(Settings):

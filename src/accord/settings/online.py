@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Verbatim
+from accord.settings.lora import peak_learning_rate
 from accord.settings.rewards import Rewards, RewardSource, model_source
 from accord.settings.sampling import SamplerSettings
-from accord.settings.training import TrainSettings, peak_learning_rate
+from accord.settings.training import TrainSettings
 
 
 class OnlineSettings(TrainSettings):

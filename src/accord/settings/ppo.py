@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, Settings
+from accord.settings.base import InputPath, Settings, UnlessDefault
+from accord.settings.lora import peak_learning_rate
 from accord.settings.online import OnlineSettings
-from accord.settings.training import peak_learning_rate
 
 
 class PpoSettings(OnlineSettings):
@@ -31,7 +31,7 @@ class PpoSettings(OnlineSettings):
         "the first head) or `shared` (a new head on the policy's hidden states). By default "
         "`adapter` with LoRA, else `separate`.",
     )
-    critic_model: Annotated[str | None, InputPath] = Field(
+    critic_model: Annotated[str | None, InputPath, UnlessDefault] = Field(
         None,
         description="Folder of a critic that another PPO run saved (its `critic/`), to start from; "
         "by default the critic starts from the reward model or the policy.",

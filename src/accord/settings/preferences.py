@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings
-from accord.settings.training import TrainSettings, peak_learning_rate
+from accord.settings.lora import peak_learning_rate
+from accord.settings.training import TrainSettings
 
 PairLoss = Literal[
     "sigmoid",

@@ -18,18 +18,9 @@ from accord.settings.data import (
 )
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
-from accord.settings.lora import LoraSettings
+from accord.settings.lora import LORA_RATE_FACTOR, LoraSettings, peak_learning_rate
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
-
-LORA_RATE_FACTOR = 10
-"""The default learning rate with LoRA, in multiples of that of full fine-tuning."""
-
-
-def peak_learning_rate(default: float, of: str = "") -> Any:
-    """The `learning_rate` field of a method whose default is `default` in full fine-tuning."""
-    description = f"Peak learning rate{of}; the default is ten times this with `lora`."
-    return Field(default, gt=0, description=description)
 
 
 class TrainSettings(Settings):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accord.runs.notices import with_notices
 
 import accord
 from accord.cli.entry import run
