@@ -22,7 +22,13 @@ from machine_report import print_machine, write_json
 from rich.console import Console
 from rich.table import Table
 from workers.lockstep import Worker, alternate, other_python
-from workers.workload import Workload, write_workload
+from workers.workload import (
+    RealWorkload,
+    Workload,
+    layer_parameters,
+    write_real_workload,
+    write_workload,
+)
 
 WORKLOADS = {
     "standard": Workload(),
@@ -48,6 +54,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--rows", type=int, default=8, help="rows (or pairs) a step")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--model", type=Path, help="time this saved chat model instead")
+    parser.add_argument("--dataset", type=Path, help="with --model: HH-RLHF's dialogues as text")
+    parser.add_argument("--lora", action="store_true", help="train adapters of rank 16")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     python = other_python("ACCORD_TRL_PYTHON", ".venv-trl")
@@ -56,26 +65,38 @@ def main() -> None:
     facts = print_machine()
     peak = matmul_peak(args.precision)
     print(f"matrix products of {args.precision}: {peak / 1e9:.0f} GFLOP/s at best")
-    work = WORKLOADS[args.work]
+    work: Workload | RealWorkload = WORKLOADS[args.work]
+    if args.model is not None:
+        args.work = args.model.name
+        work = RealWorkload(args.model, args.dataset)
     figures = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "work"
-        write_workload(work, folder)
+        if isinstance(work, RealWorkload):
+            write_real_workload(work, folder)
+        else:
+            write_workload(work, folder)
         for name in args.only or COMPARED:
             figures.append(compare(name, work, folder, python, args, peak))
             print(summary_line(figures[-1]), flush=True)
     Console().print(make_table(figures, args))
     setup = {"work": args.work, "machine": facts, "peak": peak, "rows": args.rows}
+    setup |= {"lora": args.lora, "precision": args.precision}
     write_json(args.json, {**setup, "figures": figures})
 
 
 def compare(
-    name: str, work: Workload, folder: Path, python: Path | None, args: Any, peak: float
+    name: str,
+    work: Workload | RealWorkload,
+    folder: Path,
+    python: Path | None,
+    args: Any,
+    peak: float,
 ) -> dict[str, Any]:
     trl_method, accord_method, with_reference = COMPARED[name]
     count = args.warmup + args.steps
     arguments = (str(folder), "--rows", str(args.rows), "--steps", str(count + 1))
-    arguments = (*arguments, "--precision", args.precision)
+    arguments = (*arguments, "--precision", args.precision, *(["--lora"] if args.lora else []))
     workers = {"accord": Worker(sys.executable, "accord_steps.py", accord_method, *arguments)}
     if python is not None:
         workers["trl"] = Worker(python, "trl_steps.py", trl_method, *arguments)
@@ -86,7 +107,10 @@ def compare(
             worker.close()
     accord_results = results["accord"]
     seconds = [r["step"] + with_reference * r["reference"] for r in accord_results]
-    flops = [step_flops(work, accord_method, r, with_reference) for r in accord_results]
+    flops = [
+        step_flops(work.config(), accord_method, r, with_reference, args.lora)
+        for r in accord_results
+    ]
     figure = {
         "name": name,
         "steps": args.steps,
@@ -103,20 +127,21 @@ def compare(
     return figure
 
 
-def step_flops(work: Workload, method: str, result: dict[str, Any], with_reference: bool) -> float:
+def step_flops(
+    config: Any, method: str, result: dict[str, Any], with_reference: bool, lora: bool
+) -> float:
     """The floating-point operations that a step needs at least: matrix products, forward and twice
-    that backward.
+    that backward; once that with LoRA, whose base has no gradients.
 
     Counted are each prompt once for all its responses, and the head on response tokens only;
     neither attention's products nor recomputation. KTO's mismatched responses are read once more
     by each model.
     """
-    config = work.config()
-    layer = 4 * work.hidden**2 + 3 * work.hidden * config.intermediate_size
-    forward = 2.0 * result["tokens"] * work.layers * layer
+    layers = config.num_hidden_layers * layer_parameters(config)
+    forward = 2.0 * result["tokens"] * layers
     if method != "reward":
-        forward += 2.0 * result["response_tokens"] * work.hidden * work.vocabulary
-    passes = 3 + with_reference + 2 * (method == "kto")
+        forward += 2.0 * result["response_tokens"] * config.hidden_size * config.vocab_size
+    passes = 3 - lora + with_reference + 2 * (method == "kto")
     return forward * passes
 
 
@@ -141,7 +166,8 @@ def summary_line(figure: dict[str, Any]) -> str:
 
 
 def make_table(figures: Sequence[dict[str, Any]], args: Any) -> Table:
-    title = f"{args.work}: {args.rows} rows a step, {args.precision}, median of {args.steps}"
+    kind = f"LoRA, {args.precision}" if args.lora else args.precision
+    title = f"{args.work}: {args.rows} rows a step, {kind}, median of {args.steps}"
     table = Table(title=title)
     for column in ("a step of", "accord", "TRL", "faster", "memory", "TRL's", "share", "of peak"):
         table.add_column(column, justify="left" if column == "a step of" else "right")

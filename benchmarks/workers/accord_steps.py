@@ -26,20 +26,33 @@ from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import compute_log_probs
 from accord.learn.offline.rows import encode_rows, load_starting_model
 from accord.lm.packing import PackedBatch, PromptGroup
-from accord.records import Comparison, Demonstration, Ranking, Rating, Record
+from accord.records import (
+    Comparison,
+    Demonstration,
+    Ranking,
+    Rating,
+    Record,
+    prompt_from_json,
+)
 from accord.settings.stage_kinds import METHOD_SETTINGS
 
 
 def make_record(method: str, number: int, row: dict[str, Any]) -> Record:
+    prompt = prompt_from_json(row["prompt"])
+    chosen, rejected = (answer_text(row[side]) for side in ("chosen", "rejected"))
     if method == "sft":
-        return Demonstration(row["prompt"], row["chosen"])
+        return Demonstration(prompt, chosen)
     if method == "kto":
-        side = "chosen" if number % 2 else "rejected"
-        return Rating(row["prompt"], row[side], float(number % 2))
-    if len(row["responses"]) > 2:
+        return Rating(prompt, chosen if number % 2 else rejected, float(number % 2))
+    if len(row.get("responses", ())) > 2:
         ranks = tuple(range(len(row["responses"])))
-        return Ranking(row["prompt"], tuple(row["responses"]), ranks)
-    return Comparison(row["prompt"], row["chosen"], row["rejected"])
+        return Ranking(prompt, tuple(row["responses"]), ranks)
+    return Comparison(prompt, chosen, rejected)
+
+
+def answer_text(answer: str | list[dict[str, str]]) -> str:
+    """An answer's text; a conversation's rows hold it as a list of one message, as TRL's do."""
+    return answer if isinstance(answer, str) else answer[0]["content"]
 
 
 class TimedReference:
@@ -79,6 +92,7 @@ def main() -> None:
         lr_scheduler_type="constant",
         max_length=2048,
         device="cpu",
+        lora={"target_modules": "all-linear"} if args.lora else None,
     )
     method = METHODS[args.method]
     lm = load_starting_model(settings, scalar=method.scalar)

@@ -40,6 +40,7 @@ def offline_arguments(methods: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--lora", action="store_true")
     return parser.parse_args()
 
 

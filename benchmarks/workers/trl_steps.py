@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from protocol import offline_arguments, redirect_prints, send
 from torch.utils.data import SequentialSampler
 from transformers import (
@@ -43,15 +44,19 @@ def main() -> None:
         "max_length": 2048,
     }
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    trainer = TRAINERS[args.method](model_path, rows, tokenizer, shared)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if args.lora else None
+    # A frozen base is loaded in the precision of the computation.
+    is_half = args.lora and args.precision == "bf16"
+    model_options = {"dtype": torch.bfloat16 if is_half else torch.float32}
+    trainer = TRAINERS[args.method](model_path, rows, tokenizer, shared, model_options, lora)
     # The rows in the order of the file: accord's worker takes each step on the same rows.
     trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
     send({"threads": torch.get_num_threads()})
     trainer.train()
 
 
-def load_model(model_path: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+def load_model(model_path: str, options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model_path, **options)
 
 
 def make_pairs(rows: list[dict[str, Any]]) -> Dataset:
@@ -59,50 +64,59 @@ def make_pairs(rows: list[dict[str, Any]]) -> Dataset:
 
 
 def dpo(
-    model_path: str, rows: Any, tokenizer: Any, shared: Any, *, precomputed: bool = False
+    model_path: str,
+    rows: Any,
+    tokenizer: Any,
+    shared: Any,
+    options: Any,
+    lora: Any,
+    *,
+    precomputed: bool = False,
 ) -> Any:
     from trl import DPOConfig, DPOTrainer
 
-    model = load_model(model_path)
+    model = load_model(model_path, options)
     return DPOTrainer(
         model=model,
-        ref_model=None if precomputed else copy.deepcopy(model),
+        # With adapters the reference is the base without them.
+        ref_model=None if precomputed or lora else copy.deepcopy(model),
         args=DPOConfig(precompute_ref_log_probs=precomputed, **shared),
         train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
+        peft_config=lora,
     )
 
 
-def reward(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def reward(model_path: str, rows: Any, tokenizer: Any, shared: Any, options: Any, lora: Any) -> Any:
     from trl import RewardConfig, RewardTrainer
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_path, num_labels=1, dtype=torch.float32
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=1, **options)
     return RewardTrainer(
         model=model,
         args=RewardConfig(**shared),
         train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
+        peft_config=lora,
     )
 
 
-def sft(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def sft(model_path: str, rows: Any, tokenizer: Any, shared: Any, options: Any, lora: Any) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     data = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
     return SFTTrainer(
-        model=load_model(model_path),
+        model=load_model(model_path, options),
         args=SFTConfig(packing=False, **shared),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
+        peft_config=lora,
     )
 
 
-def kto(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def kto(model_path: str, rows: Any, tokenizer: Any, shared: Any, options: Any, lora: Any) -> Any:
     from trl import KTOConfig, KTOTrainer
 
     data = [
@@ -113,26 +127,28 @@ def kto(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
         }
         for i, r in enumerate(rows)
     ]
-    model = load_model(model_path)
+    model = load_model(model_path, options)
     return KTOTrainer(
         model=model,
-        ref_model=copy.deepcopy(model),
+        ref_model=None if lora else copy.deepcopy(model),
         args=KTOConfig(**shared),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
+        peft_config=lora,
     )
 
 
-def orpo(model_path: str, rows: Any, tokenizer: Any, shared: Any) -> Any:
+def orpo(model_path: str, rows: Any, tokenizer: Any, shared: Any, options: Any, lora: Any) -> Any:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     return ORPOTrainer(
-        model=load_model(model_path),
+        model=load_model(model_path, options),
         args=ORPOConfig(**shared),
         train_dataset=make_pairs(rows),
         processing_class=tokenizer,
         callbacks=[Lockstep()],
+        peft_config=lora,
     )
 
 

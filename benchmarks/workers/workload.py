@@ -1,19 +1,22 @@
-"""The workload that is timed: a Llama with random weights, and rows of random words.
+"""The workloads that are timed: a Llama with random weights and rows of random words, or a saved
+model and real conversations.
 
 No accord in here: all sides read the same saved model and the same rows.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 MAX_LENGTH = 2048
 
@@ -46,6 +49,57 @@ class Workload:
             eos_token_id=1,
             bos_token_id=None,
         )
+
+
+@dataclass(frozen=True)
+class RealWorkload:
+    """A saved chat model, and a file of conversations in HH-RLHF's text form."""
+
+    model: Path
+    dataset: Path
+    rows: int = 128
+
+    def config(self) -> Any:
+        return AutoConfig.from_pretrained(self.model)
+
+
+def layer_parameters(config: Any) -> int:
+    """The weights of the matrix products in one layer of a Llama."""
+    keys = config.hidden_size * config.num_key_value_heads // config.num_attention_heads
+    attention = 2 * config.hidden_size * (config.hidden_size + keys)
+    return int(attention + 3 * config.hidden_size * config.intermediate_size)
+
+
+def write_real_workload(work: RealWorkload, folder: Path) -> None:
+    """Link `folder`/model to the model, and write rows.json with messages, as TRL documents."""
+    folder.mkdir(parents=True)
+    (folder / "model").symlink_to(work.model.resolve())
+    opened = gzip.open if work.dataset.suffix == ".gz" else open
+    with opened(work.dataset, "rt", encoding="utf-8") as lines:
+        pairs = [json.loads(line) for line in lines]
+    rows = [_split_dialogues(pair) for pair in pairs]
+    usable = [row for row in rows if row is not None][: work.rows]
+    (folder / "rows.json").write_text(json.dumps(usable))
+
+
+def _split_dialogues(pair: dict[str, str]) -> dict[str, Any] | None:
+    """The shared turns as a prompt, and the last answers; None where only these do not differ."""
+    (before, chosen), (other, rejected) = (
+        pair[side].rsplit("\n\nAssistant:", 1) for side in ("chosen", "rejected")
+    )
+    if before != other or not chosen.strip() or not rejected.strip():
+        return None
+    turns = re.split("\n\n(Human|Assistant):", before)[1:]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    prompt = [
+        {"role": roles[role], "content": text.strip()}
+        for role, text in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    answers = {
+        side: [{"role": "assistant", "content": text.strip()}]
+        for side, text in (("chosen", chosen), ("rejected", rejected))
+    }
+    return {"prompt": prompt, **answers}
 
 
 def write_workload(work: Workload, folder: Path) -> None:
