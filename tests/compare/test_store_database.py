@@ -262,7 +262,7 @@ def test_another_database() -> None:
                 RatingVerdict(c, 0.5, "ann"),
             ]
         )
-    with PreferenceStore.open(url, create=False) as store:
+    with PreferenceStore.read(url) as store:
         assert store.prompts() == [StoredPrompt(1, ASK, {})]
         assert [(p.chosen, p.rejected) for p in store.comparisons()] == [("two", "one")]
         assert [r.ranks for r in store.rankings()] == [(2, 0, 1)]

@@ -133,9 +133,21 @@ def test_other_files_are_left_alone_by_a_first_and_a_second_run(
     assert len((workspace / "run/sft/metrics.jsonl").read_text().splitlines()) == 2
     # Added to what accord wrote: a second run would remove it.
     (workspace / "run/sft/model/model.gguf").write_text(PRECIOUS)
-    with pytest.raises(SettingsError, match=r"would replace run/sft/model/model\.gguf, and they"):
+    with pytest.raises(SettingsError, match=r"would replace run/sft/model/model\.gguf, and it was"):
         run_recipe(load_recipe(recipe, ["sft.max_steps=1"]))
     assert (workspace / "run/sft/model/model.gguf").read_text() == PRECIOUS
+
+
+def test_a_stopped_run_does_not_replace_what_was_put_in_its_way(workspace: Path) -> None:
+    train()
+    record = json.loads((workspace / "out/stage.json").read_text())
+    (workspace / "out/stage.json").write_text(json.dumps({**record, "finished": None}))
+    (workspace / "out/model/precious.txt").write_text(PRECIOUS)
+    with pytest.raises(SettingsError, match=r"would replace out/model/precious\.txt, and it was"):
+        train()
+    (workspace / "out/model/precious.txt").unlink()
+    train()  # it had been killed after its model was written
+    assert json.loads((workspace / "out/stage.json").read_text())["finished"]
 
 
 def test_a_link_to_an_output_is_removed_and_not_its_target(workspace: Path) -> None:

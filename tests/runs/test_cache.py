@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from accord.learn.offline.reference import DIGEST
 from accord.runs.cache import cache_folder, remove_oldest
 
 
@@ -21,6 +22,14 @@ def test_only_the_newest_folders_remain(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".partial", "a", "d"]
     remove_oldest(tmp_path, 9)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".partial", "a", "d"]
+
+
+def test_folders_of_other_names_remain(tmp_path: Path) -> None:
+    for name in ("precious", "0" * 32, "1" * 32, "1" * 33):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (int(name[0] == "1"), int(name[0] == "1")))
+    remove_oldest(tmp_path, 1, DIGEST)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1" * 32, "1" * 33, "precious"]
 
 
 def test_the_environment_sets_the_cache_folder(

@@ -53,6 +53,18 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 """Patterns of the names in a stage's folder that the stage writes, by the kind of stage."""
 
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.py",
+    "README.md",
+    "merges.txt",
+    "vocab.txt",
+)
+"""Patterns of the files that models and tokenizers of any architecture are saved in."""
+
 _SHOWN = 3  # paths that a message names
 
 
@@ -119,14 +131,20 @@ def existing(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def check_only_written(plan: StagePlan, folder: Path, before: Mapping[str, Any]) -> None:
-    """Raise SettingsError where files were added to the folders that a finished stage wrote, and
-    that another run of it would replace."""
-    if not before.get("finished") or not isinstance(before.get("files"), list):
-        return  # an unfinished stage, or one of an earlier version
-    written = set(before["files"])
-    added = [folder / name for name in written_files(plan, folder) if name not in written]
+    """Raise SettingsError where files were added to the folders that a stage wrote, and that
+    another run of it would replace."""
+    if before.get("finished") and not isinstance(before.get("files"), list):
+        return  # a stage of an earlier version
+    present = written_files(plan, folder)
+    if before.get("finished"):
+        written = set(before["files"])
+        added = [name for name in present if name not in written]
+    else:  # stopped: of its models we know what they may consist of
+        in_models = [name for name in present if name.startswith(("model/", "critic/"))]
+        added = [n for n in in_models if not any(Path(n).match(p) for p in MODEL_FILES)]
     if added:
-        raise _foreign_error(plan, added, "they were added after the stage had finished")
+        paths = [folder / name for name in added]
+        raise _foreign_error(plan, paths, "it was not written by the stage that ran here before")
 
 
 def _foreign_error(plan: StagePlan, paths: Sequence[Path], reason: str) -> SettingsError:

@@ -16,9 +16,10 @@ def cache_folder(kind: str) -> Path:
     return Path(base).expanduser() / "accord" / kind
 
 
-def remove_oldest(folder: Path, num_remaining: int) -> None:
-    """Remove all folders in `folder` but the newest `num_remaining`."""
-    entries = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+def remove_oldest(folder: Path, num_remaining: int, names: str = "*") -> None:
+    """Remove the folders of the given names (a pattern) in `folder` but the newest
+    `num_remaining`: others may be somebody else's, where $ACCORD_CACHE is a folder in use."""
+    entries = [p for p in folder.glob(names) if p.is_dir() and not p.name.startswith(".")]
     entries.sort(key=lambda p: p.stat().st_mtime)
     for old in entries[:-num_remaining]:
         shutil.rmtree(old, ignore_errors=True)

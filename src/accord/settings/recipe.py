@@ -112,9 +112,10 @@ def _check_folder(
     run's."""
     if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(folders["run"])):
         raise SettingsError(
-            f"`{name}.output_dir` is {folder!r} ({entry.source_of(('output_dir',))}), outside of "
-            f"the run's folder {folders['run']}. Leave it out, or name a folder in $run; to write "
-            f"elsewhere, run the stage by itself (`accord {entry.values['stage']}`)."
+            f"`{name}.output_dir` is {entry.values['output_dir']!r} "
+            f"({entry.source_of(('output_dir',))}), outside of the run's folder {folders['run']}. "
+            f"Leave it out, or name a folder in $run; to write elsewhere, run the stage by itself "
+            f"(`accord {entry.values['stage']}`)."
         )
     for stage, other in folders.items():
         if stage != "run" and _same_folder(other, folder):

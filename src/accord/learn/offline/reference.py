@@ -32,6 +32,7 @@ from accord.settings.training import TrainSettings
 log = logging.getLogger(__name__)
 
 MAX_CACHED = 64  # sets of log-probs in the cache
+DIGEST = "[0-9a-f]" * 32  # the names of cached sets
 LAYOUT = 1  # version of the files and of what is computed
 PROBED_ROWS = 4  # rows computed again before a cached set is trusted
 # Mean difference, in nats a token, that other batching may cause.
@@ -232,7 +233,7 @@ def _write(folder: Path, rows: Sequence[Tensor]) -> None:
     try:
         with atomic_folder(folder) as temporary:
             save_file({"logps": torch.cat(list(rows))}, temporary / "logps.safetensors")
-        remove_oldest(folder.parent, MAX_CACHED)
+        remove_oldest(folder.parent, MAX_CACHED, DIGEST)
     except (OSError, StorageError) as error:
         log.warning("The reference log-probs are not cached for later runs: %s", error)
 
