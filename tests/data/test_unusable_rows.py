@@ -243,6 +243,16 @@ def test_messages_as_text_with_half_a_character() -> None:
         records_from_rows([{"prompt": turns}], "prompts")
 
 
+def test_what_nests_as_deep_as_it_may_is_written_and_read_again(tmp_path: Path) -> None:
+    value: list[Any] = []
+    for _ in range(64):
+        value = [value]
+    records, _ = records_from_rows([{"prompt": "a", "x": value}], "prompts")
+    write_jsonl(tmp_path / "a.jsonl", map(record_json, records))
+    [again], _ = read_records(tmp_path / "a.jsonl", "prompts")
+    assert again.meta == {"x": value}  # type: ignore[union-attr]
+
+
 def test_rows_in_memory_that_cannot_be_written() -> None:
     circle: list[Any] = []
     circle.append(circle)
