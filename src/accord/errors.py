@@ -23,6 +23,10 @@ class AccordError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str = "") -> None:
+        # A message may quote what was read. Half a character could not be printed.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+
 
 class RequestError(AccordError):
     exit_code = 2

@@ -214,10 +214,43 @@ def test_what_prompts_carry_can_be_written_and_read_again(tmp_path: Path) -> Non
     assert [r.meta for r in again] == [r.meta for r in records]  # type: ignore[union-attr]
 
 
+def test_an_answer_that_looks_like_a_dialogue_is_written_as_a_turn(tmp_path: Path) -> None:
+    ask = [{"role": "user", "content": "Write a dialogue"}]
+    texts = ["Human: hi\n\nAssistant: yo", "Human: hi\n\nAssistant: no", '[{"role": "user"}]']
+    answers = [[*ask, {"role": "assistant", "content": text}] for text in texts]
+    rows = [
+        {"chosen": answers[0], "rejected": answers[1]},
+        {"chosen": answers[0], "rejected": [*ask, {"role": "assistant", "content": "none"}]},
+        {"chosen": answers[2], "rejected": answers[0]},
+    ]
+    records, _ = records_from_rows(rows, "comparisons")
+    write_jsonl(tmp_path / "a.jsonl", map(record_json, records))
+    again, _ = read_records(tmp_path / "a.jsonl", "comparisons")
+    assert list(map(record_json, again)) == list(map(record_json, records))
+    assert again[0].chosen == texts[0]  # type: ignore[union-attr]
+
+
+def test_a_conversation_of_blanks_asks_nothing() -> None:
+    turns = [{"role": "user", "content": " "}, {"role": "assistant", "content": "yo"}]
+    for row in ({"messages": turns}, {"messages": turns[:1]}):
+        with pytest.raises(DataError, match="1 an empty prompt"):
+            records_from_rows([row], "any")
+
+
 def test_messages_as_text_with_half_a_character() -> None:
     turns = json.dumps([{"role": "user", "content": "x", "\ud800": ["\udc01"]}])
     with pytest.raises(DataError, match="1 `prompt` a column's name holds half a character"):
         records_from_rows([{"prompt": turns}], "prompts")
+
+
+def test_what_nests_as_deep_as_it_may_is_written_and_read_again(tmp_path: Path) -> None:
+    value: list[Any] = []
+    for _ in range(64):
+        value = [value]
+    records, _ = records_from_rows([{"prompt": "a", "x": value}], "prompts")
+    write_jsonl(tmp_path / "a.jsonl", map(record_json, records))
+    [again], _ = read_records(tmp_path / "a.jsonl", "prompts")
+    assert again.meta == {"x": value}  # type: ignore[union-attr]
 
 
 def test_rows_in_memory_that_cannot_be_written() -> None:

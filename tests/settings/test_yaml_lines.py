@@ -113,3 +113,9 @@ def test_an_empty_file_holds_no_settings(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("# nothing yet\n")
     assert load_yaml(path).values == {}
+
+
+def test_half_a_character_is_refused() -> None:
+    for text in ('seed: "\\ud800"', '"\\udfff": 1', 'a: [{b: "\\ud800 x"}]'):
+        with pytest.raises(SettingsError, match=r"f\.yaml holds half a character"):
+            read_yaml(text, source="f.yaml")

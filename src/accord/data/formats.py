@@ -93,6 +93,7 @@ def _conversation(cells: Cells, value: Sequence[Any], name: str) -> Record:
         turns = (Message("system", system), *turns)
     turns = add_context(cells, turns)
     if turns[-1].role != "assistant":
+        require_question(turns, name)
         return PromptOnly(turns, cells.source, collect_meta(cells, "messages"))
     before, answer = split_last_turn(turns, name)
     if all(turn.role == "system" for turn in before):

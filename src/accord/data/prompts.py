@@ -133,9 +133,12 @@ def describe(value: Any) -> str:
 
 
 def require_question(before: Prompt, column: str) -> None:
-    """Raise RowError where the turn before a conversation's answer is the assistant's too.
+    """Raise RowError where the turn before a conversation's answer is the assistant's too, or where
+    all turns before it are blank.
 
     In a `prompt` such a turn is the beginning of the answer, which a list of turns can't mean.
     """
+    if not isinstance(before, str) and not any(turn.content.strip() for turn in before):
+        raise RowError("an empty prompt")
     if not isinstance(before, str) and before[-1].role == "assistant":
         raise RowError("the last two turns are both the assistant's", f"`{column}`")

@@ -23,7 +23,8 @@ def plain_row(values: Mapping[Any, Any]) -> dict[str, Any]:
     for name, value in values.items():
         column = _plain_name(name)
         try:
-            plain = to_plain(value)
+            # `meta` may hold what was a column of its own, a level deeper.
+            plain = to_plain(value, depth=-1 if column == "meta" else 0)
         except RowError as error:
             raise RowError(f"`{column}` {error.reason}", error.detail) from None
         if column in row:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.data.files import DataRow, read_rows, require_values
+from accord.data.turns import is_hh_dialogue
 from accord.data.values import json_value
 from accord.errors import DataError
 from accord.records import (
@@ -70,30 +71,44 @@ def record_json(record: Record) -> dict[str, Any]:
     if isinstance(record, PromptOnly):
         return {**prompt, "meta": dict(record.meta)}
     if isinstance(record, Demonstration):
-        row: dict[str, Any] = {**prompt, "completion": _answer_json(record.response, record.fields)}
+        row: dict[str, Any] = {
+            **prompt,
+            "completion": _answer_json(record, record.response, record.fields),
+        }
         if not record.learn:
             row["completion"] = [{**_answer_turn(record.response, record.fields), "weight": 0}]
         return row if record.finished else {**row, "finished": False}
     if isinstance(record, Rating):
-        response = _answer_json(record.response, record.fields)
+        response = _answer_json(record, record.response, record.fields)
         row = {**prompt, "response": response, "score": record.score}
         return row if record.finished else {**row, "finished": False}
     if isinstance(record, Ranking):
         fields = record.fields or ("",) * len(record.ranks)
-        responses = list(map(_answer_json, record.responses, fields))
+        responses = [
+            _answer_json(record, *answer) for answer in zip(record.responses, fields, strict=True)
+        ]
         row = {**prompt, "responses": responses, "ranks": list(record.ranks)}
         return row if record.finished is None else {**row, "finished": list(record.finished)}
     answers = (record.chosen, record.chosen_fields), (record.rejected, record.rejected_fields)
-    write = _answer_turns if record.chosen_fields or record.rejected_fields else _answer_json
-    row = {**prompt, "chosen": write(*answers[0]), "rejected": write(*answers[1])}
+    chosen, rejected = (_answer_json(record, *answer) for answer in answers)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        chosen, rejected = (_answer_turns(*answer) for answer in answers)
+    row = {**prompt, "chosen": chosen, "rejected": rejected}
     if not (record.chosen_finished and record.rejected_finished):
         row["finished"] = [record.chosen_finished, record.rejected_finished]
     return row if record.margin is None else {**row, "margin": record.margin}
 
 
-def _answer_json(text: str, fields: str) -> str | list[dict[str, Any]]:
-    """A response as a row has it: its text, or a list of its turn where it has other fields."""
-    return _answer_turns(text, fields) if fields else text
+def _answer_json(record: Record, text: str, fields: str = "") -> str | list[dict[str, Any]]:
+    """A response as a row has it: its text; or a list of its turn, where it has other fields or its
+    text would be read as turns itself."""
+    prompt = "" if isinstance(record, Text) else record.prompt
+    like_turns = is_hh_dialogue(text) or text.lstrip().startswith(("[", "{", "array("))
+    return (
+        _answer_turns(text, fields)
+        if fields or (like_turns and not isinstance(prompt, str))
+        else text
+    )
 
 
 def _answer_turns(text: str, fields: str) -> list[dict[str, Any]]:

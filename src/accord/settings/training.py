@@ -7,15 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from accord.settings import data
 from accord.settings.base import InputPath, NotIdentity, Settings
-from accord.settings.data import (
-    ColumnNames,
-    MaxEvalSamples,
-    MaxSamples,
-    Mixture,
-    SamplesFrom,
-    check_rows,
-)
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
 from accord.settings.lora import LORA_RATE_FACTOR, LoraSettings, peak_learning_rate
@@ -43,11 +36,11 @@ class TrainSettings(Settings):
         "`{helpful: a.jsonl, harmless: b.jsonl}`, have metrics of their own "
         "(`eval/helpful/loss`).",
     )
-    columns: ColumnNames = None
-    max_samples: MaxSamples = None
-    max_eval_samples: MaxEvalSamples = None
-    samples_from: SamplesFrom = "start"
-    mixture: Mixture = None
+    columns: data.ColumnNames = None
+    max_samples: data.MaxSamples = None
+    max_eval_samples: data.MaxEvalSamples = None
+    samples_from: data.SamplesFrom = "start"
+    mixture: data.Mixture = None
     dialogue_text: DialogueText = "turns"
     eval_steps: int | None = Field(
         None,
@@ -234,7 +227,7 @@ class TrainSettings(Settings):
     def _check_eval_rows(self) -> Self:
         if self.eval_steps is not None and self.eval_dataset is None:
             raise ValueError("`eval_steps` does nothing without `eval_dataset`. Set that too.")
-        check_rows(self)
+        data.check_rows(self)
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ Plain scalars follow these rules, a subset of YAML 1.1 and 1.2 that avoids their
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def _read(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[K
             if root is None:
                 return None, {}
             builder = _Builder(loader, source)
-            return builder.value(root, ()), builder.sources
+            value = builder.value(root, ())
+            json.dumps([value, list(map(str, builder.sources))], ensure_ascii=False).encode()
+            return value, builder.sources
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -122,6 +125,10 @@ def _read(text: str, source: str, *, numbered: bool = True) -> tuple[Any, dict[K
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise SettingsError(f"{source} is not YAML: {problem}. Save it as plain text.") from None
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{source} holds half a character (such as \\ud800). Write the whole character."
+        ) from None
     except RecursionError:
         raise SettingsError(f"{source} is nested too deep. Flatten it.") from None
 
