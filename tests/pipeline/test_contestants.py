@@ -19,7 +19,8 @@ from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.contestants import pair_rows
 from accord.pipeline.stages.judges import NamedJudge, reward_judge
 from accord.records import Message, Prompt, Response
-from accord.settings.stages import ArenaSettings, CompareSettings, Contestant
+from accord.settings.arena import ArenaSettings
+from accord.settings.stages import CompareSettings, Contestant
 
 
 def row(prompt: Prompt, *texts: str) -> ResponseRow:
