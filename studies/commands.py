@@ -128,6 +128,7 @@ def serve() -> None:
     imported = (accord, LlamaForCausalLM, LlamaForSequenceClassification)
     assert all(imported)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until a command can answer it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` before a study is not for its commands
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
