@@ -294,17 +294,15 @@ def test_a_comparison_has_its_order_margin_and_source() -> None:
 def test_text_in_pieces_loses_no_token(length: int) -> None:
     groups, report = encode([Text(LONG)], TOKENIZER, Limits(length), eos_ids=EOS_IDS)
     learned = [t for g in groups for t in g.responses[0]]
-    # The tokenizer puts nothing before a text, so each piece follows the token before it.
-    assert [*groups[0].prompt, *learned] == [*tokenized(LONG), EOS]
-    assert [g.prompt[0] for g in groups[1:]] == [g.responses[0][-1] for g in groups[:-1]]
-    assert all(len(g.prompt) == 1 and g.num_tokens <= length for g in groups)
+    assert learned == [*tokenized(LONG), EOS]
+    assert all(g.prompt == (BOS,) and g.num_tokens <= length for g in groups)
     assert report.groups == len(groups)
     assert report.used == 1
 
 
 def test_used_records_and_their_pieces_are_counted_separately() -> None:
     texts = [Text(LONG), Text(""), Text(LONG), Demonstration("the", " cat")]
-    n = len(tokenized(LONG))  # with EOS, without the first token, in pieces of 6
+    n = len(tokenized(LONG)) + 1  # with EOS, in pieces of 6
     groups, report = encode(texts, TOKENIZER, Limits(7), eos_ids=EOS_IDS)
     assert len(groups) == report.groups == 2 * -(-n // 6) + 1
     assert f"3 of 4 rows used, in {len(groups)} pieces, " in report.summary()

@@ -172,6 +172,18 @@ def test_every_piece_of_a_text_follows_the_tokenizers_beginning(adding: str) -> 
     assert learned == [*plain, made.eos_token_id]
 
 
+@pytest.mark.parametrize("length", [2, 4, 100])
+def test_where_nothing_begins_a_text_each_piece_follows_the_token_before_it(length: int) -> None:
+    # ChatML's conversations have no BOS, and no text has one.
+    made = make_tokenizer("byte-level", TEMPLATES["chatml"], "nothing")
+    text = "a small boat sails over the calm lake"
+    groups, _ = encode([Text(text)], made, Limits(length), eos_ids=frozenset({made.eos_token_id}))
+    learned = [token for group in groups for token in group.responses[0]]
+    assert [*groups[0].prompt, *learned] == [*made(text)["input_ids"], made.eos_token_id]
+    assert [g.prompt[0] for g in groups[1:]] == [g.responses[0][-1] for g in groups[:-1]]
+    assert all(len(g.prompt) == 1 and g.num_tokens <= length for g in groups)
+
+
 def test_a_reward_models_template_that_refuses_a_prompt_is_named() -> None:
     class RewardModel:
         name, max_length, max_prompt_length = "rm", None, None

@@ -315,11 +315,13 @@ def _count_borders(encoded: EncodedAnswers, report: EncodeReport) -> None:
 def _split_text(
     record: Text, tokenizer: Any, limits: Limits, eos_ids: frozenset[int]
 ) -> list[PromptGroup]:
-    """The pieces of a text, each behind the tokens that the tokenizer puts before a text, or else
-    behind the token before it. The text ends with EOS: its own (rendered text has one), or one
+    """The pieces of a text, each behind the tokens that begin a text (`start_ids`), or else behind
+    the token before it. The text ends with EOS: its own (rendered text has one), or one
     that is added."""
     start = start_ids(tokenizer)
-    ids = encode_text(tokenizer, record.text)[len(start) :]
+    ids = encode_text(tokenizer, record.text)
+    if start and tuple(ids[: len(start)]) == start:
+        ids = ids[len(start) :]
     if not ids:
         raise UnusableRow("the text is empty")
     ends = (i for i, token in enumerate(ids) if token in eos_ids)

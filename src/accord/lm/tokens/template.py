@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,8 @@ from accord.lm.tokens.rendering import render_turns
 from accord.records import Message, Prompt, message_json, parse_fields, prompt_context, turns_json
 
 _added_cache: WeakKeyDictionary[Any, tuple[Any, tuple[list[int], list[int]]]] = WeakKeyDictionary()
+
+_begin_cache: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def encode_prompt(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
@@ -77,8 +80,25 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def start_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that the tokenizer puts before every text, such as BOS; often none."""
-    return tuple(_added_around(tokenizer)[0])
+    """The tokens before a text that no prompt precedes; none where the tokenizer has no such.
+
+    They are what the tokenizer puts before every text, or else the BOS that its conversations begin
+    with: a model that never saw BOS (ChatML's do not) should not see it before a text either.
+    """
+    before, _ = _added_around(tokenizer)
+    if not before and getattr(tokenizer, "chat_template", None) and tokenizer.bos_token:
+        with suppress(UnusableRow):
+            if _begin_conversation(tokenizer).startswith(str(tokenizer.bos_token)):
+                return (int(tokenizer.bos_token_id),)
+    return tuple(before)
+
+
+def _begin_conversation(tokenizer: Any) -> str:
+    cached = _begin_cache.get(tokenizer)
+    if cached is None or cached[0] != tokenizer.chat_template:
+        text = render([{"role": "user", "content": "o"}], tokenizer)
+        cached = _begin_cache[tokenizer] = (tokenizer.chat_template, text)
+    return cached[1]
 
 
 def _added_around(tokenizer: Any) -> tuple[list[int], list[int]]:
