@@ -129,7 +129,7 @@ def test_best_of_n_judged_by_the_reward_that_selected_it(run: Run) -> None:
     run.scores(run.path("reward/model"))
     headline, warnings, good = run.verdict()
     assert headline == (
-        "best-of-4 is rated best, but by the reward model reward, which selected its answers."
+        "best-of-4 is rated best, but by the reward model “reward”, which selected its answers."
     )
     circular = [text for text in warnings if text.startswith("The judge is circular")]
     assert "it selected the answers of best-of-4." in circular[0]  # best-of-1 was not selected
@@ -151,7 +151,7 @@ def test_models_trained_towards_their_judge(run: Run) -> None:
     influences = run.results()["judges"]["ratings"]["influences"]
     assert influences == {"ppo": ["trained"], "grpo": ["trained"]}
     headline, warnings, _ = run.verdict()
-    assert headline == "rule is rated best by the reward model reward."
+    assert headline == "rule is rated best by the reward model “reward”."
     assert "was the reward that ppo and grpo learned from" in warnings[0]
 
 
@@ -167,11 +167,11 @@ def test_pairs_labelled_by_the_judge_that_rates(run: Run) -> None:
     run.ratings({**AI, "base_url": "http://127.0.0.1:2/v1"})  # the same model at another address
     headline, warnings, _ = run.verdict()
     assert headline == (
-        "dpo is rated best, but by the AI judge big-judge, whose verdicts it was trained on."
+        "dpo is rated best, but by the AI judge “big-judge”, whose verdicts it was trained on."
     )
     assert "labelled the comparisons that ppo and dpo learned from" in warnings[0]
     run.ratings({**AI, "model": "another"})
-    assert run.verdict()[0] == "dpo is rated best by the AI judge another."
+    assert run.verdict()[0] == "dpo is rated best by the AI judge “another”."
     assert run.verdict()[1] == []
 
 
@@ -186,7 +186,7 @@ def test_a_copy_of_the_judge_is_known_by_its_content(run: Run) -> None:
     run.ratings(judge, digests={copy: "d1"})
     assert "which selected its answers" in run.verdict()[0]
     run.ratings(judge, digests={copy: "d2"})
-    assert run.verdict()[:2] == ("best-of-4 is rated best by the reward model copy.", [])
+    assert run.verdict()[:2] == ("best-of-4 is rated best by the reward model “copy”.", [])
 
 
 def test_rounds_and_a_model_that_judges_itself(run: Run) -> None:
@@ -197,7 +197,7 @@ def test_rounds_and_a_model_that_judges_itself(run: Run) -> None:
     run.ratings(AI)
     influences = run.results()["judges"]["ratings"]["influences"]
     assert influences == {"rounds": ["labelled"], "judge": ["itself"]}
-    assert run.verdict()[0].endswith("by the AI judge big-judge, which is the model itself.")
+    assert run.verdict()[0].endswith("by the AI judge “big-judge”, which is the model itself.")
 
 
 def test_the_worlds_truth_is_not_circular_but_its_flaws_are(run: Run) -> None:
@@ -234,9 +234,9 @@ def test_scores_by_the_reward_of_the_training_are_no_evidence(run: Run) -> None:
     run.contestant("ppo", "ppo-answers", model=run.path("ppo/model"))
     run.scores(run.path("reward/model"))
     (warning,) = run.verdict()[1]
-    assert warning.startswith("The scores are circular: they are by the reward model reward, which")
+    assert warning.startswith("The scores are circular: they are by the reward model “reward”, which")
     run.ratings(AI)  # an independent judge rates; the scores remain what they are
-    assert run.verdict()[0] == "ppo is rated best by the AI judge big-judge."
+    assert run.verdict()[0] == "ppo is rated best by the AI judge “big-judge”."
     assert run.verdict()[1] == [warning]
 
 
@@ -263,7 +263,7 @@ def test_the_page_and_results_json_say_it(run: Run) -> None:
     run.contestant("<b>best</b>", "best")
     run.ratings(reward_judge(run))
     page = write_report(run.settings()).read_text()
-    assert "<h1>&lt;b&gt;best&lt;/b&gt; is rated best, but by the reward model reward" in page
+    assert "<h1>&lt;b&gt;best&lt;/b&gt; is rated best, but by the reward model “reward”" in page
     assert "The judge is circular" in page
 
 

@@ -216,7 +216,7 @@ def test_longer_answers_are_compared_at_equal_length() -> None:
         return {"by_length": [{**b, "reward_model_score": None} for b in length_bins]}
 
     rows = [reward("sft", 0.3, mean_length=6.0), reward("ppo", 0.7, mean_length=14.0)]
-    results = findings(rows, {"sft": bins(50, 10), "ppo": bins(10, 50)}, None)
+    results = findings(rows, {"sft": bins(75, 15), "ppo": bins(15, 75)}, None)
     assert texts(results, "note") == [
         "ppo writes 14 words where sft writes 6. Its true reward differs by +0.40, at equal length "
         "by +0.00."

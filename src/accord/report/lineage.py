@@ -187,7 +187,7 @@ def reward_model_identity(path: str, digests: Mapping[str, Any]) -> JudgeIdentit
     keys = {f"path:{os.path.normpath(path)}", f"path:{Path(path).resolve()}"}
     if digests.get(path):
         keys.add(f"digest:{digests[path]}")
-    return JudgeIdentity(f"the reward model {short_name(path)}", frozenset(keys))
+    return JudgeIdentity(f"the reward model “{short_name(path)}”", frozenset(keys))
 
 
 def short_name(path: str) -> str:
@@ -198,11 +198,11 @@ def short_name(path: str) -> str:
 
 def _model_identity(path: str) -> JudgeIdentity:
     keys = {f"endpoint:{path}", f"endpoint:{Path(path).resolve()}"}
-    return JudgeIdentity(f"the model {short_name(path)}", frozenset(keys))
+    return JudgeIdentity(f"the model “{short_name(path)}”", frozenset(keys))
 
 
 def _endpoint_identity(model: str) -> JudgeIdentity:
-    return JudgeIdentity(f"the AI judge {model}", frozenset({f"endpoint:{model}"}))
+    return JudgeIdentity(f"the AI judge “{model}”", frozenset({f"endpoint:{model}"}))
 
 
 def _flawed_world(flaws: Any) -> JudgeIdentity | None:

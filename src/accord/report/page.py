@@ -140,10 +140,7 @@ def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[FigureGroup]:
     drawn = (
         (
             "Reward and distance" if has_distances else "Rewards",
-            "Rewards against the distance from the reference. Where the reward model's score rises "
-            "while the true reward falls, the reward model is being hacked."
-            if has_distances
-            else "Mean rewards with their intervals.",
+            _distance_caption(rows) if has_distances else "Mean rewards with their intervals.",
             reward_figures(rows),
         ),
         (
@@ -165,6 +162,18 @@ def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[FigureGroup]:
     )
     groups = [FigureGroup(t, c, [d for d in drawings if d]) for t, c, drawings in drawn]
     return [group for group in groups if group.drawings]
+
+
+def _distance_caption(rows: Sequence[Row]) -> str:
+    if any(has_value(row, "true_reward") for row in rows):
+        return (
+            "Rewards against the distance from the reference. Where the reward model's score rises "
+            "while the true reward falls, the reward model is being hacked."
+        )
+    return (
+        "The reward model's score against the distance from the reference. No true reward is known "
+        "here, so a score that rises with the distance may be a better model or a hacked score."
+    )
 
 
 def _trainings(inputs: ReportInputs, rows: Sequence[Row]) -> list[TrainingSection]:

@@ -17,6 +17,10 @@ BINS = 5
 MIN_IN_BIN = 5
 """Responses that both models need in a bin for the bin to be compared."""
 
+MIN_COMPARED = 30
+"""Responses of either model in the compared bins, below which there is no gain at equal length: the
+mean of fewer is off by a fifth of a standard deviation or more."""
+
 Bools = NDArray[np.bool_]
 
 
@@ -98,7 +102,8 @@ def length_matched_gain(
     """The gain in reward over the reference at equal length: the mean of the gains within bins,
     each weighted by the smaller number of responses of the two models.
 
-    NaN where no bin has at least `MIN_IN_BIN` responses of both.
+    NaN where the bins that have at least `MIN_IN_BIN` responses of both have fewer than
+    `MIN_COMPARED` of either.
     """
     reference_bins = {(b.min_words, b.max_words): b for b in reference}
     gain = weight = 0.0
@@ -111,7 +116,7 @@ def length_matched_gain(
         if shared >= MIN_IN_BIN and value is not None and base is not None:
             gain += shared * (value - base)
             weight += shared
-    return gain / weight if weight else math.nan
+    return gain / weight if weight >= MIN_COMPARED else math.nan
 
 
 def _mean(values: Sequence[float] | None, chosen: Bools) -> float | None:
