@@ -234,7 +234,8 @@ def test_scores_by_the_reward_of_the_training_are_no_evidence(run: Run) -> None:
     run.contestant("ppo", "ppo-answers", model=run.path("ppo/model"))
     run.scores(run.path("reward/model"))
     (warning,) = run.verdict()[1]
-    assert warning.startswith("The scores are circular: they are by the reward model “reward”, which")
+    start = "The scores are circular: they are by the reward model “reward”, which"
+    assert warning.startswith(start)
     run.ratings(AI)  # an independent judge rates; the scores remain what they are
     assert run.verdict()[0] == "ppo is rated best by the AI judge “big-judge”."
     assert run.verdict()[1] == [warning]

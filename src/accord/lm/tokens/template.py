@@ -96,7 +96,7 @@ def start_ids(tokenizer: Any) -> tuple[int, ...]:
 def _begin_conversation(tokenizer: Any) -> str:
     cached = _begin_cache.get(tokenizer)
     if cached is None or cached[0] != tokenizer.chat_template:
-        text = render([{"role": "user", "content": "o"}], tokenizer)
+        text = render_prompt((Message("user", "o"),), tokenizer)
         cached = _begin_cache[tokenizer] = (tokenizer.chat_template, text)
     return cached[1]
 
