@@ -42,6 +42,7 @@ def generation_config(lm: LanguageModel) -> GenerationConfig:
     """The model's generation settings, with the tokenizer's special tokens and every end token."""
     present = getattr(lm.inner, "generation_config", None)
     config = GenerationConfig.from_dict(present.to_dict() if present is not None else {})
+    config._from_model_config = False  # `generate` would derive it again, with one end token
     eos = int(lm.tokenizer.eos_token_id)
     others = sorted(lm.eos_ids - {eos})
     config.eos_token_id = [eos, *others] if others else eos
