@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from accord.compare.store.verdicts import (
     RatingVerdict,
     Verdict,
 )
-from accord.errors import DataError
+from accord.errors import DataError, StorageError
 from accord.records import (
     Comparison,
     Demonstration,
@@ -171,3 +173,23 @@ def test_demonstrations_are_the_chosen_and_the_best(store: PreferenceStore) -> N
         "the chosen responses are read as demonstrations",
         "the best of each ranking is read as a demonstration",
     ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE responses SET text = x'00ff' WHERE id = 1", "the response of"),
+        ("UPDATE prompts SET content = 'null'", "a prompt must be text"),
+        ("UPDATE prompts SET content = '[{'", "Expecting"),
+        ("UPDATE prompts SET content = CAST(x'22ff22' AS TEXT)", "ecode"),
+    ],
+)
+def test_a_damaged_store(tmp_path: Path, statement: str, message: str) -> None:
+    path = tmp_path / "store.db"
+    with PreferenceStore.open(path) as opened:
+        a, b = opened.add_responses([Response("p", text, "m") for text in "ab"])
+        opened.add_verdicts([PairVerdict(a, b, "a", "judge")])
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises((DataError, StorageError), match=message):
+        load_records(path, "comparisons")

@@ -68,6 +68,8 @@ def load_records(
             )
         try:
             records, dropped, notes = READERS[kind](store)
+            for record in records:
+                _require_texts(record)
         except (LookupError, TypeError, ValueError, StopIteration) as error:  # of changed bytes
             raise DataError(
                 f"{store.path} is damaged: what it holds does not belong together "
@@ -82,6 +84,20 @@ def load_records(
         used = len({record.source for record in records})
         rows = used + count_dropped(dropped)
         return list(records), ReadReport(store.path, rows, used, len(records), dropped, notes)
+
+
+def _require_texts(record: Record) -> None:
+    """Raise TypeError for a response of a store that is no text."""
+    texts: tuple[object, ...] = ()
+    if isinstance(record, Demonstration | Rating):
+        texts = (record.response,)
+    elif isinstance(record, Comparison):
+        texts = (record.chosen, record.rejected)
+    elif isinstance(record, Ranking):
+        texts = record.responses
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"the response of {record.source} is {type(text).__name__}")
 
 
 def _read_comparisons(store: PreferenceStore) -> tuple[list[Comparison], Dropped, list[str]]:
