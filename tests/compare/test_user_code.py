@@ -85,7 +85,7 @@ CHANGES = [
     ("torch.set_grad_enabled(False)", "gradients"),
     ("torch.use_deterministic_algorithms(True)", "deterministic"),
     ("torch.set_num_threads(torch.get_num_threads() + 1)", "number of threads"),
-    ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "handler of SIGINT"),
+    ("signal.signal(signal.SIGINT, lambda *_: None)", "handler of SIGINT"),
     ("signal.signal(signal.SIGTERM, lambda *_: None)", "handler of SIGTERM"),
     ("logging.disable(logging.CRITICAL)", "switched off logging"),
     ("sys.stdout = open(os.devnull, 'w')", "sys.stdout"),
