@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from accord.lm import load_scalar, save_model
 from accord.settings.stages import WorldSettings
 from accord.world.build import build_world
 
 
 def build_tiny_world(folder: Path) -> Path:
-    """The embedded world with a few prompts and a model of some 35,000 parameters."""
+    """The embedded world with a few prompts, a model of some 35,000 parameters, and a reward
+    model whose head is random, since any score will do."""
     settings = WorldSettings(
         output_dir=str(folder),
         demonstrations=64,
@@ -23,6 +25,8 @@ def build_tiny_world(folder: Path) -> Path:
         num_attention_heads=2,
     )
     build_world(settings)
+    reward_model = load_scalar(str(folder / "model"), new_head=True, device="cpu")
+    save_model(reward_model, folder / "reward", card="")
     return folder
 
 
@@ -32,11 +36,10 @@ def train_command(method: str, settings: Mapping[str, object]) -> list[str]:
 
 
 def tiny_ppo_command(world: Path, *, steps: int, save_steps: int, **overrides: object) -> list[str]:
-    """PPO on the world's prompts, with overriding settings; the reward model's head is random,
-    since any score will do."""
+    """PPO on the world's prompts, with overriding settings."""
     settings = {
         "model": world / "model",
-        "reward_model": world / "model",
+        "reward_model": world / "reward",
         "dataset": world / "train_prompts.jsonl",
         "max_steps": steps,
         "per_device_train_batch_size": 8,

@@ -24,7 +24,9 @@ from accord.cli.entry import run
 from accord.errors import SettingsError
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.offline.train import train_offline
-from accord.runs import read_metrics
+from accord.pipeline.identity import stage_identity
+from accord.runs import read_metrics, write_json_atomic
+from accord.settings.recipe import single_stage
 from accord.settings.training import SftSettings
 
 Fails = Callable[..., str]
@@ -152,7 +154,9 @@ def test_no_room_for_a_prompt(fails: Fails) -> None:
 def test_a_file_where_the_output_folder_must_be(fails: Fails) -> None:
     write([GOOD], "out")
     message = fails(*SFT, code=1)
-    assert message.startswith("Could not write out/stage.json: a part of the path is a file, not a")
+    assert message.startswith(
+        "Could not write out/.accord-lock: a part of the path is a file, not "
+    )
 
 
 # Models
@@ -225,6 +229,8 @@ def checkpoints() -> list[str]:
 def stopped(workdir: Path) -> SftSettings:
     """The settings of a training run that was stopped after two steps."""
     write([GOOD, {"prompt": "c", "completion": "d"}])
+    identity = stage_identity(single_stage("train", "sft", overrides=list(SFT[2:])))
+    write_json_atomic("out/stage.json", {**identity, "seconds": 1.0, "finished": None})
     settings = SftSettings(model="m", dataset="rows.jsonl", output_dir="out", max_steps=8)
     steps(settings, 2)
     assert checkpoints() == ["step-00000002"]

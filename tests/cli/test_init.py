@@ -22,7 +22,7 @@ def arguments(kind: str, world: Path, data: Path) -> list[str]:
     if kind == "arena":
         options += ["--model", str(world / "model")]
     if kind in (*ONLINE, "iterate", "arena", "judge"):
-        options += ["--reward-model", str(world / "model")]
+        options += ["--reward-model", str(world / "reward")]
     return [kind, *options]
 
 

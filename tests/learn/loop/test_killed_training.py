@@ -71,7 +71,7 @@ def dpo_command(world: Path, pairs: Path, steps: int) -> list[str]:
 def critic_free_command(method: str, world: Path, steps: int) -> list[str]:
     settings = {
         "model": world / "model",
-        "reward_model": world / "model",
+        "reward_model": world / "reward",
         "dataset": world / "train_prompts.jsonl",
         "max_steps": steps,
         "per_device_train_batch_size": 8,

@@ -200,7 +200,8 @@ def _sample(model: str, folder: Path) -> None:
 
 
 def _score(model: str, folder: Path) -> None:
-    model_reward(load_scalar(model))(["the cat"], ["a zebra"])
+    save_model(load_scalar(model, new_head=True), folder / "reward", card="")
+    model_reward(load_scalar(str(folder / "reward")))(["the cat"], ["a zebra"])
 
 
 @pytest.mark.parametrize("use", [_learn, _learn_online, _sample, _score])
