@@ -103,7 +103,9 @@ def test_a_remark_is_logged_only_once_in_a_run(
             messages[result.step] = [r.getMessage() for r in caplog.records]
     assert messages[11] == []
     (message,) = messages[12]
-    assert message.startswith("After step 12, length: Chosen responses are longer (45 tokens")
+    assert message.startswith(
+        "After step 12, length: Over all steps so far, chosen responses are longer (45"
+    )
     assert messages[30] == [message]
     (saved,) = json.loads((tmp_path / "health.json").read_text())
     assert (saved["about"], saved["level"]) == ("length", "note")

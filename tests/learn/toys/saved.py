@@ -149,7 +149,7 @@ def train(method: str, settings: TrainSettings) -> list[StepResult]:
 def read_probe(method: str, path: str, seed: int = 0) -> torch.Tensor:
     """Log-probs, or scores, of a few fixed tokens under a saved model."""
     if method == "reward":
-        return response_scores(load_scalar(path, seed=seed), pack(PROBE))
+        return response_scores(load_scalar(path, seed=seed, new_head=True), pack(PROBE))
     return response_logps(load_causal(path), pack(PROBE))
 
 
