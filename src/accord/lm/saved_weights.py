@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,10 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
+from accord.errors import ModelError
 from accord.lm.adapters.stack import saved_form, stack_adapters
 from accord.lm.adapters.switch import POLICY
+from accord.lm.loading.weight_files import INDEX, SINGLE, tensor_headers, weight_files
 from accord.lm.model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ _NAMED: dict[SaveDtype, torch.dtype] = {
     "fp16": torch.float16,
 }
 _IN_FILES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_INDEX = "model.safetensors.index.json"
 
 
 def stored_dtype(path: str) -> torch.dtype | None:
@@ -37,43 +37,25 @@ def stored_dtype(path: str) -> torch.dtype | None:
     read, or is none that training could be saved in (such as 8-bit weights).
     """
     elements: Counter[str] = Counter()
-    for file in _weight_files(path):
-        try:
-            header = _header(file)
-        except (OSError, ValueError, struct.error):  # loading it reports what is wrong
-            return None
-        for entry in header.values():
-            size = 1
-            for n in entry["shape"]:
-                size *= n
-            elements[entry["dtype"]] += size
+    try:
+        files = weight_files(Path(path)) if Path(path).is_dir() else _cached_files(path)
+        for header in tensor_headers(files).values():
+            elements[header.dtype] += header.num_elements
+    except ModelError:  # loading it reports what is wrong
+        return None
     return _IN_FILES.get(elements.most_common(1)[0][0]) if elements else None
 
 
-def _weight_files(path: str) -> list[Path]:
-    folder = Path(path)
-    if folder.is_dir():
-        return sorted(folder.glob("*.safetensors"))
-    if path.count("/") != 1:
+def _cached_files(name: str) -> list[Path]:
+    """A file of a hub model's weights, where it is cached."""
+    if name.count("/") != 1:
         return []
-    names = ["model.safetensors"]
-    index = try_to_load_from_cache(path, _INDEX)
+    file = SINGLE
+    index = try_to_load_from_cache(name, INDEX)
     if isinstance(index, str):
-        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))[:1]
-    cached = [try_to_load_from_cache(path, name) for name in names]
-    return [Path(file) for file in cached if isinstance(file, str)]
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """The tensors' entries in a safetensors file: dtype and shape, by name."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > file.stat().st_size:
-            raise ValueError(f"{file} is no safetensors file")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header
+        file = min(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    cached = try_to_load_from_cache(name, file)
+    return [Path(cached)] if isinstance(cached, str) else []
 
 
 def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import ModelError
-from accord.lm.loading.weight_files import PICKLE_SUFFIXES, WEIGHTS_SUFFIXES, weight_files
+from accord.lm.loading.weight_files import missing_weights, weight_files
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -67,7 +67,7 @@ def _adapter_base(folder: Path) -> str:
             f"Write the folder or hub name of the model that the adapter was trained on into it."
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError(_no_weights(folder, ADAPTER_WEIGHTS))
+        raise ModelError(missing_weights(folder, ADAPTER_WEIGHTS))
     if not Path(base).is_dir():
         local = base.startswith((".", "/", "~")) or base.count("/") != 1
         if local and base.count("/"):
@@ -121,18 +121,6 @@ def _why_no_model(folder: Path) -> str:
     return (
         f"{folder} holds no model: there is no {CONFIG} in it.{_suggestion(folder / 'model')} "
         f"Name the folder that save_pretrained wrote."
-    )
-
-
-def _no_weights(folder: Path, name: str) -> str:
-    other = sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS_SUFFIXES)
-    present = f"only {', '.join(other)}" if other else "none"
-    if other and all(n.endswith(PICKLE_SUFFIXES) for n in other):
-        present += ", which is pickle"
-    return (
-        f"{folder} has no {name} ({present}). accord does not open pickle files, which can run "
-        f"code. Load it where you trust it and save it again with "
-        f"save_pretrained(..., safe_serialization=True)."
     )
 
 

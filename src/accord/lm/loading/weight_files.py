@@ -46,7 +46,7 @@ def weight_files(folder: Path) -> list[Path]:
     if explicit is None and (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if explicit is None and not (folder / INDEX).is_file():
-        raise ModelError(_no_weights(folder))
+        raise ModelError(missing_weights(folder, SINGLE, INDEX))
     name = explicit or INDEX
     if not name.endswith(".index.json"):
         return [_checked(folder, name, "its config.json (transformers_weights)")]
@@ -113,15 +113,16 @@ def _checked_name(folder: Path, name: object, named_by: str) -> Path:
     return folder / name
 
 
-def _no_weights(folder: Path) -> str:
+def missing_weights(folder: Path, *names: str) -> str:
+    """What to say of a folder that has none of the weight files `names`."""
     others = sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS_SUFFIXES)
     pickles = [name for name in others if name.endswith(PICKLE_SUFFIXES)]
     present = f"only {', '.join(others)}" if others else "none"
     if pickles and pickles == others:
         present += ", which is pickle"
-    named = f" (no {SINGLE}, no {INDEX})" if others and not pickles else ""
+    named = f": no {', no '.join(names)}" if others and not pickles else ""
     return (
-        f"{folder} has no safetensors weights ({present}){named}. accord does not open pickle "
+        f"{folder} has no safetensors weights ({present}{named}). accord does not open pickle "
         f"files, which can run code. Load it where you trust it and save it again with "
         f"save_pretrained(..., safe_serialization=True)."
     )
