@@ -39,21 +39,19 @@ KINDS: dict[Kind, tuple[type[Record], ...]] = {
     "kto": (Rating, Comparison, Ranking),
     "any": (PromptOnly, Text, Demonstration, Comparison, Ranking, Rating),
 }
-PAIR_FORMATS: set[Format] = {"preference", "implicit preference", "labelled pair"}
+PAIR_FORMATS: tuple[Format, ...] = ("preference", "implicit preference", "labelled pair")
 # The formats that can be read as a kind; those that need no conversion come first.
 FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
     "text": ("text",),
     "demonstrations": (
         "prompt-completion",
         "messages",
-        "preference",
-        "implicit preference",
-        "labelled pair",
+        *PAIR_FORMATS,
         "responses",
     ),
-    "comparisons": ("preference", "implicit preference", "labelled pair"),
+    "comparisons": PAIR_FORMATS,
     "rankings": ("ranking",),
-    "ratings": ("unpaired", "rating", "preference", "implicit preference", "labelled pair"),
+    "ratings": ("unpaired", "rating", *PAIR_FORMATS),
     # The format with the most columns first: a response may show that the prompt is a conversation.
     "prompts": (
         "preference",
@@ -67,22 +65,18 @@ FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
         "implicit preference",
         "labelled pair",
     ),
-    "preferences": ("preference", "implicit preference", "labelled pair", "ranking"),
+    "preferences": (*PAIR_FORMATS, "ranking"),
     "sft": (
         "prompt-completion",
         "messages",
         "text",
-        "preference",
-        "implicit preference",
-        "labelled pair",
+        *PAIR_FORMATS,
         "responses",
     ),
     "kto": (
         "unpaired",
         "rating",
-        "preference",
-        "implicit preference",
-        "labelled pair",
+        *PAIR_FORMATS,
         "ranking",
     ),
     "any": (
@@ -99,12 +93,13 @@ FORMATS_BY_KIND: dict[Kind, tuple[Format, ...]] = {
         "text",
     ),
 }
+_PAIR_USES = "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`"
 FORMAT_USES: dict[Format, str] = {
     "battle": "an arena's ratings: `accord arena battles=FILE`",
-    "preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "implicit preference": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "labelled pair": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
-    "ranking": "`reward`, `dpo`, `ipo`, `kto`, `orpo` or `simpo`",
+    "preference": _PAIR_USES,
+    "implicit preference": _PAIR_USES,
+    "labelled pair": _PAIR_USES,
+    "ranking": _PAIR_USES,
     "responses": "`sft`, as demonstrations; `accord sample` and the online methods, as prompts",
     "unpaired": "`kto`",
     "rating": "`kto`, whose `desirable_from` says from which score on a response is desirable",

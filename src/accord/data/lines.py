@@ -6,7 +6,8 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,17 +75,10 @@ def open_text(path: Path) -> BinaryIO:
 def read_chunks(path: Path) -> Generator[bytes]:
     """The bytes of a text file in chunks. Raises DataError where it can't be read."""
     size = 0
-    try:
-        with open_text(path) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
-                size += len(chunk)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _describe_broken_gzip(path, f"{size:,} bytes", error) from error
-    except OSError as error:
-        raise DataError(
-            f"{printable(str(path))} can't be read: {error.strerror or error}."
-        ) from error
+    with _opened(path, lambda: f"{size:,} bytes") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+            size += len(chunk)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -94,18 +88,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     read.
     """
     number = 0
+    with _opened(path, lambda: f"line {number}") as file:
+        while line := file.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            if len(line) > MAX_ROW_BYTES:
+                yield number, None
+                while not line.endswith(b"\n") and (line := file.readline(CHUNK_BYTES)):
+                    pass
+            else:
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+@contextmanager
+def _opened(path: Path, progress: Callable[[], str]) -> Iterator[BinaryIO]:
+    """`open_text` for a block that reads it. Raises DataError, with how far it came, where reading
+    fails."""
     try:
         with open_text(path) as file:
-            while line := file.readline(MAX_ROW_BYTES + 1):
-                number += 1
-                if len(line) > MAX_ROW_BYTES:
-                    yield number, None
-                    while not line.endswith(b"\n") and (line := file.readline(CHUNK_BYTES)):
-                        pass
-                else:
-                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _describe_broken_gzip(path, f"line {number}", error) from error
+        raise DataError(
+            f"{printable(str(path))} can't be unpacked after {progress()} ({error}). "
+            "Copy or download it again."
+        ) from error
     except OSError as error:
         raise DataError(
             f"{printable(str(path))} can't be read: {error.strerror or error}."
@@ -121,10 +126,3 @@ def decode_line(line: bytes | None) -> str:
     except UnicodeDecodeError as error:
         detail = f"{error.reason} at byte {error.start} of the line"
         raise RowError(NOT_UTF8, detail) from None
-
-
-def _describe_broken_gzip(path: Path, where: str, error: Exception) -> DataError:
-    return DataError(
-        f"{printable(str(path))} can't be unpacked after {where} ({error}). "
-        "Copy or download it again."
-    )

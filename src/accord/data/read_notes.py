@@ -56,7 +56,7 @@ def note_unread_columns(
         read |= {names.get("prompt", "prompt"), *pair_label_columns(names["preferred"])}
     if forms[0] == "implicit preference" and "messages" in names:
         read.add(names["messages"])
-    if Comparison not in KINDS[kind] or not PAIR_FORMATS & set(forms):
+    if Comparison not in KINDS[kind] or set(forms).isdisjoint(PAIR_FORMATS):
         read.discard("margin")  # only pairs have one
     if "responses" in forms:
         read |= {"model", "settings"}  # these describe the responses

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -59,14 +61,10 @@ def check_is_causal(lm: LanguageModel) -> None:
     ids = _probe_tokens(lm)[:12]
     changed = [*ids[:-1], (ids[-1] + 1) % _vocabulary(lm)]
     states = []
-    precision, lm.precision = lm.precision, "fp32"
-    try:
-        with lm.precision_context():
-            for row in (ids, changed):
-                rows = torch.tensor([row], device=lm.device)
-                states.append(lm.backbone(input_ids=rows, use_cache=False).last_hidden_state[0])
-    finally:
-        lm.precision = precision
+    with _without_autocast(lm), lm.precision_context():
+        for row in (ids, changed):
+            rows = torch.tensor([row], device=lm.device)
+            states.append(lm.backbone(input_ids=rows, use_cache=False).last_hidden_state[0])
     before, after = (s[: len(ids) - 1].float() for s in states)
     allowed = 1e-4 if lm.weights_dtype == torch.float32 else 1e-2
     if float((before - after).abs().max()) > allowed * float(before.abs().max()):
@@ -93,8 +91,7 @@ def check_packing(lm: LanguageModel) -> bool:
         lm.device,
     )
     allowed = AGREEMENT.get(next(lm.model.parameters()).dtype, 0.2)
-    precision, lm.precision = lm.precision, "fp32"
-    try:
+    with _without_autocast(lm):
         lm.shares_prefixes = False
         plain = _read_packed(lm, batch)
         if not bool(torch.isfinite(plain).all()):
@@ -111,9 +108,17 @@ def check_packing(lm: LanguageModel) -> bool:
             )
         lm.shares_prefixes = True
         lm.shares_prefixes = _packed_agrees(lm, batch, plain, allowed)
+    return lm.shares_prefixes
+
+
+@contextmanager
+def _without_autocast(lm: LanguageModel) -> Iterator[None]:
+    """A context in which the model computes in the precision of its weights."""
+    precision, lm.precision = lm.precision, "fp32"
+    try:
+        yield
     finally:
         lm.precision = precision
-    return lm.shares_prefixes
 
 
 def _vocabulary(lm: LanguageModel) -> int:

@@ -44,7 +44,6 @@ METHODS_OF_KINDS: dict[str, str] = {
 }
 """The method whose rows are counted if none is named."""
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
-UNLIMITED = 1 << 30
 MAX_LINES = 20  # row numbers that a reason shows
 
 
@@ -113,6 +112,7 @@ def _check_tokens(path: str, model: str, method: str, overrides: Iterable[str]) 
     from accord.learn.offline.rows import encode_rows
     from accord.learn.offline.train import dataset_kinds
     from accord.learn.online.train import DATASET_KINDS, encode_prompt_rows
+    from accord.lm.tokens.encode import UNLIMITED
     from accord.lm.weightless import load_weightless
 
     given = [f"model={json.dumps(model)}", f"dataset={json.dumps(path)}", "output_dir=unused"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.render import UnusableRow
-from accord.lm.tokens.rendering import render_turns
+from accord.lm.tokens.render_turns import render_turns
 from accord.lm.tokens.template import (
     encode_prompt,
     encode_text,

@@ -15,7 +15,7 @@ from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assist
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.record_responses import desirability, read_responses
 from accord.lm.tokens.render import UnusableRow
-from accord.lm.tokens.rendering import unwritten_fields
+from accord.lm.tokens.render_turns import unwritten_fields
 from accord.lm.tokens.template import (
     encode_prompt,
     encode_text,

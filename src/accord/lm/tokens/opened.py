@@ -11,7 +11,7 @@ from typing import Any
 
 from accord.errors import DataError
 from accord.lm.tokens.control import control_tokens
-from accord.lm.tokens.rendering import UnusableRow, render_turns
+from accord.lm.tokens.render_turns import UnusableRow, render_turns
 from accord.records import Prompt, prompt_context, turns_json
 
 _TAG = r"(?:</?[A-Za-z][\w.:-]*>|\[/?[A-Z][A-Z_]*\]|<\|/?[A-Za-z][\w-]*\|>|◁/?\w+▷)"

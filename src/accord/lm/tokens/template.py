@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from accord.data.columns import DialogueText
 from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.render import UnusableRow
-from accord.lm.tokens.rendering import render_turns
+from accord.lm.tokens.render_turns import render_turns
 from accord.records import Message, Prompt, message_json, parse_fields, prompt_context, turns_json
 
 _added_cache: WeakKeyDictionary[Any, tuple[Any, tuple[list[int], list[int]]]] = WeakKeyDictionary()
