@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from accord.runs import read_metrics
-from accord.runs.lock import LOCK_FILE
 
 CLOCKS = ("seconds", "peak_memory_mb")
 """The only numbers of metrics.jsonl that may differ between two runs."""
@@ -37,10 +36,8 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def _names(folder: Path) -> set[str]:
-    """Paths of all files, and of empty folders, which a killed writer may have left; but not the
-    lock of a process that was killed after its stage's end, which nothing takes over."""
+    """Paths of all files, and of empty folders, which a killed writer may have left."""
     paths = [p for p in folder.rglob("*") if p.is_file() or (p.is_dir() and not any(p.iterdir()))]
-    paths = [p for p in paths if not p.name.startswith(LOCK_FILE)]
     return {p.relative_to(folder).as_posix() for p in paths}
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from accord.errors import SettingsError
 from accord.runs import read_manifest, remove_folder, storage_errors
-from accord.runs.lock import LOCK_FILE
 from accord.settings.identity import input_paths
 from accord.settings.recipe import StagePlan
 
@@ -158,11 +157,9 @@ def _foreign_error(plan: StagePlan, paths: Sequence[Path], reason: str) -> Setti
 
 
 def written_files(plan: StagePlan, folder: Path) -> list[str]:
-    """The files in the folders that the stage has written, relative to its folder, in order;
-    without locks, which a killed process leaves."""
+    """The files in the folders that the stage has written, relative to its folder, in order."""
     entries = [e for e in _entries(folder, OUTPUTS[plan.kind]) if e.is_dir()]
-    files = [p for e in entries for p in _files(e) if not p.name.startswith(LOCK_FILE)]
-    return sorted(p.relative_to(folder).as_posix() for p in files)
+    return sorted(p.relative_to(folder).as_posix() for e in entries for p in _files(e))
 
 
 def remove_outputs(plan: StagePlan, folder: Path) -> list[str]:

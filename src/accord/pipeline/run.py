@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from accord.errors import SettingsError, StorageError
+from accord.interrupts import deferred_interrupts
 from accord.learn.loop.checkpoints import FOLDER
 from accord.learn.loop.processes import barrier, processes
 from accord.lm.released import return_memory
@@ -26,7 +27,6 @@ from accord.pipeline.identity import (
     stage_folder,
     stage_identity,
 )
-from accord.pipeline.interrupts import deferred_interrupts
 from accord.pipeline.outputs import (
     check_inputs,
     check_nothing_in_the_way,
@@ -38,7 +38,7 @@ from accord.pipeline.outputs import (
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.kinds import STAGES
 from accord.report.results import terminal_table, terminal_verdict
-from accord.runs import lock_folder, record_run, write_json_atomic
+from accord.runs import lock_folder, record_run, remove_stale_lock, write_json_atomic
 from accord.settings.identity import input_paths
 from accord.settings.recipe import Recipe, StagePlan
 
@@ -167,11 +167,13 @@ def _start_stage(
     folder, kind = stage_folder(plan), STAGES[plan.kind]
     check_inputs(plan, folder, shares_folder=kind.shares_folder)
     identity = stage_identity(plan)
+    purpose = plan.kind if kind.shares_folder else ""
     if is_finished(plan, read_stage(folder), identity):
+        remove_stale_lock(folder, purpose)  # of a run that was killed after its last write
         _announce_finished(plan, console)
         return None
     with ExitStack() as lock:
-        lock.enter_context(lock_folder(folder, plan.kind if kind.shares_folder else ""))
+        lock.enter_context(lock_folder(folder, purpose))
         before = read_stage(folder)
         if is_finished(plan, before, identity):  # by a run that has just ended
             _announce_finished(plan, console)

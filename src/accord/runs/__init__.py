@@ -2,7 +2,7 @@
 
 from accord.runs.atomic import atomic_folder, remove_folder, write_json_atomic
 from accord.runs.digests import digest_json, digest_path
-from accord.runs.lock import lock_folder
+from accord.runs.lock import lock_folder, remove_stale_lock
 from accord.runs.manifest import machine, read_manifest, record_run, versions
 from accord.runs.metrics import MetricsLog, read_metrics
 from accord.runs.storage import storage_errors
@@ -18,6 +18,7 @@ __all__ = [
     "read_metrics",
     "record_run",
     "remove_folder",
+    "remove_stale_lock",
     "storage_errors",
     "versions",
     "write_json_atomic",

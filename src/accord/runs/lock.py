@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from accord.errors import LockedError
+from accord.errors import LockedError, StorageError
 from accord.runs.manifest import command_line
 from accord.runs.storage import storage_errors
 
@@ -38,7 +38,7 @@ def lock_folder(folder: str | Path, purpose: str = "") -> Iterator[None]:
     Locks of different purposes do not exclude each other. Raises LockedError, naming the other run,
     where another run has the lock, and StorageError where the folder can't be written.
     """
-    path = Path(folder) / f"{LOCK_FILE}{purpose and '-'}{purpose}"
+    path = _lock_path(folder, purpose)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     path = path.resolve()  # the block may change the working directory
@@ -51,6 +51,17 @@ def lock_folder(folder: str | Path, purpose: str = "") -> Iterator[None]:
             path.unlink()  # while it is locked, so that no other run has locked it
         _open_locks.discard(descriptor)
         os.close(descriptor)
+
+
+def remove_stale_lock(folder: str | Path, purpose: str = "") -> None:
+    """Remove the lock file that a killed run has left in a folder; a running one's stays."""
+    if _lock_path(folder, purpose).is_file():
+        with suppress(LockedError, StorageError), lock_folder(folder, purpose):
+            pass  # taken over, and removed with its release
+
+
+def _lock_path(folder: str | Path, purpose: str) -> Path:
+    return Path(folder) / f"{LOCK_FILE}{purpose and '-'}{purpose}"
 
 
 def _acquire(path: Path) -> int:
