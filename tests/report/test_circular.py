@@ -16,6 +16,8 @@ from accord.report.reading import read_inputs
 from accord.report.results import merge_results
 from accord.report.tables.rounds import rounds_table
 from accord.runs import write_json_atomic
+from accord.settings.identity import find_input_paths
+from accord.settings.stage_kinds import settings_class
 from accord.settings.stages import Contestant, ReportSettings
 
 AI = {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "big-judge"}
@@ -35,16 +37,18 @@ class Run:
         self, name: str, kind: str, *, digests: dict[str, str] | None = None, **settings: Any
     ) -> None:
         method = None if kind in STAGES else kind
-        folder = self.folder / name
+        folder, stage_kind = self.folder / name, "train" if method else kind
+        paths = find_input_paths(settings, settings_class(stage_kind, method))
+        inputs = {path: f"digest of {path}" for path in paths} | (digests or {})
         record = {
-            "stage": "train" if method else kind,
+            "stage": stage_kind,
             "method": method,
             "name": name,
             "settings": settings,
-            "inputs": digests or {},
+            "inputs": inputs,
         }
         write_json_atomic(folder / "stage.json", record)
-        manifest = {"settings": {**settings, "output_dir": str(folder)}, "inputs": digests or {}}
+        manifest = {"settings": {**settings, "output_dir": str(folder)}, "inputs": inputs}
         write_json_atomic(folder / "manifest.json", manifest)
         if method:
             (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')

@@ -1,6 +1,6 @@
 """What stands behind the models of a run: the stages that each comes from, and its judges.
 
-A stage is another one's parent where one of its settings names a path in that stage's folder.
+A stage is another one's parent where one of its inputs lies in that stage's folder.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ INFLUENCES: tuple[Influence, ...] = ("selected", "trained", "labelled", "itself"
 
 _MEASURES = frozenset({"arena", "evaluate", "report"})
 """Kinds of stages that nothing is made from."""
-
-_MAX_PATH = 4096  # characters; a longer text, such as a judge's principles, is no path
-
-_NOT_PARENTS = frozenset({"eval_dataset", "output_dir", "train"})
-"""Settings whose paths do not go into what a stage makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +161,8 @@ def _judge_json(
 def dataset_digests(stage: StageRecord) -> list[str]:
     """The digests of the data sets that a stage learns from, or samples responses for."""
     digests = stage.manifest.get("inputs") or {}
-    paths = _paths(stage.settings.get("dataset"))
+    mixture = [source.get("dataset") for source in stage.settings.get("mixture") or ()]
+    paths = _texts([stage.settings.get("dataset"), *mixture])
     return [str(digests[path]) for path in paths if path in digests]
 
 
@@ -258,20 +254,19 @@ def _folder_names(stage: StageRecord) -> list[str]:
 
 
 def _parent_paths(stage: StageRecord) -> Iterator[str]:
-    """What a stage's settings name that goes into its result; of one response none is selected, so
-    that the reward of best-of-1 has no part in it."""
-    is_first = stage.kind == "select" and int(stage.settings.get("n") or 0) <= 1
-    return _paths(stage.settings.get("responses") if is_first else stage.settings)
+    """The inputs that go into a stage's result; of one response none is selected, so that the
+    reward of best-of-1 has no part in it."""
+    if stage.kind == "select" and int(stage.settings.get("n") or 0) <= 1:
+        yield str(stage.settings.get("responses"))
+        return
+    measured = set(_texts(stage.settings.get("eval_dataset")))
+    yield from (path for path in stage.manifest.get("inputs") or () if path not in measured)
 
 
-def _paths(value: Any) -> Iterator[str]:
-    """All texts in settings that may be paths, in nested tables and lists too."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if name not in _NOT_PARENTS:
-                yield from _paths(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _paths(inner)
-    elif isinstance(value, str) and 0 < len(value) <= _MAX_PATH and value.isprintable():
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a setting that is a text, a list or a table."""
+    if isinstance(value, str):
         yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)

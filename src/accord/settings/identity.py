@@ -69,16 +69,17 @@ def input_paths(settings: Settings) -> list[str]:
     Whether something lies at a path is not checked. The code of a `python` reward is given as the
     path of its file.
     """
-    return list(_input_paths(settings.model_dump(mode="json"), type(settings)))
+    return list(find_input_paths(settings.model_dump(mode="json"), type(settings)))
 
 
-def _input_paths(values: Mapping[str, Any], settings_class: type[Settings]) -> Iterator[str]:
+def find_input_paths(values: Mapping[str, Any], settings_class: type[Settings]) -> Iterator[str]:
+    """`input_paths` for the plain values of settings of a class, such as a record's."""
     for key, value in values.items():
         field = settings_class.model_fields.get(key)
         for item in _items(value, field):
             table = _table_at(item, field)
             if table is not None:
-                yield from _input_paths(item, table)
+                yield from find_input_paths(item, table)
             elif isinstance(item, str) and has_mark(field, InputCode):
                 yield _code_file(item.partition(":")[0])
             elif isinstance(item, str) and has_mark(field, InputPath):
