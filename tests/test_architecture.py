@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     "records",
     "errors",
+    "interrupts",
     "settings",
     "runs",
     "data",
@@ -41,7 +42,7 @@ ONLY = {
     "objectives": {"errors"},
 }
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "scipy", "sqlalchemy", "peft"}
-LIGHT = ("__init__", "records", "errors", "settings", "cli")
+LIGHT = ("__init__", "records", "errors", "interrupts", "settings", "cli")
 LONGEST_MODULE = 350
 LONGEST_TEST_FILE = 400
 LONGEST_FUNCTION = 70

@@ -16,6 +16,7 @@ from accord.api.run import SHOWN, Run, Steps, check_resumable
 from accord.compare.rewards.reward import CombinedReward
 from accord.data.memory import memory_name, read_memory_rows
 from accord.errors import SettingsError
+from accord.interrupts import deferred_interrupts
 from accord.learn.loop.datasets import EVAL, read_datasets
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.offline.dpo import pair_objective
@@ -34,7 +35,6 @@ from accord.learn.online.train import DATASET_KINDS
 from accord.lm.in_memory import wrap_model
 from accord.lm.model import LanguageModel
 from accord.objectives.pair_terms import PairLossFunction
-from accord.pipeline.interrupts import deferred_interrupts
 from accord.settings.reading.load import build
 from accord.settings.stage_kinds import find_method, settings_class
 from accord.settings.training import LoraSettings

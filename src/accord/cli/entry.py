@@ -20,6 +20,7 @@ import typer
 from accord.cli.app import app
 from accord.cli.quiet import quiet_libraries
 from accord.errors import AccordError
+from accord.interrupts import INTERRUPTS
 
 _INTERRUPTED = 130
 _RESUME = "Interrupted. The same command resumes where it stopped."
@@ -81,7 +82,7 @@ def _interrupted_by_signals() -> Iterator[None]:
 
     previous = {}
     with suppress(ValueError):  # not in the main thread
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU):
+        for number in INTERRUPTS:  # Python raises KeyboardInterrupt for the first, SIGINT, itself
             if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores one
                 previous[number] = signal.signal(number, interrupt)
     try:

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from accord.pipeline.interrupts import deferred_interrupts
+from accord.interrupts import deferred_interrupts
 from accord.pipeline.progress import Progress
 from accord.runs.activity import log as activity_log
 from accord.settings.recipe import StagePlan

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +24,25 @@ from typing import Any, TypeVar
 import torch
 
 from accord.errors import RewardError
+from accord.interrupts import INTERRUPTS
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 STREAMS = ("stdout", "stderr")
+TORCH: Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]] = (
+    ("changed torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("changed torch's default device", torch.get_default_device, torch.set_default_device),
+    ("switched gradients on or off", torch.is_grad_enabled, torch.set_grad_enabled),
+    (
+        "changed torch.use_deterministic_algorithms",
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    ("changed torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+)
+"""What code may do to torch for the whole process, with the functions that read and set it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +53,7 @@ class ProcessState:
     streams: tuple[Any, ...]
     descriptors: tuple[int | None, ...]
     signals: tuple[Any, ...]
-    torch_dtype: torch.dtype
-    torch_device: torch.device
-    grad: bool
-    deterministic: bool
-    threads: int
+    torch: tuple[Any, ...]
     logging_disabled: int
 
 
@@ -69,12 +77,8 @@ def read_process_state() -> ProcessState:
         _folder(),
         tuple(getattr(sys, name) for name in STREAMS),
         tuple(_copy_descriptor(number) for number in (1, 2)),
-        tuple(signal.getsignal(getattr(signal, name)) for name in _signals()),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.is_grad_enabled(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_num_threads(),
+        tuple(map(signal.getsignal, INTERRUPTS)),
+        tuple(read() for _, read, _ in TORCH),
         logging.root.manager.disable,
     )
 
@@ -89,17 +93,12 @@ def restore_process_state(before: ProcessState, name: str) -> None:
         changes.append("changed the working folder (os.chdir)")
         os.chdir(before.folder)
     if threading.current_thread() is threading.main_thread():
-        for signal_name, handler in zip(_signals(), before.signals, strict=True):
-            number = getattr(signal, signal_name)
+        for number, handler in zip(INTERRUPTS, before.signals, strict=True):
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
-                changes.append(f"changed the handler of {signal_name}")
+                changes.append(f"changed the handler of {number.name}")
     for change in changes:
         _warn_once(name, change)
-
-
-def _signals() -> list[str]:
-    return [name for name in SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
 
 
 def _folder() -> str | None:
@@ -142,21 +141,10 @@ def _is_same_file(first: int, second: int) -> bool:
 
 def _restore_torch(before: ProcessState) -> list[str]:
     changes = []
-    if torch.get_default_dtype() != before.torch_dtype:
-        torch.set_default_dtype(before.torch_dtype)
-        changes.append("changed torch's default dtype")
-    if torch.get_default_device() != before.torch_device:
-        torch.set_default_device(before.torch_device)
-        changes.append("changed torch's default device")
-    if torch.is_grad_enabled() != before.grad:
-        torch.set_grad_enabled(before.grad)
-        changes.append("switched gradients on or off")
-    if torch.are_deterministic_algorithms_enabled() != before.deterministic:
-        torch.use_deterministic_algorithms(before.deterministic)
-        changes.append("changed torch.use_deterministic_algorithms")
-    if torch.get_num_threads() != before.threads:
-        torch.set_num_threads(before.threads)
-        changes.append("changed torch's number of threads")
+    for (change, read, write), value in zip(TORCH, before.torch, strict=True):
+        if read() != value:
+            write(value)
+            changes.append(change)
     return changes
 
 
