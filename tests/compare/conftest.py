@@ -1,4 +1,4 @@
-"""An empty preference store in a new folder."""
+"""An empty preference store in a new folder, and an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from accord.compare.store.store import PreferenceStore
+from accord.respond import http as attempts
+from tests.fake_openai import FakeOpenAi
 
 
 @pytest.fixture
@@ -19,3 +21,12 @@ def path(tmp_path: Path) -> Path:
 def store(path: Path) -> Iterator[PreferenceStore]:
     with PreferenceStore.open(path) as opened:
         yield opened
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenAi]:
+    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    server = FakeOpenAi()
+    yield server
+    server.close()

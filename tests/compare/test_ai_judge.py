@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,10 @@ from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import CombinedReward
 from accord.errors import RewardError, SettingsError
 from accord.records import Message
-from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings
 from accord.settings.reading.load import build
 from accord.settings.stages import SelectSettings
 from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers, request_text
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenAi]:
-    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
-    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
-    server = FakeOpenAi()
-    yield server
-    server.close()
 
 
 def judge_at(fake: FakeOpenAi, **settings: Any) -> AiJudge:

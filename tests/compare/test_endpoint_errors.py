@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,21 +12,11 @@ from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
 from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict
 from accord.errors import SettingsError, WorkError
-from accord.respond import http as attempts
 from accord.settings.endpoint import EndpointSettings
+from tests.compare.endpoint import SCHEMA
 from tests.fake_openai import FakeOpenAi, Reply, completion
 
-SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}
 GOOD = 200, completion("at last")
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[FakeOpenAi]:
-    monkeypatch.setattr(attempts, "FIRST_WAIT", 0.0)
-    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
-    server = FakeOpenAi()
-    yield server
-    server.close()
 
 
 def connect(fake: FakeOpenAi, **settings: Any) -> Endpoint:

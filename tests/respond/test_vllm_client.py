@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from accord.errors import SettingsError, WorkError
-from accord.respond import http
 from accord.respond.build import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 from tests.respond.fake_vllm import MODELS, FakeVllm, completion
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVllm]:
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.0)
-    server = FakeVllm()
-    yield server
-    server.close()
 
 
 def connect(fake: FakeVllm, **settings: Any) -> VllmSampler:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from accord.errors import SettingsError, WorkError
-from accord.respond import http
 from accord.respond.build import make_sampler
 from accord.respond.protocol import SamplingSettings
 from accord.settings.sampling import SamplerSettings
 from tests.respond.fake_vllm import Answer, FakeVllm, completion
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVllm]:
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.0)
-    server = FakeVllm()
-    yield server
-    server.close()
 
 
 def generate(fake: FakeVllm, **settings: Any) -> Any:
