@@ -166,6 +166,10 @@ def compare_scores(name: str, path: str, base: str, pairs: Sequence[Comparison])
     scores = accord.score(path, prompts, [text for _, text in texts_of(pairs)], device="cpu")
     numbers = read_reward_file(path)
     plain = load_plain(path, base, AutoModelForSequenceClassification, num_labels=1)
+    padding = AutoTokenizer.from_pretrained(path).pad_token_id
+    plain.config.get_text_config().pad_token_id = (
+        padding  # transformers reads at the last other one
+    )
     lm = load_causal(base, device="cpu")
     expected = []
     for pair, text in texts_of(pairs):
