@@ -33,6 +33,8 @@ from real_recipe import FULL, SHORT, make_recipe
 
 from accord.runs import machine, write_json_atomic
 
+MARKS = {True: "✓", False: "✗", None: "differs, as the page explains"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -95,7 +97,7 @@ def markdown(stages: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
     lines += [f"| {row['stage']} | {row['seconds']:.0f} |" for row in stages]
     lines += ["", "| what | beside | result | |", "|---|---|---|---|"]
     lines += [
-        f"| {row['what']} | {row['beside']} | {row['result']} | {'✓' if row['equal'] else '✗'} |"
+        f"| {row['what']} | {row['beside']} | {row['result']} | {MARKS[row['equal']]} |"
         for row in checks
     ]
     return "\n".join(lines)

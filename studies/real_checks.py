@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from real_trl import trl_checks
+from real_trl import make_reward_model, trl_checks
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -46,19 +46,23 @@ def run_checks(folder: Path, base: str, trl_python: Path | None) -> list[dict[st
         checks.append(compare_log_probs(name, path, base, pairs))
         checks.append(compare_greedy(name, path, base, pairs))
     checks.append(compare_scores("reward", f"{run}/reward/model", base, pairs))
-    checks += trl_checks(folder, base, pairs, trl_python)
-    return checks
+    if trl_python is None:
+        print("TRL is not here (`make .venv-trl`, or --trl-python): its steps are left out.")
+        return checks
+    second_hand = make_reward_model(folder, base, run / "data" / "train.jsonl", trl_python)
+    checks.append(compare_scores("a reward model that TRL made", second_hand, base, pairs))
+    return checks + trl_checks(folder, base, pairs, trl_python)
 
 
-def read_pairs(path: Path, model: str) -> list[Comparison]:
+def read_pairs(path: Path, model: str, count: int = NUM_PAIRS) -> list[Comparison]:
     """The first pairs that the limits do not drop."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     records, _ = load_records(str(path), "comparisons")
-    pairs = []
+    pairs: list[Comparison] = []
     for record in records:
         assert isinstance(record, Comparison)
         lengths = [len(rendered_ids(tokenizer, record, text)[1]) for text in both(record)]
-        if max(lengths) <= LIMITS.max_length and len(pairs) < NUM_PAIRS:
+        if max(lengths) <= LIMITS.max_length and len(pairs) < count:
             pairs.append(record)
     return pairs
 

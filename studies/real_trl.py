@@ -63,12 +63,9 @@ STEPS = {
 
 
 def trl_checks(
-    folder: Path, base: str, pairs: Sequence[Comparison], trl_python: Path | None
+    folder: Path, base: str, pairs: Sequence[Comparison], trl_python: Path
 ) -> list[dict[str, Any]]:
     """A row for each method: the loss and the gradients of one step on the first pairs."""
-    if trl_python is None:
-        print("TRL is not here (`make .venv-trl`, or --trl-python): its steps are left out.")
-        return []
     work = folder / "trl"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -80,6 +77,15 @@ def trl_checks(
     as_is = check_step("sft", STEPS["sft"], base, pairs[:NUM_ROWS], work, trl_python)
     as_is["what"] += ", its template as it is"
     return [*checks, as_is | {"equal": None}]
+
+
+def make_reward_model(folder: Path, base: str, rows: Path, trl_python: Path) -> str:
+    """A second-hand reward model: TRL trains and saves it (studies/real_trl_reward.py)."""
+    model = folder / "trl-reward"
+    if not model.is_dir():
+        command = [trl_python, ROOT / "studies" / "real_trl_reward.py", base, rows, model]
+        subprocess.run(command, check=True, capture_output=True)
+    return str(model)
 
 
 def make_copies(base: str, work: Path) -> dict[str, str]:
@@ -110,7 +116,7 @@ def check_step(
     name: str, step: Step, model: str, pairs: Sequence[Comparison], work: Path, trl_python: Path
 ) -> dict[str, Any]:
     rows = make_rows(name, pairs)
-    case = {
+    case: dict[str, Any] = {
         "name": name,
         "trainer": step.trainer,
         "config": step.config,
@@ -131,7 +137,7 @@ def make_rows(name: str, pairs: Sequence[Comparison]) -> list[dict[str, Any]]:
     def turn(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, pair in enumerate(pairs):
         prompt = prompt_json(pair.prompt)
         if name == "sft":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -54,6 +55,11 @@ class Source:
         return (
             f"row {self.line} of the {self.path}" if self.in_memory else f"{self.path}:{self.line}"
         )
+
+    def without_folder(self) -> Source:
+        """The source with the name of its file alone, for lines that people read."""
+        is_path = not self.in_memory and "://" not in self.path
+        return replace(self, path=Path(self.path).name) if is_path else self
 
 
 UNKNOWN = Source()

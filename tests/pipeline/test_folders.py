@@ -265,3 +265,14 @@ def test_the_record_of_a_finished_stage_names_its_files(workspace: Path) -> None
     record: Any = json.loads((workspace / "out/stage.json").read_text())
     assert "model/model.safetensors" in record["files"]
     assert all(name.startswith("model/") for name in record["files"])
+
+
+def test_the_lock_that_a_killed_run_left_in_a_finished_stage_is_removed(workspace: Path) -> None:
+    start("split")
+    files = sorted(path.name for path in (workspace / "out").iterdir())
+    with lock_folder("out"):
+        about = json.loads((workspace / "out" / LOCK_FILE).read_text())
+    ended = {**about, "pid": 2**22 + 1}  # above any process's number
+    (workspace / "out" / LOCK_FILE).write_text(json.dumps(ended))
+    start("split")
+    assert sorted(path.name for path in (workspace / "out").iterdir()) == files

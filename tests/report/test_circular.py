@@ -262,6 +262,17 @@ def test_comparisons_and_prompts_that_were_trained_on(run: Run) -> None:
     assert run.verdict()[1] == []
 
 
+def test_prompts_of_a_mixture_that_was_trained_on(run: Run) -> None:
+    mixture = [{"dataset": "demos.jsonl", "weight": 1.0}, {"dataset": "more.jsonl", "weight": 2.0}]
+    run.stage("sft", "sft", model="base", mixture=mixture, digests={"more.jsonl": "m"})
+    run.stage(
+        "sampled", "sample", model=run.path("sft/model"), dataset="copy.jsonl",
+        digests={"copy.jsonl": "m"},
+    )  # fmt: skip
+    run.scores(run.path("reward/model"))
+    assert run.verdict()[1][0].startswith("The prompts are not new to sft")
+
+
 def test_the_page_and_results_json_say_it(run: Run) -> None:
     responses, reward = run.path("sampled/responses.jsonl"), run.path("reward/model")
     run.stage("best", "select", responses=responses, n=4, reward_model=reward)

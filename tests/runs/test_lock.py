@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from accord.errors import LockedError, StorageError
-from accord.runs import digest_path, lock, lock_folder
+from accord.runs import digest_path, lock, lock_folder, remove_stale_lock
 
 HOLDER = """
 import os, subprocess, sys, time
@@ -72,6 +72,18 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
         about = json.loads((tmp_path / lock.LOCK_FILE).read_text())
         assert about["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []  # nothing is left of either
+
+
+def test_the_lock_of_a_killed_run_is_removed_and_a_running_ones_stays(tmp_path: Path) -> None:
+    remove_stale_lock(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    process, pid = start_holder(tmp_path)
+    remove_stale_lock(tmp_path)
+    assert json.loads((tmp_path / lock.LOCK_FILE).read_text())["pid"] == pid
+    process.kill()
+    process.wait()
+    remove_stale_lock(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_forked_child_does_not_prolong_the_lock_of_a_killed_run(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from accord.records import Source
@@ -35,6 +34,11 @@ class ReadReport:
         notes = "".join(f" {note[0].upper()}{note[1:]}." for note in self.notes)
         return f"{counts}.{notes}"
 
+    @property
+    def name(self) -> str:
+        """The name of the file, store or list that was read, without its folder."""
+        return str(Source(self.path).without_folder())
+
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON, with each dropped row's path, line and detail."""
         return {
@@ -62,9 +66,5 @@ def format_reasons(dropped: Dropped) -> list[str]:
 
 
 def _format_locations(rows: Sequence[tuple[Source, str]]) -> str:
-    shown = [str(_without_folder(source)) for source, _ in rows[:MAX_LOCATIONS]]
+    shown = [str(source.without_folder()) for source, _ in rows[:MAX_LOCATIONS]]
     return ", ".join(shown) + (", …" if len(rows) > MAX_LOCATIONS else "")
-
-
-def _without_folder(source: Source) -> Source:
-    return source if source.in_memory else replace(source, path=Path(source.path).name)

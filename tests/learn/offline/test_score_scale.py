@@ -88,7 +88,7 @@ def test_dropped_and_cut_reference_rows_are_reported_and_logged(
     assert report["encoded"]["responses_cut"] == 2
     assert f"mean and standard deviation are set on the responses of {data}" in caplog.text
     assert "1 an empty response (reference.jsonl:4)" in caplog.text
-    assert f"{data}: 3 of 3 rows used" in caplog.text
+    assert "reference.jsonl: 3 of 3 rows used" in caplog.text
 
 
 @pytest.mark.parametrize(

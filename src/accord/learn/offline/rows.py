@@ -106,8 +106,8 @@ def load_rows(
         note = f"the margins of {len(margins):,} pairs are not used: only `reward` learns from them"
         read = replace(read, notes=[*read.notes, note])
     groups, encoded = encode_rows(records, lm, settings)
-    log.info("%s", read.summary())
-    log.info("%s: %s", read.path, encoded.summary())
+    log.info("%s: %s", read.name, read.summary())
+    log.info("%s: %s.", read.name, encoded.summary())
     folder = Path(settings.output_dir)
     if processes().is_main:
         folder.mkdir(parents=True, exist_ok=True)

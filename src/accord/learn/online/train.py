@@ -168,8 +168,8 @@ def _load_ptx_rows(
         return None
     read = dataset.report
     rows, encoded = encode_rows(dataset.records, policy, settings)
-    log.info("%s", read.summary())
-    log.info("%s: %s", read.path, encoded.summary())
+    log.info("%s: %s", read.name, read.summary())
+    log.info("%s: %s.", read.name, encoded.summary())
     return PtxRows(rows, RowOrder(len(rows), settings.seed))
 
 
@@ -199,8 +199,8 @@ def _load_prompts(
     """Prompt ids with their records, within the length that the response leaves."""
     read = dataset.report
     prompts, used, encoded = encode_prompt_rows(dataset.records, policy, settings)
-    log.info("%s", read.summary())
-    log.info("%s: %s", read.path, encoded.summary())
+    log.info("%s: %s", read.name, read.summary())
+    log.info("%s: %s.", read.name, encoded.summary())
     if processes().is_main:
         report_path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(report_path, {"read": read.to_json(), "encoded": encoded.to_json()})

@@ -98,7 +98,8 @@ class EncodeReport:
                 f"answers, such as a thought: it is not learned"
             )
         for reason, sources in self.dropped.items():
-            shown = ", ".join(str(s) for s in sources[:3]) + (", …" if len(sources) > 3 else "")
+            shown = ", ".join(str(source.without_folder()) for source in sources[:3])
+            shown += ", …" if len(sources) > 3 else ""
             parts.append(f"{len(sources):,} dropped: {reason} ({shown})")
         return "; ".join(parts)
 

@@ -30,7 +30,7 @@ def scratch(settings: ScratchSettings) -> Iterator[Progress]:
     """Write `model/`: a tokenizer trained on the rows' text, and an untrained model for it."""
     yield Progress(0, 1)
     records, report = load_records(settings.dataset, "any")
-    log.info("%s", report.summary())
+    log.info("%s: %s", report.name, report.summary())
     model_from_scratch(record_texts(records), settings)
     yield Progress(1, 1)
 
@@ -39,7 +39,7 @@ def split(settings: SplitSettings) -> Iterator[Progress]:
     """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json with counts of rows."""
     yield Progress(0, 1)
     records, report = read_records(settings.dataset, "any", settings.dialogue_text)
-    log.info("%s", report.summary())
+    log.info("%s: %s", report.name, report.summary())
     train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
     folder = Path(settings.output_dir)
     write_jsonl(folder / "train.jsonl", map(record_json, train))

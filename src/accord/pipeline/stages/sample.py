@@ -59,13 +59,13 @@ def _write_responses(
     """Append rows to a partial file, a chunk at a time, and rename it at the end."""
     dialogue_text = how_to_read_dialogues(settings.dialogue_text, tokenizer)
     records, report = load_records(settings.dataset, "prompts", dialogue_text)
-    log.info("%s", report.summary())
+    log.info("%s: %s", report.name, report.summary())
     requested = [r for r in records if isinstance(r, PromptOnly)][: settings.max_prompts]
     limits = sampling_limits(
         sampler.max_length, settings.max_new_tokens, settings.model, settings.max_prompt_length
     )
     prompts, records_used, encode_report = encode_prompts(requested, tokenizer, limits)
-    log.info("%s: %s", settings.dataset, encode_report.summary())
+    log.info("%s: %s.", report.name, encode_report.summary())
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "responses.partial.jsonl"
