@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import types
 from dataclasses import dataclass, field
@@ -170,6 +171,16 @@ def test_work_that_fails_ends_with_1(
         pipeline.failure = failure
         assert run(["run", recipe_file]) == 1
         assert error_message(capsys) == f"Error: {failure}\n"
+
+
+def test_a_path_that_no_disk_can_hold_is_a_wrong_request(
+    pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = f"runs/{300 * 'm'}/config.json"
+    pipeline.failure = OSError(errno.ENAMETOOLONG, "File name too long", long)
+    assert run(["run", recipe_file]) == 2
+    shown = f"Error: The path with '{60 * 'm'}…' can't be used: File name too long. Check it.\n"
+    assert error_message(capsys) == shown
 
 
 def test_an_unexpected_error_is_reported_without_a_traceback(

@@ -285,3 +285,16 @@ def test_numbers_without_end_in_scores_and_ranks() -> None:
         records_from_rows(
             [{"prompt": "a", "responses": ["b", "c"], "ranks": [0, huge]}], "rankings"
         )
+
+
+def test_an_answer_after_an_answer_is_dropped(tmp_path: Path) -> None:
+    """A template would close the first and open a second one, which no model is asked for."""
+    question = {"role": "user", "content": "q"}
+    answers = [{"role": "assistant", "content": text} for text in ("a", "b")]
+    rows = [{"messages": [question, answers[0]]}, {"messages": [question, *answers]}]
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, rows)
+    records, report = read_records(path, "demonstrations")
+    assert len(records) == 1
+    assert list(report.dropped) == ["the last two turns are both the assistant's"]
+    assert [source.line for source, _ in report.dropped.popitem()[1]] == [2]

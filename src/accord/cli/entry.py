@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from accord.errors import AccordError
 from accord.interrupts import INTERRUPTS
 
 _INTERRUPTED = 130
+_MAX_NAME = 60  # characters of a file's name that an error shows
 _RESUME = "Interrupted. The same command resumes where it stopped."
 
 
@@ -61,6 +63,11 @@ def run(arguments: Sequence[str]) -> int:
         )
         return _report(error, message, debug, code=1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name = max(Path(str(error.filename)).parts, key=len)
+            shown = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+            message = f"The path with {shown!r} can't be used: {error.strerror}. Check it."
+            return _report(error, message, debug, code=2)
         message = (
             f"accord met an unexpected error: {_in_one_line(error)}. Run the same command with "
             "--debug for the traceback, and report it if it is a bug of accord."
