@@ -54,8 +54,8 @@ def test_what_is_a_store() -> None:
 
 def test_comparisons_without_the_pairs_that_cannot_be_learned(store: PreferenceStore) -> None:
     add(store, PairVerdict(1, 2, "b", annotator="x"))
-    add(store, PairVerdict(1, 2, "tie", annotator="x"))
-    add(store, PairVerdict(1, 2, "both_bad", annotator="x"))
+    add(store, PairVerdict(1, 2, "tie", annotator="y"))
+    add(store, PairVerdict(1, 2, "both_bad", annotator="z"))
     add(store, PairVerdict(1, 4, "a", annotator="x"))  # both say "a"
     add(store, PairVerdict(2, 3, "tie", annotator="x"))
     records, report = load_records(store.path, "comparisons")
@@ -95,7 +95,7 @@ def test_kto_takes_all_verdicts_with_a_preference(store: PreferenceStore) -> Non
     (cut,) = store.add_responses([Response("p", "d", "m", finished=False)])
     add(store, RatingVerdict(cut, 0.25, annotator="x"))
     add(store, PairVerdict(1, 2, "a", annotator="x"))
-    add(store, PairVerdict(1, 2, "tie", annotator="x"))
+    add(store, PairVerdict(1, 2, "tie", annotator="y"))
     add(store, RankingVerdict((1, 2, 3), (2, 0, 1), annotator="x"))
     records, report = load_records(store.path, "kto")
     assert records == [

@@ -28,7 +28,13 @@ R = TypeVar("R", bound=Record)
 StoreRecords = tuple[Sequence[Record], Dropped, list[str]]
 """The records in a store, the verdicts dropped by reason, and the notes."""
 
-NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
+NO_WINNER = {
+    "tie": "tie",
+    "both_bad": "tie of two bad responses",
+    "undecided": "the judge's two orders disagree",
+    "skip": "skipped",
+    "flag": "flagged",
+}
 
 
 def load_records(
