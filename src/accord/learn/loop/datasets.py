@@ -13,6 +13,7 @@ from accord.learn.loop.in_memory import InMemory
 from accord.lm.load import load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.settings.training import TrainSettings
+from accord.settings.verdicts import VerdictFilter
 
 EVAL = "eval_dataset"
 
@@ -42,9 +43,17 @@ def read_datasets(
         columns: Mapping[str, str] | None,
         count: int | None,
         *,
+        verdict_filter: VerdictFilter | None = None,
         required: bool = True,
     ) -> ReadRows:
-        loaded = load_records(rows, kind, dialogue_text, columns or {}, columns_required=required)
+        loaded = load_records(
+            rows,
+            kind,
+            dialogue_text,
+            columns or {},
+            columns_required=required,
+            verdict_filter=verdict_filter,
+        )
         return limit_rows(ReadRows(*loaded), count, settings.samples_from, settings.seed)
 
     result: dict[str, ReadRows] = {}
@@ -53,9 +62,21 @@ def read_datasets(
         if path is None:
             continue
         if key == "dataset":
-            result[key] = read(memory.rows(key, path), kind, settings.columns, settings.max_samples)
+            result[key] = read(
+                memory.rows(key, path),
+                kind,
+                settings.columns,
+                settings.max_samples,
+                verdict_filter=settings.filter,
+            )
             others = [
-                read(source.dataset, kind, source.columns, source.max_samples)
+                read(
+                    source.dataset,
+                    kind,
+                    source.columns,
+                    source.max_samples,
+                    verdict_filter=source.filter,
+                )
                 for source in settings.mixture or ()
             ]
             if others:
@@ -66,7 +87,12 @@ def read_datasets(
         elif key == EVAL:
             for name, rows in eval_sets(memory.rows(key, path)).items():
                 result[name] = read(
-                    rows, kind, settings.columns, settings.max_eval_samples, required=False
+                    rows,
+                    kind,
+                    settings.columns,
+                    settings.max_eval_samples,
+                    verdict_filter=settings.filter,
+                    required=False,
                 )
         else:
             result[key] = read(memory.rows(key, path), kind, {}, None)

@@ -296,9 +296,15 @@ def _encode_responses(
         report.desirable += sum(labels.values())
         report.undesirable += len(labels) - sum(labels.values())
         report.neither += neither
-    margin = record.margin if isinstance(record, Comparison) else None
+    pair = record if isinstance(record, Comparison) else None
     group = PromptGroup(
-        prompt, tuple(responses), ranks, margin, record.source, tuple(labels.values())
+        prompt,
+        tuple(responses),
+        ranks,
+        pair.margin if pair else None,
+        record.source,
+        tuple(labels.values()),
+        probability=pair.probability if pair and not labels else None,
     )
     if not labels:
         ranked_pairs = sum(a != b for a, b in itertools.combinations(ranks, 2))
