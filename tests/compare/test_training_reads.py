@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from accord.compare.dataset import load_records
 from accord.compare.store.fingerprint import JudgeCheck, JudgeFingerprint
@@ -16,6 +17,8 @@ from accord.data.kinds import Kind
 from accord.data.report import ReadReport
 from accord.errors import DataError
 from accord.records import Comparison, Ranking, Rating, Record, Response
+from accord.settings.identity import identity_settings
+from accord.settings.preferences import DpoSettings
 from accord.settings.verdicts import VerdictFilter
 
 TEXTS = "abcdefgh"  # responses 1 to 8
@@ -288,3 +291,15 @@ def test_a_judge_trains_once_it_has_passed(path: str) -> None:
 def test_the_latest_verdict_of_an_annotator_trains(path: str) -> None:
     fill(path, PairVerdict(1, 2, "a", "ann"), PairVerdict(2, 1, "a", "ann"))
     assert pairs(path) == [("b", "a", None)]
+
+
+def test_a_filter_in_the_settings_of_a_stage() -> None:
+    required = {"model": "m", "dataset": "store.db", "output_dir": "out"}
+    settings = DpoSettings(**required, filter={"source": "person", "round": 0})  # type: ignore[arg-type]
+    assert settings.filter == VerdictFilter(source=["person"], round=[0])
+    plain = identity_settings(DpoSettings(**required, mixture=[{"dataset": "b.db"}]))  # type: ignore[arg-type, list-item]
+    assert "filter" not in plain
+    assert "filter" not in plain["mixture"][0]
+    assert identity_settings(settings)["filter"]["source"] == ["person"]
+    with pytest.raises(ValidationError, match="agreement"):
+        VerdictFilter(agreement=66)

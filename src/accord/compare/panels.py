@@ -29,7 +29,7 @@ class Vote(NamedTuple):
 
 
 @dataclass(slots=True)
-class Panel:
+class VotePanel:
     """The votes on the same responses and criterion, in the order of the first."""
 
     kind: VerdictKind
@@ -91,17 +91,17 @@ class Panel:
         return sum(shares) / len(shares)
 
 
-def make_panels(verdicts: Iterable[StoredVerdict], *, separate: bool) -> Iterator[Panel]:
+def make_panels(verdicts: Iterable[StoredVerdict], *, separate: bool) -> Iterator[VotePanel]:
     """The panels of verdicts with a preference, in the order of their first verdicts; `separate`
     makes a panel of each verdict."""
-    panels: dict[tuple[str, str, str | None], Panel] = {}
+    panels: dict[tuple[str, str, str | None], VotePanel] = {}
     for verdict in verdicts:
         responses = tuple(item.response_id for item in verdict.items)
         key = (verdict.kind, item_name(responses), verdict.criterion)
         if separate:
             key = (verdict.kind, str(verdict.id), None)
         if key not in panels:
-            panels[key] = Panel(verdict.kind, verdict.prompt_id, responses)
+            panels[key] = VotePanel(verdict.kind, verdict.prompt_id, responses)
         panels[key].add(verdict)
     yield from panels.values()
 

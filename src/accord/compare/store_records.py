@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from accord.compare.panels import Panel, Vote, make_panels
+from accord.compare.panels import Vote, VotePanel, make_panels
 from accord.compare.store.convert import Judged
 from accord.compare.store.rows import JudgedResponse, StoredVerdict, VerdictKind
 from accord.compare.store.store import PreferenceStore
@@ -149,7 +149,7 @@ class _Reader:
         ratings: list[Record] = [*self.ratings()]
         return ratings or self.converted(Rating)
 
-    def _panels(self, kind: VerdictKind) -> Iterator[Panel]:
+    def _panels(self, kind: VerdictKind) -> Iterator[VotePanel]:
         """The panels with enough votes that agree enough."""
         separate = self.filter.labels == "separate"
         selection = replace(self.plan.selection, kind=kind)
@@ -178,7 +178,7 @@ class _Reader:
             else:
                 self._drop_id(verdict.id, reason)
 
-    def _comparison(self, panel: Panel, judged: Judged) -> Comparison | None:
+    def _comparison(self, panel: VotePanel, judged: Judged) -> Comparison | None:
         """The pair that the panel prefers, or None where it prefers neither."""
         most_frequent = panel.most_frequent()
         share = panel.win_share(probabilities=self.filter.labels == "probability")
@@ -217,20 +217,20 @@ class _Reader:
         self.dropped.setdefault(reason, []).append((Source(self.store.path, id_), ""))
 
 
-def _undesirable(panel: Panel, judged: Judged) -> list[Rating]:
+def _undesirable(panel: VotePanel, judged: Judged) -> list[Rating]:
     source = Source(judged.path, panel.id)
     responses = [judged.responses[id_] for id_ in panel.responses]
     return [_rating(panel, judged, response, UNDESIRABLE, source) for response in responses]
 
 
 def _rating(
-    panel: Panel, judged: Judged, response: JudgedResponse, score: float, source: Source
+    panel: VotePanel, judged: Judged, response: JudgedResponse, score: float, source: Source
 ) -> Rating:
     prompt = judged.prompts[panel.prompt_id]
     return Rating(prompt, response.text, score, source, response.finished)
 
 
-def _ranking(panel: Panel, vote: Vote, ranks: tuple[int, ...], judged: Judged) -> Ranking:
+def _ranking(panel: VotePanel, vote: Vote, ranks: tuple[int, ...], judged: Judged) -> Ranking:
     responses = [judged.responses[id_] for id_ in panel.responses]
     finished = tuple(response.finished for response in responses)
     return Ranking(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from accord.settings.base import Settings, UnlessDefault
+from accord.settings.base import PathByName, Settings, UnlessDefault
 
 WHOLE = "overall"
 """The name of the criterion of verdicts on the whole response."""
@@ -15,7 +15,7 @@ WHOLE = "overall"
 class VerdictFilter(Settings):
     """Which verdicts of a preference store train, and how they become labels."""
 
-    source: list[str] | None = Field(
+    source: Annotated[list[str] | None, PathByName] = Field(
         None,
         min_length=1,
         description="Verdicts from these sources alone, such as `person`, `judge` or the name of "

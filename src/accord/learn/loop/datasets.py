@@ -12,8 +12,8 @@ from accord.data.selection import ReadRows, limit_rows, mix_rows
 from accord.learn.loop.in_memory import InMemory
 from accord.lm.load import load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
+from accord.settings.data import MixtureSource
 from accord.settings.training import TrainSettings
-from accord.settings.verdicts import VerdictFilter
 
 EVAL = "eval_dataset"
 
@@ -40,19 +40,18 @@ def read_datasets(
     def read(
         rows: str | Iterable[Any],
         kind: Kind,
-        columns: Mapping[str, str] | None,
+        source: TrainSettings | MixtureSource | None,
         count: int | None,
         *,
-        verdict_filter: VerdictFilter | None = None,
         required: bool = True,
     ) -> ReadRows:
         loaded = load_records(
             rows,
             kind,
             dialogue_text,
-            columns or {},
+            {} if source is None else source.columns or {},
             columns_required=required,
-            verdict_filter=verdict_filter,
+            verdict_filter=None if source is None else source.filter,
         )
         return limit_rows(ReadRows(*loaded), count, settings.samples_from, settings.seed)
 
@@ -62,21 +61,9 @@ def read_datasets(
         if path is None:
             continue
         if key == "dataset":
-            result[key] = read(
-                memory.rows(key, path),
-                kind,
-                settings.columns,
-                settings.max_samples,
-                verdict_filter=settings.filter,
-            )
+            result[key] = read(memory.rows(key, path), kind, settings, settings.max_samples)
             others = [
-                read(
-                    source.dataset,
-                    kind,
-                    source.columns,
-                    source.max_samples,
-                    verdict_filter=source.filter,
-                )
+                read(source.dataset, kind, source, source.max_samples)
                 for source in settings.mixture or ()
             ]
             if others:
@@ -86,16 +73,9 @@ def read_datasets(
                 )
         elif key == EVAL:
             for name, rows in eval_sets(memory.rows(key, path)).items():
-                result[name] = read(
-                    rows,
-                    kind,
-                    settings.columns,
-                    settings.max_eval_samples,
-                    verdict_filter=settings.filter,
-                    required=False,
-                )
+                result[name] = read(rows, kind, settings, settings.max_eval_samples, required=False)
         else:
-            result[key] = read(memory.rows(key, path), kind, {}, None)
+            result[key] = read(memory.rows(key, path), kind, None, None)
     return result
 
 
