@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFingerprint
 from accord.compare.store.inserts import CHUNK
 from accord.compare.store.rows import (
+    Facet,
     JudgedResponse,
     Selection,
     StoredPrompt,
@@ -170,6 +171,18 @@ def select_judge_checks(connection: sa.Connection, digest: str | None) -> list[J
         JudgeCheck(judges[r.digest], r.passed, r.report, r.criterion, r.created)
         for r in connection.execute(query.order_by(JUDGE_CHECKS.c.id))
     ]
+
+
+def select_facets(connection: sa.Connection) -> list[Facet]:
+    """The verdicts that count, by what a selection may name."""
+    columns = [VERDICTS.c[name] for name in ("kind", "source", "round", "annotator", "criterion")]
+    query = (
+        sa.select(*columns, JUDGES.c.digest, sa.func.count())
+        .select_from(VERDICTS)
+        .join(JUDGES, JUDGES.c.id == VERDICTS.c.judge_id, isouter=True)
+        .group_by(*columns, JUDGES.c.digest)
+    )
+    return [Facet(*row) for row in connection.execute(_selected(query, Selection()))]
 
 
 def count_all(connection: sa.Connection) -> dict[str, int]:

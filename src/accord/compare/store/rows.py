@@ -29,6 +29,18 @@ class Selection:
     history: bool = False
 
 
+class Facet(NamedTuple):
+    """How many verdicts that count share these values; `judge` is a fingerprint's digest."""
+
+    kind: VerdictKind
+    source: str | None
+    round: int
+    annotator: str
+    criterion: str | None
+    judge: str | None
+    verdicts: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPrompt:
     """A prompt with its id."""

@@ -34,6 +34,7 @@ from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFinge
 from accord.compare.store.items import make_items
 from accord.compare.store.migrations import MIGRATIONS, check_is_store, is_current, migrate
 from accord.compare.store.rows import (
+    Facet,
     Selection,
     StoredPrompt,
     StoredResponse,
@@ -204,6 +205,12 @@ class PreferenceStore:
         with self._read_transaction() as connection:
             yield from queries.iterate_verdicts(connection, selection)
 
+    def facets(self) -> list[Facet]:
+        """The number of verdicts that count for each kind, source, round, annotator, criterion and
+        judge."""
+        with self._read_transaction() as connection:
+            return queries.select_facets(connection)
+
     def judge_answers(self, verdict_ids: Sequence[int]) -> dict[int, tuple[JudgeAnswer, ...]]:
         """The raw answers that verdicts of judges were read from, by the verdict's id."""
         with self._read_transaction() as connection:
@@ -246,6 +253,15 @@ class PreferenceStore:
             if a != b and verdict.outcome in PREFERENCES:
                 battles.append(Battle(a, b, cast(Outcome, verdict.outcome)))
         return battles
+
+    def judged(self, kind: VerdictKind) -> Judged:
+        """The prompts and responses that have verdicts of `kind`."""
+        with self._read_transaction() as connection:
+            return Judged(
+                self.path,
+                queries.select_judged_prompts(connection, kind),
+                queries.select_judged_responses(connection, kind),
+            )
 
     def counts(self) -> dict[str, int]:
         """The number of prompts, responses and verdicts. Of the verdicts that count: pairs, and of
