@@ -10,6 +10,7 @@ from typing import Any
 from accord.data.voted_pairs import VotedPair
 from accord.measure.agreement.judged import code_people
 from accord.pipeline.judges.check import SIDES
+from accord.records import prompt_text
 from tests.fake_openai import Reply, completion, judged_texts
 
 MODELS = ("first", "longer", "random", "majority")
@@ -26,7 +27,7 @@ class RuleJudges:
         for pair, label in zip(pairs, labels.tolist(), strict=True):
             for order, names in ((1, ("A", "B", "tie", "tie")), (-1, ("B", "A", "tie", "tie"))):
                 responses = (pair.response_a, pair.response_b)[::order]
-                self.majority[str(pair.prompt), (responses[0], responses[1])] = names[label]
+                self.majority[prompt_text(pair.prompt), (responses[0], responses[1])] = names[label]
 
     def __call__(self, body: Any) -> Reply:
         texts = judged_texts(body)
