@@ -174,7 +174,9 @@ def _sentence(
         span = f", a difference of {excess.low * 100:+.0f} to {excess.high * 100:+.0f} points"
     if finding == "unknown":
         return f"Whether it prefers {name} is unknown: {j:.0%} against people's {p:.0%}{span}."
-    return f"No preference for {name} beyond people's: {j:.0%} against their {p:.0%}{span}."
+    if _beyond_half(judge) == 0:
+        return f"It prefers neither {name} nor {names[1]}: {j:.0%}, people {p:.0%}{span}."
+    return f"It prefers {name} no more than people: {j:.0%} against their {p:.0%}{span}."
 
 
 def repeatability(
