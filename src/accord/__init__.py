@@ -1,8 +1,8 @@
 """accord brings a language model into accord with what people prefer, and proves that it did.
 
-From Python: `train` and `steps`, `sample` and `score`, `compare` and `rate`, `load_model`. What
-they need is imported when they are first used, so that `import accord` is light. docs/python.md
-shows each.
+From Python: `train` and `steps`, `sample` and `score`, `compare` and `rate`, `check_judge`,
+`load_model`. What they need is imported when they are first used, so that `import accord` is light.
+docs/python.md shows each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from accord.api.answers import Answers, PromptAnswers, sample, score
     from accord.api.comparisons import Battles, compare, rate
+    from accord.api.judges import check as check_judge
     from accord.api.models import load_model
     from accord.api.run import Run, Steps
     from accord.api.train import steps, train
@@ -31,6 +32,7 @@ _EXPORTS = {
     "PromptAnswers": "accord.api.answers",
     "Run": "accord.api.run",
     "Steps": "accord.api.run",
+    "check_judge": "accord.api.judges",
     "load_model": "accord.api.models",
     "rate": "accord.api.comparisons",
     "sample": "accord.api.answers",
@@ -39,7 +41,10 @@ _EXPORTS = {
     "train": "accord.api.train",
 }
 _PACKAGES = ("compare", "lm", "objectives")  # `accord.lm.pack` works after `import accord`
-_NAMES = {"Lora": "LoraSettings"}  # where the name in its module is another one
+_NAMES = {
+    "Lora": "LoraSettings",
+    "check_judge": "check",
+}  # where the name in its module is another one
 
 __all__ = [
     "Answers",
@@ -50,6 +55,7 @@ __all__ = [
     "Run",
     "Steps",
     "__version__",
+    "check_judge",
     "compare",
     "load_model",
     "rate",

@@ -103,7 +103,8 @@ class Comparison:
     """Two responses to one prompt, `chosen` preferred to `rejected`.
 
     A response that was cut at the token limit when it was sampled is not finished: it is learned
-    without EOS. The fields of both are as a `Message` has them.
+    without EOS. The fields of both are as a `Message` has them. `probability` is a soft label: that
+    of `chosen` being the better one, from ½ to 1; None is certainty.
     """
 
     prompt: Prompt
@@ -115,6 +116,7 @@ class Comparison:
     rejected_finished: bool = True
     chosen_fields: str = ""
     rejected_fields: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

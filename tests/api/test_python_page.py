@@ -26,10 +26,11 @@ def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert re.fullmatch(
         r"Battles\(8: grpo wins 0\.\d+ \(.*\) against start\)", repr(names["battles"])
     )
+    assert names["report"].proof.result == "fail"
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "steps", "sample", "score", "compare", "rate", "load_model"]
+    "name", ["train", "steps", "sample", "score", "compare", "rate", "check_judge", "load_model"]
 )
 def test_every_function_is_on_the_page(name: str) -> None:
     assert f"`accord.{name}(" in PAGE

@@ -54,14 +54,18 @@ def test_what_is_a_store() -> None:
 
 def test_comparisons_without_the_pairs_that_cannot_be_learned(store: PreferenceStore) -> None:
     add(store, PairVerdict(1, 2, "b", annotator="x"))
-    add(store, PairVerdict(1, 2, "tie", annotator="x"))
-    add(store, PairVerdict(1, 2, "both_bad", annotator="x"))
+    add(store, PairVerdict(1, 3, "tie", annotator="x"))
+    add(store, PairVerdict(3, 4, "both_bad", annotator="x"))
     add(store, PairVerdict(1, 4, "a", annotator="x"))  # both say "a"
     add(store, PairVerdict(2, 3, "tie", annotator="x"))
+    add(store, PairVerdict(2, 4, "skip", annotator="x"))
+    add(store, PairVerdict(2, 4, "flag", annotator="y"))
+    add(store, PairVerdict(2, 4, "undecided", annotator="z"))
     records, report = load_records(store.path, "comparisons")
     assert records == [Comparison("p", "b", "a", None, Source(store.path, 1))]
     assert report.summary() == (
-        "5 rows, 1 used, 4 dropped: 2 tie (store.db:2, store.db:5); "
+        "8 rows, 1 used, 7 dropped: 2 tie (store.db:2, store.db:5); 1 skipped (store.db:6); "
+        "1 flagged (store.db:7); 1 undecided: the judge's two orders disagree (store.db:8); "
         "1 tie of two bad responses (store.db:3); 1 chosen and rejected are equal (store.db:4)."
     )
 
@@ -95,7 +99,7 @@ def test_kto_takes_all_verdicts_with_a_preference(store: PreferenceStore) -> Non
     (cut,) = store.add_responses([Response("p", "d", "m", finished=False)])
     add(store, RatingVerdict(cut, 0.25, annotator="x"))
     add(store, PairVerdict(1, 2, "a", annotator="x"))
-    add(store, PairVerdict(1, 2, "tie", annotator="x"))
+    add(store, PairVerdict(2, 3, "tie", annotator="x"))
     add(store, RankingVerdict((1, 2, 3), (2, 0, 1), annotator="x"))
     records, report = load_records(store.path, "kto")
     assert records == [
@@ -126,7 +130,7 @@ def test_nothing_of_the_kind(store: PreferenceStore) -> None:
         load_records(store.path, "comparisons")
     assert str(caught.value) == (
         f"{store.path} holds nothing that can be used as comparisons: it has 1 prompts, "
-        "4 responses, 1 verdicts, 1 pairs, 1 ties. "
+        "4 responses, 1 verdicts, 1 pairs, 1 ties. Left out are 1 tie. "
         "Give another store, or add verdicts to this one."
     )
     with pytest.raises(DataError) as caught:

@@ -84,7 +84,7 @@ def test_many_responses_keep_their_order(store: PreferenceStore) -> None:
 def test_pairs_of_each_outcome(store: PreferenceStore, path: Path) -> None:
     a, b = answers(store, "four", "five")
     for outcome in ("a", "b", "tie", "both_bad"):
-        add(store, PairVerdict(a, b, outcome, annotator="ann"))
+        add(store, PairVerdict(a, b, outcome, annotator=f"for {outcome}"))
     assert store.comparisons() == [
         Comparison(ASK, "four", "five", None, Source(str(path), 1)),
         Comparison(ASK, "five", "four", None, Source(str(path), 2)),
@@ -102,6 +102,10 @@ def test_pairs_of_each_outcome(store: PreferenceStore, path: Path) -> None:
         "both_bad": 1,
         "rankings": 0,
         "ratings": 0,
+        "undecided": 0,
+        "skipped": 0,
+        "flagged": 0,
+        "superseded": 0,
     }
 
 
@@ -164,7 +168,9 @@ def test_verdicts_of_a_round_or_an_annotator(store: PreferenceStore) -> None:
     assert [c.source.line for c in store.comparisons(round=0)] == [1, 2]
     assert [c.source.line for c in store.comparisons(annotator="bob")] == [2]
     assert [v.id for v in store.verdicts(round=1)] == [3, 4, 5]
-    assert [v.id for v in store.verdicts("pair", annotator="ann")] == [1, 5]
+    # Of ann's two verdicts on the pair the latest counts; round 0 is read as it was.
+    assert [v.id for v in store.verdicts("pair", annotator="ann")] == [5]
+    assert [v.id for v in store.verdicts("pair", annotator="ann", history=True)] == [1, 5]
     assert store.rankings(round=0) == []
     assert len(store.ratings(round=1, annotator="bob")) == 1
     assert [b.outcome for b in store.battles(round=1)] == ["tie"]
@@ -189,7 +195,8 @@ def test_verdicts_of_a_round_or_an_annotator(store: PreferenceStore) -> None:
         ),
         (
             PairVerdict(1, 2, "x", "ann"),  # type: ignore[arg-type]
-            "The outcome of responses 1 and 2 is 'x'. Give one of a, b, tie, both_bad.",
+            "The outcome of responses 1 and 2 is 'x'. Give one of a, b, tie, both_bad, "
+            "skip, flag, undecided.",
         ),
         (
             RankingVerdict((1, 2), (0,), "ann"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -17,13 +16,12 @@ from accord.compare.store import connection as store_connection
 from accord.compare.store import migrations
 from accord.compare.store import store as store_module
 from accord.compare.store.migrations import MIGRATIONS, migrate
-from accord.compare.store.rows import StoredPrompt
 from accord.compare.store.schema import METADATA
 from accord.compare.store.store import PreferenceStore
-from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict
+from accord.compare.store.verdicts import PairVerdict
 from accord.errors import StorageError
 from accord.records import Source
-from tests.compare.store_verdicts import ASK, add, answers, fails
+from tests.compare.store_verdicts import add, answers, fails
 
 
 def test_reopening(path: Path) -> None:
@@ -245,26 +243,3 @@ def test_opening_waits_for_a_process_that_is_writing(path: Path) -> None:
         assert waiting.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     ending.join()
     writer.close()
-
-
-def test_another_database() -> None:
-    """Any database by URL: give an empty one in ACCORD_TEST_DATABASE to try it."""
-    url = os.environ.get("ACCORD_TEST_DATABASE")
-    if url is None:
-        pytest.skip("ACCORD_TEST_DATABASE names no empty database")
-    with PreferenceStore.open(url) as store:
-        a, b, c = answers(store, "one", "two", "three")
-        store.add_verdicts(
-            [
-                PairVerdict(a, b, "b", "ann", shown_first="b"),
-                PairVerdict(a, c, "tie", "ann"),
-                RankingVerdict((a, b, c), (2, 0, 1), "ann"),
-                RatingVerdict(c, 0.5, "ann"),
-            ]
-        )
-    with PreferenceStore.read(url) as store:
-        assert store.prompts() == [StoredPrompt(1, ASK, {})]
-        assert [(p.chosen, p.rejected) for p in store.comparisons()] == [("two", "one")]
-        assert [r.ranks for r in store.rankings()] == [(2, 0, 1)]
-        assert [r.score for r in store.ratings()] == [0.5]
-        assert store.counts()["ties"] == 1

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import data, doctor, models, recipes, report, stages
+from accord.cli import data, doctor, judge, models, recipes, report, stages
 
 app = typer.Typer(
     name="accord",
@@ -23,6 +23,7 @@ app = typer.Typer(
 for module in (recipes, stages, models, report, doctor):
     app.add_typer(module.commands)
 app.add_typer(data.commands, name="data")
+app.add_typer(judge.commands, name="judge")
 
 
 def _print_version(requested: bool) -> None:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
+from accord.compare.store_records import READERS, UNCHECKED, StoreRead, read_store
 from accord.data.columns import DialogueText
 from accord.data.kinds import Kind
-from accord.data.read import FROM_COMPARISON, NO_COLUMNS, read_records, records_from_rows
-from accord.data.report import Dropped, ReadReport, count_dropped
+from accord.data.read import NO_COLUMNS, read_records, records_from_rows
+from accord.data.report import ReadReport, count_dropped
 from accord.data.values import printable
 from accord.errors import DataError
-from accord.records import (
-    Comparison,
-    Demonstration,
-    PromptOnly,
-    Ranking,
-    Rating,
-    Record,
-    Source,
-)
-
-R = TypeVar("R", bound=Record)
-StoreRecords = tuple[Sequence[Record], Dropped, list[str]]
-"""The records in a store, the verdicts dropped by reason, and the notes."""
-
-NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
+from accord.records import Comparison, Demonstration, Ranking, Rating, Record
+from accord.settings.verdicts import VerdictFilter
 
 
 def load_records(
@@ -38,24 +26,29 @@ def load_records(
     columns: Mapping[str, str] = NO_COLUMNS,
     *,
     columns_required: bool = True,
+    verdict_filter: VerdictFilter | None = None,
 ) -> tuple[list[Record], ReadReport]:
     """The records of `kind` in a data set, and what happened to each row or verdict.
 
-    A path that ends in .db (or .sqlite), or a database URL, is a preference store, whose pairs
-    without a winner count as dropped. Any other path or hub name is read by `read_records`, and
-    rows in memory (dicts, records, a `datasets.Dataset`, a DataFrame) by `records_from_rows`, with
-    their `columns` renamed:
+    A path that ends in .db (or .sqlite), or a database URL, is a preference store, of which
+    `verdict_filter` chooses the verdicts; those without a preference count as dropped. Any other
+    path or hub name is read by `read_records`, and rows in memory (dicts, records, a
+    `datasets.Dataset`, a DataFrame) by `records_from_rows`, with their `columns` renamed:
 
         pairs, report = load_records("pairs.jsonl", "comparisons")
         pairs, report = load_records([{"prompt": …, "chosen": …, "rejected": …}], "comparisons")
 
-    Raises DataError where there is nothing of that kind.
+    With `columns_required` False, the columns and the filter apply where they can. Raises
+    DataError where there is nothing of that kind, or the filter leaves nothing.
     """
+    in_store = isinstance(dataset, str | Path) and is_store(dataset)
+    if verdict_filter is not None and columns_required:
+        _check_filter(dataset, kind, in_store=in_store)
     if not isinstance(dataset, str | Path):
         return records_from_rows(
             dataset, kind, dialogue_text, columns, columns_required=columns_required
         )
-    if not is_store(dataset):
+    if not in_store:
         return read_records(
             dataset, kind, dialogue_text, columns, columns_required=columns_required
         )
@@ -67,23 +60,51 @@ def load_records(
                 f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."
             )
         try:
-            records, dropped, notes = READERS[kind](store)
-            for record in records:
+            read = read_store(store, kind, verdict_filter)
+            for record in read.records:
                 _require_texts(record)
         except (LookupError, TypeError, ValueError, StopIteration) as error:  # of changed bytes
             raise DataError(
                 f"{store.path} is damaged: what it holds does not belong together "
                 f"({type(error).__name__}: {printable(str(error))[:200]}). Give another store."
             ) from error
-        if not records:
-            contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
-            raise DataError(
-                f"{store.path} holds nothing that can be used as {kind}: it has "
-                f"{contents or 'nothing at all'}. Give another store, or add verdicts to this one."
-            )
-        used = len({record.source for record in records})
-        rows = used + count_dropped(dropped)
-        return list(records), ReadReport(store.path, rows, used, len(records), dropped, notes)
+        if not read.records:
+            raise _nothing_left(store, kind, read)
+        rows = read.used + count_dropped(read.dropped)
+        records = list(read.records)
+        report = ReadReport(store.path, rows, read.used, len(records), read.dropped, read.notes)
+        return records, report
+
+
+def _check_filter(dataset: object, kind: Kind, *, in_store: bool) -> None:
+    if not in_store:
+        name = dataset if isinstance(dataset, str | Path) else f"a {type(dataset).__name__}"
+        raise DataError(
+            f"`filter` chooses verdicts of a preference store, and {name} is none. Leave it out, "
+            "or import the rows with `accord data import`."
+        )
+    if kind == "prompts":
+        raise DataError(
+            f"`filter` chooses verdicts, and of {dataset} only the prompts are read. Leave it out."
+        )
+
+
+def _nothing_left(store: PreferenceStore, kind: Kind, read: StoreRead) -> DataError:
+    """The error where a store, or what the filter leaves of it, has no records of a kind."""
+    reasons = [f"{len(rows):,} {reason}" for reason, rows in read.dropped.items()]
+    if read.plan is not None and read.plan.verdicts:
+        reasons = [*(f"{n:,} {reason}" for reason, n in read.plan.left_out.items()), *reasons]
+    contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
+    why = f" Left out are {', '.join(reasons)}." if reasons else ""
+    remedy = "Give another store, or add verdicts to this one."
+    if read.plan is not None and read.plan.left_out:
+        remedy = "Loosen the `filter`, or give another store."
+    elif UNCHECKED in read.dropped:
+        remedy = "Check the judge with `accord judge check`, or name it in `unchecked_judges`."
+    return DataError(
+        f"{store.path} holds nothing that can be used as {kind}: it has "
+        f"{contents or 'nothing at all'}.{why} {remedy}"
+    )
 
 
 def _require_texts(record: Record) -> None:
@@ -98,91 +119,3 @@ def _require_texts(record: Record) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"the response of {record.source} is {type(text).__name__}")
-
-
-def _read_comparisons(store: PreferenceStore) -> tuple[list[Comparison], Dropped, list[str]]:
-    dropped: Dropped = {}
-    for verdict in store.verdicts("pair"):
-        if verdict.outcome in NO_WINNER:
-            dropped.setdefault(NO_WINNER[verdict.outcome], []).append((store.source(verdict), ""))
-    usable = []
-    for pair in store.comparisons():
-        if pair.chosen == pair.rejected:
-            dropped.setdefault("chosen and rejected are equal", []).append((pair.source, ""))
-        else:
-            usable.append(pair)
-    return usable, dropped, []
-
-
-def _read_rankings(store: PreferenceStore) -> tuple[list[Ranking], Dropped, list[str]]:
-    dropped: Dropped = {}
-    usable = []
-    for ranking in store.rankings():
-        if len(set(ranking.ranks)) == 1:
-            reason = "all responses of the ranking tie"
-            dropped.setdefault(reason, []).append((ranking.source, ""))
-        else:
-            usable.append(ranking)
-    return usable, dropped, []
-
-
-def _read_preferences(store: PreferenceStore) -> StoreRecords:
-    pairs, tied_pairs, _ = _read_comparisons(store)
-    rankings, tied_rankings, _ = _read_rankings(store)
-    return _sort_by_id([*pairs, *rankings]), tied_pairs | tied_rankings, []
-
-
-def _read_all_verdicts(store: PreferenceStore) -> StoreRecords:
-    preferences, dropped, _ = _read_preferences(store)
-    return _sort_by_id([*preferences, *store.ratings()]), dropped, []
-
-
-def _read_ratings(store: PreferenceStore) -> StoreRecords:
-    ratings = store.ratings()
-    return (ratings, {}, []) if ratings else _convert_comparisons(store, Rating)
-
-
-def _read_demonstrations(store: PreferenceStore) -> StoreRecords:
-    """The chosen response of each pair, and the best of each ranking."""
-    best = [_best_response(ranking) for ranking in store.rankings()]
-    if not best:
-        return _convert_comparisons(store, Demonstration)
-    pairs, dropped, notes = _convert_comparisons(store, Demonstration)
-    notes = [*(notes if pairs else []), "the best of each ranking is read as a demonstration"]
-    return _sort_by_id([*pairs, *best]), dropped, notes
-
-
-def _best_response(ranking: Ranking) -> Demonstration:
-    """The response with the best rank, the first of them where several tie, as in best-of-N."""
-    best = ranking.ranks.index(min(ranking.ranks))
-    finished = ranking.finished is None or ranking.finished[best]
-    fields = ranking.fields[best] if ranking.fields else ""
-    return Demonstration(ranking.prompt, ranking.responses[best], ranking.source, finished, fields)
-
-
-def _convert_comparisons(store: PreferenceStore, target: type[Record]) -> StoreRecords:
-    pairs, dropped, _ = _read_comparisons(store)
-    note, convert = FROM_COMPARISON[target]
-    return [record for pair in pairs for record in convert(pair)], dropped, [note]
-
-
-def _read_prompts(store: PreferenceStore) -> StoreRecords:
-    prompts = [PromptOnly(p.prompt, Source(store.path, p.id), p.meta) for p in store.prompts()]
-    return prompts, {}, []
-
-
-def _sort_by_id(records: list[R]) -> list[R]:
-    """The records in the order in which their verdicts were added."""
-    return sorted(records, key=lambda record: record.source.line or 0)
-
-
-READERS: dict[Kind, Callable[[PreferenceStore], StoreRecords]] = {
-    "comparisons": _read_comparisons,
-    "rankings": _read_rankings,
-    "preferences": _read_preferences,
-    "ratings": _read_ratings,
-    "demonstrations": _read_demonstrations,
-    "sft": _read_demonstrations,
-    "kto": _read_all_verdicts,
-    "prompts": _read_prompts,
-}

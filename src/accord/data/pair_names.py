@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 _RESPONSE = (
     r"(?:model_?|assistant_?|gpt_?|bot_?)?"
@@ -12,6 +12,7 @@ _RESPONSE = (
 )
 _RESPONSE_NAME = re.compile(rf"{_RESPONSE}[ _-]?(?:\d|[a-e])?", re.IGNORECASE)
 _NUMBERED = re.compile(rf"{_RESPONSE}[ _-]?(?:\d|[a-e])", re.IGNORECASE)
+_ANNOTATOR = re.compile(r"(?:annotator|annotation|rater|labell?er|human)[ _-]?\d+", re.IGNORECASE)
 SUFFIXES = (("1", "2"), ("0", "1"), ("a", "b"), ("A", "B"))
 ONE_HOT = ("winner_model_a", "winner_model_b", "winner_tie")
 STRENGTHS = ("overall_preference", "preference_strength")
@@ -37,6 +38,25 @@ LABELS = (
 def find_pair(columns: Collection[str]) -> dict[str, str]:
     """The names of `response_a`, `response_b` and `preferred` among the columns; empty where a pair
     or its label is missing, or where more than two responses are numbered."""
+    for first, second in _response_pairs(columns):
+        label = _find_label(columns, first[-1], second[-1])
+        if label is not None:
+            return {"response_a": first, "response_b": second, "preferred": label}
+    return {}
+
+
+def find_panel(columns: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The names of `response_a` and `response_b`, and those of the columns with a label of each
+    annotator (`annotator1`, `annotator2`, …); both empty where there are none of these."""
+    labels = [column for column in columns if _ANNOTATOR.fullmatch(column)]
+    for first, second in _response_pairs(columns):
+        if labels:
+            return {"response_a": first, "response_b": second}, labels
+    return {}, []
+
+
+def _response_pairs(columns: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Every two columns that are a pair of responses, in order."""
     numbered = [column for column in columns if _NUMBERED.fullmatch(column)]
     for first in numbered:
         for one, two in SUFFIXES:
@@ -44,12 +64,8 @@ def find_pair(columns: Collection[str]) -> dict[str, str]:
             if not first.endswith(one) or second not in numbered:
                 continue
             stem = first[:-1]
-            if sum(column[:-1] == stem for column in numbered) > 2:
-                continue
-            label = _find_label(columns, one, two)
-            if label is not None:
-                return {"response_a": first, "response_b": second, "preferred": label}
-    return {}
+            if sum(column[:-1] == stem for column in numbered) <= 2:
+                yield first, second
 
 
 def _find_label(columns: Collection[str], one: str, two: str) -> str | None:

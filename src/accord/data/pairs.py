@@ -139,10 +139,15 @@ def parse_labelled_pair(cells: Cells) -> Record:
         f"`{names[0]}` and `{names[1]}` are read as a pair, of which "
         f"`{cells.name('preferred')}` names the preferred one"
     ] += 1
-    sides = _arena_sides(cells, names)
-    if sides is None:
-        sides = _text_sides(cells, names)
+    sides = parse_sides(cells)
     return _make_comparison(cells, *(sides if side == "a" else sides[::-1]))
+
+
+def parse_sides(cells: Cells) -> tuple[Side, Side]:
+    """The prompt with the first response of a labelled pair, and with the second. Raises RowError
+    where one of them is missing or they are no text."""
+    names = [cells.name(column) for column in ("response_a", "response_b")]
+    return _arena_sides(cells, names) or _text_sides(cells, names)
 
 
 def _text_sides(cells: Cells, names: list[str]) -> tuple[Side, Side]:

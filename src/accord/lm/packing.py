@@ -42,7 +42,8 @@ class PromptGroup:
 
     `ranks[k]` is the rank of response k, 0 best, equal = tie; `margin` is a pair's, if known;
     `labels[k]` says whether it is desirable. `loss_mask[k]` says which of its tokens are trained
-    on; empty, all are.
+    on; empty, all are. `probability` is a pair's soft label: that of the response with rank 0 being
+    the better one; None is certainty.
     """
 
     prompt: tuple[int, ...]
@@ -52,6 +53,7 @@ class PromptGroup:
     source: Source = UNKNOWN
     labels: tuple[bool, ...] = ()
     loss_mask: tuple[tuple[bool, ...], ...] = ()
+    probability: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -70,6 +72,28 @@ class PromptGroup:
         ]
 
     @property
+    def weighted_pairs(self) -> list[tuple[int, int, float]]:
+        """`preference_pairs` with their weights in the loss, which sum to 1.
+
+        A pair with a soft label p is both pairs: as it is with weight p, reversed with 1 − p. Any
+        loss ℓ on pairs becomes its mean over the label, p·ℓ(w, l) + (1 − p)·ℓ(l, w).
+        """
+        pairs = self.preference_pairs
+        if self.probability is None:
+            return [(i, j, 1.0 / len(pairs)) for i, j in pairs]
+        p = self.probability
+        directed = [pair for i, j in pairs for pair in ((i, j, p), (j, i, 1.0 - p))]
+        return [(i, j, weight / len(pairs)) for i, j, weight in directed if weight]
+
+    @property
+    def mean_chosen_length(self) -> float:
+        """Mean number of tokens of the better responses, over the pairs by their weights."""
+        if self.probability is None:
+            chosen = [len(self.responses[i]) for i, _ in self.preference_pairs]
+            return sum(chosen) / len(chosen)
+        return sum(weight * len(self.responses[i]) for i, _, weight in self.weighted_pairs)
+
+    @property
     def num_targets(self) -> int:
         """Tokens that are trained on."""
         return sum(map(sum, self.loss_mask)) if self.loss_mask else sum(map(len, self.responses))
@@ -77,12 +101,18 @@ class PromptGroup:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs (P,) as response indices; a group's weights sum to 1, however many pairs it has."""
+    """Pairs (P,) as response indices; a group's weights sum to 1, however many pairs it has.
+
+    A pair with a soft label is here twice, the second time reversed, with the rest of the weight.
+    `preferred` are the weights of the preferred directions alone, which metrics use: a reversed
+    pair has 0 there.
+    """
 
     chosen: Tensor
     rejected: Tensor
     weights: Tensor
     margins: Tensor
+    preferred: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,24 +142,28 @@ class PackedBatch:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """All pairs of responses to one prompt that have different ranks."""
+        """All pairs of responses to one prompt that have different ranks; see `Pairs`."""
         chosen: list[int] = []
         rejected: list[int] = []
         weights: list[float] = []
         margins: list[float] = []
+        preferred: list[float] = []
         first = 0
         for group in self.groups:
-            pairs = group.preference_pairs
-            chosen += [first + i for i, _ in pairs]
-            rejected += [first + j for _, j in pairs]
-            weights += [1.0 / len(pairs) for _ in pairs]
+            pairs = group.weighted_pairs
+            chosen += [first + i for i, _, _ in pairs]
+            rejected += [first + j for _, j, _ in pairs]
+            weights += [weight for _, _, weight in pairs]
             margins += [group.margin or 0.0] * len(pairs)
+            share = 1.0 / max(1, len(group.preference_pairs))
+            preferred += [share * (group.ranks[i] < group.ranks[j]) for i, j, _ in pairs]
             first += len(group.responses)
         return Pairs(
             torch.tensor(chosen, device=self.device),
             torch.tensor(rejected, device=self.device),
             torch.tensor(weights, device=self.device),
             torch.tensor(margins, device=self.device),
+            torch.tensor(preferred, device=self.device),
         )
 
     def per_response(self, token_values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from accord.settings.base import InputPath, Settings, UnlessDefault
+from accord.settings.verdicts import Filter
 
 ColumnNames = Annotated[
     dict[str, str] | None,
@@ -49,6 +50,7 @@ class MixtureSource(Settings):
     columns: dict[str, str] | None = Field(
         None, description="Names of its columns, as in the stage's `columns`."
     )
+    filter: Filter = None
     max_samples: int | None = Field(
         None, ge=1, description="Use at most this many of its rows, before weights apply."
     )

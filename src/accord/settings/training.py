@@ -12,6 +12,7 @@ from accord.settings.base import InputPath, NotIdentity, Settings
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
 from accord.settings.lora import LORA_RATE_FACTOR, LoraSettings, peak_learning_rate
+from accord.settings.verdicts import Filter
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -37,6 +38,7 @@ class TrainSettings(Settings):
         "(`eval/helpful/loss`).",
     )
     columns: data.ColumnNames = None
+    filter: Filter = None
     max_samples: data.MaxSamples = None
     max_eval_samples: data.MaxEvalSamples = None
     samples_from: data.SamplesFrom = "start"

@@ -51,10 +51,14 @@ WITHHELD_ADVICE = "Use another judge for such texts, or leave these prompts out.
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """The text of a user message, and the JSON schema that the answer should have."""
+    """The text of a user message, and the JSON schema that the answer should have.
+
+    Requests that differ in `repeat` alone are sent as the same, and answered each.
+    """
 
     text: str
     schema: Mapping[str, Any]
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Endpoint:
                 "temperature": settings.temperature,
                 "answer_tokens": settings.answer_tokens,
                 "output": settings.output,
+                **({"repeat": request.repeat} if request.repeat else {}),
             }
         )
 

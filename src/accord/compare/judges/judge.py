@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from accord.compare.judges.cache import CachedAnswer
@@ -55,6 +55,18 @@ class NoVerdict:
 
 Ranks = tuple[int, ...]
 """The rank of each response, 0 best, equal = tie."""
+
+Preferred = int | None
+"""The index of the better of two responses, None for a tie."""
+
+
+@dataclass(frozen=True, slots=True)
+class BothOrders:
+    """A judge's verdicts on a pair with its first response shown first, and shown second. Both
+    name the response by its index in the pair."""
+
+    forward: Preferred | NoVerdict
+    backward: Preferred | NoVerdict
 
 
 @dataclass
@@ -117,36 +129,51 @@ class AiJudge:
         ]
         return self._request_verdicts(requests, "score", score_verdicts(lowest, highest))
 
-    def _judge_pairs(self, pairs: Sequence[Candidates]) -> list[int | NoVerdict | None]:
-        """The index of the better response of each pair, 0 or 1, or None for a tie."""
+    def both_orders(self, pairs: Sequence[Candidates], *, repeat: int = 0) -> list[BothOrders]:
+        """The verdicts on each pair of responses in both orders, from two calls. Two equal texts
+        need no judge: they tie.
+
+        With `repeat` the same requests are sent again, once for each number: their answers have
+        entries of their own in the cache. Raises as `ranks`.
+        """
         orders = [order for pair in pairs for order in (pair, _swap(pair))]
-        requests = [pair_request(self.rubric, o.prompt, o.responses, o.finished) for o in orders]
-        # Two equal texts need no judge.
+        requests = [
+            replace(pair_request(self.rubric, o.prompt, o.responses, o.finished), repeat=repeat)
+            for o in orders
+        ]
         needed = [i for i, order in enumerate(orders) if not _are_equal(order)]
         verdicts = self._request_verdicts([requests[i] for i in needed], "verdict", PAIR_VERDICTS)
         by_order = dict(zip(needed, verdicts, strict=True))
+        results = []
+        for i in range(len(pairs)):
+            forward, backward = by_order.get(2 * i), by_order.get(2 * i + 1)
+            results.append(
+                BothOrders(forward, 1 - backward if isinstance(backward, int) else backward)
+            )
+        return results
+
+    def _judge_pairs(self, pairs: Sequence[Candidates]) -> list[Preferred | NoVerdict]:
+        """The better response of each pair, or a tie."""
         return [
-            None if _are_equal(pair) else self._combine(by_order[2 * i], by_order[2 * i + 1])
-            for i, pair in enumerate(pairs)
+            None if _are_equal(pair) else self._combine(verdicts)
+            for pair, verdicts in zip(pairs, self.both_orders(pairs), strict=True)
         ]
 
-    def _combine(
-        self, verdict: int | NoVerdict | None, swapped_verdict: int | NoVerdict | None
-    ) -> int | NoVerdict | None:
+    def _combine(self, verdicts: BothOrders) -> Preferred | NoVerdict:
         """The outcome of a pair from its verdicts in both orders: a tie where they differ."""
         counts = self.counts
+        forward, backward = verdicts.forward, verdicts.backward
         counts.pairs += 1
-        if isinstance(verdict, NoVerdict):
-            return verdict
-        if isinstance(swapped_verdict, NoVerdict):
-            return swapped_verdict
-        for position in (verdict, swapped_verdict):
-            counts.first += position == 0
-            counts.second += position == 1
-            counts.tie += position is None
-        second_verdict = None if swapped_verdict is None else 1 - swapped_verdict
-        counts.order_disagreements += verdict != second_verdict
-        return verdict if verdict == second_verdict else None
+        if isinstance(forward, NoVerdict):
+            return forward
+        if isinstance(backward, NoVerdict):
+            return backward
+        for first, verdict in ((0, forward), (1, backward)):
+            counts.first += verdict == first
+            counts.second += verdict == 1 - first
+            counts.tie += verdict is None
+        counts.order_disagreements += forward != backward
+        return forward if forward == backward else None
 
     def _request_verdicts(
         self, requests: Sequence[ChatRequest], key: str, verdicts: Mapping[str, T]

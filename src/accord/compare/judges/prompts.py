@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accord.compare.judges.endpoint import ChatRequest
@@ -116,7 +116,7 @@ def retry_request(request: ChatRequest, attempt: int) -> ChatRequest:
     if not attempt:
         return request
     instruction = f"Answer with the JSON object and nothing else. (Attempt {attempt + 1}.)"
-    return ChatRequest(f"{request.text}\n\n{instruction}", request.schema)
+    return replace(request, text=f"{request.text}\n\n{instruction}")
 
 
 def _format_material(prompt: Prompt, responses: Sequence[tuple[str, str]]) -> str:

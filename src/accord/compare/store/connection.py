@@ -21,6 +21,7 @@ from accord.errors import DataError, StorageError
 from accord.runs.storage import storage_errors
 
 BUSY_SECONDS = 60.0
+CONCURRENT_STATES = {"40001", "40P01"}  # SQL's serialization failure, PostgreSQL's deadlock
 STORE_ENDINGS = {".db", ".sqlite", ".sqlite3"}
 
 
@@ -147,6 +148,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+class ConcurrentWriteError(Exception):
+    """The database ended a transaction because of another one; it can be tried again."""
+
+
 @contextmanager
 def transaction(engine: sa.Engine, name: str, *, writes: bool) -> Iterator[sa.Connection]:
     """One transaction on the store `name`: all of it or nothing.
@@ -167,6 +172,8 @@ def database_errors(name: str) -> Iterator[None]:
         raise
     except (exc.DBAPIError, sqlite3.Error) as error:
         message = str(error.orig if isinstance(error, exc.DBAPIError) else error)
+        if getattr(getattr(error, "orig", None), "sqlstate", None) in CONCURRENT_STATES:
+            raise ConcurrentWriteError(message) from error
         if "not a database" in message or "malformed" in message:
             raise DataError(
                 f"{name} is not a preference store: {message}. Give a store, or a new file's name."

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
+from accord.compare.store.items import item_name
 from accord.compare.store.schema import METADATA, SCHEMA_VERSION
 from accord.errors import DataError
 
 Migration = Callable[[Connection], None]
+ADVISORY_LOCK = 4_127_550_631  # of accord's migrations: one process at a time creates the tables
+CHUNK = 5000  # verdicts in memory at once
 LATEST = sa.select(sa.func.max(SCHEMA_VERSION.c.version))
 
 
@@ -61,6 +64,8 @@ def migrate(
     Raises DataError where the database is something else, where there is no store and `create` is
     False, and where the store was written by a newer accord.
     """
+    if connection.dialect.name == "postgresql":  # SQLite has a single writer
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     if check_is_store(connection, name, create=create, migrations=migrations) is None:
         SCHEMA_VERSION.create(connection)
     version = connection.scalar(LATEST) or 0
@@ -122,4 +127,90 @@ def _create_tables(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create_tables,)
+def _add_annotation(connection: Connection) -> None:
+    """Version 2: what annotators say beside the outcome, client's keys, judges and their answers.
+
+    Verdicts of version 1 get their item.
+    """
+    metadata = MetaData()
+    Table("verdicts", metadata, Column("id", Integer, primary_key=True))  # for the references to it
+    judges = Table(
+        "judges",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("digest", String(64), nullable=False, unique=True),
+        Column("model", Text, nullable=False),
+        Column("endpoint", Text, nullable=False),
+        Column("prompt", String(64), nullable=False),
+        Column("rubric", String(64), nullable=False),
+        Column("settings", sa.JSON, nullable=False),
+        Column("created", String(40), nullable=False),
+    )
+    checks = Table(
+        "judge_checks",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("judge_id", ForeignKey("judges.id"), nullable=False, index=True),
+        Column("criterion", Text),
+        Column("passed", sa.Boolean, nullable=False),
+        Column("report", sa.JSON, nullable=False),
+        Column("created", String(40), nullable=False),
+    )
+    answers = Table(
+        "judge_answers",
+        metadata,
+        Column("verdict_id", ForeignKey("verdicts.id"), primary_key=True),
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("shown", sa.JSON, nullable=False),
+        Column("verdict", Text),
+        Column("probability", sa.Float),
+        Column("text", Text, nullable=False),
+    )
+    metadata.create_all(connection, tables=[judges, checks, answers], checkfirst=False)
+    connection.exec_driver_sql("ALTER TABLE responses ADD COLUMN key VARCHAR(64)")
+    for column in (
+        "item VARCHAR(64) NOT NULL DEFAULT ''",
+        "criterion TEXT",
+        "strength INTEGER",
+        "probability FLOAT",
+        "comment TEXT",
+        "tags JSON",
+        "guideline VARCHAR(64)",
+        "view VARCHAR(16)",
+        "session TEXT",
+        "source TEXT",
+        "key VARCHAR(200)",
+        "supersedes INTEGER REFERENCES verdicts (id)",
+        "judge_id INTEGER REFERENCES judges (id)",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE verdicts ADD COLUMN {column}")
+    _fill_items(connection)
+    for index in (
+        "UNIQUE INDEX ix_responses_key ON responses (key)",
+        "INDEX ix_verdicts_item ON verdicts (item, kind, annotator, criterion)",
+        "INDEX ix_verdicts_supersedes ON verdicts (supersedes)",
+        "UNIQUE INDEX ix_verdicts_key ON verdicts (key)",
+    ):
+        connection.exec_driver_sql(f"CREATE {index}")
+
+
+def _fill_items(connection: Connection) -> None:
+    """Write `verdicts.item`, a chunk of verdicts at a time so that memory stays flat."""
+    items, update = (
+        sa.text(
+            "SELECT verdict_id, response_id FROM verdict_items "
+            "WHERE verdict_id > :first AND verdict_id <= :last ORDER BY verdict_id"
+        ),
+        sa.text("UPDATE verdicts SET item = :item WHERE id = :id"),
+    )
+    last = connection.scalar(sa.text("SELECT max(id) FROM verdicts")) or 0
+    for first in range(0, last, CHUNK):
+        ids: dict[int, list[int]] = {}
+        for verdict, response in connection.execute(items, {"first": first, "last": first + CHUNK}):
+            ids.setdefault(verdict, []).append(response)
+        if ids:
+            rows = [{"id": verdict, "item": item_name(of)} for verdict, of in ids.items()]
+            connection.execute(update, rows)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create_tables, _add_annotation)

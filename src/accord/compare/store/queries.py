@@ -1,130 +1,58 @@
-"""The preference store's reads and inserts, within an open transaction."""
+"""The preference store's reads, within an open transaction."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
+from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFingerprint
+from accord.compare.store.inserts import CHUNK
 from accord.compare.store.rows import (
+    Facet,
     JudgedResponse,
+    Selection,
     StoredPrompt,
     StoredResponse,
     StoredVerdict,
     VerdictKind,
 )
-from accord.compare.store.schema import PROMPTS, RESPONSES, VERDICT_ITEMS, VERDICTS
-from accord.compare.store.verdicts import (
-    Item,
-    PairVerdict,
-    RankingVerdict,
-    RatingVerdict,
-    Verdict,
+from accord.compare.store.schema import (
+    JUDGE_ANSWERS,
+    JUDGE_CHECKS,
+    JUDGES,
+    PROMPTS,
+    RESPONSES,
+    VERDICT_ITEMS,
+    VERDICTS,
 )
-from accord.errors import DataError
-from accord.records import Prompt, Response, prompt_from_json, prompt_json
+from accord.compare.store.verdicts import Item
+from accord.records import Prompt, Response, prompt_from_json
 
-VERDICT_KINDS: dict[type[Verdict], VerdictKind] = {
-    PairVerdict: "pair",
-    RankingVerdict: "ranking",
-    RatingVerdict: "rating",
-}
-CHUNK = 500  # values in one query; databases limit them to some tens of thousands
-
-
-def prompt_digest(prompt: Prompt) -> str:
-    """SHA-256 of the prompt as JSON; a text and a user message of that text differ."""
-    content = json.dumps(prompt_json(prompt), ensure_ascii=False, sort_keys=True)
-    return sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def add_prompts(
-    connection: sa.Connection, items: Sequence[tuple[Prompt, Mapping[str, Any]]]
-) -> list[int]:
-    """The ids of prompts; new ones are inserted with their meta."""
-    digests = [prompt_digest(prompt) for prompt, _ in items]
-    ids = _select_by_key(connection, PROMPTS.c.digest, PROMPTS.c.id, digests)
-    new: dict[str, dict[str, Any]] = {}
-    now = _now()
-    for key, (prompt, meta) in zip(digests, items, strict=True):
-        if key not in ids and key not in new:
-            new[key] = {
-                "digest": key,
-                "content": prompt_json(prompt),
-                "meta": dict(meta),
-                "created": now,
-            }
-    ids |= dict(zip(new, _insert(connection, PROMPTS, list(new.values())), strict=True))
-    return [ids[key] for key in digests]
-
-
-def add_responses(connection: sa.Connection, items: Sequence[Response]) -> list[int]:
-    """Inserts responses, and their prompts where those are new; the responses' ids."""
-    prompts = list(dict.fromkeys(item.prompt for item in items))
-    ids = dict(zip(prompts, add_prompts(connection, [(p, {}) for p in prompts]), strict=True))
-    now = _now()
-    rows = [
-        {
-            "prompt_id": ids[item.prompt],
-            "text": item.text,
-            "model": item.model,
-            "settings": dict(item.settings),
-            "tokens": item.tokens,
-            "logp": item.logp,
-            "finished": item.finished,
-            "created": now,
-        }
-        for item in items
-    ]
-    return _insert(connection, RESPONSES, rows)
-
-
-def add_verdicts(
-    connection: sa.Connection, verdicts: Sequence[Verdict], items: Sequence[Sequence[Item]]
-) -> list[int]:
-    """Inserts verdicts, each with its items; the verdicts' ids.
-
-    Raises DataError where a response is not in the store or is to another prompt than the rest.
-    """
-    response_ids = [item.response_id for verdict_items in items for item in verdict_items]
-    prompt_ids = _select_by_key(
-        connection, RESPONSES.c.id, RESPONSES.c.prompt_id, sorted(set(response_ids))
-    )
-    now = _now()
-    rows = [
-        {
-            "prompt_id": _shared_prompt(prompt_ids, verdict_items),
-            "kind": VERDICT_KINDS[type(verdict)],
-            "annotator": verdict.annotator,
-            "round": verdict.round,
-            "outcome": verdict.outcome if isinstance(verdict, PairVerdict) else None,
-            "reason": verdict.reason,
-            "seconds": verdict.seconds,
-            "created": now,
-        }
-        for verdict, verdict_items in zip(verdicts, items, strict=True)
-    ]
-    ids = _insert(connection, VERDICTS, rows)
-    slots = [
-        {
-            "verdict_id": id_,
-            "slot": slot,
-            "response_id": item.response_id,
-            "rank": item.rank,
-            "score": item.score,
-            "shown": item.shown,
-        }
-        for id_, verdict_items in zip(ids, items, strict=True)
-        for slot, item in enumerate(verdict_items)
-    ]
-    if slots:
-        connection.execute(VERDICT_ITEMS.insert(), slots)
-    return ids
+LATER = VERDICTS.alias("later")
+FIELDS = (  # of a stored verdict that are its row's
+    "id",
+    "prompt_id",
+    "kind",
+    "annotator",
+    "round",
+    "outcome",
+    "reason",
+    "seconds",
+    "created",
+    "criterion",
+    "strength",
+    "probability",
+    "comment",
+    "guideline",
+    "view",
+    "session",
+    "source",
+    "key",
+    "supersedes",
+)
 
 
 def select_prompts(connection: sa.Connection) -> list[StoredPrompt]:
@@ -161,40 +89,24 @@ def select_responses(
     ]
 
 
-def select_verdicts(
-    connection: sa.Connection,
-    kind: VerdictKind | None,
-    round: int | None,
-    annotator: str | None,
-) -> list[StoredVerdict]:
-    """Verdicts in the order of their ids, with their items."""
-    query = (
-        sa.select(VERDICTS, VERDICT_ITEMS)
-        .join(VERDICT_ITEMS, VERDICT_ITEMS.c.verdict_id == VERDICTS.c.id)
-        .order_by(VERDICTS.c.id, VERDICT_ITEMS.c.slot)
+def iterate_verdicts(connection: sa.Connection, selection: Selection) -> Iterator[StoredVerdict]:
+    """The selected verdicts in the order of their ids, with their items; a chunk in memory."""
+    query = _selected(
+        sa.select(VERDICTS, JUDGES.c.digest.label("judge")).join(
+            JUDGES, JUDGES.c.id == VERDICTS.c.judge_id, isouter=True
+        ),
+        selection,
     )
-    for column, value in (("kind", kind), ("round", round), ("annotator", annotator)):
-        if value is not None:
-            query = query.where(VERDICTS.c[column] == value)
-    verdicts = []
-    for _, group in groupby(connection.execute(query), key=lambda row: row.id):
-        rows = list(group)
-        first = rows[0]
-        verdicts.append(
-            StoredVerdict(
-                id=first.id,
-                prompt_id=first.prompt_id,
-                kind=first.kind,
-                annotator=first.annotator,
-                round=first.round,
-                outcome=first.outcome,
-                reason=first.reason,
-                seconds=first.seconds,
-                created=first.created,
-                items=tuple(Item(r.response_id, r.rank, r.score, r.shown) for r in rows),
+    query = query.order_by(VERDICTS.c.id).limit(CHUNK)
+    last = 0
+    while rows := connection.execute(query.where(VERDICTS.c.id > last)).all():
+        last = rows[-1].id
+        items = _select_items(connection, [row.id for row in rows])
+        for row in rows:
+            fields = {name: getattr(row, name) for name in FIELDS}
+            yield StoredVerdict(
+                **fields, items=items[row.id], tags=tuple(row.tags or ()), judge=row.judge
             )
-        )
-    return verdicts
 
 
 def select_judged_prompts(connection: sa.Connection, kind: VerdictKind) -> dict[int, Prompt]:
@@ -221,62 +133,139 @@ def select_judged_responses(
     return {r.id: JudgedResponse(r.text, r.model, r.finished) for r in rows}
 
 
+def select_answers(
+    connection: sa.Connection, verdict_ids: Sequence[int]
+) -> dict[int, tuple[JudgeAnswer, ...]]:
+    """The raw answers that verdicts of judges were read from, by verdict."""
+    answers: dict[int, tuple[JudgeAnswer, ...]] = {}
+    for start in range(0, len(verdict_ids), CHUNK):
+        query = (
+            sa.select(JUDGE_ANSWERS)
+            .where(JUDGE_ANSWERS.c.verdict_id.in_(verdict_ids[start : start + CHUNK]))
+            .order_by(JUDGE_ANSWERS.c.verdict_id, JUDGE_ANSWERS.c.number)
+        )
+        for r in connection.execute(query):
+            answer = JudgeAnswer(r.text, tuple(r.shown), r.verdict, r.probability)
+            answers[r.verdict_id] = (*answers.get(r.verdict_id, ()), answer)
+    return answers
+
+
+def select_judges(connection: sa.Connection) -> dict[str, JudgeFingerprint]:
+    """The fingerprints of all judges, by digest."""
+    rows = connection.execute(sa.select(JUDGES).order_by(JUDGES.c.id))
+    return {
+        r.digest: JudgeFingerprint(r.model, r.endpoint, r.prompt, r.rubric, r.settings)
+        for r in rows
+    }
+
+
+def select_judge_checks(connection: sa.Connection, digest: str | None) -> list[JudgeCheck]:
+    """The checks of all judges, or of that with this digest, in the order of their ids."""
+    judges = select_judges(connection)
+    query = sa.select(JUDGE_CHECKS, JUDGES.c.digest).join(
+        JUDGES, JUDGES.c.id == JUDGE_CHECKS.c.judge_id
+    )
+    if digest is not None:
+        query = query.where(JUDGES.c.digest == digest)
+    return [
+        JudgeCheck(judges[r.digest], r.passed, r.report, r.criterion, r.created)
+        for r in connection.execute(query.order_by(JUDGE_CHECKS.c.id))
+    ]
+
+
+def select_facets(connection: sa.Connection) -> list[Facet]:
+    """The verdicts that count, by what a selection may name."""
+    columns = [VERDICTS.c[name] for name in ("kind", "source", "round", "annotator", "criterion")]
+    query = (
+        sa.select(*columns, JUDGES.c.digest, sa.func.count())
+        .select_from(VERDICTS)
+        .join(JUDGES, JUDGES.c.id == VERDICTS.c.judge_id, isouter=True)
+        .group_by(*columns, JUDGES.c.digest)
+    )
+    return [Facet(*row) for row in connection.execute(_selected(query, Selection()))]
+
+
 def count_all(connection: sa.Connection) -> dict[str, int]:
     """The number of rows of each kind; see `PreferenceStore.counts`."""
     query = sa.select(VERDICTS.c.kind, VERDICTS.c.outcome, sa.func.count()).group_by(
         VERDICTS.c.kind, VERDICTS.c.outcome
     )
-    by_kind = {(kind, outcome): count for kind, outcome, count in connection.execute(query)}
+    rows = connection.execute(_selected(query, Selection()))
+    by_kind = {(kind, outcome): count for kind, outcome, count in rows}
     pairs = {o: by_kind.get(("pair", o), 0) for o in ("a", "b", "tie", "both_bad")}
+    verdicts = connection.scalar(sa.select(sa.func.count(VERDICTS.c.id))) or 0
+
+    def of_outcome(outcome: str) -> int:
+        return sum(count for (_, o), count in by_kind.items() if o == outcome)
+
     return {
         "prompts": connection.scalar(sa.select(sa.func.count(PROMPTS.c.id))) or 0,
         "responses": connection.scalar(sa.select(sa.func.count(RESPONSES.c.id))) or 0,
-        "verdicts": sum(by_kind.values()),
+        "verdicts": verdicts,
         "pairs": sum(pairs.values()),
         "comparisons": pairs["a"] + pairs["b"],
         "ties": pairs["tie"],
         "both_bad": pairs["both_bad"],
         "rankings": by_kind.get(("ranking", None), 0),
         "ratings": by_kind.get(("rating", None), 0),
+        "undecided": of_outcome("undecided"),
+        "skipped": of_outcome("skip"),
+        "flagged": of_outcome("flag"),
+        "superseded": verdicts - sum(by_kind.values()),
     }
 
 
-def _insert(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
-) -> list[int]:
-    if not rows:
-        return []
-    statement = table.insert().returning(table.c.id, sort_by_parameter_order=True)
-    return list(connection.scalars(statement, rows))
+def _selected(query: sa.Select[Any], selection: Selection) -> sa.Select[Any]:
+    """The query over VERDICTS, of the selected verdicts alone."""
+    columns = VERDICTS.c
+    if selection.kind is not None:
+        query = query.where(columns.kind == selection.kind)
+    if selection.rounds is not None:
+        query = query.where(columns.round.in_(selection.rounds))
+    if selection.annotators is not None:
+        query = query.where(columns.annotator.in_(selection.annotators))
+    if selection.sources is not None:
+        query = query.where(columns.source.in_(selection.sources))
+    if selection.criteria is not None:
+        named = [criterion for criterion in selection.criteria if criterion is not None]
+        is_whole = columns.criterion.is_(None) if None in selection.criteria else sa.false()
+        query = query.where(columns.criterion.in_(named) | is_whole)
+    if selection.history:
+        return query
+    # Only what was said within the selection replaces a verdict of the selection: a read of round 0
+    # sees it as it was.
+    newer = sa.and_(
+        LATER.c.item == columns.item,
+        LATER.c.kind == columns.kind,
+        LATER.c.annotator == columns.annotator,
+        LATER.c.criterion.is_not_distinct_from(columns.criterion),
+        LATER.c.id > columns.id,
+    )
+    conditions: tuple[sa.ColumnElement[bool], ...] = (newer, LATER.c.supersedes == columns.id)
+    for condition in conditions:
+        replacement = sa.select(sa.literal(1)).where(condition)
+        if selection.rounds is not None:
+            replacement = replacement.where(LATER.c.round.in_(selection.rounds))
+        if selection.sources is not None:
+            replacement = replacement.where(LATER.c.source.in_(selection.sources))
+        query = query.where(~replacement.correlate(VERDICTS).exists())
+    return query
 
 
-def _select_by_key(
-    connection: sa.Connection, key: sa.Column[Any], value: sa.Column[Any], keys: Sequence[Any]
-) -> dict[Any, int]:
-    """`value` by `key`, of the stored rows whose key is among `keys`."""
-    selected: dict[Any, int] = {}
-    for start in range(0, len(keys), CHUNK):
-        query = sa.select(key, value).where(key.in_(keys[start : start + CHUNK]))
-        selected.update((k, v) for k, v in connection.execute(query))
-    return selected
-
-
-def _shared_prompt(prompt_ids: Mapping[int, int], items: Sequence[Item]) -> int:
-    """The id of the prompt that a verdict's responses share. Raises DataError without one."""
-    ids = [item.response_id for item in items]
-    unknown = [str(id_) for id_ in ids if id_ not in prompt_ids]
-    if unknown:
-        raise DataError(
-            f"A verdict is about response {', '.join(unknown)}, which is not in the store. "
-            "Add the responses first and use the ids that they get."
-        )
-    prompts = {prompt_ids[id_] for id_ in ids}
-    if len(prompts) > 1:
-        raise DataError(
-            f"A verdict compares responses {', '.join(map(str, ids))}, which are to different "
-            f"prompts ({', '.join(map(str, sorted(prompts)))}). Compare responses to one prompt."
-        )
-    return prompts.pop()
+def _select_items(
+    connection: sa.Connection, verdict_ids: Sequence[int]
+) -> dict[int, tuple[Item, ...]]:
+    """The items of verdicts, in the order of their slots."""
+    query = (
+        sa.select(VERDICT_ITEMS)
+        .where(VERDICT_ITEMS.c.verdict_id.in_(verdict_ids))
+        .order_by(VERDICT_ITEMS.c.verdict_id, VERDICT_ITEMS.c.slot)
+    )
+    groups = groupby(connection.execute(query), key=lambda row: row.verdict_id)
+    return {
+        id_: tuple(Item(r.response_id, r.rank, r.score, r.shown) for r in rows)
+        for id_, rows in groups
+    }
 
 
 def _select_contents(connection: sa.Connection, ids: sa.Select[Any]) -> dict[int, Prompt]:
@@ -285,7 +274,3 @@ def _select_contents(connection: sa.Connection, ids: sa.Select[Any]) -> dict[int
         sa.select(PROMPTS.c.id, PROMPTS.c.content).where(PROMPTS.c.id.in_(ids))
     )
     return {r.id: prompt_from_json(r.content) for r in rows}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

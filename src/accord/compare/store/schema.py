@@ -48,9 +48,38 @@ RESPONSES = Table(
     Column("logp", Float),
     Column("finished", Boolean, nullable=False),
     Column("created", String(40), nullable=False),
+    Column("key", String(64)),  # digest of an imported row's content: it is not added twice
+    Index("ix_responses_key", "key", unique=True),
 )
 
-# An annotator's verdict on one response, or on several to the same prompt.
+# An AI judge: `digest` is that of its fingerprint, the columns that follow.
+JUDGES = Table(
+    "judges",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("model", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("prompt", String(64), nullable=False),  # digests of the prompt's form and the rubric
+    Column("rubric", String(64), nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("created", String(40), nullable=False),
+)
+
+# A judge measured against people: whether it passed. The latest row of a judge and criterion holds.
+JUDGE_CHECKS = Table(
+    "judge_checks",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("judge_id", ForeignKey("judges.id"), nullable=False, index=True),
+    Column("criterion", Text),
+    Column("passed", Boolean, nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("created", String(40), nullable=False),
+)
+
+# An annotator's verdict on one response, or on several to the same prompt. A changed mind is a new
+# row: of one annotator, item, kind and criterion the latest counts.
 VERDICTS = Table(
     "verdicts",
     METADATA,
@@ -59,11 +88,30 @@ VERDICTS = Table(
     Column("kind", String(16), nullable=False),  # pair, ranking or rating
     Column("annotator", Text, nullable=False),
     Column("round", Integer, nullable=False),
-    Column("outcome", String(16)),  # of a pair: a, b, tie or both_bad
+    # Of a pair a, b, tie or both_bad; of any kind skip, flag or undecided (a judge's two orders
+    # disagree).
+    Column("outcome", String(16)),
     Column("reason", Text),
     Column("seconds", Float),  # from being shown to being judged
     Column("created", String(40), nullable=False),
+    # The responses that it is on, in any order: their sorted ids, or of many the digest of these.
+    Column("item", String(64), nullable=False, server_default=""),
+    Column("criterion", Text),  # NULL: the whole
+    Column("strength", Integer),  # of a pair: 1 slightly better, 2 better, 3 far better
+    Column("probability", Float),  # of a pair: that `a` is the better one
+    Column("comment", Text),
+    Column("tags", JSON(none_as_null=True)),  # a list of texts
+    Column("guideline", String(64)),  # SHA-256 of the guideline's text
+    Column("view", String(16)),  # rendered or raw
+    Column("session", Text),
+    Column("source", Text),  # such as person, judge or an imported file
+    Column("key", String(200)),  # the client's: a verdict is not added twice
+    Column("supersedes", ForeignKey("verdicts.id")),
+    Column("judge_id", ForeignKey("judges.id")),
     Index("ix_verdicts_kind_round", "kind", "round"),
+    Index("ix_verdicts_item", "item", "kind", "annotator", "criterion"),
+    Index("ix_verdicts_supersedes", "supersedes"),
+    Index("ix_verdicts_key", "key", unique=True),
 )
 
 # The responses of a verdict. `slot` is the position in the verdict (of a pair, a is 0 and b is 1);
@@ -77,4 +125,16 @@ VERDICT_ITEMS = Table(
     Column("rank", Integer),
     Column("score", Float),
     Column("shown", Integer),
+)
+
+# The raw answers of a judge that a verdict was read from, both orders of a pair for example.
+JUDGE_ANSWERS = Table(
+    "judge_answers",
+    METADATA,
+    Column("verdict_id", ForeignKey("verdicts.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("shown", JSON, nullable=False),  # the ids of the responses in the order shown
+    Column("verdict", Text),  # as the answer words it; NULL: nothing could be read
+    Column("probability", Float),  # that the first shown is the better one
+    Column("text", Text, nullable=False),
 )

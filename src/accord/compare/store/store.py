@@ -1,25 +1,27 @@
 """The preference store: prompts, responses and verdicts on them, in a database.
 
 It is SQLite in one file unless a URL says otherwise (such as postgresql+psycopg://user@host/name).
-Nothing is overwritten or deleted; ties are stored although training can't use them. All SQL of
-accord is in this folder.
+Nothing is overwritten or deleted: a changed mind is a new verdict, and the latest counts. Ties,
+skips and undecided pairs are stored although training can't use them. All SQL of accord is in this
+folder.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from accord.compare.store import queries
+from accord.compare.store import inserts, queries, votes
 from accord.compare.store.connection import (
+    ConcurrentWriteError,
     database_errors,
     database_url,
     make_engine,
@@ -27,20 +29,25 @@ from accord.compare.store.connection import (
     sqlite_file,
     transaction,
 )
+from accord.compare.store.convert import Judged
+from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFingerprint
+from accord.compare.store.items import make_items
 from accord.compare.store.migrations import MIGRATIONS, check_is_store, is_current, migrate
 from accord.compare.store.rows import (
-    JudgedResponse,
+    Facet,
+    Selection,
     StoredPrompt,
     StoredResponse,
     StoredVerdict,
     VerdictKind,
 )
 from accord.compare.store.snapshot import open_unchanged
-from accord.compare.store.verdicts import Verdict, make_items
-from accord.errors import DataError
+from accord.compare.store.verdicts import Verdict
+from accord.errors import DataError, StorageError
 from accord.records import (
     Battle,
     Comparison,
+    Outcome,
     Prompt,
     Ranking,
     Rating,
@@ -50,6 +57,10 @@ from accord.records import (
 from accord.runs import storage_errors
 
 T = TypeVar("T")
+
+WRITES = 20  # attempts where other processes insert the same rows at the same time
+EVERYTHING = Selection()
+PREFERENCES = ("a", "b", "tie", "both_bad")  # outcomes of a pair that count as a battle
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +146,32 @@ class PreferenceStore:
 
     def add_prompts(self, items: Sequence[tuple[Prompt, Mapping[str, Any]]]) -> list[int]:
         """Add prompts with their meta; one id each. A prompt that is stored keeps its meta."""
-        return self._write(lambda connection: queries.add_prompts(connection, items))
+        return self._write(lambda connection: inserts.add_prompts(connection, items))
 
-    def add_responses(self, items: Sequence[Response]) -> list[int]:
-        """Add responses, and their prompts where they are new; one new id each, in order."""
-        return self._write(lambda connection: queries.add_responses(connection, items))
+    def add_responses(
+        self, items: Sequence[Response], keys: Sequence[str | None] | None = None
+    ) -> list[int]:
+        """Add responses, and their prompts where they are new; one id each, in order.
+
+        `keys`, if given, has a unique key or None for each: a response whose key the store has is
+        not added again, and its id is the first one's.
+        """
+        return self._write(lambda connection: inserts.add_responses(connection, items, keys))
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> list[int]:
         """Add verdicts of any kind, all or none; one id each, in order.
 
-        Raises DataError where a verdict contradicts itself, names a response that is not in the
-        store, or combines responses to different prompts.
+        A verdict whose `key` the store has is not added again, whichever process added it: its id
+        is the first one's. Raises DataError where a verdict contradicts itself, names a response
+        that is not in the store, combines responses to different prompts, has the key of another
+        verdict, or replaces none of the same annotator's.
         """
         items = [make_items(verdict) for verdict in verdicts]
-        return self._write(lambda connection: queries.add_verdicts(connection, verdicts, items))
+        return self._write(lambda connection: votes.add_verdicts(connection, verdicts, items))
+
+    def add_judge_check(self, check: JudgeCheck) -> int:
+        """Add the result of measuring a judge against people; its id."""
+        return self._write(lambda connection: inserts.add_judge_check(connection, check))
 
     def prompts(self) -> list[StoredPrompt]:
         """All prompts, in the order in which they were added."""
@@ -167,71 +190,83 @@ class PreferenceStore:
         kind: VerdictKind | None = None,
         round: int | None = None,
         annotator: str | None = None,
+        *,
+        history: bool = False,
     ) -> list[StoredVerdict]:
-        """All verdicts, including ties, in the order of their ids."""
+        """The verdicts that count, including ties and skips, in the order of their ids.
+
+        Of one annotator's verdicts on the same responses and criterion that is the latest;
+        `history` returns all.
+        """
+        return list(self.iterate_verdicts(_selection(kind, round, annotator, history=history)))
+
+    def iterate_verdicts(self, selection: Selection = EVERYTHING) -> Iterator[StoredVerdict]:
+        """The selected verdicts in the order of their ids, a few in memory at a time."""
         with self._read_transaction() as connection:
-            return queries.select_verdicts(connection, kind, round, annotator)
+            yield from queries.iterate_verdicts(connection, selection)
+
+    def facets(self) -> list[Facet]:
+        """The number of verdicts that count for each kind, source, round, annotator, criterion and
+        judge."""
+        with self._read_transaction() as connection:
+            return queries.select_facets(connection)
+
+    def judge_answers(self, verdict_ids: Sequence[int]) -> dict[int, tuple[JudgeAnswer, ...]]:
+        """The raw answers that verdicts of judges were read from, by the verdict's id."""
+        with self._read_transaction() as connection:
+            return queries.select_answers(connection, verdict_ids)
+
+    def judges(self) -> dict[str, JudgeFingerprint]:
+        """The fingerprints of the judges that the store knows, by digest."""
+        with self._read_transaction() as connection:
+            return queries.select_judges(connection)
+
+    def judge_checks(self, digest: str | None = None) -> list[JudgeCheck]:
+        """The checks of judges, or of the judge with this digest, the latest last."""
+        with self._read_transaction() as connection:
+            return queries.select_judge_checks(connection, digest)
 
     def comparisons(
         self, round: int | None = None, annotator: str | None = None
     ) -> list[Comparison]:
         """The pairs with a winner; `counts` also counts those without."""
-        verdicts, prompts, responses = self._select_judged("pair", round, annotator)
-        return [
-            Comparison(
-                prompt=prompts[v.prompt_id],
-                chosen=responses[_response_with_rank(v, 0)].text,
-                rejected=responses[_response_with_rank(v, 1)].text,
-                source=self.source(v),
-                chosen_finished=responses[_response_with_rank(v, 0)].finished,
-                rejected_finished=responses[_response_with_rank(v, 1)].finished,
-            )
-            for v in verdicts
-            if v.outcome in ("a", "b")
-        ]
+        verdicts, judged = self._select_judged("pair", round, annotator)
+        return [judged.comparison(v) for v in verdicts if v.outcome in ("a", "b")]
 
     def rankings(self, round: int | None = None, annotator: str | None = None) -> list[Ranking]:
         """The rankings of K responses."""
-        verdicts, prompts, responses = self._select_judged("ranking", round, annotator)
-        return [
-            Ranking(
-                prompt=prompts[v.prompt_id],
-                responses=tuple(responses[item.response_id].text for item in v.items),
-                ranks=tuple(item.rank or 0 for item in v.items),
-                source=self.source(v),
-                finished=_finished_or_none(
-                    [responses[item.response_id].finished for item in v.items]
-                ),
-            )
-            for v in verdicts
-        ]
+        verdicts, judged = self._select_judged("ranking", round, annotator)
+        return [judged.ranking(v) for v in verdicts if v.outcome is None]
 
     def ratings(self, round: int | None = None, annotator: str | None = None) -> list[Rating]:
         """The ratings of single responses."""
-        verdicts, prompts, responses = self._select_judged("rating", round, annotator)
-        return [
-            Rating(
-                prompt=prompts[v.prompt_id],
-                response=responses[v.items[0].response_id].text,
-                score=v.items[0].score or 0.0,
-                source=self.source(v),
-                finished=responses[v.items[0].response_id].finished,
-            )
-            for v in verdicts
-        ]
+        verdicts, judged = self._select_judged("rating", round, annotator)
+        return [judged.rating(v) for v in verdicts if v.outcome is None]
 
     def battles(self, round: int | None = None, annotator: str | None = None) -> list[Battle]:
-        """The pairs, ties too, as battles between two models; without pairs of the same model."""
-        verdicts, _, responses = self._select_judged("pair", round, annotator)
-        matches = [
-            (responses[v.items[0].response_id].model, responses[v.items[1].response_id].model, v)
-            for v in verdicts
-        ]
-        return [Battle(a, b, v.outcome) for a, b, v in matches if a != b and v.outcome is not None]
+        """The pairs, ties too, as battles between two models; without pairs of the same model, and
+        without those skipped, flagged or undecided."""
+        verdicts, judged = self._select_judged("pair", round, annotator)
+        battles = []
+        for verdict in verdicts:
+            a, b = (judged.responses[item.response_id].model for item in verdict.items)
+            if a != b and verdict.outcome in PREFERENCES:
+                battles.append(Battle(a, b, cast(Outcome, verdict.outcome)))
+        return battles
+
+    def judged(self, kind: VerdictKind) -> Judged:
+        """The prompts and responses that have verdicts of `kind`."""
+        with self._read_transaction() as connection:
+            return Judged(
+                self.path,
+                queries.select_judged_prompts(connection, kind),
+                queries.select_judged_responses(connection, kind),
+            )
 
     def counts(self) -> dict[str, int]:
-        """The number of prompts, responses, verdicts; pairs, and of these comparisons (with a
-        winner), ties and both_bad; rankings; ratings."""
+        """The number of prompts, responses and verdicts. Of the verdicts that count: pairs, and of
+        these comparisons (with a winner), ties and both_bad; rankings; ratings; those undecided,
+        skipped and flagged. The others are superseded."""
         with self._read_transaction() as connection:
             return queries.count_all(connection)
 
@@ -244,23 +279,41 @@ class PreferenceStore:
 
     def _select_judged(
         self, kind: VerdictKind, round: int | None, annotator: str | None
-    ) -> tuple[list[StoredVerdict], dict[int, Prompt], dict[int, JudgedResponse]]:
+    ) -> tuple[list[StoredVerdict], Judged]:
         with self._read_transaction() as connection:
             return (
-                queries.select_verdicts(connection, kind, round, annotator),
-                queries.select_judged_prompts(connection, kind),
-                queries.select_judged_responses(connection, kind),
+                list(queries.iterate_verdicts(connection, _selection(kind, round, annotator))),
+                Judged(
+                    self.path,
+                    queries.select_judged_prompts(connection, kind),
+                    queries.select_judged_responses(connection, kind),
+                ),
             )
 
     def _write(self, insert: Callable[[sa.Connection], T]) -> T:
-        try:
-            with transaction(self.engine, self.path, writes=True) as connection:
-                return insert(connection)
-        except exc.IntegrityError:
-            # Another process inserted one of the prompts after it was looked up (not on SQLite,
-            # which has a single writer): now the look-up finds it.
-            with transaction(self.engine, self.path, writes=True) as connection:
-                return insert(connection)
+        for _ in range(WRITES):
+            try:
+                with transaction(self.engine, self.path, writes=True) as connection:
+                    return insert(connection)
+            except (exc.IntegrityError, ConcurrentWriteError) as error:
+                # Another process inserted a prompt or a key after it was looked up (not on SQLite,
+                # which has a single writer): now the look-up finds it.
+                last = error
+        raise StorageError(
+            f"The store {self.path} refused a change {WRITES} times: {last.__cause__ or last}. "
+            "Other processes add the same rows; try again when they have ended."
+        ) from last
+
+
+def _selection(
+    kind: VerdictKind | None, round: int | None, annotator: str | None, *, history: bool = False
+) -> Selection:
+    return Selection(
+        kind,
+        None if round is None else (round,),
+        None if annotator is None else (annotator,),
+        history=history,
+    )
 
 
 def _check_file(path: str | Path, *, create: bool) -> None:
@@ -274,13 +327,3 @@ def _check_file(path: str | Path, *, create: bool) -> None:
         engine = sa.create_engine("sqlite://", creator=lambda: readable, poolclass=sa.StaticPool)
         with engine.connect() as connection:
             check_is_store(connection, name, create=create, migrations=MIGRATIONS)
-
-
-def _finished_or_none(finished: Sequence[bool]) -> tuple[bool, ...] | None:
-    """`Ranking.finished`: None where all responses ended with EOS."""
-    return None if all(finished) else tuple(finished)
-
-
-def _response_with_rank(verdict: StoredVerdict, rank: int) -> int:
-    """The id of the pair's response with this rank."""
-    return next(item.response_id for item in verdict.items if item.rank == rank)

@@ -2,36 +2,78 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from accord.errors import DataError
+from accord.compare.store.fingerprint import JudgeAnswer, JudgeFingerprint
 from accord.records import Outcome
+
+NoPreference = Literal["skip", "flag", "undecided"]
+"""What an annotator gives instead of a preference: a skip with its `reason`, a flag that the item
+has a fault, or of a judge `undecided`: its two orders disagree. None of them is a tie."""
+
+PairOutcome = Outcome | NoPreference
+View = Literal["rendered", "raw"]
+
+NO_PREFERENCE: tuple[str, ...] = get_args(NoPreference)
+PAIR_OUTCOMES: tuple[str, ...] = (*get_args(Outcome), *NO_PREFERENCE)
+STRENGTHS = (1, 2, 3)  # slightly better, better, far better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictFields:
+    """What every verdict may hold beside its content.
+
+    `criterion` is what was judged, None for the whole. `tags` are reasons chosen from a list,
+    `comment` is free text. `guideline` is the SHA-256 of the guideline that the annotator read,
+    `view` whether responses were shown rendered or as raw text, `session` the annotator's visit.
+    `source` says where the verdict comes from, such as `person`, `judge` or an imported file.
+    `key` is the client's unique key: a verdict with a key that the store has is not added again.
+    `supersedes` is the id of the same annotator's verdict that this one replaces; where it is left
+    out, it is their latest on the same responses and criterion. A judge's verdict has its
+    fingerprint, and the raw answers that it was read from.
+    """
+
+    criterion: str | None = None
+    comment: str | None = None
+    tags: tuple[str, ...] = ()
+    guideline: str | None = None
+    view: View | None = None
+    session: str | None = None
+    source: str | None = None
+    key: str | None = None
+    supersedes: int | None = None
+    judge: JudgeFingerprint | None = None
+    answers: tuple[JudgeAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class PairVerdict:
+class PairVerdict(VerdictFields):
     """Which of two responses to one prompt is better. Responses are given by their ids.
 
     `shown_first` is the side that the annotator saw first (left), `seconds` how long it took.
+    `strength` says how much better the winner is, from 1 (slightly) to 3 (far). `probability` is
+    that of `a` being the better one, in [0, 1], where the annotator gives one.
     """
 
     response_a: int
     response_b: int
-    outcome: Outcome
+    outcome: PairOutcome
     annotator: str
     round: int = 0
     reason: str | None = None
     shown_first: Literal["a", "b"] | None = None
     seconds: float | None = None
+    strength: int | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RankingVerdict:
+class RankingVerdict(VerdictFields):
     """The ranks of K responses to one prompt: `ranks[i]` is that of `response_ids[i]`, 0 best.
 
-    `shown` holds the response ids in the order in which the annotator saw them.
+    `shown` holds the response ids in the order in which the annotator saw them. With an `outcome`
+    there is no ranking, and `ranks` is empty.
     """
 
     response_ids: tuple[int, ...]
@@ -41,18 +83,23 @@ class RankingVerdict:
     reason: str | None = None
     shown: tuple[int, ...] | None = None
     seconds: float | None = None
+    outcome: NoPreference | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RatingVerdict:
-    """One response with an absolute score; a thumbs-up is 1, a thumbs-down 0."""
+class RatingVerdict(VerdictFields):
+    """One response with an absolute score; a thumbs-up is 1, a thumbs-down 0.
+
+    With an `outcome` there is no score.
+    """
 
     response_id: int
-    score: float
+    score: float | None
     annotator: str
     round: int = 0
     reason: str | None = None
     seconds: float | None = None
+    outcome: NoPreference | None = None
 
 
 Verdict = PairVerdict | RankingVerdict | RatingVerdict
@@ -66,64 +113,3 @@ class Item:
     rank: int | None = None
     score: float | None = None
     shown: int | None = None
-
-
-PAIR_RANKS: dict[Outcome, tuple[int, int]] = {
-    "a": (0, 1),
-    "b": (1, 0),
-    "tie": (0, 0),
-    "both_bad": (0, 0),
-}
-
-
-def make_items(verdict: Verdict) -> list[Item]:
-    """The responses of a verdict, each with its rank, score and position.
-
-    Raises DataError where the verdict contradicts itself.
-    """
-    if isinstance(verdict, PairVerdict):
-        return _make_pair_items(verdict)
-    if isinstance(verdict, RankingVerdict):
-        return _make_ranking_items(verdict)
-    if not math.isfinite(verdict.score):
-        raise DataError(
-            f"A rating of response {verdict.response_id} is {verdict.score}. Give a finite number."
-        )
-    return [Item(verdict.response_id, score=verdict.score)]
-
-
-def _make_pair_items(verdict: PairVerdict) -> list[Item]:
-    a, b = verdict.response_a, verdict.response_b
-    if verdict.outcome not in get_args(Outcome):
-        raise DataError(
-            f"The outcome of responses {a} and {b} is {verdict.outcome!r}. "
-            f"Give one of {', '.join(get_args(Outcome))}."
-        )
-    if a == b:
-        raise DataError(f"Response {a} can't be compared with itself. Give two responses.")
-    shown = {None: (None, None), "a": (0, 1), "b": (1, 0)}[verdict.shown_first]
-    ranks = PAIR_RANKS[verdict.outcome]
-    return [Item(a, ranks[0], shown=shown[0]), Item(b, ranks[1], shown=shown[1])]
-
-
-def _make_ranking_items(verdict: RankingVerdict) -> list[Item]:
-    ids, ranks, shown = verdict.response_ids, verdict.ranks, verdict.shown
-    if len(ids) < 2 or len(set(ids)) < len(ids) or len(ranks) != len(ids):
-        raise DataError(
-            f"A ranking gives responses {list(ids)} the ranks {list(ranks)}. "
-            "Give two or more different responses and a rank for each."
-        )
-    if min(ranks) != 0 or any(rank != int(rank) for rank in ranks):
-        raise DataError(
-            f"A ranking gives responses {list(ids)} the ranks {list(ranks)}. "
-            "Give whole numbers of which the best is 0."
-        )
-    if shown is not None and sorted(shown) != sorted(ids):
-        raise DataError(
-            f"A ranking of responses {list(ids)} says that {list(shown)} were shown. "
-            "Give the same responses in the order shown."
-        )
-    return [
-        Item(id_, rank, shown=None if shown is None else shown.index(id_))
-        for id_, rank in zip(ids, ranks, strict=True)
-    ]

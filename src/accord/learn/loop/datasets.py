@@ -12,6 +12,7 @@ from accord.data.selection import ReadRows, limit_rows, mix_rows
 from accord.learn.loop.in_memory import InMemory
 from accord.lm.load import load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
+from accord.settings.data import MixtureSource
 from accord.settings.training import TrainSettings
 
 EVAL = "eval_dataset"
@@ -39,12 +40,19 @@ def read_datasets(
     def read(
         rows: str | Iterable[Any],
         kind: Kind,
-        columns: Mapping[str, str] | None,
+        source: TrainSettings | MixtureSource | None,
         count: int | None,
         *,
         required: bool = True,
     ) -> ReadRows:
-        loaded = load_records(rows, kind, dialogue_text, columns or {}, columns_required=required)
+        loaded = load_records(
+            rows,
+            kind,
+            dialogue_text,
+            {} if source is None else source.columns or {},
+            columns_required=required,
+            verdict_filter=None if source is None else source.filter,
+        )
         return limit_rows(ReadRows(*loaded), count, settings.samples_from, settings.seed)
 
     result: dict[str, ReadRows] = {}
@@ -53,9 +61,9 @@ def read_datasets(
         if path is None:
             continue
         if key == "dataset":
-            result[key] = read(memory.rows(key, path), kind, settings.columns, settings.max_samples)
+            result[key] = read(memory.rows(key, path), kind, settings, settings.max_samples)
             others = [
-                read(source.dataset, kind, source.columns, source.max_samples)
+                read(source.dataset, kind, source, source.max_samples)
                 for source in settings.mixture or ()
             ]
             if others:
@@ -65,11 +73,9 @@ def read_datasets(
                 )
         elif key == EVAL:
             for name, rows in eval_sets(memory.rows(key, path)).items():
-                result[name] = read(
-                    rows, kind, settings.columns, settings.max_eval_samples, required=False
-                )
+                result[name] = read(rows, kind, settings, settings.max_eval_samples, required=False)
         else:
-            result[key] = read(memory.rows(key, path), kind, {}, None)
+            result[key] = read(memory.rows(key, path), kind, None, None)
     return result
 
 

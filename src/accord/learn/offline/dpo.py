@@ -9,7 +9,12 @@ from torch import Tensor
 
 from accord.errors import SettingsError
 from accord.learn.loop.objective import Losses, Objective, ReferenceFactory, metric
-from accord.learn.offline.pairs import pair_metrics, side_metrics, token_indices
+from accord.learn.offline.pairs import (
+    check_no_soft_labels,
+    pair_metrics,
+    side_metrics,
+    token_indices,
+)
 from accord.lm.forward import response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
@@ -23,7 +28,14 @@ from accord.objectives.f_divergences import (
 from accord.objectives.lengths import length_desensitised_weights
 from accord.objectives.pair_terms import PairLossFunction, PairTerms
 from accord.objectives.preference import ipo_loss, ipo_summed_loss, wpo_weights
-from accord.settings.preferences import Divergence, DpoSettings, IpoSettings, PairLoss
+from accord.settings.preferences import (
+    SORTED_LOSSES,
+    WHOLE_PASS_LOSSES,
+    Divergence,
+    DpoSettings,
+    IpoSettings,
+    PairLoss,
+)
 
 PAIR_LOSSES: dict[str, PairLossFunction] = {
     **preference.PAIR_LOSSES,
@@ -52,8 +64,10 @@ def dpo(
     `aot` and `bco_pair` couple all pairs of a forward pass, so with them its size matters.
     """
     for loss in settings.losses:
-        if loss in ("aot", "aot_unpaired"):
+        if loss in SORTED_LOSSES:
             _check_no_rankings(groups, loss)
+        if loss in WHOLE_PASS_LOSSES:
+            check_no_soft_labels(groups, f"loss_type={loss} compares the pairs of a pass")
     weighted = [(share, PAIR_LOSSES[name]) for name, share in settings.losses.items()]
     return pair_objective(lm, settings, groups, reference, weighted)
 
@@ -104,7 +118,7 @@ def pair_objective(
             # Otherwise they are the rewards without beta.
             metrics |= side_metrics("logratios", batch.per_response(ratios), batch)
         if weights is not None:
-            metrics["wpo/weight"] = metric(weights, pairs.weights)
+            metrics["wpo/weight"] = metric(weights, pairs.preferred)
         return Losses(values, pairs.weights, metrics)
 
     return Objective(losses, prepare)
@@ -179,8 +193,4 @@ def _pair_sums(
 
 def _mean_chosen_length(groups: Sequence[PromptGroup]) -> float:
     """Mean number of tokens of the chosen responses over pairs, each group counting one."""
-    total = 0.0
-    for group in groups:
-        chosen = [len(group.responses[i]) for i, _ in group.preference_pairs]
-        total += sum(chosen) / len(chosen)
-    return total / len(groups)
+    return sum(group.mean_chosen_length for group in groups) / len(groups)

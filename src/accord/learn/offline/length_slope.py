@@ -42,9 +42,9 @@ def _differences(groups: Sequence[PromptGroup]) -> tuple[np.ndarray, np.ndarray]
     weights: list[float] = []
     for group in groups:
         lengths = [len(r) for r in group.responses]
-        pairs = group.preference_pairs
-        differences += [lengths[i] - lengths[j] for i, j in pairs]
-        weights += [1.0 / len(pairs) for _ in pairs]
+        pairs = group.weighted_pairs
+        differences += [lengths[i] - lengths[j] for i, j, _ in pairs]
+        weights += [weight for _, _, weight in pairs]
     return np.array(differences, dtype=np.float64), np.array(weights)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from accord.errors import SettingsError
 from accord.learn.loop.objective import Metric, metric
-from accord.lm.packing import PackedBatch
+from accord.lm.packing import PackedBatch, PromptGroup
 
 
 def accuracy(margins: Tensor) -> Tensor:
@@ -19,7 +22,7 @@ def pair_metrics(
 ) -> dict[str, Metric]:
     """Metrics of a preference method, from the rewards (pairs,) of the chosen and rejected
     responses and from the log-probs (N,) of all."""
-    weights, margins = batch.pairs.weights, chosen - rejected
+    weights, margins = batch.pairs.preferred, chosen - rejected
     return {
         "rewards/chosen": metric(chosen, weights),
         "rewards/rejected": metric(rejected, weights),
@@ -34,9 +37,19 @@ def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Met
     """The means of the responses' values (N,) over the chosen and over the rejected of pairs."""
     pairs = batch.pairs
     return {
-        f"{name}/chosen": metric(values[pairs.chosen], pairs.weights),
-        f"{name}/rejected": metric(values[pairs.rejected], pairs.weights),
+        f"{name}/chosen": metric(values[pairs.chosen], pairs.preferred),
+        f"{name}/rejected": metric(values[pairs.rejected], pairs.preferred),
     }
+
+
+def check_no_soft_labels(groups: Sequence[PromptGroup], method: str) -> None:
+    """Raise SettingsError where a pair has a soft label, for a `method` that takes none."""
+    for group in groups:
+        if group.probability is not None:
+            raise SettingsError(
+                f"{method}, which takes no soft labels, and {group.source} has one, "
+                f"{group.probability:g}. Set `filter.labels=majority`, or choose another loss."
+            )
 
 
 def token_indices(batch: PackedBatch, responses: Tensor) -> Tensor:

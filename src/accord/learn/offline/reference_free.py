@@ -84,8 +84,7 @@ def _logps_and_means(lm: LanguageModel, batch: PackedBatch) -> tuple[Tensor, Ten
 
 def _tokens_with_prompt(group: PromptGroup) -> float:
     """Tokens after the first of the prompt with a chosen response: the mean over its pairs."""
-    chosen = [len(group.responses[i]) for i, _ in group.preference_pairs]
-    return len(group.prompt) - 1 + sum(chosen) / len(chosen)
+    return len(group.prompt) - 1 + group.mean_chosen_length
 
 
 def _prompt_logps(lm: LanguageModel, batch: PackedBatch) -> Tensor:
@@ -102,6 +101,6 @@ def _prompt_logps(lm: LanguageModel, batch: PackedBatch) -> Tensor:
 
 def _group_of_pair(batch: PackedBatch) -> Tensor:
     """The index (P,) of each pair's group."""
-    counts = [len(group.preference_pairs) for group in batch.groups]
+    counts = [len(group.weighted_pairs) for group in batch.groups]
     index = [i for i, count in enumerate(counts) for _ in range(count)]
     return torch.tensor(index, device=batch.device)

@@ -14,7 +14,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
 from accord.learn.loop.schedule import row_batches
 from accord.learn.offline.length_slope import length_slope
-from accord.learn.offline.pairs import accuracy, side_metrics
+from accord.learn.offline.pairs import accuracy, check_no_soft_labels, side_metrics
 from accord.lm.forward import response_head_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -45,6 +45,7 @@ def reward(
     settings = fit_settings(settings, groups)
     if settings.ranking_loss == "plackett_luce":
         _check_no_margins(groups)
+        check_no_soft_labels(groups, "ranking_loss=plackett_luce ranks the responses")
     per_token = settings.length_regularisation * (settings.length_slope or 0.0)
     draws = bootstrap(len(groups), lm.heads, settings.seed)
 
@@ -147,7 +148,8 @@ def _check_no_margins(groups: Sequence[PromptGroup]) -> None:
         if group.margin:
             raise SettingsError(
                 f"{group.source} has a margin, and ranking_loss=plackett_luce takes "
-                f"none. Use ranking_loss=pairs, or leave the column `margin` out."
+                f"none. Use ranking_loss=pairs, or leave the column `margin` out; for a store, set "
+                f"`filter.margins=false`."
             )
 
 
@@ -157,10 +159,10 @@ def _metrics(scores: Tensor, batch: PackedBatch) -> dict[str, Metric]:
     metrics = side_metrics("rewards", mean, batch)
     metrics |= side_metrics("lengths", batch.lengths.float(), batch)
     margins = mean[pairs.chosen] - mean[pairs.rejected]
-    metrics["rewards/margins"] = metric(margins, pairs.weights)
-    metrics["rewards/accuracies"] = metric(accuracy(margins), pairs.weights)
+    metrics["rewards/margins"] = metric(margins, pairs.preferred)
+    metrics["rewards/accuracies"] = metric(accuracy(margins), pairs.preferred)
     if scores.shape[1] > 1:
         # Of the margin, since each head's scores are known only up to a constant.
         spread = (scores[pairs.chosen] - scores[pairs.rejected]).std(1, unbiased=False)
-        metrics["rewards/std"] = metric(spread, pairs.weights)
+        metrics["rewards/std"] = metric(spread, pairs.preferred)
     return metrics

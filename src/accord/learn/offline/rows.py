@@ -101,10 +101,7 @@ def load_rows(
     """Encode the records of a data set for a method; the report goes to the log and to
     `output_dir`."""
     records, read = dataset.records, dataset.report
-    margins = [r.margin for r in records if isinstance(r, Comparison) and r.margin is not None]
-    if margins and not method.uses_margins:
-        note = f"the margins of {len(margins):,} pairs are not used: only `reward` learns from them"
-        read = replace(read, notes=[*read.notes, note])
+    read = replace(read, notes=[*read.notes, *_unused_labels(records, method)])
     groups, encoded = encode_rows(records, lm, settings)
     log.info("%s: %s", read.name, read.summary())
     log.info("%s: %s.", read.name, encoded.summary())
@@ -115,3 +112,21 @@ def load_rows(
             folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
         )
     return groups
+
+
+def _unused_labels(records: Sequence[Record], method: Method[Any]) -> list[str]:
+    """What the method does not learn from the pairs' labels, for the report."""
+    pairs = [record for record in records if isinstance(record, Comparison)]
+    margins = sum(pair.margin is not None for pair in pairs)
+    soft = sum(pair.probability is not None for pair in pairs)
+    notes = []
+    if margins and not method.uses_margins:
+        notes.append(
+            f"the margins of {margins:,} pairs are not used: only `reward` learns from them"
+        )
+    if soft and method.kind != "preferences":
+        notes.append(
+            f"the soft labels of {soft:,} pairs are not used: the response that most votes prefer "
+            "is the chosen one"
+        )
+    return notes

@@ -13,7 +13,7 @@ from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assistant_spans
 from accord.lm.tokens.encode_report import EncodeReport
-from accord.lm.tokens.record_responses import desirability, read_responses
+from accord.lm.tokens.record_responses import desirability, pair_label, read_responses
 from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.render_turns import unwritten_fields
 from accord.lm.tokens.template import (
@@ -24,7 +24,6 @@ from accord.lm.tokens.template import (
     start_ids,
 )
 from accord.records import (
-    Comparison,
     Demonstration,
     PromptOnly,
     Record,
@@ -296,9 +295,9 @@ def _encode_responses(
         report.desirable += sum(labels.values())
         report.undesirable += len(labels) - sum(labels.values())
         report.neither += neither
-    margin = record.margin if isinstance(record, Comparison) else None
+    margin, p = pair_label(record)
     group = PromptGroup(
-        prompt, tuple(responses), ranks, margin, record.source, tuple(labels.values())
+        prompt, tuple(responses), ranks, margin, record.source, tuple(labels.values()), (), p
     )
     if not labels:
         ranked_pairs = sum(a != b for a, b in itertools.combinations(ranks, 2))

@@ -17,6 +17,13 @@ def desirability(record: Record, ranks: Sequence[int], desirable_from: float) ->
     return {k: label for k, label in labels if label is not None}
 
 
+def pair_label(record: Record) -> tuple[float | None, float | None]:
+    """The margin and the soft label of a comparison; None for what it has not."""
+    if isinstance(record, Comparison):
+        return record.margin, record.probability
+    return None, None
+
+
 class RecordResponse(NamedTuple):
     """A response as its record has it."""
 

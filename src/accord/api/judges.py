@@ -1,0 +1,74 @@
+"""Prove a judge on people's verdicts, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accord.compare.judges.people import load_voted_pairs
+from accord.data.report import ReadReport
+from accord.data.voted_pairs import VotedPair
+from accord.errors import SettingsError
+from accord.pipeline.judges.asking import make_asked_judge
+from accord.pipeline.judges.check import CheckOptions, JudgeReport, check_judge
+from accord.pipeline.judges.record import record_check
+from accord.settings.reading.load import build
+from accord.settings.stages import JudgeSettings
+
+
+def check(
+    people: str | Path | Sequence[VotedPair],
+    judge: Any,
+    *,
+    where: Mapping[str, str] | None = None,
+    annotators: Sequence[str] = (),
+    criterion: str | None = None,
+    min_kappa: float = 0.0,
+    max_pairs: int | None = None,
+    repeats: int = 15,
+    own_model: str | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+) -> JudgeReport:
+    """Measure a judge on pairs that people have judged: `report.passed`, and the reason in
+    `report.proof.reason`.
+
+        report = accord.check_judge("testset.json", {"base_url": …, "model": …}, store="votes.db")
+
+    `people` is a preference store, a file, a hub name, or `VotedPair`s. `judge` is a table of
+    settings of a judge, or a function of (prompt, response_a, response_b) that returns "a", "b",
+    "tie" or "both_bad". With `store` the result is recorded there, under the judge's fingerprint; a
+    function has none. Raises DataError where no pair can be used, WorkError where the judge gives
+    no verdict, SettingsError as the judge's settings.
+    """
+    if isinstance(people, str | Path):
+        pairs, rows = load_voted_pairs(people, where=where, people=annotators, criterion=criterion)
+    else:
+        pairs = list(people)
+        rows = ReadReport("list", len(pairs), len(pairs), len(pairs))
+    asked = make_asked_judge(_settings(judge) if isinstance(judge, Mapping) else judge)
+    if store is not None and asked.fingerprint is None:
+        raise SettingsError(
+            f"The judge {asked.name} is a function, and nothing says what it is when it changes: "
+            f"its check can't be recorded. Leave `store` out, or pass a judge's settings."
+        )
+    options = CheckOptions(
+        min_kappa=min_kappa,
+        max_pairs=max_pairs,
+        repeats=repeats,
+        own_model=own_model,
+        seed=seed,
+    )
+    *_, report = check_judge(asked, pairs, rows, options)
+    assert isinstance(report, JudgeReport)  # the last item
+    if store is not None and asked.fingerprint is not None:
+        record_check(store, report, asked.fingerprint, criterion)
+    return report
+
+
+def _settings(judge: Mapping[str, Any]) -> JudgeSettings:
+    table = dict(judge)
+    if "base_url" in table:
+        table.setdefault("kind", "endpoint")
+    return build(JudgeSettings, table, where="accord.check_judge judge")

@@ -1,0 +1,1 @@
+"""How far those who judge the same items agree: coefficients, and the quality of annotators."""
