@@ -1,0 +1,91 @@
+"""The command `accord annotate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from accord.cli.stage_command import Config, Overrides
+
+commands = typer.Typer()
+
+
+@commands.command()
+def annotate(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="A preference store: a .db file or a database URL."),
+    ],
+    overrides: Overrides = None,
+    config: Config = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port of the page.")
+    ] = 8100,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="Address to listen on. Where other machines can reach it, tokens are needed.",
+        ),
+    ] = "127.0.0.1",
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            "--public-url",
+            metavar="URL",
+            help="The address that people open, where a proxy stands before the page; a path in it "
+            "is the prefix.",
+        ),
+    ] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(
+            "--annotator",
+            metavar="NAME",
+            help="Your name in the store, where you are the only one; by default your login.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Need tokens on this machine too: several people.")
+    ] = False,
+    invite: Annotated[
+        list[str] | None,
+        typer.Option("--invite", metavar="NAME", help="Print a link for this person, and end."),
+    ] = None,
+    owner: Annotated[
+        bool, typer.Option("--owner", help="With --invite: this person sees the owner's page.")
+    ] = False,
+    revoke: Annotated[
+        list[str] | None,
+        typer.Option("--revoke", metavar="NAME", help="End this person's access, and end."),
+    ] = None,
+) -> None:
+    """Let people compare, rank or label the responses in a store, on a page in the browser.
+
+    Every vote is in the store before the next item shows. The page needs `pip install
+    accord[annotate]`.
+
+    \b
+    Examples:
+      accord annotate prefs.db
+      accord annotate prefs.db task=rankings overlap=3 guidelines=guide.md --tokens
+      accord annotate prefs.db --invite Ada --invite Grace
+    \f
+    The page is described in [annotate.md](annotate.md), its settings in
+    [settings.md](settings.md#annotate).
+    """
+    from accord.annotate.command import Invitations, annotate_store
+    from accord.annotate.security import Site
+
+    annotate_store(
+        store,
+        overrides or [],
+        config,
+        site=Site(host, port, public_url),
+        annotator=annotator,
+        tokens=tokens,
+        invitations=Invitations(tuple(invite or ()), tuple(revoke or ()), owner=owner),
+        log=typer.echo,
+    )
