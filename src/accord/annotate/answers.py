@@ -55,7 +55,8 @@ class PageAnswer:
 def read_answer(body: Mapping[str, Any], settings: AnnotateSettings, size: int) -> PageAnswer:
     """The answer in a request's body, for an item of `size` responses. Raises RequestError."""
     action = _one_of(body, "action", ("vote", "skip", "flag"))
-    outcome, ranks = None, ()
+    outcome: str | None = None
+    ranks: tuple[int, ...] = ()
     if action == "vote":
         outcome, ranks = _read_choice(body, size, is_pair=settings.task == "pairs")
     strength = body.get("strength")
@@ -65,7 +66,7 @@ def read_answer(body: Mapping[str, Any], settings: AnnotateSettings, size: int) 
         raise RequestError(f"A strength of {strength!r} does not belong to this answer.")
     key = body.get("key")
     if not isinstance(key, str) or not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
-        raise RequestError(f"An answer needs a `key` of {SHORTEST_KEY} to {LONGEST_KEY} characters.")
+        raise RequestError(f"`key` is not a text of {SHORTEST_KEY} to {LONGEST_KEY} characters.")
     tags = body.get("tags") or []
     if not isinstance(tags, list) or any(tag not in settings.tags for tag in tags):
         raise RequestError(f"The tags {tags!r} are not among {', '.join(settings.tags) or 'none'}.")
@@ -99,7 +100,10 @@ def is_correct(ranks: Sequence[int], expected: Sequence[int]) -> bool:
     if len(expected) == 1 or len(set(expected)) == 1:
         return tuple(ranks) == tuple(expected)
     pairs = [
-        (i, j) for i in range(len(expected)) for j in range(len(expected)) if expected[i] < expected[j]
+        (i, j)
+        for i in range(len(expected))
+        for j in range(len(expected))
+        if expected[i] < expected[j]
     ]
     return all(ranks[i] < ranks[j] for i, j in pairs)
 
@@ -126,11 +130,11 @@ def make_verdict(
     }
     ranks = () if no_preference else ranks_by_response(answer, shown)
     if kind == "pairs":
-        winner = {(0, 1): "a", (1, 0): "b"}.get(ranks, answer.outcome)  # type: ignore[call-overload]
+        outcome: Any = answer.outcome if ranks == (0, 0) else "a" if ranks == (0, 1) else "b"
         return PairVerdict(
             ids[0],
             ids[1],
-            no_preference or winner,
+            no_preference or outcome,
             shown_first="ab"[shown[0]],  # type: ignore[arg-type]
             strength=answer.strength,
             **fields,

@@ -43,8 +43,8 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """A queue at work. `guideline` is the SHA-256 of the guideline that people read; `clock` returns
-    seconds since 1970."""
+    """A queue at work. `guideline` is the SHA-256 of the guideline that people read; `clock`
+    returns seconds since 1970."""
 
     store: PreferenceStore
     queue: Queue
@@ -120,6 +120,9 @@ class Desk:
             answer = answers.read_answer(body, self.settings, assignment.item.size)
             if assignment.key == answer.key:
                 return Saved(assignment.verdict_id, assignment.correct)
+            stored = assignments.verdict_with_key(connection, annotator, answer.key)
+            if stored is not None:
+                return Saved(stored, None)
             _check_may_answer(assignment, answer, overlap)
             return self._write_answer(connection, assignment, answer, session, now)
 
@@ -153,9 +156,7 @@ class Desk:
             if question.correct != answer
         ]
         with self._writing() as connection:
-            people.add_test(
-                connection, annotator, self.guideline or "", chosen, passed=not wrong
-            )
+            people.add_test(connection, annotator, self.guideline or "", chosen, passed=not wrong)
         return wrong
 
     def person(self, secret: str) -> Person | None:

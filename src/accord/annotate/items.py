@@ -26,7 +26,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ShownText:
-    """A text as Markdown and as it is; `rest` is the number of characters that are not shown yet."""
+    """A text as Markdown and as it is; `rest` is the number of characters not shown yet."""
 
     rendered: Markup
     raw: Markup
@@ -102,5 +102,7 @@ def _turns(prompt: Prompt) -> Sequence[ShownTurn]:
     if isinstance(prompt, str):
         return [ShownTurn("", show_text(prompt))]
     context = "\n".join(f"{key}: {value}" for key, value in prompt_context(prompt).items())
-    turns = [ShownTurn(turn.role, show_text(answer_text(turn.content, turn.fields))) for turn in prompt]
+    turns = [
+        ShownTurn(turn.role, show_text(answer_text(turn.content, turn.fields))) for turn in prompt
+    ]
     return [ShownTurn("context", show_text(context)), *turns] if context else turns

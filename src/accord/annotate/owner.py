@@ -89,9 +89,7 @@ def owner_view(desk: Desk) -> OwnerView:
     with transaction(desk.store.engine, desk.store.path, writes=False) as connection:
         items = select_items(connection, desk.queue)
         answered = assignments.select_answered(connection, desk.queue)
-        decided = assignments.select_answered(
-            connection, desk.queue, (assignments.ADJUDICATED,)
-        )
+        decided = assignments.select_answered(connection, desk.queue, (assignments.ADJUDICATED,))
         invited = select_people(connection)
         votes = read_votes(answered)
         by_item = _by_item(votes)
@@ -196,9 +194,7 @@ def _people(
     return [_person(name, mine, quality.get(name)) for name, mine in sorted(by_name.items())]
 
 
-def _person(
-    name: str, mine: Sequence[assignments.Assignment], quality: float | None
-) -> PersonRow:
+def _person(name: str, mine: Sequence[assignments.Assignment], quality: float | None) -> PersonRow:
     voted = [each for each in mine if each.state == assignments.VOTED]
     real = [each for each in voted if each.item.content is None]
     answers = [each.answer or {} for each in real]

@@ -47,7 +47,8 @@ def markdown_html(text: str) -> Markup:
     if len(text) > LONG:
         return plain_html(text)
     html = _MARKDOWN.render(visible_controls(text))
-    return Markup(nh3.clean(html, tags=_TAGS, attributes=_ATTRIBUTES, link_rel=None))
+    clean = nh3.clean(html, tags=_TAGS, attributes=_ATTRIBUTES, link_rel=None)
+    return Markup(visible_controls(clean))  # those that Markdown writes as `&#x202e;` too
 
 
 def _reader() -> MarkdownIt:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-
+from typing import Any
 
 from accord.annotate.desk import Desk
 from accord.annotate.plan import item_groups, make_queue_items, read_checks
@@ -24,7 +24,7 @@ KINDS = {"pairs": "pair", "rankings": "ranking", "labels": "rating"}
 
 def read_settings(overrides: Sequence[str], config: Path | None) -> AnnotateSettings:
     """The settings in a YAML file and on the command line, which wins. Raises SettingsError."""
-    values = load_yaml(config) if config is not None else {}
+    values: Any = {} if config is None else load_yaml(config)
     return build(AnnotateSettings, apply_overrides(values, overrides), where="annotate")
 
 
@@ -168,5 +168,3 @@ def _what_is_missing(settings: AnnotateSettings) -> str:
     if settings.task == "labels":
         return f"it has no responses{of}."
     return f"no prompt has two different responses{of}."
-
-

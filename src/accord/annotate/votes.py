@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from accord.compare.store.assignments import VOTED, Assignment
 from accord.compare.store.queue import QueueItem
@@ -24,12 +25,12 @@ class Vote:
 
     @property
     def in_words(self) -> str:
-        """Such as "b" or "a > c = b": by the order of the responses' ids, whoever saw which first."""
+        """Such as "b" or "a > c = b", by the order of the responses' ids."""
         if self.outcome is not None:
             return self.outcome.replace("_", " ")
         by_rank = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
         words = LETTERS[by_rank[0]]
-        for before, index in zip(by_rank, by_rank[1:], strict=False):
+        for before, index in pairwise(by_rank):
             sign = " = " if self.ranks[before] == self.ranks[index] else " > "
             words += sign + LETTERS[index]
         return words

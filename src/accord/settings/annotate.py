@@ -13,7 +13,9 @@ class TestQuestion(Settings):
     """A question of the test on the guideline."""
 
     question: str = Field(min_length=1, description="What is asked.")
-    answers: list[str] = Field(min_length=2, max_length=8, description="The answers to choose from.")
+    answers: list[str] = Field(
+        min_length=2, max_length=8, description="The answers to choose from."
+    )
     correct: int = Field(ge=1, description="The number of the right answer, from 1.")
 
     @model_validator(mode="after")
@@ -94,7 +96,9 @@ class AnnotateSettings(Settings):
         if self.test and self.guidelines is None:
             raise ValueError("test has questions but there are no guidelines: give guidelines too")
         if self.question is not None and self.criteria:
-            raise ValueError("question is not asked where there are criteria: leave one of them out")
+            raise ValueError(
+                "question is not asked where there are criteria: leave one of them out"
+            )
         if self.checks is not None and self.task == "labels":
             raise ValueError("checks are comparisons, which labels have none of: leave checks out")
         return self

@@ -43,17 +43,20 @@ function show(shown) {
   document.getElementById("question")?.focus({ preventScroll: true });
 }
 
+// Whether all that was noted is stored now.
 async function sendPending() {
+  let stored = true;
   for (const key of pending.keys()) {
     try {
       await insist(() => post("api/answer", pending.get(key)), report);
     } catch (error) {
       if (error.status === 401) throw error; // it stays until someone has entered
-      status.textContent = error.message;
+      stored = false;
       report(error.status === 409 ? error.message : `An answer was not stored: ${error.message}`);
     }
     pending.remove(key);
   }
+  return stored;
 }
 
 async function showNext() {
@@ -80,12 +83,12 @@ function store(action, reason = null) {
     const key = randomId();
     pending.set(key, { ...choice.answer(action, reason), key, adjudicates: Boolean(adjudicated) });
     report(null);
-    await sendPending();
-    if (adjudicated) return void location.assign("owner");
+    const stored = await sendPending();
+    if (adjudicated && stored) return void location.assign("owner");
     choice.end();
     choice = null;
     await showNext();
-    status.textContent = "Stored. Next item.";
+    if (stored) status.textContent = "Stored. Next item.";
   });
 }
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from accord.compare.store.inserts import CHUNK
 from accord.compare.store.queue import Queue, QueueItem, lock_queue, read_item
 from accord.compare.store.queue_schema import ASSIGNMENTS, ITEMS, QUEUES
+from accord.compare.store.schema import VERDICTS
 
 OPEN, VOTED, SKIPPED, FLAGGED, EXPIRED = "open", "voted", "skipped", "flagged", "expired"
 ADJUDICATING, ADJUDICATED = "adjudicating", "adjudicated"  # beside the overlap
@@ -173,6 +174,13 @@ def count_votes(connection: sa.Connection, queue: Queue, annotator: str) -> tupl
     return done, current + more
 
 
+def verdict_with_key(connection: sa.Connection, annotator: str, key: str) -> int | None:
+    """The id of the annotator's verdict with the client's key."""
+    columns = VERDICTS.c
+    query = sa.select(columns.id).where(columns.key == key, columns.annotator == annotator)
+    return connection.scalar(query)
+
+
 def recent_seconds(connection: sa.Connection, queue: Queue, annotator: str) -> list[float]:
     """How long the annotator's latest answers took."""
     query = _of(queue, annotator).where(ASSIGNMENTS.c.state.in_(ANSWERED))
@@ -197,8 +205,10 @@ def _choose_item(
         if sibling is not None:
             return int(sibling)
     chosen = connection.scalar(open_items)
-    if chosen is not None and lease.check_every and _check_is_due(
-        connection, queue, annotator, lease
+    if (
+        chosen is not None
+        and lease.check_every
+        and _check_is_due(connection, queue, annotator, lease)
     ):
         check = connection.scalar(free.where(ITEMS.c.is_check.is_(True)))
         return int(chosen if check is None else check)

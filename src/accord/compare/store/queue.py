@@ -123,7 +123,10 @@ def response_digests(
         query = query.where(RESPONSES.c.model.in_(list(models)))
     rows = connection.execution_options(yield_per=CHUNK).execute(query)
     for prompt_id, group in groupby(rows, key=lambda row: row.prompt_id):
-        yield prompt_id, {r.id: sha256(r.text.encode("utf-8", "replace")).hexdigest() for r in group}
+        yield (
+            prompt_id,
+            {r.id: sha256(r.text.encode("utf-8", "replace")).hexdigest() for r in group},
+        )
 
 
 def count_items(connection: sa.Connection, queue: Queue) -> int:

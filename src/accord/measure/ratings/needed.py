@@ -30,4 +30,6 @@ def units_needed(
     variance = sum((score - mean) ** 2 for score in scores) / len(scores)
     about_half = math.sqrt(variance + difference**2)
     z_test, z_power = special.ndtri(1 - significance / 2), special.ndtri(power)
-    return math.ceil(float(((z_test * about_half + z_power * math.sqrt(variance)) / difference) ** 2))
+    return math.ceil(
+        float(((z_test * about_half + z_power * math.sqrt(variance)) / difference) ** 2)
+    )
