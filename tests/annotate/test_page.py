@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright import sync_api
 
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response
@@ -22,7 +24,7 @@ if CHROMIUM is None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
+    with sync_api.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

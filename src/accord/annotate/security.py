@@ -123,6 +123,8 @@ def refuse(site: Site, method: str, headers: Mapping[str, str]) -> str | None:
 
 def _origins(site: Site, host: str) -> Iterable[str]:
     """The origins of the page itself. The Host was checked: it is one of the page's names."""
-    own = {f"http://{host}", f"https://{host}"} if site.public_url is None else {site.origin or ""}
+    origins = (
+        {f"http://{host}", f"https://{host}"} if site.public_url is None else {site.origin or ""}
+    )
     name = urlsplit(f"//{host}").hostname
-    return own | ({f"http://{host}"} if name in LOOPBACK else set())
+    return origins | ({f"http://{host}"} if name in LOOPBACK else set())

@@ -10,6 +10,13 @@ def add_queues(connection: Connection) -> None:
     """Queues, their items, who has them, and the people who may enter."""
     metadata = MetaData()
     verdicts = Table("verdicts", metadata, Column("id", Integer, primary_key=True))
+    _queues(metadata)
+    _people(metadata)
+    added = [table for table in metadata.sorted_tables if table is not verdicts]
+    metadata.create_all(connection, tables=added, checkfirst=False)
+
+
+def _queues(metadata: MetaData) -> None:
     Table(
         "annotation_queues",
         metadata,
@@ -56,6 +63,9 @@ def add_queues(connection: Connection) -> None:
         Index("ix_annotation_assignments_annotator", "annotator", "state"),
         Index("ix_annotation_assignments_expires", "state", "expires"),
     )
+
+
+def _people(metadata: MetaData) -> None:
     Table(
         "annotators",
         metadata,
@@ -84,5 +94,3 @@ def add_queues(connection: Connection) -> None:
         Column("passed", sa.Boolean, nullable=False),
         Column("created", String(40), nullable=False),
     )
-    added = [table for table in metadata.sorted_tables if table is not verdicts]
-    metadata.create_all(connection, tables=added, checkfirst=False)
