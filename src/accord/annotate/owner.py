@@ -117,7 +117,7 @@ def owner_view(desk: Desk) -> OwnerView:
         agreement=agreement,
         not_measured=reason,
         disputes=[
-            DisputeRow(id_, _start(texts[id_]), criteria[id_], _counted(by_item[id_]))
+            DisputeRow(id_, _start(texts[id_]), criteria[id_], _counted(by_item[id_], models[id_]))
             for id_ in disputed[:MAX_LISTED]
         ],
         num_disputes=len(disputed),
@@ -151,10 +151,12 @@ def _disputed(by_item: Mapping[int, Sequence[Vote]], decided: set[int]) -> list[
     ]
 
 
-def _counted(votes: Sequence[Vote]) -> str:
+def _counted(votes: Sequence[Vote], models: Sequence[str]) -> str:
+    if len(set(models)) < len(models):
+        models = [f"{model} ({i})" for i, model in enumerate(models, start=1)]
     counts: dict[str, int] = defaultdict(int)
     for vote in votes:
-        counts[vote.in_words] += 1
+        counts[vote.in_words(models)] += 1
     return ", ".join(f"{words} × {count}" for words, count in sorted(counts.items()))
 
 

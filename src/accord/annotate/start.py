@@ -39,23 +39,23 @@ def open_desk(
     guideline = _read_guideline(settings)
     checks = read_checks(settings)
     expected = _gold(store, settings)
-    with transaction(store.engine, store.path, writes=True) as connection:
-        queue = open_queue(connection, settings.name, _task(settings), settings.overlap)
-    added = 0
-    for items in _batches(_items(store, settings, expected)):
-        with transaction(store.engine, store.path, writes=True) as connection:
-            added += add_items(connection, queue, items)
-    with transaction(store.engine, store.path, writes=True) as connection:
-        add_items(connection, queue, checks)
-    desk = Desk(store, queue, settings, _digest_guideline(guideline, settings))
-    total = desk.count_items()
-    if not total:
+    batches = _batches(_items(store, settings, expected))
+    first = next(batches)
+    if not first:
         raise DataError(
             f"{store.path} has nothing for people to judge as {settings.task}: "
             f"{_what_is_missing(settings)} Add responses, such as with `accord sample` and `store`."
         )
+    with transaction(store.engine, store.path, writes=True) as connection:
+        queue = open_queue(connection, settings.name, _task(settings), settings.overlap)
+        add_items(connection, queue, checks)
+        added = add_items(connection, queue, first)
+    for items in batches:
+        with transaction(store.engine, store.path, writes=True) as connection:
+            added += add_items(connection, queue, items)
+    desk = Desk(store, queue, settings, _digest_guideline(guideline, settings))
     log(
-        f"The queue {queue.name!r} has {total:,} items ({added:,} of them new), "
+        f"The queue {queue.name!r} has {desk.count_items():,} items ({added:,} of them new), "
         f"{settings.overlap} vote{'s' if settings.overlap > 1 else ''} each."
     )
     return desk, guideline

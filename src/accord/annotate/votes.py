@@ -10,8 +10,6 @@ from accord.compare.store.assignments import VOTED, Assignment
 from accord.compare.store.queue import QueueItem
 from accord.measure.agreement.summary import RatedItem
 
-LETTERS = "abcdefgh"
-
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -23,16 +21,16 @@ class Vote:
     ranks: tuple[int, ...]
     outcome: str | None
 
-    @property
-    def in_words(self) -> str:
-        """Such as "b" or "a > c = b", by the order of the responses' ids."""
+    def in_words(self, names: Sequence[str]) -> str:
+        """Such as "sft" or "dpo > sft = base": `names` are the responses' models, in order."""
         if self.outcome is not None:
-            return self.outcome.replace("_", " ")
+            winner = {"a": 0, "b": 1}.get(self.outcome)
+            return self.outcome.replace("_", " ") if winner is None else names[winner]
         by_rank = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
-        words = LETTERS[by_rank[0]]
+        words = names[by_rank[0]]
         for before, index in pairwise(by_rank):
             sign = " = " if self.ranks[before] == self.ranks[index] else " > "
-            words += sign + LETTERS[index]
+            words += sign + names[index]
         return words
 
 
