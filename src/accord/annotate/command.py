@@ -70,6 +70,7 @@ def annotate_store(
                 f"Nobody is invited to {store.path} yet. Invite people first: "
                 f"`accord annotate {path} --invite NAME`, and yourself with --owner."
             )
+        desk, guideline = open_desk(store, settings, log=log)
         try:
             from accord.annotate.server import create_app, run
         except ModuleNotFoundError as error:
@@ -77,7 +78,6 @@ def annotate_store(
                 f"The page needs {error.name}, which is not installed. Install it with "
                 "`pip install 'accord[annotate]'`."
             ) from None
-        desk, guideline = open_desk(store, settings, log=log)
         name = None if needs_tokens else annotator or getpass.getuser()
         app = create_app(desk, site, annotator=name, guideline_text=guideline)
         run(app, site, log=log)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from accord.annotate.desk import Desk
-from accord.annotate.votes import Vote, read_votes, values_of
+from accord.annotate.votes import PersonVote, read_votes, values_of
 from accord.compare.store import assignments
 from accord.compare.store.connection import transaction
 from accord.compare.store.people import Person, select_people
@@ -135,14 +135,14 @@ def owner_view(desk: Desk) -> OwnerView:
     )
 
 
-def _by_item(votes: Sequence[Vote]) -> dict[int, list[Vote]]:
-    by_item: dict[int, list[Vote]] = defaultdict(list)
+def _by_item(votes: Sequence[PersonVote]) -> dict[int, list[PersonVote]]:
+    by_item: dict[int, list[PersonVote]] = defaultdict(list)
     for vote in votes:
         by_item[vote.item.id].append(vote)
     return by_item
 
 
-def _disputed(by_item: Mapping[int, Sequence[Vote]], decided: set[int]) -> list[int]:
+def _disputed(by_item: Mapping[int, Sequence[PersonVote]], decided: set[int]) -> list[int]:
     """The items with votes that differ, without those that an adjudicator has decided."""
     return [
         id_
@@ -151,7 +151,7 @@ def _disputed(by_item: Mapping[int, Sequence[Vote]], decided: set[int]) -> list[
     ]
 
 
-def _counted(votes: Sequence[Vote], models: Sequence[str]) -> str:
+def _counted(votes: Sequence[PersonVote], models: Sequence[str]) -> str:
     if len(set(models)) < len(models):
         models = [f"{model} ({i})" for i, model in enumerate(models, start=1)]
     counts: dict[str, int] = defaultdict(int)
@@ -222,7 +222,7 @@ def _share(values: Sequence[bool]) -> Interval | None:
 
 def _matches(
     items: Sequence[QueueItem],
-    by_item: Mapping[int, Sequence[Vote]],
+    by_item: Mapping[int, Sequence[PersonVote]],
     models: Mapping[int, tuple[str, ...]],
 ) -> list[MatchRow]:
     """Each two models on the items that are pairs, or pairs within rankings; one score an item."""

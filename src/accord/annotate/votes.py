@@ -12,7 +12,7 @@ from accord.measure.agreement.summary import RatedItem
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class PersonVote:
     """One annotator's ranks of an item's responses, in the order of their ids. `outcome` is a
     pair's ("a", "b", "tie" or "both_bad") or a label's ("good" or "bad"), None for a ranking."""
 
@@ -34,7 +34,7 @@ class Vote:
         return words
 
 
-def read_votes(answered: Sequence[Assignment]) -> list[Vote]:
+def read_votes(answered: Sequence[Assignment]) -> list[PersonVote]:
     """The votes among the answered assignments, without those on attention checks."""
     votes = []
     for each in answered:
@@ -43,11 +43,11 @@ def read_votes(answered: Sequence[Assignment]) -> list[Vote]:
         ranks = [0] * each.item.size
         for position, index in enumerate(each.shown):
             ranks[index] = each.answer["ranks"][position]
-        votes.append(Vote(each.item, each.annotator, tuple(ranks), _outcome(each, ranks)))
+        votes.append(PersonVote(each.item, each.annotator, tuple(ranks), _outcome(each, ranks)))
     return votes
 
 
-def values_of(vote: Vote) -> Iterator[RatedItem]:
+def values_of(vote: PersonVote) -> Iterator[RatedItem]:
     """What agreement is measured on: the outcome of a pair or label, and of a ranking that of each
     of its pairs."""
     criterion = vote.item.criterion or ""
