@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from accord.cli import check_options as options
 from accord.errors import RequestError
 
 if TYPE_CHECKING:
@@ -14,124 +14,32 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 20  # that the page shows of each finding
 
-
-class FailOn(StrEnum):
-    """The level of findings from which on the exit code is 1."""
-
-    error = "error"
-    warning = "warning"
-    never = "never"
-
-
 commands = typer.Typer(help="Look at data sets.", rich_markup_mode=None)
 
 
 @commands.command("check")
 def check(
-    path: Annotated[str, typer.Argument(metavar="FILE", help="A file, a folder, or a hub name.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="With --model: settings of the method, such as max_length=512 or "
-            "long_prompts=keep_end.",
-            show_default=False,
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--kind",
-            metavar="KIND",
-            help="Read the rows as text, demonstrations, comparisons, rankings, ratings, prompts "
-            "or battles; by default the columns decide.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="PATH",
-            help="A model folder or hub name: count tokens, and the rows that training would use, "
-            "cut and drop.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method", metavar="METHOD", help="The training method; by default the kind decides."
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max-length", metavar="N", help="Short for max_length=N.", min=2),
-    ] = None,
-    max_prompt_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max-prompt-length", metavar="N", help="Short for max_prompt_length=N.", min=1
-        ),
-    ] = None,
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--held-out",
-            metavar="PATH",
-            help="Another split, such as the test rows: no prompt of it may occur in FILE. May be "
-            "repeated.",
-        ),
-    ] = None,
-    eval_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--eval-set",
-            metavar="PATH",
-            help="An evaluation set (a file, a store, XSTest's prompts.csv): report rows that hold "
-            "its texts, by n-grams. May be repeated.",
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option("--ignore", metavar="KIND", help="Leave this kind of finding out."),
-    ] = None,
-    fail_on: Annotated[
-        FailOn,
-        typer.Option(
-            "--fail-on", help="End with exit code 1 where a finding has this level or a graver one."
-        ),
-    ] = FailOn.error,
-    show: Annotated[
-        int, typer.Option("--show", metavar="N", min=0, help="Rows that each finding shows.")
-    ] = 5,
-    page: Annotated[
-        str | None,
-        typer.Option("--page", metavar="HTML", help="Write the findings as one HTML page."),
-    ] = None,
-    json_file: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="JSON", help="Write the findings with all their rows as JSON."
-        ),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--drop", metavar="KIND", help="With --write: leave out the rows of this finding."
-        ),
-    ] = None,
-    write: Annotated[
-        str | None,
-        typer.Option(
-            "--write", metavar="JSONL", help="Write the rows without those of --drop to a new file."
-        ),
-    ] = None,
+    path: options.CheckedPath,
+    overrides: options.MethodSettings = None,
+    kind: options.KindOfRows = None,
+    held_out: options.HeldOutPaths = None,
+    eval_set: options.EvaluationSets = None,
+    ignore: options.Ignored = None,
+    fail_on: options.FailLevel = options.FailOn.error,
+    show: options.ShownRows = 5,
+    page: options.Page = None,
+    json_file: options.JsonFile = None,
+    drop: options.Dropped = None,
+    write: options.NewFile = None,
+    model: options.Model = None,
+    method: options.Method = None,
+    max_length: options.MaxLength = None,
+    max_prompt_length: options.MaxPromptLength = None,
 ) -> None:
     """Report what a data set contains, what is wrong with it, and what mends that.
 
     Each finding names its rows, its share of all rows with an exact interval, and the command or
-    setting that mends it. Errors are contradictions, prompts shared with --held-out, overlap with
-    --eval-set, scores against the labels, template tokens, wrong turns and thoughts in answers;
-    the exit code is then 1 (see --fail-on).
+    setting that mends it. With findings of the level error the exit code is 1 (see --fail-on).
 
     With --model, the rows are read and tokenised as in training: it says how many are used, cut
     and dropped, the rows' numbers, and how long they are in tokens. The model's weights are not
@@ -143,14 +51,9 @@ def check(
       accord data check pairs.jsonl --drop duplicates --write clean.jsonl
       accord data check pairs.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --max-length 512
     \f
-    The kinds of findings, their levels and what they do not see: [data-check.md](data-check.md).
+    The kinds of findings, their levels, and what they miss: [data-check.md](data-check.md).
     """
-    from rich.console import Console
-
-    from accord.pipeline.checks.result import require_kinds, write_without
-    from accord.pipeline.checks.terminal import terminal_lines
-    from accord.pipeline.console import messages_above_bar, work_with_bar
-    from accord.pipeline.data_check import check_steps
+    from accord.pipeline.checks.result import require_kinds
 
     drop = list(drop or [])
     require_kinds(drop, "--drop", rows=True)
@@ -160,31 +63,47 @@ def check(
             "written. Give both, or neither."
         )
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
-    settings = [*(overrides or []), *(f"{k}={n}" for k, n in limits.items() if n is not None)]
-    progress = Console(stderr=True)
-    steps = check_steps(
+    result = _check_with_bar(
         path,
         kind,
         model=model,
         method=method,
-        overrides=settings,
+        overrides=[*(overrides or []), *(f"{k}={n}" for k, n in limits.items() if n is not None)],
         held_out=held_out or [],
         evaluation_sets=eval_set or [],
         ignore=ignore or [],
         excerpts=PAGE_ROWS if page else 0,
     )
-    with messages_above_bar(progress):
-        result = work_with_bar("check", steps, progress)
-        typer.echo(result.summary)
-        console = Console(highlight=False, soft_wrap=True)
-        for line in terminal_lines(result, show):
-            console.print(line)
-        _write_files(result, page, json_file)
+    _print_findings(result, show)
+    _write_files(result, page, json_file)
     if write is not None:
-        written, left_out = write_without(result, path, drop, write)
-        typer.echo(f"{written:,} rows are written to {write}, {left_out:,} are left out.")
+        _write_others(result, path, drop, write)
     elif result.reaches(fail_on.value):
         raise typer.Exit(1)
+
+
+def _check_with_bar(path: str, kind: str | None, **arguments: object) -> DataCheck:
+    from rich.console import Console
+
+    from accord.pipeline.console import messages_above_bar, work_with_bar
+    from accord.pipeline.data_check import check_steps
+
+    console = Console(stderr=True)
+    with messages_above_bar(console):
+        steps = check_steps(path, kind, **arguments)  # type: ignore[arg-type]
+        result: DataCheck = work_with_bar("check", steps, console, transient=True)
+    return result
+
+
+def _print_findings(result: DataCheck, show: int) -> None:
+    from rich.console import Console
+
+    from accord.pipeline.checks.terminal import terminal_lines
+
+    typer.echo(result.summary)
+    console = Console(highlight=False, soft_wrap=True)
+    for line in terminal_lines(result, show):
+        console.print(line)
 
 
 def _write_files(result: DataCheck, page: str | None, json_file: str | None) -> None:
@@ -198,3 +117,10 @@ def _write_files(result: DataCheck, page: str | None, json_file: str | None) -> 
 
         write_page(page, result.to_json(rows=PAGE_ROWS), result.excerpts)
         typer.echo(f"The page is {page}.")
+
+
+def _write_others(result: DataCheck, path: str, drop: list[str], output: str) -> None:
+    from accord.pipeline.checks.result import write_without
+
+    written, left_out = write_without(result, path, drop, output)
+    typer.echo(f"{written:,} rows are written to {output}, {left_out:,} are left out.")

@@ -32,8 +32,12 @@ def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) ->
     work_with_bar(plan.name, work, console)
 
 
-def work_with_bar(name: str, work: Iterator[Progress], console: Console) -> Any:
+def work_with_bar(
+    name: str, work: Iterator[Progress], console: Console, *, transient: bool = False
+) -> Any:
     """Run work to its end with a progress bar, and return what its generator returns.
+
+    A `transient` bar is removed at the end, and not shown in a file.
 
     What the work does between two units (see `runs.activity`) is shown beside the bar. The first
     Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
@@ -52,7 +56,8 @@ def work_with_bar(name: str, work: Iterator[Progress], console: Console) -> Any:
             table_column=Column(no_wrap=True, overflow="ellipsis"),
         ),
     )
-    bar = Bar(*columns, console=console, refresh_per_second=4)
+    hidden = transient and not console.is_terminal
+    bar = Bar(*columns, console=console, refresh_per_second=4, transient=transient, disable=hidden)
     with deferred_interrupts() as interrupted, bar:
         task = bar.add_task(name, total=None, note="preparing")
         with _activity_beside(bar, task):

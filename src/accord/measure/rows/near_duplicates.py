@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from accord.measure.rows.words import Hashes, mix
 
 HASHES = 64
-BAND = 5  # hashes of a band; texts that agree in one of the 12 bands are compared
-SIMILAR = 0.8
+BAND = 4  # hashes of a band; texts that agree in one of the 16 bands are compared
+SIMILAR = 0.7  # of the responses of two rows; of texts without responses
+SIMILAR_PROMPTS = 0.4  # a short prompt shares no more with one that differs in one word
 _NEIGHBOURS = 4  # rows of a bucket that each row is compared with, besides the bucket's first
 _EMPTY = np.uint32(0xFFFFFFFF)
 _CHUNK = 16_384
@@ -46,8 +47,8 @@ def minima(grams: Hashes, starts: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 
 def band_keys(signatures: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """A hash of each band of each signature, [D, 12]: texts of similarity s agree in one with the
-    probability 1 − (1 − s⁵)¹², which is 0.99 at 0.8."""
+    """A hash of each band of each signature, [D, 16]: texts of similarity s agree in one with the
+    probability 1 − (1 − s⁴)¹⁶, which is 0.99 at 0.7."""
     keys = []
     for band in range(HASHES // BAND):
         value = np.zeros(len(signatures), np.uint64)
@@ -60,7 +61,7 @@ def band_keys(signatures: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def similarity(first: Signatures, second: Signatures) -> NDArray[np.float64]:
     """The estimated Jaccard similarity of each pair of signatures [N, 64].
 
-    Its standard error is √(s(1 − s)/64), 0.05 at 0.8.
+    Its standard error is √(s(1 − s)/64), 0.06 at 0.7.
     """
     equal: NDArray[np.float64] = (first == second).mean(axis=1)
     return equal
@@ -84,8 +85,9 @@ def near_duplicates(
 
     `bands` gives the keys of one band for all rows at a time, `rows` are the rows to compare, and
     `read` gives the signatures of the prompts and of the responses of rows. Two rows are nearly
-    equal where both similarities are at least 0.8, so that many short answers to one long prompt
-    are not.
+    equal where the similarity of their responses is at least 0.7 and that of their prompts at
+    least 0.4: short answers to one long prompt are not, nor is one answer to several questions.
+    Rows without responses are nearly equal where their prompts' similarity is at least 0.7.
     """
     coded = np.empty(0, np.uint64)
     for keys in bands:
@@ -96,8 +98,10 @@ def near_duplicates(
         earlier = (chunk >> np.uint64(32)).astype(np.int64)
         later = (chunk & np.uint64(0xFFFFFFFF)).astype(np.int64)
         one, two = read(earlier), read(later)
-        estimate = np.minimum(similarity(one[0], two[0]), similarity(one[1], two[1]))
-        near = estimate >= SIMILAR
+        prompts, responses = similarity(one[0], two[0]), similarity(one[1], two[1])
+        without = (one[1] == _EMPTY.astype(np.uint16)).all(axis=1)
+        estimate = np.where(without, prompts, responses)
+        near = (estimate >= SIMILAR) & (prompts >= SIMILAR_PROMPTS)
         parts.append((later[near], earlier[near], estimate[near]))
     later, earlier, estimate = (np.concatenate(part) for part in zip(_NOTHING, *parts, strict=True))
     unique, index = np.unique(later, return_index=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from accord.measure.rows.words import Hashes, Words, combine, hash_words, n_grams
 
 N = 8
-LEAST_SHARE = 0.5  # of a text's 8-grams that a row has to hold
+LEAST_SHARE = 0.5  # of a text's 8-grams that a row has to hold,
+LEAST_GRAMS = 5  # and at least as many, or all: shared turns of phrase are no overlap
 _LEAST_WORDS = 4  # of a text that counts wherever it occurs; a shorter one has to be the whole row
 
 
@@ -25,8 +26,8 @@ class EvaluationTexts:
 
 
 def evaluation_texts(texts: Sequence[str]) -> EvaluationTexts:
-    """What to look for. Of a text of 8 words or more, half of its different 8-grams have to occur
-    in a row (as Tülu 3's decontamination, Lambert et al. 2024, §3.2); a shorter one whole."""
+    """What to look for. Half of a text's different 8-grams have to occur in a row (as in Tülu 3's
+    decontamination, Lambert et al. 2024, §3.2); a text of up to 12 words has to occur whole."""
     words = hash_words(texts)
     counts = words.counts()
     needed = np.ones(len(texts), np.int64)
@@ -41,7 +42,8 @@ def evaluation_texts(texts: Sequence[str]) -> EvaluationTexts:
         first = first[of_length[first]]
         if n == N:
             distinct = np.bincount(owner[first], minlength=len(texts))
-            needed = np.where(counts >= N, np.ceil(LEAST_SHARE * distinct).astype(np.int64), needed)
+            half = np.ceil(LEAST_SHARE * distinct).astype(np.int64)
+            needed = np.where(counts >= N, np.minimum(distinct, np.maximum(half, LEAST_GRAMS)), 1)
         order = first[np.argsort(grams[first], kind="stable")]
         by_length[n] = (grams[order], owner[order])
     return EvaluationTexts(by_length, needed)

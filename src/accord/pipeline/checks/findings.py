@@ -59,7 +59,7 @@ class FoundRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DataFinding:
     """`count` of `of` rows (or pairs) have a defect, a `rate` with its exact interval.
 
     `rows` are in the order of the file. `command` leaves them out, where that can be done.
@@ -104,8 +104,8 @@ class Finding:
 def compare_rows(collected: Collected) -> list[str]:
     """Flag what only a comparison of rows shows; returns what a reader has to know of it."""
     usable = collected.usable()
-    _flag_repeats(collected, usable)
     _flag_orders(collected)
+    _flag_repeats(collected, usable)
     _flag_splits(collected, usable)
     return [_flag_noise(collected)] if collected.spill.pairs >= LEAST_PAIRS else []
 
@@ -121,7 +121,10 @@ def _flag_repeats(collected: Collected, usable: NDArray[np.int64]) -> None:
         collected.flag("duplicates", record, _like(collected, int(first)))
     firsts = np.sort(order[~repeated])
     near = near_duplicates(collected.spill.bands(), firsts, collected.spill.signatures)
+    reversed_pairs = set(collected.flagged("contradictions").tolist())
     for row, like, similar in zip(near.rows, near.like, near.similarity, strict=True):
+        if int(usable[row]) in reversed_pairs:
+            continue  # of which the first is no better than the others
         detail = f"{similar:.0%} as {_like(collected, int(usable[like]))[3:]}"
         collected.flag("near-duplicates", int(usable[row]), detail)
 
@@ -132,11 +135,11 @@ def _like(collected: Collected, record: int) -> str:
 
 def _flag_orders(collected: Collected) -> None:
     winners, losers, records = (np.asarray(values).astype(np.uint64) for values in collected.edges)
-    for edge in contradictions(winners, losers).tolist():
-        collected.flag("contradictions", int(records[edge]))
-    on_cycles, _ = cycles(winners, losers)
-    for edge in on_cycles.tolist():
-        collected.flag("cycles", int(records[edge]))
+    for edge, reverse in zip(*contradictions(winners, losers), strict=True):
+        against = collected.source(int(records[reverse])).without_folder()
+        collected.flag("contradictions", int(records[edge]), f"against {against}")
+    for edge, group in zip(*cycles(winners, losers), strict=True):
+        collected.flag("cycles", int(records[edge]), f"cycle {group + 1}")
     nodes, labels, of = (np.asarray(values) for values in collected.labels)
     both = np.intersect1d(nodes[labels == 1], nodes[labels == 0])
     for record in of[np.isin(nodes, both)].tolist():
@@ -145,12 +148,12 @@ def _flag_orders(collected: Collected) -> None:
 
 def _flag_splits(collected: Collected, usable: NDArray[np.int64]) -> None:
     """Flag prompts that occur under several values of a column `split`."""
-    if len(collected.splits) < 2:
-        return
-    prompts, splits = np.asarray(collected.prompt)[usable], np.asarray(collected.split)[usable]
-    pairs = np.unique(np.stack([prompts, splits.astype(np.int64)], axis=1), axis=0)
+    split = np.asarray(collected.split)[usable]
+    of_split = usable[split > 0]
+    prompts = np.asarray(collected.prompt)[of_split]
+    pairs = np.unique(np.stack([prompts, split[split > 0].astype(np.int64)], axis=1), axis=0)
     values, counts = np.unique(pairs[:, 0], return_counts=True)
-    for record in usable[np.isin(prompts, values[counts > 1])].tolist():
+    for record in of_split[np.isin(prompts, values[counts > 1])].tolist():
         collected.flag("shared-prompts", record, "under several values of `split`")
 
 
@@ -190,7 +193,7 @@ def _note_unchecked(collected: Collected) -> None:
     """Say of each kind that needs what the rows or the command lack why it was not checked."""
     tallies, unchecked, held_out = collected.tallies, collected.unchecked, collected.held_out
     pairs = collected.spill.pairs
-    if not held_out.splits and len(collected.splits) < 2:
+    if not held_out.splits and len(collected.splits) < 3:
         unchecked["shared-prompts"] = "name the other split with --held-out PATH"
     if not held_out.evaluation.grams:
         unchecked["evaluation-overlap"] = "name an evaluation set with --eval-set PATH"
@@ -212,7 +215,7 @@ def _note_unchecked(collected: Collected) -> None:
 
 def conclude(
     collected: Collected, report: ReadReport, path: str, ignore: Sequence[str], given: str
-) -> tuple[list[Finding], list[str]]:
+) -> tuple[list[DataFinding], list[str]]:
     """The findings in the order of `KINDS`, and the kinds that were checked and are clean.
 
     `given` are the options that the command that mends repeats.
@@ -242,7 +245,7 @@ def conclude(
         if name == "unusable":
             remark = _reasons(report)
         findings.append(
-            Finding(
+            DataFinding(
                 name,
                 level,
                 count,
@@ -256,11 +259,11 @@ def conclude(
     return sorted(findings, key=lambda f: ("error", "warning", "note").index(f.level)), clean
 
 
-def _tendency(name: str, tally: Tally) -> Finding:
+def _tendency(name: str, tally: Tally) -> DataFinding:
     rate = proportion_interval(tally.wins, tally.pairs)
     low, high = rate.low or 0.0, rate.high or 1.0
     lopsided = low > LOPSIDED or high < 1 - LOPSIDED
-    return Finding(name, "warning" if lopsided else "note", tally.wins, tally.pairs, rate)
+    return DataFinding(name, "warning" if lopsided else "note", tally.wins, tally.pairs, rate)
 
 
 def _reasons(report: ReadReport) -> str:
@@ -281,7 +284,7 @@ def format_bounds(interval: Interval) -> str:
     return f"{format_share(interval.low or 0.0)} to {format_share(high)}"
 
 
-def format_rate(finding: Finding) -> str:
+def format_rate(finding: DataFinding) -> str:
     """`200 of 20,000 rows (1.0%, 0.9% to 1.1%)`."""
     what = "rows" if finding.rows is not None else "pairs that differ in it"
     return (

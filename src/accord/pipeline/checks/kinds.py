@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
         "error",
         "overlap with an evaluation set",
         "The prompt holds a text of the evaluation set: half of its 8-grams, or all of a text of "
-        "fewer than 8 words.",
+        "up to 12 words.",
         "Leave these rows out before you evaluate on that set:",
     ),
     "scores": Kind(
@@ -96,8 +96,8 @@ KINDS: dict[str, Kind] = {
     "near-duplicates": Kind(
         "warning",
         "near-duplicates",
-        "Prompt and responses each share at least 80% of their three-word sequences with an "
-        "earlier row (estimated by MinHash).",
+        "The responses share at least 70% of their three-word sequences with those of an earlier "
+        "row, and the prompts 40% of theirs (estimated by MinHash).",
         "Leave them out; the first of each stays:",
     ),
     "label-noise": Kind(

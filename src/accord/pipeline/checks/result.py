@@ -14,7 +14,7 @@ from accord.data.files import read_rows
 from accord.data.report import ReadReport
 from accord.data.values import json_value
 from accord.errors import RequestError
-from accord.pipeline.checks.findings import Finding
+from accord.pipeline.checks.findings import DataFinding
 from accord.pipeline.checks.kinds import KINDS, Level
 from accord.runs.activity import with_activity
 from accord.runs.atomic import write_lines_atomic
@@ -35,7 +35,7 @@ class DataCheck:
     report: ReadReport
     kind: str
     summary: str
-    findings: Sequence[Finding] = ()
+    findings: Sequence[DataFinding] = ()
     clean: Sequence[str] = ()
     unchecked: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()

@@ -13,7 +13,7 @@ from accord.data.stream import Columns, RecordStream, read_columns
 from accord.measure.rows.overlap import evaluation_texts
 from accord.measure.rows.texts import question
 from accord.pipeline.checks.collect import HeldOut, same_prompt
-from accord.pipeline.checks.findings import Finding
+from accord.pipeline.checks.findings import DataFinding
 from accord.pipeline.checks.result import Excerpt
 from accord.pipeline.checks.rows import CheckedRow, checked_rows, make_row
 from accord.pipeline.checks.single import prompt_of
@@ -64,7 +64,7 @@ def _prompts(path: str) -> Iterator[CheckedRow]:
 
 
 def read_excerpts(
-    rows: Iterator[CheckedRow], findings: Sequence[Finding], shown: int
+    rows: Iterator[CheckedRow], findings: Sequence[DataFinding], shown: int
 ) -> dict[int, Excerpt]:
     """The texts of the first rows of each finding, by the row's number."""
     numbers = {r.number for f in findings if f.rows is not None for r in f.rows.first(shown)}

@@ -35,7 +35,7 @@ class Spill:
     def add_signatures(
         self, prompts: NDArray[np.uint32], responses: NDArray[np.uint32], bands: NDArray[np.uint32]
     ) -> None:
-        """Signatures [D, 64] of prompts and responses, and their band keys [D, 12]."""
+        """Signatures [D, 64] of prompts and responses, and their band keys [D, 16]."""
         both = np.concatenate([prompts, responses], axis=1).astype(np.uint16)
         self.append("signatures", both)
         for band in range(_BANDS):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from accord.pipeline.checks.findings import Finding, format_rate
+from accord.pipeline.checks.findings import DataFinding, format_rate
 from accord.pipeline.checks.kinds import KINDS
 from accord.pipeline.checks.result import DataCheck
 
@@ -35,7 +35,7 @@ def terminal_lines(check: DataCheck, shown: int) -> Iterator[Text]:
     yield Text(f"{', '.join(counts) or 'Nothing was found'}.", "bold")
 
 
-def _finding_lines(finding: Finding, shown: int) -> Iterator[Text]:
+def _finding_lines(finding: DataFinding, shown: int) -> Iterator[Text]:
     kind = KINDS[finding.kind]
     yield Text.assemble(
         (finding.level, STYLES[finding.level]),
