@@ -222,11 +222,11 @@ BY_ROW: dict[str, Callable[[Writer, Row, int], Row | str]] = {
 
 
 def plant(clean: int, each: int, refusals: Sequence[str], rng: random.Random) -> Planted:
-    """The file: `clean` clean rows and `each` rows of each defect, shuffled."""
+    """The file: `clean` clean rows, `each` rows of each defect, and those that are repeated."""
     writer, planted = Writer(rng), Planted()
-    drawn = [writer.pair() for _ in range(clean)]
+    drawn = [writer.pair() for _ in range(clean + 3 * each)]
     pairs = [row for row, _ in drawn]
-    partners = rng.sample(range(clean), 3 * each)
+    partners = rng.sample(range(len(drawn)), 3 * each)
     rows: list[tuple[str, Row | str]] = []
     for kind, change in BY_ROW.items():
         rows += [(kind, change(writer, writer.pair()[0], i)) for i in range(each)]

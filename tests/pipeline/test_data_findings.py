@@ -15,6 +15,7 @@ from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
 from accord.data.read import read_records
 from accord.data.stream import RecordStream, stream_records
+from accord.pipeline.checks.kinds import KINDS
 from accord.pipeline.checks.result import DataCheck
 from accord.pipeline.data_check import check_data
 from accord.records import Response
@@ -77,7 +78,7 @@ def test_findings_name_their_rows(tmp_path: Path) -> None:
     assert finding.rate.high == pytest.approx(0.60009, abs=1e-4)
     [longer] = [f for f in check.findings if f.kind == "longer"]
     assert (longer.count, longer.of) == (4, 6)  # rows 1, 6, 7, 8; not 2 and 5; 3 and 4 are equal
-    assert check.unchecked["label-noise"] == "8 pairs; a model of labels needs 200"
+    assert check.unchecked["label-noise"] == "8 pairs; a model of labels needs 500"
     assert "first" in check.unchecked
 
 
@@ -140,7 +141,15 @@ def test_the_command_of_a_finding_mends_it(
     capsys.readouterr()
     assert run(["data", "check", path, "--drop", "duplicate", "--write", "x.jsonl"]) == 2
     assert "Did you mean duplicates?" in capsys.readouterr().err
-    assert run(["data", "check", path, "--drop", "duplicates"]) == 2
+    for wrong in (
+        ["--drop", "duplicates"],
+        ["--drop", "duplicates", "--write", path],
+        ["--drop", "duplicates", "--write", "x.gz"],
+        ["--drop", "duplicates", "--write", "x.jsonl", "--ignore", "duplicates"],
+        ["--drop", "shared-prompts", "--write", "x.jsonl"],  # without --held-out
+    ):
+        assert run(["data", "check", path, *wrong]) == 2
+    assert not Path("x.jsonl").exists()
     assert run(["data", "check", path, "--held-out", "none.jsonl"]) == 2
 
 
@@ -175,6 +184,12 @@ def test_a_stream_reads_what_read_records_reads(tmp_path: Path, kind: str) -> No
     stream: RecordStream = stream_records(path, kind)  # type: ignore[arg-type]
     assert [record for row in stream for record in row.records] == records
     assert stream.report() == report
+
+
+def test_every_kind_of_finding_is_documented() -> None:
+    page = (STUDIES.parent / "docs" / "data-check.md").read_text()
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.level} |" in page
 
 
 def test_planted_defects_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

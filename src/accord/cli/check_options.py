@@ -63,7 +63,10 @@ Ignored = Annotated[
 FailLevel = Annotated[
     FailOn,
     typer.Option(
-        "--fail-on", help="End with exit code 1 where a finding has this level or a graver one."
+        "--fail-on",
+        metavar="LEVEL",
+        help="End with exit code 1 where a finding has this level (error or warning) or a graver "
+        "one, or never.",
     ),
 ]
 ShownRows = Annotated[

@@ -53,7 +53,7 @@ def check(
     \f
     The kinds of findings, their levels, and what they miss: [data-check.md](data-check.md).
     """
-    from accord.pipeline.checks.result import require_kinds
+    from accord.pipeline.checks.result import require_kinds, require_new_file
 
     drop = list(drop or [])
     require_kinds(drop, "--drop", rows=True)
@@ -62,6 +62,10 @@ def check(
             "--drop KIND says which rows are left out, and --write JSONL where the others are "
             "written. Give both, or neither."
         )
+    if both := sorted({*drop} & {*(ignore or [])}):
+        raise RequestError(f"--drop {both[0]} and --ignore {both[0]} exclude each other.")
+    if write is not None:
+        require_new_file(path, write)
     limits = {"max_length": max_length, "max_prompt_length": max_prompt_length}
     result = _check_with_bar(
         path,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from accord.report.formatting import format_share, split_text, visible
 from accord.report.rendering import TEMPLATES
 from accord.runs.atomic import write_text_atomic
@@ -35,6 +37,7 @@ def render_page(check: Mapping[str, Any], texts: Mapping[int, Sequence[tuple[str
         levels=LEVELS,
         texts=texts,
         visible=visible,
+        prose=_prose,
         percent=format_share,
         bar=_bar,
         fold=lambda text: split_text(visible(text), _LIMIT, 12),
@@ -49,6 +52,15 @@ def _headline(findings: Sequence[Mapping[str, Any]]) -> str:
         if (n := sum(finding["level"] == level for finding in findings))
     ]
     return " and ".join(counts) or "Nothing wrong was found"
+
+
+def _prose(text: str) -> Markup:
+    """A text in which what stands between backticks is code; everything is escaped."""
+    parts = visible(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its second one
+        return escape("`".join(parts))
+    pieces = (Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+    return Markup("").join(pieces)
 
 
 def _bar(rate: Mapping[str, float]) -> dict[str, str]:

@@ -60,6 +60,7 @@ def test_echo_cut_and_markup() -> None:
         "First boil it. Then:\n- take the lid and put it on the",
         "a poem without any marks that ends as it began and goes",
         "Boil it. See https://example.org/a for what comes after that step",
+        "First count the pans. Then the answer is 19",
         "Boil it for long enough.\n\nBest wishes,\nAnna",
         "",
     ):

@@ -22,7 +22,7 @@ _MARKUP = re.compile(
     re.MULTILINE,
 )
 _SENTENCE = re.compile(r"[.!?…。！？]['\"”’»)\]*_]*(?:\s|$)|[。！？]")
-_OPEN_END = re.compile(r"[\w,;–-]$")
+_OPEN_END = re.compile(r"(?:[^\W\d_]|[,;–-])$")  # an answer may end with a number
 _NO_SENTENCE = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)])|https?://|^(?: {4}|\t)|[=;{}<>|\\]")
 _LEAST_ECHO = 20  # characters of a question that count as repeated
 _LEAST_CUT = 8  # words of a response that may be cut

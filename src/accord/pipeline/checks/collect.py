@@ -24,13 +24,19 @@ from accord.records import Source
 
 MAX_DETAILS = 1000  # of each kind that are stored; further rows are named without their detail
 _BATCH_ROWS = 2048
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000
+COMPARED = 200_000  # characters of a text that are compared with other rows
 _BITS = {kind: 1 << i for i, kind in enumerate(KINDS)}
 
 
 def digest(text: str) -> int:
     """A 63-bit hash of a text, the same in every run."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(
+            blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+        )
+        >> 1
+    )
 
 
 def same_prompt(prompt: str) -> int:
@@ -167,7 +173,7 @@ def _add_batch(batch: list[tuple[int, CheckedRow, str, list[int]]], into: Collec
     firsts = []  # the index of each row's prompt among the texts; its responses follow
     for _, row, prompt, _ in batch:
         firsts.append(len(texts))
-        texts += (prompt, *row.responses)
+        texts += (text[:COMPARED] for text in (prompt, *row.responses))
     words = hash_words(texts)
     grams, starts = shingles(words)
     # Each row has two segments of n-grams: the prompt's, and those of all responses.

@@ -287,6 +287,7 @@ def format_bounds(interval: Interval) -> str:
 def format_rate(finding: DataFinding) -> str:
     """`200 of 20,000 rows (1.0%, 0.9% to 1.1%)`."""
     what = "rows" if finding.rows is not None else "pairs that differ in it"
+    what = "pairs" if finding.kind == "first" else what
     return (
         f"{finding.count:,} of {finding.of:,} {what} ({format_share(finding.rate.mean)}, "
         f"{format_bounds(finding.rate)})"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from accord.compare.store.connection import is_store
-from accord.data.files import read_rows
+from accord.data.files import expand_path, read_rows
 from accord.data.report import ReadReport
 from accord.data.values import json_value
 from accord.errors import RequestError
@@ -82,23 +83,36 @@ def require_kinds(kinds: Sequence[str], option: str, *, rows: bool = False) -> N
             )
 
 
-def write_without(check: DataCheck, path: str, drop: Sequence[str], output: str) -> tuple[int, int]:
-    """Write the rows at `path` to `output` as JSON lines, without those of some findings.
-
-    Rows that are no rows at all (not valid JSON) are never written. Returns the numbers of rows
-    written and left out. Raises RequestError for a store, StorageError where the disk refuses.
-    """
+def require_new_file(path: str, output: str) -> None:
+    """Raise RequestError where rows can't be taken from `path` and written to `output`."""
     if is_store(path):
         raise RequestError(
             f"{path} is a preference store, in which nothing is overwritten. Give a file of rows, "
             "or leave --write out."
         )
-    left_out = {
-        row.number
-        for finding in check.findings
-        if finding.kind in drop
-        for row in finding.rows or ()
-    }
+    if not output.endswith(".jsonl"):
+        raise RequestError(
+            f"--write {output} must end with .jsonl: rows are written as JSON lines."
+        )
+    if Path(output).resolve() == expand_path(path).resolve():
+        raise RequestError(f"--write {output} is the file that is checked. Name a new one.")
+
+
+def write_without(check: DataCheck, path: str, drop: Sequence[str], output: str) -> tuple[int, int]:
+    """Write the rows at `path` to `output` as JSON lines, without those of some findings.
+
+    Rows that are no rows at all (not valid JSON) are never written. Returns the numbers of rows
+    written and left out. Raises RequestError where a kind was not checked, StorageError where the
+    disk refuses.
+    """
+    for kind in drop:
+        if kind in check.unchecked:
+            raise RequestError(
+                f"--drop {kind}: that was not checked ({check.unchecked[kind]}), so nothing is "
+                "written."
+            )
+    dropped = [f.rows for f in check.findings if f.kind in drop and f.rows is not None]
+    left_out = {row.number for rows in dropped for row in rows}
     counts = np.zeros(2, np.int64)
 
     def lines() -> Iterator[str]:

@@ -54,13 +54,13 @@ class CheckedRow:
         """The indices of the first best and the first worst response."""
         if self.ranks is None:
             return None
-        return self.ranks.index(0), self.ranks.index(max(self.ranks))
+        return self.ranks.index(min(self.ranks)), self.ranks.index(max(self.ranks))
 
     def learned(self) -> tuple[int, ...]:
         """The indices of the responses that are learned: the best, or the only one unless it is
         marked as bad."""
         if self.ranks is not None:
-            return (self.ranks.index(0),)
+            return (self.ranks.index(min(self.ranks)),)
         return () if self.score == 0 else tuple(range(len(self.responses)))
 
 

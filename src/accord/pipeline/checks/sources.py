@@ -18,6 +18,8 @@ from accord.pipeline.checks.result import Excerpt
 from accord.pipeline.checks.rows import CheckedRow, checked_rows, make_row
 from accord.pipeline.checks.single import prompt_of
 
+_SHOWN = 5000  # characters of a text on a page
+
 
 def open_rows(
     path: str, kind: Kind, columns: Columns | None
@@ -85,4 +87,10 @@ def _excerpt(row: CheckedRow) -> Excerpt:
     else:
         names = [f"rank {rank}" for rank in row.ranks]
     answers = list(zip(names, row.responses, strict=True))
-    return [("prompt" if answers else "text", prompt_of(row)), *answers]
+    texts = [("prompt" if answers else "text", prompt_of(row)), *answers]
+    return [(name, _shorten(text)) for name, text in texts]
+
+
+def _shorten(text: str) -> str:
+    more = len(text) - _SHOWN
+    return f"{text[:_SHOWN]}… ({more:,} further characters)" if more > 0 else text

@@ -25,8 +25,11 @@ def terminal_lines(check: DataCheck, shown: int) -> Iterator[Text]:
         yield Text(remark, "dim")
     if check.clean:
         yield Text("Without a finding: " + ", ".join(KINDS[k].title for k in check.clean) + ".")
+    by_reason: dict[str, list[str]] = {}
     for name, reason in check.unchecked.items():
-        yield Text(f"Not checked: {KINDS[name].title} ({reason}).", "dim")
+        by_reason.setdefault(reason, []).append(KINDS[name].title)
+    for reason, titles in by_reason.items():
+        yield Text(f"Not checked: {', '.join(titles)} ({reason}).", "dim")
     counts = [
         f"{n:,} {level}{'' if n == 1 else 's'}"
         for level in ("error", "warning", "note")
