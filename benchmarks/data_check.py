@@ -2,8 +2,9 @@
 
     python benchmarks/data_check.py --rows 10000 100000 1000000
 
-The processor's seconds are those that a machine without other work takes. Each number of rows is a new
-file of pairs (prompts of some 12 words, responses of some 35) and a new process, for its peak memory.
+The processor's seconds are those that a machine without other work takes. Each number of rows is
+a new file of pairs (prompts of some 12 words, responses of some 35) and a new process, for its peak
+memory.
 """
 
 from __future__ import annotations
