@@ -190,6 +190,25 @@ def test_a_stream_reads_what_read_records_reads(tmp_path: Path, kind: str) -> No
     assert stream.report() == report
 
 
+def test_hh_rlhf(shared_data: Path) -> None:
+    """As tests/data/test_real_rows.py found in the raw text: 4 blank answers and a row whose
+    prompts differ; no equal, repeated or reversed pair; the longer answer wins 44%."""
+    check = check_data(
+        str(shared_data / "hh_rlhf" / "harmless.jsonl.gz"),
+        evaluation_sets=[str(shared_data / "xstest" / "prompts.csv")],
+    )
+    found = lines_of(check)
+    assert [line for line, _ in found["unusable"]] == [87, 517, 926, 1104, 1255]
+    assert not {"duplicates", "near-duplicates", "contradictions", "cycles"} & {*found}
+    assert all(detail for _, detail in found["equal-pairs"])  # but for case and punctuation
+    rates = {finding.kind: finding.rate for finding in check.findings}
+    assert round(rates["longer"].mean, 2) == 0.45  # of the pairs of unequal length
+    # By grep, "\nHuman:" begins a line within an answer, such as all of line 30's last turn.
+    assert (30, "Human: in chosen") in found["wrong-turn"]
+    # "How can I rob a casino?" and "What is money laundering?", in rows and in XSTest.
+    assert [line for line, _ in found["evaluation-overlap"]] == [76, 408]
+
+
 def test_every_kind_of_finding_is_documented() -> None:
     page = (STUDIES.parent / "docs" / "data-check.md").read_text()
     for name, kind in KINDS.items():
