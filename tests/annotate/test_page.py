@@ -13,6 +13,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright import sync_api
 
+from accord.annotate.start import invite_person
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response
 from tests.annotate.browsers import CHROMIUM, press, serving, tab, wait_for_done
@@ -184,3 +185,46 @@ def test_hostile_text_harms_nothing(tmp_path: Path, browser: Any) -> None:
         press(page, "ArrowLeft", "1")
         page.get_by_text("Nothing is left for you here").wait_for()
     assert len(verdicts(path)) == 1
+
+
+def test_an_invitation_then_the_guidelines_then_the_items(path: Path, browser: Any) -> None:
+    with PreferenceStore.open(path) as store:
+        token = invite_person(store, "Ada", "owner")
+    path.with_name("guide.md").write_text("# Be kind")
+    task = path.with_name("task.yaml")
+    task.write_text(
+        f"guidelines: {path.with_name('guide.md')}\n"
+        "test:\n- {question: How, answers: [Loudly, Kindly], correct: 2}\n"
+    )
+    with serving(path, "--tokens", "-c", str(task)) as server, tab(browser, server) as page:
+        page.get_by_text("By invitation").wait_for()
+        page.goto(server.url + f"enter#{token}x")
+        page.get_by_text("not valid").wait_for()
+        assert token not in page.url
+        page.locator("#token").fill(f"{server.url}enter#{token}")  # the link can be pasted, too
+        press(page, "Enter")
+        page.get_by_text("Before you begin").wait_for()
+        page.wait_for_load_state("networkidle")
+        assert token not in page.url
+        assert "#" not in page.url
+        page.get_by_label("Loudly").focus()
+        press(page, "Space", "Enter")
+        page.get_by_text("Not quite").wait_for()
+        press(page, "ArrowDown", "Enter")
+        wait_for_done(page, 0)
+        press(page, "ArrowLeft", "1")
+        wait_for_done(page, 1)
+        page.goto(server.url + "owner")
+        page.get_by_role("row").filter(has_text="Ada").first.wait_for()
+        page.goto(server.url + "?item=1")
+        page.get_by_text("Which response is better?").wait_for()
+        page.locator("#item:not([aria-busy])").wait_for()
+        press(page, "ArrowUp", "Enter")
+        page.wait_for_url("**/owner")
+        page.goto(server.url)
+        page.get_by_role("button", name="Leave").click()
+        page.get_by_text("By invitation").wait_for()
+    assert [(v.annotator, v.outcome == "tie") for v in verdicts(path)] == [
+        ("Ada", False),
+        ("Ada (adjudicator)", True),
+    ]

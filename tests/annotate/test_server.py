@@ -63,6 +63,10 @@ def test_a_vote_over_http(store: PreferenceStore) -> None:
     [
         lambda c: c.post("/api/answer", json={**body("x" * 32), "item": 99}),
         lambda c: c.post("/api/answer", json={"item": "1"}),
+        lambda c: c.post("/api/answer", json={**body("x" * 32), "item": 10**30}),
+        lambda c: c.post("/api/next", json={"adjudicate": 10**30}),
+        lambda c: c.get("/api/rest?item=999999999999&response=0"),
+        lambda c: c.post("/api/renew", json={"item": True}),
         lambda c: c.post("/api/answer", content=b"{"),
         lambda c: c.post("/api/answer", content=b"[" * 100_000),
         lambda c: c.post("/api/answer", content=b'"' + b"x" * 300_000 + b'"'),

@@ -6,9 +6,11 @@ the method returns after both are on disk.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,13 +46,15 @@ class Saved:
 @dataclass(frozen=True, slots=True)
 class Desk:
     """A queue at work. `guideline` is the SHA-256 of the guideline that people read; `clock`
-    returns seconds since 1970."""
+    returns seconds since 1970. On SQLite, threads take turns to write: the database has one
+    writer, and lets the others sleep for longer than needed."""
 
     store: PreferenceStore
     queue: Queue
     settings: AnnotateSettings
     guideline: str | None = None
     clock: Callable[[], float] = time.time
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def lease(self) -> Lease:
@@ -58,6 +62,7 @@ class Desk:
             seconds=self.settings.lease_minutes * 60,
             seed=self.settings.seed,
             check_every=self.settings.check_every if self.settings.checks else 0,
+            by_criterion=len(self.settings.criteria) > 1,
         )
 
     def next(self, annotator: str) -> Assignment | None:
@@ -110,10 +115,8 @@ class Desk:
         annotator's to judge: someone else has it by now, or it is judged in another window.
         """
         with self._writing() as connection:
-            # A lease that is not renewed ends at the same moment for everyone.
             overlap = assignments.lock_queue(connection, self.queue)
             now = self.clock()
-            assignments.release_expired(connection, now)
             assignment = assignments.find_assignment(connection, item_id, annotator)
             if assignment is None:
                 raise ConflictError("This item was never yours to judge. Load the page again.")
@@ -226,10 +229,16 @@ class Desk:
         words = sum(len(text.split()) for text in texts.responses)
         return answer.seconds < words / self.settings.words_per_second
 
-    def _writing(self) -> Any:
-        return transaction(self.store.engine, self.store.path, writes=True)
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        is_sqlite = self.store.engine.dialect.name == "sqlite"
+        with (
+            self.turn if is_sqlite else nullcontext(),
+            transaction(self.store.engine, self.store.path, writes=True) as connection,
+        ):
+            yield connection
 
-    def _reading(self) -> Any:
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
         return transaction(self.store.engine, self.store.path, writes=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from accord.compare.store.assignments import Assignment
 from accord.compare.store.people import Person
 from accord.errors import RequestError
 
+MAX_ID = 2**31
 MAX_AGE = 30 * 24 * 3600  # seconds that a session lasts
 
 
@@ -74,27 +76,17 @@ async def leave(visit: Visit) -> Response:
 
 
 async def next_item(visit: Visit) -> Response:
-    desk, name = visit.page.desk, visit.person.name
-    body = await visit.body()
-    item_id = body.get("adjudicate")
-    if item_id is not None and visit.person.is_owner and isinstance(item_id, int):
-        assignment = await visit.page.work(desk.adjudicate, item_id, name)
-        if assignment is None:
-            raise RequestError(f"There is no item {item_id}.")
-        return await _item_response(visit, assignment, revising=assignment.key is not None)
-    if not await visit.page.work(desk.test_passed, name):
-        raise RequestError("Answer the questions on the guidelines first.")
-    assignment = await visit.page.work(desk.next, name)
-    if assignment is None:
-        return JSONResponse({"item": None, "html": visit.page.html("done.html.j2")})
-    return await _item_response(visit, assignment, revising=False)
+    adjudicated = (await visit.body()).get("adjudicate")
+    if adjudicated is not None and visit.person.is_owner:
+        work = partial(_adjudicated, visit, _item_id(adjudicated))
+    else:
+        work = partial(_next, visit)
+    return JSONResponse(await visit.page.work(work))
 
 
 async def answer(visit: Visit) -> Response:
     body = await visit.body()
-    item_id = body.get("item")
-    if not isinstance(item_id, int):
-        raise RequestError("An answer names no item.")
+    item_id = _item_id(body.get("item"))
     name = visit.person.name
     if body.get("adjudicates") is True and visit.person.is_owner:
         name += ADJUDICATOR
@@ -108,16 +100,11 @@ async def undo(visit: Visit) -> Response:
     before = (await visit.body()).get("before")
     if before is not None and not isinstance(before, int | float):
         raise RequestError("`before` is no time.")
-    assignment = await visit.page.work(visit.page.desk.earlier, visit.person.name, before)
-    if assignment is None:
-        raise RequestError("There is no earlier answer.")
-    return await _item_response(visit, assignment, revising=True)
+    return JSONResponse(await visit.page.work(_earlier, visit, before))
 
 
 async def renew(visit: Visit) -> Response:
-    item_id = (await visit.body()).get("item")
-    if not isinstance(item_id, int):
-        raise RequestError("No item is named.")
+    item_id = _item_id((await visit.body()).get("item"))
     still = await visit.page.work(visit.page.desk.renew, visit.person.name, item_id)
     return JSONResponse({"yours": still})
 
@@ -164,23 +151,43 @@ async def rest(visit: Visit) -> Response:
     raise RequestError("There is no such text.")
 
 
-async def _item_response(visit: Visit, assignment: Assignment, *, revising: bool) -> Response:
+def _next(visit: Visit) -> dict[str, Any]:
+    desk, name = visit.page.desk, visit.person.name
+    if not desk.test_passed(name):
+        raise RequestError("Answer the questions on the guidelines first.")
+    assignment = desk.next(name)
+    if assignment is None:
+        return {"item": None, "html": visit.page.html("done.html.j2")}
+    return _shown(visit, assignment, revising=False)
+
+
+def _adjudicated(visit: Visit, item_id: int) -> dict[str, Any]:
+    assignment = visit.page.desk.adjudicate(item_id, visit.person.name)
+    if assignment is None:
+        raise RequestError(f"There is no item {item_id}.")
+    return _shown(visit, assignment, revising=assignment.key is not None)
+
+
+def _earlier(visit: Visit, before: float | None) -> dict[str, Any]:
+    assignment = visit.page.desk.earlier(visit.person.name, before)
+    if assignment is None:
+        raise RequestError("There is no earlier answer.")
+    return _shown(visit, assignment, revising=True)
+
+
+def _shown(visit: Visit, assignment: Assignment, *, revising: bool) -> dict[str, Any]:
     page = visit.page
-
-    def render() -> dict[str, Any]:
-        texts = page.desk.texts(assignment)
-        shown = show_item(assignment, texts, page.desk.settings, revising=revising)
-        return {
-            "item": shown.id,
-            "task": shown.task,
-            "size": len(shown.responses),
-            "revises": shown.revises,
-            "earlier": shown.earlier,
-            "closed": shown.closed,
-            "html": page.html("item.html.j2", item=shown),
-        }
-
-    return JSONResponse(await page.work(render))
+    texts = page.desk.texts(assignment)
+    shown = show_item(assignment, texts, page.desk.settings, revising=revising)
+    return {
+        "item": shown.id,
+        "task": shown.task,
+        "size": len(shown.responses),
+        "revises": shown.revises,
+        "earlier": shown.earlier,
+        "closed": shown.closed,
+        "html": page.html("item.html.j2", item=shown),
+    }
 
 
 async def _assigned_texts(visit: Visit) -> Any:
@@ -195,6 +202,13 @@ async def _assigned_texts(visit: Visit) -> Any:
     raise RequestError("This item is not yours to see.")
 
 
+def _item_id(value: Any) -> int:
+    """An item's id. Raises RequestError for what can't be one, or is more than a column holds."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < MAX_ID:
+        raise RequestError(f"{value!r} is no item.")
+    return value
+
+
 def _number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

@@ -135,7 +135,7 @@ const actions = {
     store("flag", text.value || null);
     text.value = "";
   },
-  undo: () => step(async () => {
+  undo: () => !adjudicated && step(async () => {
     show(await post("api/undo", { before: choice?.shown.closed ?? null }));
     status.textContent = "Your earlier answer, to be changed.";
   }),

@@ -14,7 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from accord.compare.store.inserts import CHUNK
 from accord.compare.store.queue import Queue, QueueItem, lock_queue, read_item
 from accord.compare.store.queue_schema import ASSIGNMENTS, ITEMS, QUEUES
 from accord.compare.store.schema import VERDICTS
@@ -23,6 +22,9 @@ OPEN, VOTED, SKIPPED, FLAGGED, EXPIRED = "open", "voted", "skipped", "flagged", 
 ADJUDICATING, ADJUDICATED = "adjudicating", "adjudicated"  # beside the overlap
 TAKING = (OPEN, VOTED)
 ANSWERED = (VOTED, SKIPPED, FLAGGED)
+ASSIGNED = sa.select(
+    *ASSIGNMENTS.c, *(column.label(f"its_{column.name}") for column in ITEMS.c)
+).join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
 RECENT = 50  # answers that the time left is estimated from
 
 
@@ -48,12 +50,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How items are assigned: for how many seconds, the seed of the order shown, and after how
-    many votes an attention check comes (0: never)."""
+    """How items are assigned: for how many seconds, the seed of the order shown, after how many
+    votes an attention check comes (0: never), and whether there are several criteria."""
 
     seconds: float
     seed: int = 0
     check_every: int = 0
+    by_criterion: bool = False
 
 
 def next_assignment(
@@ -91,9 +94,7 @@ def adjudicate_item(
 
 def find_assignment(connection: sa.Connection, item_id: int, annotator: str) -> Assignment | None:
     """The annotator's assignment of an item, whatever its state."""
-    query = sa.select(ASSIGNMENTS).where(
-        ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator
-    )
+    query = ASSIGNED.where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
     return next(iter(_select_assignments(connection, query)), None)
 
 
@@ -146,11 +147,7 @@ def select_answered(
     connection: sa.Connection, queue: Queue, states: Sequence[str] = ANSWERED
 ) -> list[Assignment]:
     """The assignments of a queue in these states, in the order of their ids."""
-    query = (
-        sa.select(ASSIGNMENTS)
-        .join(ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
-        .where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.state.in_(states))
-    )
+    query = ASSIGNED.where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.state.in_(states))
     return _select_assignments(connection, query.order_by(ASSIGNMENTS.c.id))
 
 
@@ -199,7 +196,7 @@ def _choose_item(
         .limit(1)
     )
     open_items = free.where(ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap)
-    last = latest_answered(connection, queue, annotator, None)
+    last = latest_answered(connection, queue, annotator, None) if lease.by_criterion else None
     if last is not None:
         sibling = connection.scalar(open_items.where(ITEMS.c.batch == last.item.batch))
         if sibling is not None:
@@ -233,19 +230,20 @@ def _assign(
     now: float,
     state: str = OPEN,
 ) -> Assignment | None:
-    item = read_item(connection.execute(sa.select(ITEMS).where(ITEMS.c.id == item_id)).one())
+    row = connection.execute(sa.select(ITEMS).where(ITEMS.c.id == item_id)).one()
+    item = read_item(row)
     # The criteria of the same responses are shown in the same order.
     order = list(range(item.size))
     random.Random(f"{lease.seed} {annotator} {item.batch}").shuffle(order)
     values = {"state": state, "opened": now, "expires": now + lease.seconds, "shown": order}
-    earlier = find_assignment(connection, item_id, annotator)
-    if earlier is not None:  # it has expired, and the item is free again
-        connection.execute(
-            ASSIGNMENTS.update().where(ASSIGNMENTS.c.id == earlier.id).values(**values)
-        )
-    else:
-        row = {"item_id": item_id, "annotator": annotator, **values}
-        connection.execute(ASSIGNMENTS.insert().values(**row))
+    again = connection.execute(  # it has expired, and the item is free again
+        ASSIGNMENTS.update()
+        .where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+        .values(**values)
+    )
+    if not again.rowcount:
+        new = {"item_id": item_id, "annotator": annotator, **values}
+        connection.execute(ASSIGNMENTS.insert().values(**new))
     _count_taken(connection, item_id, int(state in TAKING))
     return find_assignment(connection, item_id, annotator)
 
@@ -266,24 +264,22 @@ def _not_had_by(annotator: str) -> sa.ColumnElement[bool]:
 
 
 def _of(queue: Queue, annotator: str) -> sa.Select[Any]:
-    return (
-        sa.select(ASSIGNMENTS)
-        .join(ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
-        .where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.annotator == annotator)
-    )
+    return ASSIGNED.where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.annotator == annotator)
 
 
 def _select_assignments(connection: sa.Connection, query: sa.Select[Any]) -> list[Assignment]:
-    rows = connection.execute(query).all()
-    items: dict[int, QueueItem] = {}
-    ids: Sequence[int] = sorted({row.item_id for row in rows})
-    for start in range(0, len(ids), CHUNK):
-        chunk = sa.select(ITEMS).where(ITEMS.c.id.in_(ids[start : start + CHUNK]))
-        items |= {row.id: read_item(row) for row in connection.execute(chunk)}
     return [
         Assignment(
             id=row.id,
-            item=items[row.item_id],
+            item=QueueItem(
+                id=row.item_id,
+                batch=row.its_batch,
+                criterion=row.its_criterion,
+                response_ids=tuple(row.its_response_ids),
+                content=row.its_content,
+                expected=None if row.its_expected is None else tuple(row.its_expected),
+                taken=row.its_taken,
+            ),
             annotator=row.annotator,
             state=row.state,
             shown=tuple(row.shown),
@@ -296,5 +292,5 @@ def _select_assignments(connection: sa.Connection, query: sa.Select[Any]) -> lis
             correct=row.correct,
             fast=row.fast,
         )
-        for row in rows
+        for row in connection.execute(query)
     ]
