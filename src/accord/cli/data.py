@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 20  # that the page shows of each finding
 
-commands = typer.Typer(help="Look at data sets.", rich_markup_mode=None)
+commands = typer.Typer(help="Check, import and export data sets.", rich_markup_mode=None)
 
 
 @commands.command("check")
