@@ -274,6 +274,7 @@ def _reasons(report: ReadReport) -> str:
 def mending_command(path: str, kind: str, given: str = "") -> str:
     """The command that writes the rows without those of a finding."""
     name = Path(path.rstrip("/")).name.split(".")[0].replace("/", "-") or "rows"
+    given = given if kind in ("shared-prompts", "evaluation-overlap") else ""
     drop = f"--drop {kind} --write {shlex.quote(f'{name}.clean.jsonl')}"
     return f"accord data check {shlex.quote(path)} {given}{drop}"
 
