@@ -32,6 +32,7 @@ ORDER = (
     "measure",
     "world",
     "report",
+    "annotate",
     "pipeline",
     "api",
     "cli",

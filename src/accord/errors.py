@@ -6,7 +6,8 @@
     │   ├── DataError         a file, row or column that can't be used
     │   ├── ModelError        a model folder that can't be used
     │   ├── RewardError       a reward source that gives no score for a response
-    │   └── LockedError       a folder that another run is writing to
+    │   ├── LockedError       a folder that another run is writing to
+    │   └── ConflictError     an answer to an item that is no longer this annotator's to judge
     └── WorkError             the request was right, the work failed: exit code 1
         ├── TrainingError     a diverged run
         │   └── NotFiniteError   a loss or gradient that is NaN or infinite
@@ -49,6 +50,10 @@ class RewardError(RequestError):
 
 
 class LockedError(RequestError):
+    pass
+
+
+class ConflictError(RequestError):
     pass
 
 

@@ -40,7 +40,7 @@ def test_what_training_would_use_is_what_it_uses(
     assert f"4 of 5 rows used, {encoded['tokens']:,} tokens" in shown
     assert shown.startswith(f"{pairs}, read as comparisons: 6 rows, 5 used, 1 dropped")
     [dropped] = encoded["dropped"]
-    assert f"\n{dropped}: rows 4 (1)" in shown  # the row's number in the file
+    assert f"\n{dropped}: rows 4 (1)\n" in shown  # the row's number in the file
     # Before the limits: the prompts of five pairs have one length, and the longest response is
     # that of row 4, far above the limit of 40 tokens.
     _, table = shown.split("tokens before limits")
@@ -55,7 +55,7 @@ def test_prompts_and_their_limit(tmp_path: Path, tiny_world: Path) -> None:
         model=str(tiny_world / "model"),
         method="rloo",
         overrides=["max_prompt_length=20", "max_new_tokens=8"],
-    )
+    ).summary
     assert "`rloo` on" in shown
     assert "1 of 2 rows used" in shown
     assert "rows 2 (1)" in shown
@@ -64,7 +64,7 @@ def test_prompts_and_their_limit(tmp_path: Path, tiny_world: Path) -> None:
 def test_battles_and_missing_models(tmp_path: Path, tiny_world: Path) -> None:
     battle = {"model_a": "x", "model_b": "y", "winner": "model_a"}
     path = write(tmp_path / "battles.jsonl", [battle])
-    shown = check_data(path)
+    shown = check_data(path).summary
     assert "read as battles: 1 rows, 1 used" in shown
     assert "`accord arena battles=" in shown
     with pytest.raises(RequestError, match="which are rated and not learned: `accord arena"):

@@ -31,7 +31,7 @@ is in [settings.md](settings.md).
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | the work failed: a diverged loss, a full disk |
+| 1 | the work failed (a diverged loss, a full disk), or data or a judge did not pass a check |
 | 2 | the request was wrong: an unknown key, a file that can't be read |
 | 130 | interrupted; the same command resumes where it stopped |
 

@@ -16,7 +16,7 @@ WIN = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 SWAPPED = {"a": "b", "b": "a"}
 
 
-class Vote(NamedTuple):
+class PanelVote(NamedTuple):
     """One verdict of a panel. Its outcome and its probability are of the panel's first response,
     `ranks` in the panel's order."""
 
@@ -35,7 +35,7 @@ class VotePanel:
     kind: VerdictKind
     prompt_id: int
     responses: tuple[int, ...]
-    votes: list[Vote] = field(default_factory=list)
+    votes: list[PanelVote] = field(default_factory=list)
 
     @property
     def id(self) -> int:
@@ -52,7 +52,9 @@ class VotePanel:
             probability = None if probability is None else 1 - probability
         ranks = tuple(item.rank for item in ordered)
         score = ordered[0].score
-        self.votes.append(Vote(verdict.id, outcome, ranks, score, verdict.strength, probability))
+        self.votes.append(
+            PanelVote(verdict.id, outcome, ranks, score, verdict.strength, probability)
+        )
 
     def outcomes(self) -> Counter[str]:
         """How many votes each outcome of a pair has."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from accord.compare.panels import Vote, VotePanel, make_panels
+from accord.compare.panels import PanelVote, VotePanel, make_panels
 from accord.compare.store.convert import Judged
 from accord.compare.store.rows import JudgedResponse, StoredVerdict, VerdictKind
 from accord.compare.store.store import PreferenceStore
@@ -209,7 +209,7 @@ class _Reader:
             probability=probability if probability < 1 else None,
         )
 
-    def _drop(self, votes: Sequence[Vote], reason: str) -> None:
+    def _drop(self, votes: Sequence[PanelVote], reason: str) -> None:
         for vote in votes:
             self._drop_id(vote.id, reason)
 
@@ -230,7 +230,7 @@ def _rating(
     return Rating(prompt, response.text, score, source, response.finished)
 
 
-def _ranking(panel: VotePanel, vote: Vote, ranks: tuple[int, ...], judged: Judged) -> Ranking:
+def _ranking(panel: VotePanel, vote: PanelVote, ranks: tuple[int, ...], judged: Judged) -> Ranking:
     responses = [judged.responses[id_] for id_ in panel.responses]
     finished = tuple(response.finished for response in responses)
     return Ranking(

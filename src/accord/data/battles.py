@@ -27,7 +27,7 @@ def has_battles(columns: Collection[str]) -> bool:
     )
 
 
-def _find_winner(row: DataRow) -> Any:
+def find_winner(row: DataRow) -> Any:
     """The winner, also of rows with a column of 0 or 1 for each outcome (`winner_model_a`, …)."""
     if "winner" in row.values or not set(ONE_HOT) <= set(row.values):
         return row.values.get("winner")
@@ -43,7 +43,7 @@ def parse_battle(row: DataRow) -> Battle:
     model_a, model_b = (
         require_response(require_text(row.values.get(c), c), c) for c in ("model_a", "model_b")
     )
-    winner = require_text(_find_winner(row), "winner")
+    winner = require_text(find_winner(row), "winner")
     if winner not in WINNERS:
         raise RowError(f"`winner` is none of {', '.join(WINNERS)}", repr(winner))
     if model_a == model_b:

@@ -95,8 +95,8 @@ def _convert_rows(
     """Records of `kind` from rows read at `path`; messages about all rows begin with `subject`."""
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
     if all(row.error is not None for row in rows):
-        raise _describe_unusable(subject, len(rows), kind, _parse_rows(rows, lambda row: ())[1])
-    forms = _choose_formats(subject, kind, list(columns))
+        raise describe_unusable(subject, len(rows), kind, _parse_rows(rows, lambda row: ())[1])
+    forms = choose_formats(subject, kind, list(columns))
     names = match_columns(columns)
     if forms[0] == "labelled pair":
         labels = (row.values.get(names["preferred"]) for row in rows)
@@ -104,12 +104,12 @@ def _convert_rows(
     notes: Counter[str] = Counter()
 
     def convert(row: DataRow) -> Iterable[Record]:
-        form = next((f for f in forms if _has_all_columns(row, f, names)), forms[0])
-        return _convert_row(row, form, kind, names, notes, dialogue_text)
+        form = next((f for f in forms if has_all_columns(row, f, names)), forms[0])
+        return convert_row(row, form, kind, names, notes, dialogue_text)
 
     records, dropped = _parse_rows(rows, convert)
     if not records:
-        raise _describe_unusable(subject, len(rows), kind, dropped)
+        raise describe_unusable(subject, len(rows), kind, dropped)
     used = len(rows) - count_dropped(dropped)
     all_notes = [note_with_count(note, n, used) for note, n in notes.items()] + note_paths(
         path, rows
@@ -129,20 +129,18 @@ def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], Rea
         subject, rows = f"The {path}", list(read_memory_rows(battles))
     columns = dict.fromkeys(c for row in rows for c in row.values)
     if all(row.error is not None for row in rows):
-        raise _describe_unusable(
-            subject, len(rows), "battles", _parse_rows(rows, lambda row: ())[1]
-        )
+        raise describe_unusable(subject, len(rows), "battles", _parse_rows(rows, lambda row: ())[1])
     if not has_battles(columns):
         raise DataError(_describe_wrong_columns(subject, "battles", list(columns), ["battle"]))
     parsed, dropped = _parse_rows(rows, lambda row: [parse_battle(row)])
     if not parsed:
-        raise _describe_unusable(subject, len(rows), "battles", dropped)
+        raise describe_unusable(subject, len(rows), "battles", dropped)
     return parsed, ReadReport(
         path, len(rows), len(parsed), len(parsed), dropped, note_paths(path, rows)
     )
 
 
-def _describe_unusable(subject: str, rows: int, what: str, dropped: Dropped) -> DataError:
+def describe_unusable(subject: str, rows: int, what: str, dropped: Dropped) -> DataError:
     (_, detail), *_ = max(dropped.values(), key=len)
     example = f" (the first: {detail})" if detail else ""
     return DataError(
@@ -168,7 +166,7 @@ def _parse_rows(
     return parsed, dropped
 
 
-def _choose_formats(subject: str, kind: Kind, columns: list[str]) -> list[Format]:
+def choose_formats(subject: str, kind: Kind, columns: list[str]) -> list[Format]:
     """The format that the columns have for `kind`, then the formats that single rows may have.
 
     Raises DataError where there is none.
@@ -207,11 +205,11 @@ def _describe_wrong_columns(
     )
 
 
-def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
+def has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
     return all(row.values.get(names[c]) is not None for c in COLUMNS[form])
 
 
-def _convert_row(
+def convert_row(
     row: DataRow,
     form: Format,
     kind: Kind,

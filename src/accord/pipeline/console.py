@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -27,10 +28,19 @@ from accord.settings.recipe import StagePlan
 
 
 def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
-    """Run a stage's work to its end with a progress bar.
+    """Run a stage's work to its end with a progress bar (`work_with_bar`)."""
+    work_with_bar(plan.name, work, console)
 
-    What the stage does between two units of work (see `runs.activity`) is shown beside the bar. The
-    first Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
+
+def work_with_bar(
+    name: str, work: Iterator[Progress], console: Console, *, transient: bool = False
+) -> Any:
+    """Run work to its end with a progress bar, and return what its generator returns.
+
+    A `transient` bar is removed at the end, and not shown in a file.
+
+    What the work does between two units (see `runs.activity`) is shown beside the bar. The first
+    Ctrl-C closes the generator between two units of work and raises KeyboardInterrupt.
     """
     columns = (
         TextColumn("{task.description:<12}", markup=False),
@@ -46,17 +56,24 @@ def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) ->
             table_column=Column(no_wrap=True, overflow="ellipsis"),
         ),
     )
-    bar = Bar(*columns, console=console, refresh_per_second=4)
+    hidden = transient and not console.is_terminal
+    bar = Bar(*columns, console=console, refresh_per_second=4, transient=transient, disable=hidden)
     with deferred_interrupts() as interrupted, bar:
-        task = bar.add_task(plan.name, total=None, note="preparing")
+        task = bar.add_task(name, total=None, note="preparing")
         with _activity_beside(bar, task):
-            for progress in work:
+            while True:
+                try:
+                    progress = next(work)
+                except StopIteration as end:
+                    result = end.value
+                    break
                 total = progress.total or 1
                 bar.update(task, completed=progress.done, total=total, note=progress.note)
                 if interrupted():
                     work.close()  # type: ignore[attr-defined]
                     raise KeyboardInterrupt
         bar.update(task, note="")
+    return result
 
 
 @contextmanager

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
 
-from accord.data.columns import Format, detect_format
-from accord.data.files import read_rows
+from accord.compare.store.connection import is_store
+from accord.data.columns import Format
 from accord.data.kinds import FORMAT_USES, KINDS, Kind
-from accord.data.read import read_battles, read_records
-from accord.errors import DataError, RequestError
+from accord.data.read import read_battles
+from accord.data.report import ReadReport
+from accord.data.stream import read_columns
+from accord.errors import RequestError
+from accord.pipeline.checks.collect import Collected, collect
+from accord.pipeline.checks.findings import compare_rows, conclude
+from accord.pipeline.checks.result import DataCheck, Excerpt, require_kinds
+from accord.pipeline.checks.sources import open_rows, read_excerpts, read_held_out
+from accord.pipeline.checks.spill import Spill
+from accord.pipeline.progress import Progress
 from accord.records import Source
 from accord.settings.reading.suggest import nearest
 from accord.settings.stage_kinds import find_method, single_stage
@@ -47,20 +58,90 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 MAX_LINES = 20  # row numbers that a reason shows
 
 
-def check_data(
+def check_data(path: str, kind: str | None = None, **options: Any) -> DataCheck:
+    """What is at `path`: see `check_steps`, which this runs to its end."""
+    steps = check_steps(path, kind, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: DataCheck = end.value
+            return result
+
+
+def check_steps(
     path: str,
     kind: str | None = None,
     *,
     model: str | None = None,
     method: str | None = None,
     overrides: Sequence[str] = (),
-) -> str:
-    """A report on the rows at `path`, read as `kind` (by default the columns decide).
+    held_out: Sequence[str] = (),
+    evaluation_sets: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    excerpts: int = 0,
+) -> Generator[Progress, None, DataCheck]:
+    """Check the rows at `path`, read as `kind` (by default the columns decide), step by step.
 
-    With a model it also says how many rows `method` would train it on, with the limits among the
-    `overrides` (`key=value`, settings of that method). Raises RequestError for an unknown kind or
-    a missing model, DataError if nothing can be read.
+    Prompts of the `held_out` splits must not occur in the rows, nor texts of `evaluation_sets`.
+    Findings of the kinds in `ignore` are left out. The first rows of each finding, as many as
+    `excerpts`, are returned with their texts.
+
+    With a model the summary also says how many rows `method` would train it on, with the limits
+    among the `overrides` (`key=value`, settings of that method). Raises RequestError for an unknown
+    kind or a missing model, DataError if nothing can be read.
     """
+    _require_kind(kind)
+    require_kinds(ignore, "--ignore")
+    if model is None and (method or overrides):
+        raise RequestError(
+            "Limits are in tokens, and those are a model's. Name it with --model PATH."
+        )
+    form, columns = None, None
+    if is_store(path):
+        kind = kind or "preferences"
+    else:
+        yield Progress(0, 0, "reading columns")
+        columns = read_columns(path)
+        if kind is None:
+            form = columns.detect_format()
+            kind = KINDS_OF_FORMATS.get(form, "battles")
+    if kind == "battles":
+        return _check_battles(path, model, form)
+    of_kind = next(k for k in get_args(Kind) if k == kind)
+    with TemporaryDirectory(prefix="accord-check-") as folder:
+        spill = Spill(Path(folder))
+        try:
+            collected = Collected(spill, read_held_out(held_out, evaluation_sets))
+            rows, read_report = open_rows(path, of_kind, columns)
+            total = columns.rows if columns else 0
+            yield from collect(rows, collected, total)
+            report = read_report()
+            yield Progress(total, total, "comparing rows")
+            remarks = compare_rows(collected)
+        finally:
+            spill.close()
+    given = "".join(
+        f"{option} {shlex.quote(value)} "
+        for option, values in (("--held-out", held_out), ("--eval-set", evaluation_sets))
+        for value in values
+    )
+    findings, clean = conclude(collected, report, path, ignore, given)
+    texts: dict[int, Excerpt] = {}
+    if excerpts:
+        yield Progress(total, total, "reading the rows to show")
+        texts = read_excerpts(open_rows(path, of_kind, columns)[0], findings, excerpts)
+    summary = _describe(path, kind, report, form)
+    if model is not None:
+        yield Progress(total, total, "counting tokens")
+        by_kind = find_method(method or METHODS_OF_KINDS.get(kind, "sft"))
+        summary = f"{summary}\n\n{_check_tokens(path, model, by_kind, overrides)}"
+    unchecked = {k: why for k, why in collected.unchecked.items() if k not in ignore}
+    remarks = [remark for remark in remarks if remark and "label-noise" not in ignore]
+    return DataCheck(report, kind, summary, findings, clean, unchecked, remarks, texts)
+
+
+def _require_kind(kind: str | None) -> None:
     known = [*KINDS, "battles"]
     if kind is not None and kind not in known:
         near = nearest(kind, known)
@@ -69,38 +150,21 @@ def check_data(
             f"There is no kind of rows {kind!r} (--kind).{suggestion} The kinds are "
             f"{', '.join(known)}."
         )
-    if model is None and (method or overrides):
-        raise RequestError(
-            "Limits are in tokens, and those are a model's. Name it with --model PATH."
-        )
-    form = None
-    if kind is None:
-        form = _detect_format(path)
-        kind = KINDS_OF_FORMATS.get(form, "battles")
-    if kind == "battles":
-        if model is not None:
-            raise RequestError(
-                f"{path} holds an arena's battles, which are rated and not learned: `accord arena "
-                f"battles={path}`. Leave --model out."
-            )
-        _, report = read_battles(path)
-    else:
-        _, report = read_records(path, next(k for k in get_args(Kind) if k == kind))
+
+
+def _describe(path: str, kind: str, report: ReadReport, form: Format | None) -> str:
     fits = f"\nThe rows fit {FORMAT_USES[form]}." if form else ""
-    text = f"{path}, read as {kind}: {report.summary()}{fits}"
-    if model is None:
-        return text
-    method = find_method(method or METHODS_OF_KINDS.get(kind, "sft"))
-    return f"{text}\n\n{_check_tokens(path, model, method, overrides)}"
+    return f"{path}, read as {kind}: {report.summary()}{fits}"
 
 
-def _detect_format(path: str) -> Format:
-    columns: dict[str, None] = {}
-    for row in read_rows(path):
-        columns |= dict.fromkeys(row.values)
-    if not columns:
-        raise DataError(f"{path} has no row that can be used, or rows without columns.")
-    return detect_format(columns)
+def _check_battles(path: str, model: str | None, form: Format | None) -> DataCheck:
+    if model is not None:
+        raise RequestError(
+            f"{path} holds an arena's battles, which are rated and not learned: `accord arena "
+            f"battles={path}`. Leave --model out."
+        )
+    _, report = read_battles(path)
+    return DataCheck(report, "battles", _describe(path, "battles", report, form))
 
 
 def _check_tokens(path: str, model: str, method: str, overrides: Iterable[str]) -> str:

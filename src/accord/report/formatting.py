@@ -110,3 +110,15 @@ def format_time(value: str | None) -> str:
     except ValueError:
         return visible(value)
     return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".strip()
+
+
+def format_share(share: float) -> str:
+    """A share as a percentage that is never rounded to 0% or 100%: one decimal, and near both ends
+    as many as show two digits, so that small shares differ."""
+    percent = 100 * share
+    if percent in (0.0, 100.0):
+        return f"{percent:.0f}%"
+    if 0.95 <= percent < 99.05:
+        return f"{percent:.1f}%"
+    near = min(percent, 100 - percent)
+    return f"{percent:.{min(8, 1 - math.floor(math.log10(near)))}f}%"

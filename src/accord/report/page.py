@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from accord.measure.ratings.notes import join_names
@@ -25,6 +24,7 @@ from accord.report.findings.health import Remark, remarks
 from accord.report.findings.verdict import verdict
 from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
+from accord.report.rendering import TEMPLATES
 from accord.report.results import merge_results
 from accord.report.tables.bake_off import bake_offs
 from accord.report.tables.models import model_cells, model_columns, win_table
@@ -34,14 +34,6 @@ from accord.report.tables.runs import data_lines, stage_line
 from accord.runs import write_json_atomic
 from accord.runs.atomic import write_text_atomic
 from accord.settings.stages import ReportSettings
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +87,7 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
     columns = model_columns(rows)
     names = list(dict.fromkeys([*(row["model"] for row in rows), *inputs.answers]))
     run = results["run"]
-    return _TEMPLATES.get_template("report.html.j2").render(
+    return TEMPLATES.get_template("report.html.j2").render(
         title=visible(settings.title),
         verdict=verdict(results, inputs.evaluation),
         names=names,

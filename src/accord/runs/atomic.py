@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -44,6 +44,11 @@ def write_json_atomic(path: str | Path, value: Any, *, indent: int | None = 2) -
 
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Writes UTF-8 text as `write_json_atomic` writes JSON."""
+    write_lines_atomic(path, [text])
+
+
+def write_lines_atomic(path: str | Path, lines: Iterable[str]) -> None:
+    """Writes pieces of UTF-8 text, each with its line end, as they come, all or none of them."""
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +57,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         partial, file = _create_locked_file(path)
         try:
             with file:
-                file.write(text)
+                file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
                 partial.replace(path)  # still locked, so no other writer takes it for a leftover

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
+from accord.settings.annotate import AnnotateSettings
 from accord.settings.base import Settings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
@@ -47,7 +48,9 @@ run's folder. On the command line `NAME.key=value` sets a key of the stage calle
 
 def settings_page() -> str:
     """The page in Markdown: every kind of stage and every method, with each key."""
-    return "\n".join([_INTRODUCTION, *_methods(), *_stages(), *_sources(), *_aliases()])
+    return "\n".join(
+        [_INTRODUCTION, *_methods(), *_stages(), *_annotate(), *_sources(), *_aliases()]
+    )
 
 
 def _methods() -> Iterator[str]:
@@ -79,6 +82,12 @@ def _stages() -> Iterator[str]:
         yield f"## {kind}\n"
         yield f"{_description(settings_class)}\n"
         yield from _table(settings_class.model_fields)
+
+
+def _annotate() -> Iterator[str]:
+    yield "## annotate\n"
+    yield f"{_description(AnnotateSettings)} It is no stage of a recipe.\n"
+    yield from _table(AnnotateSettings.model_fields)
 
 
 def _sources() -> Iterator[str]:

@@ -133,6 +133,21 @@ def select_judged_responses(
     return {r.id: JudgedResponse(r.text, r.model, r.finished) for r in rows}
 
 
+def select_judged(
+    connection: sa.Connection, verdicts: Sequence[StoredVerdict]
+) -> tuple[dict[int, Prompt], dict[int, JudgedResponse]]:
+    """The prompts and responses of some verdicts, by id."""
+    ids = sorted({item.response_id for verdict in verdicts for item in verdict.items})
+    responses: dict[int, JudgedResponse] = {}
+    for start in range(0, len(ids), CHUNK):
+        query = sa.select(RESPONSES).where(RESPONSES.c.id.in_(ids[start : start + CHUNK]))
+        rows = connection.execute(query)
+        responses |= {r.id: JudgedResponse(r.text, r.model, r.finished) for r in rows}
+    prompt_ids = {verdict.prompt_id for verdict in verdicts}
+    query = sa.select(PROMPTS.c.id, PROMPTS.c.content).where(PROMPTS.c.id.in_(prompt_ids))
+    return {r.id: prompt_from_json(r.content) for r in connection.execute(query)}, responses
+
+
 def select_answers(
     connection: sa.Connection, verdict_ids: Sequence[int]
 ) -> dict[int, tuple[JudgeAnswer, ...]]:

@@ -8,6 +8,7 @@ folder.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
@@ -204,6 +205,14 @@ class PreferenceStore:
         """The selected verdicts in the order of their ids, a few in memory at a time."""
         with self._read_transaction() as connection:
             yield from queries.iterate_verdicts(connection, selection)
+
+    def judged_chunks(self, selection: Selection) -> Iterator[tuple[list[StoredVerdict], Judged]]:
+        """The selected verdicts in the order of their ids, some at a time, with their prompts and
+        responses."""
+        with self._read_transaction() as connection:
+            verdicts = queries.iterate_verdicts(connection, selection)
+            while chunk := list(itertools.islice(verdicts, queries.CHUNK)):
+                yield chunk, Judged(self.path, *queries.select_judged(connection, chunk))
 
     def facets(self) -> list[Facet]:
         """The number of verdicts that count for each kind, source, round, annotator, criterion and

@@ -1,0 +1,62 @@
+"""Model text as HTML that can harm nobody: Markdown without HTML, images or links, sanitised.
+
+Text of models is untrusted. markdown-it-py escapes HTML (`html: false`); its rules for images and
+links are off, so their source stands there as text and nothing is fetched; nh3 then removes every
+tag and attribute that the list below does not name. Characters that a reader can't see, or that
+change the direction of what follows, are shown by their numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import nh3
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+LONG = 50_000  # characters: a longer text is shown as plain text, in parts
+PART = 20_000
+
+_TAGS = {
+    *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "em", "strong", "s", "code", "pre"),
+    *("blockquote", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
+}
+_ATTRIBUTES = {"ol": {"start"}}
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # unseen, or direction
+    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def visible_controls(text: str) -> str:
+    """The text with line ends as `\\n`, and each unseen character as its number, `⟦U+202E⟧`."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+
+
+def plain_html(text: str) -> Markup:
+    """The text as it is, to stand where white space is preserved."""
+    return escape(visible_controls(text))
+
+
+@lru_cache(maxsize=256)
+def markdown_html(text: str) -> Markup:
+    """Markdown as sanitised HTML. Longer texts than `LONG` are not read as Markdown."""
+    if len(text) > LONG:
+        return plain_html(text)
+    html = _MARKDOWN.render(visible_controls(text))
+    clean = nh3.clean(html, tags=_TAGS, attributes=_ATTRIBUTES, link_rel=None)
+    return Markup(visible_controls(clean))  # those that Markdown writes as `&#x202e;` too
+
+
+def _reader() -> MarkdownIt:
+    reader = MarkdownIt("commonmark", {"html": False, "linkify": False, "maxNesting": 30})
+    reader.enable(["table", "strikethrough"])
+    # A link's or image's address is a part of what the model wrote: it is shown, not followed.
+    # A reference's definition would vanish from what is seen.
+    return reader.disable(["image", "link", "autolink", "reference", "html_block", "html_inline"])
+
+
+_MARKDOWN = _reader()

@@ -1,0 +1,224 @@
+// The page: an item is asked for, judged by keys or clicks, stored, and only then the next is asked
+// for. An answer is noted in the browser before it is sent, under a key of its own, and sent until
+// the server says that it is stored; the server stores a key once.
+import { Choice } from "./choice.js";
+import { listenToKeys } from "./keys.js";
+import { get, insist, memory, post, randomId } from "./network.js";
+
+const { person, passed, adjudicated } = document.body.dataset;
+const main = document.getElementById("item");
+const trouble = document.getElementById("trouble");
+const status = document.getElementById("status");
+const pending = memory(() => localStorage, `accord:${location.pathname}:${person}:pending:`);
+const RENEWAL = 60_000; // milliseconds between signs of life
+
+let choice = null; // of the item that is shown
+let busy = false;
+
+function report(sentence) {
+  trouble.hidden = sentence === null;
+  trouble.textContent = sentence ?? "";
+}
+
+// One step at a time: a key pressed meanwhile does nothing.
+async function step(work) {
+  if (busy) return;
+  busy = true;
+  main.setAttribute("aria-busy", "true");
+  try {
+    await work();
+  } catch (error) {
+    report(error.message);
+  } finally {
+    busy = false;
+    main.removeAttribute("aria-busy");
+  }
+}
+
+function show(shown) {
+  choice?.end();
+  main.innerHTML = shown.html; // escaped and sanitised by the server; scripts in it would not run
+  choice = shown.item === null ? null : new Choice(shown, main, { strength: main.querySelector(".strengths") !== null, onChange: () => {} });
+  window.scrollTo(0, 0);
+  document.getElementById("question")?.focus({ preventScroll: true });
+}
+
+// Whether all that was noted is stored now.
+async function sendPending() {
+  let stored = true;
+  for (const key of pending.keys()) {
+    try {
+      await insist(() => post("api/answer", pending.get(key)), report);
+    } catch (error) {
+      if (error.status === 401) throw error; // it stays until someone has entered
+      stored = false;
+      report(error.status === 409 ? error.message : `An answer was not stored: ${error.message}`);
+    }
+    pending.remove(key);
+  }
+  return stored;
+}
+
+async function showNext() {
+  const body = adjudicated ? { adjudicate: Number(adjudicated) } : {};
+  show(await insist(() => post("api/next", body), (sentence) => sentence && report(sentence)));
+  showProgress();
+}
+
+async function showProgress() {
+  try {
+    const { done, remaining, seconds } = await get("api/progress");
+    const minutes = seconds === null ? null : Math.ceil((seconds * remaining) / 60);
+    const time = minutes === null || remaining === 0 ? "" : ` · about ${minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`}`;
+    document.getElementById("done").textContent = `${done} done · ${remaining} left${time}`;
+    Object.assign(document.getElementById("progress"), { value: done, max: Math.max(1, done + remaining) });
+  } catch {
+    // The next item brings it up to date.
+  }
+}
+
+function store(action, reason = null) {
+  if (!choice || (action === "vote" && !choice.isComplete)) return;
+  return step(async () => {
+    const key = randomId();
+    pending.set(key, { ...choice.answer(action, reason), key, adjudicates: Boolean(adjudicated) });
+    report(null);
+    const stored = await sendPending();
+    if (adjudicated && stored) return void location.assign("owner");
+    choice.end();
+    choice = null;
+    await showNext();
+    if (stored) status.textContent = "Stored. Next item.";
+  });
+}
+
+function setView(name) {
+  const showsRaw = name === "raw";
+  const showsDifference = name === "difference";
+  for (const each of main.querySelectorAll(".text.rendered")) each.hidden = showsRaw;
+  for (const each of main.querySelectorAll(".text.raw")) each.hidden = !showsRaw;
+  for (const card of showsDifference ? main.querySelectorAll(".response") : []) {
+    card.querySelector(".rendered").hidden = true;
+  }
+  for (const each of main.querySelectorAll(".text.difference")) each.hidden = !showsDifference;
+  for (const what of ["raw", "difference"]) {
+    main.querySelector(`[data-do=${what}]`)?.setAttribute("aria-pressed", String(name === what));
+  }
+}
+
+const isPressed = (what) => main.querySelector(`[data-do=${what}]`)?.getAttribute("aria-pressed") === "true";
+
+async function showDifference() {
+  if (isPressed("difference")) return setView("rendered");
+  const { html } = await get(`api/difference?item=${choice.shown.item}`);
+  main.querySelectorAll(".text.difference").forEach((each, index) => {
+    if (html[index] === null) each.textContent = "This text is too long to be compared word by word.";
+    else each.innerHTML = html[index]; // escaped by the server
+  });
+  choice.sawDifference = true;
+  setView("difference");
+  status.textContent = "Differences are marked.";
+}
+
+function openDialog(id) {
+  const dialog = document.getElementById(id);
+  if (!dialog.open) dialog.showModal();
+}
+
+const actions = {
+  help: () => openDialog("help"),
+  skip: () => choice && openDialog("skip"),
+  flag: () => choice && openDialog("flag"),
+  "send-flag": () => {
+    const text = document.getElementById("flag-text");
+    document.getElementById("flag").close();
+    store("flag", text.value || null);
+    text.value = "";
+  },
+  undo: () => !adjudicated && step(async () => {
+    show(await post("api/undo", { before: choice?.shown.closed ?? null }));
+    status.textContent = "Your earlier answer, to be changed.";
+  }),
+  newest: () => step(showNext),
+  raw: () => {
+    if (!choice) return;
+    const raw = !isPressed("raw");
+    if (raw) choice.view = "raw";
+    setView(raw ? "raw" : "rendered");
+  },
+  difference: () => choice && choice.shown.size > 1 && step(showDifference),
+  unfold: () => {
+    const folded = document.getElementById("folded");
+    if (folded) folded.open = !folded.open;
+  },
+  comment: () => main.querySelector("#comment")?.focus(),
+  tags: () => {
+    const tags = document.getElementById("tags");
+    if (!tags) return;
+    tags.open = true;
+    tags.querySelector("input").focus();
+  },
+  guidelines: () => {
+    const aside = document.getElementById("guidelines");
+    if (!aside) return;
+    aside.hidden = !aside.hidden;
+    document.querySelector("[data-do=guidelines]").setAttribute("aria-expanded", String(!aside.hidden));
+  },
+  leave: () => step(async () => {
+    await post("api/leave", {});
+    location.reload();
+  }),
+  save: () => store("vote"),
+};
+
+async function showRest(button) {
+  const text = await get(`api/rest?item=${choice.shown.item}&${button.dataset.rest}`);
+  for (const each of button.parentElement.querySelectorAll(":scope > .text:not(.difference)")) each.textContent = text;
+  for (const each of button.parentElement.querySelectorAll(":scope > .rendered")) each.classList.add("whole");
+  button.remove();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.do) actions[button.dataset.do]();
+  else if (button.dataset.rest) step(() => showRest(button));
+  else if (button.dataset.strength) {
+    choice.setStrength(Number(button.dataset.strength));
+  } else if (button.dataset.reason !== undefined) {
+    document.getElementById("skip").close();
+    store("skip", button.dataset.reason || null);
+  }
+});
+
+main.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (event.target.id === "test") step(() => takeTest(event.target));
+  else store("vote");
+});
+
+async function takeTest(form) {
+  const data = new FormData(form);
+  const answers = [...form.querySelectorAll("fieldset")].map((_, index) => Number(data.get(`question-${index + 1}`)));
+  const { wrong } = await post("api/test", { answers });
+  for (const line of form.querySelectorAll(".wrong")) line.hidden = !wrong.includes(Number(line.id.split("-")[1]));
+  if (wrong.length === 0) await showNext();
+  else form.querySelector(`[name=question-${wrong[0]}]`).focus();
+}
+
+listenToKeys({ choice: () => choice, actions, store });
+
+setInterval(async () => {
+  if (!choice || document.hidden || busy || choice.shown.revises !== null || adjudicated) return;
+  try {
+    await post("api/renew", { item: choice.shown.item });
+  } catch {
+    // The answer itself will say what is wrong.
+  }
+}, RENEWAL);
+
+step(async () => {
+  if (passed !== "yes") return;
+  await sendPending();
+  await showNext();
+});

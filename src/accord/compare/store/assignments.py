@@ -1,0 +1,296 @@
+"""Who has which item of a queue, and until when.
+
+Whatever assigns an item or ends an assignment locks the queue's row first, so that no two people
+are given the same vote, with any number of servers and databases. `taken` of an item counts its
+assignments that are open or voted; it never exceeds the queue's overlap.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from accord.compare.store.queue import Queue, QueueItem, lock_queue, read_item
+from accord.compare.store.queue_schema import ASSIGNMENTS, ITEMS, QUEUES
+from accord.compare.store.schema import VERDICTS
+
+OPEN, VOTED, SKIPPED, FLAGGED, EXPIRED = "open", "voted", "skipped", "flagged", "expired"
+ADJUDICATING, ADJUDICATED = "adjudicating", "adjudicated"  # beside the overlap
+TAKING = (OPEN, VOTED)
+ANSWERED = (VOTED, SKIPPED, FLAGGED)
+ASSIGNED = sa.select(
+    *ASSIGNMENTS.c, *(column.label(f"its_{column.name}") for column in ITEMS.c)
+).join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
+RECENT = 50  # answers that the time left is estimated from
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """An item that an annotator has or had; `shown[i]` is the position in the item's responses of
+    the response shown at i. Times are seconds since 1970."""
+
+    id: int
+    item: QueueItem
+    annotator: str
+    state: str
+    shown: tuple[int, ...]
+    opened: float
+    expires: float
+    closed: float | None
+    verdict_id: int | None
+    key: str | None
+    answer: Mapping[str, Any] | None
+    correct: bool | None
+    fast: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How items are assigned: for how many seconds, the seed of the order shown, after how many
+    votes an attention check comes (0: never), and whether there are several criteria."""
+
+    seconds: float
+    seed: int = 0
+    check_every: int = 0
+    by_criterion: bool = False
+
+
+def next_assignment(
+    connection: sa.Connection, queue: Queue, annotator: str, lease: Lease, now: float
+) -> Assignment | None:
+    """The annotator's open assignment, with a new lease; else another item; None without any.
+
+    It is the next criterion of the responses just judged, an attention check where one is due, or
+    the item with the fewest votes.
+    """
+    overlap = lock_queue(connection, queue)
+    release_expired(connection, now)
+    current = _select_assignments(
+        connection,
+        _of(queue, annotator).where(ASSIGNMENTS.c.state == OPEN).order_by(ASSIGNMENTS.c.id),
+    )
+    if current:
+        renew(connection, current[0].id, now + lease.seconds)
+        return current[0]
+    item_id = _choose_item(connection, queue, annotator, lease, overlap)
+    return None if item_id is None else _assign(connection, item_id, annotator, lease, now)
+
+
+def adjudicate_item(
+    connection: sa.Connection, queue: Queue, item_id: int, annotator: str, lease: Lease, now: float
+) -> Assignment | None:
+    """This item for an adjudicator, beside the overlap; None where the queue has no such item."""
+    lock_queue(connection, queue)
+    query = sa.select(ITEMS.c.id).where(ITEMS.c.id == item_id, ITEMS.c.queue_id == queue.id)
+    if connection.scalar(query) is None:
+        return None
+    earlier = find_assignment(connection, item_id, annotator)
+    return earlier or _assign(connection, item_id, annotator, lease, now, state=ADJUDICATING)
+
+
+def find_assignment(connection: sa.Connection, item_id: int, annotator: str) -> Assignment | None:
+    """The annotator's assignment of an item, whatever its state."""
+    query = ASSIGNED.where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+    return next(iter(_select_assignments(connection, query)), None)
+
+
+def latest_answered(
+    connection: sa.Connection, queue: Queue, annotator: str, before: float | None
+) -> Assignment | None:
+    """The annotator's latest answered assignment, of those answered before a time."""
+    query = _of(queue, annotator).where(ASSIGNMENTS.c.state.in_(ANSWERED))
+    if before is not None:
+        query = query.where(ASSIGNMENTS.c.closed < before)
+    query = query.order_by(ASSIGNMENTS.c.closed.desc(), ASSIGNMENTS.c.id.desc()).limit(1)
+    return next(iter(_select_assignments(connection, query)), None)
+
+
+def close_assignment(
+    connection: sa.Connection, assignment: Assignment, state: str, **values: Any
+) -> None:
+    """End an assignment, and count its item as taken or not."""
+    change = int(state in TAKING) - int(assignment.state in TAKING)
+    connection.execute(
+        ASSIGNMENTS.update().where(ASSIGNMENTS.c.id == assignment.id).values(state=state, **values)
+    )
+    _count_taken(connection, assignment.item.id, change)
+
+
+def renew(connection: sa.Connection, assignment_id: int, expires: float) -> bool:
+    """Extend an open assignment; whether it was still open."""
+    done = connection.execute(
+        ASSIGNMENTS.update()
+        .where(ASSIGNMENTS.c.id == assignment_id, ASSIGNMENTS.c.state == OPEN)
+        .values(expires=expires)
+    )
+    return done.rowcount == 1
+
+
+def release_expired(connection: sa.Connection, now: float) -> int:
+    """Give back the items whose time is up; how many those are."""
+    expired = connection.scalars(
+        ASSIGNMENTS.update()
+        .where(ASSIGNMENTS.c.state == OPEN, ASSIGNMENTS.c.expires <= now)
+        .values(state=EXPIRED)
+        .returning(ASSIGNMENTS.c.item_id)
+    ).all()
+    for item_id in sorted(expired):
+        _count_taken(connection, item_id, -1)
+    return len(expired)
+
+
+def select_answered(
+    connection: sa.Connection, queue: Queue, states: Sequence[str] = ANSWERED
+) -> list[Assignment]:
+    """The assignments of a queue in these states, in the order of their ids."""
+    query = ASSIGNED.where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.state.in_(states))
+    return _select_assignments(connection, query.order_by(ASSIGNMENTS.c.id))
+
+
+def count_votes(connection: sa.Connection, queue: Queue, annotator: str) -> tuple[int, int]:
+    """How many items the annotator has answered, and how many more there are for this annotator.
+    Attention checks are in neither number."""
+    mine = _of(queue, annotator).where(ITEMS.c.is_check.is_(False))
+    answered = mine.where(ASSIGNMENTS.c.state.in_(ANSWERED))
+    is_open = mine.where(ASSIGNMENTS.c.state == OPEN)
+    overlap = sa.select(QUEUES.c.overlap).where(QUEUES.c.id == queue.id).scalar_subquery()
+    free = sa.select(ITEMS.c.id).where(
+        ITEMS.c.queue_id == queue.id,
+        ITEMS.c.is_check.is_(False),
+        ITEMS.c.taken < overlap,
+        _not_had_by(annotator),
+    )
+    done, current, more = (
+        connection.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0
+        for query in (answered, is_open, free)
+    )
+    return done, current + more
+
+
+def verdict_with_key(connection: sa.Connection, annotator: str, key: str) -> int | None:
+    """The id of the annotator's verdict with the client's key."""
+    columns = VERDICTS.c
+    query = sa.select(columns.id).where(columns.key == key, columns.annotator == annotator)
+    return connection.scalar(query)
+
+
+def recent_seconds(connection: sa.Connection, queue: Queue, annotator: str) -> list[float]:
+    """How long the annotator's latest answers took."""
+    query = _of(queue, annotator).where(ASSIGNMENTS.c.state.in_(ANSWERED))
+    rows = connection.execute(query.order_by(ASSIGNMENTS.c.closed.desc()).limit(RECENT))
+    seconds = [(row.answer or {}).get("seconds") for row in rows]
+    return [each for each in seconds if each is not None]
+
+
+def _choose_item(
+    connection: sa.Connection, queue: Queue, annotator: str, lease: Lease, overlap: int
+) -> int | None:
+    free = (
+        sa.select(ITEMS.c.id)
+        .where(ITEMS.c.queue_id == queue.id, _not_had_by(annotator))
+        .order_by(ITEMS.c.taken, ITEMS.c.id)
+        .limit(1)
+    )
+    open_items = free.where(ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap)
+    last = latest_answered(connection, queue, annotator, None) if lease.by_criterion else None
+    if last is not None:
+        sibling = connection.scalar(open_items.where(ITEMS.c.batch == last.item.batch))
+        if sibling is not None:
+            return int(sibling)
+    chosen = connection.scalar(open_items)
+    if (
+        chosen is not None
+        and lease.check_every
+        and _check_is_due(connection, queue, annotator, lease)
+    ):
+        check = connection.scalar(free.where(ITEMS.c.is_check.is_(True)))
+        return int(chosen if check is None else check)
+    return None if chosen is None else int(chosen)
+
+
+def _check_is_due(connection: sa.Connection, queue: Queue, annotator: str, lease: Lease) -> bool:
+    """Once in every `check_every` items, at a position that the annotator can't foresee."""
+    query = _of(queue, annotator).with_only_columns(
+        sa.func.count(), sa.func.sum(sa.cast(ITEMS.c.is_check, sa.Integer))
+    )
+    had, checks = connection.execute(query).one()
+    draw = random.Random(f"{lease.seed} {annotator} {checks or 0}").randrange(lease.check_every)
+    return int(had) >= int(checks or 0) * lease.check_every + draw
+
+
+def _assign(
+    connection: sa.Connection,
+    item_id: int,
+    annotator: str,
+    lease: Lease,
+    now: float,
+    state: str = OPEN,
+) -> Assignment | None:
+    row = connection.execute(sa.select(ITEMS).where(ITEMS.c.id == item_id)).one()
+    item = read_item(row)
+    # The criteria of the same responses are shown in the same order.
+    order = list(range(item.size))
+    random.Random(f"{lease.seed} {annotator} {item.batch}").shuffle(order)
+    values = {"state": state, "opened": now, "expires": now + lease.seconds, "shown": order}
+    again = connection.execute(  # it has expired, and the item is free again
+        ASSIGNMENTS.update()
+        .where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+        .values(**values)
+    )
+    if not again.rowcount:
+        new = {"item_id": item_id, "annotator": annotator, **values}
+        connection.execute(ASSIGNMENTS.insert().values(**new))
+    _count_taken(connection, item_id, int(state in TAKING))
+    return find_assignment(connection, item_id, annotator)
+
+
+def _count_taken(connection: sa.Connection, item_id: int, change: int) -> None:
+    if change:
+        connection.execute(
+            ITEMS.update().where(ITEMS.c.id == item_id).values(taken=ITEMS.c.taken + change)
+        )
+
+
+def _not_had_by(annotator: str) -> sa.ColumnElement[bool]:
+    return ~sa.exists().where(
+        ASSIGNMENTS.c.item_id == ITEMS.c.id,
+        ASSIGNMENTS.c.annotator == annotator,
+        ASSIGNMENTS.c.state != EXPIRED,
+    )
+
+
+def _of(queue: Queue, annotator: str) -> sa.Select[Any]:
+    return ASSIGNED.where(ITEMS.c.queue_id == queue.id, ASSIGNMENTS.c.annotator == annotator)
+
+
+def _select_assignments(connection: sa.Connection, query: sa.Select[Any]) -> list[Assignment]:
+    return [
+        Assignment(
+            id=row.id,
+            item=QueueItem(
+                id=row.item_id,
+                batch=row.its_batch,
+                criterion=row.its_criterion,
+                response_ids=tuple(row.its_response_ids),
+                content=row.its_content,
+                expected=None if row.its_expected is None else tuple(row.its_expected),
+                taken=row.its_taken,
+            ),
+            annotator=row.annotator,
+            state=row.state,
+            shown=tuple(row.shown),
+            opened=row.opened,
+            expires=row.expires,
+            closed=row.closed,
+            verdict_id=row.verdict_id,
+            key=row.key,
+            answer=row.answer,
+            correct=row.correct,
+            fast=row.fast,
+        )
+        for row in connection.execute(query)
+    ]

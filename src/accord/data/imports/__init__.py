@@ -1,0 +1,1 @@
+"""Rows of other tools, with their annotators' opinions, for a preference store."""
