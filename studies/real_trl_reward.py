@@ -25,7 +25,8 @@ NUM_ROWS, STEPS, BATCH = 64, 8, 4
 def main(model: str, path: str, output: str) -> None:
     with open(path, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    pairs = [as_messages(row) for row in rows if isinstance(row["prompt"], list)][:NUM_ROWS]
+    texts = (row for row in rows if isinstance(row["chosen"], str))
+    pairs = [as_messages(row) for row in texts if isinstance(row["prompt"], list)][:NUM_ROWS]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = RewardTrainer(
