@@ -45,7 +45,7 @@ TRL := .venv-trl/.installed
 $(TRL): constraints.txt
 	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt torch
-	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0 peft
 	touch $(TRL)
 
 # TRL 1.12 was the last to have PPO.
