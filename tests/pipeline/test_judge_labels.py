@@ -12,7 +12,7 @@ import pytest
 import accord
 from accord.compare.dataset import load_records
 from accord.compare.store.store import PreferenceStore
-from accord.data.voted_pairs import Vote, VotedPair
+from accord.data.voted_pairs import PairVote, VotedPair
 from accord.data.write import ResponseRow, write_responses
 from accord.errors import DataError, SettingsError
 from accord.pipeline import run_stage
@@ -58,7 +58,7 @@ def voted_pairs() -> list[VotedPair]:
     pairs = []
     for n in range(30):
         a, b = ("yes", f"no {n}") if n % 2 else (f"no {n}", "yes")
-        pairs.append(VotedPair(f"prompt {n}", a, b, (Vote("ada", "a" if n % 2 else "b"),)))
+        pairs.append(VotedPair(f"prompt {n}", a, b, (PairVote("ada", "a" if n % 2 else "b"),)))
     return pairs
 
 
