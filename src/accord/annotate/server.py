@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -100,8 +101,10 @@ def run(app: ASGIApp, site: Site, *, log: Callable[[str], object]) -> None:
         lifespan="off",
         timeout_graceful_shutdown=3,
     )
+    listener = _bind(site)
     log(f"The page is at {site.address} (Ctrl-C ends this; every vote is stored at once).")
-    uvicorn.Server(config).run(sockets=[_bind(site)])
+    with suppress(KeyboardInterrupt):  # how a user ends it
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _bind(site: Site) -> socket.socket:
