@@ -23,7 +23,7 @@ from accord.annotate.security import HEADERS, Site, refuse
 from accord.annotate.visits import Page, for_anyone, for_people
 from accord.errors import RequestError
 
-THREADS = 8  # at work on the database at once, fewer than its pool has connections
+THREADS = 4  # at work on the database at once: its pool retains five connections
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -99,6 +99,7 @@ def run(app: ASGIApp, site: Site, *, log: Callable[[str], object]) -> None:
         proxy_headers=False,
         ws="none",
         lifespan="off",
+        timeout_keep_alive=75,  # people read between two requests
         timeout_graceful_shutdown=3,
     )
     listener = _bind(site)
