@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("nh3", reason="the extra `annotate` is not installed")
+pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
 
 from accord.annotate.difference import difference_html
 from accord.annotate.identity import named_model
