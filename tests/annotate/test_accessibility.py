@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
+pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
 

@@ -55,7 +55,7 @@ def test_invitations(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_address_in_use(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
+    pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
     import socket
 
     with socket.socket() as other:

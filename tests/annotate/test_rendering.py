@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("nh3", reason="the extra `annotate` is not installed")
+pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
 
 from accord.annotate.difference import difference_html
 from accord.annotate.identity import named_model
@@ -26,11 +27,46 @@ from accord.annotate.rendering import LONG, markdown_html, plain_html, visible_c
         ("[a]: http://evil.example", "<p>[a]: http://evil.example</p>"),
         ("a\u202eb\u2066c", "<p>a⟦U+202E⟧b⟦U+2066⟧c</p>"),
         ("&lt;b&gt; &#x202e;", "<p>&lt;b&gt; ⟦U+202E⟧</p>"),
-        ("$a_1 + b_1$", "<p>$a_1 + b_1$</p>"),
+        ("$5 and $10, or $ 7 $", "<p>$5 and $10, or $ 7 $</p>"),
+        (r"$\frac{$", r"<p><code>$\frac{$</code></p>"),
     ],
 )
 def test_markdown(text: str, html: str) -> None:
     assert markdown_html(text).strip() == html
+
+
+@pytest.mark.parametrize("text", ["$x_1*y*$", r"\(x_1*y*\)", "$$x_1*y*$$", r"\[ x_1*y* \]"])
+def test_formulas(text: str) -> None:
+    html = markdown_html(text)
+    assert "<msub><mi>x</mi><mn>1</mn></msub>" in html
+    assert "<em>" not in html
+    assert ('display="block"' in html) is (text[:2] in ("$$", "\\["))
+
+
+def test_formulas_hide_nothing() -> None:
+    assert "x &lt; y" not in markdown_html("$x<y$")
+    assert "<mo>&lt;</mo>" in markdown_html("$x<y$")
+    assert "script" in markdown_html(r"$\text{<script>}$")
+    for formula in (r"$\href{http://evil.example}{x}$", r"$\phantom{secret}$"):
+        assert markdown_html(formula) == f"<p><code>{formula}</code></p>\n"
+
+
+def test_formulas_harm_nothing() -> None:
+    evil = [
+        r"$\href{javascript:alert(1)}{x}$",
+        r"$\text{</mtext></math><script>alert(1)</script><img src=x onerror=alert(1)>}$",
+        r"$\class{x}{y}\style{color:red}{z}$",
+        r"$<annotation-xml encoding='text/html'><img src=x></annotation-xml>$",
+        "$" + "{" * 900 + "}" * 900 + "$",
+        "$x$ " * 12_000,
+        r"\(" * 16_000,
+    ]
+    for text in evil:
+        html = markdown_html(text).lower()
+        for forbidden in ("<script", "<img", "href=", "style=", "<annotation", " on"):
+            assert forbidden not in html.replace("&lt;", " lt ").replace(
+                " onerror=alert(1)&gt;", ""
+            )
 
 
 def test_raw_text_is_what_the_model_wrote() -> None:

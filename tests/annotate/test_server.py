@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
+pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
 
 from starlette.testclient import TestClient
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,33 @@ def test_rows_are_added_or_dropped_with_their_line(tmp_path: Path) -> None:
     assert report.rows == 8 == report.used + count_dropped(report.dropped)
     assert "a margin that is not 1, 2 or 3 is not stored" in str(report.notes)
     assert [row[3:5] for row in content(tmp_path / "s.db")] == [("a", "b"), ("a", "c")]
+
+
+@pytest.mark.parametrize(
+    ("case", "path", "value"),
+    [
+        ("nectar", ("answers", 1, "rank"), 10**30),
+        ("argilla 1", ("preference", 0, "value", 0, "rank"), math.inf),
+        ("argilla 1 in columns", ("preference", "user_id"), 1),
+        ("label studio", ("annotations", 0), 7),
+        ("ultrafeedback", ("completions", 0, "annotations", "honesty", "Rating"), [1]),
+        ("lmarena conversations", ("winner",), {"a": 1}),
+        ("trl preference", ("chosen",), "a\0b"),
+    ],
+)
+def test_a_damaged_row_is_dropped(
+    case: str, path: tuple[Any, ...], value: Any, tmp_path: Path
+) -> None:
+    rows = copy.deepcopy(CASES[case][0][:1])
+    *outer, last = path
+    target: Any = rows[0]
+    for key in outer:
+        target = target[key]
+    target[last] = value
+    file = write(tmp_path / "rows.jsonl", [*rows, *CASES[case][0][:1]])
+    report = import_preferences(file, tmp_path / "s.db").report
+    assert {s.line for at in report.dropped.values() for s, _ in at} == {1}
+    assert (report.rows, report.used) == (2, 1)
 
 
 def test_a_second_opinion_of_one_annotator_is_named(tmp_path: Path) -> None:

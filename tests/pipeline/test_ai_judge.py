@@ -233,6 +233,7 @@ def test_a_round_by_a_judge_at_an_endpoint(
             "max_new_tokens=8",
             "train.max_steps=1",
             "train.per_device_train_batch_size=4",
+            "train.filter.unchecked_judges=[m]",
         ],
     )
     run_stage(plan)

@@ -15,7 +15,7 @@ import accord
 from accord.cli.entry import run
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict
-from accord.data.voted_pairs import Vote, VotedPair
+from accord.data.voted_pairs import PairVote, VotedPair
 from accord.errors import DataError, SettingsError, WorkError
 from accord.pipeline.judges.run import judge_settings
 from accord.records import Response
@@ -31,7 +31,7 @@ def voted_pairs(count: int = 40) -> list[VotedPair]:
         good, bad = "+ " + "word " * (n % 3), "word " * ((n + 1) % 3) + "-"
         a, b = (good, bad) if n % 2 else (bad, good)
         side: Any = "a" if n % 2 else "b"
-        pairs.append(VotedPair(f"prompt {n}", a.strip(), b.strip(), (Vote("ada", side),)))
+        pairs.append(VotedPair(f"prompt {n}", a.strip(), b.strip(), (PairVote("ada", side),)))
     return pairs
 
 
@@ -163,7 +163,7 @@ def test_the_votes_of_people_in_a_store(fake: FakeOpenAi, tmp_path: Path) -> Non
 
 def test_what_can_not_measure_is_left_out_and_counted(fake: FakeOpenAi) -> None:
     pairs = voted_pairs()
-    split = replace(pairs[0], votes=(Vote("ada", "a"), Vote("bo", "b")))
+    split = replace(pairs[0], votes=(PairVote("ada", "a"), PairVote("bo", "b")))
     equal = replace(pairs[1], response_b=pairs[1].response_a)
     report = accord.check_judge(
         [split, equal, *pairs[2:]], {"base_url": fake.url, "model": "majority"}, max_pairs=30

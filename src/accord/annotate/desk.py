@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,8 @@ class Saved:
 @dataclass(frozen=True, slots=True)
 class Desk:
     """A queue at work. `guideline` is the SHA-256 of the guideline that people read; `clock`
-    returns seconds since 1970. On SQLite, threads take turns to write: the database has one
-    writer, and lets the others sleep for longer than needed."""
+    returns seconds since 1970. Threads take `turn` to write: a database lets those that wait for
+    its lock sleep for longer."""
 
     store: PreferenceStore
     queue: Queue
@@ -123,9 +123,10 @@ class Desk:
             answer = answers.read_answer(body, self.settings, assignment.item.size)
             if assignment.key == answer.key:
                 return Saved(assignment.verdict_id, assignment.correct)
-            stored = assignments.verdict_with_key(connection, annotator, answer.key)
-            if stored is not None:
-                return Saved(stored, None)
+            if assignment.state != assignments.OPEN:
+                stored = assignments.verdict_with_key(connection, annotator, answer.key)
+                if stored is not None:
+                    return Saved(stored, None)
             _check_may_answer(assignment, answer, overlap)
             return self._write_answer(connection, assignment, answer, session, now)
 
@@ -231,9 +232,8 @@ class Desk:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        is_sqlite = self.store.engine.dialect.name == "sqlite"
         with (
-            self.turn if is_sqlite else nullcontext(),
+            self.turn,
             transaction(self.store.engine, self.store.path, writes=True) as connection,
         ):
             yield connection

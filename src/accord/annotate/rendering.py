@@ -15,14 +15,18 @@ import nh3
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
+from accord.annotate import mathematics
+
 LONG = 50_000  # characters: a longer text is shown as plain text, in parts
 PART = 20_000
 
 _TAGS = {
     *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "em", "strong", "s", "code", "pre"),
     *("blockquote", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
+    *mathematics.TAGS,
 }
-_ATTRIBUTES = {"ol": {"start"}}
+_ATTRIBUTES = {"ol": {"start"}, **mathematics.ATTRIBUTES}
+_OPERATORS = "\u2061\u2062\u2063\u2064"  # of formulas, which are not drawn
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # unseen, or direction
@@ -33,7 +37,7 @@ _CONTROLS = re.compile(
 def visible_controls(text: str) -> str:
     """The text with line ends as `\\n`, and each unseen character as its number, `⟦U+202E⟧`."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    return _CONTROLS.sub(_numbered, text)
 
 
 def plain_html(text: str) -> Markup:
@@ -48,12 +52,18 @@ def markdown_html(text: str) -> Markup:
         return plain_html(text)
     html = _MARKDOWN.render(visible_controls(text))
     clean = nh3.clean(html, tags=_TAGS, attributes=_ATTRIBUTES, link_rel=None)
-    return Markup(visible_controls(clean))  # those that Markdown writes as `&#x202e;` too
+    # Markdown can write an unseen character as `&#x202e;`.
+    return Markup(_CONTROLS.sub(lambda m: m[0] if m[0] in _OPERATORS else _numbered(m), clean))
+
+
+def _numbered(match: re.Match[str]) -> str:
+    return f"⟦U+{ord(match[0]):04X}⟧"
 
 
 def _reader() -> MarkdownIt:
     reader = MarkdownIt("commonmark", {"html": False, "linkify": False, "maxNesting": 30})
     reader.enable(["table", "strikethrough"])
+    mathematics.add_mathematics(reader)
     # A link's or image's address is a part of what the model wrote: it is shown, not followed.
     # A reference's definition would vanish from what is seen.
     return reader.disable(["image", "link", "autolink", "reference", "html_block", "html_inline"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -22,7 +23,7 @@ from accord.annotate.security import HEADERS, Site, refuse
 from accord.annotate.visits import Page, for_anyone, for_people
 from accord.errors import RequestError
 
-THREADS = 8  # at work on the database at once, fewer than its pool has connections
+THREADS = 4  # at work on the database at once: its pool retains five connections
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -98,10 +99,13 @@ def run(app: ASGIApp, site: Site, *, log: Callable[[str], object]) -> None:
         proxy_headers=False,
         ws="none",
         lifespan="off",
+        timeout_keep_alive=75,  # people read between two requests
         timeout_graceful_shutdown=3,
     )
+    listener = _bind(site)
     log(f"The page is at {site.address} (Ctrl-C ends this; every vote is stored at once).")
-    uvicorn.Server(config).run(sockets=[_bind(site)])
+    with suppress(KeyboardInterrupt):  # how a user ends it
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _bind(site: Site) -> socket.socket:

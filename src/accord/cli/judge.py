@@ -1,4 +1,4 @@
-"""The commands for judges: `accord judge check`."""
+"""The commands for judges: `accord judge check` and `correct`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ Store = Annotated[
     ),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", metavar="FILE", help="Write the report as JSON.")
+    str | None, typer.Option("--output", metavar="FILE", help="Write the result as JSON.")
 ]
 
 
@@ -179,3 +179,41 @@ def _report(settings: JudgeSettings, work: Iterator[Progress | JudgeReport]) -> 
     typer.echo(format_report(reports[0]))
     if not reports[0].passed:
         raise typer.Exit(1)
+
+
+@commands.command("correct")
+def correct(
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A preference store with the judge's verdicts.")
+    ],
+    judge: Annotated[
+        str, typer.Option("--judge", metavar="NAME", help="The judge, by its annotator's name.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="The model whose wins are counted.")
+    ],
+    against: Annotated[
+        str, typer.Option("--against", metavar="NAME", help="The model that it meets.")
+    ],
+    annotators: Annotators = None,
+    output: Output = None,
+) -> None:
+    """Correct a judge's win rate between two models by the pairs that people have judged too.
+
+    Prints the win rate by the judge, by people, and corrected, each with its interval: the judge's
+    rate over all its pairs, less its error on those that people judged. It covers people's own rate
+    however biased the judge is, if people judged a random draw of its pairs.
+
+    \b
+    Example:
+      accord judge correct runs/arena/store.db --judge NAME --model dpo --against sft
+    \f
+    Prediction-powered inference: [judges.md](judges.md#a-win-rate-corrected-by-people).
+    """
+    from accord.pipeline.judges.correct import correct_win_rate
+    from accord.runs import write_json_atomic
+
+    result = correct_win_rate(store, judge, model, against, people=annotators or [])
+    if output is not None:
+        write_json_atomic(output, result.to_json())
+    typer.echo(str(result))

@@ -100,7 +100,10 @@ def _nothing_left(store: PreferenceStore, kind: Kind, read: StoreRead) -> DataEr
     if read.plan is not None and read.plan.left_out:
         remedy = "Loosen the `filter`, or give another store."
     elif UNCHECKED in read.dropped:
-        remedy = "Check the judge with `accord judge check`, or name it in `unchecked_judges`."
+        remedy = (
+            "Check the judge with `accord judge check`, or name it in `unchecked_judges`. A check "
+            "in another store counts with `filter.judge_checks`."
+        )
     return DataError(
         f"{store.path} holds nothing that can be used as {kind}: it has "
         f"{contents or 'nothing at all'}.{why} {remedy}"

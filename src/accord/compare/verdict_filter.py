@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from accord.compare.store.fingerprint import JudgeCheck
 from accord.compare.store.rows import Facet, Selection, VerdictKind
 from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError
@@ -101,9 +102,7 @@ def _unchecked(
     """The judges, each with a criterion, whose latest check is missing or failed, without those
     that the filter names."""
     judges = store.judges()
-    passed = {
-        (check.fingerprint.digest, check.criterion): check.passed for check in store.judge_checks()
-    }
+    passed = passed_checks(store.judge_checks(), verdict_filter)
     named = set(verdict_filter.unchecked_judges or ())
     known = {name for f in facets if f.judge for name in (f.annotator, judges[f.judge].model)}
     if named:
@@ -115,6 +114,20 @@ def _unchecked(
         and not passed.get((facet.judge, facet.criterion), False)
         and not {facet.annotator, judges[facet.judge].model} & named
     )
+
+
+def passed_checks(
+    checks: Iterable[JudgeCheck], verdict_filter: VerdictFilter
+) -> dict[tuple[str, str | None], bool]:
+    """Whether each judge passed its latest check, by the digest of its fingerprint and criterion:
+    among these checks and those of the store `judge_checks`. Raises DataError where that is none.
+    """
+    every = list(checks)
+    if verdict_filter.judge_checks is not None:
+        with PreferenceStore.read(verdict_filter.judge_checks) as other:
+            every += other.judge_checks()
+    every.sort(key=lambda check: check.created)  # to the second; then in the order of their ids
+    return {(check.fingerprint.digest, check.criterion): check.passed for check in every}
 
 
 def _check_known(path: str, key: str, named: Iterable[Any], known: Iterable[Any]) -> None:

@@ -29,7 +29,7 @@ ONE_ANNOTATOR = "label"
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class PairVote:
     """One annotator's verdict on a pair: the better response, or a tie."""
 
     annotator: str
@@ -44,7 +44,7 @@ class VotedPair:
     prompt: Prompt
     response_a: str
     response_b: str
-    votes: tuple[Vote, ...]
+    votes: tuple[PairVote, ...]
     source: Source = UNKNOWN
     models: tuple[str | None, str | None] = (None, None)
     finished: tuple[bool, bool] = (True, True)
@@ -119,12 +119,12 @@ def _parse_pair(
 
 def _votes(
     row: DataRow, names: Mapping[str, str], labels: Sequence[str], notes: Counter[str]
-) -> Iterator[Vote]:
+) -> Iterator[PairVote]:
     for label in labels or [names["preferred"]]:
         if labels and row.values.get(label) in (None, ""):
             continue  # this annotator did not judge the row
         cells = Cells(row.values, {**names, "preferred": label}, row.source, notes)
-        yield Vote(label if labels else ONE_ANNOTATOR, preferred_side(cells))
+        yield PairVote(label if labels else ONE_ANNOTATOR, preferred_side(cells))
 
 
 def _model(values: Mapping[str, Any], suffixes: Sequence[str]) -> str | None:
@@ -158,7 +158,7 @@ def _from_comparison(pair: Comparison) -> VotedPair:
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
     chosen_is_a = (chosen[0] < rejected[0]) == (digest[0] % 2 == 0)
     a, b = (chosen, rejected) if chosen_is_a else (rejected, chosen)
-    vote = Vote(ONE_ANNOTATOR, "a" if chosen_is_a else "b")
+    vote = PairVote(ONE_ANNOTATOR, "a" if chosen_is_a else "b")
     return VotedPair(pair.prompt, a[0], b[0], (vote,), pair.source, finished=(a[1], b[1]))
 
 

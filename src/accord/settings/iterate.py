@@ -31,6 +31,7 @@ from accord.settings.reading.suggest import listed, nearest
 from accord.settings.sampling import SamplerSettings
 from accord.settings.stages import JudgeSettings
 from accord.settings.training import LoraSettings, SftSettings, TrainSettings
+from accord.settings.verdicts import VerdictFilter
 
 ROUND_METHODS: dict[str, type[TrainSettings]] = {
     "dpo": DpoSettings,
@@ -175,6 +176,11 @@ class IterateSettings(Settings):
     def precision(self) -> Literal["fp32", "bf16"]:
         """The precision of training, used for sampling as well."""
         return self.training(1, **_PLACEHOLDERS).precision
+
+    @property
+    def filter(self) -> VerdictFilter | None:
+        """Which verdicts of each round train, from `train`."""
+        return self.training(1, **_PLACEHOLDERS).filter
 
     @property
     def lora(self) -> LoraSettings | None:

@@ -61,6 +61,12 @@ class VerdictFilter(Settings):
         "not passed them.",
     )
 
+    judge_checks: Annotated[str | None, PathByName, UnlessDefault] = Field(
+        None,
+        description="Another preference store whose checks of judges count too, as "
+        "`accord judge check --store` writes them.",
+    )
+
     @field_validator("source", "round", "annotator", "criterion", "unchecked_judges", mode="before")
     @classmethod
     def _list_of_values(cls, value: Any) -> Any:

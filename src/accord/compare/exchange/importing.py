@@ -129,6 +129,8 @@ def _chunks(imported: ImportedFile) -> Iterator[list[tuple[Source, JudgedRow | R
 
 def _add_row(batch: _ImportBatch, row: JudgedRow, defaults: Mapping[str, Any]) -> None:
     """Add a row to the batch. Raises RowError, before anything is added, where it can't be."""
+    if any("\0" in answer.text for answer in row.answers):
+        raise RowError("a response holds the character NUL, which a database can't hold")
     prompt = prompt_digest(row.prompt)
     digests = [_digest([prompt, a.text, a.model, a.finished]) for a in row.answers]
     opinions = []

@@ -63,10 +63,25 @@ Preferred = int | None
 @dataclass(frozen=True, slots=True)
 class BothOrders:
     """A judge's verdicts on a pair with its first response shown first, and shown second. Both
-    name the response by its index in the pair."""
+    name the response by its index in the pair.
+
+    `answers` are the texts that they were read from, in the same order; None where it gave none.
+    """
 
     forward: Preferred | NoVerdict
     backward: Preferred | NoVerdict
+    answers: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def missing(self) -> NoVerdict | None:
+        """The first of the two that is no verdict."""
+        both = (self.forward, self.backward)
+        return next((verdict for verdict in both if isinstance(verdict, NoVerdict)), None)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether both orders have a verdict, and not the same one."""
+        return self.missing is None and self.forward != self.backward
 
 
 @dataclass
@@ -142,44 +157,50 @@ class AiJudge:
             for o in orders
         ]
         needed = [i for i, order in enumerate(orders) if not _are_equal(order)]
-        verdicts = self._request_verdicts([requests[i] for i in needed], "verdict", PAIR_VERDICTS)
-        by_order = dict(zip(needed, verdicts, strict=True))
+        given = self._request_answers([requests[i] for i in needed], "verdict", PAIR_VERDICTS)
+        by_order = dict(zip(needed, given, strict=True))
         results = []
-        for i in range(len(pairs)):
-            forward, backward = by_order.get(2 * i), by_order.get(2 * i + 1)
-            results.append(
-                BothOrders(forward, 1 - backward if isinstance(backward, int) else backward)
-            )
+        for i in range(0, len(orders), 2):
+            if i not in by_order:
+                results.append(BothOrders(None, None))
+                continue
+            (forward, text), (backward, swapped_text) = by_order[i], by_order[i + 1]
+            backward = 1 - backward if isinstance(backward, int) else backward
+            both = BothOrders(forward, backward, (text, swapped_text))
+            self._count(both)
+            results.append(both)
         return results
 
     def _judge_pairs(self, pairs: Sequence[Candidates]) -> list[Preferred | NoVerdict]:
-        """The better response of each pair, or a tie."""
+        """The better response of each pair; a tie also where the two orders differ."""
         return [
-            None if _are_equal(pair) else self._combine(verdicts)
-            for pair, verdicts in zip(pairs, self.both_orders(pairs), strict=True)
+            both.missing or (None if both.undecided else both.forward)
+            for both in self.both_orders(pairs)
         ]
 
-    def _combine(self, verdicts: BothOrders) -> Preferred | NoVerdict:
-        """The outcome of a pair from its verdicts in both orders: a tie where they differ."""
+    def _count(self, both: BothOrders) -> None:
         counts = self.counts
-        forward, backward = verdicts.forward, verdicts.backward
         counts.pairs += 1
-        if isinstance(forward, NoVerdict):
-            return forward
-        if isinstance(backward, NoVerdict):
-            return backward
-        for first, verdict in ((0, forward), (1, backward)):
+        if both.missing is not None:
+            return
+        for first, verdict in ((0, both.forward), (1, both.backward)):
             counts.first += verdict == first
             counts.second += verdict == 1 - first
             counts.tie += verdict is None
-        counts.order_disagreements += forward != backward
-        return forward if forward == backward else None
+        counts.order_disagreements += both.undecided
 
     def _request_verdicts(
         self, requests: Sequence[ChatRequest], key: str, verdicts: Mapping[str, T]
     ) -> list[T | NoVerdict]:
-        """The verdict on each request; those that can't be parsed are retried."""
+        return [verdict for verdict, _ in self._request_answers(requests, key, verdicts)]
+
+    def _request_answers(
+        self, requests: Sequence[ChatRequest], key: str, verdicts: Mapping[str, T]
+    ) -> list[tuple[T | NoVerdict, str | None]]:
+        """The verdict on each request with the text of the last answer, None where the server
+        refused; those that can't be parsed are retried."""
         results: list[T | NoVerdict] = [NoVerdict("not asked")] * len(requests)
+        texts: list[str | None] = [None] * len(requests)
         pending = list(range(len(requests)))
         for attempt in range(self.attempts):
             answers = self.endpoint.complete([retry_request(requests[i], attempt) for i in pending])
@@ -190,6 +211,7 @@ class AiJudge:
                         f"the server refused the request ({answer.reason})", answer.advice
                     )
                     continue
+                texts[i] = answer.text
                 verdict = None if answer.cut else parse_verdict(answer.text, key, verdicts)
                 if verdict is not None:
                     results[i] = verdict[0]
@@ -208,7 +230,7 @@ class AiJudge:
                 len(results),
                 missing[0].reason,
             )
-        return results
+        return list(zip(results, texts, strict=True))
 
     def _unreadable(self, answer: CachedAnswer) -> NoVerdict:
         """No verdict from an answer, with what helps against the way in which it is unreadable."""

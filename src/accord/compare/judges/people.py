@@ -10,7 +10,7 @@ from accord.compare.store.connection import is_store
 from accord.compare.store.rows import Selection, StoredResponse, StoredVerdict
 from accord.compare.store.store import PreferenceStore
 from accord.data.report import ReadReport
-from accord.data.voted_pairs import Vote, VotedPair, read_voted_pairs
+from accord.data.voted_pairs import PairVote, VotedPair, read_voted_pairs
 from accord.errors import DataError
 from accord.records import Source
 
@@ -57,12 +57,12 @@ def load_voted_pairs(
 
 def _group(store: PreferenceStore, verdicts: Sequence[StoredVerdict]) -> list[VotedPair]:
     """A pair for every two responses that were judged, with the votes in the order they came."""
-    votes: dict[tuple[int, int], list[tuple[Vote, int]]] = {}
+    votes: dict[tuple[int, int], list[tuple[PairVote, int]]] = {}
     for verdict in verdicts:
         for a, b, side in _preferences(verdict):
             if a > b:
                 a, b, side = b, a, {"a": "b", "b": "a"}.get(side, side)
-            vote = Vote(verdict.annotator, side)  # type: ignore[arg-type]
+            vote = PairVote(verdict.annotator, side)  # type: ignore[arg-type]
             votes.setdefault((a, b), []).append((vote, verdict.id))
     if not votes:
         return []
@@ -73,7 +73,7 @@ def _group(store: PreferenceStore, verdicts: Sequence[StoredVerdict]) -> list[Vo
 
 
 def _make_pair(
-    path: str, a: StoredResponse, b: StoredResponse, given: Sequence[tuple[Vote, int]]
+    path: str, a: StoredResponse, b: StoredResponse, given: Sequence[tuple[PairVote, int]]
 ) -> VotedPair:
     latest = {vote.annotator: vote for vote, _ in given}
     return VotedPair(

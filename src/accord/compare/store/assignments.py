@@ -40,12 +40,12 @@ class Assignment:
     shown: tuple[int, ...]
     opened: float
     expires: float
-    closed: float | None
-    verdict_id: int | None
-    key: str | None
-    answer: Mapping[str, Any] | None
-    correct: bool | None
-    fast: bool | None
+    closed: float | None = None
+    verdict_id: int | None = None
+    key: str | None = None
+    answer: Mapping[str, Any] | None = None
+    correct: bool | None = None
+    fast: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,23 +229,25 @@ def _assign(
     lease: Lease,
     now: float,
     state: str = OPEN,
-) -> Assignment | None:
+) -> Assignment:
     row = connection.execute(sa.select(ITEMS).where(ITEMS.c.id == item_id)).one()
     item = read_item(row)
     # The criteria of the same responses are shown in the same order.
     order = list(range(item.size))
     random.Random(f"{lease.seed} {annotator} {item.batch}").shuffle(order)
-    values = {"state": state, "opened": now, "expires": now + lease.seconds, "shown": order}
-    again = connection.execute(  # it has expired, and the item is free again
+    expires = now + lease.seconds
+    values = {"state": state, "opened": now, "expires": expires, "shown": order}
+    id_ = connection.scalar(  # of one that has expired, where the item is free again
         ASSIGNMENTS.update()
         .where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
         .values(**values)
+        .returning(ASSIGNMENTS.c.id)
     )
-    if not again.rowcount:
+    if id_ is None:
         new = {"item_id": item_id, "annotator": annotator, **values}
-        connection.execute(ASSIGNMENTS.insert().values(**new))
+        id_ = connection.scalar(ASSIGNMENTS.insert().values(**new).returning(ASSIGNMENTS.c.id))
     _count_taken(connection, item_id, int(state in TAKING))
-    return find_assignment(connection, item_id, annotator)
+    return Assignment(int(id_ or 0), item, annotator, state, tuple(order), now, expires)
 
 
 def _count_taken(connection: sa.Connection, item_id: int, change: int) -> None:

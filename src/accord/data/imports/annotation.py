@@ -16,6 +16,7 @@ from accord.data.imports.judged import (
     Opinion,
     ranking_or_pair,
     read_answers,
+    whole_ranks,
 )
 from accord.data.pair_names import looks_like_response
 
@@ -40,7 +41,9 @@ def argilla_questions(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any
                 {"value": v, "user_id": u, "status": s} for v, u, s in rows
             ]
         elif isinstance(value, Mapping) and {"user_id", "value", "status"} <= value.keys():
-            columns = [value[key] or [] for key in ("value", "user_id", "status")]
+            columns = [value[key] for key in ("value", "user_id", "status")]
+            if not all(isinstance(answers, list | tuple) for answers in columns):
+                continue
             rows = zip(*columns, strict=False)
             questions[column] = [{"value": v, "user_id": u, "status": s} for v, u, s in rows]
         elif _is_answers(value):
@@ -120,7 +123,7 @@ def _value(item: Any) -> Any:
 
 def _rank(item: Any, position: int) -> int:
     rank = item.get("rank") if isinstance(item, Mapping) else None
-    return position if rank is None else int(rank)
+    return position if rank is None else whole_ranks([rank], "rank")[0]
 
 
 def parse_label_studio(row: DataRow, notes: Counter[str]) -> JudgedRow:

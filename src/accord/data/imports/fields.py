@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accord.data.checks import RowError, parse_number
+from accord.data.imports.judged import MAX_RANK
 
 
 def verdict_fields(values: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def _text(value: Any, column: str) -> str:
 
 def _whole(value: Any, column: str) -> int:
     number = parse_number(value, column)
-    if number != int(number):
+    if abs(number) > MAX_RANK or number != int(number):
         raise RowError(f"`{column}` is no whole number", repr(value))
     return int(number)
 

@@ -14,6 +14,7 @@ from accord.data.turns import RowAnswer, split_prompt_and_response
 from accord.records import Prompt, Source
 
 UNKNOWN_MODEL = "unknown"
+MAX_RANK = 2**31 - 1  # what a database's integer holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def whole_ranks(values: Sequence[Any], column: str) -> list[int]:
     ranks = []
     for value in values:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or value != int(value):
+        if not is_number or abs(value) > MAX_RANK or value != int(value):
             raise RowError(f"`{column}` holds a rank that is no whole number", repr(value))
         ranks.append(int(value))
     return ranks

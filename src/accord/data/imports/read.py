@@ -92,7 +92,7 @@ class ImportedFile:
                 parsed = parse(row, self.notes)
             except RowError as error:
                 parsed = error
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 detail = f"{type(error).__name__}: {error}"[:80]
                 parsed = RowError(f"it is no row of the format {self.form}", detail)
             yield row.source, parsed

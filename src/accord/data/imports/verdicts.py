@@ -10,7 +10,7 @@ from typing import Any
 from accord.data.checks import RowError, parse_number, require_text
 from accord.data.files import DataRow
 from accord.data.imports.fields import json_list, verdict_fields
-from accord.data.imports.judged import UNKNOWN_MODEL, JudgedAnswer, JudgedRow, Opinion
+from accord.data.imports.judged import UNKNOWN_MODEL, JudgedAnswer, JudgedRow, Opinion, whole_ranks
 from accord.records import Prompt, prompt_from_json
 
 KINDS = ("pair", "ranking", "rating")
@@ -41,7 +41,7 @@ def parse_verdict_row(row: DataRow, notes: Counter[str]) -> JudgedRow:
         kind,
         tuple(range(count)),
         values.get("outcome") or None,
-        () if ranks is None else tuple(int(rank) for rank in ranks),
+        () if ranks is None else tuple(whole_ranks(ranks, "ranks")),
         None if score in (None, "") else parse_number(score, "score"),
         annotator,
         fields,

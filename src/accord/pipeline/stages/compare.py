@@ -6,29 +6,35 @@ import itertools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from accord.compare.judges.judge import Candidates, NoVerdict, Ranks
+from accord.compare.judges.judge import BothOrders, Candidates, NoVerdict, Ranks
 from accord.compare.store.store import PreferenceStore
-from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
+from accord.compare.store.verdicts import PairVerdict, Verdict
 from accord.data.write import read_responses
 from accord.errors import DataError, WorkError
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.battles import rate_file, write_ratings
 from accord.pipeline.stages.contestants import Question, check_names, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
-from accord.records import Outcome, Prompt, Response, labels_from_ranks
+from accord.pipeline.stages.verdicts import (
+    NumberedResponse,
+    outcome_of_ranks,
+    source_of,
+    verdict_of_orders,
+    verdicts_of_ranks,
+)
+from accord.records import Prompt, Response
 from accord.runs import write_json_atomic
 from accord.settings.arena import ArenaSettings
 from accord.settings.stages import CompareSettings
 
 log = logging.getLogger(__name__)
 
-NumberedResponse = tuple[int, Response]
-"""A response with its id in the store."""
+Answer = TypeVar("Answer")
 
 CHUNK = 100  # prompts judged between two yields of progress
 TRIAL = 8  # questions to a judge that has not given a verdict yet
@@ -56,19 +62,29 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
             for number, prompt in enumerate(chunk, start=start):
                 responses = [(next(ids), response) for response in by_prompt[prompt]]
                 candidate_sets += _candidate_sets(responses, settings, number)
-            rankings = judge.rank([candidates for _, candidates in candidate_sets])
-            store.add_verdicts(
-                [
-                    verdict
-                    for (responses, _), ranks in zip(candidate_sets, rankings, strict=True)
-                    if ranks is not None
-                    for verdict in _verdicts(responses, ranks, judge.judge, settings)
-                ]
-            )
+            store.add_verdicts(list(_judge_sets(candidate_sets, judge, settings)))
             yield Progress(start + len(chunk), len(prompts), judge.progress_note())
         counts = store.counts()
     _rename_partial_store(final)
     judge.write_counts(settings.output_dir, {**counts, "not_compared": alone})
+
+
+def _judge_sets(
+    candidate_sets: Sequence[tuple[Sequence[NumberedResponse], Candidates]],
+    judge: CountingJudge,
+    settings: CompareSettings,
+) -> Iterator[Verdict]:
+    """The verdicts on sets of responses, in the requested form."""
+    candidates = [each for _, each in candidate_sets]
+    sets = [responses for responses, _ in candidate_sets]
+    if settings.form == "pairs" and judge.judge.both_orders is not None:
+        for responses, both in zip(sets, judge.both_orders(candidates), strict=True):
+            if both is not None:
+                yield verdict_of_orders(responses, both, judge.judge, settings.round)
+        return
+    for responses, ranks in zip(sets, judge.rank(candidates), strict=True):
+        if ranks is not None:
+            yield from verdicts_of_ranks(responses, ranks, judge.judge, settings)
 
 
 def _count_alone(by_prompt: Mapping[Prompt, Sequence[Response]], settings: CompareSettings) -> int:
@@ -114,33 +130,6 @@ def _candidates(responses: Sequence[Response], rng: random.Random) -> Candidates
     return Candidates(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
 
 
-def _verdicts(
-    responses: Sequence[NumberedResponse],
-    ranks: Ranks,
-    judge: NamedJudge,
-    settings: CompareSettings,
-) -> list[Verdict]:
-    """The judge's ranks in the requested form."""
-    name, first = judge.name, judge.shown_first
-    if settings.form == "pairs":
-        (a, _), (b, _) = responses
-        outcome = outcome_of_ranks(ranks)
-        return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first)]
-    if settings.form == "rankings":
-        return [RankingVerdict(tuple(i for i, _ in responses), ranks, name, settings.round)]
-    if settings.form == "best_worst":
-        ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # equal if all responses tie
-        best, worst = ends if ends[0] != ends[1] else (0, 1)
-        outcome = outcome_of_ranks((ranks[best], ranks[worst]))
-        return [PairVerdict(responses[best][0], responses[worst][0], outcome, name, settings.round)]
-    labels = zip(responses, labels_from_ranks(ranks), strict=True)
-    return [
-        RatingVerdict(i, float(label), name, settings.round)
-        for (i, _), label in labels
-        if label is not None
-    ]
-
-
 @dataclass
 class CountingJudge:
     """A judge, with the number of its questions and of those that it gave no verdict on."""
@@ -155,20 +144,37 @@ class CountingJudge:
         The first TRIAL sets are judged before the others, since each answer may cost money. Raises
         WorkError while there has been no verdict at all: then the judge does not work.
         """
-        trial = 0 if self.questions else TRIAL
-        return self._rank(candidate_sets[:trial]) + self._rank(candidate_sets[trial:])
+        return self._ask(self.judge.judge, candidate_sets, lambda answer: answer)
 
-    def _rank(self, candidate_sets: Sequence[Candidates]) -> list[Ranks | None]:
-        answers = self.judge.judge(candidate_sets)
-        missing = [answer for answer in answers if isinstance(answer, NoVerdict)]
-        self.questions += len(answers)
-        self.missing += len(missing)
-        if missing and self.missing == self.questions:
-            raise WorkError(
-                f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
-                f"questions. Of the first: {missing[0].reason}. {missing[0].advice}".rstrip()
-            )
-        return [None if isinstance(answer, NoVerdict) else answer for answer in answers]
+    def both_orders(self, pairs: Sequence[Candidates]) -> list[BothOrders | None]:
+        """As `rank`, the verdicts on pairs in both orders; None where one of them is missing."""
+        assert self.judge.both_orders is not None  # the caller has looked
+        return self._ask(self.judge.both_orders, pairs, lambda both: both.missing)
+
+    def _ask(
+        self,
+        ask: Callable[[Sequence[Candidates]], Sequence[Answer | NoVerdict]],
+        candidate_sets: Sequence[Candidates],
+        find_missing: Callable[[Any], Any],
+    ) -> list[Answer | None]:
+        trial = 0 if self.questions else TRIAL
+        answers: list[Answer | None] = []
+        for part in (candidate_sets[:trial], candidate_sets[trial:]):
+            given = ask(part)
+            found_missing = [find_missing(answer) for answer in given]
+            missing = [each for each in found_missing if isinstance(each, NoVerdict)]
+            self.questions += len(given)
+            self.missing += len(missing)
+            if missing and self.missing == self.questions:
+                raise WorkError(
+                    f"The judge {self.judge.name} gave no verdict on any of {self.questions} "
+                    f"questions. Of the first: {missing[0].reason}. {missing[0].advice}".rstrip()
+                )
+            answers += [
+                None if isinstance(each, NoVerdict) or isinstance(answer, NoVerdict) else answer
+                for each, answer in zip(found_missing, given, strict=True)
+            ]
+        return answers
 
     def progress_note(self) -> str:
         """The number of missing verdicts, for the progress bar."""
@@ -179,12 +185,6 @@ class CountingJudge:
         usage = {} if self.judge.usage is None else {"judge": dict(self.judge.usage())}
         counts = {**store_counts, "without_verdict": self.missing, **usage}
         write_json_atomic(Path(folder) / "counts.json", counts)
-
-
-def outcome_of_ranks(ranks: Sequence[int]) -> Outcome:
-    """A pair's outcome from the ranks of its two responses."""
-    first, second = ranks
-    return "tie" if first == second else "a" if first < second else "b"
 
 
 def arena(settings: ArenaSettings) -> Iterator[Progress]:
@@ -238,7 +238,15 @@ def _add_battles(
     rankings = judge.rank([candidates for _, _, candidates in pairs])
     name, first = judge.judge.name, judge.judge.shown_first
     verdicts = [
-        PairVerdict(a, b, outcome_of_ranks(ranks), name, shown_first=first)
+        PairVerdict(
+            a,
+            b,
+            outcome_of_ranks(ranks),
+            name,
+            shown_first=first,
+            source=source_of(judge.judge),
+            judge=judge.judge.fingerprint,
+        )
         for (a, b, _), ranks in zip(pairs, rankings, strict=True)
         if ranks is not None
     ]

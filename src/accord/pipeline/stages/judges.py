@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, Ranks
+from accord.compare.judges.identity import judge_fingerprint
+from accord.compare.judges.judge import AiJudge, BothOrders, Candidates, NoVerdict, Ranks
 from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import Reward
+from accord.compare.store.fingerprint import JudgeFingerprint
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
 from accord.records import Prompt, prompt_text, ranks_from_scores
@@ -34,13 +36,16 @@ class Judge(Protocol):
 class NamedJudge:
     """A judge with the name under which its verdicts are stored; `usage` returns its counts.
 
-    `shown_first` is the side of a pair that it sees first, None where it sees both orders.
+    `shown_first` is the side of a pair that it sees first, None where it sees both orders: then
+    `both_orders` returns its verdicts in each. `fingerprint` is a language model's.
     """
 
     name: str
     judge: Judge
     usage: Callable[[], Mapping[str, int]] | None = None
     shown_first: Literal["a"] | None = "a"
+    both_orders: Callable[[Sequence[Candidates]], list[BothOrders]] | None = None
+    fingerprint: JudgeFingerprint | None = None
 
 
 def build_judge(settings: JudgeSettings) -> NamedJudge:
@@ -48,7 +53,14 @@ def build_judge(settings: JudgeSettings) -> NamedJudge:
     if settings.kind == "endpoint":
         assert settings.model is not None  # JudgeSettings validates this
         ai = AiJudge(settings, settings.model)
-        return NamedJudge(settings.name or settings.model, ai.ranks, ai.usage, shown_first=None)
+        return NamedJudge(
+            settings.name or settings.model,
+            ai.ranks,
+            ai.usage,
+            shown_first=None,
+            both_orders=ai.both_orders,
+            fingerprint=judge_fingerprint(ai),
+        )
     if settings.kind == "reward_model":
         if settings.model is None:
             raise SettingsError(

@@ -25,7 +25,9 @@ from accord.errors import SettingsError
 from accord.learn.online.roles import merged_base_error
 from accord.lm.load import base_and_adapter, load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
+from accord.pipeline.judges.record import require_check
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.judges import build_judge
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
 from accord.report.tables.rounds import terminal_rounds_table
@@ -44,6 +46,8 @@ def iterate(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
     round."""
     settings = _settings(plan)
     _check_base(settings)
+    if settings.judge.kind == "endpoint":  # before it is paid for labels that will not train
+        require_check(build_judge(settings.judge), settings.filter, prefix="train.")
     folder = Path(settings.output_dir)
     finished: list[Round] = []
     yield Progress(0, 1)

@@ -1,0 +1,96 @@
+"""A judge's ranks, or its verdicts in both orders, as verdicts of a preference store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from accord.compare.judges.judge import BothOrders, NoVerdict, Preferred, Ranks
+from accord.compare.store.fingerprint import JudgeAnswer
+from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
+from accord.pipeline.stages.judges import NamedJudge
+from accord.records import Outcome, Response, labels_from_ranks
+from accord.settings.stages import CompareSettings
+
+NumberedResponse = tuple[int, Response]
+"""A response with its id in the store."""
+
+JUDGE = "judge"
+"""The source of a language model's verdicts."""
+
+
+def source_of(judge: NamedJudge) -> str | None:
+    return None if judge.fingerprint is None else JUDGE
+
+
+def outcome_of_ranks(ranks: Sequence[int]) -> Outcome:
+    """A pair's outcome from the ranks of its two responses."""
+    first, second = ranks
+    return "tie" if first == second else "a" if first < second else "b"
+
+
+def verdicts_of_ranks(
+    responses: Sequence[NumberedResponse],
+    ranks: Ranks,
+    judge: NamedJudge,
+    settings: CompareSettings,
+) -> list[Verdict]:
+    """The judge's ranks in the requested form."""
+    name = judge.name
+    about: dict[str, Any] = {"source": source_of(judge), "judge": judge.fingerprint}
+    if settings.form == "pairs":
+        (a, _), (b, _) = responses
+        outcome = outcome_of_ranks(ranks)
+        first = judge.shown_first
+        return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first, **about)]
+    if settings.form == "rankings":
+        ids = tuple(i for i, _ in responses)
+        return [RankingVerdict(ids, ranks, name, settings.round, **about)]
+    if settings.form == "best_worst":
+        ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # equal if all responses tie
+        best, worst = ends if ends[0] != ends[1] else (0, 1)
+        outcome = outcome_of_ranks((ranks[best], ranks[worst]))
+        ids = (responses[best][0], responses[worst][0])
+        return [PairVerdict(*ids, outcome, name, settings.round, **about)]
+    labels = zip(responses, labels_from_ranks(ranks), strict=True)
+    return [
+        RatingVerdict(i, float(label), name, settings.round, **about)
+        for (i, _), label in labels
+        if label is not None
+    ]
+
+
+def verdict_of_orders(
+    responses: Sequence[NumberedResponse], both: BothOrders, judge: NamedJudge, number: int
+) -> PairVerdict:
+    """A pair's verdict in round `number`, with the raw answers; undecided where the orders differ,
+    which is no tie."""
+    (a, _), (b, _) = responses
+    orders = ((both.forward, (a, b), "AB"), (both.backward, (b, a), "BA"))
+    answers = tuple(
+        JudgeAnswer(text, shown, _word(verdict, names))
+        for (verdict, shown, names), text in zip(orders, both.answers, strict=True)
+        if text is not None
+    )
+    outcome: Any = "undecided" if both.undecided else _outcome(both.forward)
+    return PairVerdict(
+        a,
+        b,
+        outcome,
+        judge.name,
+        number,
+        source=source_of(judge),
+        judge=judge.fingerprint,
+        answers=answers if judge.fingerprint is not None else (),
+    )
+
+
+def _outcome(verdict: Preferred | NoVerdict) -> Outcome:
+    return "a" if verdict == 0 else "b" if verdict == 1 else "tie"
+
+
+def _word(verdict: Preferred | NoVerdict, names: str) -> str | None:
+    """A verdict in the prompt's words, for the names under which a and b were shown."""
+    if isinstance(verdict, NoVerdict):
+        return None
+    return "tie" if verdict is None else names[verdict]
