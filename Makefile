@@ -28,8 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/accord demo
 
+# A test process on each core, each with one thread: threads that share cores wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,7 +45,7 @@ TRL := .venv-trl/.installed
 $(TRL): constraints.txt
 	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt torch
-	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt trl==1.16.0 peft
 	touch $(TRL)
 
 # TRL 1.12 was the last to have PPO.

@@ -22,9 +22,11 @@ from trl import RewardConfig, RewardTrainer
 NUM_ROWS, STEPS, BATCH = 64, 8, 4
 
 
-def main(model: str, rows: str, output: str) -> None:
-    with open(rows, encoding="utf-8") as lines:
-        pairs = [as_messages(json.loads(line)) for line in lines][:NUM_ROWS]
+def main(model: str, path: str, output: str) -> None:
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    texts = (row for row in rows if isinstance(row["chosen"], str))
+    pairs = [as_messages(row) for row in texts if isinstance(row["prompt"], list)][:NUM_ROWS]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = RewardTrainer(

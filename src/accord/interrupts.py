@@ -15,10 +15,12 @@ SECONDS_TO_FORCE = 1.0  # between the first signal and one that ends the run at 
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+def deferred_interrupts(
+    on_first: Callable[[], object] | None = None,
+) -> Iterator[Callable[[], bool]]:
     """Defer the first Ctrl-C, or other signal of INTERRUPTS, to the end of the current unit of
     work; another one, a second later or more, raises KeyboardInterrupt at once. Yields a function
-    that returns whether there was one.
+    that returns whether there was one. `on_first` is called at the first, to acknowledge it.
 
     A SIGHUP that is ignored remains so, as `nohup` asks for.
     """
@@ -30,6 +32,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         # A launcher passes on to its processes what the terminal has sent them already.
         if received[-1] - received[0] >= SECONDS_TO_FORCE:
             raise KeyboardInterrupt
+        if len(received) == 1 and on_first is not None:
+            on_first()
 
     previous = {}
     try:

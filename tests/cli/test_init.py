@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,12 @@ def arguments(kind: str, world: Path, data: Path) -> list[str]:
     if kind in (*ONLINE, "iterate", "arena", "judge"):
         options += ["--reward-model", str(world / "reward")]
     return [kind, *options]
+
+
+def required(settings: Any) -> dict[str, Any]:
+    """The settings that a method can't do without."""
+    names = ("model", "dataset", "output_dir", "reward_model")
+    return {name: getattr(settings, name) for name in names if hasattr(settings, name)}
 
 
 @pytest.mark.parametrize("kind", STARTERS)
@@ -51,13 +58,19 @@ def test_each_recipe_passes_a_dry_run(
         settings = recipe.stage(kind).settings
         assert settings.model == str(tiny_world / "model")  # type: ignore[attr-defined]
         assert settings.lora is not None  # type: ignore[attr-defined]
+        default = METHOD_SETTINGS[kind](**required(settings), lora=settings.lora)  # type: ignore[attr-defined]
+        assert settings.learning_rate == pytest.approx(default.learning_rate)  # type: ignore[attr-defined]
 
 
 def test_an_existing_file_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine.yaml"
-    command = ["init", "dpo", "--model", "a/b", "--data", "pairs.jsonl", "--output", str(path)]
+    data = tmp_path / "pairs.jsonl"
+    command = ["init", "dpo", "--model", "a/b", "--data", str(data), "--output", str(path)]
+    assert run(command) == 2
+    assert f"There is no file or folder '{data}'" in capsys.readouterr().err
+    data.write_text("{}")
     assert run(command) == 0
     before = path.read_text()
     assert run(command) == 2

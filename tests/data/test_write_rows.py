@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord.data.write import ResponseRow, read_responses, write_jsonl, write_responses
+from accord.data.write import (
+    ResponseRow,
+    read_responses,
+    record_json,
+    write_jsonl,
+    write_responses,
+)
 from accord.errors import DataError, StorageError
-from accord.records import Message, Response
+from accord.records import Comparison, Message, Response
 
 
 def test_write_jsonl_makes_the_folder_and_counts(tmp_path: Path) -> None:
@@ -125,3 +131,10 @@ def test_lines_that_are_no_responses(tmp_path: Path, line: dict[str, Any], messa
     with pytest.raises(DataError) as caught:
         read_responses(path)
     assert str(caught.value) == f"{path}:1 {message}"
+
+
+@pytest.mark.parametrize("text", ["[image]", "{x} is a set", "array(1)", '[{"a": 1}]'])
+def test_an_answer_that_only_begins_like_json_stays_text(text: str) -> None:
+    """A list in one row of a file and text in the others can't be read by `datasets`."""
+    row = record_json(Comparison((Message("user", "q"),), text, "b"))
+    assert (row["chosen"], row["rejected"]) == (text, "b")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import signal
 import warnings
 from collections.abc import Iterator
 
+import pytest
 from rich.console import Console
 
 from accord.pipeline.console import messages_above_bar, run_with_bar
@@ -78,3 +81,19 @@ def test_warnings_for_the_developers_of_libraries_are_not_shown() -> None:
         yield Progress(1, 1)
 
     screen(work())
+
+
+def test_an_interrupt_is_acknowledged_at_once_and_ends_after_the_step() -> None:
+    def work() -> Iterator[Progress]:
+        yield Progress(1, 4, "loss 0.693")
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Progress(2, 4, "loss 0.500")
+        raise AssertionError("the work goes on")
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=120, color_system=None)
+    with pytest.raises(KeyboardInterrupt):
+        run_with_bar(PLAN, work(), console)
+    last = [line for line in lines(file.getvalue()) if "2/4 " in line][-1]
+    assert "elapsed, " in last
+    assert "interrupted: ends after this step; once more to end at once" in last

@@ -67,6 +67,17 @@ def test_without_a_ranking_the_headline_says_so() -> None:
     assert verdict_on().headline == "No model was measured."
 
 
+def test_a_training_that_learned_nothing_is_the_headline_where_nothing_ranks() -> None:
+    remark = {"dpo": "Rewards order 38% of 16 held-out pairs as they were preferred: chance."}
+    result = verdict({"models": [row("start"), row("dpo")]}, None, remark)
+    assert result.headline == "The held-out data do not show that dpo learned anything."
+    assert result.findings[0] == Finding("warning", f"dpo: {remark['dpo']}")
+    ranked = [row("start", elo=1000.0), row("dpo", elo=1300.0)]
+    result = verdict({"models": ranked}, None, remark)
+    assert "dpo" in result.headline
+    assert result.findings[0].level == "warning"
+
+
 def scored(model: str, truth: float, score: float) -> dict[str, Any]:
     return reward(
         model,

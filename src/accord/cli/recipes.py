@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 commands = typer.Typer()
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".db")  # suffixes of data
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or a recipe that comes with accord.")
@@ -112,6 +113,7 @@ def init(
 
     path = output or Path(f"{kind}.yaml")
     text = starter_recipe(kind, Start(tuple(model), data, reward_model), file=str(path))
+    _check_paths(*model, data, *([reward_model] if reward_model else []))
     if path.exists():
         raise RequestError(f"{path} exists. Name another file with --output, or remove it.")
     if not path.parent.is_dir():
@@ -119,6 +121,17 @@ def init(
     path.write_text(text, encoding="utf-8")
     load_recipe(path)  # every setting is checked
     typer.echo(f"Written: {path}. Look with `accord plan {path}`, then `accord run {path}`.")
+
+
+def _check_paths(*names: str) -> None:
+    """Refuse local paths that do not exist. A hub name is OWNER/NAME, or one name."""
+    from accord.errors import RequestError
+
+    for name in names:
+        path = Path(name).expanduser()
+        is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in _FILES
+        if is_local and not path.exists():
+            raise RequestError(f"There is no file or folder {name!r}. Check the path.")
 
 
 @commands.command("run")

@@ -11,6 +11,7 @@ from typing import Any
 from accord.data.files import DataRow, read_rows, require_values
 from accord.data.turns import is_hh_dialogue
 from accord.data.values import json_value
+from accord.data.written_messages import may_be_messages
 from accord.errors import DataError
 from accord.records import (
     Demonstration,
@@ -103,7 +104,7 @@ def _answer_json(record: Record, text: str, fields: str = "") -> str | list[dict
     """A response as a row has it: its text; or a list of its turn, where it has other fields or its
     text would be read as turns itself."""
     prompt = "" if isinstance(record, Text) else record.prompt
-    like_turns = is_hh_dialogue(text) or text.lstrip().startswith(("[", "{", "array("))
+    like_turns = is_hh_dialogue(text) or may_be_messages(text)
     return (
         _answer_turns(text, fields)
         if fields or (like_turns and not isinstance(prompt, str))

@@ -23,6 +23,11 @@ _ROLE = re.compile(r"""['"](?:role|from)['"]\s*:""")
 _FIRST_KEYS = {"role", "from", "content", "value"}
 
 
+def may_be_messages(text: str) -> bool:
+    """Whether `messages_in_text` looks for messages in a text, and may raise."""
+    return _OBJECT.match(text) is not None and _ROLE.search(text) is not None
+
+
 def messages_in_text(text: str, column: str) -> list[dict[str, Any]] | None:
     """The messages that a text writes, as a list of dicts; None where it writes no messages.
 
@@ -30,7 +35,7 @@ def messages_in_text(text: str, column: str) -> list[dict[str, Any]] | None:
     """
     first = _OBJECT.match(text)
     stripped = text.strip()
-    if first is None or _ROLE.search(text) is None or not stripped.endswith(("]", "}", ")")):
+    if first is None or not may_be_messages(text) or not stripped.endswith(("]", "}", ")")):
         return None
     try:
         value = json.loads(stripped)

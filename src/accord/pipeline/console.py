@@ -26,6 +26,8 @@ from accord.pipeline.progress import Progress
 from accord.runs.activity import log as activity_log
 from accord.settings.recipe import StagePlan
 
+_ENDING = "interrupted: ends after this step; once more to end at once"
+
 
 def run_with_bar(plan: StagePlan, work: Iterator[Progress], console: Console) -> None:
     """Run a stage's work to its end with a progress bar (`work_with_bar`)."""
@@ -47,8 +49,9 @@ def work_with_bar(
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn(
             "{task.fields[note]}",
             style="dim",
@@ -58,8 +61,8 @@ def work_with_bar(
     )
     hidden = transient and not console.is_terminal
     bar = Bar(*columns, console=console, refresh_per_second=4, transient=transient, disable=hidden)
-    with deferred_interrupts() as interrupted, bar:
-        task = bar.add_task(name, total=None, note="preparing")
+    task = bar.add_task(name, total=None, note="preparing")
+    with deferred_interrupts(lambda: bar.update(task, note=_ENDING)) as interrupted, bar:
         with _activity_beside(bar, task):
             while True:
                 try:
@@ -68,7 +71,8 @@ def work_with_bar(
                     result = end.value
                     break
                 total = progress.total or 1
-                bar.update(task, completed=progress.done, total=total, note=progress.note)
+                note = _ENDING if interrupted() else progress.note
+                bar.update(task, completed=progress.done, total=total, note=note)
                 if interrupted():
                     work.close()  # type: ignore[attr-defined]
                     raise KeyboardInterrupt

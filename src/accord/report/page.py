@@ -20,7 +20,7 @@ from accord.report.figures.models import (
     reward_figures,
 )
 from accord.report.figures.rounds import round_curves
-from accord.report.findings.health import Remark, remarks
+from accord.report.findings.health import Remark, remarks, unlearned_stages
 from accord.report.findings.verdict import verdict
 from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
@@ -73,7 +73,7 @@ def write_report(settings: ReportSettings) -> Path:
     """
     inputs = read_inputs(settings)
     results = merge_results(inputs)
-    results["verdict"] = asdict(verdict(results, inputs.evaluation))
+    results["verdict"] = asdict(verdict(results, inputs.evaluation, unlearned_stages(inputs)))
     page = render(settings, inputs, results)
     folder = Path(settings.output_dir)
     write_json_atomic(folder / "results.json", results)
@@ -89,7 +89,7 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
     run = results["run"]
     return TEMPLATES.get_template("report.html.j2").render(
         title=visible(settings.title),
-        verdict=verdict(results, inputs.evaluation),
+        verdict=verdict(results, inputs.evaluation, unlearned_stages(inputs)),
         names=names,
         colours=colours(names),
         visible=visible,

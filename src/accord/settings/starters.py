@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from accord.errors import RequestError
+from accord.settings.lora import LORA_RATE_FACTOR
 from accord.settings.reading.suggest import did_you_mean, listed
 from accord.settings.stage_kinds import METHOD_SETTINGS, method_summary
 
@@ -19,6 +20,7 @@ _ROWS = {
     "kto": '{"prompt": …, "completion": …, "label": true}, or pairs',
     **dict.fromkeys(("dpo", "ipo", "orpo", "simpo"), '{"prompt": …, "chosen": …, "rejected": …}'),
 }
+_EPOCHS = "    num_train_epochs: 1          # passes over the rows\n"
 _PROMPTS = '{"prompt": …}'
 _NO_REWARD = (
     "needs a reward: name a reward model with --reward-model PATH (`accord init reward` trains "
@@ -79,11 +81,12 @@ def _training(kind: str, start: Start) -> tuple[str, str]:
     dataset: $split/train.jsonl
     eval_dataset: $split/test.jsonl
     eval_steps: 50
+{_EPOCHS}    learning_rate: {_peak_rate(kind)} # raise it where the report says: not learned
     lora: on                     # trains an adapter; without this line, all weights
     precision: bf16
 """
     if online:
-        train = train.replace("    eval_steps: 50\n", "")
+        train = train.replace("    eval_steps: 50\n", "").replace(_EPOCHS, "")
         train += f"    reward_model: {_yaml(str(start.reward_model))}\n"
         train += "    max_new_tokens: 128            # of a response\n"
     elif kind == "reward":
@@ -92,6 +95,12 @@ def _training(kind: str, start: Start) -> tuple[str, str]:
         f"{kind.upper()}: {summary}.",
         _split(start, rows) + train + _comparison(kind, start),
     )
+
+
+def _peak_rate(kind: str) -> str:
+    """A method's default learning rate for adapters, as wide as the recipe's first column."""
+    default = METHOD_SETTINGS[kind].model_fields["learning_rate"].default
+    return f"{default * LORA_RATE_FACTOR:<13.1e}"
 
 
 def _split(start: Start, rows: str) -> str:
@@ -114,6 +123,7 @@ def _comparison(kind: str, start: Start) -> str:
     dataset: $split/test.jsonl
     max_prompts: 32
     num_responses: 1
+    temperature: 1.0             # KL is measured at 1; lower is less random
     precision: bf16
 """
         for name, model, shown in (
@@ -124,7 +134,7 @@ def _comparison(kind: str, start: Start) -> str:
     scorer = start.reward_model
     reward = f"    reward_model: {_yaml(scorer)}\n" if scorer else ""
     return f"""{samples}
-  - stage: evaluate              # KL from the start, length, diversity, refusals
+  - stage: evaluate              # KL from the start, length, diversity
     contestants: &models
       - {{name: start, responses: $before/responses.jsonl, model: {start.model}}}
       - {{name: {kind}, responses: $after/responses.jsonl, model: ${kind}/model, train: ${kind}}}

@@ -18,6 +18,9 @@ from accord.report.tables.rows import (
     has_value,
 )
 
+HELD_OUT_ORDER = "held-out order"
+"""What a remark is about that says whether the order of held-out pairs was learned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remark:
@@ -41,6 +44,16 @@ def remarks(stage: StageRecord, inputs: ReportInputs, rows: Sequence[Row]) -> li
             text = f"{text} {outcome}".strip()
         page_remarks.append(Remark(level, visible(str(entry.get("about", ""))), visible(text)))
     return page_remarks
+
+
+def unlearned_stages(inputs: ReportInputs) -> dict[str, str]:
+    """The remarks on trainings whose held-out rows show no learning, by the stage's name."""
+    return {
+        visible(stage.name): visible(str(entry.get("text", "")))
+        for stage in inputs.stages
+        for entry in stage.health
+        if entry.get("about") == HELD_OUT_ORDER
+    }
 
 
 def _displacement_outcome(

@@ -30,9 +30,14 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def verdict(results: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> Verdict:
+def verdict(
+    results: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    unlearned: Mapping[str, str] | None = None,
+) -> Verdict:
     """The verdict on results.json, with details from evaluation.json where there is one.
 
+    `unlearned` has what was remarked of trainings whose held-out rows show no learning, by stage.
     A ceiling, chosen by the true reward itself, is left out: nobody could use it as a model.
     """
     rows = [
@@ -43,8 +48,10 @@ def verdict(results: Mapping[str, Any], evaluation: Mapping[str, Any] | None) ->
     evaluated = (evaluation or {}).get("models", [])
     details = {visible(row["model"]): row for row in evaluated}
     judges = _visible_judges(results.get("judges") or {})
-    headline, support = _headline(rows, judges)
-    return Verdict(headline, support, findings(rows, details, results.get("reward_model"), judges))
+    headline, support = _headline(rows, judges, list(unlearned or {}))
+    warnings = tuple(Finding("warning", f"{n}: {text}") for n, text in (unlearned or {}).items())
+    others = findings(rows, details, results.get("reward_model"), judges)
+    return Verdict(headline, support, (*warnings, *others))
 
 
 def _visible_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,10 +64,12 @@ def _visible_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _headline(rows: Sequence[Row], judges: Mapping[str, Any]) -> tuple[str, str]:
+def _headline(
+    rows: Sequence[Row], judges: Mapping[str, Any], unlearned: Sequence[str]
+) -> tuple[str, str]:
     criterion = best_criterion(rows)
     if criterion is None:
-        return _unranked(rows)
+        return _unranked(rows, unlearned)
     key, name, digits = criterion
     ranked = sorted((row for row in rows if has_value(row, key)), key=lambda row: -row[key])
     best, rest = ranked[0], ranked[1:]
@@ -102,9 +111,14 @@ def _lead(best: Row, row: Row, criterion: Criterion) -> str:
     return f"{mean}{f' ({text})' if text else ''} above {row['model']}"
 
 
-def _unranked(rows: Sequence[Row]) -> tuple[str, str]:
+def _unranked(rows: Sequence[Row], unlearned: Sequence[str]) -> tuple[str, str]:
     if not rows:
         return "No model was measured.", "The stages of the run are listed below."
+    if unlearned:
+        return (
+            f"The held-out data do not show that {join_names(unlearned)} learned anything.",
+            "No true reward or rating is known, so no measure ranks the models.",
+        )
     if len(rows) == 1:
         return f"{rows[0]['model']} was measured.", "There is no other model to compare it with."
     return (
