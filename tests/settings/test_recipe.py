@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,22 @@ def test_a_run_without_a_folder_is_called_after_the_recipe(tmp_path: Path) -> No
     recipe = load_recipe(write_recipe(tmp_path, "stages:\n- stage: world"))
     assert recipe.output_dir == "runs/r"
     assert recipe.seed == 0
+
+
+@pytest.mark.parametrize("folder", ["~", "~/x/", "  x ", "\x0cx", "a/../x/"])
+def test_the_runs_folder_is_read_as_a_stages_is(tmp_path: Path, folder: str) -> None:
+    text = f"output_dir: {json.dumps(folder)}\nstages:\n- {{stage: split, dataset: d.jsonl}}"
+    recipe = load_recipe(write_recipe(tmp_path, text))
+    home = str(Path.home())
+    expected = {"~": home, "~/x/": f"{home}/x"}.get(folder, "x")
+    stage = recipe.stages[0].settings.output_dir  # type: ignore[attr-defined]
+    assert (recipe.output_dir, stage) == (expected, f"{expected}/split")
+
+
+def test_a_blank_folder_is_refused(tmp_path: Path) -> None:
+    text = "output_dir: ' '\nstages:\n- {stage: split, dataset: d.jsonl}"
+    with pytest.raises(SettingsError, match=r"`output_dir` is blank \(.*:1\)"):
+        load_recipe(write_recipe(tmp_path, text))
 
 
 def test_a_price_in_a_title_is_no_folder(tmp_path: Path) -> None:

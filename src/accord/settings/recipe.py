@@ -85,9 +85,7 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     entries, names = _stage_entries(values)
     values = _apply_overrides(values, names, overrides)
     entries, names = _stage_entries(values)
-    output_dir = _run_value(values, "output_dir", str, f"runs/{path.stem}")
-    output_dir = os.path.expanduser(output_dir) if output_dir.startswith("~/") else output_dir
-    output_dir = os.path.normpath(output_dir)  # a slash at the end would be doubled
+    output_dir = _output_dir(values, f"runs/{path.stem}")
     seed = _run_value(values, "seed", int, 0)
     if seed < 0:
         raise SettingsError(
@@ -105,6 +103,19 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return Recipe(output_dir, seed, tuple(plans), title, str(path))
 
 
+def _output_dir(values: LocatedMapping, default: str) -> str:
+    """The run's folder, read as a stage reads its own: without blanks around it, with `~` expanded,
+    and without a slash at the end, which would be doubled."""
+    output_dir: str = _run_value(values, "output_dir", str, default).strip()
+    if not output_dir:
+        raise SettingsError(
+            f"`output_dir` is blank ({values.source_of(('output_dir',))}). Name a folder, or leave "
+            f"it out."
+        )
+    is_home = output_dir == "~" or output_dir.startswith("~/")
+    return os.path.normpath(os.path.expanduser(output_dir) if is_home else output_dir)
+
+
 def _check_folder(
     name: str, folder: str, entry: LocatedMapping, folders: Mapping[str, str]
 ) -> None:
@@ -112,7 +123,7 @@ def _check_folder(
     run's."""
     if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(folders["run"])):
         raise SettingsError(
-            f"`{name}.output_dir` is {entry.values['output_dir']!r} "
+            f"`{name}.output_dir` is {entry.values.get('output_dir', folder)!r} "
             f"({entry.source_of(('output_dir',))}), outside of the run's folder {folders['run']}. "
             f"Leave it out, or name a folder in $run; to write elsewhere, run the stage by itself "
             f"(`accord {entry.values['stage']}`)."
