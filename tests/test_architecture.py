@@ -21,6 +21,7 @@ ORDER = (
     "records",
     "errors",
     "interrupts",
+    "hub_names",
     "settings",
     "runs",
     "data",
@@ -43,7 +44,7 @@ ONLY = {
     "objectives": {"errors"},
 }
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "scipy", "sqlalchemy", "peft"}
-LIGHT = ("__init__", "records", "errors", "interrupts", "settings", "cli")
+LIGHT = ("__init__", "records", "errors", "interrupts", "hub_names", "settings", "cli")
 LONGEST_MODULE = 350
 LONGEST_TEST_FILE = 400
 LONGEST_FUNCTION = 70

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accord.data.files import read_rows
-from accord.data.hub import is_hub_name
 from accord.errors import DataError
 from accord.records import Source
 
@@ -240,13 +239,6 @@ def test_missing_file_suggests_a_near_name_at_once(tmp_path: Path) -> None:
         f"{tmp_path / 'no/zzz.jsonl'} does not exist, nor does its folder {tmp_path / 'no'}. "
         "Give a file, a folder, or a hub name (owner/name)."
     )
-
-
-def test_hub_names() -> None:
-    for name in ("owner/name", "o-w/n.a_m:train", "owner/name:config:train"):
-        assert is_hub_name(name)
-    for name in ("name", "/owner/name", "./a/b", "a/b/c", "../b", "~/x", "owner/name:"):
-        assert not is_hub_name(name)
 
 
 def test_hub_gives_train_and_names_the_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from accord.runs import read_metrics, write_json_atomic
 from accord.settings.recipe import single_stage
 from accord.settings.training import SftSettings
 from tests.failures.commands import GOOD, SFT, Fails, write
+from tests.small_disk import mount_small_disk
 
 
 def steps(settings: SftSettings, count: int) -> None:
@@ -114,17 +115,8 @@ def test_a_loss_that_is_not_a_number(workdir: Path, fails: Fails) -> None:
 @pytest.fixture
 def small_disk(workdir: Path) -> Iterator[Path]:
     """A disk of 700 kB, where one checkpoint of the tiny model fits and a second does not."""
-    disk = workdir / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk needs more rights: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with mount_small_disk(workdir / "disk", "700k") as disk:
+        yield disk
 
 
 def test_no_space_for_a_checkpoint(small_disk: Path, workdir: Path, fails: Fails) -> None:

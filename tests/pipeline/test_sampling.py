@@ -77,7 +77,9 @@ def answers(settings: SampleSettings) -> list[Response]:
     return [r for row in rows for r in row.responses]
 
 
-def test_stop_strings_end_the_text(settings: SampleSettings) -> None:
+@pytest.mark.parametrize("seed", [0, 10])  # 10: markers of turns are sampled, with letters in them
+def test_stop_strings_end_the_text(settings: SampleSettings, seed: int) -> None:
+    settings = settings.model_copy(update={"seed": seed})
     plain = answers(settings)
     letter = Counter(c for r in plain for c in set(r.text)).most_common(1)[0][0]
     folder = f"{settings.output_dir}-stopped"

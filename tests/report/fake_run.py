@@ -120,19 +120,7 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
                 seconds=None,
             )
         )
-        trained = not model.name.startswith(("base", "best"))
-        train = run / model.name
-        if trained:
-            start = "base" if model.name == "sft" else "sft"
-            write_stage(train, model.name, rng, start=str(run / start / "model"))
-        contestants.append(
-            Contestant(
-                name=model.name,
-                responses=str(responses),
-                model=str(train / "model") if trained else None,
-                train=str(train) if trained else None,
-            )
-        )
+        contestants.append(write_contestant(run, model.name, responses, rng))
     write_json_atomic(
         run / "evaluate" / "evaluation.json",
         {
@@ -155,6 +143,17 @@ def write_run(run: Path, *, models: Sequence[Fake] = MODELS, prompts: int = 60) 
         evaluation=str(run / "evaluate" / "evaluation.json"),
         ratings=str(run / "arena" / "ratings.json"),
         examples=6,
+    )
+
+
+def write_contestant(run: Path, name: str, responses: Path, rng: random.Random) -> Contestant:
+    """The contestant, and the stage that trained it if one did."""
+    if name.startswith(("base", "best")):
+        return Contestant(name=name, responses=str(responses))
+    train, start = run / name, "base" if name == "sft" else "sft"
+    write_stage(train, name, rng, start=str(run / start / "model"))
+    return Contestant(
+        name=name, responses=str(responses), model=str(train / "model"), train=str(train)
     )
 
 

@@ -70,7 +70,7 @@ def test_without_a_ranking_the_headline_says_so() -> None:
 def test_a_training_that_learned_nothing_is_the_headline_where_nothing_ranks() -> None:
     remark = {"dpo": "Rewards order 38% of 16 held-out pairs as they were preferred: chance."}
     result = verdict({"models": [row("start"), row("dpo")]}, None, remark)
-    assert result.headline == "The held-out data do not show that dpo learned anything."
+    assert result.headline == "The held-out data do not show that dpo learned the preferences."
     assert result.findings[0] == Finding("warning", f"dpo: {remark['dpo']}")
     ranked = [row("start", elo=1000.0), row("dpo", elo=1300.0)]
     result = verdict({"models": ranked}, None, remark)

@@ -16,8 +16,7 @@ from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.template import encode_prompt
 from accord.records import Message
 from accord.respond.protocol import Sample
-from accord.respond.stops import StopStrings
-from accord.respond.text import decode_all, response_text
+from accord.respond.text import find_stop_strings, response_text
 from tests.lm.toys import toy_tokenizer
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<tool_call>"]
@@ -83,7 +82,7 @@ def test_text_and_tokens_are_one(text: str, special: bool) -> None:
 def test_a_stop_string_may_be_a_special_token() -> None:
     tokenizer = with_tags(True)
     tokens = ids(tokenizer, "<answer>4</answer>")
-    stops = StopStrings(["</answer>"], lambda t: decode_all(tokenizer, t))
+    stops = find_stop_strings(tokenizer, ["</answer>"])
     assert stops.find_in(tokens) == "</answer>"
     sample = Sample(tokens, (0.0,) * len(tokens), True, "</answer>")
     assert response_text(sample, tokenizer) == "<answer>4"
@@ -91,3 +90,23 @@ def test_a_stop_string_may_be_a_special_token() -> None:
     tokens = ids(tokenizer, "4\n<|user|>")
     sample = Sample(tokens, (0.0,) * len(tokens), True, "\n<|user|>")
     assert response_text(sample, tokenizer) == "4"
+
+
+@pytest.mark.parametrize(
+    ("strings", "stop", "text"),
+    [
+        (["se"], None, "4\nab"),  # only the marker's name holds it
+        (["<|user|>"], "<|user|>", "4\n"),
+        (["\n<|user|>", "x"], "\n<|user|>", "4"),
+        (["\na"], "\na", "4"),  # in the text that is shown, over the marker
+        (["b", "a"], "a", "4\n"),
+    ],
+)
+def test_a_stop_string_is_not_looked_for_in_a_marker_that_it_does_not_name(
+    strings: list[str], stop: str | None, text: str
+) -> None:
+    tokenizer = with_tags(True)
+    tokens = ids(tokenizer, "4\n<|user|>ab")
+    assert find_stop_strings(tokenizer, strings).find_in(tokens) == stop
+    sample = Sample(tokens, (0.0,) * len(tokens), stop is not None, stop)
+    assert response_text(sample, tokenizer) == text

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.small_disk import mount_small_disk
 
 from accord.errors import StorageError
 from accord.runs import atomic, atomic_folder, remove_folder, write_json_atomic
@@ -263,17 +264,8 @@ def test_json_is_whole_and_valid(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, mounted for the test."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk needs more rights: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mount_small_disk(tmp_path / "small", "1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_an_error_with_its_space_and_leaves_the_old_folder(small_disk: Path) -> None:

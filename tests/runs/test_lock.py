@@ -39,6 +39,11 @@ def start_holder(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], 
     return process, int(process.stdout.readline())
 
 
+def holder(folder: Path) -> Any:
+    """The process that the lock file names."""
+    return json.loads((folder / lock.LOCK_FILE).read_text())["pid"]
+
+
 def write_lock(folder: Path, **changes: Any) -> Path:
     """A lock file that an earlier run left, of this process on this machine but for `changes`."""
     with lock_folder(folder):
@@ -69,8 +74,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     process.wait()
     assert (tmp_path / lock.LOCK_FILE).is_file()
     with lock_folder(tmp_path):
-        about = json.loads((tmp_path / lock.LOCK_FILE).read_text())
-        assert about["pid"] == os.getpid()
+        assert holder(tmp_path) == os.getpid()
     assert list(tmp_path.iterdir()) == []  # nothing is left of either
 
 
@@ -79,7 +83,7 @@ def test_the_lock_of_a_killed_run_is_removed_and_a_running_ones_stays(tmp_path: 
     assert not (tmp_path / "none").exists()
     process, pid = start_holder(tmp_path)
     remove_stale_lock(tmp_path)
-    assert json.loads((tmp_path / lock.LOCK_FILE).read_text())["pid"] == pid
+    assert holder(tmp_path) == pid
     process.kill()
     process.wait()
     remove_stale_lock(tmp_path)
@@ -92,7 +96,8 @@ def test_a_forked_child_does_not_prolong_the_lock_of_a_killed_run(tmp_path: Path
     process.wait()
     try:
         with lock_folder(tmp_path):
-            pass
+            assert holder(tmp_path) == os.getpid()
+        assert os.path.exists(f"/proc/{child}")  # it lived through that
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -137,16 +142,17 @@ def test_a_run_on_another_machine_is_refused_with_the_file_to_remove(tmp_path: P
 
 
 def test_a_lock_from_before_a_restart_of_this_machine_is_taken_over(tmp_path: Path) -> None:
-    write_lock(tmp_path, boot="another")
+    write_lock(tmp_path, boot="another", pid=1)
     with lock_folder(tmp_path):
-        pass
+        assert holder(tmp_path) == os.getpid()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
 def test_a_damaged_lock_file_without_a_lock_is_taken_over(tmp_path: Path, content: str) -> None:
     (tmp_path / lock.LOCK_FILE).write_text(content)
     with lock_folder(tmp_path):
-        pass
+        assert holder(tmp_path) == os.getpid()
+    assert list(tmp_path.iterdir()) == []
 
 
 def refuse_locks(*_: object) -> None:

@@ -14,8 +14,8 @@ from accord.compare.dataset import load_records
 from accord.compare.rewards.reward import CombinedReward, score_responses
 from accord.compare.texts import shorten
 from accord.data.columns import DialogueText
-from accord.data.hub import is_hub_name
 from accord.errors import DataError
+from accord.hub_names import is_hub_name
 from accord.lm.load import Device
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits

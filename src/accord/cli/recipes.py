@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 commands = typer.Typer()
-_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".db")  # suffixes of data
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or a recipe that comes with accord.")
@@ -124,14 +123,15 @@ def init(
 
 
 def _check_paths(*names: str) -> None:
-    """Refuse local paths that do not exist. A hub name is OWNER/NAME, or one name."""
+    """Raise RequestError for a name at which nothing lies, and that is no hub name."""
     from accord.errors import RequestError
+    from accord.hub_names import means_hub
 
     for name in names:
-        path = Path(name).expanduser()
-        is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in _FILES
-        if is_local and not path.exists():
-            raise RequestError(f"There is no file or folder {name!r}. Check the path.")
+        if not Path(name).expanduser().exists() and not means_hub(name):
+            raise RequestError(
+                f"There is no file or folder {name!r}. Check the path; a hub name is OWNER/NAME."
+            )
 
 
 @commands.command("run")

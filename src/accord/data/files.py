@@ -13,12 +13,13 @@ from typing import Any
 
 from accord.data.checks import RowError
 from accord.data.csv_rows import read_csv
-from accord.data.hub import OriginRow, is_hub_name, is_saved_dataset, read_hub_rows, read_saved_rows
+from accord.data.hub import OriginRow, is_saved_dataset, read_hub_rows, read_saved_rows
 from accord.data.json_rows import ReadRow, read_json, read_jsonl
 from accord.data.lines import require_file
 from accord.data.parquet_rows import read_parquet
 from accord.data.values import plain_row, printable
 from accord.errors import DataError
+from accord.hub_names import is_hub_name, means_hub
 from accord.records import Source
 
 READABLE_FILES = ".jsonl, .json, .csv, .tsv or .parquet (all but the last also with .gz behind)"
@@ -73,7 +74,7 @@ def read_rows(path: str | Path) -> Iterator[DataRow]:
     name = str(path)
     path = expand_path(path)
     mode = file_mode(path)
-    if mode is None and is_hub_name(name) and not _names_a_file(path):
+    if mode is None and means_hub(name):
         rows = read_hub_rows(name)
     elif mode is None:
         raise DataError(describe_missing_path(path))
@@ -113,10 +114,6 @@ def file_mode(path: Path) -> int | None:
         shown = name if len(name) <= 200 else f"{name[:100]}…{name[-60:]}"
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{shown} can't be read: {reason}. Check the path.") from None
-
-
-def _names_a_file(path: Path) -> bool:
-    return _extension(path) in READERS or path.parent.is_dir()
 
 
 def require_rows(rows: Iterator[DataRow], name: str) -> Iterator[DataRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,6 @@ from accord.data.checks import RowError
 from accord.data.parquet_rows import BATCH_ROWS, rows_of_batch
 from accord.data.values import printable
 from accord.errors import DataError
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+){0,2}")
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether `name` is `owner/name`, `owner/name:split` or `owner/name:config:split`."""
-    return HUB_NAME.fullmatch(name) is not None
 
 
 def is_saved_dataset(folder: Path) -> bool:

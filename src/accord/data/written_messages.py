@@ -25,7 +25,13 @@ _FIRST_KEYS = {"role", "from", "content", "value"}
 
 def may_be_messages(text: str) -> bool:
     """Whether `messages_in_text` looks for messages in a text, and may raise."""
-    return _OBJECT.match(text) is not None and _ROLE.search(text) is not None
+    return _first_key(text) is not None
+
+
+def _first_key(text: str) -> str | None:
+    """The first key of a text that begins as messages do; None for other texts."""
+    first = _OBJECT.match(text)
+    return first[1] if first is not None and _ROLE.search(text) is not None else None
 
 
 def messages_in_text(text: str, column: str) -> list[dict[str, Any]] | None:
@@ -33,15 +39,14 @@ def messages_in_text(text: str, column: str) -> list[dict[str, Any]] | None:
 
     Raises RowError for a text that begins as messages do and can't be read.
     """
-    first = _OBJECT.match(text)
-    stripped = text.strip()
-    if first is None or not may_be_messages(text) or not stripped.endswith(("]", "}", ")")):
+    first_key, stripped = _first_key(text), text.strip()
+    if first_key is None or not stripped.endswith(("]", "}", ")")):
         return None
     try:
         value = json.loads(stripped)
     except (ValueError, RecursionError):
         value = _read_literal(stripped)
-    if value is None and first[1] in _FIRST_KEYS:
+    if value is None and first_key in _FIRST_KEYS:
         raise RowError(f"`{column}` holds text that begins as messages do", truncate(text))
     turns = [value] if isinstance(value, Mapping) else value
     if isinstance(turns, list | tuple) and turns and all(map(_is_turn, turns)):

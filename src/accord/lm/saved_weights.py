@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from accord.errors import ModelError
+from accord.hub_names import is_hub_name
 from accord.lm.adapters.stack import saved_form, stack_adapters
 from accord.lm.adapters.switch import POLICY
 from accord.lm.loading.weight_files import INDEX, SINGLE, tensor_headers, weight_files
@@ -48,7 +49,7 @@ def stored_dtype(path: str) -> torch.dtype | None:
 
 def _cached_files(name: str) -> list[Path]:
     """A file of a hub model's weights, where it is cached."""
-    if name.count("/") != 1:
+    if not is_hub_name(name):
         return []
     file = SINGLE
     index = try_to_load_from_cache(name, INDEX)

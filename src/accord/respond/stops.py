@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 MARGIN_TOKENS = 8  # decoded before those that a stop string could span
 
@@ -12,15 +12,24 @@ class StopStrings:
 
     A token may complete a string and hold text after it. Only the last tokens are decoded, as many
     as the longest string has bytes and MARGIN_TOKENS more. If their text holds a stop string, the
-    whole response is decoded, since a token's text may depend on the tokens before it.
+    whole response is decoded, since a token's text may depend on the tokens before it. `unseen` are
+    the tokens that are no part of a response's text: a string that only their names hold, such as
+    `assistant`, is not looked for there.
     """
 
-    def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
-        self.strings, self.decode = tuple(strings), decode
+    def __init__(
+        self,
+        strings: Sequence[str],
+        decode: Callable[[Sequence[int]], str],
+        unseen: Collection[int] = (),
+    ) -> None:
+        self.strings, self.decode, self.unseen = tuple(strings), decode, unseen
         self.tail_tokens = max(len(s.encode()) for s in self.strings) + MARGIN_TOKENS
 
     def find_in(self, tokens: Sequence[int]) -> str | None:
         """The stop string that begins first in the text of these tokens, if there is one."""
+        if self.unseen:
+            tokens = [token for token in tokens if token not in self.unseen]
         tail = self.decode(tokens[-self.tail_tokens :])
         if not any(s in tail for s in self.strings):
             return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.opened import blank_before_answers
 from accord.lm.tokens.template import tokenize_text
 from accord.respond.protocol import Sample
-from accord.respond.stops import truncate_at_stop
+from accord.respond.stops import StopStrings, truncate_at_stop
 
 CONTEXT_TOKENS = 8  # of the prompt, decoded with a response
 
@@ -21,6 +22,21 @@ def decode_all(tokenizer: Any, tokens: Sequence[int]) -> str:
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
     )
+
+
+def find_stop_strings(tokenizer: Any, strings: Sequence[str]) -> StopStrings:
+    """Looks for stop strings in what `response_text` shows, and in control tokens that one names.
+
+    A string such as `user` is not found in the name of a control token `<|user|>`, which is no part
+    of the text; `<|user|>` is found.
+    """
+    named = any(_names_control_token(string, tokenizer) for string in strings)
+    unseen = frozenset() if named else control_tokens(tokenizer).ids
+    return StopStrings(strings, partial(decode_all, tokenizer), unseen)
+
+
+def _names_control_token(string: str, tokenizer: Any) -> bool:
+    return any(marker in string for marker in control_tokens(tokenizer).texts)
 
 
 def response_text(sample: Sample, tokenizer: Any, prompt: Sequence[int] = ()) -> str:
@@ -44,8 +60,7 @@ def response_text(sample: Sample, tokenizer: Any, prompt: Sequence[int] = ()) ->
 def _before_stop(tokens: list[int], stop: str, tokenizer: Any) -> list[int]:
     """The tokens up to the stop string that ended them, where a control token is part of it."""
     text = decode_all(tokenizer, tokens)
-    control = control_tokens(tokenizer)
-    if not any(marker in stop for marker in control.texts) or stop not in text:
+    if not _names_control_token(stop, tokenizer) or stop not in text:
         return tokens
     end = text.index(stop)
     while tokens and len(decode_all(tokenizer, tokens)) > end:

@@ -20,7 +20,6 @@ _ROWS = {
     "kto": '{"prompt": …, "completion": …, "label": true}, or pairs',
     **dict.fromkeys(("dpo", "ipo", "orpo", "simpo"), '{"prompt": …, "chosen": …, "rejected": …}'),
 }
-_EPOCHS = "    num_train_epochs: 1          # passes over the rows\n"
 _PROMPTS = '{"prompt": …}'
 _NO_REWARD = (
     "needs a reward: name a reward model with --reward-model PATH (`accord init reward` trains "
@@ -74,22 +73,23 @@ def _training(kind: str, start: Start) -> tuple[str, str]:
         raise RequestError(f"`{kind}` {_NO_REWARD}")
     rows = _ROWS.get(kind, _PROMPTS)
     summary = method_summary(METHOD_SETTINGS[kind])
+    passes = """
+    eval_steps: 50
+    num_train_epochs: 1          # passes over the rows"""
+    answers = f"""    reward_model: {_yaml(str(start.reward_model))}
+    max_new_tokens: 128          # of a response
+"""
     train = f"""
   - stage: train
     method: {kind}
     model: {start.model}
     dataset: $split/train.jsonl
-    eval_dataset: $split/test.jsonl
-    eval_steps: 50
-{_EPOCHS}    learning_rate: {_peak_rate(kind)} # raise it where the report says: not learned
+    eval_dataset: $split/test.jsonl{"" if online else passes}
+    learning_rate: {_peak_rate(kind)} # raise it where the report says: not learned
     lora: on                     # trains an adapter; without this line, all weights
     precision: bf16
-"""
-    if online:
-        train = train.replace("    eval_steps: 50\n", "").replace(_EPOCHS, "")
-        train += f"    reward_model: {_yaml(str(start.reward_model))}\n"
-        train += "    max_new_tokens: 128            # of a response\n"
-    elif kind == "reward":
+{answers if online else ""}"""
+    if kind == "reward":
         return f"A reward model, from {start.data}.", _split(start, rows) + train + _REPORT
     return (
         f"{kind.upper()}: {summary}.",

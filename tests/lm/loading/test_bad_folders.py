@@ -44,7 +44,7 @@ def change(folder: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def refused(folder: Path, message: str) -> None:
+def assert_refused(folder: Path, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_causal(str(folder))
     with pytest.raises(ModelError, match=message):
@@ -54,7 +54,7 @@ def refused(folder: Path, message: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "{", "null", "3", '"llama"', "", "[" * 5000])
 def test_a_configuration_that_is_no_object(text: str, toy: Path) -> None:
     (toy / "config.json").write_text(text)
-    refused(toy, r"config\.json (can't be read|holds a)")
+    assert_refused(toy, r"config\.json (can't be read|holds a)")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_configuration_that_is_no_object(text: str, toy: Path) -> None:
 )
 def test_values_that_do_not_fit_the_files(values: dict[str, Any], message: str, toy: Path) -> None:
     change(toy, **values)
-    refused(toy, message)
+    assert_refused(toy, message)
 
 
 def test_layers_that_the_configuration_leaves_out_are_named(
@@ -108,14 +108,14 @@ QUANTISED: dict[str, Any] = {
 @pytest.mark.parametrize("method", QUANTISED)
 def test_quantised_models(method: str, toy: Path) -> None:
     change(toy, quantization_config=QUANTISED[method])
-    refused(toy, rf"is quantised \({method}\).*dequantize")
+    assert_refused(toy, rf"is quantised \({method}\).*dequantize")
 
 
 def test_a_quantised_base_of_an_adapter(toy: Path, tmp_path: Path) -> None:
     lm = add_adapters(load_causal(str(toy)), LoraSettings(r=2), seed=0)
     save_model(lm, tmp_path / "adapter", card="")
     change(toy, quantization_config=QUANTISED["bitsandbytes"])
-    refused(tmp_path / "adapter", r"toy is quantised \(bitsandbytes\)")
+    assert_refused(tmp_path / "adapter", r"toy is quantised \(bitsandbytes\)")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
@@ -126,12 +126,12 @@ def test_quantised_tensors_without_a_word_in_the_configuration(
     name = "model.layers.0.mlp.up_proj.weight"
     tensors[name] = tensors[name].to(dtype)
     save_file(tensors, toy / "model.safetensors", metadata={"format": "pt"})
-    refused(toy, f"the tensor {name} is stored as .*, so it is quantised")
+    assert_refused(toy, f"the tensor {name} is stored as .*, so it is quantised")
 
 
 def test_a_gguf_folder(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
-    refused(tmp_path, "holds a GGUF file.*converted from")
+    assert_refused(tmp_path, "holds a GGUF file.*converted from")
 
 
 def save(folder: Path, model: Any) -> Path:
@@ -154,7 +154,9 @@ def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
 
 def test_an_encoder_decoder(tmp_path: Path) -> None:
     config = T5Config(vocab_size=300, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
-    refused(save(tmp_path / "t5", T5ForConditionalGeneration(config)), r"encoder-decoder \(t5\)")
+    assert_refused(
+        save(tmp_path / "t5", T5ForConditionalGeneration(config)), r"encoder-decoder \(t5\)"
+    )
 
 
 @torch.no_grad()
@@ -183,7 +185,7 @@ def test_a_reward_model_is_no_language_model(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"])
 def test_weights_that_are_not_finite(name: str, toy: Path) -> None:
     spoil(toy, name, 0)
-    refused(toy, rf"the weights are not finite: 1 of [\d,]+ numbers in {name}")
+    assert_refused(toy, rf"the weights are not finite: 1 of [\d,]+ numbers in {name}")
 
 
 def test_embeddings_that_are_not_finite_are_named(
@@ -229,7 +231,7 @@ def test_an_index_that_names_other_files(file: str, message: str, toy: Path) -> 
         (toy / name).write_bytes(pickle.dumps(Bomb(mark)))
     shard(toy, file)
     (toy / "model.safetensors").unlink()
-    refused(toy, message)
+    assert_refused(toy, message)
     assert not mark.exists()
 
 
@@ -239,15 +241,15 @@ def test_an_index_that_names_other_files(file: str, message: str, toy: Path) -> 
 def test_an_index_that_is_none(text: str, toy: Path) -> None:
     (toy / "model.safetensors").unlink()
     (toy / "model.safetensors.index.json").write_text(text)
-    refused(toy, "is no index of safetensors files|no file of that folder")
+    assert_refused(toy, "is no index of safetensors files|no file of that folder")
 
 
 def test_files_that_the_configuration_names(toy: Path) -> None:
     (toy / "evil.bin").write_bytes(pickle.dumps(Bomb(toy / "mark")))
     change(toy, transformers_weights="evil.bin")
-    refused(toy, "transformers_weights.* names evil.bin")
+    assert_refused(toy, "transformers_weights.* names evil.bin")
     change(toy, transformers_weights="../model.safetensors")
-    refused(toy, "which is no file of that folder")
+    assert_refused(toy, "which is no file of that folder")
 
 
 def test_a_pickle_under_another_name(toy: Path) -> None:
@@ -255,7 +257,7 @@ def test_a_pickle_under_another_name(toy: Path) -> None:
     (toy / "evil.bin").write_bytes(pickle.dumps(Bomb(mark)))
     (toy / "model.safetensors").unlink()
     (toy / "model.safetensors").symlink_to(toy / "evil.bin")
-    refused(toy, "is no readable safetensors file")
+    assert_refused(toy, "is no readable safetensors file")
     assert not mark.exists()
 
 
@@ -264,13 +266,13 @@ def test_pickles_beside_an_empty_safetensors_file(toy: Path, tmp_path: Path) -> 
     (toy / "model.safetensors").unlink()
     (toy / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     save_file({}, toy / "x.safetensors")
-    refused(toy, "no safetensors weights")
+    assert_refused(toy, "no safetensors weights")
     lm = add_adapters(load_causal(save_toy(tmp_path / "base")), LoraSettings(r=2), seed=0)
     save_model(lm, tmp_path / "adapter", card="")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     save_file({}, tmp_path / "adapter" / "x.safetensors")
-    refused(
+    assert_refused(
         tmp_path / "adapter",
         "no safetensors weights .only adapter_model.bin",
     )
@@ -279,7 +281,7 @@ def test_pickles_beside_an_empty_safetensors_file(toy: Path, tmp_path: Path) -> 
 
 def test_a_distributed_checkpoint(toy: Path) -> None:
     shutil.copy(toy / "model.safetensors", toy / "shard-00001-model-00001-of-00002.safetensors")
-    refused(toy, "holds a distributed checkpoint")
+    assert_refused(toy, "holds a distributed checkpoint")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

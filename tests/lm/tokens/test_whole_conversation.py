@@ -159,10 +159,10 @@ def test_plain_text_is_tokenized_as_one(
 @pytest.mark.parametrize("adding", ADDING)
 def test_rendered_text_has_one_beginning_and_one_end(kind: str, adding: str) -> None:
     for name in TEMPLATES:
-        require_single_ends(kind, adding, name)
+        assert_single_ends(kind, adding, name)
 
 
-def require_single_ends(kind: str, adding: str, name: str) -> None:
+def assert_single_ends(kind: str, adding: str, name: str) -> None:
     made, template = tokenizer_of(kind, name, adding), TEMPLATES[name]
     turns = (Message("user", "good day"), Message("assistant", "well, thanks"))
     whole = rendered_ids(made, turns)

@@ -13,6 +13,7 @@ import torch
 import transformers
 import yaml
 
+from accord.hub_names import means_hub
 from accord.learn.loop.best import FILE as BEST_FILE
 from accord.lm.adapters.stack import saved_form
 from accord.lm.load import base_and_adapter
@@ -43,7 +44,7 @@ def model_card(lm: LanguageModel, method: str, settings: Any) -> str:
         "pipeline_tag": _HEADS[lm.scalar],
         "tags": ["accord", method, *(["full"] if form == "full" else ["lora"])],
     }
-    datasets = [name for name in (settings.dataset, settings.eval_dataset) if _is_hub_name(name)]
+    datasets = [name for name in (settings.dataset, settings.eval_dataset) if _is_on_hub(name)]
     if datasets:
         metadata["datasets"] = list(dict.fromkeys(datasets))
     licence = base_licence(base) if base else None
@@ -122,19 +123,13 @@ def _base(lm: LanguageModel, model: str) -> str | None:
     for name in (model, lm.name):
         if Path(name).is_dir():
             return base_and_adapter(name)[0]
-        if _is_hub_name(name):
+        if _is_on_hub(name):
             return name
     return None
 
 
-def _is_hub_name(name: Any) -> bool:
-    """Whether a data set is named as on the hub, and lies in no folder here."""
-    return (
-        isinstance(name, str)
-        and name.count("/") == 1
-        and not Path(name).exists()
-        and (not name.startswith((".", "/", "~")) and not Path(name).suffix)
-    )
+def _is_on_hub(name: Any) -> bool:
+    return isinstance(name, str) and not Path(name).exists() and means_hub(name)
 
 
 def _best(settings: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import ModelError
+from accord.hub_names import is_hub_name, means_hub
 from accord.lm.loading.weight_files import missing_weights, weight_files
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -27,8 +28,7 @@ def base_and_adapter(path: str) -> tuple[str, str | None]:
     """
     folder = Path(path)
     if not folder.is_dir():
-        local = folder.suffix or path.startswith((".", "/", "~")) or path.count("/") != 1
-        if local or folder.parent.is_dir():  # a hub name's owner is no folder here
+        if not means_hub(path):
             raise ModelError(
                 f"No model folder {path!r}.{_suggestion(folder)} Check the path of `model`."
             )
@@ -69,8 +69,7 @@ def _adapter_base(folder: Path) -> str:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(missing_weights(folder, ADAPTER_WEIGHTS))
     if not Path(base).is_dir():
-        local = base.startswith((".", "/", "~")) or base.count("/") != 1
-        if local and base.count("/"):
+        if "/" in base and not is_hub_name(base):
             raise ModelError(
                 f"The adapter {folder} names the base model {base!r}, and there is no such folder."
                 f"{_suggestion(Path(base))} Correct base_model_name_or_path in its "

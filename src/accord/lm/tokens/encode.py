@@ -274,14 +274,12 @@ def _encode_responses(
     prompt, prompt_cut = truncate_prompt(encoded.prompt, limits, longest)
     max_tokens = limits.max_length - len(prompt)
     responses, num_cut, num_lost, num_added = [], 0, 0, 0
-    for ids, eos_added, is_finished in zip(
-        encoded.responses, encoded.eos_added, finished, strict=True
-    ):
+    for ids, added, whole in zip(encoded.responses, encoded.eos_added, finished, strict=True):
         response = _truncate_response(max_tokens, ids, limits)
         is_cut = len(response) < len(ids)
         num_cut += is_cut
-        num_lost += is_finished and is_cut
-        num_added += eos_added and not is_cut
+        num_lost += whole and is_cut
+        num_added += added and not is_cut
         responses.append(response)
     if len(responses) > 1 and all(response == responses[0] for response in responses):
         raise UnusableRow("its responses are equal" + (" after the cut" if num_cut else ""))
@@ -295,9 +293,13 @@ def _encode_responses(
         report.desirable += sum(labels.values())
         report.undesirable += len(labels) - sum(labels.values())
         report.neither += neither
-    margin, p = pair_label(record)
     group = PromptGroup(
-        prompt, tuple(responses), ranks, margin, record.source, tuple(labels.values()), (), p
+        prompt,
+        tuple(responses),
+        ranks,
+        source=record.source,
+        labels=tuple(labels.values()),
+        **pair_label(record),
     )
     if not labels:
         ranked_pairs = sum(a != b for a, b in itertools.combinations(ranks, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from accord.errors import DataError
 from accord.records import Comparison, Ranking, Rating, Record, labels_from_ranks
@@ -17,11 +17,11 @@ def desirability(record: Record, ranks: Sequence[int], desirable_from: float) ->
     return {k: label for k, label in labels if label is not None}
 
 
-def pair_label(record: Record) -> tuple[float | None, float | None]:
-    """The margin and the soft label of a comparison; None for what it has not."""
+def pair_label(record: Record) -> dict[str, Any]:
+    """The margin and the soft label of a comparison, as a `PromptGroup` has them."""
     if isinstance(record, Comparison):
-        return record.margin, record.probability
-    return None, None
+        return {"margin": record.margin, "probability": record.probability}
+    return {}
 
 
 class RecordResponse(NamedTuple):

@@ -18,9 +18,6 @@ from accord.report.tables.rows import (
     has_value,
 )
 
-HELD_OUT_ORDER = "held-out order"
-"""What a remark is about that says whether the order of held-out pairs was learned."""
-
 
 @dataclass(frozen=True, slots=True)
 class Remark:
@@ -47,12 +44,13 @@ def remarks(stage: StageRecord, inputs: ReportInputs, rows: Sequence[Row]) -> li
 
 
 def unlearned_stages(inputs: ReportInputs) -> dict[str, str]:
-    """The remarks on trainings whose held-out rows show no learning, by the stage's name."""
+    """By the stage's name, the remarks on trainings that have not ordered held-out pairs as they
+    were preferred: no better than chance, or worse."""
     return {
         visible(stage.name): visible(str(entry.get("text", "")))
         for stage in inputs.stages
         for entry in stage.health
-        if entry.get("about") == HELD_OUT_ORDER
+        if entry.get("about") == "held-out order"
     }
 
 

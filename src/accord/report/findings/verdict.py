@@ -37,7 +37,7 @@ def verdict(
 ) -> Verdict:
     """The verdict on results.json, with details from evaluation.json where there is one.
 
-    `unlearned` has what was remarked of trainings whose held-out rows show no learning, by stage.
+    `unlearned` has the remarks on trainings that have not learned the order of held-out pairs.
     A ceiling, chosen by the true reward itself, is left out: nobody could use it as a model.
     """
     rows = [
@@ -116,7 +116,7 @@ def _unranked(rows: Sequence[Row], unlearned: Sequence[str]) -> tuple[str, str]:
         return "No model was measured.", "The stages of the run are listed below."
     if unlearned:
         return (
-            f"The held-out data do not show that {join_names(unlearned)} learned anything.",
+            f"The held-out data do not show that {join_names(unlearned)} learned the preferences.",
             "No true reward or rating is known, so no measure ranks the models.",
         )
     if len(rows) == 1:

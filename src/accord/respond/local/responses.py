@@ -24,6 +24,7 @@ class Responses:
         streams: Sequence[int],
         eos: frozenset[int],
         decode: Callable[[Sequence[int]], str],
+        stop_strings: StopStrings | None = None,
         prompt_text: Callable[[int], str] = lambda prompt: "",
     ) -> None:
         count, max_length = len(streams) * settings.num_responses, settings.max_new_tokens
@@ -34,7 +35,7 @@ class Responses:
         self._logps = torch.zeros(count, max_length)
         self._ended = torch.zeros(count, dtype=torch.bool)
         self._eos = torch.tensor(sorted(eos), dtype=torch.long)
-        self._stop_strings = StopStrings(settings.stop, decode) if settings.stop else None
+        self._stop_strings = stop_strings
         self._decode, self._prompt_text = decode, prompt_text
         self._stopped_by: dict[int, str] = {}
 

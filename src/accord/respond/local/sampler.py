@@ -14,7 +14,7 @@ from accord.respond.local.padded import generate_padded
 from accord.respond.local.responses import Responses
 from accord.respond.local.shared_prefix import generate_shared_prefix
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.text import decode_all
+from accord.respond.text import decode_all, find_stop_strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class LocalSampler:
             streams=streams,
             eos=lm.eos_ids,
             decode=partial(decode_all, lm.tokenizer),
+            stop_strings=find_stop_strings(lm.tokenizer, settings.stop) if settings.stop else None,
             prompt_text=lambda i: decode_all(lm.tokenizer, prompts[i]),
         )
         generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
