@@ -68,7 +68,7 @@ def next_assignment(
     the item with the fewest votes.
     """
     overlap = lock_queue(connection, queue)
-    release_expired(connection, now)
+    release_expired(connection, queue, now)
     current = _select_assignments(
         connection,
         _of(queue, annotator).where(ASSIGNMENTS.c.state == OPEN).order_by(ASSIGNMENTS.c.id),
@@ -130,11 +130,16 @@ def renew(connection: sa.Connection, assignment_id: int, expires: float) -> bool
     return done.rowcount == 1
 
 
-def release_expired(connection: sa.Connection, now: float) -> int:
-    """Give back the items whose time is up; how many those are."""
+def release_expired(connection: sa.Connection, queue: Queue, now: float) -> int:
+    """Give back the items of a locked queue whose time is up; how many those are."""
+    its_items = sa.select(ITEMS.c.id).where(ITEMS.c.queue_id == queue.id)
     expired = connection.scalars(
         ASSIGNMENTS.update()
-        .where(ASSIGNMENTS.c.state == OPEN, ASSIGNMENTS.c.expires <= now)
+        .where(
+            ASSIGNMENTS.c.state == OPEN,
+            ASSIGNMENTS.c.expires <= now,
+            ASSIGNMENTS.c.item_id.in_(its_items),
+        )
         .values(state=EXPIRED)
         .returning(ASSIGNMENTS.c.item_id)
     ).all()
