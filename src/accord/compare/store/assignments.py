@@ -22,9 +22,9 @@ OPEN, VOTED, SKIPPED, FLAGGED, EXPIRED = "open", "voted", "skipped", "flagged", 
 ADJUDICATING, ADJUDICATED = "adjudicating", "adjudicated"  # beside the overlap
 TAKING = (OPEN, VOTED)
 ANSWERED = (VOTED, SKIPPED, FLAGGED)
-ASSIGNED = sa.select(
-    *ASSIGNMENTS.c, *(column.label(f"its_{column.name}") for column in ITEMS.c)
-).join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
+ASSIGNED = sa.select(ASSIGNMENTS, ITEMS).join_from(
+    ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id
+)
 RECENT = 50  # answers that the time left is estimated from
 
 
@@ -278,15 +278,7 @@ def _select_assignments(connection: sa.Connection, query: sa.Select[Any]) -> lis
     return [
         Assignment(
             id=row.id,
-            item=QueueItem(
-                id=row.item_id,
-                batch=row.its_batch,
-                criterion=row.its_criterion,
-                response_ids=tuple(row.its_response_ids),
-                content=row.its_content,
-                expected=None if row.its_expected is None else tuple(row.its_expected),
-                taken=row.its_taken,
-            ),
+            item=read_item(row),
             annotator=row.annotator,
             state=row.state,
             shown=tuple(row.shown),
