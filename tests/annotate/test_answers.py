@@ -22,8 +22,10 @@ def test_answers_that_are_read() -> None:
     assert read_answer(body(ranks=[1]), LABELS, 1).ranks == (1,)
     assert read_answer(body(action="skip", reason="Too long"), PAIRS, 2).reason == "Too long"
     # What no database stores is replaced; time that no clock shows is left out.
-    odd = read_answer(body(comment="a\x00\ud800", seconds=float("nan")), PAIRS, 2)
-    assert (odd.comment, odd.seconds) == ("a\ufffd?", None)
+    for seconds in (float("nan"), float("inf"), 10**400, True, "3"):
+        odd = read_answer(body(comment="a\x00\ud800", seconds=seconds), PAIRS, 2)
+        assert (odd.comment, odd.seconds) == ("a\ufffd?", None)
+    assert read_answer(body(seconds=-1), PAIRS, 2).seconds == 0.0
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,9 @@ def test_answers_that_are_read() -> None:
         (PAIRS, 2, {"comment": 3}),
         (PAIRS, 2, {"revises": True}),
         (PAIRS, 2, {"key": "short"}),
+        (PAIRS, 2, {"key": "\ud800" * 32}),  # what no database stores
+        (PAIRS, 2, {"key": "\0" * 32}),
+        (PAIRS, 2, {"key": "x" * 65}),
         (RANKINGS, 3, {"ranks": [0, 1]}),
         (RANKINGS, 3, {"ranks": [0, 1, 3]}),
         (RANKINGS, 3, {"ranks": [1, 1, 2]}),
@@ -54,7 +59,9 @@ def test_answers_that_are_read() -> None:
 def test_answers_that_are_refused(
     settings: AnnotateSettings, size: int, values: dict[str, Any]
 ) -> None:
-    sent = body(**values) | ({"key": "short"} if values.get("key") else {})
+    sent = {**body(), "outcome": "left"} | values
+    if "ranks" in values:
+        del sent["outcome"]
     with pytest.raises(RequestError):
         read_answer(sent, settings, size)
 

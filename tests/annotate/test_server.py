@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from accord.annotate.server import create_app
 from accord.annotate.start import invite_person, revoke_person
 from accord.compare.store.store import PreferenceStore
 from accord.errors import RequestError
-from accord.records import Response
+from accord.records import Message, Response, fields_json, with_context
 from accord.settings.annotate import AnnotateSettings
 from tests.annotate.desks import body, desk_of
 
@@ -73,6 +74,8 @@ def test_a_vote_over_http(store: PreferenceStore) -> None:
         lambda c: c.post("/api/answer", content=b'"' + b"x" * 300_000 + b'"'),
         lambda c: c.post("/api/answer", json=[1]),
         lambda c: c.post("/api/undo", json={"before": "now"}),
+        lambda c: c.post("/api/undo", json={"before": True}),
+        lambda c: c.post("/api/undo", json={"before": 10**400}),
         lambda c: c.post("/api/test", json={"answers": [1]}),
         lambda c: c.get("/api/rest?item=1&response=0"),
         lambda c: c.get("/api/difference?item=²"),
@@ -226,6 +229,26 @@ def test_a_long_response_is_sent_in_parts(store: PreferenceStore) -> None:
     texts = [client.get(f"/api/rest?item=1&response={i}").text for i in range(2)]
     assert sorted(texts) == sorted([long, "No."])
     assert client.get("/api/difference?item=1").json() == {"html": [None, None]}
+
+
+def test_a_long_turn_is_sent_in_parts(store: PreferenceStore) -> None:
+    """Under the number by which the page asks for it, and with its other fields."""
+    calls = {"tool_calls": [{"name": "cook", "text": "rice " * 20_000}]}
+    turns = (
+        Message("user", "long " * 20_000),
+        Message("assistant", "Cooking.", fields_json(calls)),
+        Message("user", "Thanks."),
+    )
+    prompt = with_context(turns, {"tools": ["cook"]})
+    store.add_responses([Response(prompt, f"{i}", f"x-{i}") for i in range(2)])
+    client = client_of(store, models=["x-0", "x-1"])
+    html = client.post("/api/next", json={}).json()["html"]
+    asked = re.findall(r'data-rest="(turn=\d+)"', html)
+    texts = [client.get(f"/api/rest?item=1&{each}").text for each in asked]
+    assert len(texts) == 2
+    assert texts[0] == "long " * 20_000
+    assert texts[1].startswith("Cooking.\ntool_calls: ")
+    assert len(texts[1]) > 100_000
 
 
 def test_the_test_on_the_guidelines_comes_first(store: PreferenceStore) -> None:

@@ -14,7 +14,6 @@ from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, ranks_by
 from accord.compare.judges.prompts import (
     format_rubric,
     pair_request,
-    read_principles,
     score_request,
 )
 from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
@@ -170,23 +169,6 @@ def test_principles(tmp_path: Path) -> None:
     )
     weighed = format_rubric(EndpointSettings(principles_file=str(path)))
     assert weighed.splitlines()[2:] == ["1. be kind (weight 1)", "2. be true (weight 2)"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("principles: []\n", "must hold a list"),
-        ("rules: [x]\n", "must hold a list"),
-        ("principles:\n  - {id: a}\n", r"p\.yaml:2 has no `text`"),
-        ("principles:\n  - x\n  - {text: b, weight: 0}\n", r"p\.yaml:3 has the weight 0"),
-        ("principles:\n  - {text: b, wieght: 1}\n", r"p\.yaml:2 is no principle"),
-        ("principles:\n  - 7\n", r"p\.yaml:2 is no principle"),
-    ],
-)
-def test_principles_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(SettingsError, match=message):
-        read_principles(str(tmp_path / "p.yaml"))
 
 
 def test_places_by_wins() -> None:

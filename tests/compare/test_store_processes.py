@@ -79,8 +79,9 @@ with PreferenceStore.open(sys.argv[1]) as store:
 """
 
 
-def add_in_opposite_orders(store: str) -> None:
-    """Two processes add the same rows from opposite ends, which locks rows crosswise."""
+def counts_after_opposite_orders(store: str) -> tuple[int, ...]:
+    """Prompts, responses and verdicts after two processes have added the same rows from opposite
+    ends, which locks rows crosswise."""
     processes = [
         subprocess.Popen([sys.executable, "-c", BATCHES, store, direction], stderr=subprocess.PIPE)
         for direction in ("up", "down")
@@ -89,11 +90,11 @@ def add_in_opposite_orders(store: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], errors
     with PreferenceStore.open(store) as opened:
         counts = opened.counts()
-        assert (counts["prompts"], counts["responses"], counts["verdicts"]) == (300, 600, 300)
+    return counts["prompts"], counts["responses"], counts["verdicts"]
 
 
 def test_the_same_rows_in_opposite_orders(path: Path) -> None:
-    add_in_opposite_orders(str(path))
+    assert counts_after_opposite_orders(str(path)) == (300, 600, 300)
 
 
 def test_another_database(url: str) -> None:
@@ -138,7 +139,7 @@ def test_votes_in_another_database(url: str) -> None:
 
 
 def test_the_same_rows_in_opposite_orders_in_another_database(url: str) -> None:
-    add_in_opposite_orders(url)
+    assert counts_after_opposite_orders(url) == (300, 600, 300)
 
 
 def test_an_old_store_in_another_database(url: str) -> None:

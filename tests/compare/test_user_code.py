@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,25 @@ def test_and_of_a_coroutine(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(RewardError, match=f"mine.py:f failed on 2 responses.*{message}"):
         score_with(tmp_path, body, head)
     assert score_with(tmp_path, "return [1.0, 2.0]", "async def f(responses):") == [1.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_a_task_has_ended_is_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of it that fails, or is logged, whenever garbage is next collected."""
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    ended = user_code.event_loop().loop
+    head = "async def g():\n    sys.exit(0)\nasync def f(responses):"
+    body = "asyncio.ensure_future(g())\nawait asyncio.sleep(9)"
+    with pytest.raises(RewardError, match="ended the event loop"):
+        score_with(tmp_path, body, head)
+    assert ended.is_closed()
+    assert user_code.event_loop().loop is not ended
+    del ended
+    gc.collect()
+    assert (failed, caplog.records) == ([], [])
 
 
 def test_an_interrupt_is_one(tmp_path: Path) -> None:

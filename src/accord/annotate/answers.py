@@ -65,8 +65,15 @@ def read_answer(body: Mapping[str, Any], settings: AnnotateSettings, size: int) 
     ):
         raise RequestError(f"A strength of {strength!r} does not belong to this answer.")
     key = body.get("key")
-    if not isinstance(key, str) or not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
-        raise RequestError(f"`key` is not a text of {SHORTEST_KEY} to {LONGEST_KEY} characters.")
+    if not (
+        isinstance(key, str)
+        and SHORTEST_KEY <= len(key) <= LONGEST_KEY
+        and key.isascii()
+        and key.isprintable()
+    ):
+        raise RequestError(
+            f"`key` is not a text of {SHORTEST_KEY} to {LONGEST_KEY} ASCII characters."
+        )
     tags = body.get("tags") or []
     if not isinstance(tags, list) or any(tag not in settings.tags for tag in tags):
         raise RequestError(f"The tags {tags!r} are not among {', '.join(settings.tags) or 'none'}.")
@@ -199,7 +206,17 @@ def _whole(body: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
+def finite_number(value: object) -> float | None:
+    """A number of a request; None for anything else, and for one that no clock shows."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of any length is JSON
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return round(max(0.0, float(value)), 3)
-    return None
+    number = finite_number(value)
+    return None if number is None else round(max(0.0, number), 3)

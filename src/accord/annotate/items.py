@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +69,7 @@ def show_item(
     assignment: Assignment, texts: ItemTexts, settings: AnnotateSettings, *, revising: bool
 ) -> ShownItem:
     """The item of an assignment; `revising` an answer shows it as it was given."""
-    turns = [*_turns(texts.prompt)]
+    turns = [ShownTurn(role, show_text(text)) for role, text in turn_texts(texts.prompt)]
     criterion = assignment.item.criterion
     question = settings.criteria.get(criterion or "") or settings.question
     return ShownItem(
@@ -98,11 +97,11 @@ def show_text(text: str) -> ShownText:
     return ShownText(markdown_html(text), plain_html(text))
 
 
-def _turns(prompt: Prompt) -> Sequence[ShownTurn]:
+def turn_texts(prompt: Prompt) -> list[tuple[str, str]]:
+    """The role and text of each turn that the page shows, in order."""
     if isinstance(prompt, str):
-        return [ShownTurn("", show_text(prompt))]
+        return [("", prompt)]
     context = "\n".join(f"{key}: {value}" for key, value in prompt_context(prompt).items())
-    turns = [
-        ShownTurn(turn.role, show_text(answer_text(turn.content, turn.fields))) for turn in prompt
-    ]
-    return [ShownTurn("context", show_text(context)), *turns] if context else turns
+    turns: list[tuple[str, str]] = [("context", context)] if context else []
+    turns += [(turn.role, answer_text(turn.content, turn.fields)) for turn in prompt]
+    return turns

@@ -8,9 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from accord.annotate.answers import finite_number
 from accord.annotate.desk import ADJUDICATOR
 from accord.annotate.difference import difference_html
-from accord.annotate.items import show_item
+from accord.annotate.items import show_item, turn_texts
 from accord.annotate.owner import owner_view
 from accord.annotate.rendering import markdown_html, visible_controls
 from accord.annotate.visits import COOKIE, Page, Visit
@@ -97,8 +98,9 @@ async def answer(visit: Visit) -> Response:
 
 
 async def undo(visit: Visit) -> Response:
-    before = (await visit.body()).get("before")
-    if before is not None and not isinstance(before, int | float):
+    given = (await visit.body()).get("before")
+    before = finite_number(given)
+    if before is None and given is not None:
         raise RequestError("`before` is no time.")
     return JSONResponse(await visit.page.work(_earlier, visit, before))
 
@@ -145,9 +147,9 @@ async def rest(visit: Visit) -> Response:
     position, turn = _number(visit.request, "response"), _number(visit.request, "turn")
     if position is not None and position < len(texts.responses):
         return PlainTextResponse(visible_controls(texts.responses[position]))
-    shown = [texts.prompt] if isinstance(texts.prompt, str) else [t.content for t in texts.prompt]
-    if turn is not None and turn < len(shown):
-        return PlainTextResponse(visible_controls(shown[turn]))
+    turns = turn_texts(texts.prompt)
+    if turn is not None and turn < len(turns):
+        return PlainTextResponse(visible_controls(turns[turn][1]))
     raise RequestError("There is no such text.")
 
 

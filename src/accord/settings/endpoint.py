@@ -36,8 +36,9 @@ class EndpointSettings(Settings):
     )
     principles_file: Annotated[str | None, InputPath] = Field(
         None,
-        description="Endpoint: a YAML file of principles, under the key `principles`: texts, or "
-        "tables with `text`, `id` and `weight`.",
+        description="Endpoint: a constitution: `helpful`, `harmless` or `honest`, which come with "
+        "accord, or a file: YAML with texts or tables (`text`, `id`, `weight`, `critique`, "
+        "`revision`) under `principles`, or an instruction file of Constitutional AI (JSON).",
     )
     output: Literal["auto", "json_schema", "text"] = Field(
         "auto",

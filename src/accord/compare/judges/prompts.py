@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from accord.compare.constitution.principles import Principle, read_principles
 from accord.compare.judges.endpoint import ChatRequest
 from accord.compare.texts import replace_surrogates
-from accord.errors import SettingsError
-from accord.records import Prompt, Source, prompt_text
+from accord.records import Prompt, prompt_text
 from accord.settings.endpoint import EndpointSettings
-from accord.settings.reading.yaml_lines import load_yaml
 
 _CUT = "was cut off at its end by a limit on its length."
-
-
-@dataclass(frozen=True, slots=True)
-class Principle:
-    """A principle of the judge's rubric. Weights are shown where they differ."""
-
-    text: str
-    weight: float = 1.0
 
 
 def format_rubric(settings: EndpointSettings) -> str:
@@ -45,29 +36,6 @@ def format_rubric(settings: EndpointSettings) -> str:
     explained = "; the higher its weight, the more a principle counts" if show_weights else ""
     heading = f"Go by these principles{explained}:"
     return "\n".join([f"What makes a response good: {settings.criterion}", heading, *lines])
-
-
-def read_principles(path: str) -> list[Principle]:
-    """The principles of a YAML file. Raises SettingsError with file and line."""
-    table = load_yaml(path)
-    rows = table.values.get("principles")
-    if not isinstance(rows, list) or not rows or set(table.values) != {"principles"}:
-        raise SettingsError(
-            f"{path} must hold a list of principles under the key `principles`, and nothing else."
-        )
-    return [_parse_principle(row, table.source_of(("principles", i))) for i, row in enumerate(rows)]
-
-
-def _parse_principle(row: Any, source: Source) -> Principle:
-    table = {"text": row} if isinstance(row, str) else row
-    if not isinstance(table, dict) or not set(table) <= {"id", "text", "weight"}:
-        raise SettingsError(f"{source} is no principle. Write a text, or text, id and weight.")
-    text, weight = table.get("text"), table.get("weight", 1.0)
-    if not isinstance(text, str) or not text.strip():
-        raise SettingsError(f"{source} has no `text`. Write the principle as a sentence.")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
-        raise SettingsError(f"{source} has the weight {weight!r}. Give a number above 0.")
-    return Principle(text.strip(), float(weight))
 
 
 def pair_request(

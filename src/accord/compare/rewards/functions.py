@@ -127,7 +127,7 @@ class UserFunction:
             finally:
                 restore_process_state(before, self.name)
 
-        return PendingScores(result, future.cancel)
+        return PendingScores(result, partial(loop.cancel, future))
 
     def _describe_missing(self, parameter: str, columns: set[str]) -> str:
         if parameter in NOT_GIVEN:

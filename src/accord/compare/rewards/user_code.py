@@ -173,7 +173,15 @@ class EventLoop:
                     raise outcome.error
                 return outcome
         event_loop.cache_clear()
+        # Its tasks are garbage, and would be logged when they are collected, in whatever runs then.
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+        self.loop.close()
         raise RuntimeError("a task of it ended the event loop, as sys.exit does")
+
+    def cancel(self, future: Future[T | Raised]) -> None:
+        """Cancel a coroutine, unless its loop has ended."""
+        if not self.loop.is_closed():
+            future.cancel()
 
 
 @cache

@@ -22,9 +22,9 @@ OPEN, VOTED, SKIPPED, FLAGGED, EXPIRED = "open", "voted", "skipped", "flagged", 
 ADJUDICATING, ADJUDICATED = "adjudicating", "adjudicated"  # beside the overlap
 TAKING = (OPEN, VOTED)
 ANSWERED = (VOTED, SKIPPED, FLAGGED)
-ASSIGNED = sa.select(
-    *ASSIGNMENTS.c, *(column.label(f"its_{column.name}") for column in ITEMS.c)
-).join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
+ASSIGNED = sa.select(ASSIGNMENTS, ITEMS).join_from(
+    ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id
+)
 RECENT = 50  # answers that the time left is estimated from
 
 
@@ -68,7 +68,7 @@ def next_assignment(
     the item with the fewest votes.
     """
     overlap = lock_queue(connection, queue)
-    release_expired(connection, now)
+    release_expired(connection, queue, now)
     current = _select_assignments(
         connection,
         _of(queue, annotator).where(ASSIGNMENTS.c.state == OPEN).order_by(ASSIGNMENTS.c.id),
@@ -130,11 +130,16 @@ def renew(connection: sa.Connection, assignment_id: int, expires: float) -> bool
     return done.rowcount == 1
 
 
-def release_expired(connection: sa.Connection, now: float) -> int:
-    """Give back the items whose time is up; how many those are."""
+def release_expired(connection: sa.Connection, queue: Queue, now: float) -> int:
+    """Give back the items of a locked queue whose time is up; how many those are."""
+    its_items = sa.select(ITEMS.c.id).where(ITEMS.c.queue_id == queue.id)
     expired = connection.scalars(
         ASSIGNMENTS.update()
-        .where(ASSIGNMENTS.c.state == OPEN, ASSIGNMENTS.c.expires <= now)
+        .where(
+            ASSIGNMENTS.c.state == OPEN,
+            ASSIGNMENTS.c.expires <= now,
+            ASSIGNMENTS.c.item_id.in_(its_items),
+        )
         .values(state=EXPIRED)
         .returning(ASSIGNMENTS.c.item_id)
     ).all()
@@ -273,15 +278,7 @@ def _select_assignments(connection: sa.Connection, query: sa.Select[Any]) -> lis
     return [
         Assignment(
             id=row.id,
-            item=QueueItem(
-                id=row.item_id,
-                batch=row.its_batch,
-                criterion=row.its_criterion,
-                response_ids=tuple(row.its_response_ids),
-                content=row.its_content,
-                expected=None if row.its_expected is None else tuple(row.its_expected),
-                taken=row.its_taken,
-            ),
+            item=read_item(row),
             annotator=row.annotator,
             state=row.state,
             shown=tuple(row.shown),

@@ -9,12 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal
 
 import sqlalchemy as sa
 
+from accord.compare.store.inserts import now
 from accord.compare.store.queue_schema import ANNOTATORS, SESSIONS, TESTS
 from accord.errors import DataError
 
@@ -37,7 +37,7 @@ class Person:
 def invite(connection: sa.Connection, name: str, role: PersonRole) -> str:
     """A new token for a person, which is stored nowhere; an earlier token and its sessions end."""
     token = secrets.token_urlsafe(32)
-    values = {"role": role, "token": _digest(token), "created": _now(), "revoked": None}
+    values = {"role": role, "token": _digest(token), "created": now(), "revoked": None}
     id_ = connection.scalar(sa.select(ANNOTATORS.c.id).where(ANNOTATORS.c.name == name))
     if id_ is None:
         connection.execute(ANNOTATORS.insert().values(name=name, **values))
@@ -55,7 +55,7 @@ def revoke(connection: sa.Connection, name: str) -> None:
         raise DataError(
             f"No {name!r} was invited to this store. Invited are: {', '.join(names) or 'none'}."
         )
-    connection.execute(ANNOTATORS.update().where(ANNOTATORS.c.id == id_).values(revoked=_now()))
+    connection.execute(ANNOTATORS.update().where(ANNOTATORS.c.id == id_).values(revoked=now()))
     connection.execute(SESSIONS.delete().where(SESSIONS.c.annotator_id == id_))
 
 
@@ -75,7 +75,7 @@ def enter(connection: sa.Connection, token: str) -> str | None:
     if id_ is None:
         return None
     secret = secrets.token_urlsafe(32)
-    row = {"annotator_id": id_, "secret": _digest(secret), "created": _now()}
+    row = {"annotator_id": id_, "secret": _digest(secret), "created": now()}
     connection.execute(SESSIONS.insert().values(**row))
     return secret
 
@@ -109,7 +109,7 @@ def add_test(
         "guideline": guideline,
         "answers": list(answers),
         "passed": passed,
-        "created": _now(),
+        "created": now(),
     }
     connection.execute(TESTS.insert().values(**row))
 
@@ -124,7 +124,3 @@ def has_passed(connection: sa.Connection, annotator: str, guideline: str) -> boo
 
 def _digest(secret: str) -> str:
     return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

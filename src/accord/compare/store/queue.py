@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
-from accord.compare.store.inserts import CHUNK
+from accord.compare.store.inserts import CHUNK, now
 from accord.compare.store.queue_schema import ITEMS, QUEUES
 from accord.compare.store.schema import PROMPTS, RESPONSES
 from accord.errors import DataError
@@ -79,7 +78,7 @@ def open_queue(
     """
     row = connection.execute(sa.select(QUEUES).where(QUEUES.c.name == name)).one_or_none()
     if row is None:
-        values = {"name": name, "task": dict(task), "overlap": overlap, "created": _now()}
+        values = {"name": name, "task": dict(task), "overlap": overlap, "created": now()}
         id_ = connection.scalar(QUEUES.insert().returning(QUEUES.c.id), values)
         return Queue(int(id_ or 0), name, task, overlap)
     changed = sorted(key for key in {*row.task, *task} if row.task.get(key) != task.get(key))
@@ -191,17 +190,15 @@ def _add_new(connection: sa.Connection, queue: Queue, items: Mapping[str, NewIte
 
 
 def read_item(row: sa.Row[Any]) -> QueueItem:
-    """The item in a row of ITEMS."""
+    """The item in a row that holds the columns of ITEMS, alone or beside another table's."""
+    values, columns = row._mapping, ITEMS.c
+    expected = values[columns.expected]
     return QueueItem(
-        id=row.id,
-        batch=row.batch,
-        criterion=row.criterion,
-        response_ids=tuple(row.response_ids),
-        content=row.content,
-        expected=None if row.expected is None else tuple(row.expected),
-        taken=row.taken,
+        id=values[columns.id],
+        batch=values[columns.batch],
+        criterion=values[columns.criterion],
+        response_ids=tuple(values[columns.response_ids]),
+        content=values[columns.content],
+        expected=None if expected is None else tuple(expected),
+        taken=values[columns.taken],
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
