@@ -95,7 +95,7 @@ def _split_at_tags(text: str, skip: Literal) -> Reasoned:
     thoughts: list[str] = []
     end = 0  # of what has been read
     literal_end = 0
-    thinks = found = False
+    thinks = reasoned = False
     for tag in _TAGS.finditer(text):
         if tag.start() < literal_end or _is_quoted(text, tag.start(), tag.end()):
             continue
@@ -105,11 +105,11 @@ def _split_at_tags(text: str, skip: Literal) -> Reasoned:
             if not thinks:  # the prompt opened it
                 outside, thoughts = [], [*thoughts, *outside]
             thoughts.append(text[end : tag.start()])
-            thinks, end, found = False, tag.end(), True
+            thinks, end, reasoned = False, tag.end(), True
         elif not thinks:
             outside.append(text[end : tag.start()])
-            thinks, end, found = True, tag.end(), True
-    if not found:
+            thinks, end, reasoned = True, tag.end(), True
+    if not reasoned:
         return Reasoned(text)
     if thinks:
         return Reasoned(None, "\n".join([*thoughts, text[end:]]).strip())

@@ -46,6 +46,7 @@ def test_the_resulting_model_shows_whether_displacement_did_harm(
 def test_a_training_that_did_not_learn_the_preferences_is_in_the_headline(tmp_path: Path) -> None:
     models = (Fake("sft", 0.45, 0.0, 0.0), Fake("dpo", 0.46, 0.9, 3.1))
     run = write_run(tmp_path / "run", models=models, prompts=40)
+    Path(str(run.ratings)).unlink()
     run = run.model_copy(update={"ratings": None})
     evaluation = json.loads(Path(str(run.evaluation)).read_text())
     for model in evaluation["models"]:
@@ -56,9 +57,10 @@ def test_a_training_that_did_not_learn_the_preferences_is_in_the_headline(tmp_pa
     unlearned = {"about": "held-out order", "level": "warning", "text": "Half are in order."}
     other = {"about": "length", "level": "warning", "text": "Longer."}
     write_json_atomic(Path(run.run) / "dpo" / "health.json", [other, unlearned])
-    assert headline in write_report(run).read_text()
+    page = write_report(run).read_text()
     results = json.loads((Path(run.output_dir) / "results.json").read_text())
     assert results["verdict"]["headline"] == headline
+    assert headline in page
 
 
 def test_remarks_on_the_page_are_escaped(tmp_path: Path) -> None:
