@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import what stands above it, and itself.
 ORDER = (
+    "reasoning",
     "records",
     "errors",
     "interrupts",
@@ -44,7 +45,7 @@ ONLY = {
     "objectives": {"errors"},
 }
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "scipy", "sqlalchemy", "peft"}
-LIGHT = ("__init__", "records", "errors", "interrupts", "hub_names", "settings", "cli")
+LIGHT = ("__init__", "reasoning", "records", "errors", "interrupts", "hub_names", "settings", "cli")
 LONGEST_MODULE = 350
 LONGEST_TEST_FILE = 400
 LONGEST_FUNCTION = 70

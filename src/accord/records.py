@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from accord.reasoning import Reasoned, split_reasoning
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -165,7 +167,8 @@ class Response:
     """A model's response, and the settings it was sampled with.
 
     `logp` is the sum of its tokens' log-probabilities (natural log) under the sampling model at
-    the sampling temperature; `finished` is False where it was cut at the token limit.
+    the sampling temperature; `finished` is False where it was cut at the token limit. `opened` is
+    what the rendered prompt already wrote of it, such as `<think>`.
     """
 
     prompt: Prompt
@@ -175,6 +178,16 @@ class Response:
     logp: float | None = None
     tokens: int | None = None
     finished: bool = True
+    opened: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The text behind the reasoning, which is what is measured; empty where that never ends."""
+        return self.split().answer or ""
+
+    def split(self) -> Reasoned:
+        """The text's reasoning and its answer."""
+        return split_reasoning(self.text, self.opened)
 
 
 Outcome = Literal["a", "b", "tie", "both_bad"]

@@ -181,6 +181,9 @@ def test_a_path_that_no_disk_can_hold_is_a_wrong_request(
     assert run(["run", recipe_file]) == 2
     shown = f"Error: The path with '{60 * 'm'}…' can't be used: File name too long. Check it.\n"
     assert error_message(capsys) == shown
+    pipeline.failure = OSError(errno.ELOOP, "Too many levels of symbolic links", "runs/loop")
+    assert run(["run", recipe_file]) == 2
+    assert "with 'runs' can't be used: Too many levels" in error_message(capsys)
 
 
 def test_an_unexpected_error_is_reported_without_a_traceback(

@@ -13,10 +13,12 @@ from accord.compare.rewards.build import build_reward
 from accord.data.write import ResponseRow, read_responses, write_responses
 from accord.records import Response
 from accord.settings.rewards import (
+    AnswerSource,
     ContainsSource,
     FormatSource,
     LengthSource,
     RegexSource,
+    RepetitionSource,
     RewardSource,
 )
 
@@ -59,11 +61,22 @@ def test_a_pattern_may_begin_with_the_answer_or_with_the_response(pattern: str) 
     assert scores(must_not, [("<think>", REST), ("", "b")]) == [0, 1]
 
 
-def test_other_rules_see_what_was_sampled() -> None:
+def test_contains_sees_what_was_sampled() -> None:
     contains = ContainsSource(kind="contains", text="<think>")
     assert scores(contains, [("<think>", REST), ("", FULL)]) == [0, 1]
-    length = LengthSource(kind="length", at_most=1)
-    assert scores(length, [("<think> b c", "one")]) == [0]
+
+
+def test_length_repetition_and_answer_are_those_of_the_answer() -> None:
+    rows = [("<think>", "7 7 7</think>4"), ("", "<think>7 7 7</think>\n\n4"), ("", "4")]
+    assert scores(LengthSource(kind="length", at_most=0, penalty=1), rows) == [-1, -1, -1]
+    assert scores(RepetitionSource(kind="repetition", ngram=1), rows) == [0, 0, 0]
+    answer = AnswerSource(kind="answer", column="gold", compare="exact")
+    golds = [{"gold": "4"}] * 3
+    reward = build_reward([answer])
+    opened, responses = [o for o, _ in rows], [r for _, r in rows]
+    assert reward.scores(["?"] * 3, responses, metas=golds, opened=opened).total == [1, 1, 1]
+    # A thought that never ends is no answer, whatever it holds.
+    assert reward.scores(["?"], ["4"], metas=golds[:1], opened=["<think>"]).total == [0]
 
 
 def test_functions_get_the_response_and_what_was_opened() -> None:
@@ -79,7 +92,7 @@ def test_functions_get_the_response_and_what_was_opened() -> None:
 
 def test_responses_are_stored_with_what_was_opened(tmp_path: Path) -> None:
     rows = [
-        ResponseRow("?", {}, "m", {}, (Response("?", REST, "m"),), opened)
+        ResponseRow("?", {}, "m", {}, (Response("?", REST, "m", opened=opened),), opened)
         for opened in ("<think>\n", "")
     ]
     write_responses(tmp_path / "responses.jsonl", rows)

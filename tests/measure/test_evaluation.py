@@ -111,3 +111,17 @@ def test_reward_model_accuracy_by_hand() -> None:
     assert accuracy["clear_pairs"] == 2
     assert accuracy["mean_margin"]["mean"] == pytest.approx(1 / 3)
     assert reward_model_accuracy([])["accuracy"] is None
+
+
+def test_shares_of_reasoning() -> None:
+    reasoned = replace(
+        RESPONSES,
+        reasoned=[[True, True], [True, False], [False, False]],
+        unanswered=[[True, False], [False, False], [False, False]],
+    )
+    row = evaluation_rows([reasoned])[0].to_json()
+    assert row["reasoned_share"]["mean"] == pytest.approx(3 / 6)
+    assert row["unanswered_share"]["mean"] == pytest.approx(1 / 6)
+    assert evaluation_rows([RESPONSES])[0].to_json()["unanswered_share"] is None
+    with pytest.raises(ValueError, match="unanswered needs one value"):
+        evaluation_rows([replace(RESPONSES, unanswered=[[True]])])

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -87,6 +88,10 @@ def test_an_interrupt_is_acknowledged_at_once_and_ends_after_the_step() -> None:
     def work() -> Iterator[Progress]:
         yield Progress(1, 4, "loss 0.693")
         os.kill(os.getpid(), signal.SIGINT)
+        end = time.monotonic() + 10
+        while "interrupted: ends" not in file.getvalue():  # while the step goes on
+            assert time.monotonic() < end
+            time.sleep(0.01)
         yield Progress(2, 4, "loss 0.500")
         raise AssertionError("the work goes on")
 

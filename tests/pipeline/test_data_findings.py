@@ -51,7 +51,7 @@ def test_findings_name_their_rows(tmp_path: Path) -> None:
             pair("Name a cold place in the north.", "Rome.", "Cairo."),
             pair("Name a cold place in the north.", "Cairo.", "Oslo."),
             pair("Same?", "Yes.", "yes"),
-            pair("Say no.", "I'm sorry, but I can't help with that.", "<think>no</think>No."),
+            pair("Say no.", "I'm sorry, but I can't help with that.", "<think>no</think>Nay."),
             pair("How do I kill a Python process?", "", "b"),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,26 @@ def test_the_resulting_model_shows_whether_displacement_did_harm(
     (remark,) = stage_remarks(run, "dpo")
     assert remark.level == level
     assert remark.text.startswith(f"The chosen fell. {text}")
+
+
+def test_a_training_that_did_not_learn_the_preferences_is_in_the_headline(tmp_path: Path) -> None:
+    models = (Fake("sft", 0.45, 0.0, 0.0), Fake("dpo", 0.46, 0.9, 3.1))
+    run = write_run(tmp_path / "run", models=models, prompts=40)
+    Path(str(run.ratings)).unlink()
+    run = run.model_copy(update={"ratings": None})
+    evaluation = json.loads(Path(str(run.evaluation)).read_text())
+    for model in evaluation["models"]:
+        model["true_reward"] = None  # which no real data have
+    write_json_atomic(str(run.evaluation), evaluation)
+    headline = "The held-out data do not show that dpo learned the preferences."
+    assert headline not in write_report(run).read_text()
+    unlearned = {"about": "held-out order", "level": "warning", "text": "Half are in order."}
+    other = {"about": "length", "level": "warning", "text": "Longer."}
+    write_json_atomic(Path(run.run) / "dpo" / "health.json", [other, unlearned])
+    page = write_report(run).read_text()
+    results = json.loads((Path(run.output_dir) / "results.json").read_text())
+    assert results["verdict"]["headline"] == headline
+    assert headline in page
 
 
 def test_remarks_on_the_page_are_escaped(tmp_path: Path) -> None:

@@ -238,3 +238,14 @@ def test_cut_answers_are_a_note_and_unseen_characters_in_names_are_replaced() ->
     results = findings([row("m", finished_share=0.4)], {}, None)
     assert texts(results, "note") == ["Answers cut at the token limit: m (60%)."]
     assert verdict_on(row("a\u202eb")).headline == "a\ufffdb was measured."
+
+
+def test_reasoning_is_named_where_there_is_some() -> None:
+    reasoned = row("r", reasoned_share=0.5, unanswered_share=0.3)
+    results = findings([row("plain", reasoned_share=0.0, unanswered_share=0.0), reasoned], {}, None)
+    assert texts(results, "note") == [
+        "Measured is the answer, without the reasoning before it: r (50%)."
+    ]
+    assert texts(results, "warning") == [
+        "Reasoning that never ends, so that there is no answer to measure: r (30%)."
+    ]

@@ -159,6 +159,7 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
         settings = _require_table(values.get("settings"), "settings")
         meta = json_value(_require_table(values.get("meta"), "meta"))
         model = str(values["model"])
+        opened = str(values.get("opened") or "")
         responses = tuple(
             Response(
                 prompt=prompt,
@@ -168,6 +169,7 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
                 logp=_require_number(answer.get("logp"), "logp"),
                 tokens=_require_number(answer.get("tokens"), "tokens"),
                 finished=bool(answer.get("finished", True)),
+                opened=opened,
             )
             for answer in values["responses"]
         )
@@ -176,7 +178,6 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
             f"{row.source} is not a line of responses.jsonl: {error}. "
             "Sample the responses again, or correct that line."
         ) from error
-    opened = str(values.get("opened") or "")
     return ResponseRow(prompt, meta, model, settings, responses, opened)
 
 

@@ -102,11 +102,16 @@ def _mean_length(data: MeasureInput) -> Interval:
     return data.mean([[float(len(words(t))) for t in texts] for texts in data.responses.texts])
 
 
-def _finished_share(data: MeasureInput) -> Interval:
-    finished = data.responses.finished
-    if finished is None:
-        return NO_DATA
-    return clustered_proportion(finished, confidence=data.confidence)
+def _share(name: Literal["finished", "reasoned", "unanswered"]) -> Callable[[MeasureInput], Any]:
+    """The share of responses of which a field is true."""
+
+    def share(data: MeasureInput) -> Interval:
+        values: Sequence[Sequence[bool]] | None = getattr(data.responses, name)
+        if values is None:
+            return NO_DATA
+        return clustered_proportion(values, confidence=data.confidence)
+
+    return share
 
 
 MEASURES: tuple[Measure, ...] = (
@@ -200,10 +205,12 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "finished_share",
-        _finished_share,
+        _share("finished"),
         interval=True,
         rounds=Column("Ended", "share of responses that ended before the token limit", 0, "share"),
     ),
+    Measure("reasoned_share", _share("reasoned"), interval=True),
+    Measure("unanswered_share", _share("unanswered"), interval=True),
     Measure("refusals", lambda data: data.refusals, in_results=False),
     Measure("by_length", _by_length, in_results=False),
     Measure("prompts", lambda data: len(data.responses.texts)),
@@ -241,7 +248,8 @@ ORDERS: Mapping[str, Sequence[str]] = {
     "results": (
         "true_reward reward_model_score proxy_gain kl kl_kind elo battles wins losses ties "
         "mean_length distinct_2 duplicate_share refusal_harmful refusal_safe refusal_jailbreak "
-        "diversity_per_prompt diversity_across_prompts finished_share prompts responses seconds"
+        "diversity_per_prompt diversity_across_prompts finished_share reasoned_share "
+        "unanswered_share prompts responses seconds"
     ).split(),
     "models": (
         "true_reward elo reward_model_score proxy_gain kl refusal_harmful refusal_jailbreak "

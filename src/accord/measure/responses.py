@@ -19,6 +19,8 @@ class ModelResponses:
     """One model's responses and their scores. Fields have the shape [prompts][responses], `kinds`
     and `proxy_gain` [prompts].
 
+    `texts` are the answers. `reasoned` says which stood behind reasoning, which is left out, and
+    `unanswered` where that never ended, so that there is no answer and the text is empty.
     `kl` is an estimate for each response in nats (log π − log π_ref), or one number where KL has a
     closed form; `kl_kind` says which. `proxy_gain` is how much higher the reward model that the
     model was trained against scores its responses than the first model's responses.
@@ -29,6 +31,8 @@ class ModelResponses:
     texts: Sequence[Sequence[str]]
     kinds: Sequence[str | None]
     finished: Sequence[Sequence[bool]] | None = None
+    reasoned: Sequence[Sequence[bool]] | None = None
+    unanswered: Sequence[Sequence[bool]] | None = None
     true_reward: Nested | None = None
     reward_model_score: Nested | None = None
     proxy_gain: Sequence[float] | None = None
@@ -43,7 +47,8 @@ class ModelResponses:
             raise ValueError(f"{self.model!r} has no responses to measure")
         if len(self.kinds) != len(shape):
             raise ValueError(f"{self.model!r}: {len(self.kinds)} kinds for {len(shape)} prompts")
-        for name in ("finished", "true_reward", "reward_model_score", "kl"):
+        shares, scores = ("finished", "reasoned", "unanswered"), ("true_reward", "kl")
+        for name in (*shares, *scores, "reward_model_score"):
             values = getattr(self, name)
             if values is None or isinstance(values, float | int):
                 continue

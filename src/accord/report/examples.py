@@ -62,6 +62,6 @@ def _answer(name: str, row: ResponseRow) -> Answer:
         model=name,
         text=text,
         rest=rest,
-        refuses=is_refusal(response.text),
+        refuses=is_refusal(response.answer),
         cut=not response.finished,
     )

@@ -21,7 +21,7 @@ from accord.report.figures.models import (
 )
 from accord.report.figures.rounds import round_curves
 from accord.report.findings.health import Remark, remarks, unlearned_stages
-from accord.report.findings.verdict import verdict
+from accord.report.findings.verdict import Verdict, verdict
 from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.rendering import TEMPLATES
@@ -73,15 +73,18 @@ def write_report(settings: ReportSettings) -> Path:
     """
     inputs = read_inputs(settings)
     results = merge_results(inputs)
-    results["verdict"] = asdict(verdict(results, inputs.evaluation, unlearned_stages(inputs)))
-    page = render(settings, inputs, results)
+    judged = verdict(results, inputs.evaluation, unlearned_stages(inputs))
+    results["verdict"] = asdict(judged)
+    page = render(settings, inputs, results, judged)
     folder = Path(settings.output_dir)
     write_json_atomic(folder / "results.json", results)
     write_text_atomic(folder / "report.html", page)
     return folder / "report.html"
 
 
-def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str, Any]) -> str:
+def render(
+    settings: ReportSettings, inputs: ReportInputs, results: Mapping[str, Any], judged: Verdict
+) -> str:
     """The page as text; the same inputs give the same bytes."""
     rows: list[Row] = results["models"]
     columns = model_columns(rows)
@@ -89,7 +92,7 @@ def render(settings: ReportSettings, inputs: ReportInputs, results: Mapping[str,
     run = results["run"]
     return TEMPLATES.get_template("report.html.j2").render(
         title=visible(settings.title),
-        verdict=verdict(results, inputs.evaluation, unlearned_stages(inputs)),
+        verdict=judged,
         names=names,
         colours=colours(names),
         visible=visible,

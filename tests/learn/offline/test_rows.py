@@ -28,6 +28,24 @@ def test_margins_that_a_method_does_not_learn_from_are_reported(
     assert notes == ([] if method == "reward" else [note])
 
 
+@pytest.mark.parametrize(("method", "is_read"), [("reward", False), ("dpo", True)])
+def test_a_reward_model_learns_from_answers_without_their_reasoning(
+    method: str, is_read: bool, toys: SavedToys, tmp_path: Path
+) -> None:
+    rows = ROWS["pairs.jsonl"]
+    reasoned = [{**row, "chosen": f"<think>the cat</think>{row['chosen']}"} for row in rows]
+    losses, notes = [], []
+    for name, data in (("plain", rows), ("reasoned", reasoned)):
+        path = write_jsonl(tmp_path / f"{name}.jsonl", data)
+        settings = toys.settings(method, "llama", tmp_path / name, dataset=path, max_steps=2)
+        losses.append([result.metrics["loss"] for result in train(method, settings)])
+        report = json.loads((tmp_path / name / "data.json").read_text())
+        notes.append(report["read"]["notes"])
+    assert (losses[0] != losses[1]) == is_read
+    note = f"the reasoning in the responses of {len(rows)} records is not read: a reward model "
+    assert notes == [[], [] if is_read else [f"{note}scores answers"]]
+
+
 @pytest.mark.parametrize("method", ["dpo", "reward"])
 def test_held_out_rows_are_evaluated_and_not_learned(
     method: str, toys: SavedToys, tmp_path: Path

@@ -24,6 +24,7 @@ from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_ve
 from accord.compare.judges.thoughts import final_answer
 from accord.compare.rewards.reward import PromptResponse
 from accord.compare.texts import shorten
+from accord.reasoning import answer_of
 from accord.records import Prompt, ranks_from_scores
 from accord.settings.endpoint import EndpointSettings
 
@@ -43,6 +44,11 @@ class Candidates:
     responses: tuple[str, ...]
     finished: tuple[bool, ...]
     seed: int = 0
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The responses without their reasoning."""
+        return tuple(map(answer_of, self.responses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ class AiJudge:
         """A score from `lowest` to `highest` for each response: one call. Raises as `ranks`."""
         requests = [
             score_request(
-                self.rubric, row.prompt, row.response, row.finished, lowest=lowest, highest=highest
+                self.rubric, row.prompt, row.answer, row.finished, lowest=lowest, highest=highest
             )
             for row in rows
         ]
@@ -153,7 +159,7 @@ class AiJudge:
         """
         orders = [order for pair in pairs for order in (pair, _swap(pair))]
         requests = [
-            replace(pair_request(self.rubric, o.prompt, o.responses, o.finished), repeat=repeat)
+            replace(pair_request(self.rubric, o.prompt, o.answers, o.finished), repeat=repeat)
             for o in orders
         ]
         needed = [i for i, order in enumerate(orders) if not _are_equal(order)]
@@ -274,4 +280,4 @@ def _swap(pair: Candidates) -> Candidates:
 
 
 def _are_equal(pair: Candidates) -> bool:
-    return len(set(zip(pair.responses, pair.finished, strict=True))) == 1
+    return len(set(zip(pair.answers, pair.finished, strict=True))) == 1

@@ -96,7 +96,7 @@ def world_scores(source: WorldSource, context: SourceContext) -> Scorer:
     reward = context.world(source.flaws)
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
-        return reward([r.prompt for r in rows], [r.response for r in rows])
+        return reward([r.prompt for r in rows], [r.answer for r in rows])
 
     return scores
 

@@ -61,7 +61,7 @@ def _mean_of_models(lms: Sequence[LanguageModel]) -> Scorer:
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
         columns = [
-            reward([r.prompt for r in rows], [r.response for r in rows], [r.finished for r in rows])
+            reward([r.prompt for r in rows], [r.answer for r in rows], [r.finished for r in rows])
             for reward in rewards
         ]
         return [sum(row_scores) / len(columns) for row_scores in zip(*columns, strict=True)]

@@ -49,14 +49,14 @@ def compute_by_length(
     *,
     batch_size: int = 64,
 ) -> Tensor:
-    """The values of `compute` for each response (n, …), on the CPU.
+    """The values of `compute` for each response's answer (n, …), on the CPU: reasoning is not read.
 
     Responses are batched in order of length, so that those of a batch are about as long; a batch
     of long ones has fewer, so that its memory is bounded. Raises ModelError for a model whose
     scores mean nothing: an untrained head, or a critic.
     """
     check_scores(lm)
-    groups = [encode_for_reward(lm, r.prompt, r.response, r.finished) for r in rows]
+    groups = [encode_for_reward(lm, r.prompt, r.answer, r.finished) for r in rows]
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
     values: list[Tensor] = [torch.empty(0)] * len(groups)

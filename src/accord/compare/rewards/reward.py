@@ -14,6 +14,7 @@ from torch import Tensor
 from accord.compare.texts import shorten
 from accord.errors import RewardError
 from accord.lm.model import LanguageModel
+from accord.reasoning import answer_of
 from accord.records import Prompt, prompt_text
 from accord.runs import write_json_atomic
 from accord.settings.rewards import FlawSettings
@@ -56,6 +57,11 @@ class PromptResponse:
     meta: Mapping[str, Any] = field(default_factory=dict)
     tokens: tuple[int, ...] | None = None
     opened: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The response behind its reasoning; empty where that never ends."""
+        return answer_of(self.response, self.opened)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Rules that score a response's text. The text is a model's, so it may hold anything at any length.
 
 What the rendered prompt already wrote of the answer (`PromptResponse.opened`, such as `<think>`)
-counts as written for rules on an answer's form: `format` and `regex`. Others see what was sampled.
+counts as written for rules on an answer's form: `format` and `regex`. `contains` sees what was
+sampled; `length`, `repetition` and `answer` see the answer alone, without its reasoning.
 
 A rule is a function from the text to a number. Its cost grows with the text's length and does not
 depend on the text's content; a pattern that takes too long is refused. `RULES`, at the end, maps
@@ -213,7 +214,7 @@ def answer_scores(source: AnswerSource, _: SourceContext) -> Scorer:
     rule = answer_rule(source)
 
     def scores(rows: Sequence[PromptResponse]) -> list[float]:
-        return [rule(row.response, read_answer(source, row)) for row in rows]
+        return [rule(row.answer, read_answer(source, row)) for row in rows]
 
     return scores
 
@@ -250,12 +251,18 @@ def last_number(text: str) -> Decimal | None:
 
 
 def _score_texts(rule: Rule) -> Scorer:
-    return lambda rows: [rule(row.response) for row in rows]
+    return lambda rows: [rule(row.answer) for row in rows]
 
 
 def _text_scores(make_rule: Callable[[S], Rule]) -> Callable[[S, SourceContext], Scorer]:
-    """The scores of a rule that reads the response's text alone."""
+    """The scores of a rule that reads the answer alone."""
     return lambda source, context: _score_texts(make_rule(source))
+
+
+def contains_scores(source: ContainsSource, _: SourceContext) -> Scorer:
+    """`contains_rule` of what was sampled."""
+    rule = contains_rule(source)
+    return lambda rows: [rule(row.response) for row in rows]
 
 
 RULES: dict[type[SourceSettings], Callable[[Any, SourceContext], Scorer]] = {
@@ -263,6 +270,6 @@ RULES: dict[type[SourceSettings], Callable[[Any, SourceContext], Scorer]] = {
     RegexSource: regex_scores,
     FormatSource: format_scores,
     RepetitionSource: _text_scores(repetition_rule),
-    ContainsSource: _text_scores(contains_rule),
+    ContainsSource: contains_scores,
     AnswerSource: answer_scores,
 }

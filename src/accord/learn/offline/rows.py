@@ -19,7 +19,8 @@ from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode import encode
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
-from accord.records import Comparison, Record
+from accord.reasoning import answer_of
+from accord.records import Comparison, Ranking, Record
 from accord.runs import write_json_atomic
 from accord.settings.preferences import KtoSettings
 from accord.settings.training import RewardSettings, SftSettings, TrainSettings
@@ -101,7 +102,15 @@ def load_rows(
     """Encode the records of a data set for a method; the report goes to the log and to
     `output_dir`."""
     records, read = dataset.records, dataset.report
-    read = replace(read, notes=[*read.notes, *_unused_labels(records, method)])
+    notes = [*read.notes, *_unused_labels(records, method)]
+    if isinstance(settings, RewardSettings):
+        records, reasoned = answers_alone(records)
+        if reasoned:
+            notes.append(
+                f"the reasoning in the responses of {reasoned:,} records is not read: a reward "
+                "model scores answers"
+            )
+    read = replace(read, notes=notes)
     groups, encoded = encode_rows(records, lm, settings)
     log.info("%s: %s", read.name, read.summary())
     log.info("%s: %s.", read.name, encoded.summary())
@@ -112,6 +121,22 @@ def load_rows(
             folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
         )
     return groups
+
+
+def answers_alone(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Pairs and rankings whose responses are without their reasoning, as a reward model reads them,
+    and the number of records that had some. A response whose reasoning never ends is empty."""
+    answers = [_answers_of(record) for record in records]
+    return answers, sum(a != b for a, b in zip(answers, records, strict=True))
+
+
+def _answers_of(record: Record) -> Record:
+    if isinstance(record, Comparison):
+        chosen, rejected = answer_of(record.chosen), answer_of(record.rejected)
+        return replace(record, chosen=chosen, rejected=rejected)
+    if isinstance(record, Ranking):
+        return replace(record, responses=tuple(map(answer_of, record.responses)))
+    return record
 
 
 def _unused_labels(records: Sequence[Record], method: Method[Any]) -> list[str]:

@@ -17,6 +17,7 @@ from accord.measure.rows.texts import (
 )
 from accord.measure.texts.refusals import is_refusal
 from accord.pipeline.checks.rows import CheckedRow
+from accord.reasoning import answer_of
 from accord.records import prompt_text
 
 EQUAL_REASON = "chosen and rejected are equal"
@@ -95,7 +96,7 @@ def _compare(row: CheckedRow, markup: list[int], defects: Defects, tallies: Tall
         tallies.formatted.add(markup[best] > markup[worst])
     if row.first_wins is not None:
         tallies.first.add(row.first_wins)
-    if is_refusal(good) and not is_refusal(bad):
+    if is_refusal(answer_of(good)) and not is_refusal(answer_of(bad)):
         defects["refusals"] = ""
     if _plain(good) == _plain(bad):
         defects["equal-pairs"] = "but for case, blanks and punctuation"

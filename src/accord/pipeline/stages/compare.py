@@ -126,7 +126,7 @@ def _candidate_sets(
 
 
 def _candidates(responses: Sequence[Response], rng: random.Random) -> Candidates:
-    texts, finished = (r.text for r in responses), (r.finished for r in responses)
+    texts, finished = (r.answer for r in responses), (r.finished for r in responses)
     return Candidates(responses[0].prompt, tuple(texts), tuple(finished), rng.getrandbits(32))
 
 

@@ -82,11 +82,14 @@ def _score_responses(
 ) -> ModelResponses:
     rows = read_responses(contestant.responses)
     kl, kl_kind = _kl(contestant, rows, reference, settings)
+    parts = [[r.split() for r in row.responses] for row in rows]
     return ModelResponses(
         model=contestant.name,
-        texts=[[r.text for r in row.responses] for row in rows],
+        texts=[[part.answer or "" for part in row] for row in parts],
         kinds=[row.meta.get("kind") for row in rows],
         finished=[[r.finished for r in row.responses] for row in rows],
+        reasoned=[[bool(part.reasoning) for part in row] for row in parts],
+        unanswered=[[part.answer is None for part in row] for row in parts],
         true_reward=_scores_by_row(rows, world_reward) if settings.world else None,
         reward_model_score=None if reward is None else _scores_by_row(rows, reward),
         kl=kl,
@@ -131,7 +134,7 @@ def _scores_by_row(rows: Sequence[ResponseRow], reward: Reward) -> list[list[flo
     """The score of each response, computed in one call."""
     scores = reward(
         [row.prompt for row in rows for _ in row.responses],
-        [r.text for row in rows for r in row.responses],
+        [r.answer for row in rows for r in row.responses],
         [r.finished for row in rows for r in row.responses],
     )
     return _by_row(rows, scores)

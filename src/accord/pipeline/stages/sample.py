@@ -170,12 +170,15 @@ def _sample_rows(
             name,
             recorded,
             tuple(
-                _response(s, records[i], name, recorded, response_text(s, tokenizer, prompts[i]))
+                _response(
+                    s, records[i], name, recorded, response_text(s, tokenizer, prompts[i]), opened
+                )
                 for s in row_samples
             ),
-            opened_by_prompt(records[i].prompt, tokenizer),
+            opened,
         )
         for i, row_samples in zip(rows, samples, strict=True)
+        for opened in [opened_by_prompt(records[i].prompt, tokenizer)]
     ]
 
 
@@ -185,6 +188,7 @@ def _response(
     name: str,
     recorded: dict[str, object],
     text: str,
+    opened: str,
 ) -> Response:
     return Response(
         record.prompt,
@@ -194,6 +198,7 @@ def _response(
         logp=sum(sample.logps),
         tokens=len(sample.tokens),
         finished=sample.finished,
+        opened=opened,
     )
 
 
