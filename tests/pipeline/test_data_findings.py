@@ -14,7 +14,8 @@ from accord.cli.entry import run
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
 from accord.data.read import read_records
-from accord.data.stream import RecordStream, stream_records
+from accord.data.stream import RecordStream, read_columns
+from accord.errors import DataError
 from accord.pipeline.checks.kinds import KINDS
 from accord.pipeline.checks.result import DataCheck
 from accord.pipeline.data_check import check_data
@@ -185,9 +186,23 @@ def test_a_stream_reads_what_read_records_reads(tmp_path: Path, kind: str) -> No
     ]
     path.write_text("not JSON\n" + "".join(json.dumps(row) + "\n" for row in rows))
     records, report = read_records(path, kind)  # type: ignore[arg-type]
-    stream: RecordStream = stream_records(path, kind)  # type: ignore[arg-type]
-    assert [record for row in stream for record in row.records] == records
-    assert stream.report() == report
+    stream = RecordStream(read_columns(str(path)), kind)  # type: ignore[arg-type]
+    for _ in range(2):  # each time from the first row
+        assert [record for row in stream for record in row.records] == records
+        assert stream.report() == report
+
+
+@pytest.mark.parametrize("kind", [None, "comparisons"])
+def test_rows_that_are_none_are_refused_with_their_reasons(
+    tmp_path: Path, kind: str | None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("not JSON\n{bad\n")
+    with pytest.raises(DataError, match=rf"2 rows, none .* as {kind or 'records'}: 2 not valid"):
+        check_data(str(path), kind)
+    path.write_text('{"prompt": null}\n')
+    with pytest.raises(DataError, match="all empty" if kind else "has a value in any column"):
+        check_data(str(path), kind)
 
 
 def test_hh_rlhf(shared_data: Path) -> None:

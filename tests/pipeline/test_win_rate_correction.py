@@ -68,6 +68,23 @@ def test_the_command(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(output.read_text())["people_pairs"] == 150
 
 
+def test_wins_on_every_pair_leave_the_doubt_of_so_many_prompts(tmp_path: Path) -> None:
+    # 20 wins in 20 prompts, 5 of 5 by people: the exact lower bounds are .025^(1/20) and
+    # .025^(1/5), and never 1 (Clopper and Pearson 1934).
+    with PreferenceStore.open(tmp_path / "store.db") as opened:
+        texts = [Response(f"prompt {n}", f"by {m}", m) for n in range(20) for m in ("dpo", "sft")]
+        ids = opened.add_responses(texts)
+        pairs = list(zip(ids[::2], ids[1::2], strict=True))
+        opened.add_verdicts([PairVerdict(a, b, "a", "m", source="judge") for a, b in pairs])
+        opened.add_verdicts([PairVerdict(a, b, "a", "ada", source="person") for a, b in pairs[:5]])
+    result = correct_win_rate(tmp_path / "store.db", "m", "dpo", "sft")
+    assert (result.judge.mean, result.judge.high) == (1.0, 1.0)
+    assert result.judge.low == pytest.approx(0.025 ** (1 / 20))
+    assert result.people.low == pytest.approx(0.025 ** (1 / 5))
+    assert result.corrected.low == pytest.approx(0.025 ** (1 / 5))
+    assert "people       100.0% (47.8% to 100.0%)" in str(result)
+
+
 def test_names_that_the_store_lacks_are_refused(store: str) -> None:
     with pytest.raises(DataError, match="has 0 pairs of dpo and ppo"):
         correct_win_rate(store, "m", "dpo", "ppo")

@@ -13,6 +13,7 @@ from accord.errors import SettingsError
 from accord.pipeline.judges.asking import make_asked_judge
 from accord.pipeline.judges.check import CheckOptions, JudgeReport, check_judge
 from accord.pipeline.judges.record import record_check
+from accord.pipeline.progress import run_to_end
 from accord.settings.reading.load import build
 from accord.settings.stages import JudgeSettings
 
@@ -60,8 +61,7 @@ def check(
         own_model=own_model,
         seed=seed,
     )
-    *_, report = check_judge(asked, pairs, rows, options)
-    assert isinstance(report, JudgeReport)  # the last item
+    report = run_to_end(check_judge(asked, pairs, rows, options))
     if store is not None and asked.fingerprint is not None:
         record_check(store, report, asked.fingerprint, criterion)
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,6 @@ import typer
 if TYPE_CHECKING:
     from accord.pipeline.judges.check import JudgeReport
     from accord.pipeline.progress import Progress
-    from accord.settings.stages import JudgeSettings
 
 commands = typer.Typer(help="Prove judges on people's verdicts.", rich_markup_mode=None)
 
@@ -147,10 +146,9 @@ def check(
     from accord.pipeline.judges.check import CheckOptions
     from accord.pipeline.judges.run import judge_settings, run_check, select_columns
 
-    settings = judge_settings(config, overrides or [])
     work = run_check(
         people,
-        settings,
+        judge_settings(config, overrides or []),
         CheckOptions(min_kappa, 0.95, max_pairs, repeats, own_model, seed),
         where=select_columns(where or []),
         annotators=annotators or [],
@@ -159,25 +157,21 @@ def check(
         store=store,
         output=output,
     )
-    _report(settings, work)
+    _report(work)
 
 
-def _report(settings: JudgeSettings, work: Iterator[Progress | JudgeReport]) -> None:
+def _report(work: Generator[Progress, None, JudgeReport]) -> None:
     """Run a check with a progress bar and print its report. Raises Exit where it did not pass."""
     from rich.console import Console
 
-    from accord.pipeline.console import messages_above_bar, run_with_bar
-    from accord.pipeline.judges.run import progress_of
+    from accord.pipeline.console import messages_above_bar, work_with_bar
     from accord.pipeline.judges.text import format_report
-    from accord.settings.recipe import StagePlan
 
-    reports: list[JudgeReport] = []
     console = Console(stderr=True)
     with messages_above_bar(console):
-        plan = StagePlan("judge check", "judge", settings)
-        run_with_bar(plan, progress_of(work, reports), console)
-    typer.echo(format_report(reports[0]))
-    if not reports[0].passed:
+        report: JudgeReport = work_with_bar("judge check", work, console)
+    typer.echo(format_report(report))
+    if not report.passed:
         raise typer.Exit(1)
 
 

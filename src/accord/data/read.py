@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -96,26 +98,74 @@ def _convert_rows(
     columns = dict.fromkeys(c for row in rows for c, v in row.values.items() if v is not None)
     if all(row.error is not None for row in rows):
         raise describe_unusable(subject, len(rows), kind, _parse_rows(rows, lambda row: ())[1])
-    forms = choose_formats(subject, kind, list(columns))
-    names = match_columns(columns)
-    if forms[0] == "labelled pair":
-        labels = (row.values.get(names["preferred"]) for row in rows)
-        require_clear_labels(labels, names, subject)
-    notes: Counter[str] = Counter()
+    conversion = Conversion(subject, kind, tuple(columns), dialogue_text)
+    conversion.require_clear_labels(rows)
+    records: list[Record] = []
+    for row in rows:
+        with suppress(RowError):  # the conversion counts it
+            records += conversion.convert(row)
+    return records, conversion.report(path, rows)
 
-    def convert(row: DataRow) -> Iterable[Record]:
-        form = next((f for f in forms if has_all_columns(row, f, names)), forms[0])
-        return convert_row(row, form, kind, names, notes, dialogue_text)
 
-    records, dropped = _parse_rows(rows, convert)
-    if not records:
-        raise describe_unusable(subject, len(rows), kind, dropped)
-    used = len(rows) - count_dropped(dropped)
-    all_notes = [note_with_count(note, n, used) for note, n in notes.items()] + note_paths(
-        path, rows
-    )
-    all_notes += note_unread_columns(columns, forms, names, kind, notes)
-    return records, ReadReport(path, len(rows), used, len(records), dropped, all_notes)
+@dataclass(slots=True)
+class Conversion:
+    """Rows with these `columns` on their way to records of `kind`, and what happened to each row.
+
+    Messages about all rows begin with `subject`. `forms` are the format of the rows, then those of
+    single rows; `names` are the columns by the names that they are read as. Raises DataError where
+    the columns don't fit `kind`.
+    """
+
+    subject: str
+    kind: Kind
+    columns: tuple[str, ...]
+    dialogue_text: DialogueText = "turns"
+    forms: list[Format] = field(init=False)
+    names: dict[str, str] = field(init=False)
+    used: int = 0
+    records: int = 0
+    dropped: Dropped = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.forms = choose_formats(self.subject, self.kind, list(self.columns))
+        self.names = match_columns(self.columns)
+
+    def require_clear_labels(self, rows: Iterable[DataRow]) -> None:
+        """Raise DataError where the labels of pairs leave open which response they name."""
+        if self.forms[0] == "labelled pair":
+            labels = (row.values.get(self.names["preferred"]) for row in rows)
+            require_clear_labels(labels, self.names, self.subject)
+
+    def form_of(self, row: DataRow) -> Format:
+        """The format that one row has."""
+        complete = (form for form in self.forms if _has_all_columns(row, form, self.names))
+        return next(complete, self.forms[0])
+
+    def convert(self, row: DataRow) -> tuple[Record, ...]:
+        """The records of a row. Raises RowError, and counts the row, where it can't be used."""
+        try:
+            if row.error is not None:
+                raise row.error
+            form, names, notes = self.form_of(row), self.names, self.notes
+            records = tuple(_convert_row(row, form, self.kind, names, notes, self.dialogue_text))
+        except RowError as error:
+            self.dropped.setdefault(error.reason, []).append((row.source, error.detail))
+            raise
+        self.used += 1
+        self.records += len(records)
+        return records
+
+    def report(self, path: str, rows: Sequence[DataRow]) -> ReadReport:
+        """What happened to the rows, of which `rows` has one of each file or more. Raises DataError
+        where none can be used."""
+        total = self.used + count_dropped(self.dropped)
+        if not self.records:
+            raise describe_unusable(self.subject, total, self.kind, self.dropped)
+        notes = [note_with_count(note, n, self.used) for note, n in self.notes.items()]
+        notes += note_paths(path, rows)
+        notes += note_unread_columns(self.columns, self.forms, self.names, self.kind, self.notes)
+        return ReadReport(path, total, self.used, self.records, self.dropped, notes)
 
 
 def read_battles(battles: str | Path | Iterable[Any]) -> tuple[list[Battle], ReadReport]:
@@ -205,11 +255,11 @@ def _describe_wrong_columns(
     )
 
 
-def has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
+def _has_all_columns(row: DataRow, form: Format, names: dict[str, str]) -> bool:
     return all(row.values.get(names[c]) is not None for c in COLUMNS[form])
 
 
-def convert_row(
+def _convert_row(
     row: DataRow,
     form: Format,
     kind: Kind,

@@ -72,7 +72,7 @@ def clustered_interval(
     groups = len(clusters)
     if groups == 1:
         return Interval(mean)
-    error = math.sqrt(_clustered_variance(clusters, mean))
+    error = math.sqrt(_variance_of_clusters(clusters, mean))
     return _student(mean, error, groups - 1, confidence)
 
 
@@ -122,6 +122,12 @@ def proportion_interval(successes: float, trials: float, *, confidence: float = 
     return Interval(successes / trials, float(low), float(high))
 
 
+def unseen_share(trials: float, *, confidence: float = 0.95) -> float:
+    """The largest share of which no case may be seen in so many trials: the upper bound of
+    `proportion_interval(0, trials)`, 1 − (α/2)^(1/n)."""
+    return 1 - ((1 - confidence) / 2) ** (1 / trials)
+
+
 def clustered_proportion(
     values_by_prompt: Sequence[ArrayLike], *, confidence: float = 0.95
 ) -> Interval:
@@ -145,7 +151,7 @@ def clustered_proportion(
     mean = float(flat.mean())
     if groups == 1:
         return Interval(mean)
-    variance = _clustered_variance(prompts, mean)
+    variance = _variance_of_clusters(prompts, mean)
     upper = 0.5 + confidence / 2
     narrowed = float(special.stdtrit(count - 1, upper) / special.stdtrit(groups - 1, upper)) ** 2
     trials = mean * (1 - mean) / variance * narrowed if variance else math.inf
@@ -179,11 +185,16 @@ def normal_quantile(confidence: float) -> float:
     return float(special.ndtri(0.5 + confidence / 2))
 
 
-def _clustered_variance(clusters: Sequence[Floats], mean: float) -> float:
-    """The cluster-robust variance of the mean of all values in two clusters or more."""
-    count, groups = sum(array.size for array in clusters), len(clusters)
-    residuals = np.array([float((array - mean).sum()) for array in clusters])
+def clustered_variance(residuals: Floats, count: int) -> float:
+    """The cluster-robust variance of the mean of `count` values, from the sum of the residuals of
+    each of two clusters or more (see `clustered_interval`)."""
+    groups = len(residuals)
     return groups / (groups - 1) * float((residuals**2).sum()) / count**2
+
+
+def _variance_of_clusters(clusters: Sequence[Floats], mean: float) -> float:
+    residuals = np.array([float((array - mean).sum()) for array in clusters])
+    return clustered_variance(residuals, sum(array.size for array in clusters))
 
 
 def _student(mean: float, error: float, degrees: int, confidence: float) -> Interval:

@@ -23,7 +23,7 @@ from accord.pipeline.checks.findings import compare_rows, conclude
 from accord.pipeline.checks.result import DataCheck, Excerpt, require_kinds
 from accord.pipeline.checks.sources import open_rows, read_excerpts, read_held_out
 from accord.pipeline.checks.spill import Spill
-from accord.pipeline.progress import Progress
+from accord.pipeline.progress import Progress, run_to_end
 from accord.records import Source
 from accord.settings.reading.suggest import nearest
 from accord.settings.stage_kinds import find_method, single_stage
@@ -60,13 +60,7 @@ MAX_LINES = 20  # row numbers that a reason shows
 
 def check_data(path: str, kind: str | None = None, **options: Any) -> DataCheck:
     """What is at `path`: see `check_steps`, which this runs to its end."""
-    steps = check_steps(path, kind, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: DataCheck = end.value
-            return result
+    return run_to_end(check_steps(path, kind, **options))
 
 
 def check_steps(
@@ -102,7 +96,7 @@ def check_steps(
         kind = kind or "preferences"
     else:
         yield Progress(0, 0, "reading columns")
-        columns = read_columns(path)
+        columns = read_columns(path, kind or "records")
         if kind is None:
             form = columns.detect_format()
             kind = KINDS_OF_FORMATS.get(form, "battles")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +16,13 @@ class Progress:
     done: int
     total: int
     note: str = ""
+
+
+def run_to_end(work: Generator[Progress, None, T]) -> T:
+    """What work returns, without a progress bar (see `console.work_with_bar`)."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result

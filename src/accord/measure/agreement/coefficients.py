@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from accord.measure.statistics import Floats
+from accord.measure.statistics import Floats, unseen_share
 
 Disagreements = tuple[Floats, Floats]
 """Observed and expected disagreement [B] of B samples; no pair to compare gives NaN."""
@@ -89,7 +89,7 @@ def estimate(
     if items == 1:
         note = "one item has no interval"
     elif observed == 0:
-        share = 1 - ((1 - confidence) / 2) ** (1 / items)
+        share = unseen_share(items, confidence=confidence)
         low, high = 1 - share * largest / expected, 1.0
         note = f"no item disagrees: the lower bound is the exact one of 0 in {items:,}"
     else:

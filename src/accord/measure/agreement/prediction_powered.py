@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import DataError
-from accord.measure.statistics import Floats, Interval, normal_quantile
+from accord.measure.statistics import (
+    Floats,
+    Interval,
+    clustered_variance,
+    normal_quantile,
+    unseen_share,
+)
 
 
 def prediction_powered_mean(
@@ -49,7 +55,7 @@ def prediction_powered_mean(
     half = normal_quantile(confidence) * math.sqrt(variance)
     units = len(y) if labelled_prompts is None else len(np.unique(np.asarray(labelled_prompts)))
     if np.ptp(rectified) == 0:
-        half += 1 - ((1 - confidence) / 2) ** (1 / units)
+        half += unseen_share(units, confidence=confidence)
     return Interval(
         min(1.0, max(0.0, estimate)), max(0.0, estimate - half), min(1.0, estimate + half)
     )
@@ -72,12 +78,10 @@ def _least_variance(f_all: Floats, f: Floats, y: Floats) -> float:
 
 def _variance_of_mean(values: Floats, prompts: ArrayLike | None) -> float:
     """The variance of the mean: cluster-robust by prompt where prompts are given."""
-    count = len(values)
     residuals = values - values.mean()
     if prompts is not None:
         _, unit = np.unique(np.asarray(prompts), return_inverse=True)
         residuals = np.bincount(unit.ravel(), weights=residuals)
-    units = len(residuals)
-    if units < 2:
+    if len(residuals) < 2:
         return 0.25  # one unit has no spread; a score in [0, 1] has a variance of at most this
-    return units / (units - 1) * float((residuals**2).sum()) / count**2
+    return clustered_variance(residuals, len(values))

@@ -22,6 +22,7 @@ from accord.measure.statistics import (
     clustered_interval,
     clustered_proportion,
     difference_interval,
+    unseen_share,
 )
 
 Finding = Literal["biased", "shared", "not seen", "unknown"]
@@ -124,7 +125,7 @@ def _excess(
     mean = float(differences[0])
     if mean == 0:
         prompts = len(np.unique(prompt))
-        half = 1 - ((1 - confidence) / 2) ** (1 / prompts)
+        half = unseen_share(prompts, confidence=confidence)
         return Interval(0.0, -half, half)
     exact = difference_interval(judge, people)
     return Interval(mean, exact.low, exact.high)

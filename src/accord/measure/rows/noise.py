@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse, special
 
 from accord.measure.rows.words import Hashes, Words
-from accord.measure.statistics import Interval, proportion_interval
+from accord.measure.statistics import Floats, Interval, proportion_interval
 
 WORDS = 2**16  # hashed words
 DENSE = 2  # further features: length and markup
@@ -26,8 +26,6 @@ LEAST_PAIRS = 500  # with fewer, words say too little of any label
 _FITTED = 50_000  # rows that the models are fitted to, at most
 _PENALTIES = (0.3, 3.0, 30.0)
 _LARGEST_SLOPE = 5.0
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ def read_held_out(splits: Sequence[str], evaluation_sets: Sequence[str]) -> Held
 
 
 def _prompts(path: str) -> Iterator[CheckedRow]:
-    rows, report = open_rows(path, "prompts", None if is_store(path) else read_columns(path))
+    columns = None if is_store(path) else read_columns(path, "prompts")
+    rows, report = open_rows(path, "prompts", columns)
     yield from rows
     report()  # raises DataError where no row can be used
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,8 +102,8 @@ def check_judge(
     options: CheckOptions,
     *,
     tuned_on: Sequence[Prompt] = (),
-) -> Iterator[Progress | JudgeReport]:
-    """Ask the judge about each pair in both orders; the last item is the report.
+) -> Generator[Progress, None, JudgeReport]:
+    """Ask the judge about each pair in both orders, step by step, and return the report.
 
     Left out, and counted, are pairs without a majority of people, those with two equal responses,
     and those whose prompt is among `tuned_on`. Raises DataError where none is left, and WorkError
@@ -123,7 +123,7 @@ def check_judge(
         yield Progress(end, len(questions), f"{judge.name}")
     judged = _judged_pairs([pairs[i] for i in chosen], people[chosen], verdicts, judge, options)
     repeated = _repeat(judge.ask, questions, verdicts, judged, options)
-    yield JudgeReport(
+    return JudgeReport(
         judge=judge.name,
         fingerprint=None if judge.fingerprint is None else _fingerprint_json(judge),
         people=rows.path,

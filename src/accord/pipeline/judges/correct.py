@@ -12,7 +12,7 @@ from accord.compare.store.rows import Selection, StoredResponse, StoredVerdict
 from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError
 from accord.measure.agreement.prediction_powered import prediction_powered_mean
-from accord.measure.statistics import Interval, clustered_interval
+from accord.measure.statistics import Interval, clustered_proportion
 
 SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5, "undecided": 0.5}
 
@@ -145,7 +145,7 @@ def _by_prompt(scores: dict[Item, float], prompt: dict[Item, int], confidence: f
     groups: dict[int, list[float]] = {}
     for item, score in scores.items():
         groups.setdefault(prompt[item], []).append(score)
-    return clustered_interval(list(groups.values()), confidence=confidence)
+    return clustered_proportion(list(groups.values()), confidence=confidence)
 
 
 def _show(rate: Interval) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from accord.compare.dataset import load_records
@@ -54,8 +54,8 @@ def run_check(
     tuned_on: str | None = None,
     store: str | None = None,
     output: str | None = None,
-) -> Iterator[Progress | JudgeReport]:
-    """Check a judge, and write what was found; the last item is the report.
+) -> Generator[Progress, None, JudgeReport]:
+    """Check a judge step by step, write what was found, and return it.
 
     It is recorded in `store`, or in `people` where that is a store. Raises SettingsError where the
     store can't be one, before anything is asked.
@@ -68,30 +68,15 @@ def run_check(
     pairs, rows = load_voted_pairs(people, where=where, people=annotators, criterion=criterion)
     tuned = read_prompts(tuned_on) if tuned_on is not None else ()
     asked = make_asked_judge(judge)
-    for item in check_judge(asked, pairs, rows, options, tuned_on=tuned):
-        if isinstance(item, JudgeReport):
-            if output is not None:
-                write_json_atomic(output, item.to_json())
-            if record_in is not None and asked.fingerprint is not None:
-                record_check(record_in, item, asked.fingerprint, criterion)
-        yield item
+    report = yield from check_judge(asked, pairs, rows, options, tuned_on=tuned)
+    if output is not None:
+        write_json_atomic(output, report.to_json())
+    if record_in is not None and asked.fingerprint is not None:
+        record_check(record_in, report, asked.fingerprint, criterion)
+    return report
 
 
 def read_prompts(path: str) -> list[Prompt]:
     """The prompts of a data set."""
     records, _ = load_records(path, "prompts")
     return [record.prompt for record in records if isinstance(record, PromptOnly)]
-
-
-def progress_of(
-    work: Iterator[Progress | JudgeReport], reports: list[JudgeReport]
-) -> Iterator[Progress]:
-    """The progress of a check, for a progress bar; its report is appended to `reports`."""
-    try:
-        for item in work:
-            if isinstance(item, JudgeReport):
-                reports.append(item)
-            else:
-                yield item
-    finally:
-        work.close()  # type: ignore[attr-defined]
