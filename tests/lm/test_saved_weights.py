@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from accord.lm import saved_weights
@@ -90,6 +91,14 @@ def test_the_dtype_is_that_of_the_files_whatever_the_configuration_says(tmp_path
     assert stored_dtype(base) == torch.bfloat16
     assert stored_dtype(str(tmp_path / "toy")) == torch.float32
     assert stored_dtype("nobody/has-this") is None
+
+
+def test_the_dtype_is_that_of_most_weights_and_not_of_most_tensors(tmp_path: Path) -> None:
+    small = {f"norm.{i}": torch.zeros(2) for i in range(5)}
+    save_file(
+        {"x": torch.zeros(8, 8, dtype=torch.bfloat16), **small}, tmp_path / "model.safetensors"
+    )
+    assert stored_dtype(str(tmp_path)) == torch.bfloat16
 
 
 def test_the_dtype_of_a_hub_model_is_that_of_its_cached_files(
