@@ -51,6 +51,7 @@ def test_each_recipe_passes_a_dry_run(
     assert not (tmp_path / "runs").exists()
     text = (tmp_path / f"{kind}.yaml").read_text()
     assert len(text.splitlines()) < 65
+    assert ("num_train_epochs" in text) == (kind in METHOD_SETTINGS and kind not in ONLINE)
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
     assert all(len(line) <= 100 for line in comments)
     recipe = load_recipe(tmp_path / f"{kind}.yaml")

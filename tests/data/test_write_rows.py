@@ -19,7 +19,7 @@ from accord.data.write import (
     write_responses,
 )
 from accord.errors import DataError, StorageError
-from accord.records import Comparison, Message, Response
+from accord.records import Comparison, Demonstration, Message, Response
 
 
 def test_write_jsonl_makes_the_folder_and_counts(tmp_path: Path) -> None:
@@ -138,3 +138,20 @@ def test_an_answer_that_only_begins_like_json_stays_text(text: str) -> None:
     """A list in one row of a file and text in the others can't be read by `datasets`."""
     row = record_json(Comparison((Message("user", "q"),), text, "b"))
     assert (row["chosen"], row["rejected"]) == (text, "b")
+
+
+@pytest.mark.parametrize(
+    ("response", "is_text"),
+    [
+        ("hello", True),
+        ('{"answer": 4}', True),
+        ('[{"role": "user", "content": "hi"}]', False),  # as text it would be read as turns
+        ("\n\nHuman: hi\n\nAssistant: hello", False),
+    ],
+)
+def test_an_answer_to_a_conversation_is_written_as_text_where_it_is_read_as_text(
+    response: str, is_text: bool
+) -> None:
+    row = record_json(Demonstration((Message("user", "hi"),), response))
+    turn = [{"role": "assistant", "content": response}]
+    assert row["completion"] == (response if is_text else turn)

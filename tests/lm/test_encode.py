@@ -31,7 +31,7 @@ def tokenized(text: str) -> tuple[int, ...]:
 
 
 def test_an_empty_response_is_dropped_and_counted_with_its_source() -> None:
-    source = Source("rows.jsonl", 7)
+    source = Source("data/rows.jsonl", 7)  # a line that people read has no folder
     records = [Comparison(CHAT, "sat", "  ", source=source), Demonstration(CHAT, "sat")]
     groups, report = encode(records, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
     assert len(groups) == 1

@@ -263,6 +263,7 @@ def test_bf16_weights(tmp_path: Path) -> None:
     path = save_toy(tmp_path / "toy")
     full = load_causal(path)
     bf16 = load_causal(path, precision="bf16", trainable=False)
+    assert bf16.precision == "bf16"  # the checks of a loaded model compute in another
     assert next(bf16.model.parameters()).dtype == torch.bfloat16
     with torch.no_grad():
         exact = response_logps(full, pack(GROUPS))

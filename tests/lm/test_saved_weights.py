@@ -11,8 +11,10 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from accord.lm import saved_weights
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.stack import saved_form
 from accord.lm.forward import response_logps, response_scores
@@ -89,6 +91,41 @@ def test_the_dtype_is_that_of_the_files_whatever_the_configuration_says(tmp_path
     assert stored_dtype(base) == torch.bfloat16
     assert stored_dtype(str(tmp_path / "toy")) == torch.float32
     assert stored_dtype("nobody/has-this") is None
+
+
+def test_the_dtype_is_that_of_most_weights_and_not_of_most_tensors(tmp_path: Path) -> None:
+    small = {f"norm.{i}": torch.zeros(2) for i in range(5)}
+    save_file(
+        {"x": torch.zeros(8, 8, dtype=torch.bfloat16), **small}, tmp_path / "model.safetensors"
+    )
+    assert stored_dtype(str(tmp_path)) == torch.bfloat16
+
+
+def test_the_dtype_of_a_hub_model_is_that_of_its_cached_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(in_dtype(save_toy(tmp_path / "toy"), torch.bfloat16))
+    cached = {"model.safetensors": str(folder / "model.safetensors")}
+    requested: list[str] = []
+
+    def look_up(name: str, file: str) -> str | None:
+        requested.append(name)
+        return cached.get(file)
+
+    monkeypatch.setattr(saved_weights, "try_to_load_from_cache", look_up)
+    assert stored_dtype("Qwen/Qwen2.5-0.5B-Instruct") == torch.bfloat16
+    assert set(requested) == {"Qwen/Qwen2.5-0.5B-Instruct"}
+    shutil.move(cached["model.safetensors"], folder / "a.safetensors")
+    index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}
+    (folder / "index.json").write_text(json.dumps(index))
+    cached = {
+        "model.safetensors.index.json": str(folder / "index.json"),
+        "a.safetensors": str(folder / "a.safetensors"),
+    }
+    assert stored_dtype("owner/sharded") == torch.bfloat16
+    requested.clear()
+    assert stored_dtype("no/such/folder") is None
+    assert requested == []
 
 
 @torch.no_grad()

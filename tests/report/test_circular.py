@@ -179,6 +179,16 @@ def test_pairs_labelled_by_the_judge_that_rates(run: Run) -> None:
     assert run.verdict()[1] == []
 
 
+def test_held_out_pairs_of_the_judge_are_not_learned_from(run: Run) -> None:
+    run.stage("compare", "compare", responses=[run.path("sampled/responses.jsonl")], judge=AI)
+    held_out = run.path("compare/store.db")
+    run.stage("dpo", "dpo", model="base", dataset="pairs.jsonl", eval_dataset=held_out)
+    run.stage("dpo-answers", "sample", model=run.path("dpo/model"), dataset="p.jsonl")
+    run.contestant("dpo", "dpo-answers", train=run.path("dpo"))
+    run.ratings(AI)
+    assert run.verdict()[:2] == ("dpo is rated best by the AI judge “big-judge”.", [])
+
+
 def test_a_copy_of_the_judge_is_known_by_its_content(run: Run) -> None:
     selecting, copy = run.path("reward/model"), "/elsewhere/copy"
     run.stage(
