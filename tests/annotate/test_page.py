@@ -145,6 +145,22 @@ def test_the_page_is_closed_before_the_server_answers(path: Path, browser: Any) 
     assert [v.strength for v in verdicts(path)] == [2]
 
 
+def test_a_browser_that_stores_nothing_loses_nothing(path: Path, browser: Any) -> None:
+    refuses = "Storage.prototype.setItem = () => { throw new Error('full') }"
+    with serving(path) as server, tab(browser, server) as page:
+        page.context.add_init_script(refuses)
+        page.reload()
+        wait_for_done(page, 0)
+        press(page, "ArrowLeft", "1")
+        wait_for_done(page, 1)
+        server.kill()
+        press(page, "ArrowRight", "2")
+        page.get_by_text("The server does not answer").wait_for()
+        server.start()
+        wait_for_done(page, 2)
+    assert [v.strength for v in verdicts(path)] == [1, 2]
+
+
 def test_two_tabs(path: Path, browser: Any) -> None:
     with serving(path) as server, tab(browser, server) as one:
         wait_for_done(one, 0)

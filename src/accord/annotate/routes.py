@@ -82,7 +82,11 @@ async def next_item(visit: Visit) -> Response:
         work = partial(_adjudicated, visit, _item_id(adjudicated))
     else:
         work = partial(_next, visit)
-    return JSONResponse(await visit.page.work(work))
+
+    def show() -> dict[str, Any]:
+        return {**work(), "progress": visit.page.desk.progress(visit.person.name)}
+
+    return JSONResponse(await visit.page.work(show))
 
 
 async def answer(visit: Visit) -> Response:
@@ -122,10 +126,6 @@ async def take_test(visit: Visit) -> Response:
         raise RequestError("Answer every question.")
     wrong = await visit.page.work(visit.page.desk.take_test, visit.person.name, chosen)
     return JSONResponse({"wrong": wrong})
-
-
-async def progress(visit: Visit) -> Response:
-    return JSONResponse(await visit.page.work(visit.page.desk.progress, visit.person.name))
 
 
 async def difference(visit: Visit) -> Response:

@@ -48,7 +48,6 @@ def create_app(
         Route("/api/undo", for_people(page, routes.undo), methods=["POST"]),
         Route("/api/renew", for_people(page, routes.renew), methods=["POST"]),
         Route("/api/test", for_people(page, routes.take_test), methods=["POST"]),
-        Route("/api/progress", for_people(page, routes.progress)),
         Route("/api/difference", for_people(page, routes.difference)),
         Route("/api/rest", for_people(page, routes.rest)),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),

@@ -5,12 +5,12 @@ import { Choice } from "./choice.js";
 import { listenToKeys } from "./keys.js";
 import { get, insist, memory, post, randomId } from "./network.js";
 
-const { person, passed, adjudicated } = document.body.dataset;
+const { person, passed, adjudicated, lease } = document.body.dataset;
 const main = document.getElementById("item");
 const trouble = document.getElementById("trouble");
 const status = document.getElementById("status");
 const pending = memory(() => localStorage, `accord:${location.pathname}:${person}:pending:`);
-const RENEWAL = 60_000; // milliseconds between signs of life
+const RENEWAL = Math.min(60, Number(lease) / 3) * 1000; // milliseconds between signs of life
 
 let choice = null; // of the item that is shown
 let busy = false;
@@ -61,20 +61,16 @@ async function sendPending() {
 
 async function showNext() {
   const body = adjudicated ? { adjudicate: Number(adjudicated) } : {};
-  show(await insist(() => post("api/next", body), (sentence) => sentence && report(sentence)));
-  showProgress();
+  const shown = await insist(() => post("api/next", body), (sentence) => sentence && report(sentence));
+  show(shown);
+  showProgress(shown.progress);
 }
 
-async function showProgress() {
-  try {
-    const { done, remaining, seconds } = await get("api/progress");
-    const minutes = seconds === null ? null : Math.ceil((seconds * remaining) / 60);
-    const time = minutes === null || remaining === 0 ? "" : ` · about ${minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`}`;
-    document.getElementById("done").textContent = `${done} done · ${remaining} left${time}`;
-    Object.assign(document.getElementById("progress"), { value: done, max: Math.max(1, done + remaining) });
-  } catch {
-    // The next item brings it up to date.
-  }
+function showProgress({ done, remaining, seconds }) {
+  const minutes = seconds === null ? null : Math.ceil((seconds * remaining) / 60);
+  const time = minutes === null || remaining === 0 ? "" : ` · about ${minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`}`;
+  document.getElementById("done").textContent = `${done} done · ${remaining} left${time}`;
+  Object.assign(document.getElementById("progress"), { value: done, max: Math.max(1, done + remaining) });
 }
 
 function store(action, reason = null) {
