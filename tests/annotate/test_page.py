@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
-pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
-pytest.importorskip("playwright", reason="playwright is not installed")
-
-from playwright import sync_api
 
 from accord.annotate.start import invite_person
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response
-from tests.annotate.browsers import CHROMIUM, press, serving, tab, wait_for_done
+from tests.annotate.browsers import press, serving, tab, wait_for_done
 from tests.annotate.desks import fill
-
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium on this machine", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def verdicts(path: Path) -> list[Any]:

@@ -88,13 +88,15 @@ def adjudicate_item(
     query = sa.select(ITEMS.c.id).where(ITEMS.c.id == item_id, ITEMS.c.queue_id == queue.id)
     if connection.scalar(query) is None:
         return None
-    earlier = find_assignment(connection, item_id, annotator)
+    earlier = find_assignment(connection, queue, item_id, annotator)
     return earlier or _assign(connection, item_id, annotator, lease, now, state=ADJUDICATING)
 
 
-def find_assignment(connection: sa.Connection, item_id: int, annotator: str) -> Assignment | None:
-    """The annotator's assignment of an item, whatever its state."""
-    query = ASSIGNED.where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+def find_assignment(
+    connection: sa.Connection, queue: Queue, item_id: int, annotator: str
+) -> Assignment | None:
+    """The annotator's assignment of an item of the queue, whatever its state."""
+    query = _of(queue, annotator).where(ASSIGNMENTS.c.item_id == item_id)
     return next(iter(_select_assignments(connection, query)), None)
 
 
