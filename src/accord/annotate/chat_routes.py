@@ -21,7 +21,7 @@ from accord.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class ShownTurn:
+class ChatTurn:
     """A turn on the page; `answer` is the number of a model's answer, from 0."""
 
     role: str
@@ -34,7 +34,7 @@ class ShownTurn:
 class ShownChat:
     """A conversation on the page; `revises` is the verdict that is being changed."""
 
-    turns: tuple[ShownTurn, ...]
+    turns: tuple[ChatTurn, ...]
     answers: int
     revises: int | None
 
@@ -55,8 +55,8 @@ class ChatRoutes:
         if not await visit.page.work(self.chats.desk.test_passed, visit.person.name):
             raise RequestError("Answer the questions on the guidelines first.")
         work = partial(self.chats.say, visit.person.name, item_id(body.get("item")), body)
-        said = await anyio.to_thread.run_sync(work, limiter=self.talkers)
-        return JSONResponse(await visit.page.work(self._shown, visit, *said, revising=False))
+        chat = await anyio.to_thread.run_sync(work, limiter=self.talkers)
+        return JSONResponse(await visit.page.work(self._shown, visit, *chat, revising=False))
 
     async def undo(self, visit: Visit) -> Response:
         before = read_before(await visit.body())
@@ -85,8 +85,8 @@ class ChatRoutes:
         assignment = self.chats.desk.earlier(visit.person.name, before)
         if assignment is None:
             raise RequestError("There is no earlier verdict.")
-        found = self.chats.find(visit.person.name, assignment.item.id)
-        return self._shown(visit, *found, revising=True)
+        chat = self.chats.find(visit.person.name, assignment.item.id)
+        return self._shown(visit, *chat, revising=True)
 
     def _shown(
         self, visit: Visit, assignment: Assignment, chat: Chat, *, revising: bool
@@ -111,7 +111,7 @@ def show_chat(chat: Chat, revises: int | None = None) -> ShownChat:
         is_answer = turn.role == "assistant"
         cut = is_answer and not chat.finished[answers]
         turns.append(
-            ShownTurn(turn.role, show_text(turn.content), answers if is_answer else None, cut)
+            ChatTurn(turn.role, show_text(turn.content), answers if is_answer else None, cut)
         )
         answers += is_answer
     return ShownChat(tuple(turns), answers, revises)

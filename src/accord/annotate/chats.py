@@ -93,7 +93,7 @@ class ChatDesk:
         except Exception as error:  # of a model's code, or its memory: the person can go on
             log.exception("The model failed.")
             raise RequestError(
-                f"The model failed ({type(error).__name__}). Send it again, or tell the owner."
+                f"The model failed ({type(error).__name__}). Send it again, or ask the owner."
             ) from error
 
     def _store(

@@ -148,10 +148,7 @@ const actions = {
     aside.hidden = !aside.hidden;
     document.querySelector("[data-do=guidelines]").setAttribute("aria-expanded", String(!aside.hidden));
   },
-  leave: () => step(async () => {
-    await post("api/leave", {});
-    location.reload();
-  }),
+  leave: () => post("api/leave", {}).then(() => location.reload(), (error) => report(error.message)),
   save: () => store("vote"),
 };
 

@@ -169,10 +169,7 @@ const actions = {
     aside.hidden = !aside.hidden;
     document.querySelector("[data-do=guidelines]").setAttribute("aria-expanded", String(!aside.hidden));
   },
-  leave: () => step(async () => {
-    await post("api/leave", {});
-    location.reload();
-  }),
+  leave: () => post("api/leave", {}).then(() => location.reload(), (error) => report(error.message)),
 };
 const KEYS = { m: "message", b: "broke", h: "held", c: "comment", t: "tags", a: "turn", r: "raw", n: "skip", u: "undo", g: "guidelines", "?": "help" };
 const NEEDS_ANSWER = ["broke", "held", "comment", "tags", "turn", "skip"];
