@@ -65,9 +65,9 @@ def serving(path: Path, *arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def tab(browser: Any, server: Server, **options: Any) -> Iterator[Any]:
-    """A page in a browser of its own. What it logs as an error, and what it asks another host for,
-    fails the test."""
+def tab(browser: Any, server: Any, **options: Any) -> Iterator[Any]:
+    """A page of a server, or of a proxy before it, in a browser of its own. What it logs as an
+    error, and what it asks another host for, fails the test."""
     context = browser.new_context(**options)
     faults: list[str] = []
     page = context.new_page()
