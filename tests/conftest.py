@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from studies.commands import CommandServer
 
+from tests.postgresql import PostgreSql, running_postgresql
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -42,3 +44,10 @@ def commands() -> Iterator[CommandServer]:
     server = CommandServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSql]:
+    """A PostgreSQL server; a test that needs it skips without one."""
+    with running_postgresql() as server:
+        yield server

@@ -11,13 +11,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SERVER = "from accord.cli import main; main()"
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True},
+}
 
 
 def free_port() -> int:
@@ -65,9 +72,9 @@ def serving(path: Path, *arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def tab(browser: Any, server: Server, **options: Any) -> Iterator[Any]:
-    """A page in a browser of its own. What it logs as an error, and what it asks another host for,
-    fails the test."""
+def tab(browser: Any, server: Any, **options: Any) -> Iterator[Any]:
+    """A page of a server, or of a proxy before it, in a browser of its own. What it logs as an
+    error, and what it asks another host for, fails the test."""
     context = browser.new_context(**options)
     faults: list[str] = []
     page = context.new_page()
@@ -102,3 +109,14 @@ def wait_for_done(page: Any, count: int) -> None:
         arg=count,
         timeout=20_000,
     )
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds on a page, or in its open dialog: behind that everything is inert."""
+    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    page.evaluate((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("() => axe.run(document.querySelector('dialog[open]') ?? document)")
+    return [
+        f"{each['impact']}: {each['id']} at {[node['html'][:120] for node in each['nodes'][:3]]}"
+        for each in found["violations"]
+    ]

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-
-from tests.annotate.browsers import press, serving, tab, wait_for_done
-
-AXE = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {},
-    "dark": {"color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True},
-}
-
-
-def violations(page: Any) -> list[str]:
-    page.evaluate(AXE)
-    # Behind an open dialog everything is inert and dimmed.
-    found = page.evaluate("() => axe.run(document.querySelector('dialog[open]') ?? document)")
-    return [
-        f"{each['impact']}: {each['id']} at {[node['html'][:120] for node in each['nodes'][:3]]}"
-        for each in found["violations"]
-    ]
+from tests.annotate.browsers import LOOKS, press, serving, tab, violations, wait_for_done
 
 
 @pytest.mark.parametrize("task", ["pairs", "rankings", "labels"])

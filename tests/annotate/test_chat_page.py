@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from accord.compare.store.store import PreferenceStore
-from tests.annotate.browsers import press, serving, tab
-from tests.annotate.test_accessibility import LOOKS, violations
+from tests.annotate.browsers import LOOKS, press, serving, tab, violations
 from tests.fake_openai import FakeOpenAi, completion
 
 EVIL = (

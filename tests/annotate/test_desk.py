@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -208,27 +207,3 @@ def test_starting_again_adds_only_what_is_new(path: Path, store: PreferenceStore
     assert counted(store) == [1, 0, 0, 0, 0]
     with pytest.raises(DataError, match="started with task='pairs'"):
         desk_of(store, task="labels")
-
-
-def test_many_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    fill(tmp_path / "busy.db", prompts=8)
-    with PreferenceStore.open(tmp_path / "busy.db") as store:
-        desk = desk_of(store, overlap=3)
-        stored: list[int] = []
-
-        def work(name: str) -> None:
-            while (assignment := desk.next(name)) is not None:
-                answer = body(f"{name} {assignment.item.id}")
-                for _ in range(2):  # every answer is sent twice
-                    saved = desk.answer(name, assignment.item.id, answer, session="")
-                stored.append(saved.verdict_id or 0)
-
-        threads = [threading.Thread(target=work, args=(f"person {i}",)) for i in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        verdicts = store.verdicts(history=True)
-        assert sorted(stored) == [v.id for v in verdicts]
-        assert counted(store) == [3] * 8
-        assert len(verdicts) == 24

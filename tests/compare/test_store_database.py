@@ -102,7 +102,7 @@ def test_urls_that_cannot_be_used() -> None:
     assert "secret" not in message
     assert message.endswith(
         "Give a file ending in .db or a URL such as postgresql+psycopg://user@host/name, "
-        "and install its driver."
+        "and install its driver (for PostgreSQL `pip install 'accord[postgresql]'`)."
     )
 
 

@@ -120,6 +120,10 @@ class Desk:
             overlap = assignments.lock_queue(connection, self.queue)
             now = self.clock()
             assignment = assignments.find_assignment(connection, self.queue, item_id, annotator)
+            if assignment is not None and assignment.state == assignments.EXPIRED:
+                # Whoever was given the item since may have left too.
+                assignments.release_expired(connection, self.queue, now)
+                assignment = assignments.find_assignment(connection, self.queue, item_id, annotator)
             if assignment is None:
                 raise ConflictError("This item was never yours to judge. Load the page again.")
             answer = answers.read_answer(body, self.settings, assignment.item.size)

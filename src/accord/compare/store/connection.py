@@ -100,7 +100,8 @@ def _url_error(text: str, error: Exception) -> DataError:
     scheme = text.split("://")[0]
     return DataError(
         f"The store {scheme}://… can't be opened: {error}. Give a file ending in .db or a "
-        "URL such as postgresql+psycopg://user@host/name, and install its driver."
+        "URL such as postgresql+psycopg://user@host/name, and install its driver (for PostgreSQL "
+        "`pip install 'accord[postgresql]'`)."
     )
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from accord.compare.store.inserts import CHUNK, now
 from accord.compare.store.queue_schema import ITEMS, QUEUES
@@ -76,11 +77,16 @@ def open_queue(
 
     Raises DataError where it has another task.
     """
-    row = connection.execute(sa.select(QUEUES).where(QUEUES.c.name == name)).one_or_none()
+    named = sa.select(QUEUES).where(QUEUES.c.name == name)
+    row = connection.execute(named).one_or_none()
     if row is None:
         values = {"name": name, "task": dict(task), "overlap": overlap, "created": now()}
-        id_ = connection.scalar(QUEUES.insert().returning(QUEUES.c.id), values)
-        return Queue(int(id_ or 0), name, task, overlap)
+        try:
+            with connection.begin_nested():
+                connection.execute(QUEUES.insert(), values)
+        except exc.IntegrityError:
+            pass  # another process was faster
+        row = connection.execute(named).one()
     changed = sorted(key for key in {*row.task, *task} if row.task.get(key) != task.get(key))
     if changed:
         before = ", ".join(f"{key}={row.task.get(key)!r}" for key in changed)
@@ -95,6 +101,7 @@ def open_queue(
 
 def add_items(connection: sa.Connection, queue: Queue, items: Iterable[NewItem]) -> int:
     """Add the items that the queue does not have yet; how many those are."""
+    lock_queue(connection, queue)  # another process may add the same
     added = 0
     pending: dict[str, NewItem] = {}
     for item in items:
