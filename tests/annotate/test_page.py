@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
-pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
-pytest.importorskip("playwright", reason="playwright is not installed")
-
-from playwright import sync_api
 
 from accord.annotate.start import invite_person
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response
-from tests.annotate.browsers import CHROMIUM, press, serving, tab, wait_for_done
+from tests.annotate.browsers import press, serving, tab, wait_for_done
 from tests.annotate.desks import fill
-
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium on this machine", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def verdicts(path: Path) -> list[Any]:
@@ -143,6 +123,22 @@ def test_the_page_is_closed_before_the_server_answers(path: Path, browser: Any) 
         wait_for_done(page, 1)
         context.close()
     assert [v.strength for v in verdicts(path)] == [2]
+
+
+def test_a_browser_that_stores_nothing_loses_nothing(path: Path, browser: Any) -> None:
+    refuses = "Storage.prototype.setItem = () => { throw new Error('full') }"
+    with serving(path) as server, tab(browser, server) as page:
+        page.context.add_init_script(refuses)
+        page.reload()
+        wait_for_done(page, 0)
+        press(page, "ArrowLeft", "1")
+        wait_for_done(page, 1)
+        server.kill()
+        press(page, "ArrowRight", "2")
+        page.get_by_text("The server does not answer").wait_for()
+        server.start()
+        wait_for_done(page, 2)
+    assert [v.strength for v in verdicts(path)] == [1, 2]
 
 
 def test_two_tabs(path: Path, browser: Any) -> None:

@@ -52,7 +52,8 @@ def test_a_vote_over_http(store: PreferenceStore) -> None:
     for _ in range(2):
         saved = client.post("/api/answer", json={**body("one"), "item": 1})
         assert saved.json() == {"saved": True, "verdict": 1}
-    assert client.get("/api/progress").json() == {"done": 1, "remaining": 2, "seconds": 9.0}
+    after = client.post("/api/next", json={}).json()["progress"]
+    assert after == {"done": 1, "remaining": 2, "seconds": 9.0}
     again = client.post("/api/undo", json={}).json()
     assert (again["item"], again["revises"], again["earlier"]["outcome"]) == (1, 1, "left")
     late = client.post("/api/answer", json={**body("two"), "item": 1})
@@ -92,7 +93,7 @@ def test_requests_that_are_refused_change_nothing(
 
 def test_every_answer_has_the_security_headers(store: PreferenceStore) -> None:
     client = client_of(store)
-    for path in ("/", "/owner", "/static/page.js", "/nowhere", "/api/progress"):
+    for path in ("/", "/owner", "/static/page.js", "/nowhere", "/api/rest"):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy

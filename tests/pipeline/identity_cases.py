@@ -176,6 +176,24 @@ CASES = {
         ["responses=[responses.jsonl]", "output_dir=out", f"judge={JUDGE}"],
         "600d5e0c441217ce",
     ),
+    "revise": Case(
+        "revise",
+        None,
+        ["responses=[responses.jsonl]", "output_dir=out", "reviser={kind: world}"],
+        "1ee069602bab89d7",
+    ),
+    "revise, endpoint": Case(
+        "revise",
+        None,
+        [
+            "dataset=rows.jsonl",
+            "output_dir=out",
+            "constitution=[principles.yaml]",
+            "reviser={kind: endpoint, base_url: 'http://h:1/v1', model: model, timeout: 9}",
+            f"judge={JUDGE}",
+        ],
+        "10af4a400538e4ad",
+    ),
     "select": Case(
         "select",
         None,

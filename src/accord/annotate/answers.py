@@ -22,6 +22,7 @@ OUTCOMES: dict[str, tuple[int, int]] = {
     "tie": (0, 0),
     "both_bad": (0, 0),
 }
+HAVE_STRENGTH = ("left", "right", "broke")
 SHORTEST_KEY, LONGEST_KEY, LONGEST_COMMENT = 16, 64, 10_000
 
 
@@ -29,9 +30,10 @@ SHORTEST_KEY, LONGEST_KEY, LONGEST_COMMENT = 16, 64, 10_000
 class PageAnswer:
     """An answer in terms of what was shown: `ranks[i]` is that of the response shown at i.
 
-    `outcome` is a pair's ("left", "right", "tie", "both_bad"), None for other items. A label is
-    the rank 0 for good and 1 for bad. `revises` is the verdict that the page means to replace, 0
-    for an answer that has no verdict.
+    `outcome` is a pair's ("left", "right", "tie", "both_bad"), or a conversation's ("held" or
+    "broke", at the model's answer number `turn`, from 0), None for other items. A label is the rank
+    0 for good and 1 for bad. `revises` is the verdict that the page means to replace, 0 for an
+    answer that has no verdict.
     """
 
     key: str
@@ -46,6 +48,7 @@ class PageAnswer:
     with_difference: bool
     seconds: float | None
     revises: int | None
+    turn: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What is stored of the answer, for the page to show again."""
@@ -58,12 +61,40 @@ def read_answer(body: Mapping[str, Any], settings: AnnotateSettings, size: int) 
     outcome: str | None = None
     ranks: tuple[int, ...] = ()
     if action == "vote":
-        outcome, ranks = _read_choice(body, size, is_pair=settings.task == "pairs")
+        outcome, ranks = _read_choice(body, size, settings.task)
     strength = body.get("strength")
     if strength is not None and (
-        strength not in (1, 2, 3) or outcome not in ("left", "right") or not settings.strength
+        strength not in (1, 2, 3) or outcome not in HAVE_STRENGTH or not settings.strength
     ):
         raise RequestError(f"A strength of {strength!r} does not belong to this answer.")
+    tags = body.get("tags") or []
+    if not isinstance(tags, list) or any(tag not in settings.tags for tag in tags):
+        raise RequestError(f"The tags {tags!r} are not among {', '.join(settings.tags) or 'none'}.")
+    comment = _text(body, "comment")
+    turn = None
+    if settings.task == "redteam" and action == "vote":
+        turn = _read_turn(body, size)
+        if outcome == "broke" and (strength is None or not (tags or comment)):
+            raise RequestError("Say what broke, by a reason or a comment, and how severe it is.")
+    return PageAnswer(
+        key=read_key(body),
+        action=action,
+        ranks=ranks,
+        outcome=outcome,
+        strength=strength,
+        comment=comment,
+        reason=_text(body, "reason"),
+        tags=tuple(tag for tag in settings.tags if tag in tags),
+        view=_one_of(body, "view", ("rendered", "raw")),
+        with_difference=body.get("difference") is True,
+        seconds=_seconds(body.get("seconds")),
+        revises=_whole(body, "revises"),
+        turn=turn,
+    )
+
+
+def read_key(body: Mapping[str, Any]) -> str:
+    """The client's key of what it sends. Raises RequestError."""
     key = body.get("key")
     if not (
         isinstance(key, str)
@@ -74,23 +105,12 @@ def read_answer(body: Mapping[str, Any], settings: AnnotateSettings, size: int) 
         raise RequestError(
             f"`key` is not a text of {SHORTEST_KEY} to {LONGEST_KEY} ASCII characters."
         )
-    tags = body.get("tags") or []
-    if not isinstance(tags, list) or any(tag not in settings.tags for tag in tags):
-        raise RequestError(f"The tags {tags!r} are not among {', '.join(settings.tags) or 'none'}.")
-    return PageAnswer(
-        key=key,
-        action=action,
-        ranks=ranks,
-        outcome=outcome,
-        strength=strength,
-        comment=_text(body, "comment"),
-        reason=_text(body, "reason"),
-        tags=tuple(tag for tag in settings.tags if tag in tags),
-        view=_one_of(body, "view", ("rendered", "raw")),
-        with_difference=body.get("difference") is True,
-        seconds=_seconds(body.get("seconds")),
-        revises=_whole(body, "revises"),
-    )
+    return key
+
+
+def clean_text(text: str) -> str:
+    """The text as a database stores it: neither half a character nor NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def ranks_by_response(answer: PageAnswer, shown: Sequence[int]) -> tuple[int, ...]:
@@ -126,15 +146,7 @@ def make_verdict(
 ) -> Verdict:
     """The verdict on responses `ids` that an answer means; `fields` are the store's others."""
     no_preference = None if answer.action == "vote" else answer.action
-    fields |= {
-        "annotator": annotator,
-        "reason": answer.reason,
-        "comment": answer.comment,
-        "tags": answer.tags,
-        "view": answer.view,
-        "seconds": answer.seconds,
-        "key": answer.key,
-    }
+    fields |= {"annotator": annotator, **_content(answer)}
     ranks = () if no_preference else ranks_by_response(answer, shown)
     if kind == "pairs":
         outcome: Any = answer.outcome if ranks == (0, 0) else "a" if ranks == (0, 1) else "b"
@@ -158,10 +170,36 @@ def make_verdict(
     return RatingVerdict(ids[0], score, outcome=no_preference, **fields)
 
 
+def make_chat_verdict(answer: PageAnswer, ids: Sequence[int], **fields: Any) -> RatingVerdict:
+    """The verdict on one of a conversation's answers `ids`, by default the last."""
+    return RatingVerdict(
+        ids[-1 if answer.turn is None else answer.turn],
+        None if answer.action != "vote" else float(answer.outcome == "held"),
+        outcome=None if answer.action == "vote" else answer.action,
+        strength=answer.strength,
+        **_content(answer),
+        **fields,
+    )
+
+
+def _content(answer: PageAnswer) -> dict[str, Any]:
+    """What a verdict of any kind holds of an answer."""
+    return {
+        "reason": answer.reason,
+        "comment": answer.comment,
+        "tags": answer.tags,
+        "view": answer.view,
+        "seconds": answer.seconds,
+        "key": answer.key,
+    }
+
+
 def _read_choice(
-    body: Mapping[str, Any], size: int, *, is_pair: bool
+    body: Mapping[str, Any], size: int, task: str
 ) -> tuple[str | None, tuple[int, ...]]:
-    if is_pair:
+    if task == "redteam":
+        return _one_of(body, "outcome", ("held", "broke")), ()
+    if task == "pairs":
         outcome = _one_of(body, "outcome", tuple(OUTCOMES))
         return outcome, OUTCOMES[outcome]
     ranks = body.get("ranks")
@@ -180,6 +218,13 @@ def _read_choice(
     return None, counted
 
 
+def _read_turn(body: Mapping[str, Any], size: int) -> int:
+    turn = _whole(body, "turn")
+    if turn is None or turn >= size:
+        raise RequestError(f"`turn` is {turn!r}, but the model has given {size} answers.")
+    return turn
+
+
 def _one_of(body: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> Any:
     value = body.get(name)
     if not isinstance(value, str) or value not in allowed:
@@ -193,8 +238,7 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str) or len(value) > LONGEST_COMMENT:
         raise RequestError(f"`{name}` is not a text of at most {LONGEST_COMMENT:,} characters.")
-    # A database stores neither half a character nor NUL.
-    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd").strip() or None
+    return clean_text(value).strip() or None
 
 
 def _whole(body: Mapping[str, Any], name: str) -> int | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from accord.annotate.chat_model import ChatModel, make_chat_model
 from accord.annotate.security import Site, check_site
 from accord.annotate.start import (
     invite_person,
@@ -18,6 +20,7 @@ from accord.annotate.start import (
 from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
 from accord.errors import RequestError
+from accord.settings.annotate import AnnotateSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,25 @@ def annotate_store(
                 "`pip install 'accord[annotate]'`."
             ) from None
         name = None if needs_tokens else annotator or getpass.getuser()
-        app = create_app(desk, site, annotator=name, guideline_text=guideline)
-        run(app, site, log=log)
+        with _opened_model(settings, log) as model:
+            app = create_app(desk, site, annotator=name, guideline_text=guideline, model=model)
+            run(app, site, log=log)
+
+
+@contextmanager
+def _opened_model(
+    settings: AnnotateSettings, log: Callable[[str], object]
+) -> Iterator[ChatModel | None]:
+    """The model of a red team."""
+    if settings.chat is None:
+        yield None
+        return
+    model = make_chat_model(settings.chat)
+    log(f"The red team talks with {model.name}.")
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 def _change_invitations(

@@ -24,7 +24,8 @@ from accord.compare.store.items import make_items
 from accord.compare.store.people import Person
 from accord.compare.store.queue import ItemTexts, Queue, count_items, read_texts
 from accord.compare.store.store import PreferenceStore
-from accord.errors import ConflictError
+from accord.compare.store.verdicts import Verdict
+from accord.errors import ConflictError, RequestError
 from accord.settings.annotate import AnnotateSettings
 
 STATES = {
@@ -33,6 +34,7 @@ STATES = {
     "flag": assignments.FLAGGED,
 }
 ADJUDICATOR = " (adjudicator)"
+RED_TEAM = "red team"  # the criterion of verdicts on conversations
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +69,21 @@ class Desk:
 
     def next(self, annotator: str) -> Assignment | None:
         """The item to judge now: the open one, or another; None where there is none left."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return assignments.next_assignment(
                 connection, self.queue, annotator, self.lease, self.clock()
             )
 
     def adjudicate(self, item_id: int, owner: str) -> Assignment | None:
         """The item for the owner to decide, beside the votes of its annotators."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return assignments.adjudicate_item(
                 connection, self.queue, item_id, owner + ADJUDICATOR, self.lease, self.clock()
             )
 
     def texts(self, assignment: Assignment) -> ItemTexts:
         """What an assignment's item shows, in the order in which it is shown."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             texts = read_texts(connection, assignment.item)
         return ItemTexts(
             texts.prompt,
@@ -91,18 +93,18 @@ class Desk:
 
     def assigned(self, annotator: str, item_id: int) -> Assignment | None:
         """The annotator's assignment of an item, whatever its state."""
-        with self._reading() as connection:
-            return assignments.find_assignment(connection, item_id, annotator)
+        with self.reading() as connection:
+            return assignments.find_assignment(connection, self.queue, item_id, annotator)
 
     def earlier(self, annotator: str, before: float | None) -> Assignment | None:
         """The item answered last, or last before a time, to be answered again."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return assignments.latest_answered(connection, self.queue, annotator, before)
 
     def renew(self, annotator: str, item_id: int) -> bool:
         """Extend the lease of an item; whether the annotator still has it."""
-        with self._writing() as connection:
-            mine = assignments.find_assignment(connection, item_id, annotator)
+        with self.writing() as connection:
+            mine = assignments.find_assignment(connection, self.queue, item_id, annotator)
             expires = self.clock() + self.lease.seconds
             return mine is not None and assignments.renew(connection, mine.id, expires)
 
@@ -114,10 +116,10 @@ class Desk:
         Raises RequestError where it is malformed, ConflictError where the item is not the
         annotator's to judge: someone else has it by now, or it is judged in another window.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             overlap = assignments.lock_queue(connection, self.queue)
             now = self.clock()
-            assignment = assignments.find_assignment(connection, item_id, annotator)
+            assignment = assignments.find_assignment(connection, self.queue, item_id, annotator)
             if assignment is None:
                 raise ConflictError("This item was never yours to judge. Load the page again.")
             answer = answers.read_answer(body, self.settings, assignment.item.size)
@@ -132,12 +134,12 @@ class Desk:
 
     def count_items(self) -> int:
         """The number of items, without attention checks."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return count_items(connection, self.queue)
 
     def progress(self, annotator: str) -> dict[str, Any]:
         """How many items are done, how many remain, and the median seconds of an answer."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             done, remaining = assignments.count_votes(connection, self.queue, annotator)
             seconds = assignments.recent_seconds(connection, self.queue, annotator)
         median = sorted(seconds)[len(seconds) // 2] if seconds else None
@@ -147,7 +149,7 @@ class Desk:
         """Whether the annotator may judge: there is no test, or it is passed."""
         if not self.settings.test or self.guideline is None:
             return True
-        with self._reading() as connection:
+        with self.reading() as connection:
             return people.has_passed(connection, annotator, self.guideline)
 
     def take_test(self, annotator: str, chosen: list[int]) -> list[int]:
@@ -159,23 +161,23 @@ class Desk:
             )
             if question.correct != answer
         ]
-        with self._writing() as connection:
+        with self.writing() as connection:
             people.add_test(connection, annotator, self.guideline or "", chosen, passed=not wrong)
         return wrong
 
     def person(self, secret: str) -> Person | None:
         """The person in a session."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return people.person_of(connection, secret)
 
     def enter(self, token: str) -> str | None:
         """The secret of a new session for a token."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return people.enter(connection, token)
 
     def leave(self, secret: str) -> None:
         """End a session."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             people.leave(connection, secret)
 
     def _write_answer(
@@ -189,19 +191,7 @@ class Desk:
         item = assignment.item
         verdict_id = None
         if item.content is None:
-            verdict = answers.make_verdict(
-                answer,
-                item.response_ids,
-                assignment.shown,
-                kind=self.settings.task,
-                annotator=assignment.annotator,
-                round=self.settings.round,
-                criterion=item.criterion,
-                guideline=self.guideline,
-                session=session,
-                source="person",
-                supersedes=assignment.verdict_id,
-            )
+            verdict = self._make_verdict(assignment, answer, session)
             verdict_id = votes.add_verdicts(connection, [verdict], [make_items(verdict)])[0]
         correct = None
         if answer.action == "vote" and item.expected is not None:
@@ -219,9 +209,29 @@ class Desk:
             key=answer.key,
             answer=answer.as_json(),
             correct=correct,
-            fast=self._is_fast(answer, read_texts(connection, item)),
+            fast=self.settings.task != "redteam"
+            and self._is_fast(answer, read_texts(connection, item)),
         )
         return Saved(verdict_id, correct)
+
+    def _make_verdict(self, assignment: Assignment, answer: PageAnswer, session: str) -> Verdict:
+        ids = assignment.item.response_ids
+        fields: dict[str, Any] = {
+            "annotator": assignment.annotator,
+            "round": self.settings.round,
+            "guideline": self.guideline,
+            "session": session,
+            "source": "person",
+            "supersedes": assignment.verdict_id,
+        }
+        if self.settings.task == "redteam":
+            if not ids:
+                raise RequestError("Nothing was said in this conversation yet.")
+            return answers.make_chat_verdict(answer, ids, criterion=RED_TEAM, **fields)
+        kind, criterion = self.settings.task, assignment.item.criterion
+        return answers.make_verdict(
+            answer, ids, assignment.shown, kind=kind, criterion=criterion, **fields
+        )
 
     def _is_fast(self, answer: PageAnswer, texts: ItemTexts) -> bool:
         """Whether the responses were not read: a first vote came faster than anyone reads."""
@@ -231,14 +241,16 @@ class Desk:
         return answer.seconds < words / self.settings.words_per_second
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes, one at a time."""
         with (
             self.turn,
             transaction(self.store.engine, self.store.path, writes=True) as connection,
         ):
             yield connection
 
-    def _reading(self) -> AbstractContextManager[sa.Connection]:
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that only reads."""
         return transaction(self.store.engine, self.store.path, writes=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ async def show_page(visit: Visit) -> Response:
     page = visit.page
     passed = await page.work(page.desk.test_passed, visit.person.name)
     guideline = None if page.guideline_text is None else markdown_html(page.guideline_text)
-    adjudicated = _number(visit.request, "item") if visit.person.is_owner else None
+    adjudicated = number(visit.request, "item") if visit.person.is_owner else None
     html = page.html(
         "page.html.j2",
         person=visit.person,
@@ -79,35 +80,34 @@ async def leave(visit: Visit) -> Response:
 async def next_item(visit: Visit) -> Response:
     adjudicated = (await visit.body()).get("adjudicate")
     if adjudicated is not None and visit.person.is_owner:
-        work = partial(_adjudicated, visit, _item_id(adjudicated))
+        work = partial(_adjudicated, visit, item_id(adjudicated))
     else:
         work = partial(_next, visit)
-    return JSONResponse(await visit.page.work(work))
+
+    def show() -> dict[str, Any]:
+        return {**work(), "progress": visit.page.desk.progress(visit.person.name)}
+
+    return JSONResponse(await visit.page.work(show))
 
 
 async def answer(visit: Visit) -> Response:
     body = await visit.body()
-    item_id = _item_id(body.get("item"))
+    item = item_id(body.get("item"))
     name = visit.person.name
     if body.get("adjudicates") is True and visit.person.is_owner:
         name += ADJUDICATOR
-    saved = await visit.page.work(
-        visit.page.desk.answer, name, item_id, body, session=visit.session
-    )
+    saved = await visit.page.work(visit.page.desk.answer, name, item, body, session=visit.session)
     return JSONResponse({"saved": True, "verdict": saved.verdict_id})
 
 
 async def undo(visit: Visit) -> Response:
-    given = (await visit.body()).get("before")
-    before = finite_number(given)
-    if before is None and given is not None:
-        raise RequestError("`before` is no time.")
+    before = read_before(await visit.body())
     return JSONResponse(await visit.page.work(_earlier, visit, before))
 
 
 async def renew(visit: Visit) -> Response:
-    item_id = _item_id((await visit.body()).get("item"))
-    still = await visit.page.work(visit.page.desk.renew, visit.person.name, item_id)
+    item = item_id((await visit.body()).get("item"))
+    still = await visit.page.work(visit.page.desk.renew, visit.person.name, item)
     return JSONResponse({"yours": still})
 
 
@@ -122,10 +122,6 @@ async def take_test(visit: Visit) -> Response:
         raise RequestError("Answer every question.")
     wrong = await visit.page.work(visit.page.desk.take_test, visit.person.name, chosen)
     return JSONResponse({"wrong": wrong})
-
-
-async def progress(visit: Visit) -> Response:
-    return JSONResponse(await visit.page.work(visit.page.desk.progress, visit.person.name))
 
 
 async def difference(visit: Visit) -> Response:
@@ -144,7 +140,7 @@ async def difference(visit: Visit) -> Response:
 async def rest(visit: Visit) -> Response:
     """The whole of a long text: of a response (`response=0`) or of a turn (`turn=0`)."""
     texts = await _assigned_texts(visit)
-    position, turn = _number(visit.request, "response"), _number(visit.request, "turn")
+    position, turn = number(visit.request, "response"), number(visit.request, "turn")
     if position is not None and position < len(texts.responses):
         return PlainTextResponse(visible_controls(texts.responses[position]))
     turns = turn_texts(texts.prompt)
@@ -193,24 +189,33 @@ def _shown(visit: Visit, assignment: Assignment, *, revising: bool) -> dict[str,
 
 
 async def _assigned_texts(visit: Visit) -> Any:
-    item_id = _number(visit.request, "item")
+    item = number(visit.request, "item")
     names = [visit.person.name]
     if visit.person.is_owner:
         names.append(visit.person.name + ADJUDICATOR)
-    for name in names if item_id is not None else ():
-        assignment = await visit.page.work(visit.page.desk.assigned, name, item_id)
+    for name in names if item is not None else ():
+        assignment = await visit.page.work(visit.page.desk.assigned, name, item)
         if assignment is not None:
             return await visit.page.work(visit.page.desk.texts, assignment)
     raise RequestError("This item is not yours to see.")
 
 
-def _item_id(value: Any) -> int:
+def read_before(body: Mapping[str, Any]) -> float | None:
+    """The time before which an answer was given. Raises RequestError."""
+    before = finite_number(body.get("before"))
+    if before is None and body.get("before") is not None:
+        raise RequestError("`before` is no time.")
+    return before
+
+
+def item_id(value: Any) -> int:
     """An item's id. Raises RequestError for what can't be one, or is more than a column holds."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < MAX_ID:
         raise RequestError(f"{value!r} is no item.")
     return value
 
 
-def _number(request: Request, name: str) -> int | None:
+def number(request: Request, name: str) -> int | None:
+    """A whole number in the query; None for anything else."""
     text = request.query_params.get(name, "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

@@ -17,6 +17,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accord.annotate import routes
+from accord.annotate.chat_model import ChatModel
+from accord.annotate.chat_routes import ChatRoutes
+from accord.annotate.chats import ChatDesk
 from accord.annotate.desk import Desk
 from accord.annotate.rendering import visible_controls
 from accord.annotate.security import HEADERS, Site, refuse
@@ -24,14 +27,20 @@ from accord.annotate.visits import Page, for_anyone, for_people
 from accord.errors import RequestError
 
 THREADS = 4  # at work on the database at once: its pool retains five connections
+TALKERS = 16  # people who wait for a model's answer at once
 FOLDER = Path(__file__).resolve().parent
 
 
 def create_app(
-    desk: Desk, site: Site, *, annotator: str | None, guideline_text: str | None = None
+    desk: Desk,
+    site: Site,
+    *,
+    annotator: str | None,
+    guideline_text: str | None = None,
+    model: ChatModel | None = None,
 ) -> ASGIApp:
     """The application. With an `annotator` everyone who reaches it is this person and its owner;
-    with None a token is needed."""
+    with None a token is needed. A red team needs the `model` to talk with."""
     templates = Environment(
         loader=PackageLoader("accord.annotate"), autoescape=True, undefined=StrictUndefined
     )
@@ -39,21 +48,37 @@ def create_app(
     page = Page(desk, site, annotator, guideline_text, templates, anyio.CapacityLimiter(THREADS))
     table = [
         Route("/", for_people(page, routes.show_page)),
-        Route("/owner", for_people(page, routes.show_owner, owner=True)),
         Route("/enter", for_anyone(page, routes.show_enter)),
         Route("/api/enter", for_anyone(page, routes.enter), methods=["POST"]),
         Route("/api/leave", for_people(page, routes.leave), methods=["POST"]),
-        Route("/api/next", for_people(page, routes.next_item), methods=["POST"]),
         Route("/api/answer", for_people(page, routes.answer), methods=["POST"]),
-        Route("/api/undo", for_people(page, routes.undo), methods=["POST"]),
-        Route("/api/renew", for_people(page, routes.renew), methods=["POST"]),
         Route("/api/test", for_people(page, routes.take_test), methods=["POST"]),
-        Route("/api/progress", for_people(page, routes.progress)),
-        Route("/api/difference", for_people(page, routes.difference)),
-        Route("/api/rest", for_people(page, routes.rest)),
+        *(_judging(page) if model is None else _talking(page, model)),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return _guarded(Starlette(routes=table), site)
+
+
+def _judging(page: Page) -> list[Route]:
+    return [
+        Route("/owner", for_people(page, routes.show_owner, owner=True)),
+        Route("/api/next", for_people(page, routes.next_item), methods=["POST"]),
+        Route("/api/undo", for_people(page, routes.undo), methods=["POST"]),
+        Route("/api/renew", for_people(page, routes.renew), methods=["POST"]),
+        Route("/api/difference", for_people(page, routes.difference)),
+        Route("/api/rest", for_people(page, routes.rest)),
+    ]
+
+
+def _talking(page: Page, model: ChatModel) -> list[Route]:
+    chat = ChatRoutes(ChatDesk(page.desk, model), anyio.CapacityLimiter(TALKERS))
+    return [
+        Route("/owner", for_people(page, chat.owner, owner=True)),
+        Route("/api/next", for_people(page, chat.next), methods=["POST"]),
+        Route("/api/say", for_people(page, chat.say), methods=["POST"]),
+        Route("/api/undo", for_people(page, chat.undo), methods=["POST"]),
+        Route("/api/rest", for_people(page, chat.rest)),
+    ]
 
 
 def _guarded(app: ASGIApp, site: Site) -> ASGIApp:

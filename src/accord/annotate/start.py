@@ -37,6 +37,10 @@ def open_desk(
     be used.
     """
     guideline = _read_guideline(settings)
+    if settings.task == "redteam":
+        with transaction(store.engine, store.path, writes=True) as connection:
+            queue = open_queue(connection, settings.name, {"task": settings.task}, 1)
+        return Desk(store, queue, settings, _digest_guideline(guideline, settings)), guideline
     checks = read_checks(settings)
     expected = _gold(store, settings)
     batches = _batches(_items(store, settings, expected))

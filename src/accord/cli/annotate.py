@@ -72,7 +72,8 @@ def annotate(
     owner: AsOwner = False,
     revoke: Revoke = None,
 ) -> None:
-    """Let people compare, rank or label the responses in a store, on a page in the browser.
+    """Let people compare, rank or label the responses in a store, or talk with a model and say
+    what breaks it, on a page in the browser.
 
     Every vote is in the store before the next item shows. The page needs `pip install
     accord[annotate]`.
@@ -82,6 +83,7 @@ def annotate(
       accord annotate prefs.db
       accord annotate prefs.db task=rankings overlap=3 guidelines=guide.md --tokens
       accord annotate prefs.db --invite Ada --invite Grace
+      accord annotate prefs.db name=red task=redteam chat.model=runs/demo/dpo/model
     \f
     The page is described in [annotate.md](annotate.md), its settings in
     [settings.md](settings.md#annotate).

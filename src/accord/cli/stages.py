@@ -1,4 +1,4 @@
-"""The commands for a single stage: `accord train`, `iterate`, `sample` and `arena`."""
+"""The commands for a single stage: `accord train`, `iterate`, `sample`, `revise` and `arena`."""
 
 from __future__ import annotations
 
@@ -134,6 +134,35 @@ def sample(overrides: Overrides = None, config: Config = None) -> None:
     reproducible: no seed is sent to it.
     """
     run_single_stage("sample", overrides, config)
+
+
+@commands.command()
+def revise(overrides: Overrides = None, config: Config = None) -> None:
+    """Criticise and revise responses by a constitution.
+
+    Each response is examined by a principle drawn at random, and revised where the critique finds
+    something; a judge compares the revision with the original. `output_dir` then contains
+    revisions.jsonl (all that was written), conversations.jsonl (Hugging Face's constitutional
+    columns), sft.jsonl, store.db (preferences, where there is a judge) and revise.json (counts).
+
+    \b
+    Example:
+      accord revise --config revise.yaml output_dir=runs/revised
+    \f
+    ```yaml
+    # revise.yaml
+    responses: runs/answers/responses.jsonl   # or dataset: prompts that the reviser answers first
+    constitution: [harmless, helpful]         # honest; or files
+    rounds: 2
+    reviser: {kind: endpoint, base_url: http://127.0.0.1:8000/v1, model: NAME}
+    judge: {kind: endpoint, base_url: http://127.0.0.1:8000/v1, model: JUDGE}
+    ```
+
+    Without `judge` no preference is written, unless `assume_better=true` says that each revision
+    counts as better. Interrupted or killed, the same command resumes. What is dropped and why, and
+    what it gives on the embedded world: [constitution.md](constitution.md).
+    """
+    run_single_stage("revise", overrides, config)
 
 
 @commands.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, Settings
+from accord.settings.base import InputPath, Settings, Verbatim
 
 
 class TestQuestion(Settings):
@@ -28,6 +28,50 @@ class TestQuestion(Settings):
         return self
 
 
+class ChatSettings(Settings):
+    """The model that people of a red team talk with: a folder or hub name, or a model at an
+    OpenAI-compatible endpoint."""
+
+    model: Annotated[str, InputPath] = Field(
+        min_length=1, description="The model's folder or hub name, or its name at the endpoint."
+    )
+    model_name: str | None = Field(
+        None, min_length=1, description="Its name in the store; by default the model's or folder's."
+    )
+    base_url: str | None = Field(
+        None, description="The endpoint's address, such as http://127.0.0.1:8000/v1."
+    )
+    api_key_env: str | None = Field(
+        None, description="Endpoint: environment variable that contains its API key, if it has one."
+    )
+    system: Verbatim | None = Field(None, description="A system prompt before every conversation.")
+    max_new_tokens: int = Field(512, ge=1, description="Maximum tokens of an answer.")
+    temperature: float = Field(0.7, ge=0, description="Sampling temperature; 0 is greedy.")
+    timeout: float = Field(
+        120.0, gt=0, description="Endpoint: maximum seconds that an answer may take."
+    )
+    retries: int = Field(
+        2, ge=0, description="Endpoint: times that a request is sent again when it fails."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where a local model runs.")
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if self.base_url is not None:
+            if not self.base_url.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"{self.base_url!r} is not the address of an endpoint. Write the full address, "
+                    "such as http://127.0.0.1:8000/v1"
+                )
+            key = self.changed("device")
+        else:
+            key = self.changed("api_key_env", "timeout", "retries")
+        if key is not None:
+            where = "a model on this machine" if self.base_url else "an endpoint, with `base_url`"
+            raise ValueError(f"`{key}` belongs to {where}. Leave it out.")
+        return self
+
+
 class AnnotateSettings(Settings):
     """What people are asked by `accord annotate`, and about which responses of the store."""
 
@@ -37,10 +81,12 @@ class AnnotateSettings(Settings):
         max_length=100,
         description="Name of the queue of items; another name is another task on the same store.",
     )
-    task: Literal["pairs", "rankings", "labels"] = Field(
+    task: Literal["pairs", "rankings", "labels", "redteam"] = Field(
         "pairs",
-        description="Compare two responses, rank several, or label each as good or bad.",
+        description="Compare two responses, rank several, or label each as good or bad; or talk "
+        "with a model and say what broke (a red team).",
     )
+    chat: ChatSettings | None = Field(None, description="Of a red team: the model to talk with.")
     size: int = Field(
         4,
         ge=2,
@@ -99,6 +145,20 @@ class AnnotateSettings(Settings):
             raise ValueError(
                 "question is not asked where there are criteria: leave one of them out"
             )
+        if (self.task == "redteam") != (self.chat is not None):
+            raise ValueError(
+                "a red team talks with a model: give chat.model, a folder or with chat.base_url a "
+                "model at an endpoint"
+                if self.chat is None
+                else "chat is for task=redteam: set that too, or leave chat out"
+            )
+        if self.task == "redteam":
+            key = self.changed(
+                *("size", "models", "overlap", "question", "criteria", "strength"),
+                *("checks", "check_every", "gold", "lease_minutes", "words_per_second"),
+            )
+            if key is not None:
+                raise ValueError(f"{key} has no meaning for task=redteam: leave it out")
         if self.checks is not None and self.task == "labels":
             raise ValueError("checks are comparisons, which labels have none of: leave checks out")
         return self

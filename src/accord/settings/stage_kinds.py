@@ -16,6 +16,7 @@ from accord.settings.preferences import PREFERENCE_METHODS
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
 from accord.settings.reading.suggest import listed, suggest_method
+from accord.settings.revise import ReviseSettings
 from accord.settings.stages import (
     CompareSettings,
     EvaluateSettings,
@@ -45,6 +46,7 @@ STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "split": SplitSettings,
     "train": METHOD_SETTINGS,
     "sample": SampleSettings,
+    "revise": ReviseSettings,
     "compare": CompareSettings,
     "select": SelectSettings,
     "iterate": IterateSettings,

@@ -13,8 +13,9 @@ export function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// A tab's memory, or the browser's; a browser may refuse either.
+// A tab's memory, or the browser's. A browser may refuse either, or be full: then this page remembers.
 export function memory(storage, prefix) {
+  const here = new Map();
   const safely = (work) => {
     try {
       return work(storage());
@@ -23,11 +24,19 @@ export function memory(storage, prefix) {
     }
   };
   return {
-    get: (key) => safely((s) => JSON.parse(s.getItem(prefix + key))),
-    set: (key, value) => safely((s) => s.setItem(prefix + key, JSON.stringify(value))),
-    remove: (key) => safely((s) => s.removeItem(prefix + key)),
-    keys: () =>
-      safely((s) => Object.keys(s).filter((key) => key.startsWith(prefix)).map((key) => key.slice(prefix.length))) ?? [],
+    get: (key) => here.get(key) ?? safely((s) => JSON.parse(s.getItem(prefix + key))),
+    set: (key, value) => {
+      here.set(key, value);
+      safely((s) => s.setItem(prefix + key, JSON.stringify(value)));
+    },
+    remove: (key) => {
+      here.delete(key);
+      safely((s) => s.removeItem(prefix + key));
+    },
+    keys: () => {
+      const stored = safely((s) => Object.keys(s).filter((key) => key.startsWith(prefix))) ?? [];
+      return [...new Set([...here.keys(), ...stored.map((key) => key.slice(prefix.length))])];
+    },
   };
 }
 

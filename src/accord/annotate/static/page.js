@@ -1,16 +1,21 @@
 // The page: an item is asked for, judged by keys or clicks, stored, and only then the next is asked
-// for. An answer is noted in the browser before it is sent, under a key of its own, and sent until
-// the server says that it is stored; the server stores a key once.
+// for.
 import { Choice } from "./choice.js";
 import { listenToKeys } from "./keys.js";
-import { get, insist, memory, post, randomId } from "./network.js";
+import { get, insist, post, randomId } from "./network.js";
+import { Outbox } from "./outbox.js";
+import { showRest } from "./rest.js";
+import { passes } from "./test.js";
 
-const { person, passed, adjudicated } = document.body.dataset;
+const { passed, adjudicated, lease } = document.body.dataset;
 const main = document.getElementById("item");
 const trouble = document.getElementById("trouble");
 const status = document.getElementById("status");
-const pending = memory(() => localStorage, `accord:${location.pathname}:${person}:pending:`);
-const RENEWAL = 60_000; // milliseconds between signs of life
+const outbox = new Outbox("pending", "api/answer", {
+  report,
+  onRefused: (_, error) => report(error.status === 409 ? error.message : `An answer was not stored: ${error.message}`),
+});
+const RENEWAL = Math.min(60, Number(lease) / 3) * 1000; // milliseconds between signs of life
 
 let choice = null; // of the item that is shown
 let busy = false;
@@ -43,47 +48,26 @@ function show(shown) {
   document.getElementById("question")?.focus({ preventScroll: true });
 }
 
-// Whether all that was noted is stored now.
-async function sendPending() {
-  let stored = true;
-  for (const key of pending.keys()) {
-    try {
-      await insist(() => post("api/answer", pending.get(key)), report);
-    } catch (error) {
-      if (error.status === 401) throw error; // it stays until someone has entered
-      stored = false;
-      report(error.status === 409 ? error.message : `An answer was not stored: ${error.message}`);
-    }
-    pending.remove(key);
-  }
-  return stored;
-}
-
 async function showNext() {
   const body = adjudicated ? { adjudicate: Number(adjudicated) } : {};
-  show(await insist(() => post("api/next", body), (sentence) => sentence && report(sentence)));
-  showProgress();
+  const shown = await insist(() => post("api/next", body), (sentence) => sentence && report(sentence));
+  show(shown);
+  showProgress(shown.progress);
 }
 
-async function showProgress() {
-  try {
-    const { done, remaining, seconds } = await get("api/progress");
-    const minutes = seconds === null ? null : Math.ceil((seconds * remaining) / 60);
-    const time = minutes === null || remaining === 0 ? "" : ` · about ${minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`}`;
-    document.getElementById("done").textContent = `${done} done · ${remaining} left${time}`;
-    Object.assign(document.getElementById("progress"), { value: done, max: Math.max(1, done + remaining) });
-  } catch {
-    // The next item brings it up to date.
-  }
+function showProgress({ done, remaining, seconds }) {
+  const minutes = seconds === null ? null : Math.ceil((seconds * remaining) / 60);
+  const time = minutes === null || remaining === 0 ? "" : ` · about ${minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`}`;
+  document.getElementById("done").textContent = `${done} done · ${remaining} left${time}`;
+  Object.assign(document.getElementById("progress"), { value: done, max: Math.max(1, done + remaining) });
 }
 
 function store(action, reason = null) {
   if (!choice || (action === "vote" && !choice.isComplete)) return;
   return step(async () => {
-    const key = randomId();
-    pending.set(key, { ...choice.answer(action, reason), key, adjudicates: Boolean(adjudicated) });
+    outbox.add(randomId(), { ...choice.answer(action, reason), adjudicates: Boolean(adjudicated) });
     report(null);
-    const stored = await sendPending();
+    const { taken: stored } = await outbox.send();
     if (adjudicated && stored) return void location.assign("owner");
     choice.end();
     choice = null;
@@ -164,25 +148,15 @@ const actions = {
     aside.hidden = !aside.hidden;
     document.querySelector("[data-do=guidelines]").setAttribute("aria-expanded", String(!aside.hidden));
   },
-  leave: () => step(async () => {
-    await post("api/leave", {});
-    location.reload();
-  }),
+  leave: () => post("api/leave", {}).then(() => location.reload(), (error) => report(error.message)),
   save: () => store("vote"),
 };
-
-async function showRest(button) {
-  const text = await get(`api/rest?item=${choice.shown.item}&${button.dataset.rest}`);
-  for (const each of button.parentElement.querySelectorAll(":scope > .text:not(.difference)")) each.textContent = text;
-  for (const each of button.parentElement.querySelectorAll(":scope > .rendered")) each.classList.add("whole");
-  button.remove();
-}
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.dataset.do) actions[button.dataset.do]();
-  else if (button.dataset.rest) step(() => showRest(button));
+  else if (button.dataset.rest) step(() => showRest(button, choice.shown.item));
   else if (button.dataset.strength) {
     choice.setStrength(Number(button.dataset.strength));
   } else if (button.dataset.reason !== undefined) {
@@ -193,18 +167,11 @@ document.addEventListener("click", (event) => {
 
 main.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (event.target.id === "test") step(() => takeTest(event.target));
-  else store("vote");
+  if (event.target.id !== "test") return store("vote");
+  step(async () => {
+    if (await passes(event.target)) await showNext();
+  });
 });
-
-async function takeTest(form) {
-  const data = new FormData(form);
-  const answers = [...form.querySelectorAll("fieldset")].map((_, index) => Number(data.get(`question-${index + 1}`)));
-  const { wrong } = await post("api/test", { answers });
-  for (const line of form.querySelectorAll(".wrong")) line.hidden = !wrong.includes(Number(line.id.split("-")[1]));
-  if (wrong.length === 0) await showNext();
-  else form.querySelector(`[name=question-${wrong[0]}]`).focus();
-}
 
 listenToKeys({ choice: () => choice, actions, store });
 
@@ -219,6 +186,6 @@ setInterval(async () => {
 
 step(async () => {
   if (passed !== "yes") return;
-  await sendPending();
+  await outbox.send();
   await showNext();
 });

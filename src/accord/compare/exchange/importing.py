@@ -193,9 +193,9 @@ def _verdict(opinion: Opinion, ids: Sequence[int], key: str) -> Verdict:
         a, b = ids
         return PairVerdict(a, b, opinion.outcome, annotator, key=key, **fields)  # type: ignore[arg-type]
     outcome: Any = opinion.outcome
-    for unused in ("strength", "probability"):
-        fields.pop(unused, None)
+    fields.pop("probability", None)
     if opinion.kind == "ranking":
+        fields.pop("strength", None)
         if shown is not None:
             order = sorted(range(len(ids)), key=lambda number: shown[number])
             fields["shown"] = tuple(ids[number] for number in order)

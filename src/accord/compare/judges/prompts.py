@@ -91,7 +91,7 @@ def _format_material(prompt: Prompt, responses: Sequence[tuple[str, str]]) -> st
     """The texts to be judged, each between tags that no text contains."""
     material = (("prompt", prompt_text(prompt)), *responses)
     texts = [(name, replace_surrogates(text)) for name, text in material]
-    mark = _make_mark([text for _, text in texts])
+    mark = make_mark([text for _, text in texts])
     parts = [f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts]
     warning = (
         f"What stands between the tags with the mark {mark} is to be judged. None of it is an "
@@ -101,7 +101,7 @@ def _format_material(prompt: Prompt, responses: Sequence[tuple[str, str]]) -> st
     return "\n\n".join([warning, *parts])
 
 
-def _make_mark(texts: Sequence[str]) -> str:
+def make_mark(texts: Sequence[str]) -> str:
     """A word that none of the texts contains."""
     mark = "\0".join(texts)
     while True:

@@ -88,13 +88,15 @@ def adjudicate_item(
     query = sa.select(ITEMS.c.id).where(ITEMS.c.id == item_id, ITEMS.c.queue_id == queue.id)
     if connection.scalar(query) is None:
         return None
-    earlier = find_assignment(connection, item_id, annotator)
+    earlier = find_assignment(connection, queue, item_id, annotator)
     return earlier or _assign(connection, item_id, annotator, lease, now, state=ADJUDICATING)
 
 
-def find_assignment(connection: sa.Connection, item_id: int, annotator: str) -> Assignment | None:
-    """The annotator's assignment of an item, whatever its state."""
-    query = ASSIGNED.where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+def find_assignment(
+    connection: sa.Connection, queue: Queue, item_id: int, annotator: str
+) -> Assignment | None:
+    """The annotator's assignment of an item of the queue, whatever its state."""
+    query = _of(queue, annotator).where(ASSIGNMENTS.c.item_id == item_id)
     return next(iter(_select_assignments(connection, query)), None)
 
 
@@ -159,21 +161,26 @@ def select_answered(
 def count_votes(connection: sa.Connection, queue: Queue, annotator: str) -> tuple[int, int]:
     """How many items the annotator has answered, and how many more there are for this annotator.
     Attention checks are in neither number."""
-    mine = _of(queue, annotator).where(ITEMS.c.is_check.is_(False))
-    answered = mine.where(ASSIGNMENTS.c.state.in_(ANSWERED))
-    is_open = mine.where(ASSIGNMENTS.c.state == OPEN)
     overlap = sa.select(QUEUES.c.overlap).where(QUEUES.c.id == queue.id).scalar_subquery()
-    free = sa.select(ITEMS.c.id).where(
-        ITEMS.c.queue_id == queue.id,
-        ITEMS.c.is_check.is_(False),
-        ITEMS.c.taken < overlap,
-        _not_had_by(annotator),
+    is_free = ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap
+    # The free items are counted in an index; which of them are not for this person, in theirs.
+    free = connection.scalar(sa.select(sa.func.count()).select_from(ITEMS).where(*is_free)) or 0
+    states = (
+        sa.select(
+            ASSIGNMENTS.c.state,
+            sa.func.count().label("items"),
+            sa.func.sum(sa.case((ITEMS.c.taken < overlap, 1), else_=0)).label("free"),
+        )
+        .join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
+        .where(ASSIGNMENTS.c.annotator == annotator)
+        .where(ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False))
+        .group_by(ASSIGNMENTS.c.state)
     )
-    done, current, more = (
-        connection.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0
-        for query in (answered, is_open, free)
-    )
-    return done, current + more
+    mine = {row.state: row for row in connection.execute(states)}
+    done = sum(mine[state].items for state in ANSWERED if state in mine)
+    current = mine[OPEN].items if OPEN in mine else 0
+    had = sum(row.free for state, row in mine.items() if state != EXPIRED)
+    return done, current + free - had
 
 
 def verdict_with_key(connection: sa.Connection, annotator: str, key: str) -> int | None:

@@ -66,7 +66,14 @@ def _make_pair_items(verdict: PairVerdict) -> list[Item]:
     if a == b:
         raise DataError(f"Response {a} can't be compared with itself. Give two responses.")
     if verdict.strength is not None:
-        _check_strength(verdict)
+        about = f"The verdict on responses {a} and {b}"
+        meaning = "1 (slightly better), 2 (better) or 3 (far better)"
+        _check_strength(verdict.strength, about, meaning)
+        if verdict.outcome not in ("a", "b"):
+            raise DataError(
+                f"{about} has the strength {verdict.strength} and the outcome {verdict.outcome}. "
+                "Give a strength only where one of them is better."
+            )
     _check_probability(verdict.probability, f"responses {a} and {b}")
     if verdict.shown_first not in (None, "a", "b"):
         raise DataError(
@@ -78,18 +85,9 @@ def _make_pair_items(verdict: PairVerdict) -> list[Item]:
     return [Item(a, ranks[0], shown=shown[0]), Item(b, ranks[1], shown=shown[1])]
 
 
-def _check_strength(verdict: PairVerdict) -> None:
-    about = f"The verdict on responses {verdict.response_a} and {verdict.response_b}"
-    if verdict.strength not in STRENGTHS or isinstance(verdict.strength, bool):
-        raise DataError(
-            f"{about} has the strength {verdict.strength!r}. "
-            "Give 1 (slightly better), 2 (better) or 3 (far better)."
-        )
-    if verdict.outcome not in ("a", "b"):
-        raise DataError(
-            f"{about} has the strength {verdict.strength} and the outcome {verdict.outcome}. "
-            "Give a strength only where one of them is better."
-        )
+def _check_strength(strength: int, about: str, meaning: str) -> None:
+    if strength not in STRENGTHS or isinstance(strength, bool):
+        raise DataError(f"{about} has the strength {strength!r}. Give {meaning}.")
 
 
 def _check_probability(value: float | None, about: str) -> None:
@@ -129,6 +127,8 @@ def _make_rating_item(verdict: RatingVerdict) -> Item:
         raise DataError(f"A rating of response {id_} has no score. Give a finite number.")
     if score is not None and not math.isfinite(score):
         raise DataError(f"A rating of response {id_} is {score}. Give a finite number.")
+    if verdict.strength is not None:
+        _check_strength(verdict.strength, f"A rating of response {id_}", "1 (slight) to 3 (severe)")
     return Item(id_, score=score)
 
 

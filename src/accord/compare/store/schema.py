@@ -97,7 +97,7 @@ VERDICTS = Table(
     # The responses that it is on, in any order: their sorted ids, or of many the digest of these.
     Column("item", String(64), nullable=False, server_default=""),
     Column("criterion", Text),  # NULL: the whole
-    Column("strength", Integer),  # of a pair: 1 slightly better, 2 better, 3 far better
+    Column("strength", Integer),  # 1 slightly better (a rating: bad), 2, 3 far
     Column("probability", Float),  # of a pair: that `a` is the better one
     Column("comment", Text),
     Column("tags", JSON(none_as_null=True)),  # a list of texts

@@ -90,7 +90,8 @@ class RankingVerdict(VerdictFields):
 class RatingVerdict(VerdictFields):
     """One response with an absolute score; a thumbs-up is 1, a thumbs-down 0.
 
-    With an `outcome` there is no score.
+    With an `outcome` there is no score. `strength` says how far a response is from good, from 1
+    (slightly) to 3 (far).
     """
 
     response_id: int
@@ -100,6 +101,7 @@ class RatingVerdict(VerdictFields):
     reason: str | None = None
     seconds: float | None = None
     outcome: NoPreference | None = None
+    strength: int | None = None
 
 
 Verdict = PairVerdict | RankingVerdict | RatingVerdict

@@ -170,7 +170,7 @@ def _row(
         "seconds": verdict.seconds,
         "item": item,
         "criterion": criterion,
-        "strength": pair.strength if pair else None,
+        "strength": None if isinstance(verdict, RankingVerdict) else verdict.strength,
         "probability": pair.probability if pair else None,
         "comment": verdict.comment,
         "tags": list(verdict.tags) or None,

@@ -52,7 +52,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
             by_prompt[row.prompt] += row.responses
     final = Path(settings.output_dir) / "store.db"
     alone = _count_alone(by_prompt, settings)
-    with _open_partial_store(final, settings.earlier) as store:
+    with open_partial_store(final, settings.earlier) as store:
         prompts = list(by_prompt)
         yield Progress(0, len(prompts))
         for start in range(0, len(prompts), CHUNK):
@@ -65,7 +65,7 @@ def compare(settings: CompareSettings) -> Iterator[Progress]:
             store.add_verdicts(list(_judge_sets(candidate_sets, judge, settings)))
             yield Progress(start + len(chunk), len(prompts), judge.progress_note())
         counts = store.counts()
-    _rename_partial_store(final)
+    rename_partial_store(final)
     judge.write_counts(settings.output_dir, {**counts, "not_compared": alone})
 
 
@@ -202,7 +202,7 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     rows = {c.name: read_responses(c.responses) for c in settings.contestants}
     questions, contestants = pair_rows(rows)
     final = Path(settings.output_dir) / "store.db"
-    with _open_partial_store(final) as store:
+    with open_partial_store(final) as store:
         yield Progress(0, len(questions))
         for start in range(0, len(questions), CHUNK):
             chunk = questions[start : start + CHUNK]
@@ -211,7 +211,7 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
             yield Progress(start + len(chunk), len(questions), note)
         battles = store.battles()
         counts = store.counts()
-    _rename_partial_store(final)
+    rename_partial_store(final)
     by_name = {name: count.to_json() for name, count in contestants.items()}
     judge.write_counts(settings.output_dir, {**counts, "contestants": by_name})
     write_ratings(battles, settings)
@@ -253,7 +253,7 @@ def _add_battles(
     store.add_verdicts(verdicts)
 
 
-def _open_partial_store(final: Path, earlier: str | None = None) -> PreferenceStore:
+def open_partial_store(final: Path, earlier: str | None = None) -> PreferenceStore:
     """A new store under a temporary name, after what an interrupted run left of it is deleted.
 
     It is a copy of the store `earlier`, or empty. Raises DataError where that store does not
@@ -274,5 +274,5 @@ def _open_partial_store(final: Path, earlier: str | None = None) -> PreferenceSt
     return PreferenceStore.open(partial)
 
 
-def _rename_partial_store(final: Path) -> None:
+def rename_partial_store(final: Path) -> None:
     final.with_name(final.name + ".partial").replace(final)

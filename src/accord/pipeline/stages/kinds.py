@@ -12,6 +12,8 @@ from accord.pipeline.progress import Progress
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.make import scratch, split, world
 from accord.pipeline.stages.measure import evaluate, report
+from accord.pipeline.stages.revise import revise
+from accord.pipeline.stages.revised import result_table as revised_table
 from accord.pipeline.stages.rounds import StartStage, finished_rounds, iterate, stages_of_rounds
 from accord.pipeline.stages.sample import sample, select
 from accord.pipeline.stages.train import train
@@ -50,6 +52,7 @@ STAGES: dict[str, StageKind] = {
     "split": StageKind(_with_settings(split)),
     "train": StageKind(lambda plan, start: train(plan), all_processes=True),
     "sample": StageKind(_with_settings(sample)),
+    "revise": StageKind(_with_settings(revise), result_table=revised_table),
     "compare": StageKind(_with_settings(compare)),
     "select": StageKind(_with_settings(select)),
     "iterate": StageKind(iterate, inner_stages=stages_of_rounds, result_table=finished_rounds),
