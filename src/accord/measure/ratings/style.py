@@ -159,8 +159,8 @@ def _covariance(table: BattleTable, x: Floats, residual: Floats, hessian: Floats
     """H⁻¹·M·H⁻¹, where M sums the outer products of the prompts' (or battles') gradients."""
     models, rows = len(table.names), np.arange(len(table))
     values = np.concatenate([residual, -residual])
-    place = (np.tile(rows, 2), np.concatenate([table.a, table.b]))
-    strengths = csr_array((values, place), shape=(len(rows), models))
+    index = (np.tile(rows, 2), np.concatenate([table.a, table.b]))
+    strengths = csr_array((values, index), shape=(len(rows), models))
     styles = residual[:, None] * x
     factor = 1.0
     if table.prompt is not None:

@@ -114,7 +114,7 @@ def battle_table(
     unknown = next((name for name in known if name not in OUTCOMES), None)
     if unknown is not None:
         raise DataError(f"A battle has the outcome {unknown!r}; use one of {', '.join(OUTCOMES)}.")
-    place = np.array([OUTCOMES.index(name) for name in known], dtype=np.int64)
+    index = np.array([OUTCOMES.index(name) for name in known], dtype=np.int64)
     itself = np.flatnonzero(a == b) if len(a) else np.zeros(0, dtype=np.int64)
     if len(itself):
         raise DataError(
@@ -132,7 +132,7 @@ def battle_table(
         if column is not None and len(column) != len(a):
             raise DataError(f"{len(a)} battles have {len(column)} {name}: pass one each.")
     return BattleTable(
-        names, a, b, place[given], prompt, group_names, group, tuple(style_names), matrix
+        names, a, b, index[given], prompt, group_names, group, tuple(style_names), matrix
     )
 
 
@@ -156,10 +156,10 @@ def _codes(columns: Sequence[Any], what: str) -> tuple[tuple[str, ...], list[Int
             raise DataError(f"{array.null_count} of the {what} are missing. Leave these rows out.")
         arrays.append(array.cast(pa.string()).dictionary_encode())
     names = sorted({name for array in arrays for name in array.dictionary.to_pylist()})
-    place = {name: i for i, name in enumerate(names)}
+    index = {name: i for i, name in enumerate(names)}
     codes = []
     for array in arrays:
-        order = np.array([place[name] for name in array.dictionary.to_pylist()], dtype=np.int64)
+        order = np.array([index[name] for name in array.dictionary.to_pylist()], dtype=np.int64)
         codes.append(order[array.indices.to_numpy(zero_copy_only=False).astype(np.int64)])
     return tuple(names), codes
 

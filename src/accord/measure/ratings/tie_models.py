@@ -32,7 +32,7 @@ TieRule = Literal["half", "rao_kupper", "davidson"]
 
 
 @dataclass(frozen=True, slots=True)
-class PairTerms:
+class LikelihoodTerms:
     """The log-likelihood of each pair and its derivatives by Δ and by the parameter; the second
     derivatives have the opposite sign. All [..., models, models]."""
 
@@ -44,13 +44,15 @@ class PairTerms:
     mixed: Floats
 
 
-def rao_kupper_terms(difference: Floats, eta: Floats, wins: Floats, ties: Floats) -> PairTerms:
+def rao_kupper_terms(
+    difference: Floats, eta: Floats, wins: Floats, ties: Floats
+) -> LikelihoodTerms:
     """P(i beats j) = σ(Δ − η), P(tie) = (e^{2η} − 1)·σ(Δ − η)·σ(−Δ − η) (Rao and Kupper 1967)."""
     first, second = wins + ties, wins.swapaxes(-1, -2) + ties
     p, q = special.expit(difference - eta), special.expit(-difference - eta)
     spread_p, spread_q = first * p * (1 - p), second * q * (1 - q)
     decay = np.exp(-2 * eta)
-    return PairTerms(
+    return LikelihoodTerms(
         first * special.log_expit(difference - eta)
         + second * special.log_expit(-difference - eta)
         + ties * np.log(np.expm1(2 * eta)),
@@ -62,7 +64,7 @@ def rao_kupper_terms(difference: Floats, eta: Floats, wins: Floats, ties: Floats
     )
 
 
-def davidson_terms(difference: Floats, tie: Floats, wins: Floats, ties: Floats) -> PairTerms:
+def davidson_terms(difference: Floats, tie: Floats, wins: Floats, ties: Floats) -> LikelihoodTerms:
     """Win, loss and tie as e^{Δ/2} : e^{−Δ/2} : e^λ (Davidson 1970, eq. 2.2 with ν = e^λ)."""
     lost = wins.swapaxes(-1, -2)
     battles = wins + lost + ties
@@ -70,7 +72,7 @@ def davidson_terms(difference: Floats, tie: Floats, wins: Floats, ties: Floats) 
     total = np.logaddexp(np.logaddexp(half, -half), tie)
     win, loss, even = np.exp(half - total), np.exp(-half - total), np.exp(tie - total)
     mean = (win - loss) / 2
-    return PairTerms(
+    return LikelihoodTerms(
         (wins - lost) * half + ties * tie - battles * total,
         (wins - lost) / 2 - battles * mean,
         battles * ((win + loss) / 4 - mean**2),
@@ -80,7 +82,7 @@ def davidson_terms(difference: Floats, tie: Floats, wins: Floats, ties: Floats) 
     )
 
 
-TERMS: dict[TieRule, Callable[[Floats, Floats, Floats, Floats], PairTerms]] = {
+TERMS: dict[TieRule, Callable[[Floats, Floats, Floats, Floats], LikelihoodTerms]] = {
     "rao_kupper": rao_kupper_terms,
     "davidson": davidson_terms,
 }
@@ -109,7 +111,7 @@ def fit_with_ties(
         )
     theta, parameter = np.zeros(wins.shape[:2]), np.full(len(wins), START[rule])
 
-    def terms_at(theta: Floats, parameter: Floats) -> PairTerms:
+    def terms_at(theta: Floats, parameter: Floats) -> LikelihoodTerms:
         difference = theta[:, :, None] - theta[:, None, :]
         with np.errstate(divide="ignore", invalid="ignore"):  # outside of the domain
             return terms_of(difference, parameter[:, None, None], wins, ties)
@@ -140,7 +142,7 @@ def fit_with_ties(
     )
 
 
-def _system(terms: PairTerms, block: Floats) -> tuple[Floats, Floats]:
+def _system(terms: LikelihoodTerms, block: Floats) -> tuple[Floats, Floats]:
     """The gradient [sets, models + 1] and the negative Hessian, the parameter last.
 
     The Hessian is singular along a shift of a whole component; `block` penalises that shift.
