@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help .venv .venv-trl .venv-trl-ppo demo test check bench format docs
+.PHONY: help .venv .venv-trl .venv-trl-ppo .venv-arena demo test check bench format docs
 
 help:
 	@echo "make demo    the whole cycle on the embedded world, then runs/demo/report.html"
@@ -58,7 +58,16 @@ $(TRL_PPO):
 	.venv-trl-ppo/bin/python -m pip install --quiet trl==1.12.0 'transformers<5.20' peft
 	touch $(TRL_PPO)
 
-bench: $(STAMP) $(TRL) $(TRL_PPO)
+# Other tools that rate models by battles.
+ARENA := .venv-arena/.installed
+.venv-arena: $(ARENA)
+
+$(ARENA):
+	test -x .venv-arena/bin/python || $(PYTHON) -m venv .venv-arena
+	.venv-arena/bin/python -m pip install --quiet arena-rank==0.1.1 evalica==0.4.2 pyarrow
+	touch $(ARENA)
+
+bench: $(STAMP) $(TRL) $(TRL_PPO) $(ARENA)
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/ratings.py
 	$(BIN)/python benchmarks/training.py

@@ -1,53 +1,125 @@
-"""How long a rating takes: Bradley-Terry strengths of many models with bootstrap intervals."""
+"""How long ratings take, from battles in memory: beside arena-rank and evalica where `.venv-arena`
+has them (`make .venv-arena`)."""
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from machine_report import print_machine
+from numpy.typing import NDArray
 
-from accord.measure.ratings.rate import rate_models
-from accord.records import Outcome
+from accord.measure.ratings.rate import Ratings, rate_models
+from accord.measure.ratings.style import fit_style
+from accord.measure.ratings.table import BattleTable, battle_table
 
-MODELS = 30
-BATTLES = 100_000
-
-
-def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The median of `repeats` timings after one that does not count."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start_time = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start_time)
-    return statistics.median(seconds)
+PEERS = Path(__file__).resolve().parent.parent / ".venv-arena/bin/python"
+WORKER = Path(__file__).resolve().parent / "workers/peer_ratings.py"
+STYLES = ("words", "headers", "lists", "bold")
 
 
-def draw_counts(seed: int = 0) -> dict[tuple[str, str, Outcome], int]:
-    """How often each of two models won or tied, drawn from Bradley-Terry strengths."""
-    generator = np.random.default_rng(seed)
-    strengths = generator.normal(0, 1, MODELS)
-    pairs = [(i, j) for i in range(MODELS) for j in range(i + 1, MODELS)]
-    battles_per_pair = BATTLES // len(pairs)
-    counts: dict[tuple[str, str, Outcome], int] = {}
-    for i, j in pairs:
-        p_win = 1 / (1 + np.exp(strengths[j] - strengths[i]))
-        shares = [0.9 * p_win, 0.9 * (1 - p_win), 0.1]
-        a, b, tie = generator.multinomial(battles_per_pair, shares)
-        names = (f"model-{i}", f"model-{j}")
-        counts |= {(*names, "a"): int(a), (*names, "b"): int(b), (*names, "tie"): int(tie)}
-    return counts
+@dataclass(frozen=True)
+class Drawn:
+    """Battles drawn from Bradley-Terry strengths; 15% are ties."""
+
+    model_a: NDArray[np.object_]
+    model_b: NDArray[np.object_]
+    outcome: NDArray[np.object_]
+    prompt: NDArray[np.int64]
+    style: NDArray[np.float64]
+
+    def table(self, *, prompts: bool = False, style: bool = False) -> BattleTable:
+        return battle_table(
+            self.model_a,
+            self.model_b,
+            self.outcome,
+            prompts=self.prompt if prompts else None,
+            style=self.style if style else None,
+            style_names=STYLES if style else (),
+        )
+
+    def frame(self) -> pd.DataFrame:
+        winner = pd.Series(self.outcome).map({"a": "model_a", "b": "model_b", "tie": "tie"})
+        return pd.DataFrame({"model_a": self.model_a, "model_b": self.model_b, "winner": winner})
+
+
+def draw(models: int, battles: int, seed: int = 0) -> Drawn:
+    rng = np.random.default_rng(seed)
+    strengths = rng.normal(0, 0.8, models)
+    names = np.array([f"model-{i:03d}" for i in range(models)], dtype=object)
+    a = rng.integers(0, models, battles)
+    b = (a + rng.integers(1, models, battles)) % models
+    style = rng.normal(0, 1, (battles, len(STYLES)))
+    logits = strengths[a] - strengths[b] + style @ np.array([0.2, 0.1, 0.0, -0.1])
+    won = rng.random(battles) < 1 / (1 + np.exp(-logits))
+    outcome = np.where(rng.random(battles) < 0.15, "tie", np.where(won, "a", "b")).astype(object)
+    prompt = rng.integers(0, battles // 10 or 1, battles)
+    return Drawn(names[a], names[b], outcome, prompt, style)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def largest_difference(ratings: Ratings, others: dict[str, float]) -> float:
+    """In Elo points, each about its own mean."""
+    ours = {model.model: model.rating for model in ratings.models}
+    a, b = (np.array([values[name] for name in ours]) for values in (ours, others))
+    return float(np.abs((a - a.mean()) - (b - b.mean())).max())
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=int, default=100)
+    parser.add_argument("--battles", type=int, default=2_000_000)
+    args = parser.parse_args()
     print_machine()
-    counts = draw_counts()
-    seconds = median_seconds(lambda: rate_models(counts, bootstrap=200))
-    print(f"rating {MODELS} models by {BATTLES:,} battles, 200 bootstrap rounds: {seconds:.3f} s")
+    drawn = draw(args.models, args.battles)
+    print(f"{args.battles:,} battles of {args.models} models, in seconds")
+    loading, table = timed(drawn.table)
+    sandwich, exact = timed(lambda: rate_models(table, bootstrap=0))
+    bootstrap, _ = timed(lambda: rate_models(table, bootstrap=1000))
+    rows = {
+        "load the columns": loading,
+        "fit, sandwich intervals": sandwich,
+        "fit, 1,000 bootstrap rounds, ranks": bootstrap,
+        "all three": loading + sandwich + bootstrap,
+    }
+    for rule in ("rao_kupper", "davidson"):
+        rows[f"fit with ties by {rule}, sandwich"], _ = timed(
+            lambda rule=rule: rate_models(table, ties=rule, bootstrap=0)
+        )
+    clustered = drawn.table(prompts=True)
+    rows["by prompt, sandwich"], _ = timed(lambda: rate_models(clustered, bootstrap=0))
+    rows["by prompt, 1,000 bootstrap rounds"], _ = timed(
+        lambda: rate_models(clustered, bootstrap=1000)
+    )
+    styled = drawn.table(prompts=True, style=True)
+    rows[f"style control ({len(STYLES)}), by prompt"], _ = timed(lambda: fit_style(styled))
+    for name, seconds in rows.items():
+        print(f"{name:40} {seconds:7.2f}")
+    if PEERS.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "battles.parquet"
+            drawn.frame().to_parquet(path)
+            done = subprocess.run(
+                [str(PEERS), str(WORKER), str(path)], capture_output=True, text=True, check=True
+            )
+        for peer, figures in json.loads(done.stdout.splitlines()[-1]).items():
+            seconds = ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if k != "ratings")
+            difference = largest_difference(exact, figures["ratings"])
+            print(f"{peer:40} {seconds}; ratings differ by {difference:.1e} Elo at most")
 
 
 if __name__ == "__main__":

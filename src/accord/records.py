@@ -195,11 +195,15 @@ Outcome = Literal["a", "b", "tie", "both_bad"]
 
 @dataclass(frozen=True, slots=True)
 class Battle:
-    """One comparison between two models on one prompt."""
+    """One comparison between two models on one prompt.
+
+    `prompt` names the prompt, "" where it is unknown: battles on one prompt are not independent.
+    """
 
     model_a: str
     model_b: str
     outcome: Outcome
+    prompt: str = field(default="", compare=False)
 
 
 def ranks_from_scores(scores: Sequence[float]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from accord.compare.judges.judge import Candidates, NoVerdict
 from accord.data.read import read_battles
 from accord.errors import DataError
 from accord.measure.ratings.rate import Ratings, rate_models
+from accord.measure.ratings.tie_models import TieRule
 from accord.measure.statistics import Interval, clustered_interval
 from accord.pipeline.stages.judges import Judge, build_judge, reward_judge
 from accord.records import Battle, Outcome, Prompt
@@ -85,7 +86,7 @@ def compare(
     else:
         outcomes = _judged(_judge(judge), answers_a, answers_b)
     decided = [[o for o in row if o is not None] for row in outcomes]
-    battles = tuple(Battle(name_a, name_b, o) for row in decided for o in row)
+    battles = tuple(Battle(name_a, name_b, o, str(i)) for i, row in enumerate(decided) for o in row)
     if not battles:
         raise DataError("The judge decided none of the comparisons.")
     undecided = sum(o is None for row in outcomes for o in row)
@@ -96,6 +97,7 @@ def compare(
 def rate(
     battles: Iterable[Any] | str | Path,
     *,
+    ties: TieRule = "half",
     anchor: str | None = None,
     bootstrap: int = 200,
     confidence: float = 0.95,
@@ -103,6 +105,9 @@ def rate(
     seed: int = 0,
 ) -> Ratings:
     """Bradley-Terry ratings on the Elo scale, with intervals.
+
+    A tie is half a win (`ties="half"`), or Rao and Kupper's or Davidson's model of ties is fitted.
+    Battles on one prompt count as dependent where all name their prompt (`prompt`, `question_id`).
 
     `battles` come from `compare` (several may be added up in a list), or are rows with `model_a`,
     `model_b` and `winner`, or a path. Without `anchor` the mean of all models is 1000. Raises
@@ -115,7 +120,13 @@ def rate(
     if isinstance(rows, str | Path) or is_table or not all(isinstance(row, Battle) for row in rows):
         rows, _ = read_battles(rows)
     return rate_models(
-        rows, anchor=anchor, bootstrap=bootstrap, confidence=confidence, prior=prior, seed=seed
+        rows,
+        ties=ties,
+        anchor=anchor,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        prior=prior,
+        seed=seed,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -18,6 +19,9 @@ WINNERS: dict[str, Outcome] = {
     "both_bad": "both_bad",
     "bothbad": "both_bad",
 }
+
+
+PROMPT_COLUMNS = ("question_id", "prompt", "instruction", "question")
 
 
 def has_battles(columns: Collection[str]) -> bool:
@@ -48,4 +52,10 @@ def parse_battle(row: DataRow) -> Battle:
         raise RowError(f"`winner` is none of {', '.join(WINNERS)}", repr(winner))
     if model_a == model_b:
         raise RowError("a model against itself", model_a)
-    return Battle(model_a, model_b, WINNERS[winner])
+    return Battle(model_a, model_b, WINNERS[winner], _prompt_name(row))
+
+
+def _prompt_name(row: DataRow) -> str:
+    """What names the prompt of a battle: its number, or its text; "" where the row has neither."""
+    value = next((row.values[c] for c in PROMPT_COLUMNS if row.values.get(c) is not None), "")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,11 @@ class ArenaSettings(Settings):
     )
     judge: JudgeSettings = Field(
         JudgeSettings(), description="The judge that compares the responses."
+    )
+    ties: Annotated[Literal["half", "rao_kupper", "davidson"], UnlessDefault] = Field(
+        "half",
+        description="What a tie is: half a win to each side, or an outcome of its own by the model "
+        "of Rao and Kupper (1967) or Davidson (1970), which estimates how often models tie.",
     )
     bootstrap: int = Field(200, ge=0, description="Bootstrap samples for the intervals.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Confidence level of the intervals.")

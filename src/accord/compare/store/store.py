@@ -260,7 +260,8 @@ class PreferenceStore:
         for verdict in verdicts:
             a, b = (judged.responses[item.response_id].model for item in verdict.items)
             if a != b and verdict.outcome in PREFERENCES:
-                battles.append(Battle(a, b, cast(Outcome, verdict.outcome)))
+                outcome = cast(Outcome, verdict.outcome)
+                battles.append(Battle(a, b, outcome, str(verdict.prompt_id)))
         return battles
 
     def judged(self, kind: VerdictKind) -> Judged:

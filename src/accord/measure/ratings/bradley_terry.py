@@ -36,20 +36,22 @@ def components(scores: Floats) -> Labels:
     return np.stack([_strong_components(graph) for graph in edges]).reshape(scores.shape[:-1])
 
 
-def fit_strengths(scores: Floats, labels: Labels) -> Floats:
+def fit_strengths(scores: Floats, labels: Labels, start: Floats | None = None) -> Floats:
     """Strengths in natural-log units. [..., models, models], [..., models] -> [..., models].
 
-    They have a mean of 0 within each component; battles across components carry no information on
-    finite differences (in the limit of the likelihood their probability is 1) and are left out.
+    They have the mean of `start` within each component, else 0; battles across components carry no
+    information on finite differences (in the limit of the likelihood their probability is 1) and
+    are left out.
     Newton's method on the concave log-likelihood Σ s_ij·log σ(θ_i − θ_j), each step halved until
-    the likelihood does not fall. Raises WorkError where it does not converge.
+    the likelihood does not fall, from `start` [models] or from equal strengths. Raises WorkError
+    where it does not converge.
     """
     batch, models = scores.shape[:-2], scores.shape[-1]
     same = labels[..., :, None] == labels[..., None, :]
     inside = np.where(same, scores, 0.0).reshape(-1, models, models)
     block = same.reshape(-1, models, models).astype(np.float64)
     total = inside + inside.swapaxes(-1, -2)
-    theta = np.zeros(inside.shape[:2])
+    theta = np.zeros(inside.shape[:2]) if start is None else np.tile(start, (len(inside), 1))
     value = _log_likelihood(inside, theta)
     for _ in range(MAX_NEWTON_STEPS):
         gradient, hessian = _derivatives(inside, total, theta)
@@ -66,20 +68,6 @@ def fit_strengths(scores: Floats, labels: Labels) -> Floats:
         f"The Bradley-Terry fit did not converge in {MAX_NEWTON_STEPS} Newton steps; the counts "
         "are too lopsided for double precision. Set a prior."
     )
-
-
-def sandwich_covariance(wins: Floats, ties: Floats, strengths: Floats) -> Floats:
-    """Covariance of the strengths, consistent even if the model is wrong (Huber 1967; White 1982).
-
-    H⁻¹·M·H⁻¹ with the curvature H = Σ n·p(1−p)·xxᵀ and the spread of the outcomes M = Σ (y−p)²·xxᵀ,
-    where x = e_i − e_j. [models, models] twice and [models] -> [models, models]. `wins[i, j]`
-    counts how often i beat j; `ties` is symmetric and has each tie in both entries of a pair.
-    """
-    p = special.expit(strengths[:, None] - strengths[None, :])
-    curvature = _laplacian((wins + wins.T + ties) * p * (1 - p))
-    spread = _laplacian(wins * (1 - p) ** 2 + wins.T * p**2 + ties * (0.5 - p) ** 2)
-    inverse = np.linalg.pinv(curvature, hermitian=True)
-    return inverse @ spread @ inverse
 
 
 def relative_to(strengths: Floats, scores: Floats, labels: Labels, anchors: Labels) -> Floats:
@@ -123,7 +111,7 @@ def _log_likelihood(scores: Floats, theta: Floats) -> Floats:
 
 def _derivatives(scores: Floats, total: Floats, theta: Floats) -> tuple[Floats, Floats]:
     p = special.expit(theta[:, :, None] - theta[:, None, :])
-    return (scores - total * p).sum(axis=2), _laplacian(total * p * (1 - p))
+    return (scores - total * p).sum(axis=2), laplacian(total * p * (1 - p))
 
 
 def _damped_step(
@@ -143,7 +131,7 @@ def _damped_step(
     return moved, after
 
 
-def _laplacian(weights: Floats) -> Floats:
+def laplacian(weights: Floats) -> Floats:
     """Σ w_ij·(e_i − e_j)(e_i − e_j)ᵀ over pairs, from a symmetric weight matrix [..., m, m]."""
     out = -weights
     diagonal = np.arange(weights.shape[-1])

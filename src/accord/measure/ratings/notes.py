@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accord.measure.ratings.bradley_terry import Labels
+from accord.measure.ratings.resampling import Units
 from accord.measure.statistics import Floats
 
 Bools = NDArray[np.bool_]
@@ -42,6 +43,16 @@ def estimate_notes(
         notes.append(f"1000 is the mean of {mean_of} alone.")
     notes.append("More battles, or a prior (pseudo-battles), would make every rating finite.")
     return notes
+
+
+def unit_note(units: Units) -> list[str]:
+    """A note on what the intervals take as independent, where that is not the single battles."""
+    if not units.clustered:
+        return []
+    return [
+        f"The intervals take the {units.drawn:,} prompts as independent, and not the battles of "
+        "one prompt."
+    ]
 
 
 def bootstrap_notes(degenerate: int, rounds: int) -> list[str]:

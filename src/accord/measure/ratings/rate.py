@@ -19,16 +19,19 @@ from accord.measure.ratings.battles import (
     pair_counts,
     score_matrix,
 )
-from accord.measure.ratings.bradley_terry import (
-    Labels,
-    components,
-    fit_strengths,
-    relative_to,
-    sandwich_covariance,
-)
+from accord.measure.ratings.bradley_terry import Labels, components, fit_strengths, relative_to
 from accord.measure.ratings.elo import online_elo, to_elo
-from accord.measure.ratings.intervals import bootstrap_ratings, percentiles, sandwich_half_widths
-from accord.measure.ratings.notes import bootstrap_notes, estimate_notes
+from accord.measure.ratings.intervals import (
+    bootstrap_ratings,
+    percentiles,
+    sandwich_covariance,
+    sandwich_half_widths,
+)
+from accord.measure.ratings.notes import bootstrap_notes, estimate_notes, unit_note
+from accord.measure.ratings.ranks import RankIntervals, rank_intervals
+from accord.measure.ratings.resampling import units_of
+from accord.measure.ratings.table import BattleTable, table_of_battles
+from accord.measure.ratings.tie_models import TieRule, fit_with_ties
 from accord.measure.statistics import Floats
 from accord.records import Battle, Outcome
 
@@ -36,7 +39,8 @@ from accord.records import Battle, Outcome
 @dataclass(frozen=True, slots=True)
 class ModelRating:
     """A model's rating and battles. `rating` may be infinite or NaN where no finite estimate
-    exists; `low` and `high` are None where an end of the interval is open or unknown."""
+    exists; `low` and `high` are None where an end of the interval is open or unknown, and the
+    ranks where nothing was resampled: 1 is the best."""
 
     model: str
     rating: float
@@ -48,11 +52,16 @@ class ModelRating:
     losses: int
     ties: int
     both_bad: int
+    best_rank: int | None = None
+    worst_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """All models, best first. `anchor` is the model fixed at 1000, None where a mean is fixed."""
+    """All models, best first. `anchor` is the model fixed at 1000, None where a mean is fixed.
+
+    `tie_parameter` is that of the model of ties, None where a tie is half a win.
+    """
 
     anchor: str | None
     models: tuple[ModelRating, ...]
@@ -60,6 +69,8 @@ class Ratings:
     notes: tuple[str, ...]
     finite: bool
     confidence: float
+    ties: TieRule = "half"
+    tie_parameter: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ratings.json; a rating that is not finite is null, and a note says why."""
@@ -67,6 +78,8 @@ class Ratings:
             "anchor": self.anchor,
             "finite": self.finite,
             "confidence": self.confidence,
+            "ties": self.ties,
+            "tie_parameter": self.tie_parameter,
             "models": [
                 {**asdict(m), "rating": m.rating if math.isfinite(m.rating) else None}
                 for m in self.models
@@ -77,8 +90,9 @@ class Ratings:
 
 
 def rate_models(
-    battles: Sequence[Battle] | Counts,
+    battles: Sequence[Battle] | Counts | BattleTable,
     *,
+    ties: TieRule = "half",
     anchor: str | None = None,
     bootstrap: int = 200,
     confidence: float = 0.95,
@@ -87,11 +101,12 @@ def rate_models(
 ) -> Ratings:
     """Bradley-Terry ratings with intervals.
 
-    rating = 1000 + 400/ln 10·(θ − θ_anchor), ties and both-bad counting half a win to each side.
-    Without an anchor the mean of all models is 1000.
+    rating = 1000 + 400/ln 10·(θ − θ_anchor), ties and both-bad counting half a win to each side, or
+    by a model of ties (`tie_models`). Without an anchor the mean of all models is 1000.
 
-    Intervals: `bootstrap` rounds of multinomial counts (percentiles; the battles are taken as
-    independent), or with `bootstrap=0` the sandwich estimate's normal ones.
+    Intervals: `bootstrap` rounds of multinomial counts (percentiles), or with `bootstrap=0` the
+    sandwich estimate's normal ones. Independent of each other are the prompts of a table that has
+    prompts, and else the battles. The bootstrap gives ranks with simultaneous intervals too.
 
     If some models never lost (or never met the rest) no finite estimate exists. Then `finite` is
     False, the notes name these models, and only the models of the anchor's group have a finite
@@ -102,34 +117,55 @@ def rate_models(
 
     Raises DataError for no battles, an unknown anchor or a negative prior.
     """
-    counts = count_battles(battles)
-    names = model_names(counts)
+    counts = count_battles(battles.counts() if isinstance(battles, BattleTable) else battles)
+    names = list(battles.names) if isinstance(battles, BattleTable) else model_names(counts)
+    online: Mapping[str, float] = {}
+    if isinstance(battles, Sequence):
+        online = online_elo(battles)
+        if battles and all(battle.prompt for battle in battles):
+            battles = table_of_battles(battles)
     _check_arguments(names, anchor, prior)
     matrices = outcome_matrices(counts, names)
     pseudo = prior / 2 * (1 - np.eye(len(names)))
     scores = score_matrix(matrices) + pseudo
     labels = components(scores)
     anchors = _anchors(names, anchor, labels, scores)
-    strengths = fit_strengths(scores, labels)
+    strengths, parameter = _fit(matrices, pseudo, labels, ties)
     ratings = to_elo(relative_to(strengths, scores, labels, anchors))
     notes = estimate_notes(names, scores, labels, anchors, anchor, prior)
+    by_prompt = isinstance(battles, BattleTable) and battles.prompt is not None
+    units = units_of(battles if by_prompt else counts, names, pseudo)  # type: ignore[arg-type]
+    notes += unit_note(units)
     finite = bool(labels.max() == 0)
     low = high = np.full(len(names), np.nan)
+    ranks = None
     if bootstrap:
         drawn, degenerate = bootstrap_ratings(
-            counts, names, anchors, pseudo=pseudo, rounds=bootstrap, seed=seed
+            units, anchors, pseudo=pseudo, rounds=bootstrap, seed=seed, rule=ties, start=strengths
         )
         low, high = percentiles(drawn, confidence)
+        ranks = rank_intervals(ratings, drawn, confidence)
         notes += bootstrap_notes(degenerate, bootstrap)
     elif finite:
-        ties = matrices["tie"] + matrices["both_bad"]
-        covariance = sandwich_covariance(matrices["a"] + pseudo, ties, strengths)
+        covariance = sandwich_covariance(units, strengths, ties, parameter)
         half = sandwich_half_widths(covariance, anchors, confidence)
         low, high = ratings - half, ratings + half
         notes.append("The intervals are the sandwich estimate's; nothing was resampled.")
-    online = {} if isinstance(battles, Mapping) else online_elo(battles)
-    rows = _model_ratings(names, matrices, online, ratings, low, high)
-    return Ratings(anchor, rows, pair_counts(counts), tuple(notes), finite, confidence)
+    rows = _model_ratings(names, matrices, online, ratings, low, high, ranks)
+    shown = None if ties == "half" else parameter
+    pairs = pair_counts(counts)
+    return Ratings(anchor, rows, pairs, tuple(notes), finite, confidence, ties, shown)
+
+
+def _fit(
+    matrices: Mapping[Outcome, Floats], pseudo: Floats, labels: Labels, ties: TieRule
+) -> tuple[Floats, float]:
+    """The strengths, and the parameter of the model of ties (0 without one)."""
+    if ties == "half":
+        return fit_strengths(score_matrix(matrices) + pseudo, labels), 0.0
+    even = matrices["tie"] + matrices["both_bad"]
+    strengths, parameter = fit_with_ties(matrices["a"] + pseudo, even, labels, ties)
+    return strengths, float(parameter)
 
 
 def _check_arguments(names: Sequence[str], anchor: str | None, prior: float) -> None:
@@ -166,6 +202,7 @@ def _model_ratings(
     ratings: Floats,
     low: Floats,
     high: Floats,
+    ranks: RankIntervals | None,
 ) -> tuple[ModelRating, ...]:
     rows = [
         ModelRating(
@@ -179,6 +216,8 @@ def _model_ratings(
             losses=int(matrices["b"][i].sum()),
             ties=int(matrices["tie"][i].sum()),
             both_bad=int(matrices["both_bad"][i].sum()),
+            best_rank=None if ranks is None else int(ranks.best[i]),
+            worst_rank=None if ranks is None else int(ranks.worst[i]),
         )
         for i, name in enumerate(names)
     ]

@@ -37,6 +37,7 @@ def write_ratings(battles: Sequence[Battle], settings: ArenaSettings) -> Ratings
     """Write ratings.json: Bradley-Terry ratings of all models in the battles."""
     ratings = rate_models(
         battles,
+        ties=settings.ties,
         anchor=settings.anchor,
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
