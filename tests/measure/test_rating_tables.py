@@ -113,6 +113,17 @@ def test_ranks_that_the_battles_allow() -> None:
     assert np.isinf(np.diag(ranks.needed)).all()
 
 
+def test_ratings_have_ranks_where_battles_were_resampled() -> None:
+    a, b, outcomes = columns(2, 4, 4000)
+    ratings = rate_models(battle_table(a, b, outcomes), bootstrap=300)
+    shown = {m.model: (m.rank.mean, m.rank.low, m.rank.high) for m in ratings.models if m.rank}
+    assert shown == {f"m{i}": (i + 1, i + 1, i + 1) for i in range(4)}
+    assert ratings.to_json()["models"][0]["rank"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    few = rate_models(battle_table(a[:30], b[:30], outcomes[:30]), bootstrap=300, prior=1.0)
+    assert max(m.rank.high for m in few.models if m.rank) == 4  # type: ignore[type-var]
+    assert rate_models(battle_table(a, b, outcomes), bootstrap=0).models[0].rank is None
+
+
 def test_all_ranks_are_covered_at_once() -> None:
     """As often as promised, though ten differences are compared and two are none."""
     true = np.array([1000.0, 1000.0, 1000.0, 1020.0, 1060.0])

@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "model_name=b",
         "rewards=[{kind: length, at_most: 9}]",
     ),
+    "revise": ("responses=[responses.jsonl]", "reviser={kind: local, model: m}"),
     "iterate": ("model=m", "dataset=rows.jsonl"),
     "arena": (CONTESTANTS,),
     "evaluate": (CONTESTANTS, "reference=m"),

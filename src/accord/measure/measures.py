@@ -132,6 +132,14 @@ MEASURES: tuple[Measure, ...] = (
         models=Column("Rating", "Bradley-Terry strength on the Elo scale", 0, direction=1),
         terminal=Column("\nElo", digits=0),
     ),
+    Measure(
+        "rank",
+        interval=True,
+        rating="rank",
+        models=Column(
+            "Rank", "position by rating, with bounds that hold for all models at once", 0
+        ),
+    ),
     Measure("battles", rating="battles"),
     Measure("wins", rating="wins"),
     Measure("losses", rating="losses"),
@@ -246,13 +254,13 @@ MEASURES: tuple[Measure, ...] = (
 
 ORDERS: Mapping[str, Sequence[str]] = {
     "results": (
-        "true_reward reward_model_score proxy_gain kl kl_kind elo battles wins losses ties "
+        "true_reward reward_model_score proxy_gain kl kl_kind elo rank battles wins losses ties "
         "mean_length distinct_2 duplicate_share refusal_harmful refusal_safe refusal_jailbreak "
         "diversity_per_prompt diversity_across_prompts finished_share reasoned_share "
         "unanswered_share prompts responses seconds"
     ).split(),
     "models": (
-        "true_reward elo reward_model_score proxy_gain kl refusal_harmful refusal_jailbreak "
+        "true_reward elo rank reward_model_score proxy_gain kl refusal_harmful refusal_jailbreak "
         "refusal_safe mean_length distinct_2 duplicate_share seconds"
     ).split(),
     "rounds": "true_reward reward_model_score win_rate kl mean_length finished_share".split(),

@@ -125,7 +125,9 @@ def _result_values(
     """The measure's keys in results.json: one, or three where it has an interval."""
     key = measure.key
     if measure.rating is not None:
-        value, bounds = rated.get(measure.rating), rated
+        value = rated.get(measure.rating)
+        bounds = value if isinstance(value, Mapping) else rated  # of its own, or the rating's
+        value = value.get("mean") if isinstance(value, Mapping) else value
     elif measure.interval:
         value = evaluated.get(key)
         bounds = value if isinstance(value, Mapping) else {}

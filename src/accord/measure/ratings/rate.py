@@ -32,15 +32,15 @@ from accord.measure.ratings.ranks import RankIntervals, rank_intervals
 from accord.measure.ratings.resampling import units_of
 from accord.measure.ratings.table import BattleTable, table_of_battles
 from accord.measure.ratings.tie_models import TieRule, fit_with_ties
-from accord.measure.statistics import Floats
+from accord.measure.statistics import Floats, Interval
 from accord.records import Battle, Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRating:
     """A model's rating and battles. `rating` may be infinite or NaN where no finite estimate
-    exists; `low` and `high` are None where an end of the interval is open or unknown, and the
-    ranks where nothing was resampled: 1 is the best."""
+    exists; `low` and `high` are None where an end of the interval is open or unknown. `rank` is 1
+    for the best, its bounds hold for all models at once; None where nothing was resampled."""
 
     model: str
     rating: float
@@ -52,8 +52,7 @@ class ModelRating:
     losses: int
     ties: int
     both_bad: int
-    best_rank: int | None = None
-    worst_rank: int | None = None
+    rank: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +194,11 @@ def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _rank_interval(ratings: Floats, ranks: RankIntervals, model: int) -> Interval:
+    rank = 1 + int((ratings > ratings[model]).sum())
+    return Interval(float(rank), float(ranks.best[model]), float(ranks.worst[model]))
+
+
 def _model_ratings(
     names: Sequence[str],
     matrices: Mapping[Outcome, Floats],
@@ -216,8 +220,7 @@ def _model_ratings(
             losses=int(matrices["b"][i].sum()),
             ties=int(matrices["tie"][i].sum()),
             both_bad=int(matrices["both_bad"][i].sum()),
-            best_rank=None if ranks is None else int(ranks.best[i]),
-            worst_rank=None if ranks is None else int(ranks.worst[i]),
+            rank=None if ranks is None else _rank_interval(ratings, ranks, i),
         )
         for i, name in enumerate(names)
     ]
