@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.compare.import_annotations import EXPORTS
+
 ASK = [{"role": "user", "content": "2+2?"}]
 
 
@@ -330,4 +332,5 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, ...]]]] = {
             ("pair", "4", "both_bad", "four", "five", {}),
         ],
     ),
+    **EXPORTS,
 }

@@ -202,14 +202,50 @@ def test_a_limit_on_calls_stops_and_loses_nothing(fake: FakeOpenAi) -> None:
     assert (last.usage.cached, last.usage.calls) == (8, 2)
 
 
-@pytest.mark.parametrize("fault", [completion(""), completion("half an ans", "length")])
-def test_an_empty_or_cut_answer_is_not_cached(fake: FakeOpenAi, fault: Any) -> None:
-    fake.answer = failing(1, (200, fault))
+@pytest.mark.parametrize(
+    "paid",
+    [
+        completion("", "length"),
+        completion("half an ans", "length"),
+        completion("Verdict: A", "content_filter"),
+        {
+            "choices": [{"message": {"content": None, "refusal": "no"}}],
+            "usage": {"prompt_tokens": 20, "completion_tokens": 3},
+        },
+    ],
+)
+def test_an_answer_without_a_verdict_is_paid_for_and_cached(fake: FakeOpenAi, paid: Any) -> None:
+    fake.answer = failing(1, (200, paid))
+    endpoint = connect(fake)
+    given = endpoint.complete(make_requests("x"))
+    restarted = connect(fake)
+    assert endpoint.complete(make_requests("x")) == given == restarted.complete(make_requests("x"))
+    assert len(fake.requests) == 1
+    is_refused = isinstance(given[0], Refusal)
+    assert endpoint.usage.refused == 2 * is_refused
+    assert restarted.usage.refused == is_refused
+    longer = connect(fake, answer_tokens=1024)  # the remedy that is advised asks anew
+    assert texts(longer.complete(make_requests("x"))) == ["at last"]
+
+
+def test_an_empty_answer_without_tokens_is_a_fault_for_once(fake: FakeOpenAi) -> None:
+    nothing = completion("")
+    nothing["usage"]["completion_tokens"] = 0
+    fake.answer = failing(1, (200, nothing))
     endpoint = connect(fake)
     endpoint.complete(make_requests("x"))
     assert texts(endpoint.complete(make_requests("x"))) == ["at last"]
-    assert texts(endpoint.complete(make_requests("x"))) == ["at last"]
     assert len(fake.requests) == 2
+
+
+def test_an_answer_whose_tokens_are_not_told_is_cached_before_that_is_an_error(
+    fake: FakeOpenAi,
+) -> None:
+    fake.answer = lambda body: (200, {"choices": [{"message": {"content": "x"}}]})
+    with pytest.raises(SettingsError, match="Limit its use by max_calls"):
+        connect(fake, max_total_tokens=60).complete(make_requests("5"))
+    assert texts(connect(fake).complete(make_requests("5"))) == ["x"]
+    assert len(fake.requests) == 1
 
 
 def test_a_refusal_may_cross_processes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ from accord.settings.stages import CompareSettings, JudgeSettings
 from accord.settings.verdicts import VerdictFilter
 from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers
 
-ANSWERS = {f"question {n}": ("yes " * (n + 1), "no " * (n + 1)) for n in range(6)}
+ANSWERS: dict[str, tuple[str, ...]] = {
+    f"question {n}": ("yes " * (n + 1), "no " * (n + 1)) for n in range(6)
+}
 
 
 @pytest.fixture
@@ -81,6 +84,36 @@ def test_a_verdict_has_the_judges_fingerprint_and_its_answers(
             yes_first = "yes" in texts[answer.shown[0]]
             assert answer.verdict == ("A" if yes_first else "B")
             assert json.loads(answer.text)["verdict"] == answer.verdict
+
+
+@pytest.mark.parametrize("form", ["rankings", "best_worst", "labels"])
+def test_a_ranking_has_the_answers_on_all_its_pairs(
+    fake: FakeOpenAi, tmp_path: Path, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ANSWERS, "question 0", ("yes", "no", "yes yes"))
+    fake.answer = prefers(lambda text: text.count("yes"))
+    with PreferenceStore.read(label(fake, tmp_path, form)) as store:
+        texts = {stored.id: stored.response.text for stored in store.responses()}
+        verdicts = store.verdicts()
+        answers = store.judge_answers([v.id for v in verdicts])
+    if form == "labels":  # of one response each, which no answer is about
+        assert not any(answers.values())
+        return
+    first = verdicts[0]
+    assert len(first.items) == (3 if form == "rankings" else 2)
+    # Each pair in both orders, and in each the letter of the one with more of yes.
+    assert [a.shown[::-1] for a in answers[first.id][::2]] == [
+        a.shown for a in answers[first.id][1::2]
+    ]
+    shown = {tuple(sorted(answer.shown)) for answer in answers[first.id]}
+    judged = sorted(item.response_id for item in first.items)  # of two its best and its worst
+    assert shown == set(itertools.combinations(judged, 2))
+    assert {texts[id_] for id_ in judged} >= {"no", "yes yes"}
+    for answer in answers[first.id]:
+        a, b = (texts[id_].count("yes") for id_ in answer.shown)
+        assert answer.verdict == json.loads(answer.text)["verdict"] == ("A" if a > b else "B")
+    of_first = 6 if form == "rankings" else 2
+    assert [len(answers[v.id]) for v in verdicts] == [of_first, 2, 2, 2, 2, 2]
 
 
 def test_orders_that_disagree_are_undecided_and_apart_from_ties(

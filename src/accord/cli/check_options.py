@@ -52,8 +52,8 @@ EvaluationSets = Annotated[
     typer.Option(
         "--eval-set",
         metavar="PATH",
-        help="An evaluation set (a file, a store, XSTest's prompts.csv): name the rows that hold "
-        "its texts, by n-grams. May be repeated.",
+        help="An evaluation set (a file, a store, MT-bench, XSTest, AdvBench as published): name "
+        "the rows that hold its texts, by n-grams. May be repeated.",
     ),
 ]
 Ignored = Annotated[

@@ -25,8 +25,9 @@ def import_rows(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Read the rows as rows, verdicts, arena, argilla, label-studio, helpsteer3, "
-            "ultrafeedback, nectar, nemo-rl or pandalm; by default the columns decide.",
+            help="Read the rows as rows, verdicts, arena, argilla, label-studio, "
+            "label-studio-min, helpsteer3, ultrafeedback, nectar, nemo-rl or pandalm; by default "
+            "the columns decide.",
         ),
     ] = None,
     source: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from accord.respond.server_errors import ServerError, error_within, response_err
 FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not tried again
 CONNECT_TIMEOUT = 10.0  # seconds to reach a server
+MAX_BYTES = 2**30  # of a response
+_OF_THE_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
 RETRIED_STATUSES = (408, 429)  # below 500, yet worth a retry
 
 
@@ -48,10 +51,15 @@ class RefusedError(SettingsError):
         return RefusedError, (self.where, self.status, self.message, self.kind)  # for processes
 
 
+class EndlessResponseError(httpx2.HTTPError):
+    """A response is longer than any that is expected."""
+
+
 def make_client(
     url: str, *, timeout: float, headers: dict[str, str], use_proxies: bool = False
 ) -> httpx2.Client:
-    """A client of one server, for any number of threads; `timeout` is in seconds per response.
+    """A client of one server, for any number of threads; `timeout` is in seconds until a response
+    begins and, with `request_with_retries`, until it ends.
 
     With `use_proxies` the environment's proxies and certificates apply.
     """
@@ -89,12 +97,13 @@ def request_with_retries(
     refusals: Collection[int] = (),
     stop: threading.Event | None = None,
     find_fault: Callable[[httpx2.Response], str | None] = lambda response: None,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[httpx2.Response | FailedAttempt]:
     """Send a request up to `retries` + 1 times: yields each failed attempt, then the response.
 
     A response with status 200 whose body states an error fails as the error's code says. So does
     one in which `find_fault` sees a fault: what the server does not mean to say, such as a body
-    that is cut.
+    that is cut, and one that has not ended in the client's timeout or in `max_bytes`.
 
     The wait before a retry doubles each time and is at least as long as the server asks for. No
     retry follows a request to wait for more than LONGEST_WAIT, or `stop` once it is set, so the
@@ -107,12 +116,14 @@ def request_with_retries(
             return
         requested_wait = 0.0
         try:
-            response = client.request(method, path, json=body)
+            response = _receive(client, method, path, body, max_bytes)
         except httpx2.ConnectError as error:
             yield FailedAttempt(f"no connection ({error})")
         except httpx2.TimeoutException:
             reason = f"no answer in time ({client.timeout.read:g} s)"
             yield FailedAttempt(reason, timed_out=True)
+        except EndlessResponseError as error:
+            yield FailedAttempt(str(error), 200)
         except httpx2.HTTPError as error:
             yield FailedAttempt(f"the connection broke ({type(error).__name__}: {error})")
         else:
@@ -128,6 +139,28 @@ def request_with_retries(
                 yield response
                 return
             yield FailedAttempt(fault, response.status_code)
+
+
+def _receive(
+    client: httpx2.Client, method: str, path: str, body: dict[str, Any] | None, max_bytes: int
+) -> httpx2.Response:
+    """The whole response to a request. Raises TimeoutException and EndlessResponseError where it
+    does not end; a client's own timeout starts again with each piece of a response."""
+    deadline = time.monotonic() + (client.timeout.read or float("inf"))
+    pieces: list[bytes] = []
+    size = 0
+    with client.stream(method, path, json=body) as response:
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                raise EndlessResponseError(f"an answer without an end ({size:,} bytes of it)")
+            if time.monotonic() > deadline:
+                raise httpx2.ReadTimeout("the response did not end", request=response.request)
+    headers = [(k, v) for k, v in response.headers.multi_items() if k not in _OF_THE_TRANSFER]
+    return httpx2.Response(
+        response.status_code, headers=headers, content=b"".join(pieces), request=response.request
+    )
 
 
 def _stated_error(response: httpx2.Response) -> ServerError | None:

@@ -24,13 +24,15 @@ from accord.runs.cache import cache_folder
 class CachedAnswer:
     """An endpoint's answer, and its token counts; None where the endpoint does not report them.
 
-    `cut` is True for an answer that a limit on its length ended.
+    `cut` is True for an answer that a limit on its length ended; `withheld` says why the model or
+    a filter gave none.
     """
 
     text: str
     cut: bool = False
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
+    withheld: str | None = None
 
 
 class AnswerCache:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
+from accord.compare.judges.cache import CachedAnswer
 from accord.respond.server_errors import QUOTED_CHARACTERS
 
 CUT_REASONS = ("length", "max_tokens", "model_length")  # OpenAI; Google and Anthropic; Mistral
-FILTER_REASONS = ("content_filter", "safety", "recitation", "prohibited_content", "refusal")
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """The first choice of a completion.
-
-    `cut`: a limit on its length ended it. `withheld` says why the model or a filter gave no
-    answer, where that is so. The token counts are None where the server reports none.
-    """
-
-    text: str
-    cut: bool
-    withheld: str | None
-    prompt_tokens: int | None
-    answer_tokens: int | None
+FILTER_REASONS = (
+    "content_filter",
+    "safety",
+    "recitation",
+    "prohibited_content",
+    "refusal",
+    "sensitive",  # Zhipu
+)
+BROKEN_REASONS = (
+    "abort",  # vLLM, SGLang
+    "insufficient_system_resource",  # DeepSeek
+    "network_error",  # Zhipu
+)
+"""An answer that ended because of the server: another attempt may bring a whole one."""
 
 
 def find_completion_fault(response: httpx2.Response) -> str | None:
@@ -39,8 +37,9 @@ def find_completion_fault(response: httpx2.Response) -> str | None:
     return None
 
 
-def read_completion(response: httpx2.Response) -> Completion:
-    """The completion in a response. Raises ValueError with what the response is instead."""
+def read_completion(response: httpx2.Response) -> CachedAnswer:
+    """The first choice of the completion in a response. Raises ValueError with what the response
+    is instead."""
     try:
         content = response.json()
     except (ValueError, RecursionError):
@@ -58,6 +57,8 @@ def read_completion(response: httpx2.Response) -> Completion:
     if text is None:
         raise fault
     reason = str(choices[0].get("finish_reason") or "").casefold()
+    if reason in BROKEN_REASONS:
+        raise ValueError(f"an answer that the server broke off (finish_reason={reason})")
     refusal = message.get("refusal")
     withheld = None
     if reason in FILTER_REASONS:
@@ -68,7 +69,7 @@ def read_completion(response: httpx2.Response) -> Completion:
     prompt_tokens, answer_tokens = (
         _count(usage, f"{part}_tokens") for part in ("prompt", "completion")
     )
-    return Completion(text, reason in CUT_REASONS, withheld, prompt_tokens, answer_tokens)
+    return CachedAnswer(text, reason in CUT_REASONS, prompt_tokens, answer_tokens, withheld)
 
 
 def _quote(response: httpx2.Response) -> str:

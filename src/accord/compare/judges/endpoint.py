@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +45,7 @@ PATH = "/chat/completions"
 NO_KEY = "none"  # servers without keys take any, and some require one
 REFUSES_THIS_REQUEST = (400, 413, 422)  # another request may be accepted
 NOT_IMPLEMENTED = 501  # of a parameter, such as a schema
+MAX_BYTES = 2**24  # of an answer with its reasoning
 
 WITHHELD_ADVICE = "Use another judge for such texts, or leave these prompts out."
 
@@ -128,18 +129,32 @@ class Endpoint:
             cached = self.cache.get(key)
             if cached is None:
                 new[key] = request
-            else:
-                answers[key] = cached
+            elif key not in answers:
+                answers[key] = self._given(cached)
         self.usage.cached += len(answers)
+        failures: list[Exception] = []
+
+        def answer(key: str, request: ChatRequest) -> CachedAnswer | Refusal:
+            if self._stop.is_set():
+                raise CancelledError
+            try:
+                return self._answer(key, request)
+            except Exception as error:
+                failures.append(error)
+                self._stop.set()  # no other request begins, whenever this thread's end is seen
+                raise
+
         with ThreadPoolExecutor(self.settings.max_concurrent) as threads:
-            pending = {threads.submit(self._answer, key, r): key for key, r in new.items()}
+            pending = {threads.submit(answer, key, r): key for key, r in new.items()}
             try:
                 for done in as_completed(pending):
                     answers[pending[done]] = done.result()
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
                 threads.shutdown(cancel_futures=True)  # requests under way end and are cached
                 self._stop.clear()
+                if failures and isinstance(error, Exception):
+                    raise failures[0] from None  # the others may have ended because of it
                 raise
         return [answers[key] for key in keys]
 
@@ -170,15 +185,23 @@ class Endpoint:
                     f"{self.url} refuses the judge's requests (status {error.status}: "
                     f"{error.message}). {advice}"
                 ) from error
-            answer = Refusal(f"status {error.status}: {error.message}", advice)
-        if isinstance(answer, Refusal):
             with self._lock:
                 self.usage.refused += 1
-        elif answer.text and not answer.cut:  # a temporary fault must not be cached
-            self.cache.put(key, answer)
-        return answer
+            return Refusal(f"status {error.status}: {error.message}", advice)
+        if answer.text or answer.withheld or answer.answer_tokens:
+            self.cache.put(key, answer)  # an empty answer that took no tokens is a fault for once
+        self._require_counts(answer)
+        return self._given(answer)
 
-    def _negotiate(self, request: ChatRequest) -> CachedAnswer | Refusal:
+    def _given(self, answer: CachedAnswer) -> CachedAnswer | Refusal:
+        """An answer, or the Refusal that it is; a refusal is counted."""
+        if answer.withheld is None:
+            return answer
+        with self._lock:
+            self.usage.refused += 1
+        return Refusal(answer.withheld, WITHHELD_ADVICE)
+
+    def _negotiate(self, request: ChatRequest) -> CachedAnswer:
         """An answer in the strictest form of the request that the server takes.
 
         A weaker form that it takes is remembered for later requests, with one warning.
@@ -208,7 +231,7 @@ class Endpoint:
         for warning in warnings:
             log.warning("%s %s", self.url, warning)
 
-    def _post(self, request: ChatRequest, dialect: Dialect) -> CachedAnswer | Refusal:
+    def _post(self, request: ChatRequest, dialect: Dialect) -> CachedAnswer:
         """Send one request, with retries. Raises RefusedError, WorkError and SettingsError."""
         body = dialect.body(self.settings, self.model, request.text, request.schema)
         self._count_call()
@@ -222,9 +245,10 @@ class Endpoint:
             refusals=(NOT_IMPLEMENTED,),
             stop=self._stop,
             find_fault=find_completion_fault,
+            max_bytes=MAX_BYTES,
         ):
             if isinstance(result, httpx2.Response):
-                return self._parse(result)
+                return self._count_tokens(read_completion(result))
             failures.append(result)
         raise WorkError(
             f"The judge at {self.url} did not answer in {len(failures)} attempts: "
@@ -248,22 +272,20 @@ class Endpoint:
             f"again to resume with a new limit of that size, or raise the limit."
         )
 
-    def _parse(self, reply: httpx2.Response) -> CachedAnswer | Refusal:
-        """The answer in a chat completion, whose tokens are counted; a Refusal for one that the
-        model or a filter withheld."""
-        completion = read_completion(reply)
-        prompt_tokens, answer_tokens = completion.prompt_tokens, completion.answer_tokens
-        if self.settings.max_total_tokens is not None and None in (prompt_tokens, answer_tokens):
+    def _count_tokens(self, answer: CachedAnswer) -> CachedAnswer:
+        with self._lock:
+            self.usage.prompt_tokens += answer.prompt_tokens or 0
+            self.usage.answer_tokens += answer.answer_tokens or 0
+        return answer
+
+    def _require_counts(self, answer: CachedAnswer) -> None:
+        """Raise SettingsError where tokens are limited and the server does not report them."""
+        counts = answer.prompt_tokens, answer.answer_tokens
+        if self.settings.max_total_tokens is not None and None in counts:
             raise SettingsError(
                 f"{self.url} does not report how many tokens an answer took (`usage`), so "
                 f"max_total_tokens can't be enforced. Limit its use by max_calls."
             )
-        with self._lock:
-            self.usage.prompt_tokens += prompt_tokens or 0
-            self.usage.answer_tokens += answer_tokens or 0
-        if completion.withheld is not None:
-            return Refusal(completion.withheld, WITHHELD_ADVICE)
-        return CachedAnswer(completion.text, completion.cut, prompt_tokens, answer_tokens)
 
 
 def _failure_advice(failure: FailedAttempt) -> str:

@@ -90,6 +90,15 @@ class BothOrders:
         return self.missing is None and self.forward != self.backward
 
 
+@dataclass(frozen=True, slots=True)
+class RankedPairs:
+    """The ranks of responses by their wins, and the verdicts on each pair of them, in the order of
+    `itertools.combinations`."""
+
+    ranks: Ranks
+    pairs: tuple[BothOrders, ...]
+
+
 @dataclass
 class VerdictCounts:
     """Counts of the verdicts on pairs, each judged in both orders, and of failures.
@@ -128,15 +137,23 @@ class AiJudge:
         A pair whose two verdicts differ is a tie, half a win for each. Candidates with a pair that
         has no verdict have none. Raises WorkError and SettingsError as `Endpoint.complete`.
         """
+        return [
+            ranked if isinstance(ranked, NoVerdict) else ranked.ranks
+            for ranked in self.ranked_pairs(candidates)
+        ]
+
+    def ranked_pairs(self, candidates: Sequence[Candidates]) -> list[RankedPairs | NoVerdict]:
+        """As `ranks`, with the verdicts that the ranks are made of."""
         pairs = [_make_pairs(one_prompt) for one_prompt in candidates]
-        outcomes = iter(self._judge_pairs([pair for of_prompt in pairs for pair in of_prompt]))
-        ranks: list[Ranks | NoVerdict] = []
+        judged = iter(self.both_orders([pair for of_prompt in pairs for pair in of_prompt]))
+        results: list[RankedPairs | NoVerdict] = []
         for one_prompt, of_prompt in zip(candidates, pairs, strict=True):
-            results = list(itertools.islice(outcomes, len(of_prompt)))
-            missing = next((r for r in results if isinstance(r, NoVerdict)), None)
-            known = [r for r in results if not isinstance(r, NoVerdict)]
-            ranks.append(missing or ranks_by_wins(len(one_prompt.responses), known))
-        return ranks
+            orders = tuple(itertools.islice(judged, len(of_prompt)))
+            missing = next((both.missing for both in orders if both.missing is not None), None)
+            outcomes = [None if both.undecided else _preferred(both) for both in orders]
+            ranks = ranks_by_wins(len(one_prompt.responses), outcomes)
+            results.append(missing or RankedPairs(ranks, orders))
+        return results
 
     def scores(
         self, rows: Sequence[PromptResponse], *, lowest: int, highest: int
@@ -176,13 +193,6 @@ class AiJudge:
             self._count(both)
             results.append(both)
         return results
-
-    def _judge_pairs(self, pairs: Sequence[Candidates]) -> list[Preferred | NoVerdict]:
-        """The better response of each pair; a tie also where the two orders differ."""
-        return [
-            both.missing or (None if both.undecided else both.forward)
-            for both in self.both_orders(pairs)
-        ]
 
     def _count(self, both: BothOrders) -> None:
         counts = self.counts
@@ -254,6 +264,11 @@ class AiJudge:
             fault = "holds no such value"
             advice = "Use a model that follows the form of the answer."
         return NoVerdict(f"the answer {shorten(repr(answer.text))} {fault}", advice)
+
+
+def _preferred(both: BothOrders) -> Preferred:
+    """The verdict in the first order; None where there is none."""
+    return None if isinstance(both.forward, NoVerdict) else both.forward
 
 
 def ranks_by_wins(count: int, outcomes: Sequence[int | None]) -> Ranks:

@@ -22,6 +22,13 @@ from accord.data.pair_names import looks_like_response
 
 RESPONSES = ".responses"  # Argilla 2: `preference.responses`, `preference.responses.users`, …
 OUTCOMES = {"left": "a", "right": "b"}  # of Label Studio's Pairwise
+KINDS_OF_VALUES = {
+    "selected": "pairwise",
+    "ranker": "ranker",
+    "rating": "rating",
+    "choices": "choices",
+}
+"""The types of Label Studio's results by the key of their value."""
 TIES = {"tie": "tie", "both": "tie", "equal": "tie", "neither": "both_bad", "both bad": "both_bad"}
 
 
@@ -131,10 +138,10 @@ def parse_label_studio(row: DataRow, notes: Counter[str]) -> JudgedRow:
     data = row.values.get("data")
     if not isinstance(data, Mapping):
         raise RowError("`data` is no object")
-    columns = _response_columns(data)
-    prompt, texts = read_answers(
-        data, _prompt_column(data), {c: data[c] for c in columns}, row.source, notes
-    )
+    listed = _listed_items(data)
+    columns = list(listed) or _response_columns(data)
+    responses = listed or {c: data[c] for c in columns}
+    prompt, texts = read_answers(data, _prompt_column(data), responses, row.source, notes)
     opinions = []
     for annotation in row.values.get("annotations") or []:
         if annotation.get("was_cancelled"):
@@ -144,6 +151,42 @@ def parse_label_studio(row: DataRow, notes: Counter[str]) -> JudgedRow:
     if not opinions:
         raise RowError("no annotation says which response is better")
     return JudgedRow(prompt, tuple(map(JudgedAnswer, texts)), tuple(opinions))
+
+
+def _listed_items(data: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a Ranker's items by their ids: `[{"id": …, "title": …, "body": …}, …]`."""
+    for value in data.values():
+        if not isinstance(value, list | tuple) or len(value) < 2:
+            continue
+        if all(isinstance(item, Mapping) and {"id", "body"} <= item.keys() for item in value):
+            return {str(item["id"]): item["body"] for item in value}
+    return {}
+
+
+def parse_label_studio_min(row: DataRow, notes: Counter[str]) -> JudgedRow:
+    """A row of a JSON-MIN export: a task's data, its id, one annotation's results by the names of
+    their controls, and behind them the annotator and the times."""
+    names = list(row.values)
+    begin, end = names.index("id") + 1, names.index("annotator")
+    controls = names[begin:end]
+    data = {name: row.values[name] for name in names[: begin - 1] if name not in controls}
+    results = [r for name in controls for r in _results_of_control(name, row.values[name])]
+    annotation = {
+        "completed_by": row.values["annotator"],
+        "lead_time": row.values.get("lead_time"),
+        "result": results,
+    }
+    task = {"data": data, "annotations": [annotation]}
+    return parse_label_studio(DataRow(task, row.source), notes)
+
+
+def _results_of_control(name: str, value: Any) -> Iterator[dict[str, Any]]:
+    """What a JSON-MIN row has for a control, as results of an export: one choice is a text, all
+    else a list of values without their type."""
+    for item in value if isinstance(value, list | tuple) else [value]:
+        content = item if isinstance(item, Mapping) else {"choices": [item]}
+        kind = next((KINDS_OF_VALUES[key] for key in content if key in KINDS_OF_VALUES), "other")
+        yield {"type": kind, "value": content, "to_name": name}
 
 
 def _label_studio_opinions(

@@ -18,6 +18,7 @@ from accord.data.imports.annotation import (
     argilla_questions,
     parse_argilla,
     parse_label_studio,
+    parse_label_studio_min,
 )
 from accord.data.imports.datasets import (
     parse_arena,
@@ -38,6 +39,7 @@ from accord.records import Source
 ImportFormat = Literal[
     "verdicts",
     "label-studio",
+    "label-studio-min",
     "argilla",
     "arena",
     "helpsteer3",
@@ -52,6 +54,7 @@ PROBED = 200  # rows whose columns decide the format
 PARSERS: dict[ImportFormat, Callable[[DataRow, Counter[str]], JudgedRow]] = {
     "verdicts": parse_verdict_row,
     "label-studio": parse_label_studio,
+    "label-studio-min": parse_label_studio_min,
     "argilla": parse_argilla,
     "arena": parse_arena,
     "helpsteer3": parse_helpsteer3,
@@ -65,6 +68,7 @@ PARSERS: dict[ImportFormat, Callable[[DataRow, Counter[str]], JudgedRow]] = {
 REQUIRED: dict[ImportFormat, frozenset[str]] = {
     "verdicts": frozenset({"kind", "prompt", "responses", "annotator"}),
     "label-studio": frozenset({"data", "annotations"}),
+    "label-studio-min": frozenset({"id", "annotator", "annotation_id", "lead_time"}),
     "helpsteer3": frozenset({"context", "response1", "response2", "overall_preference"}),
     "nemo-rl": frozenset({"context", "completions"}),
     "ultrafeedback": frozenset({"instruction", "completions"}),

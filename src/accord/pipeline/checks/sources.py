@@ -13,6 +13,7 @@ from accord.data.stream import Columns, RecordStream, read_columns
 from accord.measure.rows.overlap import evaluation_texts
 from accord.measure.rows.texts import question
 from accord.pipeline.checks.collect import HeldOut, same_prompt
+from accord.pipeline.checks.evaluation_sets import read_texts
 from accord.pipeline.checks.findings import DataFinding
 from accord.pipeline.checks.result import Excerpt
 from accord.pipeline.checks.rows import CheckedRow, checked_rows, make_row
@@ -50,6 +51,11 @@ def read_held_out(splits: Sequence[str], evaluation_sets: Sequence[str]) -> Held
                 held_out.splits.setdefault(same_prompt(prompt_of(row)), row.source)
     texts: list[str] = []
     for path in evaluation_sets:
+        published = read_texts(path)
+        if published is not None:
+            texts += [text for text, _ in published]
+            held_out.sources += [source for _, source in published]
+            continue
         for row in _prompts(path):
             if row.error is None:
                 texts.append(question(row.prompt))

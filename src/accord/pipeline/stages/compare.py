@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accord.compare.judges.judge import BothOrders, Candidates, NoVerdict, Ranks
+from accord.compare.judges.judge import BothOrders, Candidates, NoVerdict, RankedPairs, Ranks
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, Verdict
 from accord.data.write import read_responses
@@ -82,6 +82,13 @@ def _judge_sets(
             if both is not None:
                 yield verdict_of_orders(responses, both, judge.judge, settings.round)
         return
+    if judge.judge.ranked_pairs is not None:
+        for responses, ranked in zip(sets, judge.ranked_pairs(candidates), strict=True):
+            if ranked is not None:
+                yield from verdicts_of_ranks(
+                    responses, ranked.ranks, judge.judge, settings, ranked.pairs
+                )
+        return
     for responses, ranks in zip(sets, judge.rank(candidates), strict=True):
         if ranks is not None:
             yield from verdicts_of_ranks(responses, ranks, judge.judge, settings)
@@ -150,6 +157,11 @@ class CountingJudge:
         """As `rank`, the verdicts on pairs in both orders; None where one of them is missing."""
         assert self.judge.both_orders is not None  # the caller has looked
         return self._ask(self.judge.both_orders, pairs, lambda both: both.missing)
+
+    def ranked_pairs(self, candidate_sets: Sequence[Candidates]) -> list[RankedPairs | None]:
+        """As `rank`, with the verdicts on all pairs."""
+        assert self.judge.ranked_pairs is not None  # the caller has looked
+        return self._ask(self.judge.ranked_pairs, candidate_sets, lambda answer: answer)
 
     def _ask(
         self,

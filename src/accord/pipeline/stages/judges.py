@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from accord.compare.judges.identity import judge_fingerprint
-from accord.compare.judges.judge import AiJudge, BothOrders, Candidates, NoVerdict, Ranks
+from accord.compare.judges.judge import (
+    AiJudge,
+    BothOrders,
+    Candidates,
+    NoVerdict,
+    RankedPairs,
+    Ranks,
+)
 from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import Reward
 from accord.compare.store.fingerprint import JudgeFingerprint
@@ -37,7 +44,8 @@ class NamedJudge:
     """A judge with the name under which its verdicts are stored; `usage` returns its counts.
 
     `shown_first` is the side of a pair that it sees first, None where it sees both orders: then
-    `both_orders` returns its verdicts in each. `fingerprint` is a language model's.
+    `both_orders` returns its verdicts in each, and `ranked_pairs` ranks with the verdicts on all
+    pairs. `fingerprint` is a language model's.
     """
 
     name: str
@@ -45,6 +53,7 @@ class NamedJudge:
     usage: Callable[[], Mapping[str, int]] | None = None
     shown_first: Literal["a"] | None = "a"
     both_orders: Callable[[Sequence[Candidates]], list[BothOrders]] | None = None
+    ranked_pairs: Callable[[Sequence[Candidates]], list[RankedPairs | NoVerdict]] | None = None
     fingerprint: JudgeFingerprint | None = None
 
 
@@ -59,6 +68,7 @@ def build_judge(settings: JudgeSettings) -> NamedJudge:
             ai.usage,
             shown_first=None,
             both_orders=ai.both_orders,
+            ranked_pairs=ai.ranked_pairs,
             fingerprint=judge_fingerprint(ai),
         )
     if settings.kind == "reward_model":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,24 +35,31 @@ def verdicts_of_ranks(
     ranks: Ranks,
     judge: NamedJudge,
     settings: CompareSettings,
+    pairs: Sequence[BothOrders] = (),
 ) -> list[Verdict]:
-    """The judge's ranks in the requested form."""
+    """The judge's ranks in the requested form. `pairs` are the verdicts that the ranks are made of,
+    in the order of `itertools.combinations`; a ranking has their answers, and the pair of its best
+    and worst those on this pair.
+    """
     name = judge.name
     about: dict[str, Any] = {"source": source_of(judge), "judge": judge.fingerprint}
+    ids = tuple(i for i, _ in responses)
+    couples = zip(itertools.combinations(ids, 2), pairs, strict=False)
+    answers = tuple(x for ab, both in couples for x in _answers(*ab, both))
     if settings.form == "pairs":
         (a, _), (b, _) = responses
         outcome = outcome_of_ranks(ranks)
         first = judge.shown_first
         return [PairVerdict(a, b, outcome, name, settings.round, shown_first=first, **about)]
     if settings.form == "rankings":
-        ids = tuple(i for i, _ in responses)
-        return [RankingVerdict(ids, ranks, name, settings.round, **about)]
+        return [RankingVerdict(ids, ranks, name, settings.round, answers=answers, **about)]
     if settings.form == "best_worst":
         ends = (ranks.index(min(ranks)), ranks.index(max(ranks)))  # equal if all responses tie
         best, worst = ends if ends[0] != ends[1] else (0, 1)
         outcome = outcome_of_ranks((ranks[best], ranks[worst]))
-        ids = (responses[best][0], responses[worst][0])
-        return [PairVerdict(*ids, outcome, name, settings.round, **about)]
+        a, b = ids[best], ids[worst]
+        about["answers"] = tuple(answer for answer in answers if {a, b} == set(answer.shown))
+        return [PairVerdict(a, b, outcome, name, settings.round, **about)]
     labels = zip(responses, labels_from_ranks(ranks), strict=True)
     return [
         RatingVerdict(i, float(label), name, settings.round, **about)
@@ -66,12 +74,6 @@ def verdict_of_orders(
     """A pair's verdict in round `number`, with the raw answers; undecided where the orders differ,
     which is no tie."""
     (a, _), (b, _) = responses
-    orders = ((both.forward, (a, b), "AB"), (both.backward, (b, a), "BA"))
-    answers = tuple(
-        JudgeAnswer(text, shown, _word(verdict, names))
-        for (verdict, shown, names), text in zip(orders, both.answers, strict=True)
-        if text is not None
-    )
     outcome: Any = "undecided" if both.undecided else _outcome(both.forward)
     return PairVerdict(
         a,
@@ -81,7 +83,17 @@ def verdict_of_orders(
         number,
         source=source_of(judge),
         judge=judge.fingerprint,
-        answers=answers if judge.fingerprint is not None else (),
+        answers=_answers(a, b, both) if judge.fingerprint is not None else (),
+    )
+
+
+def _answers(a: int, b: int, both: BothOrders) -> tuple[JudgeAnswer, ...]:
+    """The raw answers on the responses a and b, in both orders."""
+    orders = ((both.forward, (a, b), "AB"), (both.backward, (b, a), "BA"))
+    return tuple(
+        JudgeAnswer(text, shown, _word(verdict, names))
+        for (verdict, shown, names), text in zip(orders, both.answers, strict=True)
+        if text is not None
     )
 
 
