@@ -165,6 +165,22 @@ def test_another_server_was_faster(store: PreferenceStore) -> None:
     assert len(store.responses(model="parrot-1")) == 1
 
 
+def test_another_server_took_another_message(store: PreferenceStore) -> None:
+    chats, parrot = team(store)
+    item = chats.open("ann")[0].item.id
+    other, _ = team(store)
+    real = parrot.answer
+
+    def slow(turns: Sequence[Message], *, seed: int, stream: int) -> ChatAnswer:
+        other.say("ann", item, message("there", 0))
+        return real(turns, seed=seed, stream=stream)
+
+    parrot.answer = slow  # type: ignore[method-assign]
+    with pytest.raises(ConflictError, match="another window"):
+        chats.say("ann", item, message("here", 0))
+    assert [r.response.text for r in store.responses(model="parrot-1")] == ["there!1"]
+
+
 def test_a_model_that_fails_leaves_the_conversation_as_it_was(store: PreferenceStore) -> None:
     chats, parrot = team(store)
     item = chats.open("ann")[0].item.id

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("starlette", reason="the extra `annotate` is not installed")
+pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installed")
+
+from starlette.testclient import TestClient
+
 from accord.annotate.desk import ADJUDICATOR, Desk
 from accord.annotate.owner import owner_view
+from accord.annotate.security import Site
+from accord.annotate.server import create_app
 from accord.compare.store.queue import select_items
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
@@ -56,6 +64,46 @@ def test_agreement_disputes_and_adjudication(store: PreferenceStore) -> None:
     assert [v.annotator for v in store.verdicts()][-1] == "eve (adjudicator)"
     assert owner_view(desk).votes == 6  # the votes are as they were
     assert taken(desk) == [2, 2, 2]
+
+
+def test_every_coefficient_of_each_criterion(path: Path, store: PreferenceStore) -> None:
+    """On the page with its interval, or with why it is not defined."""
+    fill(path, prompts=30)
+    criteria = {"helpful": "More helpful?", "honest": "More honest?"}
+    desk = desk_of(store, overlap=2, criteria=criteria)
+    for name, reds in (("ann", 18), ("bob", 12)):
+        for winner in ("red",) * reds + ("blue",) * (30 - reds):
+            answer_for(desk, name, winner)  # helpful
+            answer_for(desk, name, "red")  # honest
+    agreement = owner_view(desk).agreement
+    assert set(agreement) == {"helpful", "honest"}
+    for criterion, is_defined in (("helpful", True), ("honest", False)):
+        names = [each.name for each in agreement[criterion].coefficients]
+        for name in ("Cohen", "Fleiss", "Krippendorff", "AC1"):
+            (of_name,) = [i for i, each in enumerate(names) if name in each]
+            coefficient = agreement[criterion].coefficients[of_name]
+            if is_defined:
+                assert coefficient.value is not None
+                assert (coefficient.low or -1) < coefficient.value < (coefficient.high or 2)
+                assert coefficient.low is not None
+            elif name != "AC1":  # which chance of one value leaves defined
+                assert coefficient.undefined
+    app = create_app(desk, Site("127.0.0.1", 8100), annotator="eve")
+    page = TestClient(app, base_url="http://127.0.0.1:8100").get("/owner").text
+    assert page.count("Krippendorff") == 2
+    assert "not defined" in page
+    assert agreement["honest"].coefficients[0].undefined in unescape(page)
+
+
+def test_how_many_more_items_distinguish_two_models(tmp_path: Path) -> None:
+    fill(tmp_path / "ten.db", prompts=10)
+    with PreferenceStore.open(tmp_path / "ten.db") as store:
+        desk = desk_of(store)
+        for i in range(10):
+            answer_for(desk, "ann", "blue" if i < 6 else "red")
+        [match] = owner_view(desk).matches
+        # 194 items show a share of 60% (below), of which there are ten.
+        assert (match.share.mean, match.items, match.more) == (0.6, 10, 184)
 
 
 def test_gold_checks_and_fast_votes(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.dataset.do) actions[button.dataset.do]();
-  else if (button.dataset.rest) step(() => showRest(button, choice.shown.item));
+  else if (button.dataset.rest) showRest(button, choice.shown.item).catch((error) => report(error.message));
   else if (button.dataset.strength) {
     choice.setStrength(Number(button.dataset.strength));
   } else if (button.dataset.reason !== undefined) {

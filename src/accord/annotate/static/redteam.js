@@ -207,7 +207,7 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   const { rest, outcome, strength } = button.dataset;
   if (button.dataset.do) actions[button.dataset.do]();
-  else if (rest) step(() => showRest(button, shown.item));
+  else if (rest) showRest(button, shown.item).catch((error) => report(error.message));
   else if (outcome) update({ outcome });
   else if (strength) update({ strength: Number(strength) });
 });

@@ -76,8 +76,8 @@ def next_assignment(
     if current:
         renew(connection, current[0].id, now + lease.seconds)
         return current[0]
-    item_id = _choose_item(connection, queue, annotator, lease, overlap)
-    return None if item_id is None else _assign(connection, item_id, annotator, lease, now)
+    item = _choose_item(connection, queue, annotator, lease, overlap)
+    return None if item is None else _assign(connection, item, annotator, lease, now)
 
 
 def adjudicate_item(
@@ -85,11 +85,12 @@ def adjudicate_item(
 ) -> Assignment | None:
     """This item for an adjudicator, beside the overlap; None where the queue has no such item."""
     lock_queue(connection, queue)
-    query = sa.select(ITEMS.c.id).where(ITEMS.c.id == item_id, ITEMS.c.queue_id == queue.id)
-    if connection.scalar(query) is None:
+    query = sa.select(ITEMS).where(ITEMS.c.id == item_id, ITEMS.c.queue_id == queue.id)
+    item = _first_item(connection, query)
+    if item is None:
         return None
     earlier = find_assignment(connection, queue, item_id, annotator)
-    return earlier or _assign(connection, item_id, annotator, lease, now, state=ADJUDICATING)
+    return earlier or _assign(connection, item, annotator, lease, now, state=ADJUDICATING)
 
 
 def find_assignment(
@@ -200,9 +201,9 @@ def recent_seconds(connection: sa.Connection, queue: Queue, annotator: str) -> l
 
 def _choose_item(
     connection: sa.Connection, queue: Queue, annotator: str, lease: Lease, overlap: int
-) -> int | None:
+) -> QueueItem | None:
     free = (
-        sa.select(ITEMS.c.id)
+        sa.select(ITEMS)
         .where(ITEMS.c.queue_id == queue.id, _not_had_by(annotator))
         .order_by(ITEMS.c.taken, ITEMS.c.id)
         .limit(1)
@@ -210,18 +211,22 @@ def _choose_item(
     open_items = free.where(ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap)
     last = latest_answered(connection, queue, annotator, None) if lease.by_criterion else None
     if last is not None:
-        sibling = connection.scalar(open_items.where(ITEMS.c.batch == last.item.batch))
+        sibling = _first_item(connection, open_items.where(ITEMS.c.batch == last.item.batch))
         if sibling is not None:
-            return int(sibling)
-    chosen = connection.scalar(open_items)
+            return sibling
+    chosen = _first_item(connection, open_items)
     if (
         chosen is not None
         and lease.check_every
         and _check_is_due(connection, queue, annotator, lease)
     ):
-        check = connection.scalar(free.where(ITEMS.c.is_check.is_(True)))
-        return int(chosen if check is None else check)
-    return None if chosen is None else int(chosen)
+        return _first_item(connection, free.where(ITEMS.c.is_check.is_(True))) or chosen
+    return chosen
+
+
+def _first_item(connection: sa.Connection, query: sa.Select[Any]) -> QueueItem | None:
+    row = connection.execute(query).first()
+    return None if row is None else read_item(row)
 
 
 def _check_is_due(connection: sa.Connection, queue: Queue, annotator: str, lease: Lease) -> bool:
@@ -236,14 +241,12 @@ def _check_is_due(connection: sa.Connection, queue: Queue, annotator: str, lease
 
 def _assign(
     connection: sa.Connection,
-    item_id: int,
+    item: QueueItem,
     annotator: str,
     lease: Lease,
     now: float,
     state: str = OPEN,
 ) -> Assignment:
-    row = connection.execute(sa.select(ITEMS).where(ITEMS.c.id == item_id)).one()
-    item = read_item(row)
     # The criteria of the same responses are shown in the same order.
     order = list(range(item.size))
     random.Random(f"{lease.seed} {annotator} {item.batch}").shuffle(order)
@@ -251,14 +254,14 @@ def _assign(
     values = {"state": state, "opened": now, "expires": expires, "shown": order}
     id_ = connection.scalar(  # of one that has expired, where the item is free again
         ASSIGNMENTS.update()
-        .where(ASSIGNMENTS.c.item_id == item_id, ASSIGNMENTS.c.annotator == annotator)
+        .where(ASSIGNMENTS.c.item_id == item.id, ASSIGNMENTS.c.annotator == annotator)
         .values(**values)
         .returning(ASSIGNMENTS.c.id)
     )
     if id_ is None:
-        new = {"item_id": item_id, "annotator": annotator, **values}
+        new = {"item_id": item.id, "annotator": annotator, **values}
         id_ = connection.scalar(ASSIGNMENTS.insert().values(**new).returning(ASSIGNMENTS.c.id))
-    _count_taken(connection, item_id, int(state in TAKING))
+    _count_taken(connection, item.id, int(state in TAKING))
     return Assignment(int(id_ or 0), item, annotator, state, tuple(order), now, expires)
 
 
