@@ -20,6 +20,7 @@ from accord.measure.ratings.battles import (
     score_matrix,
 )
 from accord.measure.ratings.bradley_terry import Labels, components, fit_strengths, relative_to
+from accord.measure.ratings.consistency import consistency_notes, order_flips
 from accord.measure.ratings.elo import online_elo, to_elo
 from accord.measure.ratings.intervals import (
     bootstrap_ratings,
@@ -152,7 +153,10 @@ def rate_models(
         notes.append("The intervals are the sandwich estimate's; nothing was resampled.")
     rows = _model_ratings(names, matrices, online, ratings, low, high, ranks)
     shown = None if ties == "half" else parameter
-    pairs = pair_counts(counts)
+    pairs, even = pair_counts(counts), matrices["tie"] + matrices["both_bad"]
+    notes += consistency_notes(
+        pairs, order_flips(names, matrices["a"] + pseudo, even, labels), confidence
+    )
     return Ratings(anchor, rows, pairs, tuple(notes), finite, confidence, ties, shown)
 
 
