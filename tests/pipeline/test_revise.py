@@ -280,10 +280,7 @@ def test_an_interrupted_run_asks_nothing_again(
 
 def test_prompts_are_answered_first(fake: FakeOpenAi, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rows = [
-        {"prompt": "say one"},
-        {"prompt": [*turns, {"role": "user", "content": "c"}]},
-    ]
+    rows = [{"prompt": "say one"}, {"prompt": [*turns, {"role": "user", "content": "c"}]}]
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = make(tmp_path, fake, responses=[], dataset=str(data))
@@ -309,9 +306,10 @@ def test_a_reviser_that_does_not_work(fake: FakeOpenAi, tmp_path: Path) -> None:
     fake.answer = lambda body: (200, completion("<think>It is ru", finish="length"))
     with pytest.raises(WorkError, match=r"wrote no critique of any of 6 responses.*thoughts"):
         list(revise(make(tmp_path, fake)))
+    other = {"kind": "endpoint", "base_url": fake.url, "model": "other"}  # nothing is cached
     fake.answer = lambda body: (401, {"error": {"message": "bad key"}})
     with pytest.raises(SettingsError, match="refuses the reviser's requests"):
-        list(revise(make(tmp_path, fake, "other")))
+        list(revise(make(tmp_path, fake, "other", reviser=other)))
 
 
 def test_a_model_in_process(tmp_path: Path) -> None:
