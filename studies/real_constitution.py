@@ -11,7 +11,8 @@ Then SFT on the revisions, labels by the judge, a reward model and PPO, all LoRA
 are measured on XSTest, whose safe requests only sound dangerous; none of it is trained on.
 
 The results are written to `results.json` in the run's folder and printed in Markdown. Finished
-stages are not repeated. `--short` is the same on a few rows.
+stages are not repeated. `--rows` and `--test-rows` set the size; with `--short` answers are shorter
+and PPO takes one step, which shows that all of it works.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from accord.runs import machine
 
 JUDGE = "rules"
 _TEXTS = re.compile(r"<(prompt|response-A|response-B)-(\w+)>\n(.*?)\n</\1-\2>", re.DOTALL)
+LONGEST = 400  # characters of a harmless request
 MODELS = ("base", "revised", "ppo")
 
 
@@ -49,13 +51,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/real-constitution"))
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--rows", type=int, default=32, help="harmful and harmless rows, each")
+    parser.add_argument("--test-rows", type=int, default=32, help="unsafe and safe rows, each")
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     folder = options.output_dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    size = 8 if options.short else 32
-    train = read_training_rows(options.harmful, options.harmless, size)
-    test = read_test_rows(options.test, size)
+    train = read_training_rows(options.harmful, options.harmless, options.rows)
+    test = read_test_rows(options.test, options.test_rows)
     write_rows(folder / "train.jsonl", train)
     write_rows(folder / "test.jsonl", test)
     harmful = {row["prompt"][0]["content"]: row["meta"]["kind"] == "harmful" for row in train}
@@ -71,7 +74,8 @@ def read_training_rows(harmful: Path, harmless: Path, count: int) -> list[dict[s
     with harmful.open(encoding="utf-8", newline="") as file:
         bad = [row["Behavior"] for row in csv.DictReader(file)]
     with harmless.open(encoding="utf-8") as lines:
-        good = [json.loads(line)["turns"][0] for line in lines]
+        first_turns = [json.loads(line)["turns"][0] for line in lines]
+    good = [text for text in first_turns if len(text) <= LONGEST]
     rows = []
     for bad_text, good_text in zip(spread(bad, count), spread(good, count), strict=True):
         rows += [make_row(bad_text, "harmful"), make_row(good_text, "safe")]
@@ -150,7 +154,7 @@ def make_recipe(model: str, folder: Path, url: str, *, short: bool) -> dict[str,
     judge = {"kind": "endpoint", "base_url": url, "model": JUDGE}
     train = {"precision": "bf16", "lora": {}, "max_length": 384, "max_prompt_length": 256}
     rows, test = str(folder / "train.jsonl"), str(folder / "test.jsonl")
-    tokens = 24 if short else 64
+    tokens = 24 if short else 48
 
     def sample(name: str, of: str, dataset: str, responses: int = 1) -> dict[str, Any]:
         return {
@@ -174,11 +178,11 @@ def make_recipe(model: str, folder: Path, url: str, *, short: bool) -> dict[str,
                 "stage": "revise",
                 "responses": "$answers/responses.jsonl",
                 "constitution": ["harmless"],
-                "rounds": 1 if short else 2,
+                "rounds": 1,
                 "reviser": {
                     "kind": "local",
                     "model": model,
-                    "answer_tokens": tokens + 32,
+                    "answer_tokens": 2 * tokens,
                     "precision": "bf16",
                 },
                 "judge": judge,
@@ -190,7 +194,7 @@ def make_recipe(model: str, folder: Path, url: str, *, short: bool) -> dict[str,
                 "model": model,
                 "dataset": "$revise/sft.jsonl",
                 "per_device_train_batch_size": 8,
-                "num_train_epochs": 3,
+                "num_train_epochs": 2,
                 "learning_rate": 5e-4,
                 **train,
             },
@@ -209,7 +213,7 @@ def make_recipe(model: str, folder: Path, url: str, *, short: bool) -> dict[str,
                 "model": "$revised/model",
                 "dataset": "$labels/store.db",
                 "per_device_train_batch_size": 8,
-                "num_train_epochs": 3,
+                "num_train_epochs": 2,
                 "learning_rate": 5e-4,
                 **train,
                 **unchecked,
@@ -224,7 +228,7 @@ def make_recipe(model: str, folder: Path, url: str, *, short: bool) -> dict[str,
                 "per_device_train_batch_size": 16,
                 "num_generations": 2,
                 "max_new_tokens": tokens,
-                "max_steps": 1 if short else 6,
+                "max_steps": 1 if short else 4,
                 "learning_rate": 1e-4,
                 **train,
             },

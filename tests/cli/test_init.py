@@ -22,7 +22,7 @@ def arguments(kind: str, world: Path, data: Path) -> list[str]:
     options = ["--model", str(world / "model"), "--data", str(data)]
     if kind == "arena":
         options += ["--model", str(world / "model")]
-    if kind in (*ONLINE, "iterate", "arena", "judge"):
+    if kind in (*ONLINE, "iterate", "arena", "judge", "revise"):
         options += ["--reward-model", str(world / "reward")]
     return [kind, *options]
 

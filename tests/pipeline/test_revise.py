@@ -113,8 +113,10 @@ def test_counts(fake: FakeOpenAi, tmp_path: Path) -> None:
     assert counts["better_share"]["low"] == pytest.approx(1 - (1 - 0.025) ** 0.5)
     assert counts["demonstrations"] == {"revisions": 1, "originals": 1}
     assert counts["preferences"] == "by the judge j"
-    assert counts["reviser"]["calls"] == 6 + 5  # a critique of each, a revision of each rude one
-    assert counts["judge"]["calls"] == 3 * 2
+    assert (counts["reviser"], counts["judge"]) == ("m", "j")
+    usage = counts["usage"]
+    assert usage["reviser"]["calls"] == 6 + 5  # a critique of each, a revision of each rude one
+    assert usage["judge"]["calls"] == 3 * 2
     assert sum(n for p in counts["principles"].values() for n in p.values()) == 6
 
 
@@ -174,7 +176,7 @@ def test_what_was_dropped_is_nowhere_but_in_the_log(fake: FakeOpenAi, tmp_path: 
         settings = make(tmp_path, fake, f"out{len(judge)}", rounds=3, **judge)
         list(revise(settings))
         folder = Path(settings.output_dir)
-        log = rows_of(settings, "revisions.jsonl")[1:]
+        log = rows_of(settings, "revisions.jsonl")
         dropped = [x for r in log for x in r["rounds"] if x["outcome"] == "dropped"]
         assert {x["reason"] for x in dropped} == {"unchanged", "quotes the critique"}
         for row in (*rows_of(settings, "sft.jsonl"), *rows_of(settings, "conversations.jsonl")):
@@ -251,7 +253,6 @@ def test_a_killed_run_resumes_with_equal_files(
     list(revise(killed))
     for name in FILES:
         ours, theirs = (tmp_path / f / name for f in ("killed", "whole"))
-        # The log's header has the digest of the settings, which are equal.
         assert ours.read_bytes() == theirs.read_bytes(), name
     assert not partial.exists()
 
@@ -279,10 +280,7 @@ def test_an_interrupted_run_asks_nothing_again(
 
 def test_prompts_are_answered_first(fake: FakeOpenAi, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rows = [
-        {"prompt": "say one"},
-        {"prompt": [*turns, {"role": "user", "content": "c"}]},
-    ]
+    rows = [{"prompt": "say one"}, {"prompt": [*turns, {"role": "user", "content": "c"}]}]
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = make(tmp_path, fake, responses=[], dataset=str(data))
@@ -308,9 +306,10 @@ def test_a_reviser_that_does_not_work(fake: FakeOpenAi, tmp_path: Path) -> None:
     fake.answer = lambda body: (200, completion("<think>It is ru", finish="length"))
     with pytest.raises(WorkError, match=r"wrote no critique of any of 6 responses.*thoughts"):
         list(revise(make(tmp_path, fake)))
+    other = {"kind": "endpoint", "base_url": fake.url, "model": "other"}  # nothing is cached
     fake.answer = lambda body: (401, {"error": {"message": "bad key"}})
     with pytest.raises(SettingsError, match="refuses the reviser's requests"):
-        list(revise(make(tmp_path, fake, "other")))
+        list(revise(make(tmp_path, fake, "other", reviser=other)))
 
 
 def test_a_model_in_process(tmp_path: Path) -> None:

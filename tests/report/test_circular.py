@@ -179,6 +179,33 @@ def test_pairs_labelled_by_the_judge_that_rates(run: Run) -> None:
     assert run.verdict()[1] == []
 
 
+def revised_run(run: Run, **settings: Any) -> None:
+    responses = [run.path("sampled/responses.jsonl")]
+    run.stage("revise", "revise", responses=responses, **settings)
+    run.stage("cai", "sft", model=run.path("sft/model"), dataset=run.path("revise/sft.jsonl"))
+    run.stage("cai-answers", "sample", model=run.path("cai/model"), dataset="prompts.jsonl")
+    run.contestant("cai", "cai-answers", model=run.path("cai/model"))
+    run.ratings(AI)
+
+
+def test_revisions_by_the_judge_that_rates(run: Run) -> None:
+    revised_run(run, reviser={**AI}, judge={"kind": "world"})
+    (warning,) = run.verdict()[1]
+    assert "“big-judge” rates the models here, and it wrote the revisions that cai" in warning
+
+
+def test_revisions_judged_by_the_judge_that_rates(run: Run) -> None:
+    revised_run(run, reviser={"kind": "world"}, judge=AI)
+    (warning,) = run.verdict()[1]
+    assert "labelled the comparisons that cai learned from" in warning
+
+
+def test_revisions_that_nobody_judged(run: Run) -> None:
+    revised_run(run, reviser={"kind": "world"}, judge=None, assume_better=True)
+    (warning,) = run.verdict()[1]
+    assert warning.startswith("No judge compared the revisions that cai learned from")
+
+
 def test_held_out_pairs_of_the_judge_are_not_learned_from(run: Run) -> None:
     run.stage("compare", "compare", responses=[run.path("sampled/responses.jsonl")], judge=AI)
     held_out = run.path("compare/store.db")

@@ -63,8 +63,8 @@ def init(
         str,
         typer.Argument(
             metavar="KIND",
-            help="A training method (sft, reward, dpo, kto, orpo, ppo, grpo, …), iterate, judge "
-            "or arena.",
+            help="A training method (sft, reward, dpo, kto, orpo, ppo, grpo, …), iterate, judge, "
+            "revise or arena.",
             show_default=False,
         ),
     ],
@@ -103,8 +103,9 @@ def init(
     \f
     Then `accord plan dpo.yaml` shows every setting, and `accord run dpo.yaml` runs the recipe. An
     existing file is never overwritten. `judge` writes the preferences of a judge between a model's
-    own answers; `arena` compares several models. Without `--reward-model` their judge is a language
-    model at an OpenAI-compatible endpoint, whose address and name you fill in.
+    own answers; `revise` has the model criticise and revise them; `arena` compares several models.
+    Without `--reward-model` their judge is a language model at an OpenAI-compatible endpoint, whose
+    address and name you fill in.
     """
     from accord.errors import RequestError
     from accord.settings.recipe import load_recipe

@@ -15,10 +15,11 @@ from typing import Any, Literal
 from accord.report.reading import ReportInputs, StageRecord
 from accord.settings.stages import Contestant
 
-Influence = Literal["selected", "trained", "labelled", "itself"]
+Influence = Literal["selected", "trained", "labelled", "revised", "itself"]
 """What a judge did for a model: it selected its responses, was the reward of its training, labelled
-the comparisons that it learned from, or is the model itself."""
-INFLUENCES: tuple[Influence, ...] = ("selected", "trained", "labelled", "itself")
+the comparisons that it learned from, revised the answers that it learned from, or is the model
+itself."""
+INFLUENCES: tuple[Influence, ...] = ("selected", "trained", "labelled", "revised", "itself")
 
 _MEASURES = frozenset({"arena", "evaluate", "report"})
 """Kinds of stages that nothing is made from."""
@@ -94,6 +95,14 @@ class Lineage:
             )
         )
 
+    def has_unjudged_revisions(self, contestant: Contestant) -> bool:
+        """Whether a contestant learned from revisions that no judge compared with their
+        originals."""
+        return any(
+            stage.kind == "revise" and not stage.settings.get("judge")
+            for stage in self.contestant_stages(contestant)
+        )
+
     def knows_prompts(self, contestant: Contestant) -> bool:
         """Whether a contestant answers prompts of a data set that it was trained on."""
         sampled: set[str] = set()
@@ -114,7 +123,11 @@ def stage_judges(stage: StageRecord) -> Iterator[tuple[Influence, JudgeIdentity]
             for judge in _sources(settings, digests):
                 yield "selected", judge
         return
-    if stage.kind in ("compare", "iterate"):
+    if stage.kind == "revise":
+        reviser = settings.get("reviser") or {}
+        if isinstance(reviser.get("model"), str):
+            yield "revised", _model_identity(reviser["model"])
+    if stage.kind in ("compare", "iterate", "revise"):
         labelling = judge_identity(settings.get("judge"), digests)
         if labelling is not None:
             yield "labelled", labelling
@@ -129,8 +142,9 @@ def judges_of_results(inputs: ReportInputs) -> dict[str, Any]:
     `ratings` and `scores` name the arena's judge and the reward model of the scores, with what each
     did for the models that it measures (`influences`); null where it is unknown, or is the true
     reward. `one_judge` says that both are the same. `seen_comparisons` says that the reward
-    model's accuracy is on rows that it was trained on, and `seen_prompts` names the models that
-    were measured on a data set that they were trained on.
+    model's accuracy is on rows that it was trained on, `seen_prompts` names the models that were
+    measured on a data set that they were trained on, and `unjudged_revisions` those that learned
+    from revisions which no judge compared with their originals.
     """
     lineage = Lineage(inputs.stages)
     rating, digests = _stage_of(inputs.ratings_path, inputs.stages)
@@ -145,6 +159,9 @@ def judges_of_results(inputs: ReportInputs) -> dict[str, Any]:
         "one_judge": bool(ratings and scores and ratings.is_same(scores)),
         "seen_comparisons": bool(scores and lineage.knows_rows(scores, comparisons)),
         "seen_prompts": [c.name for c in inputs.contestants if lineage.knows_prompts(c)],
+        "unjudged_revisions": [
+            c.name for c in inputs.contestants if lineage.has_unjudged_revisions(c)
+        ],
     }
 
 

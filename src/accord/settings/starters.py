@@ -185,6 +185,35 @@ def _compare(kind: str, start: Start) -> tuple[str, str]:
     )
 
 
+def _revise(kind: str, start: Start) -> tuple[str, str]:
+    return (
+        "A constitution: the model criticises and revises its own answers, a judge compares both, "
+        "and SFT learns from the revisions.",
+        f"""
+  - stage: sample
+    model: {start.model}
+    dataset: {_yaml(start.data)}            # rows with prompts, such as {_PROMPTS}
+    num_responses: 1
+    precision: bf16
+
+  - stage: revise                # sft.jsonl, and preferences in store.db
+    responses: [$sample/responses.jsonl]
+    constitution: [harmless, helpful]        # honest; or files of your own
+    rounds: 2
+    reviser: {{kind: local, model: {start.model}, precision: bf16}}
+    judge: {_judge(start)}
+
+  - stage: train
+    method: sft
+    model: {start.model}
+    dataset: $revise/sft.jsonl
+    learning_rate: {_peak_rate("sft")} # raise it where the report says: not learned
+    lora: on                     # trains an adapter; without this line, all weights
+    precision: bf16
+""",
+    )
+
+
 def _arena(kind: str, start: Start) -> tuple[str, str]:
     if len(start.models) < 2:
         raise RequestError("`arena` compares models: give --model twice or more often.")
@@ -233,6 +262,7 @@ STARTERS: Mapping[str, Callable[[str, Start], tuple[str, str]]] = {
     **dict.fromkeys(METHOD_SETTINGS, _training),
     "iterate": _iterate,
     "judge": _compare,
+    "revise": _revise,
     "arena": _arena,
 }
-"""The kinds of `accord init`: the training methods, rounds, and comparisons by a judge."""
+"""The kinds of `accord init`: the training methods, rounds, revision, comparisons by a judge."""

@@ -25,7 +25,7 @@ from accord.errors import DataError, WorkError
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.compare import CountingJudge
 from accord.pipeline.stages.judges import build_judge
-from accord.pipeline.stages.revised import LOG, PARTIAL, LogRow, finish_files, log_json
+from accord.pipeline.stages.revised import PARTIAL, LogRow, finish_files, log_json
 from accord.pipeline.stages.revisers import NamedReviser, build_reviser
 from accord.records import PromptOnly, Response
 from accord.runs import digest_json, storage_errors
@@ -35,7 +35,8 @@ from accord.settings.revise import ReviseSettings
 log = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Rows whose critiques are requested together, and that are lost when a run is killed."""
+"""Rows whose critiques are requested together, and that are lost when a run is killed; of a model
+in process at most its batch."""
 ANSWER_STREAM = 1999  # of the random draws for a row's first answer: no round has it
 
 
@@ -51,9 +52,10 @@ def revise(settings: ReviseSettings) -> Iterator[Progress]:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / PARTIAL
     done = _resume(partial, settings)
+    size = min(CHUNK, settings.reviser.batch_size) if settings.reviser.kind == "local" else CHUNK
     yield Progress(done, total)
     while done < total:
-        rows = range(done, min(done + CHUNK, total))
+        rows = range(done, min(done + size, total))
         chunk = responses[rows.start : rows.stop]
         if prompts:
             chunk = _answer(prompts[rows.start : rows.stop], reviser, first=rows.start)
@@ -67,8 +69,7 @@ def revise(settings: ReviseSettings) -> Iterator[Progress]:
         **({"judge": dict(judge.judge.usage())} if judge and judge.judge.usage else {}),
     }
     finish_files(settings, None if judge is None else judge.judge, reviser.name, usage)
-    with storage_errors(partial):
-        partial.replace(folder / LOG)
+    partial.unlink()
 
 
 def _read_inputs(settings: ReviseSettings) -> tuple[list[PromptOnly], list[Response]]:

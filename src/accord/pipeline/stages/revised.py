@@ -100,9 +100,10 @@ def finish_files(
     reviser: str,
     usage: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Write all files but the log itself from the partial log, each as a whole or not at all."""
+    """Write all files from the partial log, each as a whole or not at all."""
     folder = Path(settings.output_dir)
     log = folder / PARTIAL
+    write_lines_atomic(folder / LOG, (_line(log_json(each)) for each in read_log(log)))
     write_lines_atomic(
         folder / "conversations.jsonl",
         (_line(row) for each in read_log(log) for row in conversation_rows(each, settings, judge)),
@@ -117,7 +118,8 @@ def finish_files(
     )
     if judge is not None or settings.assume_better:
         _write_store(folder / "store.db", log, settings, judge, reviser)
-    write_json_atomic(folder / "revise.json", {**_count(log, settings, judge, reviser), **usage})
+    counts = _count(log, settings, judge, reviser)
+    write_json_atomic(folder / "revise.json", {**counts, "usage": usage})
 
 
 def _line(row: Mapping[str, Any]) -> str:

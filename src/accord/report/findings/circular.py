@@ -18,12 +18,14 @@ _DEEDS: Mapping[str, str] = {
     "selected": "selected the answers of {}",
     "trained": "was the reward that {} learned from",
     "labelled": "labelled the comparisons that {} learned from",
+    "revised": "wrote the revisions that {} learned from",
     "itself": "is {}, which so judges itself",
 }
 _WHO: Mapping[str, str] = {
     "selected": "which selected its answers",
     "trained": "which it was trained to please",
     "labelled": "whose verdicts it was trained on",
+    "revised": "which wrote the revisions that it was trained on",
     "itself": "which is the model itself",
 }
 
@@ -59,6 +61,14 @@ def circular_findings(judges: Mapping[str, Any], *, has_truth: bool) -> list[Fin
             f"The prompts are not new to {join_names(seen)}: they are those of a data set that it "
             f"was trained on, so the measures may be better than on new prompts. Sample responses "
             f"to held-out prompts."
+        )
+        results.append(Finding("warning", text))
+    unjudged = [visible(name) for name in judges.get("unjudged_revisions") or ()]
+    if unjudged:
+        text = (
+            f"No judge compared the revisions that {join_names(unjudged)} learned from with their "
+            f"originals, and a revision isn't better by definition. Give the stage `revise` a "
+            f"`judge`."
         )
         results.append(Finding("warning", text))
     return results
