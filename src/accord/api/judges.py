@@ -14,8 +14,8 @@ from accord.pipeline.judges.asking import make_asked_judge
 from accord.pipeline.judges.check import CheckOptions, JudgeReport, check_judge
 from accord.pipeline.judges.record import record_check
 from accord.pipeline.progress import run_to_end
+from accord.settings.judge import JudgeSettings
 from accord.settings.reading.load import build
-from accord.settings.stages import JudgeSettings
 
 
 def check(
