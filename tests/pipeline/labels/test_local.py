@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import pytest
 
 import accord
 from accord.compare.dataset import load_records
+from accord.compare.judges.cache import CachedAnswer
+from accord.compare.judges.letters import write_letters
+from accord.compare.judges.local import LocalModel
 from accord.compare.store.store import PreferenceStore
 from accord.data.voted_pairs import PairVote, VotedPair
 from accord.data.write import ResponseRow, write_responses
@@ -19,6 +24,7 @@ from accord.settings.judge import JudgeSettings
 from accord.settings.stages import CompareSettings
 from accord.settings.verdicts import VerdictFilter
 from tests.compare.test_local_judge import save_judge
+from tests.fake_openai import judged_texts
 from tests.pipeline.labels.stores import fill, label
 
 
@@ -37,29 +43,48 @@ def by_letters(folder: str, **settings: Any) -> dict[str, Any]:
     return {**values, **settings}
 
 
-def test_its_probability_is_stored_and_becomes_a_soft_label(folder: str, tmp_path: Path) -> None:
+def letters_for_yes(self: LocalModel, rows: Any) -> list[CachedAnswer]:
+    """Instead of the model's: e^-0.2 for the response with a yes and e^-1.7 for the other; of
+    question 3 the first shown has the former in both orders."""
+    answers = []
+    for _, ids in rows:
+        text = self.lm.tokenizer.decode(list(ids))
+        texts = judged_texts({"messages": [{"role": "user", "content": text}]})
+        first = texts["response-A"].startswith("yes") or texts["prompt"] == "question 3"
+        logps = (-0.2, -1.7) if first else (-1.7, -0.2)
+        answers.append(CachedAnswer(write_letters(*logps), False, len(ids), 0))
+    return answers
+
+
+def test_its_probability_is_stored_and_becomes_a_soft_label(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalModel, "_letters", letters_for_yes)
     path = fill(tmp_path / "s.db", prompts=8)
     report = label(path, by_letters(folder))
     assert report.members[0].usage.calls == 16
+    sure = 1 / (1 + math.exp(-1.5))  # e^-0.2 / (e^-0.2 + e^-1.7)
     with PreferenceStore.read(path) as store:
         verdicts = store.verdicts()
         answers = store.judge_answers([v.id for v in verdicts])
-    decided = {}
+        texts = {r.id: r.response.text for r in store.responses()}
+    assert Counter(v.outcome for v in verdicts) == {"a": 4, "b": 3, "undecided": 1}
     for verdict in verdicts:
-        first, second = (answer.probability for answer in answers[verdict.id])
-        assert first is not None
-        assert second is not None
-        assert verdict.probability == pytest.approx((first + 1 - second) / 2)
-        sides = ("a" if first > 0.5 else "b", "b" if second > 0.5 else "a")
-        assert verdict.outcome == (sides[0] if sides[0] == sides[1] else "undecided")
-        if verdict.outcome != "undecided":
-            decided[verdict.id] = max(verdict.probability, 1 - verdict.probability)
-    if not decided:
-        pytest.fail("this model decides nothing, so the test shows nothing: give it another seed")
+        if verdict.outcome == "undecided":
+            assert verdict.probability == pytest.approx(0.5)  # the mean of sure and 1 - sure
+            continue
+        a, b = (item.response_id for item in verdict.items)
+        is_a = texts[a].startswith("yes")
+        assert verdict.probability == pytest.approx(sure if is_a else 1 - sure)
+        first, second = answers[verdict.id]
+        assert (first.shown, second.shown) == ((a, b), (b, a))
+        assert first.probability == pytest.approx(sure if is_a else 1 - sure)
+        assert second.probability == pytest.approx(1 - sure if is_a else sure)
+        assert (first.verdict, second.verdict) == (("A", "B") if is_a else ("B", "A"))
     soft = VerdictFilter(labels="probability", unchecked_judges=["letters"])
     rows, _ = load_records(path, "preferences", verdict_filter=soft)
     read = [r.probability for r in rows if isinstance(r, Comparison)]
-    assert read == pytest.approx(list(decided.values()))
+    assert read == pytest.approx([sure] * 7)
     with pytest.raises(DataError, match="accord judge check"):
         load_records(path, "preferences")
     assert label(path, by_letters(folder)).members[0].usage.calls == 0
