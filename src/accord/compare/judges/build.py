@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accord.compare.judges.judge import AiJudge, ChatModel
+from accord.compare.judges.judge import AiJudge, AskedModel
 from accord.compare.judges.references import read_references
 from accord.settings.judge import JudgeSettings
 
@@ -15,7 +15,7 @@ def build_ai_judge(settings: JudgeSettings) -> AiJudge:
     references = None
     if settings.references is not None:
         references = read_references(settings.references, settings.reference_column)
-    local: ChatModel | None = None
+    local: AskedModel | None = None
     if settings.kind == "local":
         from accord.compare.judges.local import LocalModel
 

@@ -57,7 +57,7 @@ NO_REFERENCE = (
 )
 
 
-class ChatModel(Protocol):
+class AskedModel(Protocol):
     """A language model that answers requests: `Endpoint`, or `LocalModel` in process."""
 
     @property
@@ -90,12 +90,12 @@ class AiJudge:
         settings: EndpointSettings,
         model: str,
         *,
-        endpoint: ChatModel | None = None,
+        endpoint: AskedModel | None = None,
         references: Mapping[str, str] | None = None,
         tie_margin: float | None = None,
     ) -> None:
         """Raises SettingsError where the key is not set or the principles can't be read."""
-        self.endpoint: ChatModel = Endpoint(settings, model) if endpoint is None else endpoint
+        self.endpoint: AskedModel = Endpoint(settings, model) if endpoint is None else endpoint
         self.rubric = format_rubric(settings)
         self.attempts = settings.attempts
         self.references = references
