@@ -31,7 +31,8 @@ from typing import Any
 import httpx2
 from real_serving import transformers_server, vllm_server
 
-from accord.compare.judges.judge import AiJudge, Candidates
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import Candidates
 from accord.data.read import read_records
 from accord.records import Comparison
 from accord.runs import digest_json, write_json_atomic

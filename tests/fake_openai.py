@@ -11,7 +11,9 @@ from typing import Any
 
 Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
-_TEXTS = re.compile(r"<(prompt|response|response-A|response-B)-(\w+)>\n(.*?)\n</\1-\2>", re.DOTALL)
+_TEXTS = re.compile(
+    r"<(prompt|reference|response|response-A|response-B)-(\w+)>\n(.*?)\n</\1-\2>", re.DOTALL
+)
 
 
 def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """accord brings a language model into accord with what people prefer, and proves that it did.
 
 From Python: `train` and `steps`, `sample` and `score`, `compare` and `rate`, `check_judge`,
-`load_model`. What they need is imported when they are first used, so that `import accord` is light.
-docs/python.md shows each.
+`label`, `load_model`. What they need is imported when they are first used, so that `import accord`
+is light. docs/python.md shows each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from accord.api.answers import Answers, PromptAnswers, sample, score
     from accord.api.comparisons import Battles, compare, rate
     from accord.api.judges import check as check_judge
+    from accord.api.judges import label
     from accord.api.models import load_model
     from accord.api.run import Run, Steps
     from accord.api.train import steps, train
@@ -33,6 +34,7 @@ _EXPORTS = {
     "Run": "accord.api.run",
     "Steps": "accord.api.run",
     "check_judge": "accord.api.judges",
+    "label": "accord.api.judges",
     "load_model": "accord.api.models",
     "rate": "accord.api.comparisons",
     "sample": "accord.api.answers",
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "check_judge",
     "compare",
+    "label",
     "load_model",
     "rate",
     "sample",

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict, ranks_by_wins
+from accord.compare.judges.judge import AiJudge
 from accord.compare.judges.prompts import (
     format_rubric,
     pair_request,
     score_request,
 )
+from accord.compare.judges.questions import Candidates, NoVerdict, ranks_by_wins
 from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
 from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import CombinedReward

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from accord.compare.judges.judge import AiJudge, Candidates
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import Candidates
 from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import PromptResponse
 from accord.lm.load import load_scalar, save_model

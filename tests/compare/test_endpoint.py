@@ -68,6 +68,7 @@ def test_many_requests_are_answered_in_order_and_none_is_sent_twice(fake: FakeOp
     assert endpoint.usage.to_json() == {
         "calls": 12,
         "prompt_tokens": 240,
+        "prefix_tokens": 0,
         "answer_tokens": 36,
         "kept": 0,
         "refused": 0,

@@ -10,7 +10,8 @@ import pytest
 
 from accord.compare.judges.cache import CachedAnswer
 from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
-from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import Candidates, NoVerdict
 from accord.errors import SettingsError, WorkError
 from accord.settings.endpoint import EndpointSettings
 from tests.compare.endpoint import SCHEMA

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from accord.compare.judges.endpoint import Endpoint
-from accord.compare.judges.judge import AiJudge, BothOrders, Candidates
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import BothOrders, Candidates
 from accord.settings.endpoint import EndpointSettings
 from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts
 

@@ -17,7 +17,8 @@ import pytest
 
 from accord.compare.judges import endpoint as judge_endpoint
 from accord.compare.judges.completions import read_completion
-from accord.compare.judges.judge import AiJudge, Candidates, NoVerdict
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import Candidates, NoVerdict
 from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict
 from accord.errors import WorkError
 from accord.settings.endpoint import EndpointSettings

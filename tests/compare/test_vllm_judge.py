@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from benchmarks.workers.vllm_server import VllmServer, vllm_python
 
-from accord.compare.judges.judge import AiJudge, Candidates
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import Candidates
 from accord.compare.rewards.reward import PromptResponse
 from accord.lm.scratch import save_untrained, untrained_model
 from accord.settings.endpoint import EndpointSettings

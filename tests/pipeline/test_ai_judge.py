@@ -21,9 +21,10 @@ from accord.records import Response
 from accord.respond import http as attempts
 from accord.runs import read_metrics
 from accord.settings.arena import ArenaSettings
+from accord.settings.judge import JudgeSettings
 from accord.settings.reading.load import build
 from accord.settings.recipe import single_stage
-from accord.settings.stages import CompareSettings, Contestant, JudgeSettings, SelectSettings
+from accord.settings.stages import CompareSettings, Contestant, SelectSettings
 from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers
 from tests.lm.toys import save_toy
 

@@ -13,7 +13,8 @@ from accord.errors import DataError
 from accord.pipeline.stages.compare import compare
 from accord.records import Ranking, Rating
 from accord.runs import digest_path
-from accord.settings.stages import CompareSettings, JudgeSettings
+from accord.settings.judge import JudgeSettings
+from accord.settings.stages import CompareSettings
 
 
 def test_labels_are_those_of_the_rankings_with_a_row_for_each_response(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from accord.compare.judges.judge import Candidates, NoVerdict
+from accord.compare.judges.questions import Candidates, NoVerdict
 from accord.compare.store.store import PreferenceStore
 from accord.data.write import ResponseRow, write_responses
 from accord.errors import DataError, SettingsError

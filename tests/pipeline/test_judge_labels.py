@@ -20,8 +20,9 @@ from accord.pipeline import run_stage
 from accord.pipeline.stages.compare import compare
 from accord.records import Response
 from accord.respond import http as attempts
+from accord.settings.judge import JudgeSettings
 from accord.settings.recipe import single_stage
-from accord.settings.stages import CompareSettings, JudgeSettings
+from accord.settings.stages import CompareSettings
 from accord.settings.verdicts import VerdictFilter
 from tests.fake_openai import FakeOpenAi, Reply, completion, judged_texts, prefers
 

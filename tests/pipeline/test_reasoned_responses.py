@@ -15,7 +15,8 @@ from accord.pipeline.stages.compare import compare
 from accord.pipeline.stages.measure import evaluate
 from accord.records import Response
 from accord.report.examples import examples
-from accord.settings.stages import CompareSettings, EvaluateSettings, JudgeSettings
+from accord.settings.judge import JudgeSettings
+from accord.settings.stages import CompareSettings, EvaluateSettings
 from tests.fake_openai import FakeOpenAi, prefers
 from tests.learn.toys.files import write_jsonl
 

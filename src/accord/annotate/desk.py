@@ -65,6 +65,7 @@ class Desk:
             seed=self.settings.seed,
             check_every=self.settings.check_every if self.settings.checks else 0,
             by_criterion=len(self.settings.criteria) > 1,
+            escalated=self.settings.items == "escalated",
         )
 
     def next(self, annotator: str) -> Assignment | None:
@@ -139,12 +140,14 @@ class Desk:
     def count_items(self) -> int:
         """The number of items, without attention checks."""
         with self.reading() as connection:
-            return count_items(connection, self.queue)
+            return count_items(connection, self.queue, escalated=self.lease.escalated)
 
     def progress(self, annotator: str) -> dict[str, Any]:
         """How many items are done, how many remain, and the median seconds of an answer."""
         with self.reading() as connection:
-            done, remaining = assignments.count_votes(connection, self.queue, annotator)
+            done, remaining = assignments.count_votes(
+                connection, self.queue, annotator, escalated=self.lease.escalated
+            )
             seconds = assignments.recent_seconds(connection, self.queue, annotator)
         median = sorted(seconds)[len(seconds) // 2] if seconds else None
         return {"done": done, "remaining": remaining, "seconds": median}

@@ -21,6 +21,12 @@ Texts = Mapping[int, str]
 """The digest of each response to one prompt, by its id."""
 
 
+def queue_task(settings: AnnotateSettings) -> dict[str, object]:
+    """What decides the items of a queue."""
+    task: dict[str, object] = {"task": settings.task, "criteria": list(settings.criteria)}
+    return {**task, "size": settings.size} if settings.task == "rankings" else task
+
+
 def item_groups(texts: Texts, settings: AnnotateSettings) -> Iterator[tuple[int, ...]]:
     """The ids of the responses that are judged together, of one prompt's responses. Of responses
     with the same text only the first is judged."""

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from accord.annotate.desk import Desk
-from accord.annotate.plan import item_groups, make_queue_items, read_checks
+from accord.annotate.plan import item_groups, make_queue_items, queue_task, read_checks
 from accord.compare.store.connection import transaction
 from accord.compare.store.people import PersonRole, invite, revoke, select_people
-from accord.compare.store.queue import NewItem, add_items, open_queue, response_digests
+from accord.compare.store.queue import (
+    NewItem,
+    add_items,
+    count_items,
+    open_queue,
+    response_digests,
+)
 from accord.compare.store.store import PreferenceStore
 from accord.errors import DataError, RequestError
 from accord.settings.annotate import AnnotateSettings
@@ -43,15 +49,21 @@ def open_desk(
         return Desk(store, queue, settings, _digest_guideline(guideline, settings)), guideline
     checks = read_checks(settings)
     expected = _gold(store, settings)
-    batches = _batches(_items(store, settings, expected))
+    only_escalated = settings.items == "escalated"
+    batches = _batches(iter(()) if only_escalated else _items(store, settings, expected))
     first = next(batches)
-    if not first:
+    if not first and not only_escalated:
         raise DataError(
             f"{store.path} has nothing for people to judge as {settings.task}: "
             f"{_what_is_missing(settings)} Add responses, such as with `accord sample` and `store`."
         )
     with transaction(store.engine, store.path, writes=True) as connection:
-        queue = open_queue(connection, settings.name, _task(settings), settings.overlap)
+        queue = open_queue(connection, settings.name, queue_task(settings), settings.overlap)
+        if only_escalated and not count_items(connection, queue, escalated=True):
+            raise DataError(
+                f"The queue {settings.name!r} of {store.path} has no pairs that judges left to "
+                f"people. `accord label {store.path} … --escalate` hands them over."
+            )
         add_items(connection, queue, checks)
         added = add_items(connection, queue, first)
     for items in batches:
@@ -130,12 +142,6 @@ def _gold(store: PreferenceStore, settings: AnnotateSettings) -> dict[object, tu
             "names. Give an annotator who has judged, or leave gold out."
         )
     return expected
-
-
-def _task(settings: AnnotateSettings) -> dict[str, object]:
-    """What decides the items of a queue."""
-    task: dict[str, object] = {"task": settings.task, "criteria": list(settings.criteria)}
-    return {**task, "size": settings.size} if settings.task == "rankings" else task
 
 
 def _read_guideline(settings: AnnotateSettings) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from accord.api.answers import Answers, PromptAnswers
 from accord.api.rewards import combine_rewards
-from accord.compare.judges.judge import Candidates, NoVerdict
+from accord.compare.judges.questions import Candidates, NoVerdict
 from accord.data.read import read_battles
 from accord.errors import DataError
 from accord.measure.ratings.rate import Ratings, rate_models
@@ -17,8 +17,8 @@ from accord.measure.ratings.tie_models import TieRule
 from accord.measure.statistics import Interval, clustered_interval
 from accord.pipeline.stages.judges import Judge, build_judge, reward_judge
 from accord.records import Battle, Outcome, Prompt
+from accord.settings.judge import JudgeSettings
 from accord.settings.reading.load import build
-from accord.settings.stages import JudgeSettings
 
 JudgeFunction = Callable[[Prompt, str, str], Outcome]
 """A judge in Python: the prompt and two responses to "a", "b", "tie" or "both_bad"."""

@@ -1,4 +1,4 @@
-"""Prove a judge on people's verdicts, from Python."""
+"""Prove a judge on people's verdicts, and let judges label, from Python."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from accord.errors import SettingsError
 from accord.pipeline.judges.asking import make_asked_judge
 from accord.pipeline.judges.check import CheckOptions, JudgeReport, check_judge
 from accord.pipeline.judges.record import record_check
+from accord.pipeline.labels.forecast import Forecast
+from accord.pipeline.labels.label import LabelReport
+from accord.pipeline.labels.run import build_label_settings, run_label
 from accord.pipeline.progress import run_to_end
+from accord.records import Source
+from accord.settings.judge import JudgeSettings
 from accord.settings.reading.load import build
-from accord.settings.stages import JudgeSettings
+from accord.settings.reading.located import LocatedMapping
 
 
 def check(
@@ -65,6 +70,32 @@ def check(
     if store is not None and asked.fingerprint is not None:
         record_check(store, report, asked.fingerprint, criterion)
     return report
+
+
+def label(
+    store: str | Path,
+    judges: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    escalate: bool = False,
+    forecast: bool = False,
+    **settings: Any,
+) -> LabelReport | Forecast:
+    """Let one judge or a panel label the pairs of responses in a store, as `accord label` does.
+
+        report = accord.label("prefs.db", {"base_url": …, "model": …}, criteria={"helpful": "…"})
+
+    `judges` are tables of settings, one or several; `settings` are the other keys of `accord
+    label`, such as `criteria`, `models` and `quorum`. With `forecast` nothing is asked, and the
+    calls, tokens and cost are returned. Raises DataError where there is no pair, WorkError where a
+    judge gives no verdict at all or a limit on spending is met, SettingsError as the settings.
+    """
+    tables = [judges] if isinstance(judges, Mapping) else list(judges)
+    values = {**settings, "judges": [dict(table) for table in tables]}
+    located = LocatedMapping(values, source=Source("accord.label"))
+    work = run_label(
+        store, build_label_settings(located), escalate=escalate, forecast_only=forecast
+    )
+    return run_to_end(work)
 
 
 def _settings(judge: Mapping[str, Any]) -> JudgeSettings:

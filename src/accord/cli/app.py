@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import annotate, data, doctor, exchange, judge, models, recipes, report, stages
+from accord.cli import (
+    annotate,
+    data,
+    doctor,
+    exchange,
+    judge,
+    label,
+    models,
+    recipes,
+    report,
+    stages,
+)
 
 app = typer.Typer(
     name="accord",
@@ -20,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, annotate, models, report, doctor):
+for module in (recipes, stages, label, annotate, models, report, doctor):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")

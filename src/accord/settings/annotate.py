@@ -94,6 +94,11 @@ class AnnotateSettings(Settings):
         description="Of rankings: how many responses to rank at most; a prompt with more has "
         "several items.",
     )
+    items: Literal["all", "escalated"] = Field(
+        "all",
+        description="Of pairs: all of them, or only those that `accord label --escalate` handed "
+        "over, which come first in any case.",
+    )
     models: list[str] = Field(
         [], description="The models whose responses are judged; empty for all models."
     )
@@ -159,6 +164,8 @@ class AnnotateSettings(Settings):
             )
             if key is not None:
                 raise ValueError(f"{key} has no meaning for task=redteam: leave it out")
+        if self.items == "escalated" and self.task != "pairs":
+            raise ValueError("items=escalated are pairs: set task=pairs, or leave items out")
         if self.checks is not None and self.task == "labels":
             raise ValueError("checks are comparisons, which labels have none of: leave checks out")
         return self

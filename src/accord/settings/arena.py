@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
-from accord.settings.stages import Contestant, JudgeSettings
+from accord.settings.judge import JudgeSettings
+from accord.settings.stages import Contestant
 
 
 class ArenaSettings(Settings):

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from accord.settings.annotate import AnnotateSettings
 from accord.settings.base import Settings
+from accord.settings.label import LabelSettings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
@@ -49,7 +50,7 @@ run's folder. On the command line `NAME.key=value` sets a key of the stage calle
 def settings_page() -> str:
     """The page in Markdown: every kind of stage and every method, with each key."""
     return "\n".join(
-        [_INTRODUCTION, *_methods(), *_stages(), *_annotate(), *_sources(), *_aliases()]
+        [_INTRODUCTION, *_methods(), *_stages(), *_label(), *_annotate(), *_sources(), *_aliases()]
     )
 
 
@@ -88,6 +89,17 @@ def _annotate() -> Iterator[str]:
     yield "## annotate\n"
     yield f"{_description(AnnotateSettings)} It is no stage of a recipe.\n"
     yield from _table(AnnotateSettings.model_fields)
+
+
+def _label() -> Iterator[str]:
+    yield "## label\n"
+    yield f"{_description(LabelSettings)} It is no stage of a recipe.\n"
+    judges = "judges"
+    yield from _table({key: f for key, f in LabelSettings.model_fields.items() if key != judges})
+    yield (
+        f"`{judges}` is a list of tables with the keys of `judge` of "
+        f"[compare](#compare), of the kinds `endpoint` and `local`.\n"
+    )
 
 
 def _sources() -> Iterator[str]:

@@ -7,12 +7,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from accord.settings.base import InputPath, NotIdentity, Settings, has_mark
+from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault, has_mark
 
 CRITERION = (
     "How well the response does what the prompt asks for: it is helpful, correct, clear and "
     "honest, and neither longer nor shorter than that takes."
 )
+
+
+class TokenPrices(Settings):
+    """What a million tokens cost, in any one currency."""
+
+    prompt: float = Field(ge=0, description="Price of a million tokens of prompts.")
+    cached: float | None = Field(
+        None,
+        ge=0,
+        description="Price of a million tokens of prompts that the server took from its cache of "
+        "prefixes, as it reports them; absent, as `prompt`.",
+    )
+    answer: float = Field(ge=0, description="Price of a million tokens of answers.")
+
+    def cost(self, prompt: float, cached: float, answer: float) -> float:
+        """The cost of tokens; those `cached` are among those of `prompt`."""
+        price = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * price + answer * self.answer) / 1e6
 
 
 class EndpointSettings(Settings):
@@ -84,6 +102,15 @@ class EndpointSettings(Settings):
         description="Endpoint: tokens (of prompts and answers, as the server counts them) after "
         "which a stage stops in the same way.",
     )
+    price_per_million: Annotated[TokenPrices | None, NotIdentity, UnlessDefault] = Field(
+        None, description="Endpoint: what its tokens cost, for forecasts and `max_cost`."
+    )
+    max_cost: Annotated[float | None, NotIdentity, UnlessDefault] = Field(
+        None,
+        gt=0,
+        description="Endpoint: cost, by `price_per_million`, after which a stage stops in the same "
+        "way. Calls under way are ended, so it may be exceeded by their cost.",
+    )
 
     @classmethod
     def conditional_identity(cls, values: Mapping[str, Any]) -> frozenset[str]:
@@ -108,5 +135,14 @@ class EndpointSettings(Settings):
         if self.principles and self.principles_file is not None:
             raise ValueError(
                 "`principles` and `principles_file` both give the judge's principles. Keep one."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cost(self) -> EndpointSettings:
+        if self.max_cost is not None and self.price_per_million is None:
+            raise ValueError(
+                "`max_cost` needs `price_per_million`, such as {prompt: 0.4, cached: 0.1, "
+                "answer: 1.6}. Give it, or limit the use by `max_total_tokens`."
             )
         return self

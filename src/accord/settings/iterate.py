@@ -17,6 +17,7 @@ from accord.settings.base import (
     Verbatim,
 )
 from accord.settings.dialogue import DialogueText
+from accord.settings.judge import JudgeSettings
 from accord.settings.preferences import (
     DpoSettings,
     IpoSettings,
@@ -29,7 +30,6 @@ from accord.settings.reading.load import build
 from accord.settings.reading.located import LocatedMapping
 from accord.settings.reading.suggest import listed, nearest
 from accord.settings.sampling import SamplerSettings
-from accord.settings.stages import JudgeSettings
 from accord.settings.training import LoraSettings, SftSettings, TrainSettings
 from accord.settings.verdicts import VerdictFilter
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from accord.settings.base import InputPath, NotIdentity, Settings
 from accord.settings.dialogue import DialogueText
 from accord.settings.endpoint import EndpointSettings
-from accord.settings.stages import JudgeSettings
+from accord.settings.judge import JudgeSettings
 
 _ENDPOINT = (
     *("base_url", "api_key_env", "timeout", "retries", "max_concurrent"),

@@ -15,8 +15,8 @@ from accord.settings.base import (
     Verbatim,
 )
 from accord.settings.dialogue import DialogueText
-from accord.settings.endpoint import EndpointSettings
-from accord.settings.rewards import FlawSettings, Rewards, RewardSource, WorldSource, model_source
+from accord.settings.judge import JudgeSettings
+from accord.settings.rewards import Rewards, RewardSource, WorldSource, model_source
 from accord.settings.sampling import SamplerSettings
 
 
@@ -125,51 +125,6 @@ class SampleSettings(Settings):
             raise ValueError(
                 f"`{key}` does nothing with `temperature=0`, which takes the likeliest token. "
                 "Leave it out, or set a temperature."
-            )
-        return self
-
-
-class JudgeSettings(EndpointSettings):
-    """The judge that compares responses."""
-
-    kind: Literal["world", "reward_model", "endpoint"] = Field(
-        "world",
-        description="The embedded world's annotators, a reward model, or a language model at an "
-        "OpenAI-compatible endpoint, which sees each pair in both orders.",
-    )
-    model: Annotated[str | None, InputPath] = Field(
-        None, description="The reward model's folder, or the model's name at the endpoint."
-    )
-    noise: float = Field(
-        0.1,
-        ge=0,
-        description=(
-            "World: scale of Bradley-Terry noise, in units of the true reward; 0 is exact."
-        ),
-    )
-    flaws: FlawSettings = Field(FlawSettings(), description="World: planted flaws.")
-    name: str | None = Field(None, description="The annotator's name in the store.")
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> JudgeSettings:
-        if self.kind == "endpoint" and (self.base_url is None or self.model is None):
-            raise ValueError(
-                "`kind=endpoint` needs `base_url`, such as http://127.0.0.1:8000/v1, and "
-                "`model`, the model's name there."
-            )
-        if self.kind == "world" and self.model is not None:
-            raise ValueError(
-                "`model` does nothing with `kind=world`, whose annotators have none. Set "
-                "`kind=reward_model`, or leave it out."
-            )
-        key = self.changed(*EndpointSettings.model_fields)
-        if self.kind != "endpoint" and key is not None:
-            raise ValueError(f"`{key}` belongs to `kind=endpoint`. Set that too, or leave it out.")
-        key = self.changed("noise", "flaws")
-        if self.kind != "world" and key is not None:
-            raise ValueError(
-                f"`{key}` is a setting of the world's annotators, and does nothing with "
-                f"`kind={self.kind}`. Leave it out."
             )
         return self
 

@@ -69,7 +69,10 @@ def read_completion(response: httpx2.Response) -> CachedAnswer:
     prompt_tokens, answer_tokens = (
         _count(usage, f"{part}_tokens") for part in ("prompt", "completion")
     )
-    return CachedAnswer(text, reason in CUT_REASONS, prompt_tokens, answer_tokens, withheld)
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    prefix = min(max(_count(details, "cached_tokens") or 0, 0), prompt_tokens or 0)
+    is_cut = reason in CUT_REASONS
+    return CachedAnswer(text, is_cut, prompt_tokens, answer_tokens, withheld, prefix)
 
 
 def _quote(response: httpx2.Response) -> str:

@@ -36,7 +36,7 @@ from accord.respond.http import (
     request_with_retries,
 )
 from accord.runs import digest_json
-from accord.settings.endpoint import EndpointSettings
+from accord.settings.endpoint import EndpointSettings, TokenPrices
 
 log = logging.getLogger(__name__)
 
@@ -75,22 +75,31 @@ class Refusal:
 
 @dataclass
 class Usage:
-    """Calls made since the start, the tokens they took, cached answers, and refused requests."""
+    """Calls made since the start, the tokens they took, cached answers, and refused requests.
+
+    `prefix_tokens` are those of `prompt_tokens` that the server took from its cache of prefixes.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
     cached: int = 0
     refused: int = 0
+    prefix_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
+    def cost(self, prices: TokenPrices) -> float:
+        """What the calls cost at these prices."""
+        return prices.cost(self.prompt_tokens, self.prefix_tokens, self.answer_tokens)
+
     def to_json(self) -> dict[str, int]:
         return {
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
+            "prefix_tokens": self.prefix_tokens,
             "answer_tokens": self.answer_tokens,
             "kept": self.cached,
             "refused": self.refused,
@@ -157,6 +166,10 @@ class Endpoint:
                     raise failures[0] from None  # the others may have ended because of it
                 raise
         return [answers[key] for key in keys]
+
+    def cached(self, request: ChatRequest) -> CachedAnswer | None:
+        """The cached answer to a request, None where it would be sent."""
+        return self.cache.get(self._cache_key(request))
 
     def _cache_key(self, request: ChatRequest) -> str:
         settings = self.settings
@@ -259,16 +272,19 @@ class Endpoint:
     def _count_call(self) -> None:
         """Count a call. Raises WorkError where the spending limits allow no more calls."""
         settings, usage = self.settings, self.usage
+        prices = settings.price_per_million
         with self._lock:
-            calls_left = settings.max_calls is None or usage.calls < settings.max_calls
-            max_tokens = settings.max_total_tokens
-            if calls_left and (max_tokens is None or usage.tokens < max_tokens):
+            cost = 0.0 if prices is None else usage.cost(prices)
+            spent = {"max_calls": usage.calls, "max_total_tokens": usage.tokens, "max_cost": cost}
+            reached = [name for name, value in spent.items() if _is_reached(settings, name, value)]
+            if not reached:
                 usage.calls += 1
                 return
-        name = "max_total_tokens" if calls_left else "max_calls"
+        and_cost = "" if prices is None else f", which cost {cost:,.4g}"
+        limit = f"{reached[0]}={getattr(settings, reached[0])}"
         raise WorkError(
-            f"The judge's limit {name}={getattr(settings, name)} is reached, after {usage.calls} "
-            f"calls and {usage.tokens:,} tokens. All answers are cached: run the same command "
+            f"The judge's limit {limit} is reached, after {usage.calls} calls and "
+            f"{usage.tokens:,} tokens{and_cost}. All answers are cached: run the same command "
             f"again to resume with a new limit of that size, or raise the limit."
         )
 
@@ -276,16 +292,23 @@ class Endpoint:
         with self._lock:
             self.usage.prompt_tokens += answer.prompt_tokens or 0
             self.usage.answer_tokens += answer.answer_tokens or 0
+            self.usage.prefix_tokens += answer.prefix_tokens
         return answer
 
     def _require_counts(self, answer: CachedAnswer) -> None:
         """Raise SettingsError where tokens are limited and the server does not report them."""
-        counts = answer.prompt_tokens, answer.answer_tokens
-        if self.settings.max_total_tokens is not None and None in counts:
+        limits = ("max_total_tokens", "max_cost")
+        limit = next((name for name in limits if getattr(self.settings, name) is not None), None)
+        if limit is not None and None in (answer.prompt_tokens, answer.answer_tokens):
             raise SettingsError(
                 f"{self.url} does not report how many tokens an answer took (`usage`), so "
-                f"max_total_tokens can't be enforced. Limit its use by max_calls."
+                f"{limit} can't be enforced. Limit its use by max_calls."
             )
+
+
+def _is_reached(settings: EndpointSettings, name: str, value: float) -> bool:
+    limit = getattr(settings, name)
+    return limit is not None and value >= limit
 
 
 def _failure_advice(failure: FailedAttempt) -> str:

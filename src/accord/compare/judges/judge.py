@@ -9,23 +9,37 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from dataclasses import asdict, replace
+from typing import Any, Protocol, TypeVar
 
 from accord.compare.judges.cache import CachedAnswer
-from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal
+from accord.compare.judges.endpoint import ChatRequest, Endpoint, Refusal, Usage
+from accord.compare.judges.letters import preferred, read_letters
 from accord.compare.judges.prompts import (
     format_rubric,
+    letter_request,
     pair_request,
     retry_request,
     score_request,
 )
+from accord.compare.judges.questions import (
+    BothOrders,
+    Candidates,
+    NoVerdict,
+    Preferred,
+    RankedPairs,
+    Ranks,
+    VerdictCounts,
+    are_equal,
+    make_pairs,
+    ranks_by_wins,
+    swap,
+)
 from accord.compare.judges.reading import PAIR_VERDICTS, parse_verdict, score_verdicts
+from accord.compare.judges.references import find_reference
 from accord.compare.judges.thoughts import final_answer
 from accord.compare.rewards.reward import PromptResponse
 from accord.compare.texts import shorten
-from accord.reasoning import answer_of
-from accord.records import Prompt, ranks_from_scores
 from accord.settings.endpoint import EndpointSettings
 
 log = logging.getLogger(__name__)
@@ -33,98 +47,71 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Responses to one prompt that a judge ranks. `seed` is for judges that add noise.
+PairAnswer = tuple[Preferred | NoVerdict, str | None, float | None]
+"""A verdict by the position of the preferred response, the text that it was read from, and the
+probability that the first shown is the better one; None where there is none."""
 
-    `finished[i]` is False for a response that was cut before its end.
-    """
-
-    prompt: Prompt
-    responses: tuple[str, ...]
-    finished: tuple[bool, ...]
-    seed: int = 0
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The responses without their reasoning."""
-        return tuple(map(answer_of, self.responses))
+NO_REFERENCE = (
+    "its prompt has no reference",
+    "Add one to the file of references, or leave the prompt out.",
+)
 
 
-@dataclass(frozen=True, slots=True)
-class NoVerdict:
-    """A judge gave no verdict: why, and the remedy. It is left out, never replaced by a value."""
-
-    reason: str
-    advice: str = ""
-
-
-Ranks = tuple[int, ...]
-"""The rank of each response, 0 best, equal = tie."""
-
-Preferred = int | None
-"""The index of the better of two responses, None for a tie."""
-
-
-@dataclass(frozen=True, slots=True)
-class BothOrders:
-    """A judge's verdicts on a pair with its first response shown first, and shown second. Both
-    name the response by its index in the pair.
-
-    `answers` are the texts that they were read from, in the same order; None where it gave none.
-    """
-
-    forward: Preferred | NoVerdict
-    backward: Preferred | NoVerdict
-    answers: tuple[str | None, str | None] = (None, None)
+class AskedModel(Protocol):
+    """A language model that answers requests: `Endpoint`, or `LocalModel` in process."""
 
     @property
-    def missing(self) -> NoVerdict | None:
-        """The first of the two that is no verdict."""
-        both = (self.forward, self.backward)
-        return next((verdict for verdict in both if isinstance(verdict, NoVerdict)), None)
+    def settings(self) -> EndpointSettings: ...
 
     @property
-    def undecided(self) -> bool:
-        """Whether both orders have a verdict, and not the same one."""
-        return self.missing is None and self.forward != self.backward
+    def model(self) -> str: ...
 
+    @property
+    def url(self) -> str: ...
 
-@dataclass(frozen=True, slots=True)
-class RankedPairs:
-    """The ranks of responses by their wins, and the verdicts on each pair of them, in the order of
-    `itertools.combinations`."""
+    @property
+    def usage(self) -> Usage: ...
 
-    ranks: Ranks
-    pairs: tuple[BothOrders, ...]
+    def complete(self, requests: Sequence[ChatRequest]) -> list[CachedAnswer | Refusal]: ...
 
-
-@dataclass
-class VerdictCounts:
-    """Counts of the verdicts on pairs, each judged in both orders, and of failures.
-
-    `first`, `second` and `tie` count single verdicts by the position of the preferred response: a
-    judge without position bias prefers the first as often as the second.
-    """
-
-    pairs: int = 0
-    order_disagreements: int = 0
-    first: int = 0
-    second: int = 0
-    tie: int = 0
-    unreadable_answers: int = 0
-    missing: int = 0
+    def cached(self, request: ChatRequest) -> CachedAnswer | None: ...
 
 
 class AiJudge:
-    """A judge at an endpoint. `usage` reports its cost and the distribution of its verdicts."""
+    """A language model as a judge. `usage` reports its cost and the distribution of its verdicts.
 
-    def __init__(self, settings: EndpointSettings, model: str) -> None:
+    With `references`, which hold a right answer to each prompt by its `reference_key`, a pair whose
+    prompt has none gets no verdict. With a `tie_margin` it is read by the probabilities of its
+    letters: a tie is what is no further from one half.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        model: str,
+        *,
+        endpoint: AskedModel | None = None,
+        references: Mapping[str, str] | None = None,
+        tie_margin: float | None = None,
+    ) -> None:
         """Raises SettingsError where the key is not set or the principles can't be read."""
-        self.endpoint = Endpoint(settings, model)
+        self.endpoint: AskedModel = Endpoint(settings, model) if endpoint is None else endpoint
         self.rubric = format_rubric(settings)
         self.attempts = settings.attempts
+        self.references = references
+        self.tie_margin = tie_margin
         self.counts = VerdictCounts()
+
+    def for_criterion(self, question: str) -> AiJudge:
+        """The same judge asked another question; its calls and tokens count together."""
+        settings = self.endpoint.settings.model_copy(update={"criterion": question})
+        return AiJudge(
+            settings,
+            self.endpoint.model,
+            endpoint=self.endpoint,
+            references=self.references,
+            tie_margin=self.tie_margin,
+        )
 
     def usage(self) -> dict[str, int]:
         """Calls, tokens and cached answers since the start, and the counts of the verdicts."""
@@ -144,7 +131,7 @@ class AiJudge:
 
     def ranked_pairs(self, candidates: Sequence[Candidates]) -> list[RankedPairs | NoVerdict]:
         """As `ranks`, with the verdicts that the ranks are made of."""
-        pairs = [_make_pairs(one_prompt) for one_prompt in candidates]
+        pairs = [make_pairs(one_prompt) for one_prompt in candidates]
         judged = iter(self.both_orders([pair for of_prompt in pairs for pair in of_prompt]))
         results: list[RankedPairs | NoVerdict] = []
         for one_prompt, of_prompt in zip(candidates, pairs, strict=True):
@@ -174,25 +161,76 @@ class AiJudge:
         With `repeat` the same requests are sent again, once for each number: their answers have
         entries of their own in the cache. Raises as `ranks`.
         """
-        orders = [order for pair in pairs for order in (pair, _swap(pair))]
-        requests = [
-            replace(pair_request(self.rubric, o.prompt, o.answers, o.finished), repeat=repeat)
-            for o in orders
-        ]
-        needed = [i for i, order in enumerate(orders) if not _are_equal(order)]
-        given = self._request_answers([requests[i] for i in needed], "verdict", PAIR_VERDICTS)
-        by_order = dict(zip(needed, given, strict=True))
+        requests = [[replace(r, repeat=repeat) for r in self.pair_requests(p)] for p in pairs]
+        given = self._pair_answers([request for of_pair in requests for request in of_pair])
+        answers = iter(given)
         results = []
-        for i in range(0, len(orders), 2):
-            if i not in by_order:
-                results.append(BothOrders(None, None))
+        for pair, of_pair in zip(pairs, requests, strict=True):
+            if not of_pair:
+                no_verdict: Any = None if are_equal(pair) else NoVerdict(*NO_REFERENCE)
+                results.append(BothOrders(no_verdict, no_verdict))
                 continue
-            (forward, text), (backward, swapped_text) = by_order[i], by_order[i + 1]
+            (forward, text, first), (backward, swapped, second) = next(answers), next(answers)
             backward = 1 - backward if isinstance(backward, int) else backward
-            both = BothOrders(forward, backward, (text, swapped_text))
+            both = BothOrders(forward, backward, (text, swapped), (first, second))
             self._count(both)
             results.append(both)
         return results
+
+    def pair_requests(self, pair: Candidates) -> list[ChatRequest]:
+        """The requests on a pair, in both orders; none for two equal texts, and none where its
+        prompt has no reference."""
+        reference = None
+        if self.references is not None:
+            reference = find_reference(self.references, pair.prompt)
+            if reference is None:
+                return []
+        if are_equal(pair):
+            return []
+        return [self.request(order, reference) for order in (pair, swap(pair))]
+
+    def request(
+        self, pair: Candidates, reference: str | None, *, rubric: str | None = None
+    ) -> ChatRequest:
+        """The request on a pair in its order; `rubric` instead of the judge's own."""
+        form = pair_request if self.tie_margin is None else letter_request
+        chosen = self.rubric if rubric is None else rubric
+        return form(chosen, pair.prompt, pair.answers, pair.finished, reference)
+
+    def unanswered(self, requests: Sequence[ChatRequest]) -> list[ChatRequest]:
+        """Of requests on pairs, those that would be sent now: the first attempt of each that the
+        cache has no answer to. An answer that can't be read is followed by further attempts, which
+        are not counted here unless the cache knows it."""
+        unsent = []
+        for request in requests:
+            for attempt in range(self.attempts if self.tie_margin is None else 1):
+                tried = retry_request(request, attempt)
+                cached = self.endpoint.cached(tried)
+                if cached is None:
+                    unsent.append(tried)
+                    break
+                if cached.withheld is not None or _can_be_read(cached):
+                    break
+        return unsent
+
+    def _pair_answers(self, requests: Sequence[ChatRequest]) -> list[PairAnswer]:
+        """The verdict on each request by the position shown, with the text that it was read from
+        and the probability of the first, where the judge gives one."""
+        if self.tie_margin is None:
+            answers = self._request_answers(requests, "verdict", PAIR_VERDICTS)
+            return [(verdict, text, None) for verdict, text in answers]
+        read: list[PairAnswer] = []
+        for answer in self.endpoint.complete(requests):
+            if isinstance(answer, Refusal):
+                read.append((NoVerdict(answer.reason, answer.advice), None, None))
+                continue
+            probability = read_letters(answer.text)
+            assert probability is not None  # `LocalModel` writes what is read here
+            verdict = preferred(probability, self.tie_margin)
+            read.append((verdict, answer.text, probability))
+        missing = [verdict for verdict, _, _ in read if isinstance(verdict, NoVerdict)]
+        self._report_missing(missing, len(read))
+        return read
 
     def _count(self, both: BothOrders) -> None:
         counts = self.counts
@@ -237,16 +275,19 @@ class AiJudge:
             self.counts.unreadable_answers += len(unreadable)
             pending = unreadable
         missing = [result for result in results if isinstance(result, NoVerdict)]
+        self._report_missing(missing, len(results))
+        return list(zip(results, texts, strict=True))
+
+    def _report_missing(self, missing: Sequence[NoVerdict], requests: int) -> None:
         self.counts.missing += len(missing)
         if missing:
             log.warning(
                 "The judge %s gave no verdict on %d of %d requests. Of the first: %s.",
                 self.endpoint.model,
                 len(missing),
-                len(results),
+                requests,
                 missing[0].reason,
             )
-        return list(zip(results, texts, strict=True))
 
     def _unreadable(self, answer: CachedAnswer) -> NoVerdict:
         """No verdict from an answer, with what helps against the way in which it is unreadable."""
@@ -266,33 +307,10 @@ class AiJudge:
         return NoVerdict(f"the answer {shorten(repr(answer.text))} {fault}", advice)
 
 
+def _can_be_read(answer: CachedAnswer) -> bool:
+    return not answer.cut and parse_verdict(answer.text, "verdict", PAIR_VERDICTS) is not None
+
+
 def _preferred(both: BothOrders) -> Preferred:
     """The verdict in the first order; None where there is none."""
     return None if isinstance(both.forward, NoVerdict) else both.forward
-
-
-def ranks_by_wins(count: int, outcomes: Sequence[int | None]) -> Ranks:
-    """The ranks of `count` responses from the outcomes of their pairs, in the order of
-    `itertools.combinations`: 0 for the earlier one, 1 for the later, None for a tie, half a win."""
-    wins = [0.0] * count
-    for (i, j), outcome in zip(itertools.combinations(range(count), 2), outcomes, strict=True):
-        wins[i] += 0.5 if outcome is None else outcome == 0
-        wins[j] += 0.5 if outcome is None else outcome == 1
-    return ranks_from_scores(wins)
-
-
-def _make_pairs(candidates: Candidates) -> list[Candidates]:
-    """All pairs of the responses."""
-    responses = list(zip(candidates.responses, candidates.finished, strict=True))
-    return [
-        Candidates(candidates.prompt, (a[0], b[0]), (a[1], b[1]))
-        for a, b in itertools.combinations(responses, 2)
-    ]
-
-
-def _swap(pair: Candidates) -> Candidates:
-    return Candidates(pair.prompt, pair.responses[::-1], pair.finished[::-1])
-
-
-def _are_equal(pair: Candidates) -> bool:
-    return len(set(zip(pair.answers, pair.finished, strict=True))) == 1

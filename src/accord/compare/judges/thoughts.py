@@ -8,7 +8,9 @@ from typing import Any
 
 from accord.reasoning import split_with
 
-_QUOTED = re.compile(r"<((?:prompt|response(?:-[AB])?)-[0-9a-f]{12})>.*?(?:</\1>|\Z)", re.DOTALL)
+_QUOTED = re.compile(
+    r"<((?:prompt|reference|response(?:-[AB])?)-[0-9a-f]{12})>.*?(?:</\1>|\Z)", re.DOTALL
+)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|im_start|eot_id|eom_id|eot|end|endoftext|end_of_text|end_of_turn|return|call|"
     r"user|system|assistant|(?:START|END)_OF_TURN_TOKEN)\|>|</s>|<eos>|<(?:start|end)_of_turn>|"

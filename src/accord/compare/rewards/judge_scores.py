@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from accord.compare.judges.judge import AiJudge, NoVerdict
+from accord.compare.judges.judge import AiJudge
+from accord.compare.judges.questions import NoVerdict
 from accord.compare.rewards.reward import (
     PromptResponse,
     SourceContext,

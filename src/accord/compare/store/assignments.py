@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from accord.compare.store.queue import Queue, QueueItem, lock_queue, read_item
+from accord.compare.store.queue import ESCALATED, Queue, QueueItem, lock_queue, read_item
 from accord.compare.store.queue_schema import ASSIGNMENTS, ITEMS, QUEUES
 from accord.compare.store.schema import VERDICTS
 
@@ -51,12 +51,14 @@ class Assignment:
 @dataclass(frozen=True, slots=True)
 class Lease:
     """How items are assigned: for how many seconds, the seed of the order shown, after how many
-    votes an attention check comes (0: never), and whether there are several criteria."""
+    votes an attention check comes (0: never), whether there are several criteria, and whether only
+    items that judges handed over are assigned."""
 
     seconds: float
     seed: int = 0
     check_every: int = 0
     by_criterion: bool = False
+    escalated: bool = False
 
 
 def next_assignment(
@@ -65,7 +67,7 @@ def next_assignment(
     """The annotator's open assignment, with a new lease; else another item; None without any.
 
     It is the next criterion of the responses just judged, an attention check where one is due, or
-    the item with the fewest votes.
+    the item with the fewest votes, of those that judges handed over first.
     """
     overlap = lock_queue(connection, queue)
     release_expired(connection, queue, now)
@@ -159,22 +161,28 @@ def select_answered(
     return _select_assignments(connection, query.order_by(ASSIGNMENTS.c.id))
 
 
-def count_votes(connection: sa.Connection, queue: Queue, annotator: str) -> tuple[int, int]:
-    """How many items the annotator has answered, and how many more there are for this annotator.
-    Attention checks are in neither number."""
+def count_votes(
+    connection: sa.Connection, queue: Queue, annotator: str, *, escalated: bool = False
+) -> tuple[int, int]:
+    """How many items the annotator has answered, and how many more there are for this annotator;
+    with `escalated`, more of those that judges handed over. Attention checks are in neither number.
+    """
     overlap = sa.select(QUEUES.c.overlap).where(QUEUES.c.id == queue.id).scalar_subquery()
-    is_free = ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap
+    of_turn = ITEMS.c.turn == ESCALATED if escalated else sa.true()
+    is_free = sa.and_(ITEMS.c.taken < overlap, of_turn)
+    of_queue = ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False)
     # The free items are counted in an index; which of them are not for this person, in theirs.
-    free = connection.scalar(sa.select(sa.func.count()).select_from(ITEMS).where(*is_free)) or 0
+    count = sa.select(sa.func.count()).select_from(ITEMS).where(*of_queue, is_free)
+    free = connection.scalar(count) or 0
     states = (
         sa.select(
             ASSIGNMENTS.c.state,
             sa.func.count().label("items"),
-            sa.func.sum(sa.case((ITEMS.c.taken < overlap, 1), else_=0)).label("free"),
+            sa.func.sum(sa.case((is_free, 1), else_=0)).label("free"),
         )
         .join_from(ASSIGNMENTS, ITEMS, ITEMS.c.id == ASSIGNMENTS.c.item_id)
         .where(ASSIGNMENTS.c.annotator == annotator)
-        .where(ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False))
+        .where(*of_queue)
         .group_by(ASSIGNMENTS.c.state)
     )
     mine = {row.state: row for row in connection.execute(states)}
@@ -205,10 +213,12 @@ def _choose_item(
     free = (
         sa.select(ITEMS)
         .where(ITEMS.c.queue_id == queue.id, _not_had_by(annotator))
-        .order_by(ITEMS.c.taken, ITEMS.c.id)
+        .order_by(ITEMS.c.turn, ITEMS.c.taken, ITEMS.c.id)
         .limit(1)
     )
     open_items = free.where(ITEMS.c.is_check.is_(False), ITEMS.c.taken < overlap)
+    if lease.escalated:
+        open_items = open_items.where(ITEMS.c.turn == ESCALATED)
     last = latest_answered(connection, queue, annotator, None) if lease.by_criterion else None
     if last is not None:
         sibling = _first_item(connection, open_items.where(ITEMS.c.batch == last.item.batch))

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 from accord.compare.store.items import item_name
-from accord.compare.store.queue_migration import add_queues
+from accord.compare.store.queue_migration import add_queues, add_turns
 from accord.compare.store.queue_schema import METADATA  # with the tables of both modules
 from accord.compare.store.schema import SCHEMA_VERSION
 from accord.errors import DataError
@@ -215,4 +215,4 @@ def _fill_items(connection: Connection) -> None:
             connection.execute(update, rows)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create_tables, _add_annotation, add_queues)
+MIGRATIONS: tuple[Migration, ...] = (_create_tables, _add_annotation, add_queues, add_turns)

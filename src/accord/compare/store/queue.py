@@ -17,6 +17,8 @@ from accord.compare.store.schema import PROMPTS, RESPONSES
 from accord.errors import DataError
 from accord.records import Prompt, prompt_from_json
 
+ESCALATED = 0  # the turn of an item that judges handed over
+
 
 @dataclass(frozen=True, slots=True)
 class Queue:
@@ -71,15 +73,17 @@ class ItemTexts:
 
 
 def open_queue(
-    connection: sa.Connection, name: str, task: Mapping[str, Any], overlap: int
+    connection: sa.Connection, name: str, task: Mapping[str, Any], overlap: int | None
 ) -> Queue:
-    """The queue of this name, created where it is new, with `overlap` from now on.
+    """The queue of this name, created where it is new, with `overlap` from now on; None keeps what
+    it has, one vote where it is new.
 
     Raises DataError where it has another task.
     """
     named = sa.select(QUEUES).where(QUEUES.c.name == name)
     row = connection.execute(named).one_or_none()
     if row is None:
+        overlap = overlap or 1
         values = {"name": name, "task": dict(task), "overlap": overlap, "created": now()}
         try:
             with connection.begin_nested():
@@ -94,6 +98,8 @@ def open_queue(
             f"The queue {name!r} of this store was started with {before}. Start it with the same, "
             "or give the new task another name, such as name=second."
         )
+    if overlap is None:
+        return Queue(row.id, name, row.task, row.overlap)
     if row.overlap != overlap:
         connection.execute(QUEUES.update().where(QUEUES.c.id == row.id).values(overlap=overlap))
     return Queue(row.id, name, row.task, overlap)
@@ -110,6 +116,27 @@ def add_items(connection: sa.Connection, queue: Queue, items: Iterable[NewItem])
             added += _add_new(connection, queue, pending)
             pending = {}
     return added + _add_new(connection, queue, pending)
+
+
+def escalate_items(connection: sa.Connection, queue: Queue, items: Sequence[NewItem]) -> int:
+    """Put items before all others, those that the queue has as well; how many were not there yet.
+
+    An item that is judged already is not asked again.
+    """
+    add_items(connection, queue, items)
+    raised = 0
+    digests = [item.digest for item in items]
+    for start in range(0, len(digests), CHUNK):
+        raised += connection.execute(
+            ITEMS.update()
+            .where(
+                ITEMS.c.queue_id == queue.id,
+                ITEMS.c.digest.in_(digests[start : start + CHUNK]),
+                ITEMS.c.turn != ESCALATED,
+            )
+            .values(turn=ESCALATED)
+        ).rowcount
+    return raised
 
 
 def lock_queue(connection: sa.Connection, queue: Queue) -> int:
@@ -135,11 +162,14 @@ def response_digests(
         )
 
 
-def count_items(connection: sa.Connection, queue: Queue) -> int:
-    """The number of items of a queue, without attention checks."""
+def count_items(connection: sa.Connection, queue: Queue, *, escalated: bool = False) -> int:
+    """The number of items of a queue, without attention checks; with `escalated`, of those that
+    judges handed over."""
     query = sa.select(sa.func.count()).where(
         ITEMS.c.queue_id == queue.id, ITEMS.c.is_check.is_(False)
     )
+    if escalated:
+        query = query.where(ITEMS.c.turn == ESCALATED)
     return connection.scalar(query) or 0
 
 

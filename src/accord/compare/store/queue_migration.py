@@ -1,4 +1,4 @@
-"""The migration that adds the annotation page's tables; like each of them, it never changes."""
+"""The migrations of the annotation page's tables; like all migrations, they never change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ def add_queues(connection: Connection) -> None:
     _people(metadata)
     added = [table for table in metadata.sorted_tables if table is not verdicts]
     metadata.create_all(connection, tables=added, checkfirst=False)
+
+
+def add_turns(connection: Connection) -> None:
+    """Items that come before all others."""
+    for statement in (
+        "ALTER TABLE annotation_items ADD COLUMN turn INTEGER DEFAULT 1 NOT NULL",
+        "DROP INDEX ix_annotation_items_next",
+        "CREATE INDEX ix_annotation_items_next"
+        " ON annotation_items (queue_id, is_check, turn, taken, id)",
+    ):
+        connection.exec_driver_sql(statement)
 
 
 def _queues(metadata: MetaData) -> None:

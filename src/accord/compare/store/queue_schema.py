@@ -44,8 +44,10 @@ ITEMS = Table(
     Column("expected", JSON),  # of a check or gold item: one rank for each response
     Column("is_check", Boolean, nullable=False),
     Column("taken", Integer, nullable=False),  # assignments that are open or voted
+    # 0: handed over by judges (escalated), which comes before all others; 1: any other.
+    Column("turn", Integer, nullable=False, server_default="1"),
     UniqueConstraint("queue_id", "digest"),
-    Index("ix_annotation_items_next", "queue_id", "is_check", "taken", "id"),
+    Index("ix_annotation_items_next", "queue_id", "is_check", "turn", "taken", "id"),
     Index("ix_annotation_items_batch", "queue_id", "batch"),
 )
 

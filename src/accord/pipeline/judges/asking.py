@@ -6,14 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from accord.compare.judges.build import build_ai_judge, judge_name
 from accord.compare.judges.identity import judge_fingerprint
-from accord.compare.judges.judge import AiJudge, BothOrders, Candidates, NoVerdict, Preferred, Ranks
+from accord.compare.judges.questions import (
+    BothOrders,
+    Candidates,
+    NoVerdict,
+    Preferred,
+    Ranks,
+    swap,
+)
 from accord.compare.store.fingerprint import JudgeFingerprint
 from accord.errors import DataError, SettingsError
 from accord.pipeline.stages.judges import Judge, build_judge
 from accord.records import Outcome, Prompt
 from accord.runs.digests import digest_path
-from accord.settings.stages import JudgeSettings
+from accord.settings.judge import LANGUAGE_MODELS, JudgeSettings
 
 JudgeFunction = Callable[[Prompt, str, str], Outcome]
 """A judge in Python: the prompt and two responses to "a", "b", "tie" or "both_bad"."""
@@ -50,10 +58,9 @@ def make_asked_judge(judge: JudgeSettings | JudgeFunction) -> AskedJudge:
             "The embedded world's annotators are simulated, and are not measured against people. "
             "Set `kind=endpoint` with `base_url` and `model`, or `kind=reward_model` with `model`."
         )
-    if judge.kind == "endpoint":
-        assert judge.model is not None  # JudgeSettings validates this
-        ai = AiJudge(judge, judge.model)
-        name = judge.name or judge.model
+    if judge.kind in LANGUAGE_MODELS:
+        ai = build_ai_judge(judge)
+        name = judge_name(judge)
         return AskedJudge(name, ai.both_orders, judge.model, judge_fingerprint(ai), ai.usage)
     built = build_judge(judge)
     assert judge.model is not None  # build_judge checks this
@@ -88,11 +95,6 @@ def _ask_function(judge: JudgeFunction) -> Ask:
         return [BothOrders(verdict(pair), _swapped(verdict(swap(pair)))) for pair in pairs]
 
     return ask
-
-
-def swap(pair: Candidates) -> Candidates:
-    """The pair with its second response first."""
-    return Candidates(pair.prompt, pair.responses[::-1], pair.finished[::-1], pair.seed)
 
 
 def _preferred(ranks: Ranks | NoVerdict) -> Preferred | NoVerdict:

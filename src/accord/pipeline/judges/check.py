@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from accord.compare.judges.judge import BothOrders, Candidates, NoVerdict, Preferred
+from accord.compare.judges.questions import BothOrders, Candidates, NoVerdict, Preferred
 from accord.data.report import ReadReport
 from accord.data.voted_pairs import VotedPair
 from accord.errors import DataError, WorkError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accord.compare.judges.identity import LOCAL
 from accord.compare.store.fingerprint import JudgeCheck, JudgeFingerprint
 from accord.compare.store.store import PreferenceStore
 from accord.compare.verdict_filter import passed_checks
@@ -42,9 +43,10 @@ def require_check(judge: NamedJudge, verdict_filter: VerdictFilter | None, *, pr
     if passed_checks((), chosen).get((judge.fingerprint.digest, None), False):
         return
     model, endpoint = judge.fingerprint.model, judge.fingerprint.endpoint
+    at = "kind=local" if endpoint == LOCAL else f"base_url={endpoint}"
     raise SettingsError(
         f"The judge {judge.name} has not passed `accord judge check`, and its labels do not train. "
-        f"Measure it on people's verdicts (`accord judge check PEOPLE base_url={endpoint} "
+        f"Measure it on people's verdicts (`accord judge check PEOPLE {at} "
         f"model={model} --store votes.db`, with its other settings) and set "
         f"{prefix}filter.judge_checks=votes.db; or let it train unchecked with "
         f"{prefix}filter.unchecked_judges=[{judge.name}]."

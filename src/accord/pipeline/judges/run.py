@@ -15,9 +15,9 @@ from accord.pipeline.judges.record import record_check
 from accord.pipeline.progress import Progress
 from accord.records import Prompt, PromptOnly
 from accord.runs import write_json_atomic
+from accord.settings.judge import JudgeSettings
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
-from accord.settings.stages import JudgeSettings
 
 
 def judge_settings(config: str | Path | None, overrides: Sequence[str]) -> JudgeSettings:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accord.compare.judges.judge import BothOrders, Candidates, NoVerdict, RankedPairs, Ranks
+from accord.compare.judges.questions import BothOrders, Candidates, NoVerdict, RankedPairs, Ranks
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict, Verdict
 from accord.data.write import read_responses
@@ -80,7 +80,8 @@ def _judge_sets(
     if settings.form == "pairs" and judge.judge.both_orders is not None:
         for responses, both in zip(sets, judge.both_orders(candidates), strict=True):
             if both is not None:
-                yield verdict_of_orders(responses, both, judge.judge, settings.round)
+                ids = (responses[0][0], responses[1][0])
+                yield verdict_of_orders(ids, both, judge.judge, settings.round)
         return
     if judge.judge.ranked_pairs is not None:
         for responses, ranked in zip(sets, judge.ranked_pairs(candidates), strict=True):

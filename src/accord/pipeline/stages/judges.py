@@ -9,23 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from accord.compare.judges.build import build_ai_judge, judge_name
 from accord.compare.judges.identity import judge_fingerprint
-from accord.compare.judges.judge import (
-    AiJudge,
-    BothOrders,
-    Candidates,
-    NoVerdict,
-    RankedPairs,
-    Ranks,
-)
+from accord.compare.judges.questions import BothOrders, Candidates, NoVerdict, RankedPairs, Ranks
 from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import Reward
 from accord.compare.store.fingerprint import JudgeFingerprint
 from accord.errors import SettingsError
 from accord.lm.load import load_scalar
 from accord.records import Prompt, prompt_text, ranks_from_scores
+from accord.settings.judge import LANGUAGE_MODELS, JudgeSettings
 from accord.settings.rewards import FlawSettings
-from accord.settings.stages import JudgeSettings
 from accord.world.annotators import perceived_reward, simulated_preference
 from accord.world.reward import true_reward
 
@@ -59,11 +53,10 @@ class NamedJudge:
 
 def build_judge(settings: JudgeSettings) -> NamedJudge:
     """The judge that the settings describe. Raises SettingsError when a key is missing."""
-    if settings.kind == "endpoint":
-        assert settings.model is not None  # JudgeSettings validates this
-        ai = AiJudge(settings, settings.model)
+    if settings.kind in LANGUAGE_MODELS:
+        ai = build_ai_judge(settings)
         return NamedJudge(
-            settings.name or settings.model,
+            judge_name(settings),
             ai.ranks,
             ai.usage,
             shown_first=None,

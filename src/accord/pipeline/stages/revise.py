@@ -17,7 +17,7 @@ from accord.compare.constitution.principles import Principle
 from accord.compare.constitution.reading import read_revision
 from accord.compare.constitution.revising import NotWritten, Revised, revise_responses
 from accord.compare.dataset import load_records
-from accord.compare.judges.judge import BothOrders, Candidates
+from accord.compare.judges.questions import BothOrders, Candidates
 from accord.compare.store.connection import is_store
 from accord.compare.store.store import PreferenceStore
 from accord.data.write import read_responses
@@ -183,6 +183,7 @@ def _verdict_json(answer: BothOrders | Sequence[int] | None) -> dict[str, Any]:
             "forward": answer.forward,
             "backward": answer.backward,
             "answers": list(answer.answers),
+            "shown_first": list(answer.shown_first),
         }
     return {"ranks": list(answer)}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from accord.compare.constitution.revising import Revised, RevisionRound
-from accord.compare.judges.judge import BothOrders
+from accord.compare.judges.questions import BothOrders
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
 from accord.data.write import record_json
@@ -156,9 +156,9 @@ def _verdict(row: LogRow, ids: tuple[int, int], judge: NamedJudge) -> PairVerdic
         )
     forward, backward = row.verdict["forward"], row.verdict["backward"]
     first, second = row.verdict["answers"]
-    both = BothOrders(forward, backward, (first, second))
-    pair = ((original, row.response), (revision, row.response))
-    return verdict_of_orders(pair, both, judge, 0)
+    one, two = row.verdict.get("shown_first", (None, None))
+    both = BothOrders(forward, backward, (first, second), (one, two))
+    return verdict_of_orders((original, revision), both, judge, 0)
 
 
 def is_accepted(row: LogRow, judge: NamedJudge | None) -> bool:

@@ -34,6 +34,7 @@ from accord.report.tables.rounds import terminal_rounds_table
 from accord.runs import atomic_folder, digest_json, write_json_atomic
 from accord.settings.arena import ArenaSettings
 from accord.settings.iterate import IterateSettings
+from accord.settings.judge import LANGUAGE_MODELS
 from accord.settings.recipe import StagePlan
 from accord.settings.stages import CompareSettings, Contestant, EvaluateSettings, SampleSettings
 
@@ -46,7 +47,7 @@ def iterate(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
     round."""
     settings = _settings(plan)
     _check_base(settings)
-    if settings.judge.kind == "endpoint":  # before it is paid for labels that will not train
+    if settings.judge.kind in LANGUAGE_MODELS:  # before it is paid for labels that won't train
         require_check(build_judge(settings.judge), settings.filter, prefix="train.")
     folder = Path(settings.output_dir)
     finished: list[Round] = []

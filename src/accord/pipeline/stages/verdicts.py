@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from accord.compare.judges.judge import BothOrders, NoVerdict, Preferred, Ranks
+from accord.compare.judges.questions import BothOrders, NoVerdict, Preferred, Ranks
 from accord.compare.store.fingerprint import JudgeAnswer
 from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVerdict, Verdict
 from accord.pipeline.stages.judges import NamedJudge
@@ -69,11 +69,15 @@ def verdicts_of_ranks(
 
 
 def verdict_of_orders(
-    responses: Sequence[NumberedResponse], both: BothOrders, judge: NamedJudge, number: int
+    pair: tuple[int, int],
+    both: BothOrders,
+    judge: NamedJudge,
+    number: int,
+    criterion: str | None = None,
 ) -> PairVerdict:
-    """A pair's verdict in round `number`, with the raw answers; undecided where the orders differ,
-    which is no tie."""
-    (a, _), (b, _) = responses
+    """The verdict on a pair, by the ids of its responses, in round `number`; with the raw answers
+    and the mean probability of both orders. Undecided where the orders differ, which is no tie."""
+    a, b = pair
     outcome: Any = "undecided" if both.undecided else _outcome(both.forward)
     return PairVerdict(
         a,
@@ -81,6 +85,8 @@ def verdict_of_orders(
         outcome,
         judge.name,
         number,
+        criterion=criterion,
+        probability=both.probability,
         source=source_of(judge),
         judge=judge.fingerprint,
         answers=_answers(a, b, both) if judge.fingerprint is not None else (),
@@ -91,8 +97,10 @@ def _answers(a: int, b: int, both: BothOrders) -> tuple[JudgeAnswer, ...]:
     """The raw answers on the responses a and b, in both orders."""
     orders = ((both.forward, (a, b), "AB"), (both.backward, (b, a), "BA"))
     return tuple(
-        JudgeAnswer(text, shown, _word(verdict, names))
-        for (verdict, shown, names), text in zip(orders, both.answers, strict=True)
+        JudgeAnswer(text, shown, _word(verdict, names), probability)
+        for (verdict, shown, names), text, probability in zip(
+            orders, both.answers, both.shown_first, strict=True
+        )
         if text is not None
     )
 

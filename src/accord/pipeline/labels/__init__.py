@@ -1,0 +1,1 @@
+"""`accord label`: judges' verdicts on the pairs of responses in a store."""
