@@ -15,9 +15,8 @@ from accord.measure.rows.texts import (
     thought_tag,
     turn_mark,
 )
-from accord.measure.texts.refusals import is_refusal
+from accord.measure.texts.refusals import grade_refusal
 from accord.pipeline.checks.rows import CheckedRow
-from accord.reasoning import answer_of
 from accord.records import prompt_text
 
 EQUAL_REASON = "chosen and rejected are equal"
@@ -79,11 +78,13 @@ def row_defects(row: CheckedRow, prompt: str, tallies: Tallies) -> tuple[Defects
     if not row.responses and (tag := thought_tag(prompt)) and isinstance(row.prompt, str):
         defects["thoughts"] = f"{tag} in the text"
     markup = [count_markup(response) for response in row.responses]
-    _compare(row, markup, defects, tallies)
+    _compare(row, asked, markup, defects, tallies)
     return defects, markup
 
 
-def _compare(row: CheckedRow, markup: list[int], defects: Defects, tallies: Tallies) -> None:
+def _compare(
+    row: CheckedRow, asked: str, markup: list[int], defects: Defects, tallies: Tallies
+) -> None:
     """Compare the best with the worst response, and their scores."""
     ends = row.best_and_worst()
     if ends is None:
@@ -96,7 +97,8 @@ def _compare(row: CheckedRow, markup: list[int], defects: Defects, tallies: Tall
         tallies.formatted.add(markup[best] > markup[worst])
     if row.first_wins is not None:
         tallies.first.add(row.first_wins)
-    if is_refusal(answer_of(good)) and not is_refusal(answer_of(bad)):
+    refusing = grade_refusal(good, asked)
+    if refusing.refuses and grade_refusal(bad, asked).verdict == "complied":
         defects["refusals"] = ""
     if _plain(good) == _plain(bad):
         defects["equal-pairs"] = "but for case, blanks and punctuation"
