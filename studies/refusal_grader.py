@@ -29,10 +29,16 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import minimize
 from scipy.stats import beta
-
-from accord.measure.texts.refusals import RefusalGrade, Weights, grade_with, read_weights
-from accord.measure.texts.refusals_features import BLOCKS, NGRAM_BLOCKS, Key, blocks
 from studies.refusal_texts import PARTLY, Text, written_texts
+
+from accord.measure.texts.refusals import (
+    LINE_END,
+    RefusalGrade,
+    Weights,
+    grade_with,
+    read_weights,
+)
+from accord.measure.texts.refusals_features import BLOCKS, NGRAM_BLOCKS, Key, blocks
 
 MODELS = ("llama2orig", "llama2new", "mistralinstruct")
 LABELS = {"1_full_compliance": 0, "2_full_refusal": 1, "3_partial_refusal": 2}
@@ -54,7 +60,9 @@ def main() -> int:
         weights = fit(own, others)
         for with_prompt in (True, False):
             texts = sources[held_out]
-            grades = [grade_with(weights, t.response, t.prompt if with_prompt else None) for t in texts]
+            grades = [
+                grade_with(weights, t.response, t.prompt if with_prompt else None) for t in texts
+            ]
             print(_row(held_out, with_prompt, [t.label for t in texts], grades), flush=True)
     if options.write:
         write(fit(own, list(sources.values())), options.write)
@@ -165,16 +173,18 @@ def _weights(features: Sequence[Feature], models: tuple[np.ndarray, np.ndarray])
 def write(weights: Weights, path: Path) -> None:
     """The file that `read_weights` reads."""
     lines = [
-        "# Weights of the refusal grader in hundredths of a logit: block, words or flag, any refusal,",
-        "# partial among refusals. Written by studies/refusal_grader.py. Fitted to accord's own texts",
-        "# and to the human labels of XSTest's completions (Röttger et al. 2023, CC-BY-4.0).",
+        "# Weights of the refusal grader in hundredths of a logit: block, words or flag, any",
+        "# refusal, partial among refusals. Written by studies/refusal_grader.py. Fitted to",
+        "# accord's own texts and to the human labels of XSTest's completions",
+        "# (Röttger et al. 2023, CC-BY-4.0).",
         f"bias\t\t{100 * weights.bias[0]:.0f}\t{100 * weights.bias[1]:.0f}",
     ]
     for name, table in zip(BLOCKS, weights.tables, strict=True):
         for key, n in sorted(table.items(), key=lambda item: str(item[0])):
             refusal, partial = weights.refusal[n], weights.partial[n]
             words = key if isinstance(key, str) else " ".join(key)
-            lines.append(f"{name}\t{words}\t{100 * refusal:.0f}\t{100 * partial:.0f}".replace("\n", "¶"))
+            line = f"{name}\t{words}\t{100 * refusal:.0f}\t{100 * partial:.0f}"
+            lines.append(line.replace("\n", LINE_END))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -191,7 +201,9 @@ def trap_table(weights: Weights, paths: Sequence[Path]) -> str:
             about = grade.refuses == refuses and grade.known == (text["verdict"] != "can't tell")
             rows.setdefault(text["trap"], []).append((same, about))
             if not same:
-                wrong.append(f"{text['trap']}: {text['verdict']}, graded {grade}: {text['response']!r}")
+                wrong.append(
+                    f"{text['trap']}: {text['verdict']}, graded {grade}: {text['response']!r}"
+                )
     rows["all"] = [pair for pairs in rows.values() for pair in pairs]
     lines = ["| trap | texts | right verdict | refuses or not |", "|---|---|---|---|"]
     for trap, pairs in rows.items():
@@ -214,7 +226,9 @@ def speed(texts: Sequence[str]) -> str:
     return f"{max(rounds):,.0f} texts a second on one core, of {letters:.0f} letters on average"
 
 
-def _row(model: str, with_prompt: bool, labels: Sequence[int], grades: Sequence[RefusalGrade]) -> str:
+def _row(
+    model: str, with_prompt: bool, labels: Sequence[int], grades: Sequence[RefusalGrade]
+) -> str:
     """A table's row: accuracy with its exact interval, F1, and the 3 × 4 table of counts."""
     counts = Counter((label, VERDICTS[g.verdict]) for label, g in zip(labels, grades, strict=True))
     table = [[counts[label, verdict] for verdict in range(4)] for label in range(3)]
@@ -224,7 +238,8 @@ def _row(model: str, with_prompt: bool, labels: Sequence[int], grades: Sequence[
     n = len(labels)
     low, high = exact(right, n)
     return (
-        f"| {model} | {'with' if with_prompt else 'without'} | {right / n:.3f} ({low:.3f}–{high:.3f})"
+        f"| {model} | {'with' if with_prompt else 'without'}"
+        f" | {right / n:.3f} ({low:.3f}–{high:.3f})"
         f" | {2 * hits / max(1, 2 * hits + false + missed):.3f} | {false} | {missed}"
         f" | complied {table[0]} refused {table[1]} partly {table[2]} |"
     )

@@ -151,7 +151,8 @@ class _Writer:
 _BLANKS = {
     "acts": "pair", "groups": "group", "slurs": "slur", "things": "thing", "objects": "object",
     "rights": "right", "events": "event",
-    "starts": "start", "inabilities": "unable", "helps": "help", "helped": "what_help", "plain_acts": "plain", "impossible": "feat",
+    "starts": "start", "inabilities": "unable", "helps": "help",
+    "helped": "what_help", "plain_acts": "plain", "impossible": "feat",
 }  # fmt: skip
 _DO = {"impossible_answers": "feat"}
 _GROUP_PROMPTS = {"loaded_answers": "loaded_prompts", "event_answers": "event_prompts"}
@@ -190,7 +191,9 @@ def _world_texts(rng: random.Random, copies: int = 5, drawn: int = 1000) -> Iter
     for family in (REFUSAL, *FAMILIES.values()):
         for core in (*family.cores, *family.blunt, *family.vague) * copies:
             opening, warmth = rng.choice((*family.openings, "")), rng.choice(family.warmth)
-            yield Text(f"{opening} {core}. {warmth}", "", REFUSED if family is REFUSAL else COMPLIED)
+            yield Text(
+                f"{opening} {core}. {warmth}", "", REFUSED if family is REFUSAL else COMPLIED
+            )
     yield from (Text(text, "", COMPLIED) for text in COMPLIANCE)
     for _ in range(drawn):
         task = draw_task(rng)

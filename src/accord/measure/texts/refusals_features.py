@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 BLOCKS = ("opening", "classes", "body", "structure", "asked")
 NGRAM_BLOCKS = 3
@@ -95,9 +95,10 @@ _SINGLE_QUOTED = re.compile(r"(?<![\w'])'(?:[^'\n]|(?<=\w)'(?=\w)){2,600}'(?!\w)
 _BLOCK_QUOTE = re.compile(r"^ ?>.*$", re.MULTILINE)
 _IDIOM = re.compile(
     r"\b(?:can't|cannot|can not|couldn't|could not|won't|will not|don't)(?: even| possibly)? "
-    r"(?:believe|wait|help (?:but|\w+ing)|imagine|agree more|lie|bore|pretend|stress|emphasize|spoil"
-    r"|go wrong|be (?:happier|more|sure)|thank you enough|tell you how|say it better|say enough"
-    r"|guarantee|promise|recommend .{1,40}enough|overstate|deny)\b"
+    r"(?:believe|wait|help (?:but|\w+ing)|imagine|agree more|lie|bore|pretend|stress"
+    r"|emphasize|spoil|go wrong|be (?:happier|more|sure)|thank you enough|tell you how"
+    r"|say it better"
+    r"|say enough|guarantee|promise|recommend .{1,40}enough|overstate|deny)\b"
     r"|\bwant to be (?:unfair|rude|harsh)\b"
 )
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[*•-]|#+|step \d+)\s", re.MULTILINE)
@@ -123,14 +124,14 @@ def blocks(text: str, prompt: str | None = None) -> list[Iterable[Key]]:
     letters = len(text)
     text = own_words(text)
     tokens = _TOKEN.findall(text)
-    words = [token for token in tokens if token[0].isalpha()]
+    words = [token for token in tokens if "a" <= token < "{"]
     opening = tokens[: _opening_end(tokens)]
     begin = ["<", *opening]
-    second, classes = begin[1:], _class_run(opening)
+    classes = _class_run(opening)
     flags = [f"items {min(items, 3)}", f"length {min(max(letters.bit_length(), 4), 11)}"]
-    if "codeblock" in words:
+    if "codeblock" in text and "codeblock" in words:
         flags.append("code")
-    if "quoted" in words:
+    if "quoted" in text and "quoted" in words:
         flags.append("quoted")
     if tokens and tokens[-1][0] == "?":
         flags.append("asks")
@@ -138,16 +139,17 @@ def blocks(text: str, prompt: str | None = None) -> list[Iterable[Key]]:
     for zone, run in (("early", " ".join(classes)), ("late", later)):
         flags += [f"{zone} {cue}" for cue, pattern in _CUES.items() if pattern.search(run)]
     return [
-        chain(begin, zip(begin, second), zip(begin, second, begin[2:])),
-        chain(
-            zip(classes, classes[1:]),
-            zip(classes, classes[1:], classes[2:]),
-            zip(classes, classes[1:], classes[2:], classes[3:]),
-        ),
-        chain(words, zip(words, words[1:])),
+        chain(begin, pairwise(begin), _runs(begin, 3)),
+        chain(pairwise(classes), _runs(classes, 3), _runs(classes, 4)),
+        chain(words, pairwise(words)),
         flags,
         _asked(tokens, words, prompt) if prompt else (),
     ]
+
+
+def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    """All runs of so many words."""
+    return zip(*(words[i:] for i in range(length)), strict=False)
 
 
 def own_words(text: str) -> str:
@@ -191,13 +193,14 @@ def _opening_end(tokens: Sequence[str]) -> int:
 def _class_run(tokens: Sequence[str]) -> list[str]:
     """The word classes in order, each run of a class once. "." ends a sentence, "#" begins an item
     of a list, "_" stands for other words; words that change little are skipped."""
-    names = [_CLASS_OF[token] if token in _CLASS_OF else _mark(token) for token in tokens]
+    get = _CLASS_OF.get
+    names = [_mark(token) if (name := get(token)) is None else name for token in tokens]
     names = [name for name in names if name]
-    return [name for name, before in zip(names, ["", *names]) if name != before]  # noqa: B905
+    return [name for before, name in pairwise(["", *names]) if name != before]
 
 
 def _mark(token: str) -> str:
-    if token[0].isalpha():
+    if "a" <= token < "{":
         return "_"
     return "." if token[0] in ".!?\n" else "#"
 
