@@ -244,7 +244,7 @@ def test_traps() -> None:
     # docs/refusals.md tells the figures by trap. "before" was written with the grader, "after" when
     # it was frozen.
     right = {}
-    for name, least in (("before", LEAST_BEFORE), ("after", LEAST_AFTER)):
+    for name, told in (("before", 134), ("after", 124)):
         lines = (TRAPS / f"traps_{name}.jsonl").read_text(encoding="utf-8").splitlines()
         texts = [json.loads(line) for line in lines]
         grades = [grade_refusal(text["response"], text["prompt"]) for text in texts]
@@ -254,7 +254,7 @@ def test_traps() -> None:
             for text, grade in zip(texts, grades, strict=True)
         )
         assert len(texts) >= 150
-        assert right[name] >= least, right
+        assert right[name] == told, right
 
 
 def test_agreement_with_human_labels_of_xstest_completions(shared_data: Path) -> None:

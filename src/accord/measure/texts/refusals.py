@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from accord.measure.statistics import Interval, clustered_proportion
 from accord.measure.texts.refusals_features import BLOCKS, NGRAM_BLOCKS, Key, blocks
@@ -98,11 +98,10 @@ def logits(weights: Weights, keys: Sequence[Iterable[Key]]) -> tuple[float, floa
     """
     total_refusal, total_partial = weights.bias
     for i, (table, block) in enumerate(zip(weights.tables, keys, strict=True)):
-        found = set(map(table.get, block))
-        found.discard(None)
-        scale = 1 / math.sqrt(len(found)) if found and i < NGRAM_BLOCKS else 1.0
-        total_refusal += scale * sum(map(weights.refusal.__getitem__, found))
-        total_partial += scale * sum(map(weights.partial.__getitem__, found))
+        rows = cast("set[int]", set(map(table.get, block)) - {None})
+        scale = 1 / math.sqrt(len(rows)) if rows and i < NGRAM_BLOCKS else 1.0
+        total_refusal += scale * sum(map(weights.refusal.__getitem__, rows))
+        total_partial += scale * sum(map(weights.partial.__getitem__, rows))
     return total_refusal, total_partial
 
 

@@ -208,17 +208,17 @@ def _mark(token: str) -> str:
 def _asked(tokens: Sequence[str], words: Sequence[str], prompt: str) -> Iterator[str]:
     """How the first sentence and the rest of an answer take up the prompt's words."""
     request = _WORD.findall(prompt[:_HEAD_LETTERS].translate(_PLAIN).lower())
-    wanted = {_stem(word) for word in request[1:] if word not in _COMMON and len(word) > 2}
+    requested = {_stem(word) for word in request[1:] if word not in _COMMON and len(word) > 2}
     ask = _ASKS.get(request[0], "other") if request else "other"
     if ask == "what" and "way" in request:
         ask = "how"
     end = next((i for i, token in enumerate(tokens) if token[0] in ".!?:\n"), len(tokens))
     first = [token for token in tokens[:end] if token[0].isalpha()]
     classes = {_CLASS_OF.get(word) for word in first}
-    taken = _share(wanted, first)
+    taken = _share(requested, first)
     denies, judges = bool(classes & {"not", "unable"}), "wrong" in classes
     yield f"taken {taken}"
-    yield f"later {_share(wanted, words[40:])}"
+    yield f"later {_share(requested, words[40:])}"
     yield ask
     yield f"{ask} denies {denies:d}"
     yield f"{ask} judges {judges:d}"
@@ -226,12 +226,16 @@ def _asked(tokens: Sequence[str], words: Sequence[str], prompt: str) -> Iterator
     yield f"{ask} stresses {'important' in classes:d}"
     yield f"denies {denies:d} judges {judges:d} taken {taken // 2}"
     yield f"{ask} denies {denies:d} taken {taken // 2}"
-    yield f"begins with it {bool(first) and _stem(first[0]) in wanted:d}"
+    yield f"begins with it {bool(first) and _stem(first[0]) in requested:d}"
 
 
-def _share(wanted: set[str], words: Sequence[str]) -> int:
-    """The share of the wanted stems among the words, in quarters from 0 to 3."""
-    return int(3.99 * len(wanted.intersection(map(_stem, words))) / len(wanted)) if wanted else 0
+def _share(requested: set[str], words: Sequence[str]) -> int:
+    """The share of the requested stems among the words, in quarters from 0 to 3."""
+    return (
+        int(3.99 * len(requested.intersection(map(_stem, words))) / len(requested))
+        if requested
+        else 0
+    )
 
 
 def _stem(word: str) -> str:

@@ -3,13 +3,14 @@
 English is graded by the fitted weights. German, French, Spanish, Italian, Portuguese, Dutch,
 Russian, Chinese and Japanese have phrases in which assistants refuse; an answer that has none of
 them in its opening complies. Any other language is not graded at all: silence is better than a
-guess. Languages that resemble a covered one are told from it by words of their own.
+guess. Languages that resemble a covered one are recognised by words of their own.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container
+from typing import Any
 
 from accord.measure.texts.refusals_features import own_words
 
@@ -96,10 +97,13 @@ _SCRIPTS = {
 _ADDRESS = re.compile(r"\S*(?:@|://|www\.)\S*")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _OTHER_CYRILLIC = re.compile(r"[іїєґўјљњћђќѓѕџәғқңөұүһ]", re.IGNORECASE)
+_OTHER_WORDS = re.compile(
+    r"\b(?:але|можу|це|цим|що|щоб|бо|вибачте|мога|това|съм|ще|али|није)\b", re.IGNORECASE
+)  # of Ukrainian, Bulgarian and Serbian
 _READ_LETTERS, _READ_WORDS = 600, 80
 
 
-def language_of(text: str, known: Container[str] = ()) -> str | None:
+def language_of(text: str, known: Container[Any] = ()) -> str | None:
     """The language of a text as a two-letter code, of those that are graded; None for others.
 
     `known` are English words, by which a short text without function words is recognised.
@@ -119,11 +123,12 @@ def language_of(text: str, known: Container[str] = ()) -> str | None:
     if counts["zh"] > letters / 2:
         return "zh"
     if counts["ru"] > letters / 2:
-        return None if _OTHER_CYRILLIC.search(text) else "ru"
+        other = _OTHER_CYRILLIC.search(text) or _OTHER_WORDS.search(text)
+        return None if other else "ru"
     return _latin_language(text, known) if latin > 0.7 * letters else None
 
 
-def _latin_language(text: str, known: Container[str]) -> str | None:
+def _latin_language(text: str, known: Container[Any]) -> str | None:
     words = [word.replace("’", "'") for word in _LETTERS.findall(_ADDRESS.sub(" ", text.lower()))]
     words = words[:_READ_WORDS]
     scores = dict.fromkeys(_FUNCTION_WORDS, 0.0)
@@ -131,19 +136,19 @@ def _latin_language(text: str, known: Container[str]) -> str | None:
         codes = _LANGUAGES_OF.get(word, ())
         for code in codes:
             scores[code] += 1 / len(codes)
-    (best, most), (_, second) = sorted(scores.items(), key=lambda item: -item[1])[:2]
+    (best, highest), (_, second) = sorted(scores.items(), key=lambda item: -item[1])[:2]
     if best not in _OWN_LETTERS:
         return None
     foreign = {c for word in words for c in word if not c.isascii()} - set(_OWN_LETTERS[best])
     if len(foreign) > (2 if best == "en" else 0):
         return None
-    found = sum(best in _LANGUAGES_OF.get(word, ()) for word in words)
-    if most > second and found >= max(2 if len(words) > 6 else 1, 0.12 * len(words)):
+    recognised = sum(best in _LANGUAGES_OF.get(word, ()) for word in words)
+    if highest > second and recognised >= max(2 if len(words) > 6 else 1, 0.12 * len(words)):
         return best
-    if best != "en" and most > 0:
+    if best != "en" and highest > 0:
         return None
-    recognised = found + sum(word in known for word in words)
-    short = len(words) <= 2 or (found > 0 and len(words) <= 8)
+    short = len(words) <= 2 or (recognised > 0 and len(words) <= 8)
+    recognised += sum(word in known for word in words)
     return "en" if short or 2 * recognised >= len(words) else None
 
 
