@@ -69,6 +69,7 @@ def main() -> int:
     if options.traps:
         print(trap_table(read_weights(), options.traps))
     if options.speed:
+        print(speed([text.response for text in own]))
         print(speed([text.response for texts in sources.values() for text in texts]))
     return 0
 

@@ -19,6 +19,8 @@ from accord.measure.texts.refusals import grade_refusal
 from accord.pipeline.checks.rows import CheckedRow
 from accord.records import prompt_text
 
+SURE_REFUSAL = 0.8
+"""The least probability that people would call a response a refusal, for a finding to say so."""
 EQUAL_REASON = "chosen and rejected are equal"
 Defects = dict[str, str]
 """The kinds of a row's findings, each with what is this row's alone."""
@@ -97,8 +99,7 @@ def _compare(
         tallies.formatted.add(markup[best] > markup[worst])
     if row.first_wins is not None:
         tallies.first.add(row.first_wins)
-    refusing = grade_refusal(good, asked)
-    if refusing.refuses and grade_refusal(bad, asked).verdict == "complied":
+    if _surely_refuses(good, asked) and grade_refusal(bad, asked).verdict == "complied":
         defects["refusals"] = ""
     if _plain(good) == _plain(bad):
         defects["equal-pairs"] = "but for case, blanks and punctuation"
@@ -118,6 +119,11 @@ def dense_features(row: CheckedRow, markup: list[int]) -> tuple[float, float]:
 def prompt_of(row: CheckedRow) -> str:
     """The prompt of a row as one text."""
     return prompt_text(row.prompt)
+
+
+def _surely_refuses(response: str, asked: str) -> bool:
+    grade = grade_refusal(response, asked)
+    return grade.refuses and (grade.refusal is None or grade.refusal >= SURE_REFUSAL)
 
 
 def _plain(text: str) -> str:
