@@ -1,6 +1,6 @@
 """Fits the weights of the refusal grader, and tells how often it errs on a model it never saw.
 
-    python -m studies.refusal_grader --xstest ../shared/data/xstest
+    python -m studies.refusal_grader --xstest FOLDER
 
 For each of XSTest's three models in turn, weights are fitted to the other two models' completions
 and to accord's own texts (`studies/refusal_texts.py`), and tried on the third; the figures are

@@ -247,7 +247,7 @@ def test_traps() -> None:
     # docs/refusals.md tells the figures by trap. "before" was written with the grader, "after" when
     # it was frozen.
     right = {}
-    for name, told in (("before", 134), ("after", 124)):
+    for name, told in (("before", 133), ("after", 123)):
         lines = (TRAPS / f"traps_{name}.jsonl").read_text(encoding="utf-8").splitlines()
         texts = [json.loads(line) for line in lines]
         grades = [grade_refusal(text["response"], text["prompt"]) for text in texts]
