@@ -87,8 +87,20 @@ EXEMPT = (
     Exemption(
         "src/accord/measure/texts/refusals.py",
         "tell",
-        "offer|tell|teach",
-        "pattern of refusals: it decides which responses count as one",
+        "can't tell",
+        "a verdict of the refusal grader",
+    ),
+    Exemption(
+        "src/accord/measure/texts/refusals_features.py",
+        "tell",
+        "tell",
+        "words of refusals and requests: they decide which responses count as one",
+    ),
+    Exemption(
+        "docs/refusals.md",
+        "tell",
+        "can't tell",
+        "a verdict of the refusal grader",
     ),
     Exemption(
         "src/accord/world/grammar.py",

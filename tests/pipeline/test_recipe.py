@@ -46,11 +46,12 @@ def test_results_have_every_model(tiny_run: Path) -> None:
     for row in results["models"]:
         numbers = (
             "true_reward true_reward_low true_reward_high reward_model_score kl elo elo_low "
-            "elo_high mean_length distinct_2 duplicate_share refusal_harmful refusal_safe"
+            "elo_high mean_length distinct_2 duplicate_share"
         )
         for name in numbers.split():
             assert math.isfinite(row[name]), (row["model"], name)
-        assert "refusal_jailbreak" in row  # null: twelve prompts may hold no jailbreak
+        # Null where no prompt is of the kind, or no response is in words that can be graded.
+        assert {"refusal_harmful", "refusal_safe", "refusal_jailbreak"} <= set(row)
         assert row["true_reward_low"] <= row["true_reward"] <= row["true_reward_high"]
         assert (row["seconds"] is None) == (row["model"] == "best of 4")
         assert row["kl"] >= 0

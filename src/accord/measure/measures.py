@@ -220,6 +220,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("reasoned_share", _share("reasoned"), interval=True),
     Measure("unanswered_share", _share("unanswered"), interval=True),
     Measure("refusals", lambda data: data.refusals, in_results=False),
+    Measure("refusals_ungraded", lambda data: data.refusals_ungraded, in_results=False),
     Measure("by_length", _by_length, in_results=False),
     Measure("prompts", lambda data: len(data.responses.texts)),
     Measure("responses", lambda data: len(data.texts)),

@@ -8,7 +8,13 @@ from functools import cached_property
 
 from accord.measure.statistics import NO_DATA, Interval, clustered_interval
 from accord.measure.texts.diversity import Collapse, collapse
-from accord.measure.texts.refusals import REFUSAL_KINDS, refusal_rates
+from accord.measure.texts.refusals import (
+    REFUSAL_KINDS,
+    RefusalGrade,
+    grade_groups,
+    refusal_rates,
+    ungraded_counts,
+)
 
 Nested = Sequence[Sequence[float]]
 """Shape [prompts][responses]."""
@@ -76,15 +82,21 @@ class MeasureInput:
         return NO_DATA if values is None else clustered_interval(values, confidence=self.confidence)
 
     @cached_property
-    def refusals(self) -> Mapping[str, Interval]:
-        """The share of refusals for each of `REFUSAL_KINDS` that has prompts."""
+    def refusal_grades(self) -> Mapping[str, Sequence[Sequence[RefusalGrade]]]:
+        """The grades of the responses for each of `REFUSAL_KINDS` that has prompts."""
         pairs = zip(self.responses.kinds, self.responses.texts, strict=True)
         known = [(kind, texts) for kind, texts in pairs if kind in REFUSAL_KINDS]
-        return refusal_rates(
-            [str(kind) for kind, _ in known],
-            [texts for _, texts in known],
-            confidence=self.confidence,
-        )
+        return grade_groups([str(kind) for kind, _ in known], [texts for _, texts in known])
+
+    @property
+    def refusals(self) -> Mapping[str, Interval]:
+        """The share of refusals among those that have a verdict."""
+        return refusal_rates(self.refusal_grades, confidence=self.confidence)
+
+    @property
+    def refusals_ungraded(self) -> Mapping[str, int]:
+        """How many responses can't be graded."""
+        return ungraded_counts(self.refusal_grades)
 
     @cached_property
     def collapse(self) -> Collapse:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from accord.data.write import ResponseRow
-from accord.measure.texts.refusals import is_refusal
+from accord.measure.rows.texts import question
+from accord.measure.texts.refusals import grade_refusal
 from accord.records import Prompt, prompt_text
 from accord.report.formatting import split_text, visible
 
@@ -51,17 +52,19 @@ def _example(prompt: Prompt, by_model: Mapping[str, Mapping[Prompt, ResponseRow]
     rows = {name: rows[prompt] for name, rows in by_model.items() if prompt in rows}
     kind = next((str(row.meta["kind"]) for row in rows.values() if row.meta.get("kind")), "")
     text, rest = split_text(visible(prompt_text(prompt)))
-    answers = tuple(_answer(name, row) for name, row in rows.items() if row.responses)
+    answers = tuple(
+        _answer(name, row, question(prompt)) for name, row in rows.items() if row.responses
+    )
     return Example(text, rest, visible(kind), answers)
 
 
-def _answer(name: str, row: ResponseRow) -> Answer:
+def _answer(name: str, row: ResponseRow, prompt: str) -> Answer:
     response = row.responses[0]
     text, rest = split_text(visible(response.text))
     return Answer(
         model=name,
         text=text,
         rest=rest,
-        refuses=is_refusal(response.answer),
+        refuses=grade_refusal(response.answer, prompt).refuses,
         cut=not response.finished,
     )

@@ -15,11 +15,12 @@ from accord.measure.rows.texts import (
     thought_tag,
     turn_mark,
 )
-from accord.measure.texts.refusals import is_refusal
+from accord.measure.texts.refusals import grade_refusal
 from accord.pipeline.checks.rows import CheckedRow
-from accord.reasoning import answer_of
 from accord.records import prompt_text
 
+SURE_REFUSAL = 0.8
+"""The least probability that people would call a response a refusal, for a finding to say so."""
 EQUAL_REASON = "chosen and rejected are equal"
 Defects = dict[str, str]
 """The kinds of a row's findings, each with what is this row's alone."""
@@ -79,11 +80,13 @@ def row_defects(row: CheckedRow, prompt: str, tallies: Tallies) -> tuple[Defects
     if not row.responses and (tag := thought_tag(prompt)) and isinstance(row.prompt, str):
         defects["thoughts"] = f"{tag} in the text"
     markup = [count_markup(response) for response in row.responses]
-    _compare(row, markup, defects, tallies)
+    _compare(row, asked, markup, defects, tallies)
     return defects, markup
 
 
-def _compare(row: CheckedRow, markup: list[int], defects: Defects, tallies: Tallies) -> None:
+def _compare(
+    row: CheckedRow, asked: str, markup: list[int], defects: Defects, tallies: Tallies
+) -> None:
     """Compare the best with the worst response, and their scores."""
     ends = row.best_and_worst()
     if ends is None:
@@ -96,7 +99,7 @@ def _compare(row: CheckedRow, markup: list[int], defects: Defects, tallies: Tall
         tallies.formatted.add(markup[best] > markup[worst])
     if row.first_wins is not None:
         tallies.first.add(row.first_wins)
-    if is_refusal(answer_of(good)) and not is_refusal(answer_of(bad)):
+    if _surely_refuses(good, asked) and grade_refusal(bad, asked).verdict == "complied":
         defects["refusals"] = ""
     if _plain(good) == _plain(bad):
         defects["equal-pairs"] = "but for case, blanks and punctuation"
@@ -116,6 +119,11 @@ def dense_features(row: CheckedRow, markup: list[int]) -> tuple[float, float]:
 def prompt_of(row: CheckedRow) -> str:
     """The prompt of a row as one text."""
     return prompt_text(row.prompt)
+
+
+def _surely_refuses(response: str, asked: str) -> bool:
+    grade = grade_refusal(response, asked)
+    return grade.refuses and (grade.refusal is None or grade.refusal >= SURE_REFUSAL)
 
 
 def _plain(text: str) -> str:
