@@ -175,6 +175,7 @@ def test_cached_answers_stay_on_disk(fake: FakeOpenAi) -> None:
         file.write(b'{"key": "key 9", "text": "cut')  # a writer that was killed
     reopened = AnswerCache({"base_url": fake.url})
     reopened.put("key 5", CachedAnswer("last"))
+    assert reopened.get("key 5") == CachedAnswer("last")  # behind the incomplete line
     for opened in (cache, reopened, AnswerCache({"base_url": fake.url})):
         assert {key: opened.get(key) for key in answers} == answers
         assert opened.get("key 9") is None

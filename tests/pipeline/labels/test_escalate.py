@@ -85,6 +85,7 @@ def test_only_they_are_dealt_and_counted_with_items_escalated(
         assert desk.progress("ada")["remaining"] == 2
         whole = desk_of(store)
         assert (whole.count_items(), whole.progress("ada")["remaining"]) == (6, 6)
+    assert dealt(path, 9, items="escalated") == [(prompt, None) for prompt in UNDECIDED]
 
 
 def test_a_panel_hands_over_what_is_below_its_quorum_or_split(

@@ -70,11 +70,16 @@ def test_what_is_stored_or_cached_is_not_asked_again(fake: FakeOpenAi, tmp_path:
     again = label(fill(tmp_path / "other.db"), judge(fake))
     assert len(fake.requests) == before
     assert (again.forecast.judges[0].cached, again.members[0].usage.cached) == (12, 12)
-    # Responses that are new are asked about, and they alone.
+    # Responses that are new are asked about, and they alone; of equal ones only the first.
     with PreferenceStore.open(path) as store:
-        store.add_responses([Response("question 0", "yes green", "green")])
-    label(path, judge(fake))
+        new = [
+            Response("question 0", "yes green", "green"),
+            Response("question 0", "no blue 0", "x"),
+        ]
+        store.add_responses(new)
+    again = label(path, judge(fake))
     assert len(fake.requests) == before + 4  # with red and with blue, in both orders
+    assert again.forecast.pairs == 8
 
 
 def test_another_fingerprint_is_another_judge_whose_verdict_replaces_the_first(
@@ -93,6 +98,21 @@ def test_another_fingerprint_is_another_judge_whose_verdict_replaces_the_first(
     with PreferenceStore.read(path) as store:
         assert len(store.verdicts(history=True)) == 18
         assert len({v.judge for v in store.verdicts()}) == 1
+
+
+def test_a_verdict_that_names_the_pair_the_other_way_round_counts_as_it_says(
+    fake: FakeOpenAi, tmp_path: Path
+) -> None:
+    path = fill(tmp_path / "s.db", prompts=2)
+    assert label(path, judge(fake)).members[0].outcomes == {"a": 1, "b": 1}
+    with PreferenceStore.open(path) as store:
+        (fingerprint,) = store.judges().values()
+        # Response 1 says yes: of (2, 1) it is b, which is a of the pair as it is asked.
+        store.add_verdicts([PairVerdict(2, 1, "b", "yes", source="judge", judge=fingerprint)])
+    before = len(fake.requests)
+    report = label(path, judge(fake))
+    assert len(fake.requests) == before
+    assert report.members[0].outcomes == {"a": 1, "b": 1}
 
 
 def test_models_prompts_and_pairs_are_chosen(fake: FakeOpenAi, tmp_path: Path) -> None:
