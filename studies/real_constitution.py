@@ -10,7 +10,7 @@ knows which requests are harmful: there a refusal is better, elsewhere an answer
 Then SFT on the revisions, labels by the judge, a reward model and PPO, all LoRA in bf16. Refusals
 are measured on XSTest, whose safe requests only sound dangerous; none of it is trained on.
 
-The results are written to `results.json` in the run's folder and printed in Markdown. Finished
+The counts of revisions and evaluation.json are printed, and the seconds of each stage. Finished
 stages are not repeated. `--rows` and `--test-rows` set the size; with `--short` answers are shorter
 and PPO takes one step, which shows that all of it works.
 """
