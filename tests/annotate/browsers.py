@@ -102,9 +102,10 @@ def press(page: Any, *keys: str) -> None:
 
 
 def wait_for_done(page: Any, count: int) -> None:
-    """Wait until so many items are done and the next is shown."""
+    """Wait until so many items are done and the next is shown; the page itself may yet have to
+    come."""
     page.wait_for_function(
-        "n => document.getElementById('done').textContent.startsWith(`${n} done`)"
+        "n => document.getElementById('done')?.textContent.startsWith(`${n} done`)"
         " && !document.getElementById('item').hasAttribute('aria-busy')",
         arg=count,
         timeout=20_000,

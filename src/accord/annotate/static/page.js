@@ -5,11 +5,10 @@ import { listenToKeys } from "./keys.js";
 import { get, insist, post, randomId } from "./network.js";
 import { Outbox } from "./outbox.js";
 import { showRest } from "./rest.js";
+import { isBusy, main, report, step } from "./steps.js";
 import { passes } from "./test.js";
 
 const { passed, adjudicated, lease } = document.body.dataset;
-const main = document.getElementById("item");
-const trouble = document.getElementById("trouble");
 const status = document.getElementById("status");
 const outbox = new Outbox("pending", "api/answer", {
   report,
@@ -18,27 +17,6 @@ const outbox = new Outbox("pending", "api/answer", {
 const RENEWAL = Math.min(60, Number(lease) / 3) * 1000; // milliseconds between signs of life
 
 let choice = null; // of the item that is shown
-let busy = false;
-
-function report(sentence) {
-  trouble.hidden = sentence === null;
-  trouble.textContent = sentence ?? "";
-}
-
-// One step at a time: a key pressed meanwhile does nothing.
-async function step(work) {
-  if (busy) return;
-  busy = true;
-  main.setAttribute("aria-busy", "true");
-  try {
-    await work();
-  } catch (error) {
-    report(error.message);
-  } finally {
-    busy = false;
-    main.removeAttribute("aria-busy");
-  }
-}
 
 function show(shown) {
   choice?.end();
@@ -176,7 +154,7 @@ main.addEventListener("submit", (event) => {
 listenToKeys({ choice: () => choice, actions, store });
 
 setInterval(async () => {
-  if (!choice || document.hidden || busy || choice.shown.revises !== null || adjudicated) return;
+  if (!choice || document.hidden || isBusy() || choice.shown.revises !== null || adjudicated) return;
   try {
     await post("api/renew", { item: choice.shown.item });
   } catch {

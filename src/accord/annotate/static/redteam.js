@@ -3,11 +3,10 @@
 import { insist, memory, post, randomId } from "./network.js";
 import { Outbox } from "./outbox.js";
 import { showRest } from "./rest.js";
+import { main, report, step } from "./steps.js";
 import { passes } from "./test.js";
 
 const { person, passed } = document.body.dataset;
-const main = document.getElementById("item");
-const trouble = document.getElementById("trouble");
 const status = document.getElementById("status");
 const drafts = memory(() => sessionStorage, `accord:chat:${person}:`);
 const NOTHING = { text: "", outcome: null, strength: null, turn: null, comment: "", tags: [] };
@@ -15,7 +14,6 @@ const NOTHING = { text: "", outcome: null, strength: null, turn: null, comment: 
 let shown = null; // what the server said of the conversation
 let state = NOTHING; // what the person has written and chosen
 let view = "rendered";
-let busy = false;
 let unsent = null; // a message that was not taken, which comes back into the box
 
 const messages = new Outbox("said", "api/say", {
@@ -29,25 +27,6 @@ const verdicts = new Outbox("verdict", "api/answer", {
   report,
   onRefused: (_, error) => report(`The verdict was not stored: ${error.message}`),
 });
-
-function report(sentence) {
-  trouble.hidden = sentence === null;
-  trouble.textContent = sentence ?? "";
-}
-
-async function step(work) {
-  if (busy) return;
-  busy = true;
-  main.setAttribute("aria-busy", "true");
-  try {
-    await work();
-  } catch (error) {
-    report(error.message);
-  } finally {
-    busy = false;
-    main.removeAttribute("aria-busy");
-  }
-}
 
 const one = (selector) => main.querySelector(selector);
 
