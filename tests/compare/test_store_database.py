@@ -19,7 +19,7 @@ from accord.compare.store.migrations import MIGRATIONS, migrate
 from accord.compare.store.schema import METADATA
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
-from accord.errors import StorageError
+from accord.errors import DataError, StorageError
 from accord.records import Source
 from tests.compare.store_verdicts import add, answers, fails
 
@@ -226,6 +226,30 @@ def test_two_processes_write_at_the_same_time(path: Path) -> None:
         for name in ("x", "y"):
             pairs = {(c.prompt, c.chosen, c.rejected) for c in store.comparisons(annotator=name)}
             assert pairs == {(f"prompt {i}", f"{name} a", f"{name} b") for i in range(25)}
+
+
+@pytest.mark.parametrize(("times", "opens"), [(0, True), (2, True), (99, False)])
+def test_a_file_that_is_malformed_for_a_moment_is_opened(
+    times: int, opens: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SQLite says now and then of a file that another process creates at that moment."""
+    looks: list[int] = []
+    is_current = migrations.is_current
+
+    def look(*arguments: Any) -> bool:
+        looks.append(1)
+        if len(looks) <= times:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return is_current(*arguments)
+
+    monkeypatch.setattr(migrations, "is_current", look)
+    if opens:
+        PreferenceStore.open(path).close()
+        assert len(looks) == times + 1
+    else:
+        with pytest.raises(DataError, match="is not a preference store: database disk image"):
+            PreferenceStore.open(path)
+        assert len(looks) == migrations.LOOKS + 1
 
 
 def test_opening_waits_for_a_process_that_is_writing(path: Path) -> None:

@@ -7,12 +7,14 @@ describes the newest ones. To change the tables, append a function to MIGRATIONS
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
+from accord.compare.store.connection import transaction
 from accord.compare.store.items import item_name
 from accord.compare.store.queue_migration import add_queues, add_turns
 from accord.compare.store.queue_schema import METADATA  # with the tables of both modules
@@ -21,6 +23,7 @@ from accord.errors import DataError
 
 Migration = Callable[[Connection], None]
 ADVISORY_LOCK = 4_127_550_631  # of accord's migrations: one process at a time creates the tables
+LOOKS = 10  # further ones at a file that is malformed, half a second in all
 CHUNK = 5000  # verdicts in memory at once
 LATEST = sa.select(sa.func.max(SCHEMA_VERSION.c.version))
 
@@ -216,3 +219,22 @@ def _fill_items(connection: Connection) -> None:
 
 
 MIGRATIONS: tuple[Migration, ...] = (_create_tables, _add_annotation, add_queues, add_turns)
+
+
+def has_newest_tables(engine: sa.Engine, name: str, migrations: Sequence[Migration]) -> bool:
+    """Whether the store needs no migration.
+
+    SQLite may call a file malformed at the moment at which another process creates or closes it, in
+    write-ahead mode: a look a moment later finds it whole. One that is malformed remains so.
+    """
+    looks = 0
+    while True:
+        try:
+            with transaction(engine, name, writes=False) as connection:
+                return is_current(connection, migrations)
+        except DataError as error:
+            looks += 1
+            if looks > LOOKS or "malformed" not in str(error):
+                raise
+            engine.dispose()
+            time.sleep(0.05)

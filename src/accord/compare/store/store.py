@@ -33,7 +33,7 @@ from accord.compare.store.connection import (
 from accord.compare.store.convert import Judged
 from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFingerprint
 from accord.compare.store.items import make_items
-from accord.compare.store.migrations import MIGRATIONS, check_is_store, is_current, migrate
+from accord.compare.store.migrations import MIGRATIONS, check_is_store, has_newest_tables, migrate
 from accord.compare.store.rows import (
     Facet,
     Selection,
@@ -84,9 +84,7 @@ class PreferenceStore:
         _check_file(path, create=create)
         engine, name = make_engine(path, create=create)
         try:
-            with transaction(engine, name, writes=False) as connection:
-                current = is_current(connection, MIGRATIONS)
-            if not current:
+            if not has_newest_tables(engine, name, MIGRATIONS):
                 with transaction(engine, name, writes=True) as connection:
                     migrate(connection, name, create=create, migrations=MIGRATIONS)
         except BaseException:
