@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from accord.measure.measures import Column
 from accord.measure.ratings.notes import join_names
 from accord.report.formatting import (
     REPLACEMENT,
@@ -19,6 +20,7 @@ from accord.report.formatting import (
     split_text,
     visible,
 )
+from accord.report.tables.cells import table_cell
 
 
 def test_numbers() -> None:
@@ -99,3 +101,10 @@ def test_long_texts_are_split_at_a_space_and_nothing_is_lost() -> None:
 def test_names_in_a_sentence() -> None:
     assert join_names(["a"]) == "a"
     assert join_names(["a", "b", "c"]) == "a, b and c"
+
+
+def test_a_rank_has_bounds_where_others_are_possible() -> None:
+    column = Column("Rank", format="rank", digits=0)
+    assert table_cell(2.0, 1.0, 3.0, column).small == "1 to 3"
+    assert table_cell(2.0, 2.0, 2.0, column).small == ""
+    assert table_cell(2.0, None, None, column).text == "2"

@@ -28,7 +28,7 @@ from accord.measure.texts.diversity import (
 from accord.measure.texts.lengths import LengthBin, length_bins
 
 TableName = Literal["models", "rounds", "terminal"]
-ValueFormat = Literal["number", "share", "duration"]
+ValueFormat = Literal["number", "share", "duration", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ MEASURES: tuple[Measure, ...] = (
         interval=True,
         rating="rank",
         models=Column(
-            "Rank", "position by rating, with bounds that hold for all models at once", 0
+            "Rank", "position by rating; the bounds hold for all models at once", 0, "rank"
         ),
     ),
     Measure("battles", rating="battles"),

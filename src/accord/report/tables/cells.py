@@ -41,7 +41,7 @@ def table_cell(
     """The value with its interval as small print. It is marked where it equals `best`."""
     if column.format == "number":
         small = format_margin(value, low, high, column.digits)
-    elif low is None or high is None:
+    elif low is None or high is None or (column.format == "rank" and low == high):
         small = ""
     else:
         small = f"{format_value(low, column)} to {format_value(high, column)}"
