@@ -220,3 +220,32 @@ def test_what_has_no_style_or_no_estimate() -> None:
         fit_style(swept)
     difference = relative_difference(np.array([30.0, 0.0, 5.0]), np.array([10.0, 0.0, 0.0]))
     assert difference.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_few_prompts_widen_the_sandwich() -> None:
+    """By √(G/(G − 1)) for G prompts of one battle each (Liang and Zeger 1986)."""
+    a, b, outcomes = columns(5, 2, 10)
+    alone = rate_models(battle_table(a, b, outcomes), bootstrap=0)
+    by_prompt = rate_models(battle_table(a, b, outcomes, prompts=range(10)), bootstrap=0)
+    wider = [width * (10 / 9) ** 0.5 for width in widths(alone)]
+    assert widths(by_prompt) == pytest.approx(wider)
+
+
+def test_the_cells_of_each_prompt() -> None:
+    table = battle_table("abb", "bac", ["a", "a", "tie"], prompts=["q", "p", "p"])
+    contents, cells = table.by_prompt()
+    ab, bc = 0 * 3 + 1, 1 * 3 + 2  # pairs of models, four outcomes each; "b beat a" is "b" of a, b
+    assert cells.tolist() == [4 * ab, 4 * ab + 1, 4 * bc + 2]
+    assert contents.toarray().tolist() == [[0, 1, 1], [1, 0, 0]]  # of p and of q
+
+
+def test_rounds_without_an_estimate_do_not_narrow_the_ranks() -> None:
+    ratings = np.array([1010.0, 1000.0])
+    drawn = ratings + np.random.default_rng(0).normal(0, 10, (100, 2))
+    drawn[:3] = np.nan
+    deviation = np.abs(drawn[3:, 0] - drawn[3:, 1] - 10)
+    spread = np.sqrt((deviation**2).mean())
+    scaled = np.append(deviation / spread, [np.inf] * 3)
+    multiple = np.quantile(scaled, 0.95, method="higher")
+    needed = rank_intervals(ratings, drawn, 0.95).needed[0, 1]
+    assert needed == pytest.approx((multiple * spread / 10) ** 2)
