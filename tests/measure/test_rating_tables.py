@@ -240,12 +240,16 @@ def test_the_cells_of_each_prompt() -> None:
 
 
 def test_rounds_without_an_estimate_do_not_narrow_the_ranks() -> None:
-    ratings = np.array([1010.0, 1000.0])
-    drawn = ratings + np.random.default_rng(0).normal(0, 10, (100, 2))
-    drawn[:3] = np.nan
-    deviation = np.abs(drawn[3:, 0] - drawn[3:, 1] - 10)
-    spread = np.sqrt((deviation**2).mean())
-    scaled = np.append(deviation / spread, [np.inf] * 3)
-    multiple = np.quantile(scaled, 0.95, method="higher")
-    needed = rank_intervals(ratings, drawn, 0.95).needed[0, 1]
-    assert needed == pytest.approx((multiple * spread / 10) ** 2)
+    ratings = np.array([1020.0, 1010.0, 1000.0])
+    drawn = ratings + np.random.default_rng(0).normal(0, 10, (100, 3))
+    drawn[:20, 0] = np.nan  # the first model has no rating there; the others have
+    largest, spreads = np.zeros(100), {}
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        deviation = np.abs(drawn[:, i] - drawn[:, j] - (ratings[i] - ratings[j]))
+        spreads[i, j] = np.sqrt(np.nanmean(deviation**2))
+        largest = np.maximum(largest, np.nan_to_num(deviation / spreads[i, j], nan=np.inf))
+    multiple = np.quantile(largest, 0.75, method="higher")
+    needed = rank_intervals(ratings, drawn, 0.75).needed
+    for (i, j), spread in spreads.items():
+        width = multiple * spread
+        assert needed[i, j] == pytest.approx((width / (ratings[i] - ratings[j])) ** 2)
