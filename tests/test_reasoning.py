@@ -45,6 +45,7 @@ def test_the_tags_of_public_models(begin: str, end: str) -> None:
         ('<think>Say "no"</think>"Yes"', '"Yes"'),  # quotations that end and begin at the tag
         ("<think>I close it with '</think>', then</think>Sure", "Sure"),
         ("<think>```</think>Sure", "Sure"),  # a fence within a thought hides no end
+        ("A<think>b</think>C</think>D", "D"),  # a second end: what stands before it is no answer
         ("<think></think>\n\nSure", "Sure"),  # thoughts that are switched off
         ("<|channel|>analysis<|message|>No.<|end|><|channel|>final<|message|>Yes.", "Yes."),
         ("analysisI can't.assistantfinalYes.", "Yes."),

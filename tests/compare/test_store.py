@@ -92,6 +92,7 @@ def test_pairs_of_each_outcome(store: PreferenceStore, path: Path) -> None:
     assert store.battles() == [
         Battle("x", "y", outcome) for outcome in ("a", "b", "tie", "both_bad")
     ]
+    assert [battle.prompt for battle in store.battles()] == ["1"] * 4  # of one prompt
     assert store.counts() == {
         "prompts": 1,
         "responses": 2,

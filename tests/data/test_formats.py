@@ -246,6 +246,20 @@ def test_ranking_that_cannot_be_used(responses: Any, ranks: Any, reason: str) ->
 def test_battle(winner: str, outcome: Any) -> None:
     row = DataRow({"model_a": "x", "model_b": "y", "winner": winner}, HERE)
     assert parse_battle(row) == Battle("x", "y", outcome)
+    assert parse_battle(row).prompt == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ({"question_id": 81, "prompt": "Hi"}, "81"),
+        ({"prompt": "Hi"}, "Hi"),
+        ({"question_id": None, "prompt": ["Hi", "é"]}, '["Hi", "é"]'),
+    ],
+)
+def test_a_battle_names_its_prompt(columns: dict[str, Any], name: str) -> None:
+    row = DataRow({"model_a": "x", "model_b": "y", "winner": "tie", **columns}, HERE)
+    assert parse_battle(row).prompt == name
 
 
 def test_battle_that_cannot_be_used() -> None:

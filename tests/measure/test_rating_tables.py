@@ -220,3 +220,36 @@ def test_what_has_no_style_or_no_estimate() -> None:
         fit_style(swept)
     difference = relative_difference(np.array([30.0, 0.0, 5.0]), np.array([10.0, 0.0, 0.0]))
     assert difference.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_few_prompts_widen_the_sandwich() -> None:
+    """By √(G/(G − 1)) for G prompts of one battle each (Liang and Zeger 1986)."""
+    a, b, outcomes = columns(5, 2, 10)
+    alone = rate_models(battle_table(a, b, outcomes), bootstrap=0)
+    by_prompt = rate_models(battle_table(a, b, outcomes, prompts=range(10)), bootstrap=0)
+    wider = [width * (10 / 9) ** 0.5 for width in widths(alone)]
+    assert widths(by_prompt) == pytest.approx(wider)
+
+
+def test_the_cells_of_each_prompt() -> None:
+    table = battle_table("abb", "bac", ["a", "a", "tie"], prompts=["q", "p", "p"])
+    contents, cells = table.by_prompt()
+    ab, bc = 0 * 3 + 1, 1 * 3 + 2  # pairs of models, four outcomes each; "b beat a" is "b" of a, b
+    assert cells.tolist() == [4 * ab, 4 * ab + 1, 4 * bc + 2]
+    assert contents.toarray().tolist() == [[0, 1, 1], [1, 0, 0]]  # of p and of q
+
+
+def test_rounds_without_an_estimate_do_not_narrow_the_ranks() -> None:
+    ratings = np.array([1020.0, 1010.0, 1000.0])
+    drawn = ratings + np.random.default_rng(0).normal(0, 10, (100, 3))
+    drawn[:20, 0] = np.nan  # the first model has no rating there; the others have
+    largest, spreads = np.zeros(100), {}
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        deviation = np.abs(drawn[:, i] - drawn[:, j] - (ratings[i] - ratings[j]))
+        spreads[i, j] = np.sqrt(np.nanmean(deviation**2))
+        largest = np.maximum(largest, np.nan_to_num(deviation / spreads[i, j], nan=np.inf))
+    multiple = np.quantile(largest, 0.75, method="higher")
+    needed = rank_intervals(ratings, drawn, 0.75).needed
+    for (i, j), spread in spreads.items():
+        width = multiple * spread
+        assert needed[i, j] == pytest.approx((width / (ratings[i] - ratings[j])) ** 2)

@@ -12,7 +12,7 @@ from scipy import optimize
 from accord.errors import WorkError
 from accord.measure.ratings.battles import Counts
 from accord.measure.ratings.rate import rate_models
-from accord.measure.ratings.tie_models import TieRule, fit_with_ties, outcome_scores
+from accord.measure.ratings.tie_models import TERMS, TieRule, fit_with_ties, outcome_scores
 from accord.measure.statistics import Floats
 
 RULES: list[TieRule] = ["rao_kupper", "davidson"]
@@ -148,3 +148,35 @@ def test_without_ties_or_with_nothing_else_there_is_nothing_to_estimate(
 ) -> None:
     with pytest.raises(WorkError, match="Use `ties=half`"):
         rate_models(counts, ties=rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_terms_of_a_pair_are_its_likelihood_and_derivatives(rule: TieRule) -> None:
+    wins, ties = two_models(7, 4, 5)
+
+    def value(point: Floats) -> float:
+        win, loss, tie = PROBABILITIES[rule](*point.tolist())
+        return 7 * math.log(win) + 4 * math.log(loss) + 5 * math.log(tie)
+
+    point = np.array([0.8, 0.6])
+    difference = np.array([[0.0, 0.8], [-0.8, 0.0]])
+    terms = TERMS[rule](difference, np.full((2, 2), 0.6), wins, ties)
+    gradient = optimize.approx_fprime(point, value, 1e-6)
+    hessian = optimize.approx_fprime(point, lambda p: optimize.approx_fprime(p, value, 1e-5), 1e-5)
+    assert float(terms.value[0, 1]) == pytest.approx(value(point))
+    assert [float(terms.slope[0, 1]), float(terms.parameter_slope[0, 1])] == pytest.approx(
+        gradient, abs=1e-3
+    )
+    second = [terms.curvature[0, 1], terms.mixed[0, 1], terms.parameter_curvature[0, 1]]
+    expected = [-hessian[0, 0], -hessian[0, 1], -hessian[1, 1]]
+    assert [float(each) for each in second] == pytest.approx(expected, abs=2e-2)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_prior_makes_ratings_with_ties_finite(rule: TieRule) -> None:
+    counts: Counts = {("a", "b", "a"): 9, ("b", "c", "a"): 9, ("a", "c", "tie"): 3}
+    ratings = rate_models(counts, ties=rule, prior=1.0, bootstrap=50)
+    assert [model.model for model in ratings.models] == ["a", "b", "c"]
+    assert ratings.finite
+    closer = rate_models(counts, ties=rule, prior=9.0, bootstrap=0)
+    assert closer.models[0].rating < ratings.models[0].rating

@@ -133,8 +133,8 @@ def rate_models(
     strengths, parameter = _fit(matrices, pseudo, labels, ties)
     ratings = to_elo(relative_to(strengths, scores, labels, anchors))
     notes = estimate_notes(names, scores, labels, anchors, anchor, prior)
-    by_prompt = isinstance(battles, BattleTable) and battles.prompt is not None
-    units = units_of(battles if by_prompt else counts, names, pseudo)  # type: ignore[arg-type]
+    by_prompt = battles if isinstance(battles, BattleTable) and battles.prompt is not None else None
+    units = units_of(counts if by_prompt is None else by_prompt, names, pseudo)
     notes += unit_note(units)
     finite = bool(labels.max() == 0)
     low = high = np.full(len(names), np.nan)

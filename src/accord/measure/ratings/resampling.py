@@ -77,24 +77,22 @@ class Units:
 
 
 def units_of(battles: BattleTable | Counts, names: Sequence[str], pseudo: Floats) -> Units:
-    """The prompts of a table that has some, or single battles; and the pseudo-battles `pseudo`
+    """The prompts of a table, or the single battles of counts; and the pseudo-battles `pseudo`
     [models, models] of a prior, of which the first model won as many against the second."""
     models = len(names)
-    clustered = False
-    if isinstance(battles, BattleTable) and battles.prompt is not None:
-        clustered = True
+    clustered = isinstance(battles, BattleTable)
+    if isinstance(battles, BattleTable):
         contents, cells = battles.by_prompt()
         pairs, outcome = np.divmod(cells, len(OUTCOMES))
         first, second = np.divmod(pairs, models)
         weight = np.ones(contents.shape[0])
         drawn = contents.shape[0]
     else:
-        counts = battles.counts() if isinstance(battles, BattleTable) else battles
         index = {name: i for i, name in enumerate(names)}
-        first = np.array([index[a] for a, _, _ in counts])
-        second = np.array([index[b] for _, b, _ in counts])
-        outcome = np.array([OUTCOMES.index(o) for *_, o in counts])
-        weight = np.array(list(counts.values()), dtype=np.float64)
+        first = np.array([index[a] for a, _, _ in battles])
+        second = np.array([index[b] for _, b, _ in battles])
+        outcome = np.array([OUTCOMES.index(o) for *_, o in battles])
+        weight = np.array(list(battles.values()), dtype=np.float64)
         contents, drawn = eye_array(len(weight), format="csr"), int(weight.sum())
     i, j = np.nonzero(pseudo > 0)
     if len(i):
