@@ -33,6 +33,7 @@ is in [settings.md](settings.md).
 | 0 | done |
 | 1 | the work failed (a diverged loss, a full disk), or data or a judge did not pass a check |
 | 2 | the request was wrong: an unknown key, a file that can't be read |
+| 3 | an audit failed the gate that `--fail-on` set |
 | 130 | interrupted; the same command resumes where it stopped |
 
 An error is one paragraph on stderr: what happened, where (file and line, or key), and what to do.

@@ -11,7 +11,7 @@ from accord.measure.statistics import Interval
 
 Verdict = Literal["fail", "undecided", "warn", "pass"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "warn", "pass")
-"""From the worst to the best. `undecided` is "can't tell": the interval holds the threshold."""
+"""From the worst to the best. `undecided`: the interval holds values on both sides of `fail`."""
 
 ValueUnit = Literal["share", "number", "words", "nats", "ratio"]
 

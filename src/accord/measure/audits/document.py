@@ -1,0 +1,109 @@
+"""The content of probe.json, audit.json and redteam.json: audits of one subject, and its text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import accord
+from accord.measure.audits.audit import VERDICTS, Audit, worst_verdict
+from accord.measure.statistics import Interval
+
+DocumentKind = Literal["probe", "audit", "redteam"]
+HEADINGS = {"pass": "PASS", "warn": "WARN", "fail": "FAIL", "undecided": "UNDECIDED"}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditDocument:
+    """All audits that one command made of one subject: a model, a reward, or several models.
+
+    `settings` are those of the command, `results` further tables of its own, as JSON holds them,
+    and `notes` sentences on what was left out or not measured.
+    """
+
+    kind: DocumentKind
+    subject: str
+    audits: tuple[Audit, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content; `verdict` is the worst of all audits."""
+        return {
+            "kind": self.kind,
+            "version": accord.__version__,
+            "subject": self.subject,
+            "verdict": worst_verdict(self.audits),
+            "audits": [audit.to_json() for audit in self.audits],
+            "results": dict(self.results),
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+        }
+
+    def text(self) -> str:
+        """The document for a terminal: the audits by group, the worst first within each."""
+        return "\n".join(_lines(self))
+
+
+def format_value(value: Interval, unit: str) -> str:
+    """A value with its interval, in the unit's form: `12% (8% to 17%)`; "unknown" without data."""
+    if not math.isfinite(value.mean):
+        return "unknown"
+    if value.low is None and value.high is None:
+        return _number(value.mean, unit)
+    low, high = ("open" if v is None else _number(v, unit) for v in (value.low, value.high))
+    return f"{_number(value.mean, unit)} ({low} to {high})"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{100 * value:.3g}%"
+    suffix = {"nats": " nats", "words": " words"}.get(unit, "")
+    return f"{value:.3g}{suffix}"
+
+
+def _lines(document: AuditDocument) -> Iterator[str]:
+    counts = {v: sum(a.verdict == v for a in document.audits) for v in VERDICTS}
+    counted = ", ".join(f"{n} {HEADINGS[v].lower()}" for v, n in counts.items() if n)
+    yield f"{document.subject}: {HEADINGS[worst_verdict(document.audits)]} ({counted or 'no audits'})"
+    for group, audits in groupby(_by_group(document.audits), lambda audit: audit.group):
+        yield ""
+        yield group[:1].upper() + group[1:]
+        for audit in sorted(audits, key=lambda audit: VERDICTS.index(audit.verdict)):
+            yield from _audit_lines(audit)
+    if document.notes:
+        yield ""
+        yield from document.notes
+
+
+def _audit_lines(audit: Audit) -> Iterator[str]:
+    width = max(len(heading) for heading in HEADINGS.values())
+    yield f"  {HEADINGS[audit.verdict]:<{width}}  {audit.name}: {audit.finding}"
+    limit = audit.threshold
+    if audit.verdict == "pass" or limit is None:
+        return
+    side = "more" if limit.bad == "high" else "less"
+    indent = " " * (width + 4)
+    fails, warns = (_number(value, audit.unit) for value in (limit.fail, limit.warn))
+    yield (
+        f"{indent}{format_value(audit.value, audit.unit)} over {audit.count:,} {audit.cases}; "
+        f"warned of at {side} than {warns}, failed at {side} than {fails}: {limit.why}"
+    )
+    if audit.verdict == "undecided":
+        yield f"{indent}{_more(audit)}"
+
+
+def _more(audit: Audit) -> str:
+    if audit.needed is None:
+        return "How many more cases would decide is not known."
+    return f"About {audit.needed:,} more {audit.cases} would decide, if the mean stays as it is."
+
+
+def _by_group(audits: Sequence[Audit]) -> list[Audit]:
+    """Those of one group beside each other, groups in the order of their first audit."""
+    order = list(dict.fromkeys(audit.group for audit in audits))
+    return sorted(audits, key=lambda audit: order.index(audit.group))
