@@ -69,7 +69,8 @@ def _number(value: float, unit: str) -> str:
 def _lines(document: AuditDocument) -> Iterator[str]:
     counts = {v: sum(a.verdict == v for a in document.audits) for v in VERDICTS}
     counted = ", ".join(f"{n} {HEADINGS[v].lower()}" for v, n in counts.items() if n)
-    yield f"{document.subject}: {HEADINGS[worst_verdict(document.audits)]} ({counted or 'no audits'})"
+    heading = HEADINGS[worst_verdict(document.audits)]
+    yield f"{document.subject}: {heading} ({counted or 'no audits'})"
     for group, audits in groupby(_by_group(document.audits), lambda audit: audit.group):
         yield ""
         yield group[:1].upper() + group[1:]
