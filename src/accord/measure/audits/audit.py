@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accord.measure.statistics import Interval
+from accord.measure.statistics import NO_DATA, Interval
 
 Verdict = Literal["fail", "undecided", "warn", "pass"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "warn", "pass")
@@ -175,6 +175,11 @@ def make_audit(
         details or {},
         lineage or {},
     )
+
+
+def not_measured(name: str, *, group: str, question: str, finding: str) -> Audit:
+    """An audit without a value, which is undecided; `finding` says why, and what it would take."""
+    return Audit(name, group, question, "undecided", finding, NO_DATA)
 
 
 def worst_verdict(audits: Iterable[Audit]) -> Verdict:

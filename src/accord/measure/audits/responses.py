@@ -9,7 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from accord.measure.responses import ModelResponses, Nested
-from accord.measure.statistics import Interval, clustered_interval
+from accord.measure.statistics import (
+    Interval,
+    clustered_interval,
+    clustered_proportion,
+    paired_shares_interval,
+)
 
 RESAMPLES = 1000
 
@@ -69,6 +74,14 @@ class BeforeAndAfter:
         return clustered_interval(
             [[value] for value in self.gains(before, after)], confidence=self.confidence
         )
+
+    def share(self, values: Nested) -> Interval:
+        """The mean of values in [0, 1], with the exact interval of a share by prompt."""
+        return clustered_proportion(values, confidence=self.confidence)
+
+    def share_gain(self, before: Nested, after: Nested) -> Interval:
+        """How much a share rose, paired by prompt, with an interval from exact ones."""
+        return paired_shares_interval(before, after, confidence=self.confidence)
 
     def gains(self, before: Nested, after: Nested) -> list[float]:
         """The gain of each prompt that both have a value for."""
