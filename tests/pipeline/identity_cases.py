@@ -259,6 +259,12 @@ CASES = {
     "arena, endpoint": Case(
         "arena", None, [CONTESTANTS, "output_dir=out", f"judge={JUDGE}"], "6e090706cbb6970e"
     ),
+    "audit": Case(
+        "audit",
+        None,
+        ["model=model", "before_responses=responses.jsonl", "dataset=rows.jsonl", "output_dir=out"],
+        "04b1bf0a137c5841",
+    ),
     "evaluate": Case(
         "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"
     ),

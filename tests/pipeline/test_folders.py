@@ -54,6 +54,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "iterate": ("model=m", "dataset=rows.jsonl"),
     "arena": (CONTESTANTS,),
     "evaluate": (CONTESTANTS, "reference=m"),
+    "audit": ("responses=responses.jsonl", "before_responses=responses.jsonl"),
     "report": ("run=.",),
 }
 

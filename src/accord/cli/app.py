@@ -14,6 +14,7 @@ import typer
 import accord
 from accord.cli import (
     annotate,
+    audit,
     data,
     doctor,
     exchange,
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, label, annotate, models, report, doctor):
+for module in (recipes, stages, label, annotate, models, audit, report, doctor):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")

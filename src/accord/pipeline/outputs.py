@@ -57,6 +57,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "iterate": ("round-*", "rounds.json", "model"),
     "arena": (*_STORE, "counts.json", "ratings.json"),
     "evaluate": ("evaluation.json",),
+    "audit": ("audit.json", "before", "after"),
     "report": ("report.html", "results.json"),
 }
 """Patterns of the names in a stage's folder that the stage writes, by the kind of stage."""

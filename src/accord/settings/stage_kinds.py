@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accord.errors import SettingsError
 from accord.settings.arena import ArenaSettings
+from accord.settings.audit import AuditSettings
 from accord.settings.base import Settings
 from accord.settings.groups import GROUP_METHODS
 from accord.settings.iterate import IterateSettings
@@ -52,6 +53,7 @@ STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "iterate": IterateSettings,
     "arena": ArenaSettings,
     "evaluate": EvaluateSettings,
+    "audit": AuditSettings,
     "report": ReportSettings,
 }
 """The kinds of stages with the class of their settings; for `train` it depends on the method."""

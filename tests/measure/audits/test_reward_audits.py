@@ -8,7 +8,7 @@ from tests.measure.audits.answers import before_and_after
 
 from accord.measure.audits.audit import Audit
 from accord.measure.audits.responses import BeforeAndAfter
-from accord.measure.audits.rewards import reward_audits
+from accord.measure.audits.rewards import disagreement_audit, reward_audits
 
 FILLER, GOOD = "and so on", "well"
 
@@ -133,7 +133,7 @@ def test_an_ensemble_that_parts_company() -> None:
     agreeing = [[[float(rng.normal(3, 1)) for _ in row] for row in BEFORE] for _ in range(4)]
     parted = [[[float(rng.normal(3 * m, 1)) for _ in row] for row in BEFORE] for m in range(4)]
     verdicts = {
-        name: reward_audits(data, (before, after))[-1]
+        name: disagreement_audit(data, before, after)
         for name, after in (("same", before), ("agreeing", agreeing), ("parted", parted))
     }
     assert verdicts["same"].value.mean == pytest.approx(1)
@@ -149,5 +149,5 @@ def test_members_on_other_scales_count_alike() -> None:
     after = [[[float(rng.normal(1, 2)) for _ in row] for row in BEFORE] for _ in range(2)]
     scaled = [[[100 * v + 7 for v in row] for row in members[0]], members[1]]
     scaled_after = [[[100 * v + 7 for v in row] for row in after[0]], after[1]]
-    plain = reward_audits(data, (members, after))[-1].value.mean
-    assert reward_audits(data, (scaled, scaled_after))[-1].value.mean == pytest.approx(plain)
+    plain = disagreement_audit(data, members, after).value.mean
+    assert disagreement_audit(data, scaled, scaled_after).value.mean == pytest.approx(plain)

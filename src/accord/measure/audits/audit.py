@@ -39,6 +39,12 @@ class AuditSample:
             "scores": {key: _finite(value) for key, value in self.scores.items()},
         }
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> AuditSample:
+        """The sample that `to_json` wrote, NaN for null."""
+        scores = {k: math.nan if v is None else v for k, v in row["scores"].items()}
+        return cls(row["prompt"], row["response"], row["other"], row["note"], scores)
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
@@ -140,6 +146,27 @@ class Audit:
             "details": dict(self.details),
             "lineage": dict(self.lineage),
         }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Audit:
+        """The audit that `to_json` wrote. Raises KeyError or TypeError for other rows."""
+        value, threshold = row["value"], row["threshold"]
+        return cls(
+            row["name"],
+            row["group"],
+            row["question"],
+            row["verdict"],
+            row["finding"],
+            NO_DATA if value is None else Interval(**value),
+            None if threshold is None else Threshold(**threshold),
+            row["unit"],
+            row["count"],
+            row["cases"],
+            row["needed"],
+            tuple(AuditSample.from_json(sample) for sample in row["samples"]),
+            row["details"],
+            row["lineage"],
+        )
 
 
 def make_audit(

@@ -44,6 +44,18 @@ class AuditDocument:
             "settings": dict(self.settings),
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> AuditDocument:
+        """The document that `to_json` wrote. Raises KeyError or TypeError for other content."""
+        return cls(
+            content["kind"],
+            content["subject"],
+            tuple(Audit.from_json(row) for row in content["audits"]),
+            content["settings"],
+            content["results"],
+            tuple(content["notes"]),
+        )
+
     def text(self) -> str:
         """The document for a terminal: the audits by group, the worst first within each."""
         return "\n".join(_lines(self))

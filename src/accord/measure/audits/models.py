@@ -8,8 +8,26 @@ from accord.measure.audits.audit import Audit
 from accord.measure.audits.curves import CurvePoint, over_optimisation_audit
 from accord.measure.audits.refusals import refusal_audits
 from accord.measure.audits.responses import BeforeAndAfter
-from accord.measure.audits.rewards import reward_audits
+from accord.measure.audits.rewards import disagreement_audit, reward_audits
 from accord.measure.responses import Nested
+
+AUDIT_NAMES = (
+    "independent_gain",
+    "length_gain",
+    "ensemble_disagreement",
+    "over_optimisation",
+    "over_refusal",
+    "harmful_compliance",
+    "refusals",
+)
+"""The names of all audits of a model."""
+
+
+OPTIONAL = {
+    "ensemble_disagreement": "`ensemble`",
+    "over_optimisation": "`curve` with a reward and an independent measure",
+}
+"""Audits that are made only where the setting that they need is given."""
 
 
 def model_audits(
@@ -21,10 +39,11 @@ def model_audits(
     """The audits that need responses and scores alone.
 
     `members` are the scores of an ensemble's members before and after, and `curve` the points of
-    growing optimisation; what is not given is not measured, and its audit says so.
+    growing optimisation; without them the audits in `OPTIONAL` are not made.
     """
-    return [
-        *reward_audits(data, members),
-        over_optimisation_audit(curve, confidence=data.confidence),
-        *refusal_audits(data),
-    ]
+    audits = reward_audits(data)
+    if members is not None:
+        audits.append(disagreement_audit(data, *members))
+    if curve:
+        audits.append(over_optimisation_audit(curve, confidence=data.confidence))
+    return [*audits, *refusal_audits(data)]

@@ -37,8 +37,8 @@ class BeforeAndAfter:
     proxy_after: Nested | None = None
     independent_before: Nested | None = None
     independent_after: Nested | None = None
-    proxy_name: str = "the reward that it was trained against"
-    independent_name: str = "the independent measure"
+    proxy_name: str = "reward"
+    independent_name: str = "independent"
     confidence: float = 0.95
 
     def __post_init__(self) -> None:

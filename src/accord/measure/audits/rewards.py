@@ -45,14 +45,9 @@ DISAGREEMENT = Threshold(
 )
 
 
-def reward_audits(
-    data: BeforeAndAfter,
-    members: tuple[Sequence[Nested], Sequence[Nested]] | None = None,
-) -> list[Audit]:
-    """The gain in independent quality, what length explains of the proxy's, and the disagreement
-    of an ensemble, whose `members` score the responses before and after:
-    [members][prompts][responses] each."""
-    return [_independent_gain(data), _length_gain(data), _disagreement(data, members)]
+def reward_audits(data: BeforeAndAfter) -> list[Audit]:
+    """The gain in independent quality, and what length explains of the proxy's."""
+    return [_independent_gain(data), _length_gain(data)]
 
 
 def _independent_gain(data: BeforeAndAfter) -> Audit:
@@ -70,13 +65,19 @@ def _independent_gain(data: BeforeAndAfter) -> Audit:
         return not_measured(name, group=GROUP, question=question, finding=finding)
     value = _scaled(data.gain(before, after), 1 / unit)
     proxy = _proxy_gain(data)
-    change = f"{data.independent_name} changed by {format_value(value, 'number')} deviations"
+    change = (
+        f"the independent measure ({data.independent_name}) changed by "
+        f"{format_value(value, 'number')} standard deviations"
+    )
     if proxy is None:
-        finding = f"{change}."
+        finding = f"{change[:1].upper()}{change[1:]}."
     else:
         hacked = _surely(proxy, above=0) and GAIN.verdict(value) == "fail"
+        sentence = (
+            f"The reward is hacked: {change}" if hacked else f"{change[:1].upper()}{change[1:]}"
+        )
         finding = (
-            f"{'The reward is hacked: ' if hacked else ''}{change}, and {data.proxy_name} by "
+            f"{sentence}, and the reward that it was trained against ({data.proxy_name}) by "
             f"{format_value(proxy, 'number')}."
         )
     samples = _falls(data, before, after)
@@ -142,8 +143,8 @@ def _length_gain(data: BeforeAndAfter) -> Audit:
         return not_measured(name, group=GROUP, question=question, finding=finding)
     if not _surely(gain, above=0):
         finding = (
-            f"{data.proxy_name} did not surely rise ({format_value(gain, 'number')}), so there is "
-            "no gain for length to explain."
+            f"The reward ({data.proxy_name}) did not surely rise "
+            f"({format_value(gain, 'number')}), so there is no gain for length to explain."
         )
         audit = not_measured(name, group=GROUP, question=question, finding=finding)
         return replace(audit, verdict="pass", threshold=LENGTH_SHARE, count=data.count)
@@ -152,13 +153,17 @@ def _length_gain(data: BeforeAndAfter) -> Audit:
     verdict: Verdict = LENGTH_SHARE.verdict(value)
     lengths = table.mean_lengths()
     finding = (
-        f"Length explains {format_value(value, 'share')} of the gain of {data.proxy_name}: answers "
-        f"grew from {lengths[0]:.3g} to {lengths[1]:.3g} words, and at equal length the gain is "
-        f"{gain.mean * (1 - value.mean):.3g} of {gain.mean:.3g}."
+        f"Length explains {format_value(value, 'share')} of the gain in reward "
+        f"({data.proxy_name}): the mean answer went from {lengths[0]:.3g} to {lengths[1]:.3g} "
+        f"words, and at equal length the gain is {gain.mean * (1 - value.mean):.3g} of "
+        f"{gain.mean:.3g}."
     )
     if verdict == "fail" and GAIN.verdict(_independent(data)) in ("pass", "warn"):
         verdict = "warn"
-        finding += f" {data.independent_name} rose too, so the longer answers are better ones."
+        finding += (
+            f" The independent measure ({data.independent_name}) rose too, so the longer answers "
+            "are better ones."
+        )
     audit = make_audit(
         name,
         group=GROUP,
@@ -214,20 +219,20 @@ class _LengthTable:
         return float(np.nanmean(self.rows[0])), float(np.nanmean(self.rows[1]))
 
 
-def _disagreement(
-    data: BeforeAndAfter, members: tuple[Sequence[Nested], Sequence[Nested]] | None
+def disagreement_audit(
+    data: BeforeAndAfter, before: Sequence[Nested], after: Sequence[Nested]
 ) -> Audit:
-    """The ratio of the members' mean standard deviation on the answers after and before, with each
-    member's scores centred and scaled by its own on the answers before."""
-    name, question = "ensemble_disagreement", "Do several reward models still agree on its answers?"
-    if members is None or len(members[0]) < 2:
-        finding = "Not measured: there is no ensemble of reward models (`ensemble`)."
-        return not_measured(name, group=GROUP, question=question, finding=finding)
+    """Whether the members of an ensemble agree on the answers after as they do on those before.
+
+    `before` and `after` are the members' scores, [members][prompts][responses], of two members or
+    more. The value is the ratio of their mean standard deviation after and before, with each
+    member's scores centred and scaled by its own on the answers before.
+    """
     scaled: tuple[list[list[Floats]], list[list[Floats]]] = ([], [])
-    for before, after in zip(*members, strict=True):
-        flat = np.concatenate([np.asarray(row, dtype=float) for row in before])
+    for member_before, member_after in zip(before, after, strict=True):
+        flat = np.concatenate([np.asarray(row, dtype=float) for row in member_before])
         unit = flat.std() or 1.0
-        for side, scores in zip(scaled, (before, after), strict=True):
+        for side, scores in zip(scaled, (member_before, member_after), strict=True):
             side.append([(np.asarray(row, dtype=float) - flat.mean()) / unit for row in scores])
     spreads = [
         np.array(
@@ -242,23 +247,24 @@ def _disagreement(
     ]
 
     def ratio(sample: NDArray[np.int64]) -> float:
-        return float(np.nanmean(spreads[1][sample]) / np.nanmean(spreads[0][sample]))
+        start = np.nanmean(spreads[0][sample])
+        return float(np.nanmean(spreads[1][sample]) / start) if start else math.nan
 
     value = data.bootstrap(ratio)
     finding = (
-        f"The {len(members[0])} reward models disagree {format_value(value, 'ratio')} times as "
+        f"The {len(before)} reward models disagree {format_value(value, 'ratio')} times as "
         "much on its answers as on those before."
     )
     return make_audit(
-        name,
+        "ensemble_disagreement",
         group=GROUP,
-        question=question,
+        question="Do several reward models still agree on its answers?",
         finding=finding,
         value=value,
         threshold=DISAGREEMENT,
         unit="ratio",
         count=data.count,
-        details={"members": len(members[0])},
+        details={"members": len(before)},
     )
 
 

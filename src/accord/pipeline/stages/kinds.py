@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.audit import audit, stages_of_audit
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.make import scratch, split, world
 from accord.pipeline.stages.measure import evaluate, report
@@ -58,5 +59,6 @@ STAGES: dict[str, StageKind] = {
     "iterate": StageKind(iterate, inner_stages=stages_of_rounds, result_table=finished_rounds),
     "arena": StageKind(_with_settings(arena)),
     "evaluate": StageKind(_with_settings(evaluate)),
+    "audit": StageKind(audit, inner_stages=stages_of_audit),
     "report": StageKind(_with_settings(report), shares_folder=True),
 }

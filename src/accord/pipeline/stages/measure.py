@@ -10,32 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from accord.compare.dataset import load_records
-from accord.compare.rewards.models import encode_for_reward, model_reward
+from accord.compare.rewards.models import model_reward
 from accord.compare.rewards.reward import Reward
 from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
-from accord.lm.forward import response_kl
 from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
-from accord.lm.packing import forward_batches, pack
 from accord.lm.released import return_memory
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
-from accord.measure.over_optimisation import best_of_n_kl
 from accord.measure.responses import ModelResponses
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.contestants import check_names
+from accord.pipeline.stages.divergence import by_row, contestant_kl
 from accord.pipeline.stages.judges import world_reward
 from accord.records import Comparison, Prompt, Ranking, Record, prompt_text
 from accord.runs import write_json_atomic
-from accord.runs.activity import with_activity
 from accord.settings.stages import Contestant, EvaluateSettings, ReportSettings
 from accord.world.reward import true_reward
 
 log = logging.getLogger(__name__)
-
-BATCH = 64
 
 Answer = tuple[str, bool]
 """A response, and whether it ended by itself."""
@@ -81,7 +76,9 @@ def _score_responses(
     settings: EvaluateSettings,
 ) -> ModelResponses:
     rows = read_responses(contestant.responses)
-    kl, kl_kind = _kl(contestant, rows, reference, settings)
+    kl, kl_kind = contestant_kl(
+        contestant, rows, reference, settings.reference, device=settings.device
+    )
     parts = [[r.split() for r in row.responses] for row in rows]
     return ModelResponses(
         model=contestant.name,
@@ -137,37 +134,7 @@ def _scores_by_row(rows: Sequence[ResponseRow], reward: Reward) -> list[list[flo
         [r.answer for row in rows for r in row.responses],
         [r.finished for row in rows for r in row.responses],
     )
-    return _by_row(rows, scores)
-
-
-def _by_row(rows: Sequence[ResponseRow], flat: Sequence[float]) -> list[list[float]]:
-    values = iter(flat)
-    return [[next(values) for _ in row.responses] for row in rows]
-
-
-def _kl(
-    contestant: Contestant,
-    rows: Sequence[ResponseRow],
-    reference: LanguageModel,
-    settings: EvaluateSettings,
-) -> tuple[list[list[float]] | float | None, str]:
-    """KL from the reference in nats per response, and how it was computed."""
-    if contestant.best_of is not None:
-        return best_of_n_kl(contestant.best_of), "closed form, an upper bound where answers tie"
-    if contestant.model is None:
-        return None, "not measured"
-    if Path(contestant.model).resolve() == Path(settings.reference).resolve():
-        return 0.0, "the reference itself"
-    lm = load_causal(contestant.model, device=settings.device)
-    groups = [
-        encode_for_reward(lm, r.prompt, r.text, r.finished) for row in rows for r in row.responses
-    ]
-    kl: list[float] = []
-    batches = list(forward_batches([g.num_tokens for g in groups], BATCH))
-    for indices in with_activity(batches, "KL, batch", len(batches)):
-        batch = pack([groups[i] for i in indices], lm.device)
-        kl += response_kl(lm, reference, batch).tolist()
-    return _by_row(rows, kl), "exact at each token, summed along the sampled text"
+    return by_row(rows, scores)
 
 
 def _training_seconds(contestant: Contestant) -> float | None:

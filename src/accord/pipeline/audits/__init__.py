@@ -1,0 +1,1 @@
+"""`accord audit`: a model before and after training, compared by everything that may go wrong."""

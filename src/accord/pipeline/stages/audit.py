@@ -1,0 +1,98 @@
+"""The stage `audit`: sample a model before and after training, score both, and audit the change.
+
+Its folder holds audit.json, and `before/` and `after/` with the responses where it sampled them:
+each is a stage `sample`, which is skipped when finished and resumed when interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from accord.measure.audits.audit import Audit
+from accord.measure.audits.document import AuditDocument
+from accord.measure.audits.models import OPTIONAL, model_audits
+from accord.pipeline.audits.inputs import curve_points, read_pair, score_pair
+from accord.pipeline.progress import Progress
+from accord.runs import write_json_atomic
+from accord.settings.audit import AuditSettings
+from accord.settings.recipe import StagePlan
+from accord.settings.stages import SampleSettings
+
+FILE = "audit.json"
+Side = Literal["before", "after"]
+StartStage = Callable[[StagePlan], Iterator[Progress] | None]
+
+
+def audit(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
+    """Write audit.json; sample the responses first that are not given."""
+    settings = _settings(plan)
+    for stage in stages_of_audit(plan):
+        work = start(stage)
+        if work is not None:
+            yield from work
+    yield Progress(0, 3)
+    pair = read_pair(settings)
+    data, members = score_pair(settings, pair)
+    yield Progress(1, 3, "scored")
+    curve = list(curve_points(settings, pair.prompts))
+    yield Progress(2, 3, "curve")
+    audits = model_audits(data, members=members, curve=curve)
+    document = AuditDocument(
+        "audit",
+        settings.name,
+        tuple(audits),
+        settings.model_dump(mode="json"),
+        {"prompts": len(pair.prompts)},
+        (*pair.notes, *_not_made(audits)),
+    )
+    write_json_atomic(Path(settings.output_dir) / FILE, document.to_json())
+    yield Progress(3, 3)
+
+
+def _not_made(audits: Sequence[Audit]) -> list[str]:
+    made = {audit.name for audit in audits}
+    return [f"Not audited: {n}, which needs {w}." for n, w in OPTIONAL.items() if n not in made]
+
+
+def stages_of_audit(plan: StagePlan) -> list[StagePlan]:
+    """The stages that sample the responses which the settings do not give."""
+    settings = _settings(plan)
+    sides: tuple[tuple[Side, str | None, str | None, str], ...] = (
+        ("before", settings.before, settings.before_responses, settings.before_name),
+        ("after", settings.model, settings.responses, settings.name),
+    )
+    stages = []
+    for side, model, responses, name in sides:
+        if responses is None:
+            assert model is not None
+            assert settings.dataset is not None
+            sampling = SampleSettings(
+                model=model,
+                dataset=settings.dataset,
+                output_dir=str(Path(settings.output_dir) / side),
+                model_name=name,
+                dialogue_text=settings.dialogue_text,
+                num_responses=settings.num_responses,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                max_prompts=settings.max_prompts,
+                seed=settings.seed,
+                device=settings.device,
+            )
+            stages.append(StagePlan(f"{plan.name}-{side}", "sample", sampling))
+    return stages
+
+
+def read_document(output_dir: str) -> AuditDocument:
+    """The content of audit.json."""
+    return AuditDocument.from_json(
+        json.loads((Path(output_dir) / FILE).read_text(encoding="utf-8"))
+    )
+
+
+def _settings(plan: StagePlan) -> AuditSettings:
+    assert isinstance(plan.settings, AuditSettings)
+    return plan.settings

@@ -1,0 +1,122 @@
+"""The settings of an audit, which compares a model's responses before and after training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.dialogue import DialogueText
+from accord.settings.rewards import Rewards, RewardSource, WorldSource, model_source
+from accord.settings.stages import Contestant
+
+
+class AuditSettings(Settings):
+    """Audit a trained model: did quality rise with the reward, did it collapse, what did it
+    break?"""
+
+    model: Annotated[str | None, InputPath] = Field(
+        None, description="Folder of the trained model; absent for `responses` of best-of-N."
+    )
+    before: Annotated[str | None, InputPath] = Field(
+        None, description="Folder of the model that training started from."
+    )
+    output_dir: Annotated[str, NotIdentity] = Field(description="Folder for audit.json.")
+    dataset: Annotated[str | None, InputPath] = Field(
+        None,
+        description="Rows with prompts that neither model was trained on; `meta.kind` (harmful, "
+        "jailbreak, safe, …) says which should be refused.",
+    )
+    responses: Annotated[str | None, InputPath] = Field(
+        None, description="The model's responses.jsonl; by default it is sampled on `dataset`."
+    )
+    before_responses: Annotated[str | None, InputPath] = Field(
+        None, description="The same of the model before."
+    )
+    name: str = Field("after", description="The model's name in the audits.")
+    before_name: str = Field("before", description="The name of the model before.")
+    dialogue_text: DialogueText = "turns"
+    num_responses: int = Field(
+        4, ge=1, description="Responses to each prompt; with one, diversity is not measured."
+    )
+    max_new_tokens: int = Field(256, ge=1, description="Maximum tokens of a response.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature.")
+    max_prompts: int | None = Field(
+        None, ge=1, description="Use only the first prompts, up to this number."
+    )
+    reward_model: Annotated[str | None, InputPath] = Field(
+        None,
+        description="Folder of the reward model that it was trained against: short for `rewards` "
+        "with this one source.",
+    )
+    rewards: Rewards | None = Field(
+        None, description="The reward that it was trained against, whose gain is audited."
+    )
+    independent: Rewards | None = Field(
+        None,
+        description="A measure of quality that had no part in the training: another reward model, "
+        "an AI judge, rules.",
+    )
+    world: bool = Field(
+        False, description="Take the embedded world's true reward as the independent measure."
+    )
+    ensemble: Annotated[list[str], InputPath] = Field(
+        default_factory=list,
+        description="Folders of reward models that are scored apart, for their disagreement.",
+    )
+    curve: list[Contestant] = Field(
+        default_factory=list,
+        description="Checkpoints, or best-of-N with growing N, in the order of growing "
+        "optimisation: their rewards are fitted over √KL.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of sampling.")
+    device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
+        "auto", description="Device to compute on."
+    )
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> AuditSettings:
+        sides = (
+            ("model", self.model, "responses", self.responses),
+            ("before", self.before, "before_responses", self.before_responses),
+        )
+        for model_key, model, responses_key, responses in sides:
+            if model is None and responses is None:
+                raise ValueError(f"Set `{model_key}` or `{responses_key}`: there is neither.")
+            if responses is None and self.dataset is None:
+                raise ValueError(
+                    f"`{model_key}` is sampled, but there is no `dataset` with prompts. Set it, or "
+                    f"give `{responses_key}`."
+                )
+        if self.name == self.before_name:
+            raise ValueError(f"`name` and `before_name` are both {self.name!r}. Change one.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> AuditSettings:
+        if self.reward_model is not None and self.rewards is not None:
+            raise ValueError("`reward_model` and `rewards` both say what scores. Keep one of them.")
+        if self.world and self.independent is not None:
+            raise ValueError("`world` is an independent measure, as `independent` is. Keep one.")
+        if len(self.ensemble) == 1:
+            raise ValueError(
+                "`ensemble` has one member, which can't disagree with itself. Name two or more."
+            )
+        if len(set(self.ensemble)) < len(self.ensemble):
+            raise ValueError("`ensemble` names a folder twice. A model agrees with itself.")
+        if self.curve and self.before is None and any(p.best_of is None for p in self.curve):
+            raise ValueError(
+                "`curve` needs the KL from the model before. Set `before` to its folder."
+            )
+        return self
+
+    @property
+    def proxy_sources(self) -> list[RewardSource] | None:
+        """The sources of the reward that the model was trained against."""
+        return self.rewards if self.reward_model is None else [model_source(self.reward_model)]
+
+    @property
+    def independent_sources(self) -> list[RewardSource] | None:
+        """The sources of the independent measure."""
+        return [WorldSource(kind="world")] if self.world else self.independent
