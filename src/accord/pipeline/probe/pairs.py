@@ -49,7 +49,7 @@ class HeldOutPair:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutPairs:
     """The pairs that were drawn; `total` is how many there are, `left_out` those that can't be
     probed, by reason, `summary` what was read. `category` is the column of the subsets."""
 
@@ -60,14 +60,14 @@ class HeldOut:
     category: str | None = None
 
 
-def read_pairs(settings: ProbeSettings, dialogue_text: DialogueText) -> HeldOut:
+def read_pairs(settings: ProbeSettings, dialogue_text: DialogueText) -> HeldOutPairs:
     """At most `max_pairs` of the usable pairs, drawn by the seed while they are read, so that only
     these are in memory. Raises DataError where none is left, or the category is no column."""
     rng = random.Random(f"probe {settings.seed}")
     drawn: list[tuple[int, HeldOutPair]] = []
     left_out: Counter[str] = Counter()
     total = 0
-    reader = _Reader(settings.preferences, dialogue_text)
+    reader = _PairReader(settings.preferences, dialogue_text)
     for comparison, meta in reader.rows():
         pair = _usable(comparison, meta)
         if isinstance(pair, str):
@@ -88,11 +88,11 @@ def read_pairs(settings: ProbeSettings, dialogue_text: DialogueText) -> HeldOut:
         )
     pairs = tuple(pair for _, pair in sorted(drawn, key=lambda item: item[0]))
     category = _category(settings, pairs)
-    return HeldOut(pairs, total, dict(left_out), reader.summary, category)
+    return HeldOutPairs(pairs, total, dict(left_out), reader.summary, category)
 
 
 @dataclass
-class _Reader:
+class _PairReader:
     """Comparisons of a file or store with their rows' other columns, one at a time."""
 
     path: str

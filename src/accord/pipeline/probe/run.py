@@ -42,7 +42,7 @@ from accord.measure.audits.probes_flips import change_audits
 from accord.pipeline.judges.asking import AskedJudge, make_asked_judge
 from accord.pipeline.probe.distance import measure_distance
 from accord.pipeline.probe.log import ScoreLog
-from accord.pipeline.probe.pairs import HeldOut, read_pairs
+from accord.pipeline.probe.pairs import HeldOutPairs, read_pairs
 from accord.pipeline.probe.scoring import judge_versions, leave_out_cut, score_versions
 from accord.pipeline.probe.versions import VersionedPair, make_versions, read_texts
 from accord.pipeline.progress import Progress
@@ -270,7 +270,7 @@ def _subject(settings: ProbeSettings, judge: AskedJudge | None) -> str:
     return settings.reward_model or " + ".join(names)
 
 
-def _pairs_json(held_out: HeldOut) -> dict[str, Any]:
+def _pairs_json(held_out: HeldOutPairs) -> dict[str, Any]:
     return {
         "used": len(held_out.pairs),
         "usable": held_out.total,
@@ -279,7 +279,7 @@ def _pairs_json(held_out: HeldOut) -> dict[str, Any]:
     }
 
 
-def _notes(settings: ProbeSettings, held_out: HeldOut, data: ProbeData) -> list[str]:
+def _notes(settings: ProbeSettings, held_out: HeldOutPairs, data: ProbeData) -> list[str]:
     notes = []
     if len(held_out.pairs) < held_out.total:
         notes.append(
@@ -305,6 +305,6 @@ def _notes(settings: ProbeSettings, held_out: HeldOut, data: ProbeData) -> list[
     return notes
 
 
-def _is_latin(held_out: HeldOut) -> bool:
+def _is_latin(held_out: HeldOutPairs) -> bool:
     letters = [c for pair in held_out.pairs for c in pair.chosen.answer if c.isalpha()]
     return sum(not c.isascii() for c in letters) <= FEW_WORDS * len(letters)

@@ -22,6 +22,7 @@ from accord.records import prompt_json
 Scores = dict[Version, Floats]
 Verdicts = dict[tuple[Version, Version], Floats]
 UNCHANGED = (CHOSEN, REJECTED)
+TRIAL = 4  # pairs that a judge is asked about before the others, since each may cost money
 
 
 def leave_out_cut(
@@ -131,12 +132,15 @@ def judge_versions(
     missing = log.missing(keys.values())
     total = len(set(keys.values()))
     yield Progress(total - len(missing), total, "judging")
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
+    done = 0
+    while done < len(missing):
+        batch = missing[done : done + (batch_size if done else min(TRIAL, batch_size))]
         verdicts = _ask(judge, pairs, [asked[key] for key in batch])
         log.add({k: _values(both) for k, both in zip(batch, verdicts, strict=True)})
-        _require_verdicts(judge.name, verdicts, log)
-        yield Progress(total - len(missing) + start + len(batch), total, "judging")
+        if all(any(map(math.isnan, log.values.get(key, (math.nan,)))) for key in asked):
+            _raise_without_verdict(judge.name, verdicts)
+        done += len(batch)
+        yield Progress(total - len(missing) + done, total, "judging")
     orders: Mapping[tuple[Version, Version], np.ndarray] = {
         comparison: np.full((2, len(pairs)), np.nan) for comparison in comparisons
     }
@@ -158,14 +162,13 @@ def _ask(
     return judge.ask(candidates)
 
 
-def _require_verdicts(name: str, verdicts: Sequence[BothOrders], log: ScoreLog) -> None:
-    """Raise WorkError while there has been no verdict at all: then the judge does not work."""
-    missing = next((both.missing for both in verdicts if both.missing is not None), None)
-    if missing is not None and all(any(map(math.isnan, v)) for v in log.values.values()):
-        raise WorkError(
-            f"The judge {name} gave no verdict on any of {len(log.values)} pairs. Of the first: "
-            f"{missing.reason}. {missing.advice}".rstrip()
-        )
+def _raise_without_verdict(name: str, verdicts: Sequence[BothOrders]) -> None:
+    """Raise WorkError: the judge has given no verdict at all, so it does not work."""
+    missing = next(both.missing for both in verdicts if both.missing is not None)
+    raise WorkError(
+        f"The judge {name} gave no verdict on any of the first {len(verdicts)} pairs: "
+        f"{missing.reason}. {missing.advice}".rstrip()
+    )
 
 
 def _values(both: BothOrders) -> Values:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from accord.measure.audits.probes_changes import APPLY
 from accord.measure.audits.probes_texts import ENGLISH, ProbeTexts, texts_from
 from accord.measure.audits.refusals import HARMFUL_KINDS
 from accord.measure.texts.refusals import grade_refusal
-from accord.pipeline.probe.pairs import HeldOut, HeldOutPair
+from accord.pipeline.probe.pairs import HeldOutPair, HeldOutPairs
 from accord.records import Prompt, prompt_text
 from accord.settings.probe import ProbeSettings
 from accord.settings.reading.load import load_yaml
@@ -59,7 +61,7 @@ def read_texts(settings: ProbeSettings) -> ProbeTexts:
 
 
 def make_versions(
-    held_out: HeldOut, versions: Collection[Version], texts: ProbeTexts
+    held_out: HeldOutPairs, versions: Collection[Version], texts: ProbeTexts
 ) -> list[VersionedPair]:
     """Each pair with those of the versions that exist for it."""
     pairs = held_out.pairs
@@ -98,36 +100,37 @@ def other_answers(pairs: Sequence[HeldOutPair]) -> list[int | None]:
     """For each pair the index of another whose chosen answer is given to its prompt: that of the
     nearest length in words, so that length is no reason to prefer one. A refusal suits more than
     one prompt, so it is given to none. None where there is no other prompt."""
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].chosen.answer.split()))
-    usable = [
+    words = [len(pair.chosen.answer.split()) for pair in pairs]
+    donors = [
         i
-        for i in order
+        for i in sorted(range(len(pairs)), key=words.__getitem__)
         if pairs[i].chosen.answer.strip()
         and _refuses(pairs[i].chosen.answer, prompt_text(pairs[i].prompt)) is not True
     ]
-    index_in_order = {i: rank for rank, i in enumerate(order)}
     others: list[int | None] = []
     for i, pair in enumerate(pairs):
         fitting = (
             j
-            for j in _nearest(usable, index_in_order, index_in_order[i])
+            for j in _by_nearness(donors, words, i)
             if pairs[j].prompt != pair.prompt and pairs[j].chosen.answer != pair.chosen.answer
         )
         others.append(next(fitting, None))
     return others
 
 
-def _nearest(usable: Sequence[int], rank_of: Mapping[int, int], rank: int) -> list[int]:
-    """Usable pairs by their distance from a rank; the nearest 50, as only the first that differs is
-    used."""
-    from bisect import bisect
-
-    ranks = [rank_of[j] for j in usable]
-    middle = bisect(ranks, rank)
-    near = range(max(0, middle - 25), min(len(usable), middle + 25))
-    close = sorted(near, key=lambda k: (abs(ranks[k] - rank), ranks[k]))
-    far = [k for k in range(len(usable)) if k not in near]
-    return [usable[k] for k in (*close, *far)]
+def _by_nearness(donors: Sequence[int], words: Sequence[int], i: int) -> Iterator[int]:
+    """Donors, which are sorted by words, from those as long as pair i's answer outwards."""
+    after = bisect_left(donors, words[i], key=words.__getitem__)
+    before = after - 1
+    while before >= 0 or after < len(donors):
+        shorter = words[i] - words[donors[before]] if before >= 0 else math.inf
+        longer = words[donors[after]] - words[i] if after < len(donors) else math.inf
+        if longer <= shorter:
+            yield donors[after]
+            after += 1
+        else:
+            yield donors[before]
+            before -= 1
 
 
 def _answers(
