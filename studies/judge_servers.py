@@ -142,7 +142,7 @@ def examine(url: str, model: Path, options: argparse.Namespace) -> dict[str, Any
     return {
         "date": time.strftime("%Y-%m-%d"),
         "form": server.form,
-        "statuses": dict(server.statuses),
+        "statuses": {str(status): count for status, count in server.statuses.items()},
         "answers": len(server.questions),
         **{kind: readings[kind] for kind in ("as_json", "as_text", "none")},
         "texts": [both.answers for both in results],

@@ -126,7 +126,9 @@ class Ranking:
     """K responses to one prompt; `ranks[i]` is the rank of `responses[i]`, 0 best, equal = tie.
 
     `finished[i]` is False for a response that was cut at the token limit; None: all ended.
-    `fields[i]` are the response's as a `Message` has them; None: no response has any.
+    `fields[i]` are the response's as a `Message` has them; None: no response has any. `votes` are
+    the ranks that each of several annotators gave, and `ranks` is then the order that they give
+    together (`borda_ranks`).
     """
 
     prompt: Prompt
@@ -135,12 +137,14 @@ class Ranking:
     source: Source = UNKNOWN
     finished: tuple[bool, ...] | None = None
     fields: tuple[str, ...] | None = None
+    votes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.responses) != len(self.ranks):
-            raise ValueError(
-                f"{len(self.responses)} responses but {len(self.ranks)} ranks in {self.source}"
-            )
+        for ranks in (self.ranks, *self.votes):
+            if len(self.responses) != len(ranks):
+                raise ValueError(
+                    f"{len(self.responses)} responses but {len(ranks)} ranks in {self.source}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,18 @@ class Battle:
 def ranks_from_scores(scores: Sequence[float]) -> tuple[int, ...]:
     """The rank of each response: how many have a higher score; equal scores tie, 0 is best."""
     return tuple(sum(other > score for other in scores) for score in scores)
+
+
+def borda_ranks(votes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The ranks that several annotators' ranks of K responses give together, by the Borda count
+    (de Borda 1781): a response scores, over all votes, how many others it beats less how many beat
+    it. Of one vote it is that vote's order."""
+    columns = range(len(votes[0]))
+    scores = [
+        sum((vote[i] < other) - (vote[i] > other) for vote in votes for other in vote)
+        for i in columns
+    ]
+    return ranks_from_scores(scores)
 
 
 def labels_from_ranks(ranks: Sequence[int]) -> list[bool | None]:

@@ -16,7 +16,7 @@ from accord.compare.store.verdicts import PairVerdict, RankingVerdict, RatingVer
 from accord.data.kinds import Kind
 from accord.data.report import ReadReport
 from accord.errors import DataError
-from accord.records import Comparison, Ranking, Rating, Record, Response
+from accord.records import Comparison, Demonstration, Ranking, Rating, Record, Response
 from accord.settings.identity import identity_settings
 from accord.settings.preferences import DpoSettings
 from accord.settings.verdicts import VerdictFilter
@@ -167,15 +167,56 @@ def test_rankings_of_several_annotators(path: str) -> None:
         RatingVerdict(1, None, "ann", outcome="flag"),
     )
     records, report = read(path)
-    assert [(r.responses, r.ranks) for r in records if isinstance(r, Ranking)] == [
-        (("a", "b", "c"), (0, 1, 2)),
-        (("a", "b", "c"), (2, 0, 1)),
-    ]
+    # Wins less losses of a, b and c: 2 − 2, 0 + 2 and −2 + 0.
+    votes = ((0, 1, 2), (2, 0, 1))
+    assert rankings(records) == [(("a", "b", "c"), (1, 0, 2), votes)]
     assert list(report.dropped) == ["skipped"]
+    assert (report.rows, report.used, report.records) == (3, 2, 1)
+    assert (
+        "1 rankings that several annotators gave of the same responses are read as one row each, "
+        "whose loss is the mean of theirs"
+    ) in report.notes
+    assert rankings(read(path, labels="majority")[0]) == [(("a", "b", "c"), (1, 0, 2), ())]
+    assert rankings(read(path, labels="separate")[0]) == [
+        (("a", "b", "c"), (0, 1, 2), ()),
+        (("c", "b", "a"), (1, 0, 2), ()),
+    ]
     # Of the pairs ab, ac, bc the two agree on the last alone: (½ + ½ + 1) / 3.
-    assert len(read(path, agreement=0.66)[0]) == 2
+    assert len(read(path, agreement=0.66)[0]) == 1
     with pytest.raises(DataError, match=r"2 agreement below 0\.67"):
         read(path, agreement=0.67)
+
+
+def rankings(records: list[Record]) -> list[tuple[Any, ...]]:
+    return [(r.responses, r.ranks, r.votes) for r in records if isinstance(r, Ranking)]
+
+
+def test_ties_in_rankings_of_several_annotators(path: str) -> None:
+    fill(
+        path,
+        RankingVerdict((1, 2, 3), (0, 0, 0), "ann"),  # says nothing
+        RankingVerdict((1, 2, 3), (0, 1, 1), "bob"),
+        RankingVerdict((3, 2, 1), (1, 1, 0), "cleo"),  # the same as bob's
+        RankingVerdict((4, 5, 6), (0, 1, 2), "ann"),
+        RankingVerdict((4, 5, 6), (2, 1, 0), "bob"),  # the opposite
+        RankingVerdict((7, 8), (0, 0), "ann"),
+        RankingVerdict((4, 5), (0, 1), "ann"),  # other responses: another item
+    )
+    records, report = read(path)
+    assert rankings(records) == [
+        (("a", "b", "c"), (0, 1, 1), ()),
+        (("d", "e", "f"), (0, 0, 0), ((0, 1, 2), (2, 1, 0))),
+        (("d", "e"), (0, 1), ()),
+    ]
+    tied = "all responses of the ranking tie"
+    assert {why: len(rows) for why, rows in report.dropped.items()} == {tied: 2}
+    assert (report.rows, report.used) == (7, 5)
+    records, report = read(path, labels="majority")
+    assert [ranks for _, ranks, _ in rankings(records)] == [(0, 1, 1), (0, 1)]
+    assert len(report.dropped["the votes are split evenly"]) == 2
+    # The best of all, for demonstrations; where all tie, the first.
+    best = [r.response for r in read(path, "sft")[0] if isinstance(r, Demonstration)]
+    assert best == ["a", "d", "g", "d"]
 
 
 def test_the_filter_reads_what_it_names(path: str) -> None:

@@ -121,6 +121,18 @@ def test_a_ranking_of_ties_is_dropped_and_other_ranks_are_unchanged() -> None:
     assert list(report.dropped) == ["all its responses are tied"]
 
 
+def test_the_votes_on_a_ranking_make_its_label_unless_each_response_has_one() -> None:
+    texts, votes = (" cat", " dog", " sea"), ((0, 1, 2), (2, 0, 1), (1, 2, 0))
+    cycle = Ranking("the", texts, (0, 0, 0), votes=votes)
+    (group,), _ = encode([cycle], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
+    assert (group.ranks, group.votes) == ((0, 0, 0), votes)
+    voted = Ranking("the", texts, (0, 1, 2), votes=votes)
+    limits = {"eos_ids": EOS_IDS, "desirable_from": 0.5}
+    (group,), report = encode([cycle, voted], TOKENIZER, NO_LIMIT, **limits)  # type: ignore[arg-type]
+    assert (group.labels, group.votes) == ((True, False), ())
+    assert list(report.dropped) == ["all its responses are tied"]
+
+
 def test_a_demonstration_that_was_cut_when_it_was_sampled_has_no_end() -> None:
     record = Demonstration("the", " cat", finished=False)
     (group,), report = encode([record], TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)

@@ -21,6 +21,7 @@ from accord.cli import (
     judge,
     label,
     models,
+    probe,
     recipes,
     report,
     stages,
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, label, annotate, models, audit, report, doctor):
+for module in (recipes, stages, label, annotate, models, probe, audit, report, doctor):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")

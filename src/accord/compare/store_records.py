@@ -22,6 +22,7 @@ from accord.records import (
     Rating,
     Record,
     Source,
+    borda_ranks,
 )
 from accord.settings.verdicts import VerdictFilter
 
@@ -71,7 +72,7 @@ class _Reader:
         self.filter = verdict_filter
         self.plan = plan_read(store, verdict_filter, kinds)
         self.dropped: Dropped = {}
-        self.used = self.soft = self.voted = self.margins = 0
+        self.used = self.soft = self.voted = self.ranked = self.margins = 0
         self.conversions: list[str] = []
 
     def notes(self) -> list[str]:
@@ -81,6 +82,11 @@ class _Reader:
             notes.append(f"{self.soft:,} pairs on which votes differ have a soft label")
         if self.voted:
             notes.append(f"{self.voted:,} pairs of several votes are read as one row each")
+        if self.ranked:
+            notes.append(
+                f"{self.ranked:,} rankings that several annotators gave of the same responses are "
+                "read as one row each, whose loss is the mean of theirs"
+            )
         if self.margins:
             notes.append(f"the strength of {self.margins:,} preferences is read as their margin")
         if self.filter.criterion is None and len(self.plan.criteria) > 1:
@@ -102,17 +108,24 @@ class _Reader:
         return records
 
     def rankings(self, *, ties: bool = False) -> list[Ranking]:
-        """The rankings, a row for each vote; those whose responses all tie only with `ties`."""
+        """The rankings, a row for each panel; votes by which all responses tie only with `ties`."""
         judged = self.store.judged("ranking")
         rankings = []
         for panel in self._panels("ranking"):
-            for vote in panel.votes:
-                ranks = tuple(rank or 0 for rank in vote.ranks)
-                if len(set(ranks)) == 1 and not ties:
-                    self._drop([vote], "all responses of the ranking tie")
+            tied = [] if ties else [vote for vote in panel.votes if len(set(vote.ranks)) == 1]
+            self._drop(tied, "all responses of the ranking tie")
+            votes = [vote for vote in panel.votes if vote not in tied]
+            if not votes:
+                continue
+            ranking = _ranking(panel, votes, judged)
+            if self.filter.labels == "majority":
+                ranking = replace(ranking, votes=())
+                if len(set(ranking.ranks)) == 1 and not ties:
+                    self._drop(votes, SPLIT)
                     continue
-                rankings.append(_ranking(panel, vote, ranks, judged))
-                self.used += 1
+            rankings.append(ranking)
+            self.used += len(votes)
+            self.ranked += len(votes) > 1
         return rankings
 
     def ratings(self) -> list[Rating]:
@@ -230,15 +243,19 @@ def _rating(
     return Rating(prompt, response.text, score, source, response.finished)
 
 
-def _ranking(panel: VotePanel, vote: PanelVote, ranks: tuple[int, ...], judged: Judged) -> Ranking:
+def _ranking(panel: VotePanel, votes: Sequence[PanelVote], judged: Judged) -> Ranking:
+    """The ranking of several votes, or the one that they all give."""
+    given = [tuple(rank or 0 for rank in vote.ranks) for vote in votes]
+    differ = len(set(given)) > 1
     responses = [judged.responses[id_] for id_ in panel.responses]
     finished = tuple(response.finished for response in responses)
     return Ranking(
         prompt=judged.prompts[panel.prompt_id],
         responses=tuple(response.text for response in responses),
-        ranks=ranks,
-        source=Source(judged.path, vote.id),
+        ranks=borda_ranks(given) if differ else given[0],
+        source=Source(judged.path, votes[0].id),
         finished=None if all(finished) else finished,
+        votes=tuple(given) if differ else (),
     )
 
 

@@ -118,7 +118,8 @@ def _parse_ranking(cells: Cells) -> Ranking:
         )
     if not all(type(r) is int and 0 <= r <= MAX_RANK for r in ranks):
         raise RowError("`ranks` must be whole numbers from 0 (best)", str(ranks))
-    if len(set(ranks)) == 1:
+    votes = _parse_votes(cells.get("votes"), len(ranks))
+    if len(set(ranks)) == 1 and not votes:
         raise RowError("all responses of the ranking tie")
     best = min(ranks)
     if best > 0:
@@ -140,7 +141,22 @@ def _parse_ranking(cells: Cells) -> Ranking:
         cells.source,
         parse_all_finished(cells.get("finished"), len(ranks)),
         fields if any(fields) else None,
+        votes,
     )
+
+
+def _parse_votes(value: Any, count: int) -> tuple[tuple[int, ...], ...]:
+    """The ranks that each of several annotators gave, where a row has them."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(vote, list | tuple) and [type(rank) for rank in vote] == [int] * count
+        for vote in value
+    ):
+        raise RowError(f"`votes` must be lists of {count} whole numbers", repr(value))
+    if any(len(set(vote)) == 1 for vote in value):
+        raise RowError("all responses of a vote tie")
+    return tuple(map(tuple, value))
 
 
 def _parse_unpaired(cells: Cells) -> Rating:

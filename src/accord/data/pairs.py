@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from accord.data.checks import (
@@ -47,7 +48,7 @@ def _make_comparison(cells: Cells, chosen: Side, rejected: Side) -> Comparison:
     require_learned(rejected[1], cells.name("rejected"))
     margin = cells.get("margin")
     finished = parse_all_finished(cells.get("finished"), 2)
-    return Comparison(
+    pair = Comparison(
         prompt=chosen[0],
         chosen=chosen[1].text,
         rejected=rejected[1].text,
@@ -58,6 +59,33 @@ def _make_comparison(cells: Cells, chosen: Side, rejected: Side) -> Comparison:
         chosen_fields=chosen[1].fields,
         rejected_fields=rejected[1].fields,
     )
+    return _with_probability(pair, cells)
+
+
+def _with_probability(pair: Comparison, cells: Cells) -> Comparison:
+    """The pair with the soft label in the column `probability`, that of `chosen` being better; the
+    more probable response is the chosen one. Other forms of pairs have no such column."""
+    value = cells.get("probability")
+    if value is None or value == "" or "preferred" in cells.names:
+        return pair
+    probability = parse_number(value, "probability")
+    if not 0 <= probability <= 1:
+        raise RowError("`probability` is not from 0 to 1", repr(value))
+    if probability == 0.5:
+        raise RowError("`probability` is 0.5: neither response is preferred")
+    if probability < 0.5:
+        cells.notes["pairs with a `probability` below 0.5 are turned around"] += 1
+        probability = 1 - probability
+        pair = replace(
+            pair,
+            chosen=pair.rejected,
+            rejected=pair.chosen,
+            chosen_finished=pair.rejected_finished,
+            rejected_finished=pair.chosen_finished,
+            chosen_fields=pair.rejected_fields,
+            rejected_fields=pair.chosen_fields,
+        )
+    return replace(pair, probability=probability if probability < 1 else None)
 
 
 def parse_preference(cells: Cells) -> Comparison:

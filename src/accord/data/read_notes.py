@@ -58,6 +58,10 @@ def note_unread_columns(
         read.add(names["messages"])
     if Comparison not in KINDS[kind] or set(forms).isdisjoint(PAIR_FORMATS):
         read.discard("margin")  # only pairs have one
+    elif forms[0] != "labelled pair":
+        read.add("probability")
+    if "ranking" in forms:
+        read.add("votes")
     if "responses" in forms:
         read |= {"model", "settings"}  # these describe the responses
     read |= {c for c in CONTEXT_COLUMNS if context_note(c) in notes}

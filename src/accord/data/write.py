@@ -89,6 +89,8 @@ def record_json(record: Record) -> dict[str, Any]:
             _answer_json(record, *answer) for answer in zip(record.responses, fields, strict=True)
         ]
         row = {**prompt, "responses": responses, "ranks": list(record.ranks)}
+        if record.votes:
+            row["votes"] = [list(vote) for vote in record.votes]
         return row if record.finished is None else {**row, "finished": list(record.finished)}
     answers = (record.chosen, record.chosen_fields), (record.rejected, record.rejected_fields)
     chosen, rejected = (_answer_json(record, *answer) for answer in answers)
@@ -97,7 +99,8 @@ def record_json(record: Record) -> dict[str, Any]:
     row = {**prompt, "chosen": chosen, "rejected": rejected}
     if not (record.chosen_finished and record.rejected_finished):
         row["finished"] = [record.chosen_finished, record.rejected_finished]
-    return row if record.margin is None else {**row, "margin": record.margin}
+    labels = {"margin": record.margin, "probability": record.probability}
+    return row | {name: value for name, value in labels.items() if value is not None}
 
 
 def _answer_json(record: Record, text: str, fields: str = "") -> str | list[dict[str, Any]]:

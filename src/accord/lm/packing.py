@@ -6,6 +6,7 @@ then its responses, each response at the positions that follow the prompt. No pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ class PromptGroup:
     `ranks[k]` is the rank of response k, 0 best, equal = tie; `margin` is a pair's, if known;
     `labels[k]` says whether it is desirable. `loss_mask[k]` says which of its tokens are trained
     on; empty, all are. `probability` is a pair's soft label: that of the response with rank 0 being
-    the better one; None is certainty.
+    the better one; None is certainty. `votes` are the ranks that each of several annotators gave.
     """
 
     prompt: tuple[int, ...]
@@ -54,6 +55,7 @@ class PromptGroup:
     labels: tuple[bool, ...] = ()
     loss_mask: tuple[tuple[bool, ...], ...] = ()
     probability: float | None = None
+    votes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -64,34 +66,61 @@ class PromptGroup:
     def preference_pairs(self) -> list[tuple[int, int]]:
         """Pairs of responses with different ranks, by index, the better one first. Two equal
         responses, as after a cut, are no pair."""
-        return [
-            (i, j)
-            for i, rank in enumerate(self.ranks)
-            for j, worse_rank in enumerate(self.ranks)
-            if rank < worse_rank and self.responses[i] != self.responses[j]
-        ]
+        return self._pairs(self.ranks)
+
+    @property
+    def weighted_rankings(self) -> list[tuple[tuple[int, ...], float]]:
+        """The ranks that the label is a mixture of, with their weights, which sum to 1: those of
+        each annotator; of a pair with a soft label p, as it is with p and reversed with 1 − p."""
+        if self.votes:
+            return [(vote, 1.0 / len(self.votes)) for vote in self.votes]
+        if self.probability is None:
+            return [(self.ranks, 1.0)]
+        p, reversed_ranks = self.probability, tuple(max(self.ranks) - rank for rank in self.ranks)
+        return [(self.ranks, p), (reversed_ranks, 1.0 - p)]
 
     @property
     def weighted_pairs(self) -> list[tuple[int, int, float]]:
-        """`preference_pairs` with their weights in the loss, which sum to 1.
+        """Pairs of responses, the better one first, with their weights in the loss.
 
-        A pair with a soft label p is both pairs: as it is with weight p, reversed with 1 − p. Any
-        loss ℓ on pairs becomes its mean over the label, p·ℓ(w, l) + (1 − p)·ℓ(l, w).
+        The weights sum to 1. A ranking's pairs share its weight, so any loss ℓ on pairs becomes the
+        mean over `weighted_rankings` of the mean of ℓ over a ranking's pairs. A pair on which they
+        differ is here in both directions; of a soft label p it is p·ℓ(w, l) + (1 − p)·ℓ(l, w).
         """
-        pairs = self.preference_pairs
-        if self.probability is None:
-            return [(i, j, 1.0 / len(pairs)) for i, j in pairs]
-        p = self.probability
-        directed = [pair for i, j in pairs for pair in ((i, j, p), (j, i, 1.0 - p))]
-        return [(i, j, weight / len(pairs)) for i, j, weight in directed if weight]
+        weights: dict[tuple[int, int], float] = {}
+        for ranks, share in self.weighted_rankings:
+            pairs = self._pairs(ranks)
+            for pair in pairs:
+                weights[pair] = weights.get(pair, 0.0) + share / len(pairs)
+        return [(i, j, weight) for (i, j), weight in weights.items() if weight]
+
+    @property
+    def preferred_weights(self) -> list[float]:
+        """The weights of `weighted_pairs` in metrics: a pair's whole weight for the direction that
+        has more of it, and half for each where both have as much."""
+        weights = {(i, j): weight for i, j, weight in self.weighted_pairs}
+        preferred = []
+        for (i, j), weight in weights.items():
+            reverse = weights.get((j, i), 0.0)
+            share = 0.5 if math.isclose(weight, reverse) else float(weight > reverse)
+            preferred.append(share * (weight + reverse))
+        return preferred
 
     @property
     def mean_chosen_length(self) -> float:
         """Mean number of tokens of the better responses, over the pairs by their weights."""
-        if self.probability is None:
+        if self.probability is None and not self.votes:
             chosen = [len(self.responses[i]) for i, _ in self.preference_pairs]
             return sum(chosen) / len(chosen)
         return sum(weight * len(self.responses[i]) for i, _, weight in self.weighted_pairs)
+
+    def _pairs(self, ranks: Sequence[int]) -> list[tuple[int, int]]:
+        return [
+            (i, j)
+            for i, rank in enumerate(ranks)
+            for j, worse_rank in enumerate(ranks)
+            if rank < worse_rank and self.responses[i] != self.responses[j]
+        ]
 
     @property
     def num_targets(self) -> int:
@@ -104,8 +133,8 @@ class Pairs:
     """Pairs (P,) as response indices; a group's weights sum to 1, however many pairs it has.
 
     A pair with a soft label is here twice, the second time reversed, with the rest of the weight.
-    `preferred` are the weights of the preferred directions alone, which metrics use: a reversed
-    pair has 0 there.
+    `preferred` are the weights of the preferred directions alone, which metrics use
+    (`PromptGroup.preferred_weights`).
     """
 
     chosen: Tensor
@@ -155,8 +184,7 @@ class PackedBatch:
             rejected += [first + j for _, j, _ in pairs]
             weights += [weight for _, _, weight in pairs]
             margins += [group.margin or 0.0] * len(pairs)
-            share = 1.0 / max(1, len(group.preference_pairs))
-            preferred += [share * (group.ranks[i] < group.ranks[j]) for i, j, _ in pairs]
+            preferred += group.preferred_weights
             first += len(group.responses)
         return Pairs(
             torch.tensor(chosen, device=self.device),

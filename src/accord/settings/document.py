@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from accord.settings.annotate import AnnotateSettings
 from accord.settings.base import Settings
 from accord.settings.label import LabelSettings
+from accord.settings.probe import ProbeSettings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
@@ -50,7 +51,16 @@ run's folder. On the command line `NAME.key=value` sets a key of the stage calle
 def settings_page() -> str:
     """The page in Markdown: every kind of stage and every method, with each key."""
     return "\n".join(
-        [_INTRODUCTION, *_methods(), *_stages(), *_label(), *_annotate(), *_sources(), *_aliases()]
+        [
+            _INTRODUCTION,
+            *_methods(),
+            *_stages(),
+            *_label(),
+            *_annotate(),
+            *_probe(),
+            *_sources(),
+            *_aliases(),
+        ]
     )
 
 
@@ -89,6 +99,12 @@ def _annotate() -> Iterator[str]:
     yield "## annotate\n"
     yield f"{_description(AnnotateSettings)} It is no stage of a recipe.\n"
     yield from _table(AnnotateSettings.model_fields)
+
+
+def _probe() -> Iterator[str]:
+    yield "## probe\n"
+    yield f"{_description(ProbeSettings)} It is no stage of a recipe.\n"
+    yield from _table(ProbeSettings.model_fields)
 
 
 def _label() -> Iterator[str]:

@@ -44,10 +44,11 @@ class VerdictFilter(Settings):
     )
     labels: Literal["soft", "probability", "majority", "separate"] = Field(
         "soft",
-        description="What several annotators' votes on one pair become: a soft label, the share "
-        "that prefers a response (a tie is half a vote); the same from the probabilities that "
-        "judges gave, where they gave one; the majority's choice as if it were certain; or a row "
-        "for each vote.",
+        description="What several annotators' votes on the same responses become: a soft label, "
+        "of a pair the share that prefers a response (a tie is half a vote), of rankings the mean "
+        "of their losses; the same from the probabilities that judges gave, where they gave one; "
+        "the majority's choice as if it were certain, of rankings the Borda count's; or a row for "
+        "each vote.",
     )
     margins: bool = Field(
         True,

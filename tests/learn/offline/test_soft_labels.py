@@ -181,7 +181,11 @@ def test_losses_that_compare_pairs_take_no_soft_label(loss: Any) -> None:
         loss_and_gradient("dpo", settings, SOFT)
 
 
-def test_plackett_luce_takes_no_soft_label() -> None:
+def test_plackett_luce_of_a_pair_is_bradley_terry() -> None:
     pairs = [replace(pair, margin=None) for pair in SOFT]
-    with pytest.raises(SettingsError, match=r"ranking_loss=plackett_luce .* takes no soft labels"):
-        loss_and_gradient("reward", RewardSettings(**REQUIRED, ranking_loss="plackett_luce"), pairs)
+    luce, gradient, _ = loss_and_gradient(
+        "reward", RewardSettings(**REQUIRED, ranking_loss="plackett_luce"), pairs
+    )
+    bradley_terry, same, _ = loss_and_gradient("reward", RewardSettings(**REQUIRED), pairs)
+    assert luce == pytest.approx(bradley_terry, rel=1e-5)
+    torch.testing.assert_close(gradient, same, rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accord.compare.store.store import PreferenceStore
 from accord.pipeline.labels.forecast import Forecast
@@ -17,11 +17,12 @@ from accord.records import Response, Source
 from accord.settings.reading.located import LocatedMapping
 from tests.fake_openai import Reply, completion, judged_texts
 
+Store = TypeVar("Store", Path, str)
 Rule = Callable[[Any], str]
 """A verdict, `A`, `B` or `tie`, on a request's body."""
 
 
-def fill(path: Path, prompts: int = 6, models: tuple[str, ...] = ("red", "blue")) -> Path:
+def fill(path: Store, prompts: int = 6, models: tuple[str, ...] = ("red", "blue")) -> Store:
     """A response of each model to each prompt; `red` says yes to the even ones."""
     with PreferenceStore.open(path) as store:
         store.add_responses(

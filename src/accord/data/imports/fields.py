@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from accord.data.checks import RowError, parse_number
-from accord.data.imports.judged import MAX_RANK
+from accord.data.imports.judged import MAX_RANK, JudgedRow
 
 
 def verdict_fields(values: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
@@ -22,6 +23,35 @@ def verdict_fields(values: Mapping[str, Any], notes: Counter[str]) -> dict[str, 
         if value is not None and value != "" and (given := read(value, column)) != ():
             fields[column] = given
     return fields
+
+
+def fill_from_columns(row: JudgedRow, values: Mapping[str, Any], notes: Counter[str]) -> JudgedRow:
+    """The row of a published data set, with what its columns say of the verdicts beside it: who
+    gave them, on what, and how (ANY_ROW). What the data set's own columns say goes before; a value
+    of another kind is counted in the notes and left."""
+    given: dict[str, Any] = {}
+    for column in ANY_ROW:
+        try:
+            given |= verdict_fields({column: values.get(column)}, notes)
+        except RowError as error:
+            notes[f"{error.reason}, and is not read"] += 1
+    annotator = given.pop("annotator", None)
+    if not given and annotator is None:
+        return row
+    opinions = []
+    for opinion in row.opinions:
+        stated = {name: value for name, value in opinion.fields.items() if value is not None}
+        opinions.append(
+            replace(opinion, annotator=opinion.annotator or annotator, fields={**given, **stated})
+        )
+    return replace(row, opinions=tuple(opinions))
+
+
+def leave_out(fields: dict[str, Any], names: Sequence[str], of: str, notes: Counter[str]) -> None:
+    """Remove fields that a verdict of this kind has not, and count them in the notes."""
+    for name in names:
+        if fields.pop(name, None) is not None:
+            notes[f"the column `{name}` of {of} is not stored"] += 1
 
 
 def json_list(value: Any, column: str) -> list[Any]:
@@ -68,3 +98,5 @@ READERS: dict[str, Callable[[Any, str], Any]] = {
     "view": _text,
     "session": _text,
 }
+ANY_ROW = tuple(name for name in READERS if name not in ("source", "strength", "probability"))
+"""Columns that say the same in a row of a published data set, whose own `source` is another."""

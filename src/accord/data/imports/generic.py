@@ -10,7 +10,7 @@ from accord.data.checks import RowError, parse_all_finished
 from accord.data.columns import COLUMNS, Cells, Format, match_columns, matching_formats
 from accord.data.files import DataRow
 from accord.data.formats import parse_record
-from accord.data.imports.fields import verdict_fields
+from accord.data.imports.fields import leave_out, verdict_fields
 from accord.data.imports.judged import (
     UNKNOWN_MODEL,
     JudgedAnswer,
@@ -61,7 +61,8 @@ def parse_generic(row: DataRow, notes: Counter[str]) -> JudgedRow:
     names = match_columns(row.values)
     if form == "labelled pair":
         return _labelled_pair(row, names, annotator, fields, notes)
-    record = parse_record(row, form, names, notes)
+    values = {name: value for name, value in row.values.items() if name != "probability"}
+    record = parse_record(DataRow(values, row.source), form, names, notes)
     if isinstance(record, Comparison):
         if record.chosen_fields or record.rejected_fields:
             raise RowError("a response has fields beside its text, which a store can't hold")
@@ -77,7 +78,7 @@ def parse_generic(row: DataRow, notes: Counter[str]) -> JudgedRow:
     assert isinstance(record, Rating)
     if record.fields:
         raise RowError("a response has fields beside its text, which a store can't hold")
-    fields.pop("strength", None)
+    leave_out(fields, ["probability"], "a rating", notes)
     rated = Opinion("rating", (0,), score=record.score, annotator=annotator, fields=fields)
     answer = JudgedAnswer(record.response, _model(row.values, "response"), record.finished)
     return JudgedRow(record.prompt, (answer,), (rated,))
@@ -106,7 +107,7 @@ def _labelled_pair(
         if strength is not None:
             fields.setdefault("strength", strength)
     if outcome not in ("a", "b"):
-        fields.pop("strength", None)
+        leave_out(fields, ["strength"], "a pair without a winner", notes)
     models = [str(row.values.get(c) or UNKNOWN_MODEL) for c in ("model_a", "model_b")]
     answers = tuple(JudgedAnswer(t, m) for t, m in zip(texts, models, strict=True))
     return JudgedRow(
@@ -131,6 +132,8 @@ def _ranking(
     if not isinstance(models, list | tuple) or len(models) != len(texts):
         models = [None] * len(texts)
     finished = parse_all_finished(values.get("finished"), len(texts)) or (True,) * len(texts)
+    if len(ranks) > 2:
+        leave_out(fields, ["strength", "probability"], "a ranking", notes)
     opinion = ranking_or_pair(whole_ranks(ranks, "ranks"), annotator=annotator, **fields)
     if opinion.outcome == "tie" and values.get("both_bad") is True:
         opinion = Opinion("pair", (0, 1), "both_bad", annotator=annotator, fields=opinion.fields)

@@ -28,6 +28,7 @@ from accord.data.imports.datasets import (
     parse_pandalm,
     parse_ultrafeedback,
 )
+from accord.data.imports.fields import fill_from_columns
 from accord.data.imports.generic import form_of, parse_generic
 from accord.data.imports.judged import JudgedRow
 from accord.data.imports.verdicts import parse_verdict_row
@@ -64,6 +65,7 @@ PARSERS: dict[ImportFormat, Callable[[DataRow, Counter[str]], JudgedRow]] = {
     "pandalm": parse_pandalm,
     "rows": parse_generic,
 }
+PUBLISHED = ("arena", "helpsteer3", "nemo-rl", "ultrafeedback", "nectar", "pandalm")
 # The columns of each, in the order in which they are looked for.
 REQUIRED: dict[ImportFormat, frozenset[str]] = {
     "verdicts": frozenset({"kind", "prompt", "responses", "annotator"}),
@@ -94,6 +96,8 @@ class ImportedFile:
                 if row.error is not None:
                     raise row.error
                 parsed = parse(row, self.notes)
+                if self.form in PUBLISHED:
+                    parsed = fill_from_columns(parsed, row.values, self.notes)
             except RowError as error:
                 parsed = error
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

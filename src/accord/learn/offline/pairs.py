@@ -43,12 +43,14 @@ def side_metrics(name: str, values: Tensor, batch: PackedBatch) -> dict[str, Met
 
 
 def check_no_soft_labels(groups: Sequence[PromptGroup], method: str) -> None:
-    """Raise SettingsError where a pair has a soft label, for a `method` that takes none."""
+    """Raise SettingsError where a row has a soft label, for a `method` that takes none."""
     for group in groups:
-        if group.probability is not None:
+        if len(group.weighted_rankings) > 1:
+            p = group.probability
+            label = f"{len(group.votes)} votes" if p is None else f"{p:g}"
             raise SettingsError(
-                f"{method}, which takes no soft labels, and {group.source} has one, "
-                f"{group.probability:g}. Set `filter.labels=majority`, or choose another loss."
+                f"{method}, which takes no soft labels, and {group.source} has one, {label}. Set "
+                "`filter.labels=majority`, or choose another loss."
             )
 
 

@@ -14,7 +14,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.objective import Losses, Metric, Objective, ReferenceFactory, metric
 from accord.learn.loop.schedule import row_batches
 from accord.learn.offline.length_slope import length_slope
-from accord.learn.offline.pairs import accuracy, check_no_soft_labels, side_metrics
+from accord.learn.offline.pairs import accuracy, side_metrics
 from accord.lm.forward import response_head_scores
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -36,7 +36,8 @@ def reward(
     groups: Sequence[PromptGroup],
     reference: ReferenceFactory,
 ) -> Objective:
-    """Bradley-Terry on pairs; on rankings the mean over pairs, or Plackett-Luce.
+    """Bradley-Terry on pairs; on rankings the mean over pairs, or Plackett-Luce; of several
+    annotators' rankings the mean.
 
     With several heads the mean of their losses, each on its own bootstrap sample of the rows.
     With length regularisation the loss is that of the scores plus λ·α̂·length: what length
@@ -45,7 +46,6 @@ def reward(
     settings = fit_settings(settings, groups)
     if settings.ranking_loss == "plackett_luce":
         _check_no_margins(groups)
-        check_no_soft_labels(groups, "ranking_loss=plackett_luce ranks the responses")
     per_token = settings.length_regularisation * (settings.length_slope or 0.0)
     draws = bootstrap(len(groups), lm.heads, settings.seed)
 
@@ -134,13 +134,16 @@ def normalise_scores(
 
 
 def _plackett_luce(scores: Tensor, counts: Tensor, batch: PackedBatch) -> Tensor:
-    """The loss of each group's ranking (G, heads), of scores (N, heads)."""
-    return torch.stack(
-        [
-            torch.stack([plackett_luce_loss(head, group.ranks) for head in group_scores.unbind(1)])
-            for group_scores, group in zip(scores.split(counts.tolist()), batch.groups, strict=True)
+    """The mean loss of each group's rankings (G, heads), of scores (N, heads)."""
+    losses = []
+    for group_scores, group in zip(scores.split(counts.tolist()), batch.groups, strict=True):
+        heads = group_scores.unbind(1)
+        rankings = [
+            share * torch.stack([plackett_luce_loss(head, ranks) for head in heads])
+            for ranks, share in group.weighted_rankings
         ]
-    )
+        losses.append(torch.stack(rankings).sum(0))
+    return torch.stack(losses)
 
 
 def _check_no_margins(groups: Sequence[PromptGroup]) -> None:

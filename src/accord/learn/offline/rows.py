@@ -144,6 +144,7 @@ def _unused_labels(records: Sequence[Record], method: Method[Any]) -> list[str]:
     pairs = [record for record in records if isinstance(record, Comparison)]
     margins = sum(pair.margin is not None for pair in pairs)
     soft = sum(pair.probability is not None for pair in pairs)
+    voted = sum(isinstance(record, Ranking) and bool(record.votes) for record in records)
     notes = []
     if margins and not method.uses_margins:
         notes.append(
@@ -153,5 +154,10 @@ def _unused_labels(records: Sequence[Record], method: Method[Any]) -> list[str]:
         notes.append(
             f"the soft labels of {soft:,} pairs are not used: the response that most votes prefer "
             "is the chosen one"
+        )
+    if voted and method.kind != "preferences":
+        notes.append(
+            f"of {voted:,} rankings of several annotators the order that they give together is "
+            "used (Borda count)"
         )
     return notes

@@ -13,7 +13,7 @@ from accord.errors import DataError, SettingsError
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.answers import EncodedAnswers, encode_answers, find_assistant_spans
 from accord.lm.tokens.encode_report import EncodeReport
-from accord.lm.tokens.record_responses import desirability, pair_label, read_responses
+from accord.lm.tokens.record_responses import desirability, preference_label, read_responses
 from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.render_turns import unwritten_fields
 from accord.lm.tokens.template import (
@@ -247,7 +247,8 @@ def _encode_responses(
     assert not isinstance(record, Text)
     answers = read_responses(record)
     ranks = tuple(answer.rank for answer in answers)
-    if len(ranks) > 1 and len(set(ranks)) == 1:
+    label = {} if desirable_from is not None else preference_label(record)
+    if len(ranks) > 1 and len(set(ranks)) == 1 and not label.get("votes"):
         raise UnusableRow("all its responses are tied")
     labels: dict[int, bool] = {}
     if desirable_from is not None:
@@ -299,7 +300,7 @@ def _encode_responses(
         ranks,
         source=record.source,
         labels=tuple(labels.values()),
-        **pair_label(record),
+        **label,
     )
     if not labels:
         ranked_pairs = sum(a != b for a, b in itertools.combinations(ranks, 2))

@@ -17,11 +17,12 @@ def desirability(record: Record, ranks: Sequence[int], desirable_from: float) ->
     return {k: label for k, label in labels if label is not None}
 
 
-def pair_label(record: Record) -> dict[str, Any]:
-    """The margin and the soft label of a comparison, as a `PromptGroup` has them."""
+def preference_label(record: Record) -> dict[str, Any]:
+    """What a record says of its preference beside the ranks, as a `PromptGroup` has it: the margin
+    and the soft label of a comparison, the votes on a ranking."""
     if isinstance(record, Comparison):
         return {"margin": record.margin, "probability": record.probability}
-    return {}
+    return {"votes": record.votes} if isinstance(record, Ranking) else {}
 
 
 class RecordResponse(NamedTuple):
