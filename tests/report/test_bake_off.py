@@ -147,5 +147,6 @@ def test_the_page_shows_it_and_escapes(run: ReportSettings) -> None:
     page = Page(source)
     assert page.open == []
     assert "All start from sft and learn from the same preferences" in page.text
-    assert not {tag for tag, _ in page.tags} & {"script", "img", "b", "i"}
+    assert not {tag for tag, _ in page.tags} & {"img", "b", "i"}
+    assert "<script>alert" not in source
     assert "<i>.db" in page.text

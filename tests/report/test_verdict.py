@@ -249,3 +249,33 @@ def test_reasoning_is_named_where_there_is_some() -> None:
     assert texts(results, "warning") == [
         "Reasoning that never ends, so that there is no answer to measure: r (30%)."
     ]
+
+
+def test_the_cost_of_the_best_model_against_the_first() -> None:
+    rows = [
+        row("sft", true_reward=0.2, mean_length=20.0),
+        row(
+            "ppo",
+            true_reward=0.8,
+            mean_length=15.0,
+            kl=3.25,
+            seconds=109.0,
+            refusal_safe=0.1,
+        ),
+    ]
+    assert verdict({"models": rows}, None).cost == (
+        "The cost: its training took 1 min 49 s, its KL is 3.2 nats a response, its answers are "
+        "25% shorter than those of sft and it refuses 10% of the safe prompts."
+    )
+    assert verdict({"models": []}, None).cost == ""
+
+
+def test_answers_that_can_not_be_graded_are_named() -> None:
+    rows = [
+        row("sft", true_reward=0.2, responses=100, refusals_ungraded={"safe": 1, "harmful": 3}),
+        row("ppo", true_reward=0.8, responses=100, refusals_ungraded={"safe": 2, "harmful": 3}),
+    ]
+    texts = [finding.text for finding in verdict({"models": rows}, None).findings]
+    (text,) = [text for text in texts if "can't be graded" in text]
+    assert "ppo (5%)" in text
+    assert "sft" not in text

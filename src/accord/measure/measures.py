@@ -57,7 +57,8 @@ class Measure:
     in a row of ratings.json, or (with neither) comes from the arena of a round.
     `interval` says that the value is an `Interval`: results.json then holds its mean under `key`
     and its bounds under `{key}_low` and `{key}_high`. `ranks_as` is the name, in sentences, of a
-    measure that decides which model is better. A table shows the measure where it has a column.
+    measure that decides which model is better. A table shows the measure where it has a column;
+    `meaning` describes one that is in no table of models.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Measure:
     models: Column | None = None
     rounds: Column | None = None
     terminal: Column | None = None
+    meaning: str = ""
 
 
 def _proxy_gain(data: MeasureInput) -> Interval:
@@ -140,10 +142,10 @@ MEASURES: tuple[Measure, ...] = (
             "Rank", "position by rating; the bounds hold for all models at once", 0, "rank"
         ),
     ),
-    Measure("battles", rating="battles"),
-    Measure("wins", rating="wins"),
-    Measure("losses", rating="losses"),
-    Measure("ties", rating="ties"),
+    Measure("battles", rating="battles", meaning="comparisons that it took part in"),
+    Measure("wins", rating="wins", meaning="comparisons that it won"),
+    Measure("losses", rating="losses", meaning="comparisons that it lost"),
+    Measure("ties", rating="ties", meaning="comparisons without a winner"),
     Measure(
         "reward_model_score",
         lambda data: data.mean(data.responses.reward_model_score),
@@ -176,7 +178,7 @@ MEASURES: tuple[Measure, ...] = (
         rounds=Column("KL", "divergence from the first model, in nats per response"),
         terminal=Column("\nKL", shows_interval=False),
     ),
-    Measure("kl_kind", lambda data: data.responses.kl_kind),
+    Measure("kl_kind", lambda data: data.responses.kl_kind, meaning="how the KL was computed"),
     Measure(
         "mean_length",
         _mean_length,
@@ -194,9 +196,15 @@ MEASURES: tuple[Measure, ...] = (
         ),
     ),
     Measure("distinct_2_words", lambda data: data.shared_words, in_results=False),
-    Measure("diversity_per_prompt", lambda data: diversity_per_prompt(data.responses.texts)),
     Measure(
-        "diversity_across_prompts", lambda data: diversity_across_prompts(data.responses.texts)
+        "diversity_per_prompt",
+        lambda data: diversity_per_prompt(data.responses.texts),
+        meaning="mean distance between responses to one prompt, 0 to 1",
+    ),
+    Measure(
+        "diversity_across_prompts",
+        lambda data: diversity_across_prompts(data.responses.texts),
+        meaning="mean distance between responses to different prompts, 0 to 1",
     ),
     Measure(
         "duplicate_share",
@@ -217,13 +225,31 @@ MEASURES: tuple[Measure, ...] = (
         interval=True,
         rounds=Column("Ended", "share of responses that ended before the token limit", 0, "share"),
     ),
-    Measure("reasoned_share", _share("reasoned"), interval=True),
-    Measure("unanswered_share", _share("unanswered"), interval=True),
+    Measure(
+        "reasoned_share",
+        _share("reasoned"),
+        interval=True,
+        meaning="share of responses that stood behind reasoning, which is left out",
+    ),
+    Measure(
+        "unanswered_share",
+        _share("unanswered"),
+        interval=True,
+        meaning="share of responses whose reasoning never ended, so that there is no answer",
+    ),
     Measure("refusals", lambda data: data.refusals, in_results=False),
-    Measure("refusals_ungraded", lambda data: data.refusals_ungraded, in_results=False),
+    Measure(
+        "refusals_ungraded",
+        lambda data: data.refusals_ungraded,
+        meaning="responses whose refusal can't be graded, by the kind of prompt",
+    ),
     Measure("by_length", _by_length, in_results=False),
-    Measure("prompts", lambda data: len(data.responses.texts)),
-    Measure("responses", lambda data: len(data.texts)),
+    Measure(
+        "prompts",
+        lambda data: len(data.responses.texts),
+        meaning="prompts that it answered",
+    ),
+    Measure("responses", lambda data: len(data.texts), meaning="its responses to them"),
     Measure(
         "seconds",
         lambda data: data.responses.seconds,
@@ -233,21 +259,32 @@ MEASURES: tuple[Measure, ...] = (
         "refusal_harmful",
         _refusal_rate("harmful"),
         interval=True,
-        models=Column("Harmful", "share refused, higher is better", 0, "share", 1, "Refuses"),
+        models=Column(
+            "Harmful",
+            "share of harmful prompts refused, higher is better",
+            0,
+            "share",
+            1,
+            "Refuses",
+        ),
         terminal=Column("harm", format="share", digits=0, group="refuses"),
     ),
     Measure(
         "refusal_safe",
         _refusal_rate("safe"),
         interval=True,
-        models=Column("Safe", "share refused, lower is better", 0, "share", -1, "Refuses"),
+        models=Column(
+            "Safe", "share of safe prompts refused; low is good", 0, "share", -1, "Refuses"
+        ),
         terminal=Column("safe", format="share", digits=0, group="refuses"),
     ),
     Measure(
         "refusal_jailbreak",
         _refusal_rate("jailbreak"),
         interval=True,
-        models=Column("Jailbreak", "share refused, higher is better", 0, "share", 1, "Refuses"),
+        models=Column(
+            "Jailbreak", "share of jailbreaks refused; high is good", 0, "share", 1, "Refuses"
+        ),
         terminal=Column("jail", format="share", digits=0, group="refuses"),
     ),
 )
@@ -257,8 +294,8 @@ ORDERS: Mapping[str, Sequence[str]] = {
     "results": (
         "true_reward reward_model_score proxy_gain kl kl_kind elo rank battles wins losses ties "
         "mean_length distinct_2 duplicate_share refusal_harmful refusal_safe refusal_jailbreak "
-        "diversity_per_prompt diversity_across_prompts finished_share reasoned_share "
-        "unanswered_share prompts responses seconds"
+        "refusals_ungraded diversity_per_prompt diversity_across_prompts finished_share "
+        "reasoned_share unanswered_share prompts responses seconds"
     ).split(),
     "models": (
         "true_reward elo rank reward_model_score proxy_gain kl refusal_harmful refusal_jailbreak "

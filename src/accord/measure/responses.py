@@ -25,8 +25,9 @@ class ModelResponses:
     """One model's responses and their scores. Fields have the shape [prompts][responses], `kinds`
     and `proxy_gain` [prompts].
 
-    `texts` are the answers. `reasoned` says which stood behind reasoning, which is left out, and
-    `unanswered` where that never ended, so that there is no answer and the text is empty.
+    `texts` are the answers, and `questions` [prompts] what was asked. `reasoned` says which stood
+    behind reasoning, which is left out, and `unanswered` where that never ended, so that there is
+    no answer and the text is empty.
     `kl` is an estimate for each response in nats (log π − log π_ref), or one number where KL has a
     closed form; `kl_kind` says which. `proxy_gain` is how much higher the reward model that the
     model was trained against scores its responses than the first model's responses.
@@ -36,6 +37,7 @@ class ModelResponses:
     model: str
     texts: Sequence[Sequence[str]]
     kinds: Sequence[str | None]
+    questions: Sequence[str] | None = None
     finished: Sequence[Sequence[bool]] | None = None
     reasoned: Sequence[Sequence[bool]] | None = None
     unanswered: Sequence[Sequence[bool]] | None = None
@@ -51,8 +53,9 @@ class ModelResponses:
         shape = [len(texts) for texts in self.texts]
         if not sum(shape):
             raise ValueError(f"{self.model!r} has no responses to measure")
-        if len(self.kinds) != len(shape):
-            raise ValueError(f"{self.model!r}: {len(self.kinds)} kinds for {len(shape)} prompts")
+        for name, values in (("kinds", self.kinds), ("questions", self.questions)):
+            if values is not None and len(values) != len(shape):
+                raise ValueError(f"{self.model!r}: {len(values)} {name} for {len(shape)} prompts")
         shares, scores = ("finished", "reasoned", "unanswered"), ("true_reward", "kl")
         for name in (*shares, *scores, "reward_model_score"):
             values = getattr(self, name)
@@ -84,9 +87,14 @@ class MeasureInput:
     @cached_property
     def refusal_grades(self) -> Mapping[str, Sequence[Sequence[RefusalGrade]]]:
         """The grades of the responses for each of `REFUSAL_KINDS` that has prompts."""
-        pairs = zip(self.responses.kinds, self.responses.texts, strict=True)
-        known = [(kind, texts) for kind, texts in pairs if kind in REFUSAL_KINDS]
-        return grade_groups([str(kind) for kind, _ in known], [texts for _, texts in known])
+        responses = self.responses
+        known = [i for i, kind in enumerate(responses.kinds) if kind in REFUSAL_KINDS]
+        questions = responses.questions
+        return grade_groups(
+            [str(responses.kinds[i]) for i in known],
+            [responses.texts[i] for i in known],
+            None if questions is None else [questions[i] for i in known],
+        )
 
     @property
     def refusals(self) -> Mapping[str, Interval]:

@@ -9,10 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from accord.measure.audits.document import HEADINGS
 from accord.measure.ratings.notes import join_names
+from accord.report.audits import audit_sections
 from accord.report.examples import examples
 from accord.report.figures.curves import Curve, learning_curves
 from accord.report.figures.drawing import colours
+from accord.report.figures.frontier import frontier_figure
 from accord.report.figures.models import (
     length_figure,
     ratings_figure,
@@ -24,8 +27,9 @@ from accord.report.findings.health import Remark, remarks, unlearned_stages
 from accord.report.findings.verdict import Verdict, verdict
 from accord.report.formatting import format_duration, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
-from accord.report.rendering import TEMPLATES
+from accord.report.rendering import SCRIPT, TEMPLATES, script_digest
 from accord.report.results import merge_results
+from accord.report.sources import sources
 from accord.report.tables.bake_off import bake_offs
 from accord.report.tables.models import model_cells, model_columns, win_table
 from accord.report.tables.rounds import RoundsTable, rounds_table
@@ -68,12 +72,14 @@ class TrainingSection:
 def write_report(settings: ReportSettings) -> Path:
     """Write report.html and results.json to `output_dir`, and return the page's path.
 
-    The page loads nothing and runs no script. Sections for which the run has no data are left out.
+    The page loads nothing, and reads without its script, which searches the answers. Sections for
+    which the run has no data are left out.
     Raises DataError as `read_inputs` does, StorageError when the disk fails.
     """
     inputs = read_inputs(settings)
     results = merge_results(inputs)
-    judged = verdict(results, inputs.evaluation, unlearned_stages(inputs))
+    documents = [document for _, document in inputs.audits]
+    judged = verdict(results, inputs.evaluation, unlearned_stages(inputs), documents)
     results["verdict"] = asdict(judged)
     page = render(settings, inputs, results, judged)
     folder = Path(settings.output_dir)
@@ -109,6 +115,11 @@ def render(
             for i, (name, lineage) in enumerate(inputs.rounds.items())
         ],
         figures=_figures(rows, inputs),
+        audits=audit_sections([document for _, document in inputs.audits]),
+        headings=HEADINGS,
+        sources=sources(inputs),
+        script=Markup(SCRIPT),
+        script_digest=script_digest(),
         wins=win_table(inputs.ratings),
         examples=examples(inputs.answers, settings.examples),
         trainings=_trainings(inputs, rows),
@@ -147,6 +158,11 @@ def _figures(rows: Sequence[Row], inputs: ReportInputs) -> list[FigureGroup]:
             "Refusals",
             "A good model refuses harmful prompts, also inside jailbreaks, and no safe prompts.",
             [refusals_figure(rows, details)],
+        ),
+        (
+            "Harm and over-refusal",
+            "The best place is at the lower left: what is harmful is refused, and nothing else.",
+            [frontier_figure(rows)],
         ),
         (
             "Reward and length",

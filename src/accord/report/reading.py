@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from accord.data.write import ResponseRow, read_responses
 from accord.errors import DataError
+from accord.measure.audits.document import AuditDocument
 from accord.runs import read_metrics
 from accord.settings.stages import Contestant, ReportSettings
 
+AUDIT_FILES = ("audit.json", "redteam.json", "probe.json")
 _NOT_STAGES = frozenset({"model", "checkpoints", "reference"})
 _MAX_DEPTH = 4
 
@@ -39,8 +41,8 @@ class StageRecord:
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
     """Everything that was read. `answers` has each contestant's rows of responses.jsonl by name,
-    and `rounds` the content of each rounds.json by its stage's name. The paths are those of
-    `evaluation` and `ratings`."""
+    `rounds` the content of each rounds.json by its stage's name, and `audits` every probe.json,
+    audit.json and redteam.json with its path. The paths are those of `evaluation` and `ratings`."""
 
     run: Path
     manifest: Mapping[str, Any]
@@ -52,6 +54,7 @@ class ReportInputs:
     rounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     evaluation_path: Path | None = None
     ratings_path: Path | None = None
+    audits: tuple[tuple[Path, AuditDocument], ...] = ()
 
 
 def read_inputs(settings: ReportSettings) -> ReportInputs:
@@ -95,11 +98,14 @@ def read_inputs(settings: ReportSettings) -> ReportInputs:
             for stage in stages
             if (stage.folder / "rounds.json").is_file()
         },
+        audits=tuple(_read_audits(run)),
     )
-    if not (inputs.stages or inputs.evaluation or inputs.ratings or inputs.answers):
+    measured = inputs.evaluation or inputs.ratings or inputs.audits
+    if not (inputs.stages or measured or inputs.answers):
         raise DataError(
             f"There is nothing to report in {str(run)!r}: no stage.json, metrics.jsonl, "
-            "evaluation.json or ratings.json below it. Name the folder that a run wrote to."
+            "evaluation.json, ratings.json or audit.json below it. Name the folder that a run "
+            "wrote to."
         )
     return inputs
 
@@ -161,6 +167,21 @@ def _result_path(named: str | None, run: Path, name: str) -> Path | None:
 
 def _read_result(path: Path | None, key: str) -> Mapping[str, Any] | None:
     return None if path is None else _read_named(str(path), _read_json, key)
+
+
+def _read_audits(run: Path) -> Iterator[tuple[Path, AuditDocument]]:
+    """The audits of the run in the order of `AUDIT_FILES`, then of their folders' names."""
+    folders = sorted(_stage_folders(run))
+    for name in AUDIT_FILES:
+        for path in (folder / name for folder in folders):
+            if path.is_file():
+                try:
+                    yield path, AuditDocument.from_json(_read_json(path))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise DataError(
+                        f"{path} does not hold audits of this version ({error!r}). Run the command "
+                        "that writes it again, or move it out of the run's folder."
+                    ) from error
 
 
 def _stage_folders(run: Path) -> Iterator[Path]:

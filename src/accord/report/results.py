@@ -41,6 +41,7 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
         "judges": judges_of_results(inputs),
         "run": _run_facts(inputs),
         "notes": [str(note) for note in ratings.get("notes", [])],
+        "audits": [document.to_json() for _, document in inputs.audits],
     }
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Literal
 
 import accord
@@ -56,6 +55,13 @@ class AuditDocument:
             tuple(content["notes"]),
         )
 
+    def groups(self) -> list[tuple[str, list[Audit]]]:
+        """The audits by group, in the order of each group's first, the worst first in each."""
+        groups: dict[str, list[Audit]] = {}
+        for audit in self.audits:
+            groups.setdefault(audit.group, []).append(audit)
+        return [(g, sorted(a, key=lambda a: VERDICTS.index(a.verdict))) for g, a in groups.items()]
+
     def text(self) -> str:
         """The document for a terminal: the audits by group, the worst first within each."""
         return "\n".join(_lines(self))
@@ -71,6 +77,15 @@ def format_value(value: Interval, unit: str) -> str:
     return f"{_number(value.mean, unit)} ({low} to {high})"
 
 
+def limits(audit: Audit) -> str:
+    """Which values are warned of and failed, in words; nothing where there is no threshold."""
+    if audit.threshold is None:
+        return ""
+    side = "more" if audit.threshold.bad == "high" else "less"
+    fails, warns = (_number(v, audit.unit) for v in (audit.threshold.fail, audit.threshold.warn))
+    return f"warned of at {side} than {warns}, failed at {side} than {fails}"
+
+
 def _number(value: float, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.3g}%"
@@ -83,10 +98,10 @@ def _lines(document: AuditDocument) -> Iterator[str]:
     counted = ", ".join(f"{n} {HEADINGS[v].lower()}" for v, n in counts.items() if n)
     heading = HEADINGS[worst_verdict(document.audits)]
     yield f"{document.subject}: {heading} ({counted or 'no audits'})"
-    for group, audits in groupby(_by_group(document.audits), lambda audit: audit.group):
+    for group, audits in document.groups():
         yield ""
         yield group[:1].upper() + group[1:]
-        for audit in sorted(audits, key=lambda audit: VERDICTS.index(audit.verdict)):
+        for audit in audits:
             yield from _audit_lines(audit)
     if document.notes:
         yield ""
@@ -96,15 +111,12 @@ def _lines(document: AuditDocument) -> Iterator[str]:
 def _audit_lines(audit: Audit) -> Iterator[str]:
     width = max(len(heading) for heading in HEADINGS.values())
     yield f"  {HEADINGS[audit.verdict]:<{width}}  {audit.name}: {audit.finding}"
-    limit = audit.threshold
-    if audit.verdict == "pass" or limit is None:
+    if audit.verdict == "pass" or audit.threshold is None:
         return
-    side = "more" if limit.bad == "high" else "less"
     indent = " " * (width + 4)
-    fails, warns = (_number(value, audit.unit) for value in (limit.fail, limit.warn))
     yield (
         f"{indent}{format_value(audit.value, audit.unit)} over {audit.count:,} {audit.cases}; "
-        f"warned of at {side} than {warns}, failed at {side} than {fails}: {limit.why}"
+        f"{limits(audit)}: {audit.threshold.why}"
     )
     if audit.verdict == "undecided":
         yield f"{indent}{_more(audit)}"
@@ -114,9 +126,3 @@ def _more(audit: Audit) -> str:
     if audit.needed is None:
         return "How many more cases would decide is not known."
     return f"About {audit.needed:,} more {audit.cases} would decide, if the mean stays as it is."
-
-
-def _by_group(audits: Sequence[Audit]) -> list[Audit]:
-    """Those of one group beside each other, groups in the order of their first audit."""
-    order = list(dict.fromkeys(audit.group for audit in audits))
-    return sorted(audits, key=lambda audit: order.index(audit.group))

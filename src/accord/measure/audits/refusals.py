@@ -113,8 +113,9 @@ def _audit(
     ungraded = 0
     for responses in (data.before, data.after):
         by_prompt = []
+        questions = responses.questions or data.prompts
         for i in rows:
-            grades = [grade_refusal(text, data.prompts[i]) for text in responses.texts[i]]
+            grades = [grade_refusal(text, questions[i]) for text in responses.texts[i]]
             ungraded += sum(not grade.known for grade in grades)
             by_prompt.append([float(counts(grade)) for grade in grades if grade.known])
             if responses is data.after:

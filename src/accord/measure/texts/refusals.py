@@ -125,17 +125,20 @@ def read_weights(path: Path = _WEIGHTS) -> Weights:
 
 
 def grade_groups(
-    groups: Sequence[str], texts_by_prompt: Sequence[Sequence[str]]
+    groups: Sequence[str],
+    texts_by_prompt: Sequence[Sequence[str]],
+    questions: Sequence[str] | None = None,
 ) -> dict[str, list[list[RefusalGrade]]]:
     """The grades of responses by group, and in it by prompt.
 
     `groups[i]` is the group (such as the world's kind, or "harmful" and "safe") of the prompt whose
-    responses are `texts_by_prompt[i]`. Groups are in order of first appearance. Raises ValueError
-    when the two arguments differ in length.
+    responses are `texts_by_prompt[i]`, and `questions[i]` that prompt, where it is known. Groups
+    are in order of first appearance. Raises ValueError when the arguments differ in length.
     """
     graded: dict[str, list[list[RefusalGrade]]] = {}
-    for group, texts in zip(groups, texts_by_prompt, strict=True):
-        graded.setdefault(group, []).append([grade_refusal(text) for text in texts])
+    asked = questions if questions is not None else [None] * len(groups)
+    for group, texts, question in zip(groups, texts_by_prompt, asked, strict=True):
+        graded.setdefault(group, []).append([grade_refusal(text, question) for text in texts])
     return graded
 
 

@@ -20,6 +20,7 @@ from accord.lm.load import load_causal
 from accord.measure.audits.curves import CurvePoint
 from accord.measure.audits.responses import BeforeAndAfter
 from accord.measure.responses import ModelResponses, Nested
+from accord.measure.rows.texts import question
 from accord.pipeline.stages.divergence import by_row, contestant_kl
 from accord.pipeline.stages.judges import flawed_reward
 from accord.records import Prompt, prompt_text
@@ -137,6 +138,7 @@ def _responses(name: str, rows: Sequence[ResponseRow]) -> ModelResponses:
         model=name,
         texts=[[part.answer or "" for part in row] for row in parts],
         kinds=[row.meta.get("kind") for row in rows],
+        questions=[question(row.prompt) for row in rows],
         finished=[[r.finished for r in row.responses] for row in rows],
         reasoned=[[bool(part.reasoning) for part in row] for row in parts],
         unanswered=[[part.answer is None for part in row] for row in parts],

@@ -21,6 +21,7 @@ from accord.lm.released import return_memory
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.responses import ModelResponses
+from accord.measure.rows.texts import question
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.contestants import check_names
 from accord.pipeline.stages.divergence import by_row, contestant_kl
@@ -84,6 +85,7 @@ def _score_responses(
         model=contestant.name,
         texts=[[part.answer or "" for part in row] for row in parts],
         kinds=[row.meta.get("kind") for row in rows],
+        questions=[question(row.prompt) for row in rows],
         finished=[[r.finished for r in row.responses] for row in rows],
         reasoned=[[bool(part.reasoning) for part in row] for row in parts],
         unanswered=[[part.answer is None for part in row] for row in parts],

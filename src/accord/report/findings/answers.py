@@ -28,6 +28,8 @@ MAX_UNFINISHED = 0.1
 """Share of responses cut at the token limit, above which there is a note."""
 MAX_UNANSWERED = 0.05
 """Share of responses whose reasoning never ends, above which there is a warning."""
+UNGRADED_SHARE = 0.05
+"""Share of all answers whose refusal can't be graded, from which there is a note."""
 MIN_DIVERSITY = 0.05
 """Distance between responses to one prompt, below which they are nearly the same."""
 MIN_PROMPTS = 10
@@ -42,6 +44,7 @@ def answer_findings(rows: Sequence[Row], details: Mapping[str, Row]) -> list[Fin
     return [
         *_collapse(details),
         *_refusals(rows),
+        *_ungraded(rows),
         *_lengths(rows, details),
         *_beyond(rows, _CUT),
         *_reasoning(rows),
@@ -165,6 +168,23 @@ def _share(row: Row, limit: _Limit) -> tuple[float, float, float]:
     low, high = (row.get(f"{limit.key}_{end}") for end in ("low", "high"))
     low, high = share if low is None else low, share if high is None else high
     return (1 - share, 1 - high, 1 - low) if limit.complement else (share, low, high)
+
+
+def _ungraded(rows: Sequence[Row]) -> list[Finding]:
+    """Models of which so many answers can't be graded that the refusal rates say little."""
+    shares = []
+    for row in rows:
+        ungraded = sum((row.get("refusals_ungraded") or {}).values())
+        responses = row.get("responses") or 0
+        if responses and ungraded / responses >= UNGRADED_SHARE:
+            shares.append(f"{row['model']} ({format_percent(ungraded / responses)})")
+    if not shares:
+        return []
+    text = (
+        f"Refusals can't be graded in so many answers (empty, or in a language that is not "
+        f"covered) that their shares say little: {join_names(shares)} of all answers."
+    )
+    return [Finding("note", text)]
 
 
 def _lengths(rows: Sequence[Row], details: Mapping[str, Row]) -> list[Finding]:

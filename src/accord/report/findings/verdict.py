@@ -6,11 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accord.measure.audits.document import AuditDocument
 from accord.measure.ratings.notes import join_names
+from accord.report.audits import audit_findings, failed_audits
 from accord.report.findings.circular import circular_reason
-from accord.report.findings.finding import Finding
+from accord.report.findings.finding import LEVELS, Finding
 from accord.report.findings.findings import findings
-from accord.report.formatting import format_interval, format_number, visible
+from accord.report.formatting import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_percent,
+    visible,
+)
 from accord.report.tables.rows import (
     Criterion,
     Row,
@@ -23,21 +31,25 @@ from accord.report.tables.rows import (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The headline, a sentence that supports it, and the findings, warnings first."""
+    """The headline, a sentence that supports it, what the best model costs, and the findings,
+    warnings first."""
 
     headline: str
     support: str
     findings: tuple[Finding, ...]
+    cost: str = ""
 
 
 def verdict(
     results: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
     unlearned: Mapping[str, str] | None = None,
+    audits: Sequence[AuditDocument] = (),
 ) -> Verdict:
     """The verdict on results.json, with details from evaluation.json where there is one.
 
     `unlearned` has the remarks on trainings that have not learned the order of held-out pairs.
+    A model with a failed audit is not called the best without it.
     A ceiling, chosen by the true reward itself, is left out: nobody could use it as a model.
     """
     rows = [
@@ -49,9 +61,47 @@ def verdict(
     details = {visible(row["model"]): row for row in evaluated}
     judges = _visible_judges(results.get("judges") or {})
     headline, support = _headline(rows, judges, list(unlearned or {}))
-    warnings = tuple(Finding("warning", f"{n}: {text}") for n, text in (unlearned or {}).items())
+    best = _best_row(rows)
+    failed = failed_audits(audits, best["model"]) if best is not None else []
+    if best is not None and failed:
+        headline = f"{headline.removesuffix('.')}; {best['model']} fails {join_names(failed)}."
+    warnings = [Finding("warning", f"{n}: {text}") for n, text in (unlearned or {}).items()]
+    warnings += audit_findings(audits)
     others = findings(rows, details, results.get("reward_model"), judges)
-    return Verdict(headline, support, (*warnings, *others))
+    ordered = sorted((*warnings, *others), key=lambda finding: LEVELS.index(finding.level))
+    return Verdict(headline, support, tuple(ordered), _cost(rows, best))
+
+
+def _best_row(rows: Sequence[Row]) -> Row | None:
+    """The model that comes first by the measure that ranks them."""
+    criterion = best_criterion(rows)
+    if criterion is None:
+        return None
+    return max((r for r in rows if has_value(r, criterion.key)), key=lambda r: r[criterion.key])
+
+
+def _cost(rows: Sequence[Row], best: Row | None) -> str:
+    """What the best model costs, against the first: training, distance, length, over-refusal."""
+    if best is None:
+        return ""
+    first = next((row for row in rows if row is not best), None)
+    facts = []
+    if has_value(best, "seconds"):
+        facts.append(f"its training took {format_duration(best['seconds'])}")
+    if has_value(best, "kl"):
+        facts.append(f"its KL is {format_number(best['kl'], 1)} nats a response")
+    if first is not None and best.get("mean_length") and first.get("mean_length"):
+        change = best["mean_length"] / first["mean_length"] - 1
+        facts.append(f"its answers are {_change(change)} than those of {first['model']}")
+    if has_value(best, "refusal_safe"):
+        facts.append(f"it refuses {format_percent(best['refusal_safe'])} of the safe prompts")
+    return f"The cost: {join_names(facts)}." if facts else ""
+
+
+def _change(share: float) -> str:
+    if abs(share) < 0.005:
+        return "no longer or shorter"
+    return f"{format_percent(abs(share))} {'longer' if share > 0 else 'shorter'}"
 
 
 def _visible_judges(judges: Mapping[str, Any]) -> dict[str, Any]:
