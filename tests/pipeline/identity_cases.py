@@ -263,7 +263,7 @@ CASES = {
         "audit",
         None,
         ["model=model", "before_responses=responses.jsonl", "dataset=rows.jsonl", "output_dir=out"],
-        "04b1bf0a137c5841",
+        "13fc90fd5b91e8f8",
     ),
     "evaluate": Case(
         "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"

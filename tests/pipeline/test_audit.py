@@ -155,7 +155,7 @@ def test_rows_of_one_prompt_are_joined_and_others_left_out(responses: str, tmp_p
         ({"responses": "a.jsonl"}, "Set `before` or `before_responses`"),
         ({"model": "a", "before_responses": "b.jsonl"}, "no `dataset`"),
         (
-            {"responses": "a", "before_responses": "b", "name": "x", "before_name": "x"},
+            {"responses": "a", "before_responses": "b", "model_name": "x", "before_name": "x"},
             "are both 'x'",
         ),
         (

@@ -34,7 +34,7 @@ class AuditSettings(Settings):
     before_responses: Annotated[str | None, InputPath] = Field(
         None, description="The same of the model before."
     )
-    name: str = Field("after", description="The model's name in the audits.")
+    model_name: str = Field("after", description="The model's name in the audits.")
     before_name: str = Field("before", description="The name of the model before.")
     dialogue_text: DialogueText = "turns"
     num_responses: int = Field(
@@ -89,8 +89,8 @@ class AuditSettings(Settings):
                     f"`{model_key}` is sampled, but there is no `dataset` with prompts. Set it, or "
                     f"give `{responses_key}`."
                 )
-        if self.name == self.before_name:
-            raise ValueError(f"`name` and `before_name` are both {self.name!r}. Change one.")
+        if self.model_name == self.before_name:
+            raise ValueError(f"`model_name` and `before_name` are both {self.before_name!r}.")
         return self
 
     @model_validator(mode="after")

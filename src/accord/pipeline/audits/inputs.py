@@ -94,7 +94,7 @@ def score_pair(
     data = BeforeAndAfter(
         [prompt_text(prompt) for prompt in pair.prompts],
         _responses(settings.before_name, pair.before),
-        _responses(settings.name, pair.after),
+        _responses(settings.model_name, pair.after),
         **scores,
     )
     if not settings.ensemble:

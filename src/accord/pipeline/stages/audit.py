@@ -42,7 +42,7 @@ def audit(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
     audits = model_audits(data, members=members, curve=curve)
     document = AuditDocument(
         "audit",
-        settings.name,
+        settings.model_name,
         tuple(audits),
         settings.model_dump(mode="json"),
         {"prompts": len(pair.prompts)},
@@ -62,7 +62,7 @@ def stages_of_audit(plan: StagePlan) -> list[StagePlan]:
     settings = _settings(plan)
     sides: tuple[tuple[Side, str | None, str | None, str], ...] = (
         ("before", settings.before, settings.before_responses, settings.before_name),
-        ("after", settings.model, settings.responses, settings.name),
+        ("after", settings.model, settings.responses, settings.model_name),
     )
     stages = []
     for side, model, responses, name in sides:
