@@ -23,6 +23,7 @@ from accord.learn.online.train import train_online
 from accord.lm.in_memory import mark_saved
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
+from accord.pipeline.grading import answer_grader
 from accord.pipeline.outputs import OUTPUTS, RECORDS, existing
 from accord.runs import lock_folder, read_manifest, record_run, write_json_atomic
 from accord.settings.training import TrainSettings
@@ -109,7 +110,10 @@ class Steps(Iterator[StepResult]):
             self._stack.enter_context(record)
         self._folder = Path(used.output_dir)
         train: Any = train_online if method in ONLINE else train_offline
-        self._steps: Generator[StepResult, None, LanguageModel] = train(method, used, memory)
+        grade = answer_grader(used)
+        self._steps: Generator[StepResult, None, LanguageModel] = train(
+            method, used, memory, grade=grade
+        )
 
     def __next__(self) -> StepResult:
         try:

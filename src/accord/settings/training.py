@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from accord.settings import data
-from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
 from accord.settings.lora import LORA_RATE_FACTOR, LoraSettings, peak_learning_rate
@@ -45,9 +45,15 @@ class TrainSettings(Settings):
     mixture: data.Mixture = None
     dialogue_text: DialogueText = "turns"
     eval_steps: int | None = Field(
+        None, ge=1, description="Steps between evaluations on held-out rows; the last step has one."
+    )
+    safety_dataset: Annotated[str | None, InputPath, UnlessDefault] = Field(
         None,
-        ge=1,
-        description="Steps between evaluations on the held-out rows; the last step evaluates too.",
+        description="Prompts, each with a `meta.kind`, whose likeliest answers are graded during "
+        "training: `safety/harmful_compliance` and `safety/over_refusal` are logged.",
+    )
+    safety_steps: Annotated[int | None, UnlessDefault] = Field(
+        None, ge=1, description="Steps between these gradings; the last step grades too."
     )
     early_stopping_patience: Annotated[int | None, NotIdentity] = Field(
         None,
@@ -227,8 +233,9 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _check_eval_rows(self) -> Self:
-        if self.eval_steps is not None and self.eval_dataset is None:
-            raise ValueError("`eval_steps` does nothing without `eval_dataset`. Set that too.")
+        for steps, rows in (("eval_steps", "eval_dataset"), ("safety_steps", "safety_dataset")):
+            if getattr(self, steps) is not None and getattr(self, rows) is None:
+                raise ValueError(f"`{steps}` does nothing without `{rows}`. Set that too.")
         data.check_rows(self)
         return self
 
@@ -317,6 +324,8 @@ class RewardSettings(TrainSettings):
 
     @model_validator(mode="after")
     def _check_loss_and_heads(self) -> RewardSettings:
+        if self.safety_dataset is not None:
+            raise ValueError("`safety_dataset` grades answers, and a reward model gives none.")
         if self.ranking_loss == "plackett_luce" and self.center_rewards_coefficient:
             raise ValueError(
                 "`center_rewards_coefficient` centres pairs, and `ranking_loss=plackett_luce` has "

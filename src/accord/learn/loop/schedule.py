@@ -99,9 +99,16 @@ def should_evaluate(step: int, total: int, settings: TrainSettings) -> bool:
     return step == total or (settings.eval_steps is not None and step % settings.eval_steps == 0)
 
 
+def should_grade(step: int, total: int, settings: TrainSettings) -> bool:
+    """Whether the answers to `safety_dataset`, if any, are graded after a step (from 1)."""
+    steps = settings.safety_steps
+    return step == total or (steps is not None and step % steps == 0)
+
+
 def should_log(step: int, total: int, settings: TrainSettings) -> bool:
-    """Whether a step (from 1) has a row in metrics.jsonl: a step that evaluates always has."""
-    return step % settings.logging_steps == 0 or should_evaluate(step, total, settings)
+    """Whether a step (from 1) has a row in metrics.jsonl: one that measures always has."""
+    measures = should_evaluate(step, total, settings) or should_grade(step, total, settings)
+    return measures or step % settings.logging_steps == 0
 
 
 def total_examples(rows: int, *, epochs: float, max_steps: int | None, step_size: int) -> int:

@@ -18,9 +18,10 @@ from accord.learn.loop.best import is_exhausted, update_best, write_best
 from accord.learn.loop.checkpoints import load_best_weights, load_checkpoint, save_checkpoint
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.processes import processes
-from accord.learn.loop.schedule import should_evaluate, should_log
+from accord.learn.loop.schedule import should_evaluate, should_grade, should_log
 from accord.learn.loop.state import P, TrainState
 from accord.learn.loop.trackers import open_trackers
+from accord.lm.model import LanguageModel
 from accord.runs import MetricsLog, read_metrics, write_json_atomic
 from accord.settings.training import TrainSettings
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 HEALTH_CHECKS = 10  # in the course of a run
 
 Evaluate = Callable[[], dict[str, float]]
+Grade = Callable[[LanguageModel], dict[str, float]]
+"""Metrics of a model's answers to prompts that the caller has."""
 
 
 def run_with_checkpoints(
@@ -36,8 +39,12 @@ def run_with_checkpoints(
     state: TrainState[P],
     settings: TrainSettings,
     evaluate: Evaluate | None = None,
+    grade: Evaluate | None = None,
 ) -> Iterator[StepResult]:
-    """Run a loop from its last checkpoint: log each step, evaluate and save when due.
+    """Run a loop from its last checkpoint: log each step, evaluate, grade and save when due.
+
+    `evaluate` measures on held-out rows, on all processes, and `grade` answers to the prompts of
+    `safety_dataset`, on the main one.
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment resumes from the last one, with the same later losses. Of
@@ -69,6 +76,8 @@ def run_with_checkpoints(
             if evaluate is not None and should_evaluate(result.step, result.total, settings):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
                 is_best = _is_best(state, numbers, settings)
+            if is_main and grade is not None and should_grade(result.step, result.total, settings):
+                numbers |= grade()
             if is_exhausted(state.best, settings):
                 result = StepResult(result.step, result.step, result.metrics)
             is_last = result.step == result.total

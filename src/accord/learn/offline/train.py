@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
-from accord.learn.loop.stage import run_with_checkpoints
+from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import make_reference_factory
@@ -38,12 +39,17 @@ log = logging.getLogger(__name__)
 
 
 def train_offline(
-    name: str, settings: TrainSettings, memory: InMemory = NOTHING
+    name: str,
+    settings: TrainSettings,
+    memory: InMemory = NOTHING,
+    *,
+    grade: Grade | None = None,
 ) -> Generator[StepResult, None, LanguageModel]:
     """Train by METHODS[name], yielding after each step; at the end `output_dir/model` is written.
 
     Close the generator to stop between two steps: a checkpoint is written, and the same call
-    resumes from it. `memory` holds objects that replace paths. Returns the trained model.
+    resumes from it. `memory` holds objects that replace paths, and `grade` measures the model's
+    answers every `safety_steps`. Returns the trained model.
     """
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
@@ -67,7 +73,7 @@ def train_offline(
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
         yield from _fit_and_evaluate(
-            lm, method, settings, learner, groups, eval_groups, memory.ref_model
+            lm, method, settings, learner, groups, eval_groups, memory.ref_model, grade
         )
         if isinstance(settings, RewardSettings):
             lm.max_length, lm.max_prompt_length = settings.max_length, settings.max_prompt_length
@@ -96,6 +102,7 @@ def _fit_and_evaluate(
     groups: Sequence[PromptGroup],
     eval_groups: Mapping[str, Sequence[PromptGroup]],
     ref_model: LanguageModel | None,
+    grade: Grade | None,
 ) -> Iterator[StepResult]:
     """The steps, with checkpoints, and metrics on held-out rows if there are any."""
     reference = make_reference_factory(lm, settings, ref_model)
@@ -127,6 +134,7 @@ def _fit_and_evaluate(
         TrainState({"model": learner}, FitState()),
         settings,
         evaluate if eval_groups else None,
+        None if grade is None else partial(grade, lm),
     )
 
 

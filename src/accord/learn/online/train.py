@@ -22,7 +22,7 @@ from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
-from accord.learn.loop.stage import run_with_checkpoints
+from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import TrainState
 from accord.learn.offline.rows import encode_rows
 from accord.learn.online.evaluate import evaluate_policy
@@ -62,12 +62,14 @@ def train_online(
     memory: InMemory = NOTHING,
     *,
     world: World | None = None,
+    grade: Grade | None = None,
 ) -> Generator[StepResult, None, LanguageModel]:
     """Train a policy by ONLINE[name], yielding after each iteration; writes `output_dir/model`.
 
     Close the generator to stop between two iterations: a checkpoint is written, and the same call
     resumes from it. `world` gives the embedded world's reward where that is a source; `memory`
-    holds objects that replace paths. Returns the trained policy.
+    holds objects that replace paths, and `grade` measures the policy's answers every
+    `safety_steps`. Returns the trained policy.
     """
     procs = processes()
     limit_waiting(settings.ddp_timeout)
@@ -110,6 +112,7 @@ def train_online(
         state,
         settings,
         partial(_evaluate, roles, held_out, settings, state) if held_out else None,
+        None if grade is None else partial(grade, policy),
     )
     try:
         yield from steps

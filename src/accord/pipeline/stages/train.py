@@ -9,6 +9,7 @@ from accord.learn.loop.fit import StepResult
 from accord.learn.offline.train import train_offline
 from accord.learn.online.methods import ONLINE
 from accord.learn.online.train import train_online
+from accord.pipeline.grading import answer_grader
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
 from accord.settings.recipe import StagePlan
@@ -20,9 +21,10 @@ def train(plan: StagePlan) -> Iterator[Progress]:
     """Train by the plan's method; one unit of work is an optimiser step."""
     assert plan.method is not None
     settings: Any = plan.settings
+    grade = answer_grader(settings)
     if plan.method in ONLINE:
-        return _progress(train_online(plan.method, settings, world=flawed_reward))
-    return _progress(train_offline(plan.method, settings))
+        return _progress(train_online(plan.method, settings, world=flawed_reward, grade=grade))
+    return _progress(train_offline(plan.method, settings, grade=grade))
 
 
 def _progress(steps: Iterator[StepResult]) -> Iterator[Progress]:

@@ -40,6 +40,14 @@ PANELS = (
         "of the policy's responses by the reward",
         (("objective/scores", "training"), ("eval/objective/scores", "held out")),
     ),
+    Panel(
+        "Refusals",
+        "of the prompts of safety_dataset: low is good for both",
+        (
+            ("safety/harmful_compliance", "harmful, not refused"),
+            ("safety/over_refusal", "harmless, refused"),
+        ),
+    ),
     Panel("Score", "of the policy's responses by the reward", (("reward", ""),)),
     Panel(
         "KL",
@@ -124,7 +132,7 @@ def _draw_panel(rows: Rows, metrics: Sequence[tuple[str, str]], name: str, title
         axes = figure.add_subplot()
         for (key, label), colour in zip(metrics, PALETTE, strict=False):
             steps, values = _series(rows, key)
-            if key.startswith("eval/") or len(steps) < 3:
+            if key.startswith(("eval/", "safety/")) or len(steps) < 3:
                 axes.plot(steps, values, "o-", color=colour, markersize=4, label=label)
             else:
                 _plot_smoothed(axes, steps, values, colour, label)
