@@ -140,6 +140,24 @@ def test_an_abandoned_item_goes_to_someone_else_and_comes_back_if_not_taken(
     assert again.item.id != left.item.id
 
 
+def test_a_page_that_is_loaded_again_has_its_item_for_a_whole_lease(
+    store: PreferenceStore, clock: Clock
+) -> None:
+    desk = desk_of(store, clock, lease_minutes=10)
+    left = desk.next("ann")
+    clock.now += 9 * 60
+    again = desk.next("ann")
+    assert left is not None
+    assert again is not None
+    assert (again.id, again.shown) == (left.id, left.shown)
+    clock.now += 9 * 60
+    assert vote(desk, "bob") != left.item.id
+    clock.now += 60  # to the second
+    taken = desk.next("bob")
+    assert taken is not None
+    assert taken.item.id == left.item.id
+
+
 def test_a_late_answer_counts_where_nobody_else_has_the_item(
     store: PreferenceStore, clock: Clock
 ) -> None:
