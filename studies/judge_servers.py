@@ -166,6 +166,8 @@ def plain_reading(text: str) -> tuple[str, str]:
         is_example = "…" in (str(value).strip() for value in content.values())
         return "as_json", verdict if verdict in ("a", "b", "tie") and not is_example else "none"
     lines = [line for line in bare.casefold().splitlines() if line.strip()]
+    if lines and lines[-1].lstrip().startswith("{") and not lines[-1].rstrip().endswith("}"):
+        return "as_text", "none"  # an object that was cut
     stated = LAST_LINE.fullmatch(lines[-1]) if lines else None
     alone = re.fullmatch(r"[\W_]*(a|b|tie)[\W_]*", bare.casefold())
     verdict_match = stated or alone

@@ -138,3 +138,47 @@ def test_damaged_files_are_read_or_refused(
     fuzz = importlib.import_module("fuzz")
     assert fuzz.main(["--files=200", "--seed=7"]) == 0
     assert "Failures: 0." in capsys.readouterr().out
+
+
+def test_what_a_constitution_changes_is_paired_by_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    study = importlib.import_module("constitution")
+    runs = [tmp_path / str(seed) for seed in range(3)]
+    for run, start, gain in zip(runs, (0.1, 0.5, 0.3), (0.5, 0.6, 0.7), strict=True):
+        rows = [
+            {
+                **dict.fromkeys(study.MEASURES, 0.5),
+                "model": name,
+                "true_reward": start + gain * (name != "sft"),
+                "refusal_safe": 0.4 - start * (name == "ppo"),
+            }
+            for name in study.MODELS
+        ]
+        write_json_atomic(run / "results.json", {"models": rows})
+        counts = {"responses": {"revised": 30 * gain, "all": 30}, "better_share": {"mean": start}}
+        write_json_atomic(run / "revise/revise.json", counts)
+    summary = study.summarise(runs)
+    # As above: a mean of 0.6 whose interval is 0.24841 wide either way, whatever the starts are.
+    gain = summary["ppo"]["gain"]
+    assert (gain.mean, gain.high - gain.mean) == pytest.approx((0.6, 0.24841), abs=1e-5)
+    assert summary["ppo"]["refusal_safe_change"].mean == pytest.approx(-0.3)
+    assert summary["revised"]["refusal_safe_change"].mean == 0
+    assert study.summarise_revisions(runs)["revised"].mean == pytest.approx(0.6)
+    assert study.summarise_revisions(runs)["preferred"].mean == pytest.approx(0.3)
+    table = study.markdown(summary)
+    assert "| sft | 0.300 ± 0.497 |  | 0.50 ± 0.00 | 0.50 ± 0.00 | 0.40 ± 0.00 |  |" in table
+    # Of −0.1, −0.5, −0.3 the interval is 0.497 wide either way, so it holds 0.
+    assert study.verdict(summary).splitlines() == [
+        f"{model}: gains over SFT in true reward; over-refusal is not shown to change."
+        for model in ("revised", "ppo")
+    ]
+    row = {"gain": Interval(0.2, 0.0, 0.4), "refusal_safe_change": Interval(-0.2, -0.3, -0.1)}
+    assert study.verdict({"ppo": row}) == (
+        "ppo: is not shown to gain over SFT in true reward; over-refusal falls."
+    )
+    row = {"gain": Interval(0.2), "refusal_safe_change": Interval(0.2, 0.1, 0.3)}
+    assert study.verdict({"ppo": row}).endswith(
+        "not shown to gain over SFT in true reward; over-refusal rises."
+    )

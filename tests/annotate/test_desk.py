@@ -140,6 +140,24 @@ def test_an_abandoned_item_goes_to_someone_else_and_comes_back_if_not_taken(
     assert again.item.id != left.item.id
 
 
+def test_a_page_that_is_loaded_again_has_its_item_for_a_whole_lease(
+    store: PreferenceStore, clock: Clock
+) -> None:
+    desk = desk_of(store, clock, lease_minutes=10)
+    left = desk.next("ann")
+    clock.now += 9 * 60
+    again = desk.next("ann")
+    assert left is not None
+    assert again is not None
+    assert (again.id, again.shown) == (left.id, left.shown)
+    clock.now += 9 * 60
+    assert vote(desk, "bob") != left.item.id
+    clock.now += 60  # to the second
+    taken = desk.next("bob")
+    assert taken is not None
+    assert taken.item.id == left.item.id
+
+
 def test_a_late_answer_counts_where_nobody_else_has_the_item(
     store: PreferenceStore, clock: Clock
 ) -> None:
@@ -207,3 +225,24 @@ def test_starting_again_adds_only_what_is_new(path: Path, store: PreferenceStore
     assert counted(store) == [1, 0, 0, 0, 0]
     with pytest.raises(DataError, match="started with task='pairs'"):
         desk_of(store, task="labels")
+
+
+def test_the_time_of_an_answer_is_the_median_and_a_changed_one_is_never_too_fast(
+    store: PreferenceStore, clock: Clock
+) -> None:
+    desk = desk_of(store, clock, overlap=2)
+    for seconds in (1.0, 9.0, 5.0):
+        vote(desk, "ann", key=f"{seconds}", seconds=seconds)
+        clock.now += 10
+    assert desk.progress("ann")["seconds"] == 5.0
+    item = desk.earlier("ann", None)
+    assert item is not None
+    assert not item.fast
+    changed = body("changed", revises=item.verdict_id, seconds=0.0)
+    desk.answer("ann", item.item.id, changed, session="")
+    again = desk.assigned("ann", item.item.id)
+    assert again is not None
+    assert again.fast is False
+    first = desk.assigned("bob", vote(desk, "bob", seconds=0.0))
+    assert first is not None
+    assert first.fast is True

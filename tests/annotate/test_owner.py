@@ -64,6 +64,14 @@ def test_agreement_disputes_and_adjudication(store: PreferenceStore) -> None:
     assert [v.annotator for v in store.verdicts()][-1] == "eve (adjudicator)"
     assert owner_view(desk).votes == 6  # the votes are as they were
     assert taken(desk) == [2, 2, 2]
+    # A decision that is changed stays one: it is no vote beside the others.
+    earlier = desk.adjudicate(2, "eve")
+    assert earlier is not None
+    changed = body("changed", outcome="tie", revises=earlier.verdict_id)
+    desk.answer(f"eve{ADJUDICATOR}", 2, changed, session="")
+    assert (owner_view(desk).votes, owner_view(desk).num_disputes) == (6, 0)
+    assert taken(desk) == [2, 2, 2]
+    assert store.verdicts()[-1].outcome == "tie"
 
 
 def test_every_coefficient_of_each_criterion(path: Path, store: PreferenceStore) -> None:
@@ -126,7 +134,11 @@ def test_gold_checks_and_fast_votes(tmp_path: Path) -> None:
             )
             seconds = 0.1 if len(shown) == 1 else 5.0
             sent = body(f"{len(shown)}", outcome=("left", "right")[best], seconds=seconds)
-            desk.answer("ann", assignment.item.id, sent, session="")
+            saved = desk.answer("ann", assignment.item.id, sent, session="")
+            # Sent again, it is the answer that it was, also where it is no verdict.
+            assert desk.answer("ann", assignment.item.id, sent, session="") == saved
+            assert (saved.verdict_id is None) == is_check
+            assert saved.correct or not is_check
         assert sorted(shown) == ["check"] * 2 + ["item"] * 4
         after = store.counts()
         assert (after["responses"], after["prompts"]) == (before["responses"], before["prompts"])

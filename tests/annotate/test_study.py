@@ -68,3 +68,36 @@ def test_leases_that_are_broken(checks: ModuleType) -> None:
     # ann comes back, and her late vote is stored although bob has the item.
     assert len(faults(("ann", 0.0), ("bob", 11.0), voted={"ann": 13.0})) == 1
     assert faults(("ann", 0.0), ("bob", 11.0), voted={"ann": 22.0}) == []  # bob left too
+
+
+def test_the_table_tells_what_was_seen(checks: ModuleType) -> None:
+    study, voting = importlib.import_module("annotators"), importlib.import_module("voting")
+    log = voting.Log(acknowledged={f"key {i}": i for i in range(120)}, left=3, retries=2)
+    log.late_stored, log.late_refused = 1, 4
+    log.seconds["vote"] = [0.001 * i for i in range(1, 101)]
+    options = study._options().parse_args(["--seconds", "60", "--annotators", "7", "--kills", "2"])
+    summary = study.summarise(log, options, ["key 1 is lost"]) | {"full_items": 110, "items": 200}
+    assert summary["votes_per_second"] == 2
+    # Of 1 to 100 ms: between the 50th and the 51st, the 100th of a hundred, and the last.
+    latency = {"median": 0.0505, "p99": 0.1, "worst": 0.1}
+    assert summary["latency"] == {"vote": pytest.approx(latency)}
+    rows = [line.strip("| ").split(" | ") for line in study.markdown(summary).splitlines()[2:]]
+    assert dict(rows)["votes acknowledged"] == "120"
+    assert dict(rows)["items with exactly 1 votes, of"] == "110, 200"
+    assert dict(rows)["late answers stored, refused"] == "1, 4"
+    assert dict(rows)["kills of the server, requests sent again"] == "2, 2"
+    assert dict(rows)["vote: median, 99%, worst"] == "50 ms, 100 ms, 100 ms"
+    assert dict(rows)["lost, doubled or beyond the overlap"] == "1"
+    assert dict(rows)["database"] == "SQLite"
+
+
+def test_a_study_has_a_pair_for_each_item_and_a_token_for_each_person(
+    checks: ModuleType, tmp_path: Path
+) -> None:
+    study = importlib.import_module("annotators")
+    tokens = study.fill(str(tmp_path / "s.db"), 3, 5)
+    assert list(tokens) == ["person 0", "person 1", "person 2"]
+    assert len(set(tokens.values())) == 3
+    with PreferenceStore.read(tmp_path / "s.db") as store:
+        assert store.counts()["responses"] == 10
+        assert store.counts()["prompts"] == 5

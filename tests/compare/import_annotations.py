@@ -1,11 +1,15 @@
 """Rows as annotation tools export them, with all their columns, and the verdicts that they hold.
 
-The structures are those of `label_studio_sdk.converter` and of Argilla's `records.to_json`.
+The structures are those of `label_studio_sdk.converter`, of Argilla's `records.to_json`, and of
+what `FeedbackDataset.format_as("datasets")` of Argilla 1.29 writes.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+NAMES = ["response-1", "response-2", "response-3"]
+NO_SUGGESTION = {"type": None, "score": None, "agent": None}
 
 # The form of each case is that of `import_rows.CASES`.
 EXPORTS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, ...]]]] = {
@@ -100,10 +104,10 @@ EXPORTS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, ...]]]] = {
             )
         ],
         [
-            ("pair", "3", "b", "four", "five", {"seconds": 2.5}),
-            ("pair", "4", "a", "four", "five", {"seconds": 3.5}),
-            ("pair", "5", "both_bad", "four", "five", {"seconds": 4.5}),
-            ("pair", "6", "b", "four", "five", {"seconds": 5.5}),
+            ("pair", "3", "b", "four", "five", {"seconds": 2.5, "criterion": "pw"}),
+            ("pair", "4", "a", "four", "five", {"seconds": 3.5, "criterion": "best"}),
+            ("pair", "5", "both_bad", "four", "five", {"seconds": 4.5, "criterion": "best"}),
+            ("pair", "6", "b", "four", "five", {"seconds": 5.5, "criterion": "rank"}),
             ("rating", "7", 4.0, "five", {"seconds": 6.5}),
         ],
     ),
@@ -129,8 +133,116 @@ EXPORTS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, ...]]]] = {
             }
         ],
         [
-            ("pair", "u1", "a", "four", "five", {}),
+            ("pair", "u1", "a", "four", "five", {"criterion": "better"}),
+            ("pair", "u2", "b", "four", "five", {"criterion": "order"}),
+        ],
+    ),
+    "argilla 1 as its data set is exported": (
+        [
+            {
+                "prompt": "2+2?",
+                "response-1": "five",
+                "response-2": "four",
+                "response-3": "six",
+                "preference": [
+                    {"user_id": user, "value": {"rank": ranks, "value": NAMES}, "status": status}
+                    for user, ranks, status in (
+                        ("u1", [2, 1, 3], "submitted"),
+                        ("u2", [1, 1, 2], "submitted"),
+                        ("u3", [3, 2, 1], "draft"),
+                    )
+                ],
+                "preference-suggestion": {"rank": [1, 2, 3], "value": NAMES},
+                "preference-suggestion-metadata": {"type": None, "score": None, "agent": "m"},
+                "response-1-rating": [{"user_id": "u1", "value": 4, "status": "submitted"}],
+                "response-1-rating-suggestion": None,
+                "response-1-rating-suggestion-metadata": NO_SUGGESTION,
+                "good": [{"user_id": "u1", "value": NAMES, "status": "submitted"}],
+                "good-suggestion": None,
+                "good-suggestion-metadata": NO_SUGGESTION,
+                "why": [{"user_id": "u1", "value": "b", "status": "submitted"}],
+                "why-suggestion": None,
+                "why-suggestion-metadata": NO_SUGGESTION,
+                "external_id": "a",
+                "metadata": '{"split": "x"}',
+            }
+        ],
+        [
+            ("ranking", "u1", (1, 0, 2), "five", "four", "six", {}),
+            ("ranking", "u2", (0, 0, 1), "five", "four", "six", {}),
+            ("rating", "u1", 4.0, "five", {}),
+        ],
+    ),
+    # A rating of 2 does not name the second response, and labels that were chosen are no order.
+    "argilla 1 with a label and a rating of both": (
+        [
+            {
+                "instruction": "2+2?",
+                "response1": "five",
+                "response2": "four",
+                "choose-best": [
+                    {"user_id": "u1", "value": "response2", "status": "submitted"},
+                    {"user_id": None, "value": "tie", "status": "submitted"},
+                ],
+                "quality": [{"user_id": "u1", "value": 2, "status": "submitted"}],
+                "true": [
+                    {"user_id": "u1", "value": ["response2", "response1"], "status": "submitted"}
+                ],
+                "external_id": None,
+                "metadata": "{}",
+            }
+        ],
+        [
+            ("pair", "u1", "b", "five", "four", {}),
+            ("pair", "rows.jsonl", "tie", "five", "four", {}),
+        ],
+    ),
+    "argilla 2 with labels that are chosen together": (
+        [
+            {
+                "instruction": "2+2?",
+                "response_1": "four",
+                "response_2": "five",
+                "true.responses": [true],
+                "true.responses.users": [user],
+                "order.responses": [["response_2", "response_1"]],
+                "order.responses.users": [user],
+            }
+            # What the first says could be an order; the second could not.
+            for user, true in (("u1", ["response_2", "response_1"]), ("u2", ["response_1"]))
+        ],
+        [
+            ("pair", "u1", "b", "four", "five", {}),
             ("pair", "u2", "b", "four", "five", {}),
+        ],
+    ),
+    "label studio with two questions": (
+        [
+            {
+                "data": {"prompt": "2+2?", "text1": "four", "text2": "five"},
+                "annotations": [
+                    {
+                        "completed_by": 1,
+                        "result": [
+                            {
+                                "type": "pairwise",
+                                "value": {"selected": side},
+                                "from_name": name,
+                                "to_name": tags,
+                            }
+                            # The tags say which response was on the left.
+                            for name, side, tags in (
+                                ("helpful", "left", "txt-1,txt-2"),
+                                ("honest", "left", "txt-2,txt-1"),
+                            )
+                        ],
+                    }
+                ],
+            }
+        ],
+        [
+            ("pair", "1", "a", "four", "five", {"criterion": "helpful"}),
+            ("pair", "1", "b", "four", "five", {"criterion": "honest"}),
         ],
     ),
 }

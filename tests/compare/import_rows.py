@@ -321,7 +321,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, ...]]]] = {
                     {
                         "completed_by": 4,
                         "was_cancelled": False,
-                        "result": [{"type": "choices", "value": {"choices": ["Neither"]}}],
+                        "result": [
+                            {
+                                "type": "choices",
+                                "value": {"choices": ["Neither"]},
+                                "from_name": "pw",
+                                "to_name": "answer1",
+                            }
+                        ],
                     },
                     {"completed_by": 5, "was_cancelled": True, "result": []},
                 ],

@@ -117,6 +117,21 @@ def test_other_labels_of_a_panel(path: str) -> None:
     assert pairs(path, labels="soft") == [("a", "b", pytest.approx(2 / 3)), ("e", "f", 0.75)]
 
 
+def test_the_lead_in_votes_as_the_margin(path: str) -> None:
+    # 3/4 less 1/4; all; a tie is half a vote for each: 2.5/3 less 0.5/3.
+    fill(path, *panel("aaab", strength=3), *panel("bb", 3, 4), *panel("aat", 5, 6))
+    fill(path, *panel("tta", 7, 8))  # the most frequent outcome is a tie
+    records, report = read(path, labels="margin")
+    margins = [(r.chosen, r.margin, r.probability) for r in records if isinstance(r, Comparison)]
+    assert margins == [
+        ("a", 0.5, None),
+        ("d", 1.0, None),
+        ("e", pytest.approx(2 / 3), None),
+    ]
+    assert "the lead in votes of 3 preferences is read as their margin" in report.notes
+    assert len(report.dropped["tie"]) == 3
+
+
 def test_probabilities_of_judges_as_labels(path: str) -> None:
     fill(
         path,

@@ -34,6 +34,7 @@ NO_PREFERENCE = {
 NO_WINNER = {"tie": "tie", "both_bad": "tie of two bad responses"}
 SPLIT = "the votes are split evenly"
 UNCHECKED = "by a judge that has not passed `accord judge check`"
+CERTAIN = ("majority", "margin")
 UNDESIRABLE = -math.inf  # a score below any `desirable_from`
 
 
@@ -88,7 +89,8 @@ class _Reader:
                 "read as one row each, whose loss is the mean of theirs"
             )
         if self.margins:
-            notes.append(f"the strength of {self.margins:,} preferences is read as their margin")
+            what = "lead in votes" if self.filter.labels == "margin" else "strength"
+            notes.append(f"the {what} of {self.margins:,} preferences is read as their margin")
         if self.filter.criterion is None and len(self.plan.criteria) > 1:
             listed = ", ".join(self.plan.criteria)
             notes.append(f"verdicts on several criteria are read: {listed}")
@@ -118,7 +120,7 @@ class _Reader:
             if not votes:
                 continue
             ranking = _ranking(panel, votes, judged)
-            if self.filter.labels == "majority":
+            if self.filter.labels in CERTAIN:
                 ranking = replace(ranking, votes=())
                 if len(set(ranking.ranks)) == 1 and not ties:
                     self._drop(votes, SPLIT)
@@ -195,7 +197,8 @@ class _Reader:
         """The pair that the panel prefers, or None where it prefers neither."""
         most_frequent = panel.most_frequent()
         share = panel.win_share(probabilities=self.filter.labels == "probability")
-        if self.filter.labels == "majority":
+        lead = abs(2 * share - 1)
+        if self.filter.labels in CERTAIN:
             share = {"a": 1.0, "b": 0.0}.get(most_frequent or "", 0.5)
         if share == 0.5:
             self._drop(panel.votes, NO_WINNER.get(most_frequent or "", SPLIT))
@@ -207,6 +210,8 @@ class _Reader:
             return None
         probability = max(share, 1 - share)
         margin = panel.mean_strength() if self.filter.margins else None
+        if self.filter.labels == "margin":
+            margin = lead
         self.used += len(panel.votes)
         self.soft += probability < 1
         self.voted += len(panel.votes) > 1

@@ -42,13 +42,14 @@ class VerdictFilter(Settings):
         description="Share of an item's votes that its most frequent outcome has, at least; of "
         "rankings, the mean of this over their pairs.",
     )
-    labels: Literal["soft", "probability", "majority", "separate"] = Field(
+    labels: Literal["soft", "probability", "majority", "margin", "separate"] = Field(
         "soft",
         description="What several annotators' votes on the same responses become: a soft label, "
         "of a pair the share that prefers a response (a tie is half a vote), of rankings the mean "
         "of their losses; the same from the probabilities that judges gave, where they gave one; "
-        "the majority's choice as if it were certain, of rankings the Borda count's; or a row for "
-        "each vote.",
+        "the majority's choice as if it were certain, of rankings the Borda count's; the same with "
+        "the share for it less the share against it as the pair's margin, for `reward`; or a row "
+        "for each vote.",
     )
     margins: bool = Field(
         True,

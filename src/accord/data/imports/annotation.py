@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from accord.data.checks import RowError, parse_number
@@ -18,6 +19,7 @@ from accord.data.imports.judged import (
     read_answers,
     whole_ranks,
 )
+from accord.data.imports.questions import NO_ORDER
 from accord.data.pair_names import looks_like_response
 
 RESPONSES = ".responses"  # Argilla 2: `preference.responses`, `preference.responses.users`, …
@@ -78,38 +80,51 @@ def parse_argilla(row: DataRow, notes: Counter[str]) -> JudgedRow:
     prompt, texts = read_answers(
         fields, _prompt_column(fields), {c: fields[c] for c in columns}, row.source, notes
     )
+    # Argilla 1 gives each response of a ranking its rank; Argilla 2 lists them, as it lists labels.
+    is_second = values is not None or any(column.endswith(RESPONSES) for column in row.values)
     opinions: list[Opinion] = []
+    chosen_labels: list[str] = []
     for name, answers in questions.items():
         for answer in answers:
             if answer.get("status") not in (None, "submitted"):
                 notes[f"an answer that was not submitted ({answer['status']}) is not read"] += 1
                 continue
-            opinion = _argilla_opinion(name, answer, columns)
+            opinion = _argilla_opinion(name, answer, columns, ranks_alone=is_second)
+            if opinion is None and is_second and _are_labels(answer.get("value")):
+                chosen_labels.append(name)
             if opinion is None:
-                notes[f"`{name}` is no question about which response is better"] += 1
+                notes[NO_ORDER.format(name)] += 1
             else:
-                opinions.append(opinion)
+                opinions.append(replace(opinion, question=name))
     if not opinions:
         raise RowError("no annotator has submitted an answer that ranks or rates the responses")
-    return JudgedRow(prompt, tuple(map(JudgedAnswer, texts)), tuple(opinions))
+    answered = tuple(map(JudgedAnswer, texts))
+    return JudgedRow(prompt, answered, tuple(opinions), tuple(chosen_labels))
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 def _argilla_opinion(
-    name: str, answer: Mapping[str, Any], columns: Sequence[str]
+    name: str, answer: Mapping[str, Any], columns: Sequence[str], *, ranks_alone: bool
 ) -> Opinion | None:
+    """What an answer says of the responses; with `ranks_alone` a list of labels is an order."""
     value, user = answer.get("value"), answer.get("user_id")
     annotator = None if user is None else str(user)
     if isinstance(value, Mapping):  # `{"rank": [1, 2], "value": ["a", "b"]}` in columns
         pairs = zip(value.get("rank") or [], value.get("value") or [], strict=False)
         value = [{"rank": rank, "value": item} for rank, item in pairs]
     if isinstance(value, list | tuple) and value:
+        if not ranks_alone and not all(isinstance(item, Mapping) for item in value):
+            return None  # labels that were chosen together
         ranked = {_value(item): _rank(item, i) for i, item in enumerate(value)}
         numbers = {_position(str(key), columns): rank for key, rank in ranked.items()}
         if None in numbers or len(numbers) != len(columns):
             return None
         ranks = [rank for _, rank in sorted((n, r) for n, r in numbers.items() if n is not None)]
         return ranking_or_pair(ranks, annotator=annotator)
-    position = _position(str(value), columns)
+    position = _position(value, columns) if isinstance(value, str) else None
     if position is not None and len(columns) == 2:
         return Opinion("pair", (0, 1), "ab"[position], annotator=annotator)
     if isinstance(value, str) and value.lower() in TIES and len(columns) == 2:
@@ -186,7 +201,7 @@ def _results_of_control(name: str, value: Any) -> Iterator[dict[str, Any]]:
     for item in value if isinstance(value, list | tuple) else [value]:
         content = item if isinstance(item, Mapping) else {"choices": [item]}
         kind = next((KINDS_OF_VALUES[key] for key in content if key in KINDS_OF_VALUES), "other")
-        yield {"type": kind, "value": content, "to_name": name}
+        yield {"type": kind, "value": content, "to_name": name, "from_name": name}
 
 
 def _label_studio_opinions(
@@ -202,7 +217,7 @@ def _label_studio_opinions(
         value = result.get("value") or {}
         kind, opinion = result.get("type"), None
         if kind == "pairwise" and value.get("selected") in OUTCOMES and len(columns) == 2:
-            outcome = OUTCOMES[value["selected"]]
+            outcome = _pairwise_outcome(value["selected"], str(result.get("to_name")), columns)
             opinion = Opinion("pair", (0, 1), outcome, annotator=annotator, fields=seconds)
         elif kind == "choices" and len(columns) == 2:
             opinion = _choice(value.get("choices"), columns, annotator, seconds)
@@ -216,10 +231,18 @@ def _label_studio_opinions(
                 )
         elif kind == "ranker":
             opinion = _ranker(value.get("ranker"), columns, annotator, seconds)
-        if opinion is None:
-            notes[f"results of the type {kind!r} that name no response are not read"] += 1
+        if opinion is not None:
+            yield replace(opinion, question=result.get("from_name"))
         else:
-            yield opinion
+            notes[f"results of the type {kind!r} that name no response are not read"] += 1
+
+
+def _pairwise_outcome(selected: str, to_name: str, columns: Sequence[str]) -> str:
+    """The side that is better: left is the first of the tags `to_name` names, which is the first
+    column unless the tags have the columns' names in another order."""
+    tags = [_position(tag, columns, by_end=True) for tag in to_name.split(",")]
+    outcome = OUTCOMES[selected]
+    return {"a": "b", "b": "a"}[outcome] if tags == [1, 0] else outcome
 
 
 def _choice(
@@ -269,13 +292,15 @@ def _prompt_column(values: Mapping[str, Any]) -> str:
     return column
 
 
-def _position(name: str, columns: Sequence[str]) -> int | None:
-    """The number of the response that a label names: its column, with - or _, or its last part."""
+def _position(name: str, columns: Sequence[str], *, by_end: bool = False) -> int | None:
+    """The number of the response that a label names: its column, with - or _, or its last part;
+    with `by_end` a name that ends as one column does."""
     word = _plain(name)
     for position, column in enumerate(columns):
         if word == _plain(column):
             return position
     stems = [re.sub(r"[^a-z0-9]", "", column.lower())[-1:] for column in columns]
+    word = word[-1:] if by_end else word
     return stems.index(word) if len(word) == 1 and stems.count(word) == 1 else None
 
 

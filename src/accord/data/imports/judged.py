@@ -32,6 +32,7 @@ class Opinion:
 
     A pair has an `outcome`, a ranking `ranks` (0 best), a rating a `score`. `annotator` is None
     where the row names none. `fields` are further fields of a verdict, such as `criterion`.
+    `question` is the name of the question that it answers, where the row has several.
     """
 
     kind: Literal["pair", "ranking", "rating"]
@@ -41,15 +42,18 @@ class Opinion:
     score: float | None = None
     annotator: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedRow:
-    """A row that a store can hold."""
+    """A row that a store can hold. `chosen_labels` are questions that some labels, not all, answer:
+    they were chosen together, and give no order."""
 
     prompt: Prompt
     answers: tuple[JudgedAnswer, ...]
     opinions: tuple[Opinion, ...]
+    chosen_labels: tuple[str, ...] = ()
 
 
 def read_answers(

@@ -31,6 +31,7 @@ from accord.data.imports.datasets import (
 from accord.data.imports.fields import fill_from_columns
 from accord.data.imports.generic import form_of, parse_generic
 from accord.data.imports.judged import JudgedRow
+from accord.data.imports.questions import Questions
 from accord.data.imports.verdicts import parse_verdict_row
 from accord.data.pair_columns import describe_unlabelled, require_clear_labels
 from accord.data.read_notes import note_with_count
@@ -66,6 +67,7 @@ PARSERS: dict[ImportFormat, Callable[[DataRow, Counter[str]], JudgedRow]] = {
     "rows": parse_generic,
 }
 PUBLISHED = ("arena", "helpsteer3", "nemo-rl", "ultrafeedback", "nectar", "pandalm")
+ASKED = ("argilla", "label-studio", "label-studio-min")
 # The columns of each, in the order in which they are looked for.
 REQUIRED: dict[ImportFormat, frozenset[str]] = {
     "verdicts": frozenset({"kind", "prompt", "responses", "annotator"}),
@@ -89,21 +91,32 @@ class ImportedFile:
 
     def rows(self) -> Iterator[tuple[Source, JudgedRow | RowError]]:
         """Each row with its source, or why it can't be used; one in memory at a time."""
-        parse = PARSERS[self.form]
+        questions = None
+        if self.form in ASKED:
+            parsed_rows = (self._parse(row, Counter()) for row in read_rows(self.path))
+            questions = Questions.of(row for row in parsed_rows if isinstance(row, JudgedRow))
         for row in read_rows(self.path):
-            parsed: JudgedRow | RowError
-            try:
-                if row.error is not None:
-                    raise row.error
-                parsed = parse(row, self.notes)
-                if self.form in PUBLISHED:
-                    parsed = fill_from_columns(parsed, row.values, self.notes)
-            except RowError as error:
-                parsed = error
-            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                detail = f"{type(error).__name__}: {error}"[:80]
-                parsed = RowError(f"it is no row of the format {self.form}", detail)
+            parsed = self._parse(row, self.notes)
+            if questions is not None and isinstance(parsed, JudgedRow):
+                try:
+                    parsed = questions.apply(parsed, self.notes)
+                except RowError as error:
+                    parsed = error
             yield row.source, parsed
+
+    def _parse(self, row: DataRow, notes: Counter[str]) -> JudgedRow | RowError:
+        try:
+            if row.error is not None:
+                raise row.error
+            parsed = PARSERS[self.form](row, notes)
+            if self.form in PUBLISHED:
+                return fill_from_columns(parsed, row.values, notes)
+            return parsed
+        except RowError as error:
+            return error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            detail = f"{type(error).__name__}: {error}"[:80]
+            return RowError(f"it is no row of the format {self.form}", detail)
 
     def list_notes(self, rows: int) -> list[str]:
         """What was converted or not read, of `rows` rows."""
