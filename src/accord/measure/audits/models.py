@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from accord.measure.audits.audit import Audit
 from accord.measure.audits.curves import CurvePoint, over_optimisation_audit
+from accord.measure.audits.diversity import diversity_audits
 from accord.measure.audits.refusals import refusal_audits
 from accord.measure.audits.responses import BeforeAndAfter
 from accord.measure.audits.rewards import disagreement_audit, reward_audits
+from accord.measure.audits.wording import wording_audits
 from accord.measure.responses import Nested
 
 AUDIT_NAMES = (
@@ -19,6 +21,15 @@ AUDIT_NAMES = (
     "over_refusal",
     "harmful_compliance",
     "refusals",
+    "one_answer",
+    "shared_answers",
+    "diversity_per_prompt",
+    "diversity_across_prompts",
+    "length",
+    "flattery",
+    "hedging",
+    "repetition",
+    "stock_phrase",
 )
 """The names of all audits of a model."""
 
@@ -46,4 +57,4 @@ def model_audits(
         audits.append(disagreement_audit(data, *members))
     if curve:
         audits.append(over_optimisation_audit(curve, confidence=data.confidence))
-    return [*audits, *refusal_audits(data)]
+    return [*audits, *refusal_audits(data), *diversity_audits(data), *wording_audits(data)]

@@ -158,7 +158,7 @@ def _length_gain(data: BeforeAndAfter) -> Audit:
         f"words, and at equal length the gain is {gain.mean * (1 - value.mean):.3g} of "
         f"{gain.mean:.3g}."
     )
-    if verdict == "fail" and GAIN.verdict(_independent(data)) in ("pass", "warn"):
+    if verdict == "fail" and quality_rose(data):
         verdict = "warn"
         finding += (
             f" The independent measure ({data.independent_name}) rose too, so the longer answers "
@@ -274,11 +274,11 @@ def _proxy_gain(data: BeforeAndAfter) -> Interval | None:
     return data.gain(data.proxy_before, data.proxy_after)
 
 
-def _independent(data: BeforeAndAfter) -> Interval:
+def quality_rose(data: BeforeAndAfter) -> bool:
+    """Whether the independent measure, if there is one, surely rose."""
     if data.independent_before is None or data.independent_after is None:
-        return Interval(math.nan)
-    unit = _deviation(data.independent_before) or 1.0
-    return _scaled(data.gain(data.independent_before, data.independent_after), 1 / unit)
+        return False
+    return _surely(data.gain(data.independent_before, data.independent_after), above=0)
 
 
 def _surely(value: Interval, *, above: float) -> bool:
