@@ -110,6 +110,21 @@ def test_returns_advantages_and_metrics_by_hand() -> None:
     assert metrics["val/explained_variance"] == pytest.approx(explained, rel=1e-4)
 
 
+def test_answers_that_repeat_others() -> None:
+    settings = online_settings()
+    alike = replace(two_episodes(), texts=("6", " 6 "))
+    metrics = episode_metrics(alike, settings, beta=0.5)
+    assert metrics["completions/repeated_across_prompts"] == 1
+    assert "completions/distinct_share" not in metrics  # each prompt has one answer
+    assert (
+        episode_metrics(two_episodes(), settings, 0.5)["completions/repeated_across_prompts"] == 0
+    )
+    of_one_prompt = replace(alike, groups=(PromptGroup((5,), ((6, 2), (7,)), (0, 0)),))
+    metrics = episode_metrics(of_one_prompt, settings, beta=0.5)
+    assert metrics["completions/distinct_share"] == 0.5
+    assert "completions/repeated_across_prompts" not in metrics
+
+
 def test_returns_without_penalty_and_kl_are_the_scores() -> None:
     settings = online_settings(gae_lambda=1.0, whiten_advantages=False, missing_eos_penalty=0.0)
     targets = ppo_targets(two_episodes(), settings, beta=0.0)

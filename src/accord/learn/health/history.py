@@ -17,13 +17,15 @@ SIGNIFICANT = 3.0  # standard errors; a larger change is not noise
 
 @dataclass(frozen=True, slots=True)
 class HealthRemark:
-    """A subject, a level, and a sentence or two that end with the remedy."""
+    """A subject, a level, and a sentence or two that end with the remedy. `step` is the first step
+    at which the run was found so, where that is known."""
 
     about: str
     level: Level
     text: str
+    step: int | None = None
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accord.learn.health.collapse_rules import collapse_health, refusal_health
 from accord.learn.health.history import HealthRemark, MetricHistory, Row
 from accord.learn.health.offline_rules import offline_health
 from accord.learn.health.online_rules import online_health
@@ -37,12 +38,12 @@ def training_health(
     reference, the KL limit and steps that were not finite are.
     """
     remarks = [*_unused(data, settings), *_reference(rows, settings), *kl_limit(rows, settings)]
-    remarks += skipped(rows)
+    remarks += [*skipped(rows), *refusal_health(rows)]
     if len(rows) >= MIN_ROWS:
         history = MetricHistory(rows)
         used = ((held_out or {}).get("encoded") or {}).get("used")
         remarks += offline_health(history, settings, used, finished=finished)
-        remarks += online_health(history, settings)
+        remarks += [*online_health(history, settings), *collapse_health(history)]
     return remarks
 
 

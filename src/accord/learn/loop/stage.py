@@ -6,7 +6,8 @@ import json
 import logging
 import platform
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,30 @@ def _log_health(
             level = logging.WARNING if remark.level == "warning" else logging.INFO
             log.log(level, "After step %d, %s: %s", result.step, remark.about, remark.text)
             logged.add(remark.about)
-    if result.step == result.total:
-        write_json_atomic(output_dir / "health.json", [remark.to_json() for remark in remarks])
+    if finished:
+        dated = [
+            replace(remark, step=_first_step(remark.about, rows, settings, data, held_out))
+            for remark in remarks
+        ]
+        write_json_atomic(output_dir / "health.json", [remark.to_json() for remark in dated])
+
+
+def _first_step(
+    about: str,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    held_out: Mapping[str, Any],
+) -> int | None:
+    """The end of the first tenth of the run after which there is a remark on this subject.
+
+    It is computed from the rows, so that a resumed run has the same as one that was not.
+    """
+    for tenth in range(1, HEALTH_CHECKS):
+        part = rows[: len(rows) * tenth // HEALTH_CHECKS]
+        if part and any(r.about == about for r in training_health(part, settings, data, held_out)):
+            return int(part[-1]["step"])
+    return int(rows[-1]["step"]) if rows else None
 
 
 def peak_memory_mb() -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import Tensor
 
 from accord.compare.rewards.reward import source_metrics
@@ -27,6 +29,7 @@ def episode_metrics(episodes: Episodes, settings: OnlineSettings, beta: float) -
         "objective/beta": beta,
         "eos_rate": float(episodes.finished.float().mean()),
         "response_length": float(episodes.lengths.float().mean()),
+        **_repeats(episodes),
         **source_metrics(episodes.by_source),
         **_clipped_share(episodes, settings),
     }
@@ -46,6 +49,23 @@ def episode_metrics(episodes: Episodes, settings: OnlineSettings, beta: float) -
         "objective/non_score_reward": float((-beta * kl).mean()),
         **_mean("objective/rlhf_reward", (scores[known] - beta * kl)[scored[known]]),
     }
+
+
+def _repeats(episodes: Episodes) -> dict[str, float]:
+    """The share of the answers to a prompt that differ, where it has several, and the share of
+    answers that another prompt gets too."""
+    k = episodes.group_size
+    texts = [text.strip() for text in episodes.texts]
+    groups = [texts[i : i + k] for i in range(0, len(texts), k)]
+    numbers = {}
+    if k > 1:
+        shares = [len(set(group)) / k for group in groups]
+        numbers["completions/distinct_share"] = sum(shares) / len(shares)
+    if len(groups) > 1:
+        prompts_of = Counter(text for group in groups for text in set(group))
+        repeated = sum(prompts_of[text] > 1 for text in texts)
+        numbers["completions/repeated_across_prompts"] = repeated / len(texts)
+    return numbers
 
 
 def _score_metrics(scores: Tensor) -> dict[str, float]:

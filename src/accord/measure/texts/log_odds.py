@@ -32,8 +32,8 @@ def risen_phrases(
 
     z is the log-odds ratio with an informative Dirichlet prior over its standard error (Monroe,
     Colaresi and Quinn 2008, eq. 16, 20 and 22), the prior being the two sets together. Of phrases
-    within each other that the same share of texts holds, the longest is retained. z takes the words as
-    independent, so it ranks phrases and proves nothing of one.
+    within each other that the same share of texts holds, the longest is retained. z takes the words
+    as independent, so it ranks phrases and proves nothing of one.
     """
     if not before or not after:
         return []

@@ -39,6 +39,8 @@ def remarks(stage: StageRecord, inputs: ReportInputs, rows: Sequence[Row]) -> li
             harmed, outcome = _displacement_outcome(stage, inputs, rows)
             level = level if harmed is None else "warning" if harmed else "note"
             text = f"{text} {outcome}".strip()
+        if entry.get("step") and entry["step"] != (stage.metrics or ({},))[-1].get("step"):
+            text = f"{text} First seen at step {entry['step']}."
         page_remarks.append(Remark(level, visible(str(entry.get("about", ""))), visible(text)))
     return page_remarks
 
