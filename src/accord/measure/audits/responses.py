@@ -75,10 +75,6 @@ class BeforeAndAfter:
             [[value] for value in self.gains(before, after)], confidence=self.confidence
         )
 
-    def mean(self, values: Nested) -> Interval:
-        """The mean of values, with prompts as the independent units."""
-        return clustered_interval(values, confidence=self.confidence)
-
     def share(self, values: Nested) -> Interval:
         """The mean of values in [0, 1], with the exact interval of a share by prompt."""
         return clustered_proportion(values, confidence=self.confidence)

@@ -159,7 +159,7 @@ def _repetition(data: BeforeAndAfter) -> Audit:
         [[_repeated_share(text) for text in row] for row in r.texts]
         for r in (data.before, data.after)
     ]
-    before, after = (data.mean(side) for side in shares)
+    before, after = (data.share(side) for side in shares)
     worst = sorted(
         (i for i, row in enumerate(shares[1]) if row and max(row) > 0),
         key=lambda i: -max(shares[1][i]),
