@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from rich.console import Console
 
 from accord.cli.entry import run
+from accord.compare.store.store import PreferenceStore
+from accord.compare.store.verdicts import PairVerdict
 from accord.errors import DataError, SettingsError
 from accord.measure.audits.probes import CHOSEN, OTHER, PROBES, REFUSAL, versions_of
 from accord.measure.audits.probes_texts import ENGLISH
 from accord.pipeline.probe.log import ScoreLog
 from accord.pipeline.probe.pairs import read_pairs
 from accord.pipeline.probe.run import read_probe_settings
+from accord.pipeline.probe.text import probe_tables
 from accord.pipeline.probe.versions import make_versions, other_answers, read_texts
+from accord.records import Response
+from accord.settings import probe as probe_settings
 from accord.settings.probe import ProbeSettings
 from tests.pipeline.probe.conftest import Probe, write_rows
 
@@ -167,6 +174,40 @@ def test_the_answer_to_another_prompt_is_as_long_and_no_refusal(tmp_path: Path) 
     one = make_versions(read_pairs(settings_of(path, "max_pairs=1"), "turns"), [OTHER], ENGLISH)
     assert OTHER not in one[0].responses
     assert one[0].measured.texts.get(CHOSEN) is None
+
+
+def test_rows_of_any_values_and_of_a_store(probe: Probe, tmp_path: Path) -> None:
+    rows = [{**row, "kind": ["list"], "category": "[/b]\x1b[31m"} for row in pairs(4)]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    source = "rewards=[{kind: contains, text: Really}]"
+    document = probe(f"preferences={path}", source, "probes=[hedged]")
+    console = Console(file=StringIO(), width=100)
+    for table in probe_tables(document):
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "category: [/b]�[31m" in text
+    with PreferenceStore.open(tmp_path / "votes.db") as store:
+        for n in range(3):
+            good, bad = (Response(f"p{n}", text, "m") for text in ("Really", "No"))
+            ids = store.add_responses([good, bad])
+            store.add_verdicts([PairVerdict(*ids, "a", "ada")])
+    document = probe(f"preferences={tmp_path / 'votes.db'}", source, "probes=[hedged]")
+    assert document.results["pairs"]["used"] == 3
+    assert next(a for a in document.audits if a.name == "accuracy").value.mean == 1
+
+
+def test_the_settings_name_every_probe() -> None:
+    assert get_args(probe_settings.Probe) == PROBES
+
+
+def test_other_alphabets_are_pointed_out(probe: Probe, tmp_path: Path) -> None:
+    rows = [{"prompt": "?", "chosen": "Это правильно", "rejected": "нет"}]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    values = (f"preferences={path}", "rewards=[{kind: length, at_most: 1}]", "probes=[flattered]")
+    assert any("give phrases of their language" in n for n in probe(*values).notes)
+    (tmp_path / "own.yaml").write_text("flattery: [Отличный вопрос!]\n")
+    own = probe(*values, f"texts={tmp_path / 'own.yaml'}")
+    assert not any("phrases" in note for note in own.notes)
 
 
 def test_phrases_of_the_world_of_a_file_and_english(tmp_path: Path) -> None:

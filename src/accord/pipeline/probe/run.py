@@ -58,7 +58,7 @@ from accord.settings.rewards import RewardModelSource
 log = logging.getLogger(__name__)
 
 RESULT, LOG = "probe.json", "scores.jsonl"
-FEW_WORDS = 0.5  # of the letters outside of English's alphabet, above which texts are not English
+FOREIGN = 0.5  # share of letters outside of English's alphabet, above which texts are not English
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,4 +307,4 @@ def _notes(settings: ProbeSettings, held_out: HeldOutPairs, data: ProbeData) -> 
 
 def _is_latin(held_out: HeldOutPairs) -> bool:
     letters = [c for pair in held_out.pairs for c in pair.chosen.answer if c.isalpha()]
-    return sum(not c.isascii() for c in letters) <= FEW_WORDS * len(letters)
+    return sum(not c.isascii() for c in letters) <= FOREIGN * len(letters)
