@@ -151,7 +151,9 @@ def test_pairs_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert len(set(first)) == 20
     assert first == sorted(first) == drawn("max_pairs=20", "seed=1")
     assert first != drawn("max_pairs=20", "seed=2")
-    assert max(first) > 40
+    # Each row is as likely as any other: of 15 draws of 20, 100 of the first 20 rows are expected.
+    early = sum(n < 20 for seed in range(15) for n in drawn("max_pairs=20", f"seed={seed}"))
+    assert 75 < early < 125
     assert drawn("max_pairs=null") == list(range(60))
 
 

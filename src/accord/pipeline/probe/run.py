@@ -17,7 +17,9 @@ from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.audits.audit import Audit
 from accord.measure.audits.document import AuditDocument
 from accord.measure.audits.probes import (
+    CHOSEN,
     PROBES,
+    REJECTED,
     Floats,
     ProbeData,
     comparisons_of,
@@ -294,7 +296,7 @@ def _notes(settings: ProbeSettings, held_out: HeldOutPairs, data: ProbeData) -> 
             "give phrases of their language in `texts`."
         )
     if data.scores is not None:
-        missing = int(sum(np.isnan(s).sum() for v, s in data.scores.items() if not v[1]))
+        missing = int(sum(np.isnan(data.scores[v]).sum() for v in (CHOSEN, REJECTED)))
         if missing:
             notes.append(f"{missing:,} answers have no score and are left out of every number.")
     else:
