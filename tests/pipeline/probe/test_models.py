@@ -124,6 +124,7 @@ def test_the_distance_of_a_policys_answers(probe: Probe, reward_model: str, tmp_
         assert audit.details["fitted"] + audit.details["left_out"] == 800
         assert audit.details["left_out"] == 160
         shares[name] = audit
+    assert any("6 of the prompts are among those of" in note for note in document.notes)
     assert shares["near"].value.mean < 0.2
     assert shares["far"].value.mean > 0.7
     assert shares["far"].verdict == "fail"

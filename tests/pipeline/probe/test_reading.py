@@ -173,6 +173,13 @@ def test_the_answer_to_another_prompt_is_as_long_and_no_refusal(tmp_path: Path) 
     assert made[0].measured.cluster == made[5].measured.cluster
     assert [m.measured.refuses[0] for m in made][3] is True
     assert made[0].responses[REFUSAL][0] in ENGLISH.refusals
+    # No row says which prompts are harmful; where some do, the others are not.
+    assert {m.measured.is_harmful for m in made} == {None}
+    for row, kind in zip(rows, ("harmful", "jailbreak", "safe", None, "fact", 3), strict=True):
+        row["kind"] = kind
+    known = read_pairs(settings_of(write_rows(tmp_path / "kinds.jsonl", rows)), "turns")
+    harmful = [m.measured.is_harmful for m in make_versions(known, [CHOSEN], ENGLISH)]
+    assert harmful == [True, True, False, False, False, False]
     one = make_versions(read_pairs(settings_of(path, "max_pairs=1"), "turns"), [OTHER], ENGLISH)
     assert OTHER not in one[0].responses
     assert one[0].measured.texts.get(CHOSEN) is None

@@ -124,7 +124,14 @@ def _probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocument]:
     audits = [*probed.audits, *audits]
     if settings.training is not None:
         assert reward is not None
-        audits.append((yield from measure_distance(settings, reward.models[0], read_as)))
+        prompts = [pair.prompt for pair in held_out.pairs]
+        audit, shared = yield from measure_distance(settings, reward.models[0], read_as, prompts)
+        audits.append(audit)
+        if shared:
+            notes.append(
+                f"{shared:,} of the prompts are among those of {settings.training}, so the pairs "
+                f"are not held out: a reward ranks what it was trained on better than anything new."
+            )
         if len(reward.models) > 1:
             notes.append(f"The distance is that in the hidden states of {reward.models[0].name}.")
     return AuditDocument(
@@ -172,11 +179,6 @@ def _ask_judge(
 ) -> Generator[Progress, None, _Probed]:
     comparisons = comparisons_of(probes)
     score_log = ScoreLog(Path(settings.output_dir) / LOG, source_identity(settings))
-    log.info(
-        "%s is asked about up to %d comparisons, each in both orders.",
-        judge.name,
-        len(comparisons) * len(pairs),
-    )
     verdicts, forward, backward = yield from judge_versions(
         judge, pairs, comparisons, score_log, settings.batch_size
     )
