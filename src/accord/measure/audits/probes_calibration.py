@@ -34,8 +34,8 @@ MAX_CATEGORIES = 30
 ACCURACY = Threshold(
     0.60,
     0.55,
-    "a coin is right in half of the pairs, and people agree with each other on 65 to 80% of such "
-    "pairs",
+    "a coin is right in half of the pairs, and people agree with each other on 63% (Bai et al. "
+    "2022) to 81% (Zheng et al. 2023) of such pairs",
     bad="low",
 )
 BY_LENGTH = Threshold(
