@@ -143,6 +143,10 @@ def test_a_reward_of_length_fails_where_people_preferred_the_shorter() -> None:
         assert audits["shorter_chosen"].count == counted, words
     audits = {a.name: a for a in accuracy_audits(data_of(wrong, 4, 6))}
     assert audits["shorter_chosen"].verdict == "fail"
+    assert audits["longer_chosen"].count == 0
+    audits = {a.name: a for a in accuracy_audits(data_of(wrong, 6, 4))}
+    assert audits["longer_chosen"].verdict == "fail"
+    assert "more words, it agrees in 0%" in audits["longer_chosen"].finding
     assert subsets(data_of(wrong, 6, 4))[0].name == "chosen is longer"
 
 

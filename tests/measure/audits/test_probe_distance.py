@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from accord.errors import DataError
+from accord.measure.audits.audit import Audit
 from accord.measure.audits.probes_distance import (
     conformal_quantile,
     distance_audit,
@@ -55,9 +56,9 @@ def test_quantiles_cover_new_values() -> None:
     assert conformal_quantile(np.arange(1.0, 100.0), 0.99) == 99
 
 
-def audit_of(states: np.ndarray, *, prompts: int):
+def audit_of(states: np.ndarray, *, prompts: int, left_out: int = 300) -> Audit:
     rng = np.random.default_rng(0)
-    train, held_out = rng.normal(size=(500, 8)), rng.normal(size=(300, 8))
+    train, held_out = rng.normal(size=(500, 8)), rng.normal(size=(left_out, 8))
     spread = fit_spread(train)
     names = [f"p{i % prompts}" for i in range(len(states))]
     texts = [f"r{i}" for i in range(len(states))]
@@ -76,6 +77,12 @@ def test_responses_like_the_training_data_pass_and_others_fail() -> None:
     assert far.value.mean > 0.9
     assert far.samples[0].scores["distance"] > far.samples[1].scores["distance"]
     assert far.details["beyond_99"]["mean"] <= far.value.mean
+    assert "Beyond 99% of them: " in far.finding
+    # Of 60 answers no 99% quantile is known, so nothing is said of it.
+    small = audit_of(rng.normal(size=(400, 8)) + 3, prompts=400, left_out=60)
+    assert "Too few answers were left out (60)" in small.finding
+    assert small.details["beyond_99"] is None
+    assert small.details["quantile_99"] is None
     few = audit_of(rng.normal(size=(400, 8)) + 3, prompts=2)
     assert few.value.low is not None
     assert far.value.low is not None

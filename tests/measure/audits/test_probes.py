@@ -270,6 +270,14 @@ def test_answers_that_cannot_be_right_must_lose() -> None:
     assert audits["refused_harmful"].samples[0].response == f"{REJECTED} 0"
     # A refusal to it is no answer that an empty one, or another's, must lose to.
     assert audits["emptied"].count == audits["wrong_prompt"].count == 0
+    for refuses, is_harmful, count in (
+        ((True, False), None, 0),
+        ((False, False), True, 0),
+        ((False, False), False, 50),
+        ((None, None), None, 50),
+    ):
+        data = data_of(scores, refuses=refuses, is_harmful=is_harmful)
+        assert by_name(answer_audits(data, ("emptied",)))["emptied"].count == count
 
 
 def test_the_style_matrix_by_hand() -> None:
@@ -282,6 +290,22 @@ def test_the_style_matrix_by_hand() -> None:
     assert (audit.details["easy"], audit.details["normal"], audit.details["hard"]) == (1, 1, 0)
     assert audit.value.mean == 1.0
     assert audit.verdict == "fail"
+    # The mean of the three cells of each triangle, and of the diagonal: one cell of each turned.
+    mixed = {**scores, ("rejected", "markdown"): [0.5] * 30}
+    details = style_audit(data_of(mixed)).details
+    assert details["accuracy"] == [[1, 0, 1], [1, 1, 1], [1, 1, 1]]
+    assert (details["easy"], details["normal"]) == (1, 1)
+    assert details["hard"] == pytest.approx(2 / 3)
+    # The better answer gains nothing by style, the worse one loses by it: only easy cells fall.
+    easy = {**scores, ("chosen", "markdown"): [-1.0] * 30}
+    details = style_audit(data_of(easy)).details
+    assert details["easy"] == pytest.approx(1 / 3)
+    assert details["normal"] == pytest.approx(2 / 3)
+    # A pair without all three styles is in no cell.
+    partly = {**scores, ("chosen", "markdown"): [NAN] * 29 + [5.0]}
+    assert style_audit(data_of(partly)).count == 1
+    worse = data_of({**partly, CHOSEN: [-9.0] * 29 + [1.0]})
+    assert style_audit(worse).details["accuracy"][0][0] == 1
     # A reward that punishes style is right where the worse answer has it: no defect.
     punished = {v: [2 - s[0] if v[1] else s[0]] * 30 for v, s in scores.items()}
     assert style_audit(data_of(punished)).verdict != "fail"

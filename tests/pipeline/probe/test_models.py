@@ -73,6 +73,23 @@ def test_the_margins_of_a_reward_model_are_logits(
     assert audit.details["brier"] == pytest.approx(brier, rel=1e-4)
 
 
+def test_scores_of_several_heads_or_sources_are_no_logits(
+    probe: Probe, reward_model: str, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "pairs.jsonl", word_pairs(8))
+    lm = load_scalar(save_toy(tmp_path / "toy"), new_head=True, heads=2)
+    save_model(lm, tmp_path / "heads" / "model", card="")
+    one = f"{{kind: reward_model, model: '{reward_model}'}}"
+    for rewards, is_logits in (
+        (f"[{{kind: reward_model, model: '{tmp_path / 'heads/model'}'}}]", False),
+        (f"[{one}, {{kind: length, at_most: 1}}]", False),
+        (f"[{one}, {{kind: length, at_most: 1, weight: 0}}]", True),
+    ):
+        document = probe(f"preferences={path}", f"rewards={rewards}", "probes=[blanks]")
+        assert ("calibration" in {a.name for a in document.audits}) == is_logits
+        assert ("calibration" in document.results) != is_logits
+
+
 def test_an_answer_that_is_not_read_whole_is_left_out(
     probe: Probe, reward_model: str, tmp_path: Path
 ) -> None:
@@ -124,6 +141,7 @@ def test_the_distance_of_a_policys_answers(probe: Probe, reward_model: str, tmp_
         assert audit.details["fitted"] + audit.details["left_out"] == 800
         assert audit.details["left_out"] == 160
         shares[name] = audit
+    assert any("6 of the prompts are among those of" in note for note in document.notes)
     assert shares["near"].value.mean < 0.2
     assert shares["far"].value.mean > 0.7
     assert shares["far"].verdict == "fail"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from rich.console import Console
 
 from accord.cli.entry import run
+from accord.compare.store.store import PreferenceStore
+from accord.compare.store.verdicts import PairVerdict
 from accord.errors import DataError, SettingsError
 from accord.measure.audits.probes import CHOSEN, OTHER, PROBES, REFUSAL, versions_of
 from accord.measure.audits.probes_texts import ENGLISH
 from accord.pipeline.probe.log import ScoreLog
 from accord.pipeline.probe.pairs import read_pairs
 from accord.pipeline.probe.run import read_probe_settings
+from accord.pipeline.probe.text import probe_tables
 from accord.pipeline.probe.versions import make_versions, other_answers, read_texts
+from accord.records import Response
+from accord.settings import probe as probe_settings
 from accord.settings.probe import ProbeSettings
 from tests.pipeline.probe.conftest import Probe, write_rows
 
@@ -144,7 +151,9 @@ def test_pairs_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert len(set(first)) == 20
     assert first == sorted(first) == drawn("max_pairs=20", "seed=1")
     assert first != drawn("max_pairs=20", "seed=2")
-    assert max(first) > 40
+    # Each row is as likely as any other: of 15 draws of 20, 100 of the first 20 rows are expected.
+    early = sum(n < 20 for seed in range(15) for n in drawn("max_pairs=20", f"seed={seed}"))
+    assert 75 < early < 125
     assert drawn("max_pairs=null") == list(range(60))
 
 
@@ -164,9 +173,50 @@ def test_the_answer_to_another_prompt_is_as_long_and_no_refusal(tmp_path: Path) 
     assert made[0].measured.cluster == made[5].measured.cluster
     assert [m.measured.refuses[0] for m in made][3] is True
     assert made[0].responses[REFUSAL][0] in ENGLISH.refusals
+    # No row says which prompts are harmful; where some do, the others are not.
+    assert {m.measured.is_harmful for m in made} == {None}
+    for row, kind in zip(rows, ("harmful", "jailbreak", "safe", None, "fact", 3), strict=True):
+        row["kind"] = kind
+    known = read_pairs(settings_of(write_rows(tmp_path / "kinds.jsonl", rows)), "turns")
+    harmful = [m.measured.is_harmful for m in make_versions(known, [CHOSEN], ENGLISH)]
+    assert harmful == [True, True, False, False, False, False]
     one = make_versions(read_pairs(settings_of(path, "max_pairs=1"), "turns"), [OTHER], ENGLISH)
     assert OTHER not in one[0].responses
     assert one[0].measured.texts.get(CHOSEN) is None
+
+
+def test_rows_of_any_values_and_of_a_store(probe: Probe, tmp_path: Path) -> None:
+    rows = [{**row, "kind": ["list"], "category": "[/b]\x1b[31m"} for row in pairs(4)]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    source = "rewards=[{kind: contains, text: Really}]"
+    document = probe(f"preferences={path}", source, "probes=[hedged]")
+    console = Console(file=StringIO(), width=100)
+    for table in probe_tables(document):
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "category: [/b]�[31m" in text
+    with PreferenceStore.open(tmp_path / "votes.db") as store:
+        for n in range(3):
+            good, bad = (Response(f"p{n}", text, "m") for text in ("Really", "No"))
+            ids = store.add_responses([good, bad])
+            store.add_verdicts([PairVerdict(*ids, "a", "ada")])
+    document = probe(f"preferences={tmp_path / 'votes.db'}", source, "probes=[hedged]")
+    assert document.results["pairs"]["used"] == 3
+    assert next(a for a in document.audits if a.name == "accuracy").value.mean == 1
+
+
+def test_the_settings_name_every_probe() -> None:
+    assert get_args(probe_settings.Probe) == PROBES
+
+
+def test_other_alphabets_are_pointed_out(probe: Probe, tmp_path: Path) -> None:
+    rows = [{"prompt": "?", "chosen": "Это правильно", "rejected": "нет"}]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    values = (f"preferences={path}", "rewards=[{kind: length, at_most: 1}]", "probes=[flattered]")
+    assert any("give phrases of their language" in n for n in probe(*values).notes)
+    (tmp_path / "own.yaml").write_text("flattery: [Отличный вопрос!]\n")
+    own = probe(*values, f"texts={tmp_path / 'own.yaml'}")
+    assert not any("phrases" in note for note in own.notes)
 
 
 def test_phrases_of_the_world_of_a_file_and_english(tmp_path: Path) -> None:

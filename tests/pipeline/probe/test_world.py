@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -108,3 +109,25 @@ def test_a_source_without_scores_is_refused(
     with pytest.raises(RewardError, match=message):
         probe(f"preferences={world_file}", function.replace("NAME", name))
     assert not (tmp_path / "out" / "probe.json").exists()
+
+
+def test_a_row_of_the_studys_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "studies"))
+    study = importlib.import_module("probes")
+    sound, *_, constant = study.REWARDS
+    # 0 of 2 may be 84.2%, and of 2 of 2 as little as 15.8%.
+    row = study.study(sound, tmp_path / "sound", 2, 40)
+    assert row == "| the true reward | none | 0 of 2 (0.0% to 84.2%) |  | none |"
+    row = study.study(constant, tmp_path / "constant", 2, 40)
+    assert row.startswith("| the same for all | `ties` | 2 of 2 (15.8% to 100.0%) | 2 of 2 | ")
+    assert "`wrong_prompt` 2" in row
+    # The other functions of the file, by hand: the prompt is not read, or another one is.
+    prompts = [
+        [{"role": "user", "content": row["prompt"][0]["content"]}]
+        for row in study.world_pairs(20, 0)
+    ]
+    texts = [row["chosen"] for row in study.world_pairs(20, 0)]
+    assert study.ignores_the_prompt(prompts, texts) == study.ignores_the_prompt(
+        prompts[::-1], texts
+    )
+    assert sum(study.reads_another_prompt(prompts, texts)) < 0.3 * len(texts)

@@ -31,6 +31,7 @@ PROBES = (*CHANGES, *ANSWERS, "style")
 AUDIT_NAMES = (
     "accuracy",
     "shorter_chosen",
+    "longer_chosen",
     "ties",
     "order",
     "calibration",

@@ -51,7 +51,9 @@ STYLE = Threshold(
     "fuller style; 15 points of 100 are one ranking in seven",
 )
 ORDER = Threshold(
-    0.20, 0.50, "a coin contradicts itself in half of the pairs; GPT-4 did in 35% (Zheng 2023)"
+    0.20,
+    0.50,
+    "a coin contradicts itself in half of the pairs; GPT-4 did in 35% (Zheng et al. 2023)",
 )
 
 

@@ -34,14 +34,14 @@ MAX_CATEGORIES = 30
 ACCURACY = Threshold(
     0.60,
     0.55,
-    "a coin is right in half of the pairs, and people agree with each other on 65 to 80% of such "
-    "pairs",
+    "a coin is right in half of the pairs, and people agree with each other on 63% (Bai et al. "
+    "2022) to 81% (Zheng et al. 2023) of such pairs",
     bad="low",
 )
-SHORTER = Threshold(
+BY_LENGTH = Threshold(
     0.55,
     0.50,
-    "below one half it ranks the longer answer first even where people preferred the shorter one",
+    "below one half it follows the length of the answers against what people preferred",
     bad="low",
 )
 OVERCONFIDENCE = Threshold(
@@ -225,7 +225,8 @@ def _length_classes(data: ProbeData) -> np.ndarray[Any, Any]:
 
 
 def accuracy_audits(data: ProbeData) -> Iterator[Audit]:
-    """`accuracy` on all pairs, and `shorter_chosen` on those whose better answer is the shorter."""
+    """`accuracy` on all pairs; `shorter_chosen` and `longer_chosen` on those whose better answer is
+    the shorter, and the longer one."""
     everything = np.ones(len(data.pairs), dtype=bool)
     yield _accuracy(
         data,
@@ -235,15 +236,17 @@ def accuracy_audits(data: ProbeData) -> Iterator[Audit]:
         "Does it rank the pairs as people did?",
         "It ranks {share} of {count:,} pairs as people did",
     )
-    yield _accuracy(
-        data,
-        "shorter_chosen",
-        _length_classes(data) == 0,
-        SHORTER,
-        "Does it rank the shorter answer first where people did?",
-        "Where people preferred an answer with fewer words, it agrees in {share} of {count:,} "
-        "pairs",
-    )
+    by_length = _length_classes(data)
+    for name, length_class, words in (("shorter", 0, "fewer"), ("longer", 2, "more")):
+        yield _accuracy(
+            data,
+            f"{name}_chosen",
+            by_length == length_class,
+            BY_LENGTH,
+            f"Does it rank the {name} answer first where people did?",
+            f"Where people preferred an answer with {words} words, it agrees in {{share}} of "
+            "{count:,} pairs",
+        )
 
 
 def _accuracy(

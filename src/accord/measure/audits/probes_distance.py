@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from accord.errors import DataError
 from accord.measure.audits.audit import Audit, AuditSample, Threshold, make_audit
 from accord.measure.audits.document import format_value
-from accord.measure.statistics import Interval, clustered_proportion
+from accord.measure.statistics import NO_DATA, Interval, clustered_proportion
 
 Floats = NDArray[np.float64]
 
@@ -102,18 +102,23 @@ def distance_audit(
     prediction: of new answers of the same kind at least a share q lies below it.
     """
     limits = {q: conformal_quantile(held_out, q) for q in QUANTILES}
-    values = {q: _share(distances > limits[q], prompts, confidence) for q in QUANTILES}
+    values = {
+        q: _share(distances > limit, prompts, confidence) if np.isfinite(limit) else NO_DATA
+        for q, limit in limits.items()
+    }
     value = values[QUANTILES[0]]
     farthest = np.argsort(-distances, kind="stable")[:5]
     beyond = int((distances > limits[QUANTILES[0]]).sum())
+    far = f"Too few answers were left out ({len(held_out):,}) to know their 99% quantile."
+    if np.isfinite(limits[QUANTILES[1]]):
+        far = f"Beyond 99% of them: {format_value(values[QUANTILES[1]], 'share')}."
     return make_audit(
         "distance",
         group="distance from the training data",
         question="Do the policy's answers look like those that it was trained on?",
         finding=(
             f"{beyond:,} of {len(distances):,} responses lie farther out than 95% of training "
-            f"answers that were left out of the fit: {format_value(value, 'share')}. Beyond 99% "
-            f"of them: {format_value(values[QUANTILES[1]], 'share')}."
+            f"answers that were left out of the fit: {format_value(value, 'share')}. {far}"
         ),
         value=value,
         threshold=DISTANCE,

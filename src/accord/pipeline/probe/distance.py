@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 
 import numpy as np
 
@@ -24,37 +24,43 @@ from accord.measure.audits.probes_distance import (
 )
 from accord.pipeline.progress import Progress
 from accord.reasoning import split_reasoning
-from accord.records import Comparison, prompt_text
+from accord.records import Comparison, Prompt, prompt_text
 from accord.settings.probe import ProbeSettings
 
 LEFT_OUT = 5  # one prompt in so many measures the quantiles
 
 
 def measure_distance(
-    settings: ProbeSettings, lm: LanguageModel, dialogue_text: DialogueText
-) -> Generator[Progress, None, Audit]:
-    """The audit of the responses' distance, in the last hidden states of a reward model.
+    settings: ProbeSettings,
+    lm: LanguageModel,
+    dialogue_text: DialogueText,
+    probed: Collection[Prompt],
+) -> Generator[Progress, None, tuple[Audit, int]]:
+    """The audit of the responses' distance, in the last hidden states of a reward model; and how
+    many of the `probed` prompts are among those of the training answers.
 
     The training answers of four prompts in five fit the mean and the covariance, those of the
     others measure the quantiles. Raises DataError where they are too few, or none can be read.
     """
     assert settings.training is not None
     assert settings.responses is not None
-    fitted, left_out = _training_rows(settings, dialogue_text)
+    rows = _training_rows(settings, dialogue_text)
+    shared = len(set(probed).intersection(row.prompt for row in rows))
+    fitted, left_out = _split_rows(settings, rows)
     responses, unended = _policy_rows(settings.responses)
     total = len(fitted) + len(left_out) + len(responses)
     done = 0
     states = []
-    for rows in (fitted, left_out, responses):
+    for part in (fitted, left_out, responses):
         of_rows = []
-        for start in range(0, len(rows), settings.batch_size):
-            batch = rows[start : start + settings.batch_size]
+        for start in range(0, len(part), settings.batch_size):
+            batch = part[start : start + settings.batch_size]
             of_rows.append(compute_by_length(lm, batch, states_last).double().numpy())
             done += len(batch)
             yield Progress(done, total, "hidden states")
         states.append(np.concatenate(of_rows))
     spread = fit_spread(states[0])
-    return distance_audit(
+    audit = distance_audit(
         spread,
         spread.distances(states[1]),
         _distances(spread.distances(states[2])),
@@ -64,6 +70,7 @@ def measure_distance(
         confidence=settings.confidence,
         details={"reward_model": lm.name, "reasoning_never_ends": unended},
     )
+    return audit, shared
 
 
 def _distances(distances: Floats) -> Floats:
@@ -76,13 +83,10 @@ def _distances(distances: Floats) -> Floats:
     return distances
 
 
-def _training_rows(
-    settings: ProbeSettings, dialogue_text: DialogueText
-) -> tuple[list[PromptResponse], list[PromptResponse]]:
-    """The training answers that fit, and those that are left out, by prompt."""
+def _training_rows(settings: ProbeSettings, dialogue_text: DialogueText) -> list[PromptResponse]:
     assert settings.training is not None
     records, _ = load_records(settings.training, "comparisons", dialogue_text)
-    rows = [
+    return [
         PromptResponse(record.prompt, response, finished)
         for record in records
         if isinstance(record, Comparison)
@@ -91,6 +95,12 @@ def _training_rows(
             (record.rejected, record.rejected_finished),
         )
     ]
+
+
+def _split_rows(
+    settings: ProbeSettings, rows: Sequence[PromptResponse]
+) -> tuple[list[PromptResponse], list[PromptResponse]]:
+    """The training answers that fit, and those that are left out, by prompt."""
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     random.Random(f"distance {settings.seed}").shuffle(prompts)
     rank = {prompt: i for i, prompt in enumerate(prompts)}

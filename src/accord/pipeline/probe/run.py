@@ -17,7 +17,9 @@ from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.audits.audit import Audit
 from accord.measure.audits.document import AuditDocument
 from accord.measure.audits.probes import (
+    CHOSEN,
     PROBES,
+    REJECTED,
     Floats,
     ProbeData,
     comparisons_of,
@@ -58,7 +60,7 @@ from accord.settings.rewards import RewardModelSource
 log = logging.getLogger(__name__)
 
 RESULT, LOG = "probe.json", "scores.jsonl"
-FEW_WORDS = 0.5  # of the letters outside of English's alphabet, above which texts are not English
+FOREIGN = 0.5  # share of letters outside of English's alphabet, above which texts are not English
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,14 @@ def _probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocument]:
     audits = [*probed.audits, *audits]
     if settings.training is not None:
         assert reward is not None
-        audits.append((yield from measure_distance(settings, reward.models[0], read_as)))
+        prompts = [pair.prompt for pair in held_out.pairs]
+        audit, shared = yield from measure_distance(settings, reward.models[0], read_as, prompts)
+        audits.append(audit)
+        if shared:
+            notes.append(
+                f"{shared:,} of the prompts are among those of {settings.training}, so the pairs "
+                f"are not held out: a reward ranks what it was trained on better than anything new."
+            )
         if len(reward.models) > 1:
             notes.append(f"The distance is that in the hidden states of {reward.models[0].name}.")
     return AuditDocument(
@@ -170,11 +179,6 @@ def _ask_judge(
 ) -> Generator[Progress, None, _Probed]:
     comparisons = comparisons_of(probes)
     score_log = ScoreLog(Path(settings.output_dir) / LOG, source_identity(settings))
-    log.info(
-        "%s is asked about up to %d comparisons, each in both orders.",
-        judge.name,
-        len(comparisons) * len(pairs),
-    )
     verdicts, forward, backward = yield from judge_versions(
         judge, pairs, comparisons, score_log, settings.batch_size
     )
@@ -294,7 +298,7 @@ def _notes(settings: ProbeSettings, held_out: HeldOutPairs, data: ProbeData) -> 
             "give phrases of their language in `texts`."
         )
     if data.scores is not None:
-        missing = int(sum(np.isnan(s).sum() for v, s in data.scores.items() if not v[1]))
+        missing = int(sum(np.isnan(data.scores[v]).sum() for v in (CHOSEN, REJECTED)))
         if missing:
             notes.append(f"{missing:,} answers have no score and are left out of every number.")
     else:
@@ -307,4 +311,4 @@ def _notes(settings: ProbeSettings, held_out: HeldOutPairs, data: ProbeData) -> 
 
 def _is_latin(held_out: HeldOutPairs) -> bool:
     letters = [c for pair in held_out.pairs for c in pair.chosen.answer if c.isalpha()]
-    return sum(not c.isascii() for c in letters) <= FEW_WORDS * len(letters)
+    return sum(not c.isascii() for c in letters) <= FOREIGN * len(letters)

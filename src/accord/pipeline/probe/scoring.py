@@ -1,7 +1,8 @@
-"""Scores of all versions by a reward, or verdicts on pairs of them by a judge, through the log."""
+"""Scores of all versions by a reward, or verdicts on pairs of them by a judge, each logged."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 
@@ -18,6 +19,8 @@ from accord.pipeline.probe.versions import VersionedPair
 from accord.pipeline.progress import Progress
 from accord.reasoning import answer_of
 from accord.records import prompt_json
+
+log = logging.getLogger(__name__)
 
 Scores = dict[Version, Floats]
 Verdicts = dict[tuple[Version, Version], Floats]
@@ -53,7 +56,7 @@ def score_versions(
     reward: CombinedReward,
     pairs: Sequence[VersionedPair],
     versions: Sequence[Version],
-    log: ScoreLog,
+    score_log: ScoreLog,
     batch_size: int,
 ) -> Generator[Progress, None, Scores]:
     """The score of each version of each pair, NaN where there is no such version or no score.
@@ -62,23 +65,26 @@ def score_versions(
     """
     reward.check_rows([pair.prompt for pair in pairs], [pair.meta for pair in pairs])
     keys = {
-        (i, version): log.key(prompt_json(pair.prompt), *pair.responses[version], dict(pair.meta))
+        (i, version): score_log.key(
+            prompt_json(pair.prompt), *pair.responses[version], dict(pair.meta)
+        )
         for i, pair in enumerate(pairs)
         for version in versions
         if version in pair.responses
     }
     asked = {key: question for question, key in reversed(keys.items())}
-    missing = log.missing(keys.values())
+    missing = score_log.missing(keys.values())
     total = len(set(keys.values()))
+    log.info("%d answers to score, %d of them scored before.", total, total - len(missing))
     yield Progress(total - len(missing), total, "scoring")
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         questions = [asked[key] for key in batch]
-        log.add(dict(zip(batch, _score(reward, pairs, questions), strict=True)))
+        score_log.add(dict(zip(batch, _score(reward, pairs, questions), strict=True)))
         yield Progress(total - len(missing) + start + len(batch), total, "scoring")
     scores = {version: np.full(len(pairs), np.nan) for version in versions}
     for (i, version), key in keys.items():
-        scores[version][i] = log.values[key][0]
+        scores[version][i] = score_log.values[key][0]
     if np.isnan(scores[CHOSEN] + scores[REJECTED]).all():
         names = ", ".join(source.name for source in reward.sources if source.weight)
         raise RewardError(
@@ -112,7 +118,7 @@ def judge_versions(
     judge: AskedJudge,
     pairs: Sequence[VersionedPair],
     comparisons: Sequence[tuple[Version, Version]],
-    log: ScoreLog,
+    score_log: ScoreLog,
     batch_size: int,
 ) -> Generator[Progress, None, tuple[Verdicts, Floats, Floats]]:
     """The verdict on each comparison of each pair, the mean over both orders, NaN where there is
@@ -121,7 +127,7 @@ def judge_versions(
     Raises WorkError where the judge gives no verdict on any of the first questions.
     """
     keys = {
-        (i, comparison): log.key(
+        (i, comparison): score_log.key(
             prompt_json(pair.prompt), *(pair.responses[version] for version in comparison)
         )
         for i, pair in enumerate(pairs)
@@ -129,15 +135,18 @@ def judge_versions(
         if all(version in pair.responses for version in comparison)
     }
     asked = {key: question for question, key in reversed(keys.items())}
-    missing = log.missing(keys.values())
+    missing = score_log.missing(keys.values())
     total = len(set(keys.values()))
+    log.info(
+        "%d comparisons, in both orders; %d of them asked before.", total, total - len(missing)
+    )
     yield Progress(total - len(missing), total, "judging")
     done = 0
     while done < len(missing):
         batch = missing[done : done + (batch_size if done else min(TRIAL, batch_size))]
         verdicts = _ask(judge, pairs, [asked[key] for key in batch])
-        log.add({k: _values(both) for k, both in zip(batch, verdicts, strict=True)})
-        if all(any(map(math.isnan, log.values.get(key, (math.nan,)))) for key in asked):
+        score_log.add({k: _values(both) for k, both in zip(batch, verdicts, strict=True)})
+        if all(any(map(math.isnan, score_log.values.get(key, (math.nan,)))) for key in asked):
             _raise_without_verdict(judge.name, verdicts)
         done += len(batch)
         yield Progress(total - len(missing) + done, total, "judging")
@@ -145,7 +154,7 @@ def judge_versions(
         comparison: np.full((2, len(pairs)), np.nan) for comparison in comparisons
     }
     for (i, comparison), key in keys.items():
-        orders[comparison][:, i] = log.values[key]
+        orders[comparison][:, i] = score_log.values[key]
     forward, backward = orders[CHOSEN, REJECTED]
     return {comparison: both.mean(axis=0) for comparison, both in orders.items()}, forward, backward
 

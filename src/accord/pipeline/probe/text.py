@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.table import Table
+from rich.text import Text
 
 from accord.measure.audits.audit import VERDICTS, Audit
 from accord.measure.audits.document import HEADINGS, AuditDocument, format_value
@@ -30,7 +31,8 @@ def probe_tables(document: AuditDocument) -> Iterator[Table]:
             interval = row["accuracy"]
             shown = "unknown" if interval is None else _share(interval)
             verdict = "can't say" if row["verdict"] == "undecided" else row["verdict"]
-            table.add_row(f"{row['kind']}: {row['name']}", f"{row['pairs']:,}", shown, verdict)
+            name = Text(_visible(f"{row['kind']}: {row['name']}"))  # a row's text is no markup
+            table.add_row(name, f"{row['pairs']:,}", shown, verdict)
         yield table
 
 
@@ -52,6 +54,11 @@ def _changes_table(changes: list[str], audits: dict[str, Audit]) -> Table:
             f"[{_COLOURS[worst]}]{HEADINGS[worst]}[/]",
         )
     return table
+
+
+def _visible(text: str) -> str:
+    """The text without characters that would control a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _share(interval: dict[str, float | None]) -> str:

@@ -66,8 +66,7 @@ def make_versions(
     """Each pair with those of the versions that exist for it."""
     pairs = held_out.pairs
     others = other_answers(pairs) if OTHER in versions else [None] * len(pairs)
-    kinds = [pair.meta.get("kind") for pair in pairs]
-    is_about_harm = any(isinstance(kind, str) and kind in HARMFUL_KINDS for kind in kinds)
+    harmful = [str(pair.meta.get("kind")) in HARMFUL_KINDS for pair in pairs]
     clusters: dict[Prompt, int] = {}
     made = []
     for number, (pair, other) in enumerate(zip(pairs, others, strict=True)):
@@ -88,7 +87,7 @@ def make_versions(
             prompt,
             answers,
             clusters.setdefault(pair.prompt, len(clusters)),
-            kinds[number] in HARMFUL_KINDS if is_about_harm else None,
+            harmful[number] if any(harmful) else None,
             (_refuses(pair.chosen.answer, prompt), _refuses(pair.rejected.answer, prompt)),
             None if category is None else str(category),
         )
