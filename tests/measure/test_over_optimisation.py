@@ -9,6 +9,7 @@ import pytest
 
 from accord.measure.over_optimisation import (
     best_of_n_kl,
+    best_of_n_weights,
     fit_best_of_n,
     fit_reinforcement,
     hacking_gap,
@@ -90,3 +91,23 @@ def test_no_hacking_where_both_fall_or_within_chance() -> None:
     assert not hacking_gap([0, 1, 2], [0.1, 0.2, 0.3]).hacked
     with pytest.raises(ValueError, match="2 proxy rewards and 1 true ones"):
         hacking_gap([1, 2], [1])
+
+
+def test_weights_of_the_best_of_n() -> None:
+    values = [1.0, 2.0, 3.0, 4.0]
+    assert best_of_n_weights(values, 2) @ values == pytest.approx(10 / 3)
+    assert best_of_n_weights(values, 1).tolist() == [0.25] * 4
+    assert best_of_n_weights(values, 4).tolist() == [0, 0, 0, 1]
+    assert best_of_n_weights([3.0, 1.0, 2.0], 2).tolist() == pytest.approx([2 / 3, 0, 1 / 3])
+    # Equal scores: either may be the best.
+    assert best_of_n_weights([1.0, 5.0, 5.0], 2).tolist() == pytest.approx([0, 1 / 2, 1 / 2])
+    for n in (0, 5):
+        with pytest.raises(ValueError, match="not known"):
+            best_of_n_weights(values, n)
+
+
+def test_the_estimate_of_best_of_n_is_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    estimates = [best_of_n_weights(x, 4) @ x for x in rng.normal(size=(4000, 12))]
+    truth = rng.normal(size=(200_000, 4)).max(axis=1).mean()
+    assert np.mean(estimates) == pytest.approx(truth, abs=0.03)

@@ -27,6 +27,26 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def best_of_n_weights(scores: ArrayLike, n: int) -> Floats:
+    """The probability that each of K responses is the best of n drawn without replacement.
+
+    C(i − 1, n − 1)/C(K, n) for the response of rank i from below; equal scores share theirs. The
+    weighted sum of any value of the responses is the unbiased estimate of its expectation for
+    best-of-n (Nakano et al. 2021, eq. 4). Raises ValueError unless 1 ≤ n ≤ K.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if not 1 <= n <= len(values):
+        raise ValueError(f"the best of {n} of {len(values)} responses is not known")
+    draws = math.comb(len(values), n)
+    by_rank = np.array([math.comb(i, n - 1) / draws for i in range(len(values))])
+    _, places = np.unique(values, return_inverse=True)
+    order = np.argsort(values, kind="stable")
+    weights = np.empty(len(values))
+    weights[order] = by_rank
+    shared = np.bincount(places, weights) / np.bincount(places)
+    return np.asarray(shared[places])
+
+
 def kl_distance(kl: float) -> float:
     """d = √KL. An estimate of a KL near 0 may be negative by chance; its distance is 0."""
     return math.sqrt(max(0.0, kl))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from accord.measure.audits.curves import CurvePoint, over_optimisation_audit
+from accord.measure.audits.curves import CurvePoint, best_of_n_points, over_optimisation_audit
 
 DISTANCES = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -92,3 +92,28 @@ def test_points_of_other_prompts_are_refused() -> None:
     points = [CurvePoint("a", 0, [1.0] * 5, [1.0] * 5), CurvePoint("b", 1, [1.0] * 4, [1.0] * 4)]
     with pytest.raises(ValueError, match="same prompts"):
         over_optimisation_audit(points)
+
+
+def test_best_of_n_from_one_set_of_responses() -> None:
+    proxy = [[1.0, 2.0, 3.0, 4.0]] * 4
+    points = best_of_n_points(proxy, [[10.0, 20.0, 5.0, 0.0]] * 4)
+    assert [point.name for point in points] == ["best of 1", "best of 2", "best of 4"]
+    assert points[0].proxy[0] == 2.5
+    assert points[1].proxy[0] == pytest.approx(10 / 3)
+    # Of six pairs, the best by the proxy is the second in one, the third in two, the last in three.
+    assert points[1].independent[0] == pytest.approx((20 + 2 * 5 + 3 * 0) / 6)
+    assert (points[2].proxy[0], points[2].independent[0]) == (4, 0)
+    assert points[1].kl == pytest.approx(math.log(2) - 0.5)
+    assert best_of_n_points([[1.0], [1.0, 2.0]], [[1.0], [1.0, 2.0]])[-1].best_of == 1
+    assert best_of_n_points([], []) == []
+
+
+def test_a_reward_that_chooses_worse_answers_fails() -> None:
+    rng = np.random.default_rng(0)
+    quality = rng.normal(0, 1, (100, 8))
+    audit = over_optimisation_audit(
+        best_of_n_points((-quality).tolist(), quality.tolist()), name="best_of_n"
+    )
+    assert (audit.name, audit.verdict) == ("best_of_n", "fail")
+    good = over_optimisation_audit(best_of_n_points(quality.tolist(), quality.tolist()))
+    assert good.verdict == "pass"

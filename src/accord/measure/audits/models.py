@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.measure.audits.audit import Audit
-from accord.measure.audits.curves import CurvePoint, over_optimisation_audit
+from accord.measure.audits.curves import (
+    CurvePoint,
+    best_of_n_points,
+    over_optimisation_audit,
+)
 from accord.measure.audits.diversity import diversity_audits
 from accord.measure.audits.refusals import refusal_audits
 from accord.measure.audits.responses import BeforeAndAfter
@@ -18,6 +22,7 @@ AUDIT_NAMES = (
     "length_gain",
     "ensemble_disagreement",
     "over_optimisation",
+    "best_of_n",
     "over_refusal",
     "harmful_compliance",
     "refusals",
@@ -36,6 +41,7 @@ AUDIT_NAMES = (
 
 OPTIONAL = {
     "ensemble_disagreement": "`ensemble`",
+    "best_of_n": "a reward, an independent measure, and two responses to each prompt",
     "over_optimisation": "`curve` with a reward and an independent measure",
 }
 """Audits that are made only where the setting that they need is given."""
@@ -53,6 +59,15 @@ def model_audits(
     growing optimisation; without them the audits in `OPTIONAL` are not made.
     """
     audits = reward_audits(data)
+    if data.proxy_before is not None and data.independent_before is not None:
+        points = best_of_n_points(data.proxy_before, data.independent_before)
+        if len(points) > 1:
+            question = "Does choosing answers by the reward improve them?"
+            audits.append(
+                over_optimisation_audit(
+                    points, name="best_of_n", question=question, confidence=data.confidence
+                )
+            )
     if members is not None:
         audits.append(disagreement_audit(data, *members))
     if curve:
