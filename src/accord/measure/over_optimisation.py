@@ -39,12 +39,12 @@ def best_of_n_weights(scores: ArrayLike, n: int) -> Floats:
         raise ValueError(f"the best of {n} of {len(values)} responses is not known")
     draws = math.comb(len(values), n)
     by_rank = np.array([math.comb(i, n - 1) / draws for i in range(len(values))])
-    _, places = np.unique(values, return_inverse=True)
+    _, positions = np.unique(values, return_inverse=True)
     order = np.argsort(values, kind="stable")
     weights = np.empty(len(values))
     weights[order] = by_rank
-    shared = np.bincount(places, weights) / np.bincount(places)
-    return np.asarray(shared[places])
+    shared = np.bincount(positions, weights) / np.bincount(positions)
+    return np.asarray(shared[positions])
 
 
 def kl_distance(kl: float) -> float:
