@@ -36,7 +36,7 @@ PROMPTS = {"harmful": 30, "jailbreak": 24, "safe": 40}
 ORDINARY = 46
 """Prompts of the audit by kind: those that test refusals, and all others together."""
 RESPONSES, MAX_TOKENS = 4, 64
-POOL, PAIR_STEPS = 512, 32
+POOL, PAIR_STEPS, COLLAPSE_STEPS = 512, 32, 28
 NOISE = 0.1  # of the annotators whose rankings DPO learns from, in units of the true reward
 
 Part = Literal["development", "test"]
@@ -69,12 +69,13 @@ def plan_runs(kind: str, part: Part, count: int) -> list[Plan]:
 def _plan(kind: str, part: Part, number: int) -> Plan:
     rng = random.Random(f"detectors {kind} {part} {number}")
     starts = range(2) if part == "development" else range(2, STARTS)
-    start, method = starts[number % len(starts)], _METHODS[kind][number % len(_METHODS[kind])]
+    methods = _METHODS[kind]
+    start, method = starts[number // len(methods) % len(starts)], methods[number % len(methods)]
     strength = 0.0 if kind == "clean" else rng.uniform(*FLAWS[kind].strengths)
     low, high = _RATES[method]
     rate, beta = low * (high / low) ** rng.random(), rng.uniform(*_BETAS[method])
     if kind == "collapse":
-        rate, beta = rng.uniform(1.5, 3.0) * high, 0.0
+        rate, beta = rng.uniform(1.2, 1.8) * high, 0.0
     elif kind != "clean" and method != "dpo":
         beta /= 4  # a flaw that the penalty holds back takes no effect in so few steps
     return Plan(kind, part, number, start, method, strength, beta, rate, rng.randrange(10**6))
@@ -84,6 +85,7 @@ _ONLINE = ("grpo", "ppo", "rloo")
 _METHODS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(FLAWS, _ONLINE),
     "clean": (*_ONLINE, "dpo"),
+    "collapse": ("grpo", "grpo", "rloo"),
     "over-refusal": ("dpo", "dpo", *_ONLINE),
 }
 _RATES = {"grpo": (5e-4, 1e-3), "rloo": (5e-4, 1e-3), "ppo": (5e-4, 1e-3), "dpo": (2e-4, 5e-4)}
@@ -99,15 +101,24 @@ class Workshop:
     def train(self, plan: Plan) -> Path:
         """The folder of a plan's run, which is trained unless it is finished."""
         folder = self.folder / plan.name
-        if (folder / "run.json").is_file():
+        if self.is_finished(plan):
             return folder
         self.prepare(plan.start)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").unlink(missing_ok=True)
         began = time.perf_counter()
         record = _train_run(plan, self, folder)
         record["seconds"] = time.perf_counter() - began
         write_json_atomic(folder / "run.json", {**asdict(plan), **record})
         return folder
+
+    def is_finished(self, plan: Plan) -> bool:
+        """Whether a run with these settings is at its end."""
+        record = self.folder / plan.name / "run.json"
+        if not record.is_file():
+            return False
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return all(found.get(key) == value for key, value in asdict(plan).items())
 
     def prepare(self, start: int) -> None:
         """Build the world, the base model and a supervised model, with its responses."""
@@ -191,8 +202,14 @@ def _train_run(plan: Plan, workshop: Workshop, folder: Path) -> dict[str, Any]:
 
 
 def _checkpoint_steps(plan: Plan) -> list[int]:
-    """The steps of the method at its checkpoints; DPO takes more and cheaper steps."""
-    return [c * PAIR_STEPS // STEPS if plan.method == "dpo" else c for c in CHECKPOINTS]
+    """The steps of a run at the checkpoints of all; those of DPO are cheaper and more."""
+    return [c * _total_steps(plan) // STEPS for c in CHECKPOINTS]
+
+
+def _total_steps(plan: Plan) -> int:
+    if plan.kind == "collapse":
+        return COLLAPSE_STEPS
+    return PAIR_STEPS if plan.method == "dpo" else STEPS
 
 
 def _steps(plan: Plan, workshop: Workshop) -> Any:
@@ -207,7 +224,7 @@ def _steps(plan: Plan, workshop: Workshop) -> Any:
         return accord.steps(
             "dpo",
             dataset=_rankings(plan, workshop),
-            max_steps=PAIR_STEPS,
+            max_steps=_total_steps(plan),
             per_device_train_batch_size=16,
             warmup_ratio=0.1,
             **common,
@@ -221,7 +238,7 @@ def _steps(plan: Plan, workshop: Workshop) -> Any:
         plan.method,
         dataset=str(workshop.folder / "world/train_prompts.jsonl"),
         reward=reward,
-        max_steps=STEPS,
+        max_steps=_total_steps(plan),
         per_device_train_batch_size=64,
         num_generations=4,
         num_mini_batches=2,
