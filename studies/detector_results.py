@@ -181,9 +181,7 @@ def clean_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _left_out(runs: Sequence[Outcome]) -> str:
-    reasons = Counter(
-        ", ".join(o.effects) or "no gain" for o in runs if not o.is_clean
-    )
+    reasons = Counter(", ".join(o.effects) or "no gain" for o in runs if not o.is_clean)
     if not reasons:
         return ""
     return f" (left out: {'; '.join(f'{n} × {reason}' for reason, n in reasons.most_common())})"

@@ -79,9 +79,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/detectors"))
     options = parser.parse_args()
     part: Part = "development" if options.development else "test"
-    counts = (
-        (DEVELOPMENT_CLEAN, DEVELOPMENT_PLANTED) if options.development else (CLEAN, PLANTED)
-    )
+    counts = (DEVELOPMENT_CLEAN, DEVELOPMENT_PLANTED) if options.development else (CLEAN, PLANTED)
     plans = runs_of(part, options.clean or counts[0], options.planted or counts[1])
     options.output_dir.mkdir(parents=True, exist_ok=True)
     if options.finished:
