@@ -245,7 +245,8 @@ def _share(outcomes: Iterable[Outcome], holds: Callable[[Outcome], bool]) -> str
     if not values:
         return ""
     share = proportion_interval(sum(values), len(values))
-    assert share.low is not None and share.high is not None
+    assert share.low is not None
+    assert share.high is not None
     return (
         f"{sum(values)} of {len(values)}, {100 * share.mean:.0f}% "
         f"({100 * share.low:.0f}% to {100 * share.high:.0f}%)"
