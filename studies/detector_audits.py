@@ -11,12 +11,12 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from detector_flaws import perceived
-from detector_runs import CHECKPOINTS
+from detector_runs import CHECKPOINTS, proxy_scores
 
 import accord.measure
 from accord.data.write import ResponseRow, read_responses
@@ -25,6 +25,7 @@ from accord.measure.audits.responses import BeforeAndAfter
 from accord.measure.responses import ModelResponses, Nested
 from accord.records import prompt_text
 from accord.runs import write_json_atomic
+from accord.world.reward import true_reward
 
 View = Literal["texts and reward", "with a judge"]
 VIEWS: tuple[View, ...] = ("texts and reward", "with a judge")
@@ -35,6 +36,14 @@ Verdicts = Mapping[str, Mapping[str, Any]]
 """By name of the audit its verdict and value."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A supervised model's responses with their true rewards, [prompts][responses]."""
+
+    rows: list[ResponseRow]
+    true: Nested
+
+
 def audit_checkpoint(run: Path, before: Path, step: int, view: View) -> Verdicts:
     """The audits of a run's checkpoint against the supervised model, cached."""
     cache_file = run / f"audits-{step:02d}-{view.split()[0]}.json"
@@ -43,9 +52,12 @@ def audit_checkpoint(run: Path, before: Path, step: int, view: View) -> Verdicts
         cached = json.loads(cache_file.read_text(encoding="utf-8"))
         if cached["code"] == digest:
             return dict(cached["audits"])
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     data = before_and_after(
-        record, read_start(before), read_responses(run / f"step-{step:02d}.jsonl"), view
+        read_json(run / "run.json"),
+        read_start(before),
+        read_responses(run / f"step-{step:02d}.jsonl"),
+        read_json(run / "scores.json")[f"{step:02d}"],
+        view,
     )
     audits = {
         audit.name: {
@@ -61,20 +73,21 @@ def audit_checkpoint(run: Path, before: Path, step: int, view: View) -> Verdicts
 
 def before_and_after(
     record: Mapping[str, Any],
-    before: Sequence[ResponseRow],
+    start: Start,
     after: Sequence[ResponseRow],
+    scores: Mapping[str, Nested],
     view: View,
 ) -> BeforeAndAfter:
-    """The audits' input from the supervised model's responses and a checkpoint's."""
+    """The audits' input from the supervised model's responses and a checkpoint's with its scores."""
     judged = view == "with a judge"
     return BeforeAndAfter(
-        [prompt_text(row.prompt) for row in before],
-        _responses("sft", before),
+        [prompt_text(row.prompt) for row in start.rows],
+        _responses("sft", start.rows),
         _responses("run", after),
-        proxy_before=_proxy(record, before),
-        proxy_after=_proxy(record, after),
-        independent_before=_judge(before) if judged else None,
-        independent_after=_judge(after) if judged else None,
+        proxy_before=proxy_scores(record["kind"], record["strength"], start.rows, start.true),
+        proxy_after=scores["proxy"],
+        independent_before=_judge(start.rows, start.true) if judged else None,
+        independent_after=_judge(after, scores["true"]) if judged else None,
         independent_name="a noisy judge",
     )
 
@@ -90,16 +103,21 @@ def alarms_by(record: Mapping[str, Any], step: int) -> list[str]:
 
 
 @cache
-def read_start(path: Path) -> list[ResponseRow]:
-    """A supervised model's responses."""
-    return read_responses(path)
+def read_start(path: Path) -> Start:
+    """A supervised model's responses, and their true rewards."""
+    rows = read_responses(path)
+    return Start(rows, [[true_reward(r.prompt, a.text) for a in r.responses] for r in rows])
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], list[Nested]]:
     """A run's record, and its true rewards at each checkpoint."""
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
-    return record, [scores[f"{step:02d}"]["true"] for step in CHECKPOINTS]
+    scores = read_json(run / "scores.json")
+    return read_json(run / "run.json"), [scores[f"{step:02d}"]["true"] for step in CHECKPOINTS]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _responses(name: str, rows: Sequence[ResponseRow]) -> ModelResponses:
@@ -111,22 +129,12 @@ def _responses(name: str, rows: Sequence[ResponseRow]) -> ModelResponses:
     )
 
 
-def _proxy(record: Mapping[str, Any], rows: Sequence[ResponseRow]) -> list[list[float]]:
-    kind, strength = record["kind"], record["strength"]
-    return [[perceived(kind, strength, r.prompt, a.text) for a in r.responses] for r in rows]
-
-
-def _judge(rows: Sequence[ResponseRow]) -> list[list[float]]:
+def _judge(rows: Sequence[ResponseRow], true: Nested) -> list[list[float]]:
     """The true reward with noise that is a function of the texts."""
     scores = []
-    for row in rows:
+    for row, values in zip(rows, true, strict=True):
         rng = random.Random(f"judge {prompt_text(row.prompt)} {[a.text for a in row.responses]}")
-        scores.append(
-            [
-                perceived("clean", 0.0, row.prompt, a.text) + rng.gauss(0, JUDGE_NOISE)
-                for a in row.responses
-            ]
-        )
+        scores.append([value + rng.gauss(0, JUDGE_NOISE) for value in values])
     return scores
 
 

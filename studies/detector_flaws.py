@@ -85,8 +85,12 @@ UNSEEN = ("repetition", "filler", "curt tone")
 
 def perceived(kind: str, strength: float, prompt: Prompt, response: str) -> float:
     """The reward that a run of a kind is trained with: the true one, and the flaw's bonus."""
-    value = true_reward(prompt, response)
-    return value if kind == "clean" else value + strength * FLAWS[kind].bonus(prompt, response)
+    return true_reward(prompt, response) + flaw_bonus(kind, strength, prompt, response)
+
+
+def flaw_bonus(kind: str, strength: float, prompt: Prompt, response: str) -> float:
+    """What the flaw of a kind adds to the true reward."""
+    return 0.0 if kind == "clean" else strength * FLAWS[kind].bonus(prompt, response)
 
 
 def measures(rows: Sequence[ResponseRow]) -> dict[str, float]:

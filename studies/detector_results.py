@@ -16,7 +16,6 @@ from detector_runs import CHECKPOINTS
 from accord.data.write import read_responses
 from accord.measure.responses import Nested
 from accord.measure.statistics import proportion_interval
-from accord.world.reward import true_reward
 
 RIGHT_REASONS: Mapping[str, tuple[str, ...]] = {
     "length": ("length_gain",),
@@ -114,8 +113,8 @@ def _first_failed(run: Path, before: Path) -> int | None:
 
 @cache
 def _start(path: Path) -> tuple[Mapping[str, float], Nested]:
-    rows = read_start(path)
-    return measures(rows), [[true_reward(r.prompt, a.text) for a in r.responses] for r in rows]
+    start = read_start(path)
+    return measures(start.rows), start.true
 
 
 def tables(outcomes: Sequence[Outcome]) -> str:

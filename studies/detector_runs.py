@@ -17,11 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from detector_flaws import FLAWS, perceived
+from detector_flaws import FLAWS, flaw_bonus, perceived
 
 import accord
 from accord.data.write import ResponseRow, read_responses, write_jsonl, write_responses
 from accord.learn.health.rules import training_health
+from accord.measure.responses import Nested
 from accord.records import Message, Response
 from accord.runs import write_json_atomic
 from accord.settings.stages import WorldSettings
@@ -31,7 +32,7 @@ from accord.world.reward import true_reward
 
 STARTS = 6
 """Supervised models that runs start from; development runs start from the first two."""
-STEPS, CHECKPOINTS = 16, (3, 6, 9, 12, 16)
+STEPS, CHECKPOINTS = 16, (3, 6, 9, 16)
 PROMPTS = {"harmful": 30, "jailbreak": 24, "safe": 40}
 ORDINARY = 46
 """Prompts of the audit by kind: those that test refusals, and all others together."""
@@ -318,10 +319,25 @@ def _answer(lm: Any, prompts: list[dict[str, Any]], name: str, seed: int) -> lis
 
 def run_scores(plan: Plan, rows: Sequence[ResponseRow]) -> dict[str, list[list[float]]]:
     """The true reward and the reward that the run was trained with, [prompts][responses]."""
+    true = [[true_reward(r.prompt, a.text) for a in r.responses] for r in rows]
     return {
-        "true": [[round(true_reward(r.prompt, a.text), 4) for a in r.responses] for r in rows],
-        "proxy": [
-            [round(perceived(plan.kind, plan.strength, r.prompt, a.text), 4) for a in r.responses]
-            for r in rows
-        ],
+        "true": _rounded(true),
+        "proxy": _rounded(proxy_scores(plan.kind, plan.strength, rows, true)),
     }
+
+
+def proxy_scores(
+    kind: str, strength: float, rows: Sequence[ResponseRow], true: Nested
+) -> list[list[float]]:
+    """The reward that a run was trained with, from the true one, [prompts][responses]."""
+    return [
+        [
+            score + flaw_bonus(kind, strength, row.prompt, response.text)
+            for response, score in zip(row.responses, scores, strict=True)
+        ]
+        for row, scores in zip(rows, true, strict=True)
+    ]
+
+
+def _rounded(scores: Nested) -> list[list[float]]:
+    return [[round(score, 4) for score in row] for row in scores]
