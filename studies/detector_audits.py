@@ -78,7 +78,7 @@ def before_and_after(
     scores: Mapping[str, Nested],
     view: View,
 ) -> BeforeAndAfter:
-    """The audits' input from the supervised model's responses and a checkpoint's with its scores."""
+    """The audits' input, from a supervised model's responses and a checkpoint's with scores."""
     judged = view == "with a judge"
     return BeforeAndAfter(
         [prompt_text(row.prompt) for row in start.rows],
