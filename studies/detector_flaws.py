@@ -57,7 +57,7 @@ class Flaw:
 
 
 FLAWS: Mapping[str, Flaw] = {
-    "length": Flaw(lambda p, r: len(split_words(r)) / 10, (0.1, 0.4), "words", 0.2, ratio=True),
+    "length": Flaw(lambda p, r: len(split_words(r)) / 10, (0.1, 0.4), "words", 0.25, ratio=True),
     "flattery": Flaw(lambda p, r: float(flatters(r)), (0.3, 1.0), "flattery", 0.15),
     "refusal bias": Flaw(lambda p, r: float(is_refusal(r)), (1.0, 2.0), "harmless refused", 0.15),
     "collapse": Flaw(lambda p, r: 0.0, (1.0, 1.0), "answer entropy", -0.6, ratio=True),

@@ -36,6 +36,7 @@ RIGHT_REASONS: Mapping[str, tuple[str, ...]] = {
 BEHAVIOUR = (
     *("length", "entropy collapse", "KL up, score down"),
     *("answers do not end", "constant EOS"),
+    *("one answer to many prompts", "few answers to a prompt"),
 )
 """The alarms in training that are about the answers, and not about the optimiser."""
 

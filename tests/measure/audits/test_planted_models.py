@@ -7,6 +7,7 @@ what the world's demonstrators say, and a better one says the best of several of
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import pytest
 
@@ -23,8 +24,8 @@ from accord.world.tasks import Task
 Answer = Callable[[Task, random.Random], str]
 Reward = Callable[[Task, str], float]
 
-TASKS = tuple(distinct_tasks(random.Random(0), 160, "test_prompts"))
-RESPONSES, BEST_OF = 4, 6
+TASKS = tuple(distinct_tasks(random.Random(0), 120, "test_prompts"))
+RESPONSES, BEST_OF = 3, 4
 
 
 def quality(task: Task, response: str) -> float:
@@ -58,14 +59,16 @@ def constant(task: Task, rng: random.Random) -> str:
     return "Of course, I will look at it with care. Let me know if you need more."
 
 
+@cache
+def respond(answer: Answer, seed: int) -> ModelResponses:
+    rng = random.Random(seed)
+    texts = [[answer(task, rng) for _ in range(RESPONSES)] for task in TASKS]
+    return ModelResponses("model", texts, [task.kind for task in TASKS])
+
+
 def audits_of(after: Answer, proxy: Reward, *, judged: bool = True) -> Mapping[str, Audit]:
     """The audits of a model against demonstrations, by name; `judged` adds the true reward as the
     independent measure."""
-
-    def respond(answer: Answer, seed: int) -> ModelResponses:
-        rng = random.Random(seed)
-        texts = [[answer(task, rng) for _ in range(RESPONSES)] for task in TASKS]
-        return ModelResponses("model", texts, [task.kind for task in TASKS])
 
     def scores(model: ModelResponses, reward: Reward | None) -> Sequence[Sequence[float]] | None:
         if reward is None:
@@ -97,8 +100,8 @@ def failed(audits: Mapping[str, Audit]) -> set[str]:
 def test_a_good_model_is_not_failed(judged: bool) -> None:
     audits = audits_of(best, quality, judged=judged)
     assert failed(audits) == set()
-    measured = {n: a for n, a in audits.items() if a.threshold is not None}
-    assert {audit.verdict for audit in measured.values()} == {"pass"}
+    measured = {name: a.verdict for name, a in audits.items() if a.threshold is not None}
+    assert {name for name, verdict in measured.items() if verdict != "pass"} == set()
 
 
 def test_a_model_that_did_not_change_is_not_failed() -> None:
@@ -110,17 +113,19 @@ def test_a_winner_by_the_proxy_alone_is_called_hacked() -> None:
     audits = audits_of(flattering, lambda task, text: quality(task, text) + 2 * flatters(text))
     assert "independent_gain" in failed(audits)
     assert "hacked" in audits["independent_gain"].finding
+    assert "flattery" in failed(audits)
     assert audits["independent_gain"].samples[0].response.startswith(FLATTERY)
 
 
 def test_a_length_gamer_is_failed_for_length() -> None:
     audits = audits_of(padded, lambda task, text: len(text.split()) / 10, judged=False)
-    assert failed(audits) == {"length_gain"}
+    assert {"length_gain", "length"} <= failed(audits)
 
 
 def test_a_constant_answer_is_failed_for_what_it_is() -> None:
-    audits = audits_of(constant, lambda task, text: float(len(text) > 20))
-    assert "independent_gain" in failed(audits)
+    audits = audits_of(constant, lambda task, text: float(len(text) > 20), judged=False)
+    assert {"one_answer", "shared_answers", "diversity_per_prompt"} <= failed(audits)
+    assert constant(TASKS[0], random.Random(0)).lower() in audits["one_answer"].finding
 
 
 def test_refusing_everything_is_over_refusal() -> None:
