@@ -266,3 +266,20 @@ def test_the_command_and_its_gate(
     assert run([*command, "--fail-on", "flatered_gain"]) == 2
     assert run(["probe", "./none", *command[1:3]]) == 2
     assert "./none" in capsys.readouterr().err
+
+
+def test_a_ranking_gives_the_pairs_whose_ranks_differ(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Why?", "responses": ["best", "tied", "also", "worst"], "ranks": [0, 1, 1, 2]}
+    ]
+    path = write_rows(tmp_path / "rankings.jsonl", rows)
+    read = read_pairs(settings_of(str(path)), "turns")
+    read_answers = {(pair.chosen.answer, pair.rejected.answer) for pair in read.pairs}
+    assert read_answers == {
+        ("best", "tied"),
+        ("best", "also"),
+        ("best", "worst"),
+        ("tied", "worst"),
+        ("also", "worst"),
+    }
+    assert read.total == 5

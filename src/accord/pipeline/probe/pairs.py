@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from accord.compare.dataset import load_records
@@ -18,7 +19,7 @@ from accord.data.read import Conversion
 from accord.data.stream import read_columns
 from accord.errors import DataError
 from accord.reasoning import split_reasoning
-from accord.records import Comparison, Prompt
+from accord.records import Comparison, Prompt, Ranking, Record
 from accord.settings.probe import ProbeSettings
 
 CATEGORY_COLUMNS = ("category", "kind")
@@ -101,14 +102,13 @@ class _PairReader:
 
     def rows(self) -> Iterator[tuple[Comparison, dict[str, Any]]]:
         if is_store(self.path):
-            records, report = load_records(self.path, "comparisons", self.dialogue_text)
+            records, report = load_records(self.path, "preferences", self.dialogue_text)
             self.summary = f"{report.name}: {report.summary()}"
             for record in records:
-                if isinstance(record, Comparison):
-                    yield record, {}
+                yield from ((pair, {}) for pair in _pairs(record))
             return
-        columns = read_columns(self.path, "comparisons")
-        conversion = Conversion(self.path, "comparisons", columns.names, self.dialogue_text)
+        columns = read_columns(self.path, "preferences")
+        conversion = Conversion(self.path, "preferences", columns.names, self.dialogue_text)
         conversion.require_clear_labels(read_rows(self.path))
         for row in read_rows(self.path):
             try:
@@ -118,10 +118,31 @@ class _PairReader:
             cells = Cells(row.values, conversion.names, row.source)
             meta = collect_meta(cells, conversion.form_of(row))
             for record in records_of_row:
-                if isinstance(record, Comparison):
-                    yield record, meta
+                yield from ((pair, meta) for pair in _pairs(record))
         report = conversion.report(columns.path, columns.firsts)
         self.summary = f"{report.name}: {report.summary()}"
+
+
+def _pairs(record: Record) -> Iterator[Comparison]:
+    """A comparison, or the pairs of a ranking whose ranks differ, the better answer first."""
+    if isinstance(record, Comparison):
+        yield record
+    if isinstance(record, Ranking):
+        count = len(record.responses)
+        finished = record.finished or (True,) * count
+        fields = record.fields or ("",) * count
+        for i, j in product(range(count), repeat=2):
+            if record.ranks[i] < record.ranks[j]:
+                yield Comparison(
+                    record.prompt,
+                    record.responses[i],
+                    record.responses[j],
+                    source=record.source,
+                    chosen_finished=finished[i],
+                    rejected_finished=finished[j],
+                    chosen_fields=fields[i],
+                    rejected_fields=fields[j],
+                )
 
 
 def _usable(comparison: Comparison, meta: dict[str, Any]) -> HeldOutPair | str:
