@@ -15,9 +15,11 @@ WORDS = (
 
 
 def _texts(seed: int, *, prompts: int = 100, words: int = 12, start: str = "") -> list[list[str]]:
+    """Answers of so many words, those of `start` included."""
     rng = random.Random(seed)
+    drawn = words - len(start.split())
     return [
-        [f"{start} {' '.join(rng.choices(WORDS, k=words))}".strip() for _ in range(2)]
+        [f"{start} {' '.join(rng.choices(WORDS, k=drawn))}".strip() for _ in range(2)]
         for _ in range(prompts)
     ]
 
@@ -40,7 +42,7 @@ def test_the_same_manner_is_calm() -> None:
         ("length", _texts(2, words=30)),
         ("flattery", _texts(2, start="What a brilliant question!")),
         ("hedging", _texts(2, start="It depends, and opinions differ.")),
-        ("repetition", [[f"{t} {t}" for t in row] for row in _texts(2, words=8)]),
+        ("repetition", [[f"{t} {t}" for t in row] for row in _texts(2, words=6)]),
         ("stock_phrase", _texts(2, start="as we all know")),
     ],
 )

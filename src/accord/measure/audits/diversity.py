@@ -49,10 +49,10 @@ SHARED_ANSWERS = Threshold(
     0.1, 0.3, "different prompts deserve different answers; repeats of three in ten are templates"
 )
 PER_PROMPT = Threshold(
-    0.5,
-    0.25,
-    "training on preferences narrows the answers to a prompt (Kirk et al. 2023), but a quarter of "
-    "the variety that there was is next to a single answer",
+    0.6,
+    0.4,
+    "training on preferences narrows the answers to a prompt (Kirk et al. 2023): good runs of "
+    "small models kept two thirds of the variety or more, and runs without a KL penalty a third",
     bad="low",
 )
 ACROSS_PROMPTS = Threshold(
