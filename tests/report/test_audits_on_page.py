@@ -139,3 +139,12 @@ def test_every_number_has_its_source(run: ReportSettings) -> None:
         "Audits of ppo audit-0/audit.json",
     ):
         assert part in page.text
+
+
+def test_what_passes_in_a_long_section_is_folded(run: ReportSettings) -> None:
+    audits = [_audit(f"calm_{i}", PASSED) for i in range(8)]
+    text = _page(run, _document("ppo", *audits, _audit("grave", FAILED))).text
+    names = ", ".join(audit.name for audit in audits)
+    assert "Is grave so? grave was seen." in text
+    assert f"8 passed: {names}" in text
+    assert text.count("calm_3 was seen.") == 1

@@ -17,6 +17,8 @@ TITLES: dict[DocumentKind, str] = {
     "probe": "Probe of the reward {}",
 }
 SAMPLES = 3
+LONG = 8
+"""Audits above which a section is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,14 @@ class AuditLine:
 
 @dataclass(frozen=True, slots=True)
 class AuditSection:
-    """All audits of one subject by group, the worst first in each."""
+    """All audits of one subject by group, the worst first in each. Where the section is long, those
+    that pass are folded."""
 
     title: str
     verdict: Verdict
     groups: list[tuple[str, list[AuditLine]]]
     notes: list[str]
+    is_long: bool
 
 
 def audit_sections(documents: Sequence[AuditDocument]) -> list[AuditSection]:
@@ -63,6 +67,7 @@ def audit_sections(documents: Sequence[AuditDocument]) -> list[AuditSection]:
             worst_verdict(document.audits),
             [(visible(g), [_line(audit) for audit in audits]) for g, audits in document.groups()],
             [visible(note) for note in document.notes],
+            len(document.audits) > LONG,
         )
         for document in documents
     ]
