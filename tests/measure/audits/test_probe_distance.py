@@ -75,6 +75,7 @@ def test_responses_like_the_training_data_pass_and_others_fail() -> None:
     far = audit_of(rng.normal(size=(400, 8)) + 3, prompts=400)
     assert far.verdict == "fail"
     assert far.value.mean > 0.9
+    assert far.finding.startswith(f"{round(400 * far.value.mean)} of 400 responses")
     assert far.samples[0].scores["distance"] > far.samples[1].scores["distance"]
     assert far.details["beyond_99"]["mean"] <= far.value.mean
     assert "Beyond 99% of them: " in far.finding

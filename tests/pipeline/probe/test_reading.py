@@ -18,7 +18,7 @@ from accord.measure.audits.probes import CHOSEN, OTHER, PROBES, REFUSAL, version
 from accord.measure.audits.probes_texts import ENGLISH
 from accord.pipeline.probe.log import ScoreLog
 from accord.pipeline.probe.pairs import read_pairs
-from accord.pipeline.probe.run import read_probe_settings
+from accord.pipeline.probe.run import read_probe_settings, source_identity
 from accord.pipeline.probe.text import probe_tables
 from accord.pipeline.probe.versions import make_versions, other_answers, read_texts
 from accord.records import Response
@@ -189,7 +189,9 @@ def test_rows_of_any_values_and_of_a_store(probe: Probe, tmp_path: Path) -> None
     rows = [{**row, "kind": ["list"], "category": "[/b]\x1b[31m"} for row in pairs(4)]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
     source = "rewards=[{kind: contains, text: Really}]"
-    document = probe(f"preferences={path}", source, "probes=[hedged]")
+    document = probe(f"preferences={path}", source, "probes=[hedged, refused]")
+    assert any("`refused_harmful` was not measured" in note for note in document.notes)
+    assert not any("`refused_harmless`" in note for note in document.notes)
     console = Console(file=StringIO(), width=100)
     for table in probe_tables(document):
         console.print(table)
@@ -203,6 +205,25 @@ def test_rows_of_any_values_and_of_a_store(probe: Probe, tmp_path: Path) -> None
     document = probe(f"preferences={tmp_path / 'votes.db'}", source, "probes=[hedged]")
     assert document.results["pairs"]["used"] == 3
     assert next(a for a in document.audits if a.name == "accuracy").value.mean == 1
+
+
+def test_what_is_another_reward(tmp_path: Path) -> None:
+    def identity(*overrides: str) -> str:
+        values = ["preferences=p", f"output_dir={tmp_path}", *overrides]
+        return source_identity(read_probe_settings(None, values))
+
+    model = "reward_model=rm"
+    same = [identity(model), identity(model, "seed=3", "max_pairs=9", "confidence=0.9")]
+    assert len(set(same)) == 1
+    others = [
+        identity(model, "precision=bf16"),
+        identity("reward_model=rm2"),
+        identity("rewards=[{kind: world}]"),
+        identity("rewards=[{kind: world, flaws: {length: 0.1}}]"),
+        identity("judge.base_url=http://x/v1", "judge.model=m"),
+        identity("judge.base_url=http://x/v1", "judge.model=m", "judge.criterion=Which?"),
+    ]
+    assert len({*same, *others}) == 1 + len(others)
 
 
 def test_the_settings_name_every_probe() -> None:
