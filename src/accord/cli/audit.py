@@ -46,6 +46,10 @@ def audit(
     reward_model: runs/reward/model        # what it was trained against
     independent:                           # what it was not trained against
       - {kind: judge, base_url: http://127.0.0.1:8000/v1, model: NAME}
+    tasks:                                 # what it must still be able to do: task_arithmetic
+      - {name: arithmetic, dataset: arithmetic.jsonl, rule: number}
+    held_out: unseen-demonstrations.jsonl  # the loss on their tokens
+    questions: facts.jsonl                 # question, answer: yes or no
     curve:                                 # checkpoints, for the turning point over the KL
       - {name: step 100, responses: runs/ppo-100/responses.jsonl, model: runs/ppo-100/model}
       - {name: step 200, responses: runs/ppo-200/responses.jsonl, model: runs/ppo/model}
@@ -55,20 +59,24 @@ def audit(
     threshold, and how often it is right: [audits.md](audits.md).
     """
     from accord.cli.gate import gate, require_known
+    from accord.measure.audits.broken import TASK
     from accord.measure.audits.models import AUDIT_NAMES
+    from accord.settings.audit import AuditSettings
     from accord.settings.recipe import single_stage
 
-    requested = require_known(fail_on, AUDIT_NAMES)
     values = list(overrides or [])
     if values and "=" not in values[0]:
         values[0] = f"model={values[0]}"
     plan = single_stage("audit", None, config=config, overrides=values)
+    assert isinstance(plan.settings, AuditSettings)
+    tasks = [TASK + task.name for task in plan.settings.tasks]
+    requested = require_known(fail_on, [*AUDIT_NAMES, *tasks])
     from accord.pipeline import run_stage  # imports torch: after the settings are checked
     from accord.pipeline.stages.audit import read_document
 
     if not run_stage(plan):
         return
-    output_dir: str = plan.settings.output_dir  # type: ignore[attr-defined]
+    output_dir = plan.settings.output_dir
     document = read_document(output_dir)
     typer.echo(document.text())
     typer.echo(f"Done: {output_dir}")

@@ -76,6 +76,24 @@ def clustered_interval(
     return _student(mean, error, groups - 1, confidence)
 
 
+def clustered_ratio(sums: ArrayLike, counts: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Σ sums / Σ counts with the interval of `clustered_interval`, from the sum of each cluster's
+    values and their number (G,): for values too many to hold, such as one a token.
+
+    Clusters without a value are left out. Raises ValueError when a sum is not finite.
+    """
+    totals, sizes = _finite(sums), _finite(counts)
+    totals, sizes = totals[sizes > 0], sizes[sizes > 0]
+    if totals.size == 0:
+        return NO_DATA
+    count = float(sizes.sum())
+    mean = float(totals.sum()) / count
+    if totals.size == 1:
+        return Interval(mean)
+    error = math.sqrt(clustered_variance(totals - mean * sizes, count))
+    return _student(mean, error, totals.size - 1, confidence)
+
+
 def bootstrap_interval(
     values: ArrayLike,
     *,
@@ -220,7 +238,7 @@ def normal_quantile(confidence: float) -> float:
     return float(special.ndtri(0.5 + confidence / 2))
 
 
-def clustered_variance(residuals: Floats, count: int) -> float:
+def clustered_variance(residuals: Floats, count: float) -> float:
     """The cluster-robust variance of the mean of `count` values, from the sum of the residuals of
     each of two clusters or more (see `clustered_interval`)."""
     groups = len(residuals)

@@ -6,10 +6,36 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
 from accord.settings.dialogue import DialogueText
 from accord.settings.rewards import Rewards, RewardSource, WorldSource, model_source
 from accord.settings.stages import Contestant
+
+TaskRule = Literal["exact", "contains", "choice", "number", "regex"]
+
+
+class TaskRows(Settings):
+    """A task of one's own: prompts with the answers that count as right."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="The task's name; its audit is called `task_NAME`.",
+    )
+    dataset: Annotated[str, InputPath] = Field(
+        description="Rows with a prompt (text or messages) and an answer: text, a number, or a "
+        "list of all that are accepted."
+    )
+    rule: TaskRule = Field(
+        "exact",
+        description="How an answer is graded: it is the accepted text (`exact`), holds it as whole "
+        "words (`contains`), chooses its letter (`choice`), ends in its number (`number`), or "
+        "matches it as a regular expression (`regex`).",
+    )
+    column: str = Field("answer", description="The column of the accepted answers.")
+    max_new_tokens: int = Field(256, ge=1, description="Maximum tokens of a response.")
+    max_prompts: int | None = Field(
+        None, ge=1, description="Use only the first usable rows, up to this number."
+    )
 
 
 class AuditSettings(Settings):
@@ -70,6 +96,21 @@ class AuditSettings(Settings):
         description="Checkpoints, or best-of-N with growing N, in the order of growing "
         "optimisation: their rewards are fitted over √KL.",
     )
+    tasks: Annotated[list[TaskRows], UnlessDefault] = Field(
+        [],
+        description="Tasks of one's own, which both models answer greedily: what share of the "
+        "answers is right before and after.",
+    )
+    held_out: Annotated[str | None, InputPath, UnlessDefault] = Field(
+        None,
+        description="Demonstrations or text that neither model was trained on, as for `sft`: how "
+        "much the loss on their tokens rose.",
+    )
+    questions: Annotated[str | None, InputPath, UnlessDefault] = Field(
+        None,
+        description="Rows with a `question` and an `answer`, yes or no: whether each model finds "
+        "the right one more probable.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of sampling.")
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
@@ -109,6 +150,22 @@ class AuditSettings(Settings):
             raise ValueError(
                 "`curve` needs the KL from the model before. Set `before` to its folder."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_broken(self) -> AuditSettings:
+        given = {"tasks": self.tasks, "held_out": self.held_out, "questions": self.questions}
+        asked = next((key for key, value in given.items() if value), None)
+        for key, folder in (("model", self.model), ("before", self.before)):
+            if asked is not None and folder is None:
+                raise ValueError(
+                    f"`{asked}` asks both models, and there are only responses where `{key}` is "
+                    f"absent. Set `{key}` to its folder, or leave `{asked}` out."
+                )
+        names = [task.name for task in self.tasks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"Two of `tasks` are called {twice!r}. Name each once.")
         return self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.measure.audits.audit import Audit
+from accord.measure.audits.broken import HELD_OUT, TASK
 from accord.measure.audits.curves import (
     CurvePoint,
     best_of_n_points,
@@ -15,6 +16,7 @@ from accord.measure.audits.refusals import refusal_audits
 from accord.measure.audits.responses import BeforeAndAfter
 from accord.measure.audits.rewards import disagreement_audit, reward_audits
 from accord.measure.audits.wording import wording_audits
+from accord.measure.audits.yes_no import QUESTIONS
 from accord.measure.responses import Nested
 
 AUDIT_NAMES = (
@@ -35,14 +37,19 @@ AUDIT_NAMES = (
     "hedging",
     "repetition",
     "stock_phrase",
+    HELD_OUT,
+    QUESTIONS,
 )
-"""The names of all audits of a model."""
+"""The names of all audits of a model, but those of tasks, whose names the settings give."""
 
 
 OPTIONAL = {
     "ensemble_disagreement": "`ensemble`",
     "best_of_n": "a reward, an independent measure, and two responses to each prompt",
     "over_optimisation": "`curve` with a reward and an independent measure",
+    f"{TASK}…": "`tasks`",
+    HELD_OUT: "`held_out`",
+    QUESTIONS: "`questions`",
 }
 """Audits that are made only where the setting that they need is given."""
 
@@ -56,7 +63,7 @@ def model_audits(
     """The audits that need responses and scores alone.
 
     `members` are the scores of an ensemble's members before and after, and `curve` the points of
-    growing optimisation; without them the audits in `OPTIONAL` are not made.
+    growing optimisation; without them their audits are not made.
     """
     audits = reward_audits(data)
     if data.proxy_before is not None and data.independent_before is not None:

@@ -1,7 +1,8 @@
 """The stage `audit`: sample a model before and after training, score both, and audit the change.
 
-Its folder holds audit.json, and `before/` and `after/` with the responses where it sampled them:
-each is a stage `sample`, which is skipped when finished and resumed when interrupted.
+Its folder holds audit.json, `before/` and `after/` with the responses where it sampled them, and
+`tasks/` with those to the user's tasks: each is a stage `sample`, which is skipped when finished
+and resumed when interrupted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from accord.measure.audits.audit import Audit
+from accord.measure.audits.broken import TASK
 from accord.measure.audits.document import AuditDocument
 from accord.measure.audits.models import OPTIONAL, model_audits
+from accord.pipeline.audits.broken import broken_audits
 from accord.pipeline.audits.inputs import curve_points, read_pair, score_pair
+from accord.pipeline.audits.tasks import stages_of_tasks, write_task_prompts
 from accord.pipeline.progress import Progress
 from accord.runs import write_json_atomic
 from accord.settings.audit import AuditSettings
@@ -29,31 +33,34 @@ StartStage = Callable[[StagePlan], Iterator[Progress] | None]
 def audit(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
     """Write audit.json; sample the responses first that are not given."""
     settings = _settings(plan)
+    write_task_prompts(settings)
     for stage in stages_of_audit(plan):
         work = start(stage)
         if work is not None:
             yield from work
-    yield Progress(0, 3)
+    yield Progress(0, 4)
     pair = read_pair(settings)
     data, members = score_pair(settings, pair)
-    yield Progress(1, 3, "scored")
+    yield Progress(1, 4, "scored")
     curve = list(curve_points(settings, pair.prompts))
-    yield Progress(2, 3, "curve")
-    audits = model_audits(data, members=members, curve=curve)
+    yield Progress(2, 4, "curve")
+    broken, remarks = broken_audits(settings)
+    yield Progress(3, 4, "what it broke")
+    audits = [*model_audits(data, members=members, curve=curve), *broken]
     document = AuditDocument(
         "audit",
         settings.model_name,
         tuple(audits),
         settings.model_dump(mode="json"),
         {"prompts": len(pair.prompts)},
-        (*pair.notes, *_not_made(audits)),
+        (*pair.notes, *remarks, *_not_made(audits)),
     )
     write_json_atomic(Path(settings.output_dir) / FILE, document.to_json())
-    yield Progress(3, 3)
+    yield Progress(4, 4)
 
 
 def _not_made(audits: Sequence[Audit]) -> list[str]:
-    made = {audit.name for audit in audits}
+    made = {TASK + "…" if audit.name.startswith(TASK) else audit.name for audit in audits}
     return [f"Not audited: {n}, which needs {w}." for n, w in OPTIONAL.items() if n not in made]
 
 
@@ -83,7 +90,7 @@ def stages_of_audit(plan: StagePlan) -> list[StagePlan]:
                 device=settings.device,
             )
             stages.append(StagePlan(f"{plan.name}-{side}", "sample", sampling))
-    return stages
+    return [*stages, *stages_of_tasks(settings, plan.name)]
 
 
 def read_document(output_dir: str) -> AuditDocument:
