@@ -158,6 +158,27 @@ def test_a_page_that_is_loaded_again_has_its_item_for_a_whole_lease(
     assert taken.item.id == left.item.id
 
 
+def test_an_item_that_its_own_annotator_left_comes_back(path: Path, clock: Clock) -> None:
+    with PreferenceStore.open(path) as store:
+        desk = desk_of(store, clock, lease_minutes=10)
+        first = [vote(desk, "ann"), vote(desk, "ann")]
+        left = desk.next("ann")
+        clock.now += 3600
+        again = desk.next("ann")
+    assert left is not None
+    assert again is not None
+    assert again.item.id == left.item.id not in first
+
+
+def test_a_key_of_someone_else_is_no_answer_of_ones_own(store: PreferenceStore) -> None:
+    desk = desk_of(store)
+    vote(desk, "ann", key="of ann")
+    item = vote(desk, "bob", key="of bob")
+    with pytest.raises(ConflictError, match="answered this item already"):
+        desk.answer("bob", item, body("of ann"), session="")
+    assert len(store.verdicts(history=True)) == 2
+
+
 def test_a_late_answer_counts_where_nobody_else_has_the_item(
     store: PreferenceStore, clock: Clock
 ) -> None:
