@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,37 @@ def test_the_time_of_an_answer_is_the_median_and_a_changed_one_is_never_too_fast
     first = desk.assigned("bob", vote(desk, "bob", seconds=0.0))
     assert first is not None
     assert first.fast is True
+
+
+def test_an_item_that_was_left_is_among_those_that_remain(
+    store: PreferenceStore, clock: Clock
+) -> None:
+    desk = desk_of(store, clock, overlap=2, lease_minutes=10)
+    assert desk.next("ann") is not None
+    assert desk.progress("ann")["remaining"] == 3
+    clock.now += 3600
+    vote(desk, "bob")
+    assert desk.progress("ann") == {"done": 0, "remaining": 3, "seconds": None}
+
+
+def test_nobody_can_foresee_where_an_attention_check_comes(tmp_path: Path) -> None:
+    path, checks = tmp_path / "many.db", tmp_path / "checks.jsonl"
+    fill(path, prompts=30)
+    rows = [{"prompt": "2 + 2?", "chosen": f"4 ({i})", "rejected": "A fish."} for i in range(8)]
+    checks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with PreferenceStore.open(path) as store:
+        desk = desk_of(store, checks=str(checks), check_every=4)
+        is_check = []
+        while (assignment := desk.next("ann")) is not None:
+            is_check.append(assignment.item.content is not None)
+            desk.answer("ann", assignment.item.id, body(f"{len(is_check)}"), session="")
+    at = [position for position, each in enumerate(is_check) if each]
+    assert [position // 4 for position in at] == [*range(8)]  # one in every four items
+    assert len({position % 4 for position in at}) > 1
+
+
+def test_an_item_of_another_queue_is_none_to_adjudicate(store: PreferenceStore) -> None:
+    mine, other = desk_of(store), desk_of(store, name="other")
+    item = vote(other, "ann")
+    assert mine.adjudicate(item, "eve") is None
+    assert other.adjudicate(item, "eve") is not None
