@@ -5,8 +5,8 @@
 PYTHON is that of an environment with vLLM and transformers' serving extra. A recorder between the
 judge and each server numbers the answers that the server has finished. The judge is killed with
 SIGKILL while it waits for answers and started again; each verdict is read a second time, by a
-reader that knows no more than JSON and a last line `Verdict: A`. Exits with 1 where a verdict is
-not what the answer says, or a saved answer was paid for twice.
+reader that knows no more than JSON at a text's end and a last line `Verdict: A`. Exits with 1 where
+a verdict is not what the answer says, or a saved answer was paid for twice.
 """
 
 from __future__ import annotations
@@ -155,16 +155,19 @@ def examine(url: str, model: Path, options: argparse.Namespace) -> dict[str, Any
 
 
 def plain_reading(text: str) -> tuple[str, str]:
-    """How an answer states its verdict and which, by JSON or its last line alone."""
+    """How an answer states its verdict and which: by JSON alone, by an object at its end, or by its
+    last line."""
     bare = re.sub(r"^```(?:json)?|```$", "", text.strip()).strip()
-    try:
-        content = json.loads(bare, strict=False)
-    except (ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        verdict = str(content.get("verdict")).strip().casefold()
-        is_example = "…" in (str(value).strip() for value in content.values())
-        return "as_json", verdict if verdict in ("a", "b", "tie") and not is_example else "none"
+    begin = bare.rfind("\n{") + 1  # an object that ends a text, below what is said before it
+    for kind, part in (("as_json", bare), ("as_text", bare[begin:] if begin else "")):
+        try:
+            content = json.loads(part, strict=False)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict):
+            verdict = str(content.get("verdict")).strip().casefold()
+            is_example = "…" in (str(value).strip() for value in content.values())
+            return kind, verdict if verdict in ("a", "b", "tie") and not is_example else "none"
     lines = [line for line in bare.casefold().splitlines() if line.strip()]
     if lines and lines[-1].lstrip().startswith("{") and not lines[-1].rstrip().endswith("}"):
         return "as_text", "none"  # an object that was cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,27 @@ def test_a_page_that_is_loaded_again_has_its_item_for_a_whole_lease(
     assert taken.item.id == left.item.id
 
 
+def test_an_item_that_its_own_annotator_left_comes_back(path: Path, clock: Clock) -> None:
+    with PreferenceStore.open(path) as store:
+        desk = desk_of(store, clock, lease_minutes=10)
+        first = [vote(desk, "ann"), vote(desk, "ann")]
+        left = desk.next("ann")
+        clock.now += 3600
+        again = desk.next("ann")
+    assert left is not None
+    assert again is not None
+    assert again.item.id == left.item.id not in first
+
+
+def test_a_key_of_someone_else_is_no_answer_of_ones_own(store: PreferenceStore) -> None:
+    desk = desk_of(store)
+    vote(desk, "ann", key="of ann")
+    item = vote(desk, "bob", key="of bob")
+    with pytest.raises(ConflictError, match="answered this item already"):
+        desk.answer("bob", item, body("of ann"), session="")
+    assert len(store.verdicts(history=True)) == 2
+
+
 def test_a_late_answer_counts_where_nobody_else_has_the_item(
     store: PreferenceStore, clock: Clock
 ) -> None:
@@ -246,3 +268,37 @@ def test_the_time_of_an_answer_is_the_median_and_a_changed_one_is_never_too_fast
     first = desk.assigned("bob", vote(desk, "bob", seconds=0.0))
     assert first is not None
     assert first.fast is True
+
+
+def test_an_item_that_was_left_is_among_those_that_remain(
+    store: PreferenceStore, clock: Clock
+) -> None:
+    desk = desk_of(store, clock, overlap=2, lease_minutes=10)
+    assert desk.next("ann") is not None
+    assert desk.progress("ann")["remaining"] == 3
+    clock.now += 3600
+    vote(desk, "bob")
+    assert desk.progress("ann") == {"done": 0, "remaining": 3, "seconds": None}
+
+
+def test_nobody_can_foresee_where_an_attention_check_comes(tmp_path: Path) -> None:
+    path, checks = tmp_path / "many.db", tmp_path / "checks.jsonl"
+    fill(path, prompts=30)
+    rows = [{"prompt": "2 + 2?", "chosen": f"4 ({i})", "rejected": "A fish."} for i in range(8)]
+    checks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with PreferenceStore.open(path) as store:
+        desk = desk_of(store, checks=str(checks), check_every=4)
+        is_check = []
+        while (assignment := desk.next("ann")) is not None:
+            is_check.append(assignment.item.content is not None)
+            desk.answer("ann", assignment.item.id, body(f"{len(is_check)}"), session="")
+    at = [position for position, each in enumerate(is_check) if each]
+    assert [position // 4 for position in at] == [*range(8)]  # one in every four items
+    assert len({position % 4 for position in at}) > 1
+
+
+def test_an_item_of_another_queue_is_none_to_adjudicate(store: PreferenceStore) -> None:
+    mine, other = desk_of(store), desk_of(store, name="other")
+    item = vote(other, "ann")
+    assert mine.adjudicate(item, "eve") is None
+    assert other.adjudicate(item, "eve") is not None

@@ -81,6 +81,9 @@ def test_a_pair_keeps_the_probability_that_it_was_given(tmp_path: Path) -> None:
     # Whatever training would make of it: the store holds what the annotator said.
     verdict, _ = import_row({**PAIR, "probability": 0.2}, tmp_path)
     assert (verdict.outcome, verdict.probability) == ("a", 0.2)
+    with PreferenceStore.read(tmp_path / "s.db") as store:
+        texts = {stored.id: stored.response.text for stored in store.responses()}
+    assert texts[verdict.items[0].response_id] == "four"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ('{"reason": "…", "verdict": "A"}', ("as_json", "none")),  # the question's own example
         ('{"verdict": "A or B"}', ("as_json", "none")),
         ('{"verdict": "A"', ("as_text", "none")),
+        ('The JSON object is:\n{\n  "reason": "A",\n  "verdict": "B"\n}', ("as_text", "b")),
+        ('As asked:\n{"reason": "…", "verdict": "A"}', ("as_text", "none")),
+        ('{"verdict": "A"}\nis the form', ("as_text", "none")),
         ("It is shorter.\n\n**Verdict: B**", ("as_text", "b")),
         ("Final verdict: tie.", ("as_text", "tie")),
         ("B", ("as_text", "b")),

@@ -140,6 +140,8 @@ def test_losses_that_compare_pairs_refuse_votes() -> None:
         (((0, 1, 2), (1, 0, 2), (0, 1, 2)), (0, 1, 2)),
         (((0, 1, 1),), (0, 1, 1)),
         (((0, 5, 7),), (0, 1, 2)),
+        # 2 − 2, −1 + 1 and −1 + 1: two votes that are each other's opposite.
+        (((0, 1, 1), (1, 0, 0)), (0, 0, 0)),
         (VOTES[1], (0, 0, 0)),
     ],
 )
