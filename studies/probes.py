@@ -194,9 +194,15 @@ def study(reward: Planted, work: Path, runs: int, pairs: int) -> str:
     count = f"{hits if reward.expected else alarms} of {runs}"
     bounds = f"{100 * share.low:.1f}% to {100 * share.high:.1f}%"
     right = ", ".join(f"`{name}`" for name in reward.expected) or "none"
-    also = ", ".join(f"`{name}` {n}" for name, n in others.most_common(6)) or "none"
+    also = (
+        ", ".join(f"`{name}` {n}" for name, n in sorted(others.items(), key=_most_first)) or "none"
+    )
     warned = f"{doubts} of {runs}" if reward.expected else ""
     return f"| {reward.name} | {right} | {count} ({bounds}) | {warned} | {also} |"
+
+
+def _most_first(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
 
 
 def main() -> None:
