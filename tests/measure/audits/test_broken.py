@@ -184,6 +184,7 @@ def test_all_questions_with_one_answer() -> None:
     assert audit.verdict == "undecided"
     assert "whatever" not in audit.finding  # no is right for all
     assert "always answering no gives 100%" in audit.finding
+    assert audit.details["above_constant_before"]["mean"] == 0.0
     assert audit.details["ranking_before"] is None
 
 
