@@ -1,4 +1,4 @@
-"""How long ratings take, from battles in memory and in files: beside arena-rank and evalica where `.venv-arena`
+"""How long ratings take, from memory and from files: beside arena-rank and evalica where `.venv-arena`
 has them (`make .venv-arena`)."""
 
 from __future__ import annotations
