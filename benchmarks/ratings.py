@@ -1,5 +1,5 @@
-"""How long ratings take, from memory and from files: beside arena-rank and evalica where `.venv-arena`
-has them (`make .venv-arena`)."""
+"""How long ratings take, from memory and from files, beside arena-rank and evalica where
+`.venv-arena` has them (`make .venv-arena`)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accord.data.battle_columns import BattleBatch, BattleFile, NotColumnarError, answer_text
+from accord.data.battle_columns import BattleBatch, BattleFile, answer_text
 from accord.data.read import read_battles
+from accord.data.record_batches import NotColumnarError
 from accord.errors import DataError
 from accord.measure.ratings.battles import count_battles
 from accord.measure.ratings.builder import TableBuilder

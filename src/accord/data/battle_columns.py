@@ -7,7 +7,6 @@ row by row.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,6 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from accord.data.battles import (
@@ -32,19 +28,20 @@ from accord.data.battles import (
     prompt_name,
 )
 from accord.data.checks import RowError
-from accord.data.csv_rows import read_csv
 from accord.data.files import expand_path, make_row, read_rows
 from accord.data.json_rows import decode_json
-from accord.data.lines import read_lines
 from accord.data.pair_names import ONE_HOT
-from accord.data.parquet_rows import check_parquet
+from accord.data.record_batches import (
+    BATCH_ROWS,
+    NotColumnarError,
+    line_numbers,
+    open_columns,
+)
 from accord.data.report import Dropped
 from accord.errors import DataError
 from accord.records import Outcome, Source
 from accord.runs.activity import with_activity
 
-BATCH_ROWS = 65_536
-BLOCK_BYTES = 2**23  # of text at a time
 TEXT_COLUMNS = (("conversation_a", "conversation_b"), ("response_a", "response_b"))
 NUMBERS = {outcome: number for number, outcome in enumerate(get_args(Outcome))}
 Bools = NDArray[np.bool_]
@@ -83,7 +80,7 @@ class BattleFile:
         path = expand_path(self.path)
         unusable: list[tuple[int, dict[str, Any]]] = []
         try:
-            names, batches = _open_columns(path, self._needed())
+            names, batches = open_columns(path, self._needed())
             self.columns = tuple(names)
             self._check_columns()
             for batch in batches:
@@ -172,7 +169,7 @@ class BattleFile:
 
     def _drop(self, path: Path, unusable: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Count the rows that can't be used, with the reason that `parse_battle` gives."""
-        lines = _line_numbers(path, [index for index, _ in unusable])
+        lines = line_numbers(path, [index for index, _ in unusable])
         for (_, values), line in zip(unusable, lines, strict=True):
             if not any(values.values()):
                 raise NotColumnarError  # a blank line, which is no empty battle
@@ -183,10 +180,6 @@ class BattleFile:
                 self.dropped.setdefault(error.reason, []).append((row.source, error.detail))
             else:
                 raise NotColumnarError  # it can be used after all
-
-
-class NotColumnarError(Exception):
-    """A file that is to be read row by row."""
 
 
 def category_name(value: Any) -> str:
@@ -220,72 +213,6 @@ def _turn_text(turn: Any) -> str:
     if isinstance(turn, list):
         return "\n".join(filter(None, map(_turn_text, turn)))
     return turn if isinstance(turn, str) else ""
-
-
-def _open_columns(path: Path, needed: Sequence[str]) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """The columns of a Parquet, CSV or JSON-lines file, and batches of those needed. Raises
-    NotColumnarError for other files."""
-    suffix = path.suffix.lower() if path.is_file() else ""
-    if suffix == ".parquet":
-        return _parquet_batches(path, needed)
-    if suffix in (".csv", ".tsv"):
-        return _csv_batches(path, needed, "\t" if suffix == ".tsv" else ",")
-    if suffix in (".jsonl", ".ndjson"):
-        return _json_batches(path, needed)
-    raise NotColumnarError
-
-
-def _parquet_batches(
-    path: Path, needed: Sequence[str]
-) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    file = pa.parquet.ParquetFile(path)
-    check_parquet(path, file)
-    names = file.schema_arrow.names
-    present = [name for name in names if name in needed]
-    return names, file.iter_batches(BATCH_ROWS, columns=present)
-
-
-def _csv_batches(
-    path: Path, needed: Sequence[str], delimiter: str
-) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    _, first = next(read_lines(path), (0, b""))
-    names = next(csv.reader([(first or b"").decode()], delimiter=delimiter), [])
-    if len(set(names)) < len(names):
-        raise NotColumnarError
-    present = [name for name in names if name in needed]
-    reader = pa.csv.open_csv(
-        path,
-        pa.csv.ReadOptions(block_size=BLOCK_BYTES),
-        pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False),
-        pa.csv.ConvertOptions(
-            include_columns=present,
-            column_types=dict.fromkeys(present, pa.string()),
-            strings_can_be_null=False,
-        ),
-    )
-    return names, iter(reader)
-
-
-def _json_batches(path: Path, needed: Sequence[str]) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    _, first = next(((n, line) for n, line in read_lines(path) if line and line.strip()), (0, b""))
-    values = json.loads(first or b"{}")
-    if not isinstance(values, dict):
-        raise NotColumnarError
-    schema = pa.schema([(name, _json_type(values[name])) for name in values if name in needed])
-    reader = pa.json.open_json(
-        path,
-        pa.json.ReadOptions(block_size=BLOCK_BYTES),
-        pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-    )
-    return list(values), iter(reader)
-
-
-def _json_type(value: Any) -> pa.DataType:
-    if isinstance(value, str):
-        return pa.string()
-    if isinstance(value, int) and not isinstance(value, bool):
-        return pa.int64()
-    raise NotColumnarError
 
 
 def _usable(batch: pa.RecordBatch) -> Bools:
@@ -361,22 +288,3 @@ def _look_up(array: pa.DictionaryArray, values: Sequence[Any], *, missing: Any) 
     table = np.array([*values, missing])
     codes = array.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     return table[codes]
-
-
-def _line_numbers(path: Path, rows: Sequence[int]) -> list[int]:
-    """The line where each row stands, counted as the row-by-row readers do: rows count from 0."""
-    if not rows:
-        return []
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return [row + 1 for row in rows]
-    if suffix in (".csv", ".tsv"):
-        lines = (line for line, _ in read_csv(path, "\t" if suffix == ".tsv" else ","))
-    else:
-        lines = (number for number, line in read_lines(path) if line is None or line.strip())
-    requested = set(rows)
-    by_row = {}
-    for row, line in enumerate(islice(lines, max(rows) + 1)):
-        if row in requested:
-            by_row[row] = line
-    return [by_row[row] for row in rows]

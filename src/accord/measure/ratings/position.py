@@ -17,8 +17,8 @@ def position_effect(table: BattleTable, *, confidence: float = 0.95) -> Interval
     """How often the first of two equally strong models wins, ties half: σ(γ) with
     logit P(a over b) = θ_a − θ_b + γ, with its sandwich interval; ½ is no effect.
 
-    None where no two models met in both orders, which tells strength and position apart, or where
-    no finite estimate exists.
+    None where no two models met in both orders, as strength and position are one then, or where no
+    finite estimate exists.
     """
     models = len(table.names)
     orders = set(np.unique(table.a * models + table.b).tolist())

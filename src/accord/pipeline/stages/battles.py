@@ -18,10 +18,10 @@ from accord.data.battle_columns import (
     NUMBERS,
     BattleBatch,
     BattleFile,
-    NotColumnarError,
     category_name,
 )
 from accord.data.read import describe_unusable, read_battles
+from accord.data.record_batches import NotColumnarError
 from accord.data.report import ReadReport
 from accord.errors import DataError
 from accord.measure.ratings.battles import SWAPPED
