@@ -1,5 +1,5 @@
-"""How long ratings take, from battles in memory: beside arena-rank and evalica where `.venv-arena`
-has them (`make .venv-arena`)."""
+"""How long ratings take, from memory and from files, beside arena-rank and evalica where
+`.venv-arena` has them (`make .venv-arena`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ import pandas as pd
 from machine_report import print_machine
 from numpy.typing import NDArray
 
+from accord.data.battle_columns import BattleFile
+from accord.measure.ratings.builder import TableBuilder
+from accord.measure.ratings.document import rating_document
 from accord.measure.ratings.rate import Ratings, rate_models
 from accord.measure.ratings.style import fit_style
 from accord.measure.ratings.table import BattleTable, battle_table
@@ -72,6 +75,26 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def load_files(drawn: Drawn, folder: Path) -> Iterator[tuple[str, float]]:
+    """How long it takes to load the battles with their prompts from each kind of file."""
+    frame = drawn.frame()
+    frame["question_id"] = drawn.prompt
+    frame.to_parquet(folder / "battles.parquet")
+    frame.to_csv(folder / "battles.csv", index=False)
+    frame.to_json(folder / "battles.jsonl", orient="records", lines=True)
+    for path in sorted(folder.iterdir()):
+        seconds, table = timed(lambda path=path: read_table(path))
+        assert len(table) == len(frame)
+        yield path.suffix, seconds
+
+
+def read_table(path: Path) -> BattleTable:
+    builder = TableBuilder()
+    for batch in BattleFile(str(path)).columnar():
+        builder.add(batch)
+    return builder.table()
+
+
 def largest_difference(ratings: Ratings, others: dict[str, float]) -> float:
     """In Elo points, each about its own mean."""
     ours = {model.model: model.rating for model in ratings.models}
@@ -100,6 +123,9 @@ def main() -> None:
         rows[f"fit with ties by {rule}, sandwich"], _ = timed(
             lambda rule=rule: rate_models(table, ties=rule, bootstrap=0)
         )
+    with tempfile.TemporaryDirectory() as folder:
+        for ending, seconds in load_files(drawn, Path(folder)):
+            rows[f"load from a file, {ending}"] = seconds
     clustered = drawn.table(prompts=True)
     rows["by prompt, sandwich"], _ = timed(lambda: rate_models(clustered, bootstrap=0))
     rows["by prompt, 1,000 bootstrap rounds"], _ = timed(
@@ -107,8 +133,12 @@ def main() -> None:
     )
     styled = drawn.table(prompts=True, style=True)
     rows[f"style control ({len(STYLES)}), by prompt"], _ = timed(lambda: fit_style(styled))
+    by_prompt = rate_models(clustered, bootstrap=0)
+    rows["win rates, paired tests, next pairs, by prompt"], _ = timed(
+        lambda: rating_document(clustered, by_prompt, positions=True)
+    )
     for name, seconds in rows.items():
-        print(f"{name:40} {seconds:7.2f}")
+        print(f"{name:48} {seconds:7.2f}")
     if PEERS.is_file():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "battles.parquet"

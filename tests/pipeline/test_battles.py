@@ -30,7 +30,14 @@ def test_a_file_of_battles_is_rated(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run(["arena", "battles=battles.jsonl", "output_dir=out", "bootstrap=10", "seed=3"]) == 0
     battles, _ = read_battles(BATTLES)
     expected = rate_models(battles, bootstrap=10, seed=3).to_json()
-    assert json.loads(Path("out/ratings.json").read_text()) == expected
+    written = json.loads(Path("out/ratings.json").read_text())
+    assert written["notes"][: len(expected["notes"])] == expected.pop("notes")
+    assert {key: written[key] for key in expected} == expected
+    assert [(pair["a"], pair["b"]) for pair in written["comparisons"]] == [
+        ("alpha", "beta"),
+        ("alpha", "gamma"),
+        ("beta", "gamma"),
+    ]
     counts = json.loads(Path("out/counts.json").read_text())
     assert counts["battles"] == 4
     assert list(counts["read"]["dropped"]) == ["a model against itself"]

@@ -188,5 +188,10 @@ def arena(overrides: Overrides = None, config: Config = None) -> None:
     With `judge: {kind: endpoint, base_url: http://127.0.0.1:8000/v1, model: NAME}` a language model
     compares each pair in both orders ([methods.md](methods.md#an-ai-judge)). `counts.json` contains
     the number of pairs without a verdict.
+
+    `battles=FILE` rates given comparisons: a file with `model_a`, `model_b` and `winner`, or a
+    preference store. ratings.json also has win rates with paired tests, rates at equal length,
+    ratings at equal style (`style`) and by category (`category`), what is not distinguished, and
+    which pairs to compare next: [ratings.md](ratings.md).
     """
     run_single_stage("arena", overrides, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from accord.data.checks import RowError, require_response, require_text
@@ -21,6 +21,7 @@ WINNERS: dict[str, Outcome] = {
 }
 
 
+MARKS = ("1", "1.0", "true")  # of an outcome's column, in any case
 PROMPT_COLUMNS = ("question_id", "prompt", "instruction", "question")
 
 
@@ -36,7 +37,7 @@ def find_winner(row: DataRow) -> Any:
     if "winner" in row.values or not set(ONE_HOT) <= set(row.values):
         return row.values.get("winner")
     marks = [str(row.values[column]).strip().lower() for column in ONE_HOT]
-    chosen = [c for c, mark in zip(ONE_HOT, marks, strict=True) if mark in ("1", "1.0", "true")]
+    chosen = [c for c, mark in zip(ONE_HOT, marks, strict=True) if mark in MARKS]
     if len(chosen) != 1:
         raise RowError(f"not one of {', '.join(ONE_HOT)} is 1", ", ".join(marks))
     return chosen[0].removeprefix("winner_")
@@ -52,10 +53,10 @@ def parse_battle(row: DataRow) -> Battle:
         raise RowError(f"`winner` is none of {', '.join(WINNERS)}", repr(winner))
     if model_a == model_b:
         raise RowError("a model against itself", model_a)
-    return Battle(model_a, model_b, WINNERS[winner], _prompt_name(row))
+    return Battle(model_a, model_b, WINNERS[winner], prompt_name(row.values))
 
 
-def _prompt_name(row: DataRow) -> str:
+def prompt_name(values: Mapping[str, Any]) -> str:
     """What names the prompt of a battle: its number, or its text; "" where the row has neither."""
-    value = next((row.values[c] for c in PROMPT_COLUMNS if row.values.get(c) is not None), "")
+    value = next((values[c] for c in PROMPT_COLUMNS if values.get(c) is not None), "")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

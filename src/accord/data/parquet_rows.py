@@ -27,7 +27,7 @@ def read_parquet(path: Path) -> Iterator[ReadRow]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, file)
+            check_parquet(path, file)
             for batch in file.iter_batches(BATCH_ROWS):
                 for row in rows_of_batch(batch.num_rows, _converter(batch)):
                     number += 1
@@ -78,7 +78,9 @@ def _converter(batch: Any) -> Callable[[int, int], list[dict[str, Any]]]:
     return convert
 
 
-def _check_columns(path: Path, file: Any) -> None:
+def check_parquet(path: Path, file: Any) -> None:
+    """Raise DataError where a column is named twice, or where few bytes would be unpacked into
+    gigabytes."""
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise DataError(

@@ -17,8 +17,19 @@ class ArenaSettings(Settings):
     contestants: list[Contestant] = Field([], description="The models.")
     battles: Annotated[str | None, InputPath, UnlessDefault] = Field(
         None,
-        description="Rows with `model_a`, `model_b` and `winner` (`model_a`, `model_b`, `tie` or "
-        "`both_bad`), which are rated in place of `contestants`: nothing is judged.",
+        description="A store (.db or a URL), or rows with `model_a`, `model_b` and `winner` "
+        "(`model_a`, `model_b`, `tie` or `both_bad`), which are rated in place of `contestants`: "
+        "nothing is judged.",
+    )
+    style: Annotated[list[Literal["length", "headers", "lists", "bold"]], UnlessDefault] = Field(
+        [],
+        description="What of the answers' style the ratings at equal style control for. A file of "
+        "battles needs `conversation_a` and `conversation_b`, or `response_a` and `response_b`.",
+    )
+    category: Annotated[str | None, UnlessDefault] = Field(
+        None,
+        description="The column of the battles, or the field of the prompts' `meta`, whose values "
+        "are rated apart too, shrunk toward the overall ratings.",
     )
     output_dir: Annotated[str, NotIdentity] = Field(
         description="Folder for store.db and ratings.json."

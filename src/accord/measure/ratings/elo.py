@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from accord.measure.statistics import Floats
 from accord.records import Battle, Outcome
@@ -40,3 +40,17 @@ def online_elo(
         ratings[battle.model_a] = a + change
         ratings[battle.model_b] = b - change
     return ratings
+
+
+def online_elo_of_columns(
+    names: Sequence[str], a: Sequence[int], b: Sequence[int], scores: Sequence[float]
+) -> dict[str, float]:
+    """`online_elo` of battles as columns: the indices of the models in `names`, and the first one's
+    scores."""
+    ratings = [ANCHOR_RATING] * len(names)
+    for i, j, score in zip(a, b, scores, strict=True):
+        change = 4.0 * (score - 1 / (1 + 10.0 ** ((ratings[j] - ratings[i]) / 400.0)))
+        ratings[i] += change
+        ratings[j] -= change
+    met = {*a, *b}
+    return {name: ratings[i] for i, name in enumerate(names) if i in met}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accord.errors import DataError
 from accord.measure.ratings.battles import (
@@ -60,7 +61,9 @@ class ModelRating:
 class Ratings:
     """All models, best first. `anchor` is the model fixed at 1000, None where a mean is fixed.
 
-    `tie_parameter` is that of the model of ties, None where a tie is half a win.
+    `tie_parameter` is that of the model of ties, None where a tie is half a win. `above` [models,
+    models] says which are surely better than which, all at once, of the models in the order of
+    their names; None where nothing was resampled.
     """
 
     anchor: str | None
@@ -71,6 +74,7 @@ class Ratings:
     confidence: float
     ties: TieRule = "half"
     tie_parameter: float | None = None
+    above: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ratings.json; a rating that is not finite is null, and a note says why."""
@@ -157,7 +161,8 @@ def rate_models(
     notes += consistency_notes(
         pairs, order_flips(names, matrices["a"] + pseudo, even, labels), confidence
     )
-    return Ratings(anchor, rows, pairs, tuple(notes), finite, confidence, ties, shown)
+    above = None if ranks is None else ranks.above
+    return Ratings(anchor, rows, pairs, tuple(notes), finite, confidence, ties, shown, above)
 
 
 def _fit(

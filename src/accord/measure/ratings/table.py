@@ -28,7 +28,8 @@ class BattleTable:
 
     `prompt` [N] numbers the prompts, whose battles are not independent of each other, and
     `category` [N] indexes `categories`. `style` [N, k] is how the two responses differ, in the
-    units of `style_names`; it changes its sign when the sides are exchanged. Each may be absent.
+    units of `style_names`; it changes its sign when the sides are exchanged. `lengths` [N, 2] are
+    the characters of the two responses. Each may be absent.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class BattleTable:
     category: Integers | None = None
     style_names: tuple[str, ...] = ()
     style: Floats | None = None
+    lengths: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.a)
@@ -87,6 +89,7 @@ class BattleTable:
             None if self.category is None else self.category[rows],
             self.style_names,
             None if self.style is None else self.style[rows],
+            None if self.lengths is None else self.lengths[rows],
         )
 
 

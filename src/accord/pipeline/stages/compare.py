@@ -17,7 +17,7 @@ from accord.compare.store.verdicts import PairVerdict, Verdict
 from accord.data.write import read_responses
 from accord.errors import DataError, WorkError
 from accord.pipeline.progress import Progress
-from accord.pipeline.stages.battles import rate_file, write_ratings
+from accord.pipeline.stages.battles import build_from_store, rate_file, write_ratings
 from accord.pipeline.stages.contestants import Question, check_names, pair_rows
 from accord.pipeline.stages.judges import NamedJudge, build_judge
 from accord.pipeline.stages.verdicts import (
@@ -216,18 +216,21 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     questions, contestants = pair_rows(rows)
     final = Path(settings.output_dir) / "store.db"
     with open_partial_store(final) as store:
+        if settings.category is not None:
+            first = rows[settings.contestants[0].name]
+            store.add_prompts([(row.prompt, row.meta) for row in first])
         yield Progress(0, len(questions))
         for start in range(0, len(questions), CHUNK):
             chunk = questions[start : start + CHUNK]
             _add_battles(store, judge, chunk, settings.seed)
             note = f"{len(rows)} models  {judge.progress_note()}".rstrip()
             yield Progress(start + len(chunk), len(questions), note)
-        battles = store.battles()
+        builder, positions = build_from_store(store, settings.category)
         counts = store.counts()
     rename_partial_store(final)
     by_name = {name: count.to_json() for name, count in contestants.items()}
     judge.write_counts(settings.output_dir, {**counts, "contestants": by_name})
-    write_ratings(battles, settings)
+    write_ratings(builder, settings, positions=positions)
 
 
 def _add_battles(
