@@ -242,12 +242,13 @@ def test_text_of_models_is_never_markup(store: PreferenceStore) -> None:
 
 def test_a_long_response_is_sent_in_parts(store: PreferenceStore) -> None:
     long = "word " * 200_000 + "<end>"
-    store.add_responses([Response("Write.", long, "x-1"), Response("Write.", "No.", "x-2")])
+    hidden = "No\N{RIGHT-TO-LEFT OVERRIDE}."  # a mark that turns the text behind it around
+    store.add_responses([Response("Write.", long, "x-1"), Response("Write.", hidden, "x-2")])
     client = client_of(store, models=["x-1", "x-2"])
     shown = client.post("/api/next", json={}).json()
     assert len(shown["html"]) < 100_000
     texts = [client.get(f"/api/rest?item=1&response={i}").text for i in range(2)]
-    assert sorted(texts) == sorted([long, "No."])
+    assert sorted(texts) == sorted([long, "No⟦U+202E⟧."])
     assert client.get("/api/difference?item=1").json() == {"html": [None, None]}
 
 
