@@ -156,6 +156,25 @@ def test_an_invitation_is_exchanged_for_a_session(store: PreferenceStore, path: 
     assert client.post("/api/enter", json={"token": token}).status_code == 403
 
 
+def test_only_an_owner_decides_beside_the_votes(store: PreferenceStore) -> None:
+    clients = {}
+    for name, role in (("Ada", "annotator"), ("Eve", "owner")):
+        clients[name] = client_of(store, annotator=None)
+        token = invite_person(store, name, role)  # type: ignore[arg-type]
+        clients[name].post("/api/enter", json={"token": token})
+    ada, eve = clients["Ada"], clients["Eve"]
+    assert ada.post("/api/next", json={}).json()["item"] == 1
+    # What she asks for is an item to vote on, and what she says is a vote.
+    assert ada.post("/api/next", json={"adjudicate": 3}).json()["item"] == 1
+    vote = {**body("vote"), "item": 1, "adjudicates": True}
+    assert ada.post("/api/answer", json=vote).status_code == 200
+    assert store.verdicts()[-1].annotator == "Ada"
+    assert eve.post("/api/next", json={"adjudicate": 1}).json()["item"] == 1
+    decision = {**body("decision"), "item": 1, "adjudicates": True}
+    assert eve.post("/api/answer", json=decision).status_code == 200
+    assert store.verdicts()[-1].annotator == "Eve (adjudicator)"
+
+
 def test_leaving_ends_the_session(store: PreferenceStore) -> None:
     client = client_of(store, annotator=None)
     client.post("/api/enter", json={"token": invite_person(store, "Ada", "owner")})
@@ -223,12 +242,13 @@ def test_text_of_models_is_never_markup(store: PreferenceStore) -> None:
 
 def test_a_long_response_is_sent_in_parts(store: PreferenceStore) -> None:
     long = "word " * 200_000 + "<end>"
-    store.add_responses([Response("Write.", long, "x-1"), Response("Write.", "No.", "x-2")])
+    hidden = "No\N{RIGHT-TO-LEFT OVERRIDE}."  # a mark that turns the text behind it around
+    store.add_responses([Response("Write.", long, "x-1"), Response("Write.", hidden, "x-2")])
     client = client_of(store, models=["x-1", "x-2"])
     shown = client.post("/api/next", json={}).json()
     assert len(shown["html"]) < 100_000
     texts = [client.get(f"/api/rest?item=1&response={i}").text for i in range(2)]
-    assert sorted(texts) == sorted([long, "No."])
+    assert sorted(texts) == sorted([long, "No⟦U+202E⟧."])
     assert client.get("/api/difference?item=1").json() == {"html": [None, None]}
 
 

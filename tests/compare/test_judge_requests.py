@@ -200,3 +200,34 @@ def test_the_cached_tokens_of_a_server(fake: FakeOpenAi) -> None:
     judge.endpoint.complete([pair_request("g", f"p{n}", "xy", [True] * 2) for n in range(5)])
     # No more than the 20 tokens of a prompt, and never less than none.
     assert judge.endpoint.usage.prefix_tokens == 5 + 20
+
+
+@pytest.mark.parametrize(
+    ("given", "again"),
+    [
+        ([completion("Verdict: A")], 0),
+        # A model that declines is not asked again; an answer that can't be read or was cut is.
+        ([completion("", finish="content_filter")], 0),
+        ([completion("I can't say."), completion("Verdict: B")], 0),
+        ([completion("I can't say.")], 1),
+        ([completion("Verdict: A", finish="length")], 1),
+    ],
+)
+def test_the_requests_that_have_no_answer_yet(
+    fake: FakeOpenAi, given: list[Any], again: int
+) -> None:
+    """By what the cache holds of a judge that was stopped between two attempts."""
+
+    def judge_with(attempts: int) -> AiJudge:
+        settings = EndpointSettings(base_url=fake.url, attempts=attempts)
+        return AiJudge(settings, f"m {given} {again}")
+
+    judge = judge_with(2)
+    request = judge.request(Candidates("q", ("x", "y"), (True, True)), None)
+    assert judge.unanswered([request]) == [request]
+    replies = iter(given)
+    fake.answer = lambda body: (200, next(replies))
+    judge_with(len(given))._request_answers([request], "verdict", {"a": 0, "b": 1})
+    left = judge_with(2).unanswered([request])
+    assert len(left) == again
+    assert request not in left  # it is the next attempt that is still to be sent
