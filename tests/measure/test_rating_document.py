@@ -200,3 +200,25 @@ def test_a_run_is_rated_over_its_steps() -> None:
     assert (run.run, run.unit, [m.number for m in run.moments]) == ("dpo", "step", [100, 1000])
     assert run.moments[0].rating < run.moments[1].rating
     assert run.to_json()["moments"][0]["model"] == "dpo@100"
+
+
+def test_copies_under_one_prompt_change_no_category() -> None:
+    rng = np.random.default_rng(7)
+    theta = np.array([0.5, 0.0, -0.5])
+    table = table_of({"c": scores_of(theta, 50, rng), "d": scores_of(-theta, 50, rng)})
+    rows = np.repeat(np.arange(len(table)), 4)
+    copies = replace(table.select(rows), prompt=rows)  # type: ignore[arg-type]
+    once, four = (document_of(each).categories for each in (table, copies))
+    for one, other in zip(once, four, strict=True):
+        for a, b in zip(one.models, other.models, strict=True):
+            assert (b.rating, b.low) == pytest.approx((a.rating, a.low), abs=3)
+
+
+def test_a_category_that_rests_on_the_overall_ratings_has_their_interval() -> None:
+    table = table_of({"c": scores_of(np.zeros(2), 9, np.random.default_rng(8))})
+    covariance = np.array([[0.04, -0.04], [-0.04, 0.04]])
+    (row,), _ = rate_categories(table, np.zeros(2), covariance, anchors=[0, 1], tau=1e-3)
+    half = 1.96 * 400 / np.log(10) * 0.2
+    for model in row.models:
+        assert model.high - model.rating == pytest.approx(half, rel=0.01)
+        assert model.weight < 0.01
