@@ -65,7 +65,6 @@ def redteam(
         values[0] = f"model={values[0]}"
     plan = single_stage("redteam", None, config=config, overrides=values)
     from accord.pipeline import run_stage  # imports torch: after the settings are checked
-    from accord.pipeline.progress import run_to_end
     from accord.pipeline.stages.redteam import read_document
     from accord.pipeline.stages.redteam import redteam as attack
     from accord.settings.redteam import RedteamSettings
@@ -75,7 +74,8 @@ def redteam(
     settings = plan.settings
     assert isinstance(settings, RedteamSettings)
     if settings.store is not None:
-        run_to_end(attack(settings))  # people may have labelled since; no model is asked again
+        for _ in attack(settings):  # people may have labelled since; no model is asked again
+            pass
     output_dir = settings.output_dir
     document = read_document(output_dir)
     typer.echo(document.text())

@@ -294,7 +294,9 @@ def _both(rate: Rate) -> str:
         f"{format_value(rate.raw, 'share')} as graded"
     )
     if rate.is_clipped:
-        text += " (the error alone explains it all, so the share is given as the nearest possible)"
+        text += (
+            " (clipped to a possible share: the grader errs less here than where it was measured)"
+        )
     return text
 
 

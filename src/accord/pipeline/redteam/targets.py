@@ -198,7 +198,7 @@ class EndpointTarget:
         self._stop = threading.Event()
 
     def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Answer]]:
-        """As `Target.answer`; after a failure, the answers under way still come before its error."""
+        """As `Target.answer`; after a failure, answers under way still come before its error."""
         self._stop.clear()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self.settings.max_concurrent) as threads:

@@ -56,9 +56,9 @@ def _reuse(settings: RedteamSettings, attempts: AttemptLog) -> None:
         raise DataError(f"There is no {path}. Give the attempts.jsonl of another run to `reuse`.")
     logged = attempts.logged
     for row in read_log(path):
-        if (row["kind"] == "attempt" and row["key"] not in logged.attempts) or (
-            row["kind"] == "harm" and (row["key"], row["judge"]) not in logged.harm
-        ):
+        new_attempt = row["kind"] == "attempt" and row["key"] not in logged.attempts
+        new_harm = row["kind"] == "harm" and (row["key"], row["judge"]) not in logged.harm
+        if new_attempt or new_harm:
             attempts.append(row)
 
 
