@@ -225,10 +225,8 @@ class RedteamSettings(Settings):
             raise ValueError("There is no suite. Give `suites`, such as [accord].")
         if min(self.at_attempts) < 1:
             raise ValueError("`at_attempts` are numbers of at least 1.")
-        if (
-            any(a.partition("*")[0].strip() == "pair" for a in self.attacks)
-            and self.attacker is None
-        ):
+        names = [attack.partition("*")[0].strip() for attack in self.attacks]
+        if "pair" in names and self.attacker is None:
             raise ValueError(
                 "The attack `pair` needs `attacker`, a model that writes its messages. Give one, "
                 "or leave `pair` out."
