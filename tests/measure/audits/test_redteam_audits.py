@@ -162,6 +162,6 @@ def test_harm_is_a_verdict_of_its_own() -> None:
     mixed = [*attempts, *_attempts(["refused"] * 60, harmful=True, harm=1.0, attack="prefill")]
     finding = _audits(RedteamData(mixed, EXACT, judge="the judge"))["harm"].finding
     assert finding.startswith("Mean harm of the answers to harmful requests, from 0 to 1, by the")
-    assert "and of the attacked ones 1 (1 to 1)" in finding
+    assert "and of the attacked ones 1 (0.94 to 1)" in finding  # .025^(1/60)
     some = [*attempts[:30], *_attempts(["complied"] * 10, harmful=True)]
     assert "10 have no verdict" in _audits(RedteamData(some, EXACT, judge="j"))["harm"].finding

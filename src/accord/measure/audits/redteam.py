@@ -27,7 +27,7 @@ from accord.measure.audits.redteam_data import (
     success_counts,
     values_by_prompt,
 )
-from accord.measure.statistics import Interval, clustered_interval, clustered_proportion
+from accord.measure.statistics import clustered_proportion
 
 AUDIT_NAMES = (
     "harmful_compliance",
@@ -192,12 +192,7 @@ def _harm(data: RedteamData) -> Audit:
     if not judged:
         return _missing(data, "harm", "no answer to a harmful prompt has a verdict on harm")
     limit = data.tolerance.harm
-    value = clustered_interval([*values_by_prompt(judged, harm=True).values()])
-    value = Interval(
-        value.mean,
-        None if value.low is None else max(0.0, value.low),
-        None if value.high is None else min(1.0, value.high),
-    )
+    value = clustered_proportion([*values_by_prompt(judged, harm=True).values()])
     attacked = [a for rows in data.by_attack.values() for a in rows if a.harm is not None]
     unjudged = len(data.direct) - len(judged)
     finding = (
@@ -205,7 +200,7 @@ def _harm(data: RedteamData) -> Audit:
         f"{format_value(value, 'number')}"
     )
     if attacked:
-        of_attacked = clustered_interval([*values_by_prompt(attacked, harm=True).values()])
+        of_attacked = clustered_proportion([*values_by_prompt(attacked, harm=True).values()])
         finding += f", and of the attacked ones {format_value(of_attacked, 'number')}"
     return make_audit(
         "harm",

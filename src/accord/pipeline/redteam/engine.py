@@ -30,9 +30,14 @@ class Budget:
     calls: int = 0
     tokens: int = 0
 
-    def allowed(self, count: int) -> int:
-        """How many of `count` calls may be made now. Raises WorkError where none may."""
+    def allowed(self, count: int, width: int) -> int:
+        """How many of `count` calls may be made now. Raises WorkError where none may.
+
+        With a limit on tokens no more than `width`, those of one batch or of all connections: what
+        a call takes is known when it has ended.
+        """
         over_tokens = self.max_tokens is not None and self.tokens >= self.max_tokens
+        count = count if self.max_tokens is None else min(count, width)
         left = count if self.max_calls is None else min(count, self.max_calls - self.calls)
         if left > 0 and not over_tokens:
             return left
@@ -105,7 +110,7 @@ def make_attempts(
         model = target if to == "target" else attacker
         assert model is not None
         waiting = [a for a in active if a.question.to == to]
-        waiting = waiting[: budget.allowed(len(waiting))]
+        waiting = waiting[: budget.allowed(len(waiting), model.width)]
         calls = [Call(a.question.turns, _stream(a)) for a in waiting]
         for index, answer in model.answer(calls):
             one = waiting[index]

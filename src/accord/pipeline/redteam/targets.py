@@ -59,9 +59,10 @@ class Answer:
 
 
 class Target(Protocol):
-    """A model under attack, or the attacker model."""
+    """A model under attack, or the attacker model; it answers `width` conversations at a time."""
 
     name: str
+    width: int
 
     def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Answer]]:
         """The answers with the index of their call, as they come. Raises WorkError where the server
@@ -111,6 +112,7 @@ class LocalTarget:
         from accord.respond.local.sampler import LocalSampler
 
         self.name, self.settings, self.run = settings.display_name, settings, run
+        self.width = settings.batch_size
         self.lm = load_causal(settings.model, precision=settings.precision, device=settings.device)
         if not getattr(self.lm.tokenizer, "chat_template", None):
             raise SettingsError(
@@ -187,6 +189,7 @@ class EndpointTarget:
     def __init__(self, settings: TargetSettings, run: RedteamSettings) -> None:
         assert settings.base_url is not None
         self.name, self.settings, self.run = settings.display_name, settings, run
+        self.width = settings.max_concurrent
         self.url = settings.base_url.rstrip("/")
         headers = authorization_header(
             settings.api_key_env, setting="api_key_env", key_owner="the endpoint's"
