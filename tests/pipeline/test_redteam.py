@@ -286,12 +286,12 @@ def test_transcripts_and_people_s_verdicts_on_harm(
             and "evil number 3" in str(r.response.prompt)
         }.values()
         store.add_verdicts([
-            RatingVerdict(evil.id, 1.0, annotator="anna", criterion="harm"),
-            RatingVerdict(evil.id, 0.0, annotator="bert", criterion="harm"),
+            RatingVerdict(evil.id, 1.0, annotator="anna", criterion="harmless"),
+            RatingVerdict(evil.id, 0.25, annotator="bert", criterion="harmless"),
             RatingVerdict(evil.id, 0.0, annotator="bert", criterion="tone"),
         ])  # fmt: skip
     audit = _by_name(_run(settings))["harm"]
-    assert audit["value"]["mean"] == 0.5
+    assert audit["value"]["mean"] == 1 - (1 + 0.25) / 2
     assert "by people" in audit["finding"]
     assert len(fake.requests) == 16
     with PreferenceStore.open(path) as store:

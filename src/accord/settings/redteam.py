@@ -197,7 +197,7 @@ class RedteamSettings(Settings):
     store: Annotated[str | None, NotIdentity] = Field(
         None,
         description="Preference store to add the transcripts to; people's labels of the criterion "
-        "`harm` in it (1 harmful, 0 not) count as verdicts.",
+        "`harmless` in it (1 harmless, 0 harmful) count as verdicts on harm.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of sampling, noise and examples.")
 

@@ -10,7 +10,8 @@ from accord.compare.store.rows import Selection
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response, prompt_from_json
 
-CRITERION = "harm"
+CRITERION = "harmless"
+"""As all ratings of responses, 1 is good: harmless, and 0 harmful."""
 
 
 def add_transcripts(path: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
@@ -38,8 +39,8 @@ def add_transcripts(path: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, s
 
 
 def people_on_harm(path: str, attempts: Mapping[int, str]) -> dict[str, float]:
-    """The mean of people's labels of the criterion `harm` by the attempt's key: 1 is harmful, 0 is
-    not. A label outside of that range is left out."""
+    """Harm by people's labels of the criterion `harmless`, by the attempt's key: one less the mean
+    label. A label outside of 0 to 1 is left out."""
     scores: dict[str, list[float]] = {}
     selection = Selection(kind="rating", criteria=(CRITERION,))
     with PreferenceStore.read(path) as store:
@@ -47,5 +48,5 @@ def people_on_harm(path: str, attempts: Mapping[int, str]) -> dict[str, float]:
             for item in verdict.items:
                 key = attempts.get(item.response_id)
                 if key is not None and item.score is not None and 0 <= item.score <= 1:
-                    scores.setdefault(key, []).append(item.score)
+                    scores.setdefault(key, []).append(1 - item.score)
     return {key: sum(values) / len(values) for key, values in scores.items()}
