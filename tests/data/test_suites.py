@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from accord.data.suites.formats import COPYRIGHT, NO_LABEL
-from accord.data.suites.read import OWN, REPEATED, SuiteSource, read_suites
+from accord.data.suites.read import REPEATED, SHIPPED, SuiteSource, read_suites
 from accord.data.suites.suite import Suite, SuitePrompt
 from accord.errors import DataError
 from accord.records import Message
@@ -57,7 +57,7 @@ def test_a_prompt_of_two_suites_is_the_first_s(shared_data: Path) -> None:
 
 
 def test_accord_s_own_suite() -> None:
-    (suite,) = read_suites([SuiteSource(OWN)])
+    (suite,) = read_suites([SuiteSource(SHIPPED)])
     counts = Counter((prompt.language, prompt.label) for prompt in suite.prompts)
     assert len(suite.prompts) == 84
     assert not suite.dropped
@@ -70,7 +70,7 @@ def test_accord_s_own_suite() -> None:
 
 def test_it_holds_no_prompt_of_a_published_suite(shared_data: Path) -> None:
     paths = [*(shared_data / "redteam").glob("*.csv"), shared_data / "xstest/prompts.csv"]
-    suites = read_suites([*(SuiteSource(str(path)) for path in paths), SuiteSource(OWN)])
+    suites = read_suites([*(SuiteSource(str(path)) for path in paths), SuiteSource(SHIPPED)])
     assert not suites[-1].dropped
 
 

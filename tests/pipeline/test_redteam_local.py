@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError
-from accord.pipeline.redteam.harm import Judged, judge_harm, strong_reject
+from accord.pipeline.redteam.harm import HarmItem, judge_harm, strong_reject
 from accord.pipeline.redteam.log import read_log
 from accord.pipeline.redteam.targets import Call, LocalTarget
 from accord.pipeline.stages.redteam import redteam
@@ -127,9 +127,9 @@ def test_the_world_judges_by_its_own_rules() -> None:
     safe = next(task for task in tasks if not task.must_refuse)
     prompt = task.prompt
     items = [
-        Judged("refused", prompt, task.text, "I cannot help with that."),
-        Judged("answered", prompt, task.text, "Sure, first gather the parts."),
-        Judged("safe", safe.prompt, safe.text, "Sure."),
+        HarmItem("refused", prompt, task.text, "I cannot help with that."),
+        HarmItem("answered", prompt, task.text, "Sure, first gather the parts."),
+        HarmItem("safe", safe.prompt, safe.text, "Sure."),
     ]
     verdicts = dict(judge_harm(items, JudgeSettings(kind="world")))
     assert verdicts["refused"] == {"harm": 0.0}

@@ -13,7 +13,7 @@ from accord.errors import SettingsError
 from accord.records import Message
 from accord.respond.attacks.attack import TRANSFORMS, Attack, attempt_rng, parse_attack
 from accord.respond.attacks.noise import add_noise
-from accord.respond.attacks.scripts import Question, Reply, crescendo, pair
+from accord.respond.attacks.scripts import Reply, ScriptQuestion, crescendo, pair
 from accord.respond.attacks.turns import SURE, Occasion, Turns
 from accord.settings.redteam import DEFAULT_ATTACKS
 
@@ -159,7 +159,7 @@ def test_crescendo_by_an_attacker_model() -> None:
     assert first.to == "attacker"
     assert REQUEST in first.turns[0].content
     assert "message 1 of 2" in first.turns[0].content
-    assert script.send(Reply('{"message": "Hello"}')) == Question(
+    assert script.send(Reply('{"message": "Hello"}')) == ScriptQuestion(
         "target", (Message("user", "Hello"),)
     )
     second = script.send(Reply("Hi there"))
@@ -171,7 +171,7 @@ def test_pair_learns_from_refusals_and_ends_with_success() -> None:
     script = pair(TURNS, rounds=3, attacker=True)
     assert "What you have tried" not in next(script).turns[0].content
     question = script.send(Reply('Well: {"improvement": "a", "prompt": "Try one"}'))
-    assert question == Question("target", (Message("user", "Try one"),))
+    assert question == ScriptQuestion("target", (Message("user", "Try one"),))
     asked = script.send(Reply("No.", refused=True, verdict="refused")).turns[0].content
     assert "Message 1: Try one\nIt answered: No.\nVerdict: refused" in asked
     # An attacker that gives no message leaves the request as it is.

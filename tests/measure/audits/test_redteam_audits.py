@@ -146,6 +146,10 @@ def test_success_at_attempts_is_that_of_the_attack_with_the_most_attempts() -> N
     # 10 of 80 attempts, and 10 of 20 prompts within four.
     assert audit.details["raw"]["at"]["1"]["mean"] == pytest.approx(0.125, abs=0.01)
     assert audit.details["raw"]["at"]["4"]["mean"] == pytest.approx(0.42, abs=0.1)
+    # Of several with as many attempts it is the strongest.
+    weak = _attempts(["refused"] * 80, harmful=True, attack="hex", repeats=4)
+    both = RedteamData([*weak, *attempts], EXACT, Tolerance(at=(1, 4)))
+    assert _audits(both)["success_at_attempts"].details["attack"] == "text_noise"
     all_refused = _audits(RedteamData(_attempts(["refused"] * 40, harmful=True, repeats=2), EXACT))[
         "success_at_attempts"
     ]

@@ -14,10 +14,10 @@ from accord.data.suites.formats import FORMATS, NO_LABEL, SuiteFormat, label_fro
 from accord.data.suites.suite import Label, Suite, SuitePrompt
 from accord.errors import DataError
 
-OWN = "accord"
+SHIPPED = "accord"
 """The name of the suite that comes with accord: `safety.jsonl` in this folder."""
 
-_OWN_FILE = Path(__file__).with_name("safety.jsonl")
+_SHIPPED_FILE = Path(__file__).with_name("safety.jsonl")
 LOOK_ALIKES = ("or-bench-80k", "or-bench-hard-1k")
 """OR-Bench's configurations whose prompts only look harmful."""
 
@@ -35,8 +35,8 @@ class SuiteSource:
     @property
     def name(self) -> str:
         """The file's name without its endings, or the hub's name without its owner."""
-        if self.path == OWN:
-            return OWN
+        if self.path == SHIPPED:
+            return SHIPPED
         stem = Path(self.path).name
         return re.sub(r"(?:\.(?:csv|tsv|jsonl?|ndjson|parquet|gz))+$", "", stem) or self.path
 
@@ -68,7 +68,7 @@ def read_suites(sources: Sequence[SuiteSource]) -> list[Suite]:
 
 
 def _read_suite(source: SuiteSource) -> Suite:
-    rows = list(read_rows(_OWN_FILE if source.path == OWN else source.path))
+    rows = list(read_rows(_SHIPPED_FILE if source.path == SHIPPED else source.path))
     form = _find_format(source.path, rows)
     default = source.label or form.label or _label_from_name(source.path)
     prompts, dropped = _parse(rows, form, source, default)

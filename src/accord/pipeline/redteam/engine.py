@@ -11,10 +11,10 @@ from accord.errors import SettingsError, WorkError
 from accord.measure.texts.refusals import RefusalGrade, grade_refusal
 from accord.pipeline.redteam.log import AttemptLog, answer_from_json, answer_json
 from accord.pipeline.redteam.plan import PlannedAttempt
-from accord.pipeline.redteam.targets import Answer, Call, Target
+from accord.pipeline.redteam.targets import Call, Target, TargetAnswer
 from accord.reasoning import split_reasoning
 from accord.records import prompt_json
-from accord.respond.attacks.scripts import Question, Reply, Script
+from accord.respond.attacks.scripts import Reply, Script, ScriptQuestion
 from accord.settings.redteam import RedteamSettings
 
 ACTIVE = 64
@@ -50,7 +50,7 @@ class Budget:
             "that size, or raise the limit."
         )
 
-    def count(self, answer: Answer, name: str) -> None:
+    def count(self, answer: TargetAnswer, name: str) -> None:
         """Count an answer. Raises SettingsError where tokens are limited and not reported."""
         if answer.unusable is not None:
             return  # nothing was asked
@@ -71,10 +71,10 @@ class _Active:
     key: str
     planned: PlannedAttempt
     script: Script
-    question: Question
+    question: ScriptQuestion
     calls: int = 0
     tokens: list[int] = field(default_factory=lambda: [0, 0])
-    last: tuple[Question, Answer] | None = None
+    last: tuple[ScriptQuestion, TargetAnswer] | None = None
     is_done: bool = False
 
 
@@ -142,7 +142,7 @@ def _stream(active: _Active) -> int:
     return int(active.key[:11], 16) * 64 + active.calls
 
 
-def _advance(active: _Active, answer: Answer) -> None:
+def _advance(active: _Active, answer: TargetAnswer) -> None:
     question = active.question
     active.calls += 1
     active.tokens[0] += answer.prompt_tokens or 0
@@ -163,13 +163,13 @@ def _advance(active: _Active, answer: Answer) -> None:
         active.is_done = True
 
 
-def grade_answer(answer: Answer, request: str) -> RefusalGrade:
+def grade_answer(answer: TargetAnswer, request: str) -> RefusalGrade:
     """The grade of what the model itself wrote, behind its reasoning."""
     text = split_reasoning(answer.text, answer.opened).answer
     return grade_refusal(text or "", request)
 
 
-def _verdict(grade: RefusalGrade, answer: Answer) -> str:
+def _verdict(grade: RefusalGrade, answer: TargetAnswer) -> str:
     """The verdict in a log: that of `measure.audits.attack_rates.Attempt`."""
     if answer.withheld is not None:
         return "withheld"
@@ -178,7 +178,7 @@ def _verdict(grade: RefusalGrade, answer: Answer) -> str:
     return grade.verdict if grade.known else "ungraded"
 
 
-def _log_call(active: _Active, answer: Answer, log: AttemptLog) -> None:
+def _log_call(active: _Active, answer: TargetAnswer, log: AttemptLog) -> None:
     """Log a call of an attempt that has several; one of a single call is logged as a whole."""
     if active.planned.attack.is_script:
         row = {"kind": "call", "key": active.key, "number": active.calls}

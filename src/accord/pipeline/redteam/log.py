@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from accord.errors import DataError
-from accord.pipeline.redteam.targets import Answer
+from accord.pipeline.redteam.targets import TargetAnswer
 from accord.runs import storage_errors
 from accord.runs.json_values import to_json_value
 
@@ -101,14 +101,14 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def answer_json(answer: Answer) -> dict[str, Any]:
+def answer_json(answer: TargetAnswer) -> dict[str, Any]:
     """An answer as a line has it, without what is empty."""
     return {key: value for key, value in asdict(answer).items() if value not in (None, "")}
 
 
-def answer_from_json(row: Mapping[str, Any]) -> Answer:
+def answer_from_json(row: Mapping[str, Any]) -> TargetAnswer:
     """The inverse of `answer_json`, of a line that may hold more."""
-    return Answer(**{key: row[key] for key in Answer.__slots__ if key in row})
+    return TargetAnswer(**{key: row[key] for key in TargetAnswer.__slots__ if key in row})
 
 
 def _cut_torn_line(path: Path) -> None:

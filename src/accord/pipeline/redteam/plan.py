@@ -11,6 +11,7 @@ from typing import Any
 from accord.data.suites.read import SuiteSource, read_suites
 from accord.data.suites.suite import Label, Suite, SuitePrompt
 from accord.errors import SettingsError
+from accord.records import turns_json
 from accord.respond.attacks.attack import DIRECT, Attack, attempt_rng, parse_attack
 from accord.respond.attacks.scripts import SCRIPT_FUNCTIONS, Script, single
 from accord.respond.attacks.turns import Occasion
@@ -36,16 +37,15 @@ class PlannedAttempt:
         return self.attack.name
 
     def key(self, identity: Mapping[str, Any], settings: RedteamSettings) -> str:
-        """Its name in the log: of all that its answer depends on."""
+        """Its name in the log: of all that its answer depends on, the text that is sent first too,
+        so that another wording of an attack is another attempt."""
         values: dict[str, Any] = {
             "target": identity,
             "prompt": self.prompt.id,
             "attack": self.attack.name,
             "number": self.number,
-            "opening": self.prompt.target,
+            "first": turns_json(next(self.script(settings)).turns),
         }
-        if "many_shot" in self.attack.parts:
-            values["shots"] = settings.shots
         if self.attack.is_script:
             attacker = settings.attacker
             values["rounds"] = settings.rounds

@@ -5,6 +5,7 @@ Both take many conversations at once and yield each answer when it is there.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from accord.compare.judges.completions import find_completion_fault, read_completion
 from accord.errors import SettingsError, WorkError
 from accord.records import Message
-from accord.respond.attacks.turns import Turns
+from accord.respond.attacks.turns import Turns, with_system
 from accord.respond.http import (
     FailedAttempt,
     RefusedError,
@@ -27,6 +28,8 @@ from accord.settings.redteam import RedteamSettings, TargetSettings
 
 if TYPE_CHECKING:
     from accord.respond.protocol import Sample
+
+log = logging.getLogger(__name__)
 
 PATH = "/chat/completions"
 ABOUT_ONE_REQUEST = ("too_long", "limit_too_low")
@@ -41,7 +44,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TargetAnswer:
     """What a model wrote. `finished` is False where the limit of its length cut it, and `opened` is
     what the rendered prompt had written of the answer, such as `<think>`.
 
@@ -64,7 +67,7 @@ class Target(Protocol):
     name: str
     width: int
 
-    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, TargetAnswer]]:
         """The answers with the index of their call, as they come. Raises WorkError where the server
         does not answer, SettingsError where it refuses all requests."""
         ...
@@ -77,13 +80,8 @@ def open_target(settings: TargetSettings, run: RedteamSettings) -> Target:
     return EndpointTarget(settings, run) if settings.base_url else LocalTarget(settings, run)
 
 
-def _with_system(turns: Turns, system: str | None) -> Turns:
-    if system is None:
-        return turns
-    if turns[0].role == "system":
-        content = f"{system}\n\n{turns[0].content}"
-        return (Message("system", content, context=turns[0].context), *turns[1:])
-    return (Message("system", system), *turns)
+def _with_system(turns: Turns, settings: TargetSettings) -> Turns:
+    return turns if settings.system is None else with_system(turns, settings.system)
 
 
 def target_identity(settings: TargetSettings, run: RedteamSettings) -> dict[str, Any]:
@@ -123,12 +121,12 @@ class LocalTarget:
         self.sampler = LocalSampler(self.lm)
         self.opened = opened_by_prompt((Message("user", "?"),), self.lm.tokenizer)
 
-    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, TargetAnswer]]:
         encoded: list[tuple[int, tuple[int, ...]]] = []
         for index, call in enumerate(calls):
-            ids = self._encode(_with_system(call.turns, self.settings.system))
+            ids = self._encode(_with_system(call.turns, self.settings))
             if isinstance(ids, str):
-                yield index, Answer(unusable=ids)
+                yield index, TargetAnswer(unusable=ids)
             else:
                 encoded.append((index, ids))
         encoded.sort(key=lambda pair: len(pair[1]))
@@ -138,7 +136,7 @@ class LocalTarget:
 
     def _batch(
         self, calls: Sequence[Call], rows: Sequence[tuple[int, tuple[int, ...]]]
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Iterator[tuple[int, TargetAnswer]]:
         from accord.respond.protocol import SamplingSettings
 
         sampling = SamplingSettings(
@@ -153,10 +151,10 @@ class LocalTarget:
         for (index, ids), (sample,) in zip(rows, samples, strict=True):
             yield index, self._read(calls[index].turns, ids, sample)
 
-    def _read(self, turns: Turns, ids: tuple[int, ...], sample: Sample) -> Answer:
+    def _read(self, turns: Turns, ids: tuple[int, ...], sample: Sample) -> TargetAnswer:
         from accord.respond.text import response_text
 
-        return Answer(
+        return TargetAnswer(
             response_text(sample, self.lm.tokenizer, ids),
             sample.finished,
             "" if turns[-1].role == "assistant" else self.opened,
@@ -199,13 +197,14 @@ class EndpointTarget:
             self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local
         )
         self._stop = threading.Event()
+        self._limit, self._takes_temperature = "max_tokens", True
 
-    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, TargetAnswer]]:
         """As `Target.answer`; after a failure, answers under way still come before its error."""
         self._stop.clear()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self.settings.max_concurrent) as threads:
-            pending: dict[Future[Answer], int] = {
+            pending: dict[Future[TargetAnswer], int] = {
                 threads.submit(self._ask, call): index for index, call in enumerate(calls)
             }
             try:
@@ -227,15 +226,15 @@ class EndpointTarget:
         if failure is not None:
             raise failure
 
-    def _ask(self, call: Call) -> Answer:
+    def _ask(self, call: Call) -> TargetAnswer:
         try:
-            return self._send(_with_system(call.turns, self.settings.system))
+            return self._negotiate(_with_system(call.turns, self.settings))
         except RefusedError as error:
             reason = f"status {error.status}: {error.message}"
             if error.kind == "filtered":
-                return Answer(withheld=f"a filter refused the request ({reason})")
+                return TargetAnswer(withheld=f"a filter refused the request ({reason})")
             if error.kind in ABOUT_ONE_REQUEST:
-                return Answer(unusable=reason)
+                return TargetAnswer(unusable=reason)
             prefills = call.turns[-1].role == "assistant"
             advice = (
                 "It does not continue an answer that was begun: leave the attack `prefill` out."
@@ -244,14 +243,30 @@ class EndpointTarget:
             )
             raise SettingsError(f"{self.url} refuses a request ({reason}). {advice}") from error
 
-    def _send(self, turns: Turns) -> Answer:
+    def _negotiate(self, turns: Turns) -> TargetAnswer:
+        """An answer, without what the server does not take: the usual name of the limit, or a
+        temperature, which is warned of."""
+        while True:
+            limit, temperature = self._limit, self._takes_temperature
+            try:
+                return self._send(turns, limit, temperature)
+            except RefusedError as error:
+                if error.kind == "limit_name" and limit == "max_tokens":
+                    self._limit = "max_completion_tokens"
+                elif error.kind == "temperature" and temperature:
+                    self._takes_temperature = False
+                    log.warning("%s takes no temperature, and uses its own.", self.name)
+                else:
+                    raise
+
+    def _send(self, turns: Turns, limit: str, temperature: bool) -> TargetAnswer:
         import httpx2
 
         body: dict[str, Any] = {
             "model": self.settings.model,
             "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "temperature": self.run.temperature,
-            "max_tokens": self.run.max_new_tokens,
+            limit: self.run.max_new_tokens,
+            **({"temperature": self.run.temperature} if temperature else {}),
         }
         if turns[-1].role == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -267,7 +282,7 @@ class EndpointTarget:
         ):
             if isinstance(result, httpx2.Response):
                 completion = read_completion(result)
-                return Answer(
+                return TargetAnswer(
                     completion.text,
                     not completion.cut,
                     withheld=completion.withheld,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from accord.errors import DataError
 from accord.measure.audits.document import AuditDocument
 from accord.pipeline.progress import Progress
 from accord.pipeline.redteam.engine import Budget, make_attempts
-from accord.pipeline.redteam.harm import Judged, judge_harm, judge_identity
+from accord.pipeline.redteam.harm import HarmItem, judge_harm, judge_identity
 from accord.pipeline.redteam.log import FILE, AttemptLog, read_log
-from accord.pipeline.redteam.plan import RedteamPlan, make_plan
+from accord.pipeline.redteam.plan import PlannedAttempt, RedteamPlan, make_plan
 from accord.pipeline.redteam.results import PEOPLE, answer_as_judged, make_document
 from accord.pipeline.redteam.targets import Target, open_target, target_identity
 from accord.pipeline.redteam.transcripts import add_transcripts, people_on_harm
 from accord.runs import write_json_atomic
-from accord.settings.redteam import RedteamSettings
+from accord.settings.redteam import RedteamSettings, TargetSettings
 
 RESULT = "redteam.json"
 log = logging.getLogger(__name__)
@@ -80,15 +80,25 @@ def _attack(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Pro
             if attacker is None and settings.attacker and any(a.attack.is_script for a in missing):
                 attacker = opened.enter_context(closing(open_target(settings.attacker, settings)))
             if missing:
-                with closing(open_target(target_settings, settings)) as target:
-                    for finished in make_attempts(
-                        keyed, target, attacker, attempts, settings, budget
-                    ):
-                        note = f"{target.name}: {budget.calls:,} calls"
-                        yield Progress(done + finished, total, note)
+                model = (target_settings, attacker)
+                for finished in _attack_one(model, keyed, attempts, settings, budget):
+                    note = f"{target_settings.display_name}: {budget.calls:,} calls"
+                    yield Progress(done + finished, total, note)
             name = target_settings.display_name
             rows[name] = [{**logged[key], "attack": a.attack_name} for key, a in keyed]
             done += len(planned)
+
+
+def _attack_one(
+    model: tuple[TargetSettings, Target | None],
+    keyed: Sequence[tuple[str, PlannedAttempt]],
+    attempts: AttemptLog,
+    settings: RedteamSettings,
+    budget: Budget,
+) -> Iterator[int]:
+    """The attempts at one model, which is in memory only while they are made."""
+    with closing(open_target(model[0], settings)) as target:
+        yield from make_attempts(keyed, target, model[1], attempts, settings, budget)
 
 
 def _judge(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Progress]:
@@ -104,7 +114,7 @@ def _judge(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Prog
         if not prompt.is_harmful or (row["key"], judge) in attempts.logged.harm:
             continue
         if answered:
-            items.append(Judged(row["key"], prompt.turns, prompt.request, answer_as_judged(row)))
+            items.append(HarmItem(row["key"], prompt.turns, prompt.request, answer_as_judged(row)))
         elif row["verdict"] != "unusable":  # nothing was given, so no harm was done
             attempts.append({"kind": "harm", "key": row["key"], "judge": judge, "harm": 0.0})
     for number, (key, verdict) in enumerate(judge_harm(items, settings), 1):
