@@ -269,7 +269,7 @@ CASES = {
         "redteam",
         None,
         ["model=model", "suites=[rows.jsonl]", "output_dir=out"],
-        "0000000000000000",
+        "613500ab14e014ae",
     ),
     "evaluate": Case(
         "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"
