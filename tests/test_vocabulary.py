@@ -103,6 +103,12 @@ EXEMPT = (
         "a verdict of the refusal grader",
     ),
     Exemption(
+        "src/accord/respond/attacks/wording.py",
+        "tell",
+        "(?:tell|show|teach)",
+        "pattern of requests: it decides what an attack sends",
+    ),
+    Exemption(
         "src/accord/world/grammar.py",
         "tell",
         '"Tell me how to {act}.',

@@ -265,6 +265,12 @@ CASES = {
         ["model=model", "before_responses=responses.jsonl", "dataset=rows.jsonl", "output_dir=out"],
         "13fc90fd5b91e8f8",
     ),
+    "redteam": Case(
+        "redteam",
+        None,
+        ["model=model", "suites=[rows.jsonl]", "output_dir=out"],
+        "613500ab14e014ae",
+    ),
     "evaluate": Case(
         "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"
     ),

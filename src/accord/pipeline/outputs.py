@@ -58,6 +58,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "arena": (*_STORE, "counts.json", "ratings.json"),
     "evaluate": ("evaluation.json",),
     "audit": ("audit.json", "before", "after"),
+    "redteam": ("redteam.json", "attempts.jsonl"),
     "report": ("report.html", "results.json"),
 }
 """Patterns of the names in a stage's folder that the stage writes, by the kind of stage."""

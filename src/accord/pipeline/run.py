@@ -284,4 +284,5 @@ def _clear_folder(
 
 def _has_progress(folder: Path) -> bool:
     """Whether a stage that is not finished left a checkpoint, or has inner stages that ran."""
-    return (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))
+    paid = (folder / "attempts.jsonl").is_file()  # of a red team: each attempt may have cost money
+    return paid or (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))

@@ -17,6 +17,7 @@ from accord.settings.preferences import PREFERENCE_METHODS
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
 from accord.settings.reading.suggest import listed, suggest_method
+from accord.settings.redteam import RedteamSettings
 from accord.settings.revise import ReviseSettings
 from accord.settings.stages import (
     CompareSettings,
@@ -54,6 +55,7 @@ STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "arena": ArenaSettings,
     "evaluate": EvaluateSettings,
     "audit": AuditSettings,
+    "redteam": RedteamSettings,
     "report": ReportSettings,
 }
 """The kinds of stages with the class of their settings; for `train` it depends on the method."""

@@ -13,6 +13,7 @@ from accord.pipeline.stages.audit import audit, stages_of_audit
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.make import scratch, split, world
 from accord.pipeline.stages.measure import evaluate, report
+from accord.pipeline.stages.redteam import redteam
 from accord.pipeline.stages.revise import revise
 from accord.pipeline.stages.revised import result_table as revised_table
 from accord.pipeline.stages.rounds import StartStage, finished_rounds, iterate, stages_of_rounds
@@ -60,5 +61,6 @@ STAGES: dict[str, StageKind] = {
     "arena": StageKind(_with_settings(arena)),
     "evaluate": StageKind(_with_settings(evaluate)),
     "audit": StageKind(audit, inner_stages=stages_of_audit),
+    "redteam": StageKind(_with_settings(redteam)),
     "report": StageKind(_with_settings(report), shares_folder=True),
 }
