@@ -150,7 +150,10 @@ def test_groups_that_never_met_are_joined_next() -> None:
     table = battle_table(
         ["a", "b", "c", "d", "a"], ["b", "a", "d", "c", "b"], ["a", "a", "a", "a", "a"]
     )
+    table = replace(table, categories=("x",), category=np.zeros(5, dtype=np.int64))
     document = document_of(table)
+    assert document.categories == ()
+    assert "No ratings at equal style or by category without a common scale." in document.notes
     assert document.next_pairs == (("b", "d", None),) or document.next_pairs == (("a", "c", None),)
     assert not document.ratings.finite
     assert "joins the groups" in document.notes[-1]
@@ -222,3 +225,61 @@ def test_a_category_that_rests_on_the_overall_ratings_has_their_interval() -> No
     for model in row.models:
         assert model.high - model.rating == pytest.approx(half, rel=0.01)
         assert model.weight < 0.01
+
+
+def styled(ties: float, prior: float = 0.0) -> tuple[BattleTable, RatingDocument]:
+    rng = np.random.default_rng(7)
+    won = np.where(rng.random(900) < 0.8, "a", "b")
+    outcomes = np.where(rng.random(900) < ties, "tie", won)
+    table = battle_table(
+        ["x"] * 900,
+        ["y"] * 900,
+        outcomes,
+        style=rng.normal(size=(900, 1)),
+        style_names=["bold"],
+        categories=np.where(rng.random(900) < 0.5, "code", "prose"),
+    )
+    ratings = rate_models(table, ties="rao_kupper", bootstrap=0, prior=prior)
+    return table, rating_document(table, ratings, styles=["bold"], prior=prior)
+
+
+def test_style_and_categories_take_ties_for_half_whatever_the_ratings_do() -> None:
+    table, document = styled(0.5)
+    half = {row.model: row.rating for row in rate_models(table, bootstrap=0).models}
+    spread = {row.model: row.rating for row in document.ratings.models}
+    assert spread["x"] > half["x"] + 20  # the scale of the model of ties is another
+    for row in document.style_ratings:
+        assert row.rating - row.change == pytest.approx(half[row.model])
+    for category in document.categories:
+        mean = {row.model: row.rating for row in category.models}
+        assert mean["x"] == pytest.approx(half["x"], abs=12)
+
+
+def test_no_finite_style_is_a_note_and_not_an_error() -> None:
+    table = battle_table(
+        ["x"] * 6, ["y"] * 6, ["a"] * 6, style=np.ones((6, 1)), style_names=["bold"]
+    )
+    ratings = rate_models(table, bootstrap=0, prior=1.0)
+    document = rating_document(table, ratings, styles=["bold"], prior=1.0)
+    assert document.style_ratings == ()
+    assert any(note.startswith("No ratings at equal style") for note in document.notes)
+
+
+def test_names_of_prompts_are_no_categories() -> None:
+    names = [str(i) for i in range(402)]
+    table = battle_table(["x"] * 402, ["y"] * 402, ["a", "b"] * 201, categories=names)
+    document = document_of(table)
+    assert document.categories == ()
+    assert any("there are 402, and at most 200" in note for note in document.notes)
+
+
+def test_length_that_decides_is_noted() -> None:
+    rng = np.random.default_rng(8)
+    longer = rng.normal(200, 250, 2000)
+    won = rng.random(2000) < 1 / (1 + np.exp(-2 * np.tanh(longer / longer.std())))
+    table = battle_table(["x"] * 2000, ["y"] * 2000, np.where(won, "a", "b"))
+    lengths = np.stack([500 + longer, np.full(2000, 500.0)], axis=1)
+    notes = document_of(replace(table, lengths=lengths)).notes
+    assert any(note.startswith("Length matters: ") for note in notes)
+    even = replace(table, lengths=rng.normal(500, 50, (2000, 2)))
+    assert not any(note.startswith("Length matters: ") for note in document_of(even).notes)

@@ -38,13 +38,15 @@ def _longer_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def run_arena(folder: Path, **rows: Sequence[ResponseRow]) -> dict[str, Any]:
+def run_arena(folder: Path, category: str | None = None, **rows: Any) -> dict[str, Any]:
     contestants = []
     for name, own in rows.items():
         path = folder / f"{name}.jsonl"
         write_responses(path, own)
         contestants.append(Contestant(name=name, responses=str(path)))
-    settings = ArenaSettings(contestants=contestants, output_dir=str(folder / "out"), bootstrap=0)
+    settings = ArenaSettings(
+        contestants=contestants, output_dir=str(folder / "out"), bootstrap=0, category=category
+    )
     list(arena(settings))
     counts: dict[str, Any] = json.loads((folder / "out/counts.json").read_text())
     return counts
@@ -65,7 +67,7 @@ def test_repeated_prompts_meet_in_their_order_and_the_others_are_counted(
     assert counts["contestants"]["one"]["not_answered_by_all"] == 6
     (best, _) = json.loads((tmp_path / "out/ratings.json").read_text())["models"]
     assert (best["model"], best["wins"], best["losses"]) == ("one", 5, 1)
-    assert [r.getMessage() for r in caplog.records] == [
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         "one: 6 of 12 rows take part; 6 have a prompt that not all contestants answered."
     ]
     with PreferenceStore.open(tmp_path / "out/store.db", create=False) as store:
@@ -121,7 +123,9 @@ def test_nothing_in_common_says_how_near_it_was() -> None:
 def test_all_rows_take_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         run_arena(tmp_path, one=[row("Q", "aa")], two=[row("Q", "b")], three=[row("Q", "c")])
-    assert [r.getMessage() for r in caplog.records] == ["All 1 rows of each contestant take part."]
+    assert [r.getMessage() for r in caplog.records][:1] == [
+        "All 1 rows of each contestant take part."
+    ]
 
 
 def test_a_reward_scores_each_response_once() -> None:
@@ -179,3 +183,34 @@ def test_names_are_checked_before_anything_is_judged(
     settings = ArenaSettings(contestants=contestants, output_dir="out", anchor=anchor)
     with pytest.raises(SettingsError, match=message):
         next(arena(settings))
+
+
+def test_categories_are_a_field_of_the_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rows(*texts: str) -> list[ResponseRow]:
+        kinds = ["code", "prose"] * 3
+        return [
+            ResponseRow(f"Q{i}", {"kind": kinds[i]}, "m", {}, (Response(f"Q{i}", text, "m"),))
+            for i, text in enumerate(texts)
+        ]
+
+    # Reasoning is no part of the answer: "two" says the same to every prompt.
+    one, two = (
+        rows("a", "bbbb", "c", "dddd", "e", "f"),
+        rows(*[f"<think>{i}</think>22" for i in "123456"]),
+    )
+    with caplog.at_level(logging.INFO):
+        run_arena(tmp_path, category="kind", one=one, two=two)
+    ratings = json.loads((tmp_path / "out/ratings.json").read_text())
+    assert [c["category"] for c in ratings["categories"]] == ["code", "prose"]
+    assert any(note.startswith("two gave one and the same answer") for note in ratings["notes"])
+    logged = [r.getMessage() for r in caplog.records]
+    assert all(note in logged for note in ratings["notes"])
+
+    def fail(settings: Any) -> Any:
+        raise AssertionError("judged before the category was looked for")
+
+    monkeypatch.setattr(stage, "_add_battles", fail)
+    with pytest.raises(DataError, match="has 'topic' in its `meta` for `category`"):
+        run_arena(tmp_path, category="topic", one=one, two=two)

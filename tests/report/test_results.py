@@ -143,6 +143,17 @@ def test_win_rates_have_exact_intervals_and_a_colour_only_beyond_even() -> None:
     cell = table.cells[0][1]
     assert cell is not None
     assert (cell.text, cell.interval, cell.shade) == ("70%", "46–88", 5)
+    # By prompt the interval is wider, from either side, and the test is told.
+    rate = {"mean": 0.25, "low": 0.04, "high": 0.61}
+    compared = {"a": "y", "b": "x", "rate": rate, "prompts": 7, "holm_p": 0.0312}
+    table = win_table({**ratings, "comparisons": [compared]})
+    assert table is not None
+    cell, other = table.cells[0][1], table.cells[1][0]
+    assert cell is not None
+    assert other is not None
+    assert (cell.text, cell.interval, cell.shade) == ("75%", "39–96", 5)
+    assert (other.text, other.interval, other.shade) == ("25%", "4–61", 5)
+    assert cell.detail.endswith("0 tied on 7 prompts; p = 0.031 (permutation, Holm)")
 
 
 def test_the_terminal_has_the_headline_and_the_warnings() -> None:

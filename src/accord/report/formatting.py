@@ -66,6 +66,11 @@ def format_percent(share: float | None, digits: int = 0) -> str:
     return f"{share * 100:.{digits}f}%"
 
 
+def format_p(value: float) -> str:
+    """A p-value: "p = 0.034", or "p < 0.001"."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def format_interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """An interval: "0.41 to 0.47", one-sided where an end is open, empty where both are."""
     if low is None and high is None:

@@ -16,6 +16,7 @@ from accord.data.battle_columns import BattleBatch
 from accord.measure.ratings.answer_style import STYLES, answer_styles
 from accord.measure.ratings.style import relative_difference
 from accord.measure.ratings.table import BattleTable, Integers
+from accord.reasoning import split_reasoning
 
 NO_CATEGORY = "(no category)"
 LONG_NAME = 64  # bytes
@@ -100,7 +101,8 @@ class TableBuilder:
             known = self.answers.get(name, (b"", set()))
             if known is None:
                 continue
-            digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            answer = split_reasoning(text).answer or ""
+            digest = blake2b(answer.encode("utf-8", "surrogatepass"), digest_size=16).digest()
             if known[1] and digest != known[0]:
                 self.answers[name] = None
                 continue

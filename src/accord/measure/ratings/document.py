@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accord.errors import WorkError
 from accord.measure.ratings.battles import outcome_matrices, score_matrix
 from accord.measure.ratings.bradley_terry import components
 from accord.measure.ratings.categories import CategoryRatings, rate_categories
@@ -20,7 +21,7 @@ from accord.measure.ratings.notes import join_names
 from accord.measure.ratings.paired import PairedComparison, paired_comparisons
 from accord.measure.ratings.position import position_effect
 from accord.measure.ratings.progress import RatedRun, rated_runs
-from accord.measure.ratings.rate import Ratings
+from accord.measure.ratings.rate import Ratings, rate_models
 from accord.measure.ratings.resampling import TIES, units_of
 from accord.measure.ratings.separation import UnclearPair, unclear_pairs
 from accord.measure.ratings.style import StyleEffect, fit_style
@@ -29,6 +30,7 @@ from accord.measure.statistics import Floats, Interval, normal_quantile
 
 MAX_UNCLEAR = 200  # pairs in the file
 NAMED = 3  # pairs in a note
+MAX_CATEGORIES = 200  # more are no categories, but names of single prompts
 NextPair = tuple[str, str, float | None]
 
 
@@ -120,12 +122,11 @@ def rating_document(
     ]
     if not ratings.finite:
         document = replace(document, next_pairs=_joining_pairs(table))
+        if styles or table.category is not None:
+            notes.append("No ratings at equal style or by category without a common scale.")
         return replace(document, notes=(*notes, *_notes(document)))
-    by_name = {row.model: row.rating for row in ratings.models}
-    anchors = [names.index(ratings.anchor)] if ratings.anchor else list(range(len(names)))
-    strengths = np.array([by_name[name] for name in names])
-    strengths = (strengths - strengths.mean()) / ELO_PER_NAT
-    covariance, design_effect = _covariance(table, strengths, ratings, prior)
+    strengths = _strengths(ratings, names)
+    covariance, _ = _covariance(table, strengths, ratings, prior)
     above = ratings.above if ratings.above is not None else _above(strengths, covariance)
     tie_share = float(TIES[table.outcome].mean())
     unclear = unclear_pairs(names, strengths, covariance, above, tie_share, ELO_PER_NAT)
@@ -134,22 +135,63 @@ def rating_document(
         unclear=tuple(unclear),
         next_pairs=tuple(next_pairs(names, strengths, covariance)),
     )
+    if styles or table.category is not None:
+        document, left_out = _at_half_ties(document, table, styles, prior)
+        notes += left_out
+    return replace(document, notes=(*notes, *_notes(document)))
+
+
+def _at_half_ties(
+    document: RatingDocument, table: BattleTable, styles: Sequence[str], prior: float
+) -> tuple[RatingDocument, list[str]]:
+    """The document with the ratings at equal style and by category, which take a tie for half a win
+    and so start from ratings that do; and notes on what is left out."""
+    notes = []
+    ratings, names = document.ratings, table.names
+    if ratings.ties != "half":
+        ratings = rate_models(
+            table,
+            anchor=ratings.anchor,
+            bootstrap=0,
+            prior=prior,
+            confidence=ratings.confidence,
+        )
+    anchors = [names.index(ratings.anchor)] if ratings.anchor else list(range(len(names)))
     if styles:
-        effects, rows = _at_equal_style(table, styles, by_name, anchors, confidence)
-        document = replace(document, style_effects=effects, style_ratings=rows)
-    if table.category is not None:
+        try:
+            effects, rows = _at_equal_style(table, styles, ratings, anchors)
+            document = replace(document, style_effects=effects, style_ratings=rows)
+        except WorkError:  # which a prior on the ratings does not prevent
+            notes.append(
+                "No ratings at equal style: without the prior no finite one fits all models."
+            )
+    if len(table.categories) > MAX_CATEGORIES:
+        notes.append(
+            f"No ratings by category: there are {len(table.categories):,}, and at most "
+            f"{MAX_CATEGORIES} are rated. Name a column with fewer values."
+        )
+    elif table.category is not None:
+        strengths = _strengths(ratings, names)
+        covariance, design_effect = _covariance(table, strengths, ratings, prior)
         by_category, tau = rate_categories(
             table,
             strengths,
             covariance,
-            anchors=anchors,
+            anchors,
             design_effect=design_effect,
-            confidence=confidence,
+            confidence=ratings.confidence,
         )
-        document = replace(
-            document, categories=by_category, category_spread=float(ELO_PER_NAT * tau)
-        )
-    return replace(document, notes=(*notes, *_notes(document)))
+        spread = float(ELO_PER_NAT * tau)
+        document = replace(document, categories=by_category, category_spread=spread)
+    return document, notes
+
+
+def _strengths(ratings: Ratings, names: Sequence[str]) -> Floats:
+    """The strengths [models] of mean 0 in the order of `names`."""
+    by_name = {row.model: row.rating for row in ratings.models}
+    strengths = np.array([by_name[name] for name in names])
+    centred: Floats = (strengths - strengths.mean()) / ELO_PER_NAT
+    return centred
 
 
 def _covariance(
@@ -182,9 +224,8 @@ def _above(strengths: Floats, covariance: Floats) -> NDArray[np.bool_]:
 def _at_equal_style(
     table: BattleTable,
     styles: Sequence[str],
-    by_name: dict[str, float],
+    plain: Ratings,
     anchors: Sequence[int],
-    confidence: float,
 ) -> tuple[tuple[StyleEffect, ...], tuple[StyleRating, ...]]:
     assert table.style is not None
     columns = [table.style_names.index(name) for name in styles]
@@ -195,7 +236,8 @@ def _at_equal_style(
     contrast[:, list(anchors)] -= 1 / len(anchors)
     ratings = to_elo(contrast @ fit.strengths)
     variance = np.diag(contrast @ fit.covariance[:models, :models] @ contrast.T)
-    half = normal_quantile(confidence) * ELO_PER_NAT * np.sqrt(np.clip(variance, 0, None))
+    half = normal_quantile(plain.confidence) * ELO_PER_NAT * np.sqrt(np.clip(variance, 0, None))
+    by_name = {row.model: row.rating for row in plain.models}
     rows = [
         StyleRating(
             name,
@@ -207,7 +249,7 @@ def _at_equal_style(
         for i, name in enumerate(table.names)
     ]
     rows.sort(key=lambda row: (-row.rating, row.model))
-    return fit.effects(chosen.style_names, confidence), tuple(rows)
+    return fit.effects(chosen.style_names, plain.confidence), tuple(rows)
 
 
 def _most_battles(ratings: Ratings) -> str:
@@ -251,9 +293,17 @@ def _notes(document: RatingDocument) -> list[str]:
                 f"Style matters: a standard deviation more {effect.name} is worth "
                 f"{effect.elo:+.0f} points ({effect.low:+.0f} to {effect.high:+.0f})."
             )
+    for row in document.length_controlled:
+        if _excludes(row.rate, row.raw):
+            notes.append(
+                f"Length matters: {row.model} wins {row.raw:.1%} against {row.baseline}, and "
+                f"{row.rate.mean:.1%} ({row.rate.low:.1%} to {row.rate.high:.1%}) at equal length."
+            )
     small = [row.category for row in document.categories if row.note]
     if small:
-        notes.append(f"Few battles in {join_names(small)}: shrunk toward the overall ratings.")
+        left = len(small) - NAMED
+        named = [*small[:NAMED], *([f"{left} more categories"] if left > 0 else [])]
+        notes.append(f"Few battles in {join_names(named)}: shrunk toward the overall ratings.")
     return notes
 
 

@@ -26,8 +26,8 @@ SCORES = np.array([SCORE[outcome] for outcome in OUTCOMES])
 
 @dataclass(frozen=True, slots=True)
 class LengthControlled:
-    """A model against the baseline. `raw` is its mean score, `rate` that at equal length, each with
-    its interval by prompt; `length_effect` is w_len, None where all pairs are equally long."""
+    """A model against the baseline. `raw` is its mean score, `rate` that at equal length with its
+    interval by prompt; `length_effect` is w_len, None where all pairs are equally long."""
 
     model: str
     baseline: str

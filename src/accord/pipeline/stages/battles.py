@@ -62,8 +62,7 @@ def rate_file(settings: ArenaSettings) -> Iterator[Progress]:
         folder.mkdir(parents=True, exist_ok=True)
         counts = {"battles": report.used, "read": report.to_json()}
     write_json_atomic(folder / "counts.json", counts)
-    for note in write_ratings(builder, settings, positions=positions).all_notes:
-        log.info("%s", note)
+    write_ratings(builder, settings, positions=positions)
     yield Progress(1, 1)
 
 
@@ -161,7 +160,7 @@ def write_ratings(
     builder: TableBuilder, settings: ArenaSettings, *, positions: bool
 ) -> RatingDocument:
     """Write ratings.json: Bradley-Terry ratings of all models in the battles, and what else these
-    say about the models."""
+    say about the models. Its notes are logged."""
     table = builder.table()
     ratings = rate_models(
         table,
@@ -184,4 +183,6 @@ def write_ratings(
         constant=builder.constant_models(),
     )
     write_json_atomic(Path(settings.output_dir) / "ratings.json", document.to_json())
+    for note in document.all_notes:
+        log.info("%s", note)
     return document

@@ -214,10 +214,15 @@ def arena(settings: ArenaSettings) -> Iterator[Progress]:
     judge = CountingJudge(build_judge(settings.judge))
     rows = {c.name: read_responses(c.responses) for c in settings.contestants}
     questions, contestants = pair_rows(rows)
+    first = rows[settings.contestants[0].name]
+    if settings.category is not None and not any(row.meta.get(settings.category) for row in first):
+        raise DataError(  # before anything is judged, which may cost money
+            f"No prompt in {settings.contestants[0].responses} has {settings.category!r} in its "
+            "`meta` for `category`. Name a field that the prompts have, or leave it out."
+        )
     final = Path(settings.output_dir) / "store.db"
     with open_partial_store(final) as store:
         if settings.category is not None:
-            first = rows[settings.contestants[0].name]
             store.add_prompts([(row.prompt, row.meta) for row in first])
         yield Progress(0, len(questions))
         for start in range(0, len(questions), CHUNK):

@@ -9,7 +9,7 @@ from typing import Any
 from accord.measure.measures import Column, table_columns
 from accord.measure.ratings.battles import PairCounts
 from accord.measure.statistics import proportion_interval
-from accord.report.formatting import format_percent
+from accord.report.formatting import format_p, format_percent
 from accord.report.tables.cells import Cell, table_cell
 from accord.report.tables.rows import Row, has_value
 
@@ -67,26 +67,35 @@ class WinTable:
 
 
 def win_table(ratings: Mapping[str, Any] | None) -> WinTable | None:
-    """The matrix of ratings.json's pairs, in the order of the ratings; None without pairs."""
+    """The matrix of ratings.json's pairs, in the order of the ratings; None without pairs. The
+    intervals and the tests by prompt are those of `comparisons`, where the file has them."""
     pairs = (ratings or {}).get("pairs") or []
     if not ratings or not pairs:
         return None
     names = tuple(row["model"] for row in ratings["models"])
     cells: dict[tuple[str, str], WinCell | None] = {}
+    compared = {frozenset((row["a"], row["b"])): row for row in ratings.get("comparisons") or ()}
     for pair in pairs:
         wins, ties = (pair["wins_a"], pair["wins_b"]), (pair["ties"], pair.get("both_bad", 0))
         counts = PairCounts(pair["a"], pair["b"], *wins, *ties)
-        cells[counts.a, counts.b] = _win_cell(counts)
-        cells[counts.b, counts.a] = _win_cell(counts.swapped())
+        row = compared.get(frozenset((counts.a, counts.b)))
+        cells[counts.a, counts.b] = _win_cell(counts, row)
+        cells[counts.b, counts.a] = _win_cell(counts.swapped(), row)
     return WinTable(names, tuple(tuple(cells.get((a, b)) for b in names) for a in names))
 
 
-def _win_cell(counts: PairCounts) -> WinCell | None:
+def _win_cell(counts: PairCounts, row: Mapping[str, Any] | None) -> WinCell | None:
     if not counts.battles:
         return None
-    rate = proportion_interval(counts.score, counts.battles)
-    low, high = rate.low or 0.0, 1.0 if rate.high is None else rate.high
     even = counts.ties + counts.both_bad
     detail = f"{counts.wins_a} won, {counts.wins_b} lost, {even} tied"
+    rate = proportion_interval(counts.score, counts.battles)
+    low, high = rate.low, rate.high
+    if row is not None:
+        low, high = ((row["rate"] or {}).get(bound) for bound in ("low", "high"))
+        if row["a"] != counts.a:
+            low, high = (None if bound is None else 1 - bound for bound in (high, low))
+        detail += f" on {row['prompts']} prompts; {format_p(row['holm_p'])} (permutation, Holm)"
+    low, high = low or 0.0, 1.0 if high is None else high
     shade = EVEN_SHADE if low <= 0.5 <= high else round(rate.mean * 10)
     return WinCell(format_percent(rate.mean), f"{100 * low:.0f}–{100 * high:.0f}", shade, detail)
