@@ -17,6 +17,8 @@ from accord.annotate.desk import ADJUDICATOR, Desk
 from accord.annotate.owner import owner_view
 from accord.annotate.security import Site
 from accord.annotate.server import create_app
+from accord.annotate.votes import read_votes
+from accord.compare.store.assignments import select_answered
 from accord.compare.store.queue import select_items
 from accord.compare.store.store import PreferenceStore
 from accord.compare.store.verdicts import PairVerdict
@@ -143,6 +145,9 @@ def test_gold_checks_and_fast_votes(tmp_path: Path) -> None:
         after = store.counts()
         assert (after["responses"], after["prompts"]) == (before["responses"], before["prompts"])
         assert after["pairs"] - before["pairs"] == 4  # answers to checks are no verdicts
+        with desk.reading() as connection:  # agreement is measured without the checks
+            votes = read_votes(select_answered(connection, desk.queue))
+        assert [vote.item.content for vote in votes] == [None] * 4
         [row] = owner_view(desk).people
         assert (row.votes, row.seconds) == (4, 5.0)
         assert row.checks is not None
