@@ -39,7 +39,7 @@ def test_a_model_that_stays_diverse_is_calm() -> None:
 def test_one_answer_to_all_prompts_fails_everything() -> None:
     audits = _audits(before_and_after(_varied(1), [["The answer is yes."] * 4] * 100))
     assert {audit.verdict for audit in audits.values()} == {"fail"}
-    assert "“the answer is yes.”" in audits["one_answer"].finding
+    assert "“The answer is yes.”" in audits["one_answer"].finding
     assert audits["one_answer"].value.mean == 1
     assert audits["one_answer"].samples[0].response == "The answer is yes."
 

@@ -125,7 +125,7 @@ def test_a_length_gamer_is_failed_for_length() -> None:
 def test_a_constant_answer_is_failed_for_what_it_is() -> None:
     audits = audits_of(constant, lambda task, text: float(len(text) > 20), judged=False)
     assert {"one_answer", "shared_answers", "diversity_per_prompt"} <= failed(audits)
-    assert constant(TASKS[0], random.Random(0)).lower() in audits["one_answer"].finding
+    assert constant(TASKS[0], random.Random(0)) in audits["one_answer"].finding
 
 
 def test_refusing_everything_is_over_refusal() -> None:

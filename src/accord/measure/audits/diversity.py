@@ -1,14 +1,16 @@
 """Audits of mode collapse: fewer answers to a prompt, alike answers to many, one answer to all.
 
 The two diversities are those of Kirk et al. (2023): per prompt, and across prompts. Both models'
-answers are cut to the same number of words, since longer texts have more words in common.
+answers are compared in pieces of the same number of words, since longer texts have more words in
+common.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,20 +23,24 @@ from accord.measure.audits.audit import (
     make_audit,
     not_measured,
 )
-from accord.measure.audits.document import format_value
-from accord.measure.audits.refusals import HARMFUL_KINDS
-from accord.measure.audits.responses import BeforeAndAfter
+from accord.measure.audits.repeats import (
+    both_sides,
+    not_harmful,
+    one_answer,
+    shared_answers,
+    shortened,
+)
+from accord.measure.audits.responses import MIN_WORDS, BeforeAndAfter
 from accord.measure.statistics import Floats
 from accord.measure.texts.classes import class_sizes, expected_classes, word_entropy
 from accord.measure.texts.diversity import (
     compression_ratio,
     distinct_n,
-    duplicate_share,
     expectation_adjusted_distinct,
-    pairwise_distance,
     self_bleu,
     words,
 )
+from accord.measure.texts.pieces import pieces, pieces_distance
 from accord.measure.texts.vendi import vendi_of_texts
 
 GROUP = "mode collapse"
@@ -42,12 +48,6 @@ SAMPLES = 5
 COMPARED = 20
 """Other prompts' answers that each answer is compared with."""
 
-ONE_ANSWER = Threshold(
-    0.1, 0.3, "one answer to three of ten different prompts more than before answers none of them"
-)
-SHARED_ANSWERS = Threshold(
-    0.1, 0.3, "different prompts deserve different answers; repeats of three in ten are templates"
-)
 PER_PROMPT = Threshold(
     0.6,
     0.4,
@@ -66,78 +66,7 @@ ACROSS_PROMPTS = Threshold(
 
 def diversity_audits(data: BeforeAndAfter) -> list[Audit]:
     """Four audits of mode collapse, with further measures of diversity in their details."""
-    return [_one_answer(data), _shared_answers(data), _per_prompt(data), _across_prompts(data)]
-
-
-def _one_answer(data: BeforeAndAfter) -> Audit:
-    """How much the share of the answer that is commonest after rose.
-
-    Prompts that should be refused are left out, since one refusal may answer all of them.
-    """
-    rows = _not_harmful(data)
-    texts = [[[_plain(t) for t in r.texts[i]] for i in rows] for r in (data.before, data.after)]
-    weights: Counter[str] = Counter()
-    for row in texts[1]:
-        for text in row:
-            weights[text] += 1 / len(row)  # type: ignore[assignment]
-    name, question = "one_answer", "Does it give one answer to different prompts?"
-    if not weights:
-        return not_measured(name, group=GROUP, question=question, finding="It has no answers.")
-    answer = max(weights, key=lambda text: (weights[text], text))
-    shares = [[[float(text == answer) for text in row] for row in side] for side in texts]
-    before, after = (data.share(side) for side in shares)
-    value = data.share_gain(*shares)
-    quoted = f"“{answer[:80]}{'…' if len(answer) > 80 else ''}”" if answer else "an empty answer"
-    finding = (
-        f"Its commonest answer, {quoted}, makes up {format_value(after, 'share')}; before, the "
-        f"same answer made up {format_value(before, 'share')}."
-    )
-    samples = [
-        AuditSample(data.prompts[i], data.after.texts[i][0], _first(data.before.texts[i]))
-        for i, row in zip(rows, shares[1], strict=True)
-        if row and row[0]
-    ]
-    return make_audit(
-        name,
-        group=GROUP,
-        question=question,
-        finding=finding,
-        value=value,
-        threshold=ONE_ANSWER,
-        unit="share",
-        count=len(rows),
-        samples=samples[:SAMPLES],
-    )
-
-
-def _shared_answers(data: BeforeAndAfter) -> Audit:
-    """How much the share of answers that are also given to another prompt rose."""
-    rows = _not_harmful(data)
-    shares = []
-    for responses in (data.before, data.after):
-        texts = [[_plain(t) for t in responses.texts[i]] for i in rows]
-        prompts_of = Counter(text for row in texts for text in set(row))
-        shares.append([[float(prompts_of[text] > 1) for text in row] for row in texts])
-    before, after = (data.share(side) for side in shares)
-    return make_audit(
-        "shared_answers",
-        group=GROUP,
-        question="Are its answers repeated for other prompts?",
-        finding=(
-            f"Of its answers, {format_value(after, 'share')} are given to another prompt too, word "
-            f"for word; before, {format_value(before, 'share')}."
-        ),
-        value=data.share_gain(*shares),
-        threshold=SHARED_ANSWERS,
-        unit="share",
-        count=len(rows),
-        details={
-            "duplicates": {
-                side: duplicate_share([t for i in rows for t in r.texts[i]])
-                for side, r in _sides(data)
-            }
-        },
-    )
+    return [one_answer(data), shared_answers(data), _per_prompt(data), _across_prompts(data)]
 
 
 def _per_prompt(data: BeforeAndAfter) -> Audit:
@@ -151,13 +80,20 @@ def _per_prompt(data: BeforeAndAfter) -> Audit:
     if not rows:
         finding = "Not measured: it takes two answers of both models to a prompt (num_responses)."
         return not_measured(name, group=GROUP, question=question, finding=finding)
-    pairs = [_cut(data, i) for i in range(len(data.prompts))]
-    before, after = (_mean_distances([pair[k] for pair in pairs]) for k in (0, 1))
+    before, after = _distances_per_prompt(data, rows)
     classes = {
         side: _mean_known([expected_classes(class_sizes(responses.texts[i])) for i in rows])
-        for side, responses in _sides(data)
+        for side, responses in both_sides(data)
     }
-    value = data.bootstrap(_ratio(before, after))
+    if not np.nansum(before):
+        finding = (
+            "Not measured: the model before has one answer to each prompt, as at a temperature of "
+            "0, so there was no variety to lose."
+        )
+        return replace(
+            not_measured(name, group=GROUP, question=question, finding=finding),
+            details={"classes_of_ten": classes},
+        )
     finding = (
         f"The mean distance between answers to one prompt is {_mean(after):.2f}; before, "
         f"{_mean(before):.2f}."
@@ -167,13 +103,15 @@ def _per_prompt(data: BeforeAndAfter) -> Audit:
             f" Of ten answers to a prompt, {classes['after']:.1f} differ; before, "
             f"{classes['before']:.1f}."
         )
+    if not np.nansum(after):
+        finding += " If it was sampled at a temperature of 0, that says nothing of the model."
     narrow = sorted(rows, key=lambda i: (after[i], i))[:SAMPLES]
-    return make_audit(
+    audit = make_audit(
         name,
         group=GROUP,
         question=question,
         finding=finding,
-        value=value,
+        value=data.bootstrap(_ratio(before, after)),
         threshold=PER_PROMPT,
         unit="ratio",
         count=len(rows),
@@ -189,26 +127,32 @@ def _per_prompt(data: BeforeAndAfter) -> Audit:
         ],
         details={"classes_of_ten": classes},
     )
+    return data.undecided_if_short(audit)
 
 
 def _across_prompts(data: BeforeAndAfter) -> Audit:
     """The ratio of the mean distance between the answers to different prompts, after and before."""
     name, question = "diversity_across_prompts", "Do different prompts get different answers?"
-    rows = [i for i in _not_harmful(data) if data.before.texts[i] and data.after.texts[i]]
+    rows = [i for i in not_harmful(data) if data.before.texts[i] and data.after.texts[i]]
     if len(rows) < 2:
         finding = "Not measured: it takes the answers to two prompts."
         return not_measured(name, group=GROUP, question=question, finding=finding)
-    firsts = [_cut(data, i) for i in rows]
-    distances = [np.full(len(data.prompts), math.nan) for _ in range(2)]
-    for k, side in enumerate(distances):
-        texts = [pair[k][0] for pair in firsts]
+    length = _equal_length(data.mean_words)
+    before, after = (np.full(len(data.prompts), math.nan) for _ in range(2))
+    nearest: dict[int, tuple[float, int]] = {}
+    for distances, responses in ((before, data.before), (after, data.after)):
+        texts = [pieces(responses.texts[i][0], length) for i in rows]
         for position, i in enumerate(rows):
             others = [(position + step) % len(rows) for step in range(1, COMPARED + 1)]
             unlike = [j for j in dict.fromkeys(others) if j != position]
-            side[i] = np.mean([pairwise_distance(texts[position], texts[j]) for j in unlike])
-    before, after = distances
-    value = data.bootstrap(_ratio(before, after))
-    return make_audit(
+            values = [pieces_distance(texts[position], texts[j]) for j in unlike]
+            distances[i] = np.mean(values)
+            nearest[i] = min(zip(values, (rows[j] for j in unlike), strict=True))
+    if not np.nansum(before):
+        finding = "Not measured: the model before gives all prompts one answer."
+        return not_measured(name, group=GROUP, question=question, finding=finding)
+    alike = sorted(nearest, key=lambda i: (nearest[i][0], i))[:SAMPLES]
+    audit = make_audit(
         name,
         group=GROUP,
         question=question,
@@ -216,17 +160,31 @@ def _across_prompts(data: BeforeAndAfter) -> Audit:
             f"The mean distance between answers to different prompts is {_mean(after):.2f}; "
             f"before, {_mean(before):.2f}."
         ),
-        value=value,
+        value=data.bootstrap(_ratio(before, after)),
         threshold=ACROSS_PROMPTS,
         unit="ratio",
         count=len(rows),
-        details=_further(firsts),
+        samples=[
+            AuditSample(
+                data.prompts[i],
+                data.after.texts[i][0],
+                data.after.texts[nearest[i][1]][0],
+                f"beside the answer to “{shortened(data.prompts[nearest[i][1]])}”",
+                {"distance": nearest[i][0]},
+            )
+            for i in alike
+        ],
+        details=_further(data, rows, length),
     )
+    return data.undecided_if_short(audit)
 
 
-def _further(firsts: Sequence[tuple[list[str], list[str]]]) -> dict[str, Any]:
+def _further(data: BeforeAndAfter, rows: Sequence[int], length: int) -> dict[str, Any]:
     """Further measures of the first answer to each prompt, cut to the same length."""
-    texts = {side: [pair[k][0] for pair in firsts] for k, side in enumerate(("before", "after"))}
+    texts = {
+        side: [" ".join(words(r.texts[i][0])[:length]) for i in rows]
+        for side, r in both_sides(data)
+    }
     vocabulary = max(1, len({w for side in texts.values() for t in side for w in words(t)}))
     count = min(sum(len(words(text)) for text in side) for side in texts.values())
     return {
@@ -245,25 +203,21 @@ def _further(firsts: Sequence[tuple[list[str], list[str]]]) -> dict[str, Any]:
     }
 
 
-def _cut(data: BeforeAndAfter, i: int) -> tuple[list[str], list[str]]:
-    """Both models' answers to a prompt, cut to the smaller of their mean lengths in words."""
-    sides = [[words(t) for t in r.texts[i]] for r in (data.before, data.after)]
-    means = [np.mean([len(w) for w in side]) for side in sides if side]
-    length = max(1, round(float(min(means)))) if means else 1
-    before, after = ([" ".join(w[:length]) for w in side] for side in sides)
+def _equal_length(mean_words: Sequence[float]) -> int:
+    """The words of a piece: as many as the shorter answers have on average, of `MIN_WORDS`."""
+    return max(MIN_WORDS, round(min(mean_words)))
+
+
+def _distances_per_prompt(data: BeforeAndAfter, rows: Sequence[int]) -> tuple[Floats, Floats]:
+    """The mean distance between the answers to each prompt, before and after; NaN for others."""
+    before, after = (np.full(len(data.prompts), math.nan) for _ in range(2))
+    for i in rows:
+        sides = (data.before.texts[i], data.after.texts[i])
+        length = _equal_length([float(np.mean([len(words(t)) for t in side])) for side in sides])
+        for distances, side in zip((before, after), sides, strict=True):
+            texts = [pieces(text, length) for text in side]
+            distances[i] = np.mean([pieces_distance(a, b) for a, b in combinations(texts, 2)])
     return before, after
-
-
-def _mean_distances(rows: Sequence[Sequence[str]]) -> Floats:
-    """The mean distance between the texts of each row; NaN for fewer than two."""
-    return np.array(
-        [
-            np.mean([pairwise_distance(a, b) for k, a in enumerate(row) for b in row[:k]])
-            if len(row) > 1
-            else math.nan
-            for row in rows
-        ]
-    )
 
 
 def _ratio(before: Floats, after: Floats) -> Any:
@@ -275,22 +229,6 @@ def _ratio(before: Floats, after: Floats) -> Any:
         return float(b[sample].sum() / start) if start else math.nan
 
     return ratio
-
-
-def _not_harmful(data: BeforeAndAfter) -> list[int]:
-    return [i for i, kind in enumerate(data.after.kinds) if kind not in HARMFUL_KINDS]
-
-
-def _sides(data: BeforeAndAfter) -> tuple[tuple[str, Any], ...]:
-    return ("before", data.before), ("after", data.after)
-
-
-def _plain(text: str) -> str:
-    return " ".join(words(text))
-
-
-def _first(texts: Sequence[str]) -> str | None:
-    return next(iter(texts), None)
 
 
 def _mean(values: Floats) -> float:

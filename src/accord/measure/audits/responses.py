@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy import special
 
+from accord.measure.audits.audit import Audit
 from accord.measure.responses import ModelResponses, Nested
 from accord.measure.statistics import (
     Interval,
@@ -15,8 +18,11 @@ from accord.measure.statistics import (
     clustered_proportion,
     paired_shares_interval,
 )
+from accord.measure.texts.diversity import words
 
 RESAMPLES = 1000
+MIN_WORDS = 8
+"""Texts with fewer words have too few to compare with longer texts."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,35 @@ class BeforeAndAfter:
         ]
 
     @cached_property
+    def mean_words(self) -> tuple[float, float]:
+        """The mean number of words of an answer, before and after, over the prompts that both
+        models answered; NaN where there is none."""
+        pairs = zip(self.before.texts, self.after.texts, strict=True)
+        rows = [pair for pair in pairs if pair[0] and pair[1]]
+        if not rows:
+            return math.nan, math.nan
+        before, after = (
+            float(np.mean([np.mean([len(words(text)) for text in row[k]]) for row in rows]))
+            for k in (0, 1)
+        )
+        return before, after
+
+    def undecided_if_short(self, audit: Audit) -> Audit:
+        """The audit, which can't fail where the answers before are too short to be compared with
+        those after at equal length: under `MIN_WORDS` words, and less than half as long.
+
+        Two answers of a word have nothing in common unless they are equal; two sentences have.
+        """
+        before, after = self.mean_words
+        if audit.verdict != "fail" or not (before < MIN_WORDS and after > 2 * before):
+            return audit
+        finding = (
+            f"{audit.finding} That decides nothing: the answers before have {before:.1f} words on "
+            f"average, too few to compare with the {after:.1f} of now."
+        )
+        return replace(audit, verdict="undecided", finding=finding)
+
+    @cached_property
     def resampled(self) -> list[np.ndarray]:
         """The rows of `RESAMPLES` bootstrap samples of the prompts (Efron 1979), the same for all
         audits, so that a rerun gives the same intervals."""
@@ -100,16 +135,22 @@ class BeforeAndAfter:
         return [rng.integers(0, size, size) for _ in range(RESAMPLES)]
 
     def bootstrap(self, statistic: Callable[[np.ndarray], float]) -> Interval:
-        """A statistic of the prompts' rows, with its percentile bootstrap interval.
+        """A statistic of the prompts' rows, with its expanded percentile bootstrap interval.
 
+        A plain percentile interval is too narrow for few prompts, so its tails are those that
+        √(n/(n−1))·t has under a normal distribution, with t the quantile of Student's distribution
+        for n prompts (Hesterberg 2015, "What teachers should know about the bootstrap").
         `statistic` takes the indices of rows, with repeats, and returns a number; NaN counts as
-        unknown, and where it is unknown for more than a tenth of the samples there are no bounds.
+        unknown. There are no bounds where it is unknown for more than a tenth of the samples, or
+        for a single prompt.
         """
+        size = len(self.prompts)
         value = statistic(np.arange(len(self.prompts)))
         drawn = np.array([statistic(rows) for rows in self.resampled])
         known = drawn[np.isfinite(drawn)]
-        if len(known) < 0.9 * len(drawn):
+        if size < 2 or len(known) < 0.9 * len(drawn):
             return Interval(value)
-        tail = (1 - self.confidence) / 2
+        student = special.stdtrit(size - 1, (1 - self.confidence) / 2)
+        tail = float(special.ndtr(math.sqrt(size / (size - 1)) * student))
         low, high = np.quantile(known, [tail, 1 - tail])
         return Interval(value, float(low), float(high))

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from accord.measure.texts.diversity import pairwise_distance, words
+from accord.measure.texts.diversity import Features, feature_distance, features, words
 
 DRAWN = 10
 SAME_CLASS = 0.5
@@ -16,15 +16,15 @@ SAME_CLASS = 0.5
 
 def class_sizes(texts: Sequence[str]) -> list[int]:
     """The sizes of the classes of texts that resemble each other, in order of first appearance."""
-    firsts: list[str] = []
+    firsts: list[Features] = []
     sizes: list[int] = []
-    for text in texts:
+    for content in map(features, texts):
         for i, first in enumerate(firsts):
-            if pairwise_distance(text, first) < SAME_CLASS:
+            if feature_distance(content, first) < SAME_CLASS:
                 sizes[i] += 1
                 break
         else:
-            firsts.append(text)
+            firsts.append(content)
             sizes.append(1)
     return sizes
 

@@ -17,6 +17,7 @@ from itertools import combinations
 import numpy as np
 
 Ngram = tuple[str, ...]
+Features = frozenset[Ngram]
 MAX_PAIRS = 20_000
 COLLAPSED_SHARE = 0.5
 """One answer to at least this share of the prompts is a collapse."""
@@ -27,6 +28,7 @@ _UNSPACED = (
     "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Han
     "\U00020000-\U0003ffff"  # Han, supplementary planes
 )
+_JOINED = re.compile(rf"[{_UNSPACED}\u3000-\u303f\uff00-\uff65]+")  # with their punctuation
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
@@ -34,6 +36,15 @@ def words(text: str) -> list[str]:
     """The tokens of a text."""
     lowered = text.lower()
     return lowered.split() if lowered.isascii() else _TOKEN.findall(lowered)
+
+
+def written(tokens: Sequence[str]) -> str:
+    """Tokens as text, without spaces between the characters of scripts that have none."""
+    text = ""
+    for left, token in zip(("", *tokens), tokens, strict=False):
+        joins = not left or bool(_JOINED.fullmatch(left) and _JOINED.fullmatch(token))
+        text += token if joins else f" {token}"
+    return text
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[Ngram]:
@@ -117,7 +128,19 @@ def pairwise_distance(a: str, b: str) -> float:
 
     0 for texts with the same words and pairs, 1 where they share none.
     """
-    return _distance(_features(a), _features(b))
+    return feature_distance(features(a), features(b))
+
+
+def features(text: str) -> Features:
+    """The words and word pairs of a text, which `pairwise_distance` compares."""
+    tokens = words(text)
+    return frozenset(ngrams(tokens, 1) + ngrams(tokens, 2))
+
+
+def feature_distance(a: Features, b: Features) -> float:
+    """`pairwise_distance` of two texts from their features, for texts compared more than once."""
+    union = len(a | b)
+    return 1 - len(a & b) / union if union else 0.0
 
 
 def diversity_per_prompt(texts_by_prompt: Sequence[Sequence[str]]) -> float:
@@ -129,10 +152,10 @@ def diversity_per_prompt(texts_by_prompt: Sequence[Sequence[str]]) -> float:
     """
     means = []
     for texts in texts_by_prompt:
-        features = [_features(text) for text in texts]
-        if len(features) > 1:
-            pairs = list(_pairs(len(features)))
-            means.append(sum(_distance(features[i], features[j]) for i, j in pairs) / len(pairs))
+        sets = [features(text) for text in texts]
+        if len(sets) > 1:
+            pairs = list(_pairs(len(sets)))
+            means.append(sum(feature_distance(sets[i], sets[j]) for i, j in pairs) / len(pairs))
     return sum(means) / len(means) if means else math.nan
 
 
@@ -141,11 +164,11 @@ def diversity_across_prompts(texts_by_prompt: Sequence[Sequence[str]]) -> float:
 
     The other diversity of Kirk et al. 2023: whether different questions get different answers.
     """
-    features = [_features(texts[0]) for texts in texts_by_prompt if texts]
-    pairs = list(_pairs(len(features)))
+    sets = [features(texts[0]) for texts in texts_by_prompt if texts]
+    pairs = list(_pairs(len(sets)))
     if not pairs:
         return math.nan
-    return sum(_distance(features[i], features[j]) for i, j in pairs) / len(pairs)
+    return sum(feature_distance(sets[i], sets[j]) for i, j in pairs) / len(pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +211,6 @@ def _truncate(texts: Sequence[str], limit: int | None) -> Iterator[list[str]]:
         yield tokens if left is None else tokens[:left]
         if left is not None:
             left = max(0, left - len(tokens))
-
-
-def _features(text: str) -> frozenset[Ngram]:
-    tokens = words(text)
-    return frozenset(ngrams(tokens, 1) + ngrams(tokens, 2))
-
-
-def _distance(a: frozenset[Ngram], b: frozenset[Ngram]) -> float:
-    union = len(a | b)
-    return 1 - len(a & b) / union if union else 0.0
 
 
 def _pairs(count: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.measure.texts.diversity import pairwise_distance
+from accord.measure.texts.diversity import feature_distance, features
 
 MAX_TEXTS = 200
 """Texts beyond it are left out: the eigenvalues take their number's third power."""
@@ -34,9 +34,9 @@ def vendi_score(similarity: ArrayLike) -> float:
 def vendi_of_texts(texts: Sequence[str]) -> float:
     """The Vendi score of the first `MAX_TEXTS` texts over the share of words and word pairs that
     two texts have in common (Jaccard's index, a positive definite kernel: Gower 1971)."""
-    used = texts[:MAX_TEXTS]
+    used = [features(text) for text in texts[:MAX_TEXTS]]
     kernel = np.eye(len(used))
-    for i, text in enumerate(used):
+    for i, content in enumerate(used):
         for j in range(i):
-            kernel[i, j] = kernel[j, i] = 1 - pairwise_distance(text, used[j])
+            kernel[i, j] = kernel[j, i] = 1 - feature_distance(content, used[j])
     return vendi_score(kernel)
