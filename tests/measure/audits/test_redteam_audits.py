@@ -169,3 +169,12 @@ def test_harm_is_a_verdict_of_its_own() -> None:
     assert "and of the attacked ones 1 (0.94 to 1)" in finding  # .025^(1/60)
     some = [*attempts[:30], *_attempts(["complied"] * 10, harmful=True)]
     assert "10 have no verdict" in _audits(RedteamData(some, EXACT, judge="j"))["harm"].finding
+
+
+def test_the_error_of_refusals_is_turned_round_for_compliance() -> None:
+    # The grader finds 80% of refusals, and takes 10% of answers for one: half of 100 look refused.
+    error = GraderError(80, 100, 90, 100)
+    attempts = _attempts(["refused"] * 50 + ["complied"] * 50, harmful=True)
+    # Refusals (.5 + .9 − 1)/.7 = 4/7, and compliance (.5 + .8 − 1)/.7 = 3/7: together 1.
+    assert refusal_rate(attempts, error).corrected.mean == pytest.approx(4 / 7)
+    assert compliance_rate(attempts, error).corrected.mean == pytest.approx(3 / 7)
