@@ -55,6 +55,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "arena": (CONTESTANTS,),
     "evaluate": (CONTESTANTS, "reference=m"),
     "audit": ("responses=responses.jsonl", "before_responses=responses.jsonl"),
+    "redteam": ("model=m", "suites=[rows.jsonl]", "harmful=[rows.jsonl]"),
     "report": ("run=.",),
 }
 
