@@ -102,6 +102,42 @@ def test_common_words_of_longer_answers_are_no_stock_phrase() -> None:
     assert audit.samples[0].response.endswith("indeed")
 
 
+def test_a_rarer_phrase_is_named_before_a_common_word_of_longer_answers() -> None:
+    rng = random.Random(6)
+
+    def answer(words: int, common: float) -> str:
+        return " ".join("the" if rng.random() < common else rng.choice(WORDS) for _ in range(words))
+
+    before = [[answer(8, 0.05)] for _ in range(200)]
+    after = [[answer(60, 0.07) + (" indeed" if i % 4 < 2 else "")] for i in range(200)]
+    # “the” rises from .34 to .99, and in answers of sixty words .95 would hold it.
+    audit = _audits(before_and_after(before, after))["stock_phrase"]
+    assert "indeed" in audit.finding
+    assert "“the”" not in audit.finding
+
+
+def test_shorter_answers_are_compared_as_they_are() -> None:
+    def held(texts: list[list[str]], tenths: int) -> list[list[str]]:
+        return [[f"{row[0]} indeed" if i % 10 < tenths else row[0]] for i, row in enumerate(texts)]
+
+    before = held(_texts(1, 20, prompts=100, k=1), 5)
+    after = held(_texts(2, 10, prompts=100, k=1), 8)
+    audit = _audits(before_and_after(before, after))["stock_phrase"]
+    assert audit.value.mean == pytest.approx(0.3)
+
+
+def test_samples_of_alike_answers_are_the_most_alike() -> None:
+    after = _texts(2, 12, k=1)
+    after[30] = after[33]
+    samples = _audits(before_and_after(_texts(1, 12, k=1), after))[
+        "diversity_across_prompts"
+    ].samples
+    assert {(s.prompt, s.note) for s in samples if s.scores["distance"] == 0} == {
+        ("Question 30", "beside the answer to “Question 33”"),
+    }
+    assert samples[0].scores["distance"] == 0
+
+
 def test_one_answer_to_each_prompt_before_leaves_no_variety_to_lose() -> None:
     greedy = [[row[0]] * 2 for row in _texts(1, 12)]
     audit = _audits(before_and_after(greedy, greedy))["diversity_per_prompt"]
