@@ -117,11 +117,11 @@ def test_a_rarer_phrase_is_named_before_a_common_word_of_longer_answers() -> Non
 
 
 def test_shorter_answers_are_compared_as_they_are() -> None:
-    def held(texts: list[list[str]], tenths: int) -> list[list[str]]:
+    def with_phrase(texts: list[list[str]], tenths: int) -> list[list[str]]:
         return [[f"{row[0]} indeed" if i % 10 < tenths else row[0]] for i, row in enumerate(texts)]
 
-    before = held(_texts(1, 20, prompts=100, k=1), 5)
-    after = held(_texts(2, 10, prompts=100, k=1), 8)
+    before = with_phrase(_texts(1, 20, prompts=100, k=1), 5)
+    after = with_phrase(_texts(2, 10, prompts=100, k=1), 8)
     audit = _audits(before_and_after(before, after))["stock_phrase"]
     assert audit.value.mean == pytest.approx(0.3)
 
