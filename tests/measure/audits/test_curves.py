@@ -57,7 +57,7 @@ def test_the_highest_of_equal_points_is_no_loss() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         points = [
-            CurvePoint(str(i), i, rng.normal(0, 1, 40).tolist(), rng.normal(0, 1, 40).tolist())
+            CurvePoint(str(i), 0.0, rng.normal(0, 1, 40).tolist(), rng.normal(0, 1, 40).tolist())
             for i in range(40)
         ]
         audit = over_optimisation_audit(points)
