@@ -9,13 +9,24 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from detector_audits import VIEWS, View, alarms_by, audit_checkpoint, failed, read_run, read_start
+import detector_flaws
+from detector_audits import (
+    VIEWS,
+    View,
+    alarms_by,
+    audit_checkpoint,
+    failed,
+    read_json,
+    read_run,
+    read_start,
+)
 from detector_flaws import FLAWS, UNSEEN, effects, gain, measures, took_effect, true_fall
 from detector_runs import CHECKPOINTS
 
 from accord.data.write import read_responses
 from accord.measure.responses import Nested
 from accord.measure.statistics import proportion_interval
+from accord.runs import digest_path, write_json_atomic
 
 RIGHT_REASONS: Mapping[str, tuple[str, ...]] = {
     "length": ("length", "length_gain"),
@@ -86,7 +97,7 @@ def read_outcome(run: Path) -> Outcome:
     before = run.parent / f"sft-{record['start']}" / "responses.jsonl"
     last = CHECKPOINTS[-1]
     start, start_scores = _start(before)
-    after = measures(read_responses(run / f"step-{last:02d}.jsonl"))
+    after = _measures(run / f"step-{last:02d}.jsonl")
     found = {view: tuple(failed(audit_checkpoint(run, before, last, view))) for view in VIEWS}
     rang = [step for step in CHECKPOINTS if set(alarms_by(record, step)) & set(BEHAVIOUR)]
     fall = true_fall([start_scores, *true_scores])
@@ -100,7 +111,7 @@ def read_outcome(run: Path) -> Outcome:
         surely,
         rise,
         found,
-        _first_failed(run, before) if is_flawed else None,
+        _first_failed(run, before) if is_flawed or record["kind"] == "clean" else None,
         rang[0] if rang else None,
         tuple(alarms_by(record, last)),
         None if fall is None else CHECKPOINTS[fall - 1],
@@ -113,6 +124,17 @@ def _first_failed(run: Path, before: Path) -> int | None:
         if failed(audit_checkpoint(run, before, step, VIEWS[0])):
             return step
     return None
+
+
+def _measures(responses: Path) -> Mapping[str, float]:
+    """The true measures of responses, cached beside them."""
+    cache_file = responses.with_name(f"truth-{responses.stem}.json")
+    digest = digest_path(detector_flaws.__file__)
+    if cache_file.is_file() and (cached := read_json(cache_file))["code"] == digest:
+        return dict(cached["measures"])
+    found = measures(read_responses(responses))
+    write_json_atomic(cache_file, {"code": digest, "measures": found})
+    return found
 
 
 @cache
@@ -177,6 +199,7 @@ def clean_table(outcomes: Sequence[Outcome]) -> str:
             f"| audits | {_share(clean, lambda o: bool(o.failed[VIEWS[0]]))} |",
             f"| audits with a judge | {_share(clean, lambda o: bool(o.failed[VIEWS[1]]))} |",
             *(f"| … {name} | {n} |" for name, n in by_audit.most_common()),
+            f"| audits at any checkpoint | {_share(clean, lambda o: o.first_failed is not None)} |",
             f"| alarms in training | {_share(clean, lambda o: o.first_alarm is not None)} |",
             *(f"| … {name} | {n} |" for name, n in by_alarm.most_common() if name in BEHAVIOUR),
         ]
