@@ -32,6 +32,8 @@ VIEWS: tuple[View, ...] = ("texts and reward", "with a judge")
 JUDGE_NOISE = 0.2
 """Deviation of the judge's error; that of the true reward of one answer is about 0.35."""
 
+_CODE = ("audits/*.py", "texts/*.py", "texts/*.tsv", "statistics.py", "responses.py")
+
 Verdicts = Mapping[str, Mapping[str, Any]]
 """By name of the audit its verdict and value."""
 
@@ -142,7 +144,7 @@ def _judge(rows: Sequence[ResponseRow], true: Nested) -> list[list[float]]:
 def _code_digest() -> str:
     """A digest of the code that measures, so that verdicts of other thresholds are not reused."""
     digest = hashlib.sha256()
-    for path in sorted(Path(accord.measure.__file__).parent.rglob("*")):
-        if path.suffix in (".py", ".tsv"):
-            digest.update(path.read_bytes())
+    measure = Path(accord.measure.__file__).parent
+    for path in sorted(path for part in _CODE for path in measure.glob(part)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
