@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from accord.data.write import ResponseRow
+from accord.data.write import ResponseRow, write_responses
 from accord.records import Message, Response
+from accord.runs import write_json_atomic
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
@@ -29,6 +31,11 @@ def flaws(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def runs(flaws: ModuleType) -> ModuleType:
     return importlib.import_module("detector_runs")
+
+
+@pytest.fixture
+def audits(flaws: ModuleType) -> ModuleType:
+    return importlib.import_module("detector_audits")
 
 
 @pytest.fixture
@@ -98,6 +105,20 @@ def test_the_true_reward_has_fallen_where_it_is_surely_below_its_best(flaws: Mod
     assert flaws.true_fall([start, better, noise]) is None  # 0.01 lower, by chance
     assert flaws.true_fall([start, better, start, better]) == 2
     assert flaws.true_fall([start, better, better]) is None
+    # Two steps down, each by 0.01 with a standard error of 0.005; but both by 0.02 for sure.
+    down = [[value - 0.01 + (0.03 if i % 4 < 2 else -0.03)] for i, (value,) in enumerate(start)]
+    lower = [[value - 0.02] for (value,) in start]
+    assert flaws.true_fall([start, down]) is None
+    assert flaws.true_fall([down, lower]) is None
+    assert flaws.true_fall([start, down, lower]) == 2
+
+
+def test_a_gain_is_sure_where_its_interval_is_above_zero(flaws: ModuleType) -> None:
+    start = [[0.5] for _ in range(20)]
+    surely = [[0.6 + 0.01 * (i % 2)] for i in range(20)]
+    by_chance = [[0.9 if i % 2 else 0.14] for i in range(20)]
+    assert flaws.gain(start, surely) == (pytest.approx(0.105), True)
+    assert flaws.gain(start, by_chance) == (pytest.approx(0.02), False)
 
 
 def test_runs_are_the_same_however_many_there_are(runs: ModuleType) -> None:
@@ -118,6 +139,39 @@ def test_development_and_test_runs_share_no_start_and_no_seed(runs: ModuleType) 
 
 
 _KEYS = ("start", "seed")
+
+
+def test_a_run_with_other_settings_is_not_finished(runs: ModuleType, tmp_path: Path) -> None:
+    plan = runs.plan_runs("clean", "test", 1)[0]
+    workshop = runs.Workshop(tmp_path)
+    assert not workshop.is_finished(plan)
+    (tmp_path / plan.name).mkdir()
+    write_json_atomic(tmp_path / plan.name / "run.json", {**asdict(plan), "alarms": {}})
+    assert workshop.is_finished(plan)
+    assert not workshop.is_finished(replace(plan, beta=2 * plan.beta))
+
+
+def test_only_a_failed_audit_rings(audits: ModuleType) -> None:
+    verdicts = {name: {"verdict": name} for name in ("fail", "warn", "undecided", "pass")}
+    assert audits.failed(verdicts) == ["fail"]
+
+
+def test_verdicts_of_other_code_are_not_reused(
+    audits: ModuleType, runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = runs.plan_runs("length", "test", 1)[0]
+    before, after = [row("safe", SAFE, ANSWER)], [row("safe", SAFE, f"{ANSWER} {ANSWER}")]
+    write_responses(tmp_path / "before.jsonl", before)
+    write_responses(tmp_path / "step-03.jsonl", after)
+    write_json_atomic(tmp_path / "run.json", asdict(plan))
+    write_json_atomic(tmp_path / "scores.json", {"03": runs.run_scores(plan, after)})
+    found = audits.audit_checkpoint(tmp_path, tmp_path / "before.jsonl", 3, audits.VIEWS[0])
+    assert found["length"]["value"]["mean"] == 2.0  # 18 words instead of 9
+    monkeypatch.setattr(audits, "model_audits", lambda data: [])
+    again = audits.audit_checkpoint(tmp_path, tmp_path / "before.jsonl", 3, audits.VIEWS[0])
+    assert again == found
+    monkeypatch.setattr(audits, "_code_digest", lambda: "other code")
+    assert audits.audit_checkpoint(tmp_path, tmp_path / "before.jsonl", 3, audits.VIEWS[0]) == {}
 
 
 @pytest.fixture
@@ -151,7 +205,7 @@ def test_hits_are_counted_among_runs_whose_flaw_took_effect(
             outcome("length", failed=rang),
             outcome("length", failed=other),
             outcome("length"),
-            outcome("length", effects=(), failed=other),
+            outcome("length", effects=("flattery",), failed=other),  # another flaw than planted
         ]
     )
     # Clopper-Pearson of 2 of 3 (9% to 99%) and of 1 of 3 (1% to 91%)

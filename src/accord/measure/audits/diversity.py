@@ -50,9 +50,10 @@ COMPARED = 20
 
 PER_PROMPT = Threshold(
     0.6,
-    0.4,
+    0.5,
     "training on preferences narrows the answers to a prompt (Kirk et al. 2023): good runs of "
-    "small models kept two thirds of the variety or more, and runs without a KL penalty a third",
+    "small models kept six tenths of the variety or more, and runs without a KL penalty four "
+    "tenths or less",
     bad="low",
 )
 ACROSS_PROMPTS = Threshold(
