@@ -48,8 +48,8 @@ RUNS: Mapping[Part, Mapping[str, tuple[int, int]]] = {
 """The number of the first run of each kind, and the number after its last.
 
 Clean runs below 60 and collapses below 30 were the test of an earlier limit of diversity, which
-found 79% of these collapses. The limit was then set again on more development runs, and is tested on
-runs that it has not met. A bonus for length takes effect in six runs of ten, so there are more.
+found 79% of these collapses. The limit was then set again on more development runs, and is tested
+on runs that it has not met. A bonus for length takes effect in six runs of ten, so there are more.
 """
 
 
