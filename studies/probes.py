@@ -128,9 +128,8 @@ UNSEEN = (
 )
 
 
-def world_pairs(count: int, seed: int) -> list[dict[str, Any]]:
+def world_pairs(count: int, rng: random.Random) -> list[dict[str, Any]]:
     """Pairs of demonstrations, the better one by the true reward with noise 0.1."""
-    rng = random.Random(f"probes {seed}")
     rows: list[dict[str, Any]] = []
     while len(rows) < count:
         task = draw_task(rng)
@@ -149,7 +148,8 @@ def probe(reward: Planted, folder: Path, pairs: int, seed: int) -> AuditDocument
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     file = folder / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in world_pairs(pairs, seed)))
+    rng = random.Random(f"probes {seed}")
+    file.write_text("".join(json.dumps(row) + "\n" for row in world_pairs(pairs, rng)))
     settings = read_probe_settings(
         None,
         [

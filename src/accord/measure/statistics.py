@@ -38,6 +38,11 @@ class Interval:
 NO_DATA = Interval(math.nan)
 
 
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can hold it: None for NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """The mean of independent values with Student's t interval.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from accord.compare.dataset import load_records
 from accord.errors import DataError
+from accord.learn.loop.stage import Grade
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.lm.tokens.opened import opened_by_prompt
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 ANSWER_TOKENS = 64
 """Enough to see whether an answer refuses."""
 BATCH = 64
-
-Grade = Callable[[LanguageModel], dict[str, float]]
 
 
 def answer_grader(settings: TrainSettings) -> Grade | None:

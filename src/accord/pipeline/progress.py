@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+from accord.settings.stage_kinds import StagePlan
 
 T = TypeVar("T")
 
@@ -16,6 +18,10 @@ class Progress:
     done: int
     total: int
     note: str = ""
+
+
+StartStage = Callable[[StagePlan], Iterator[Progress] | None]
+"""Returns the rest of a stage's work; None where the stage is finished."""
 
 
 def run_to_end(work: Generator[Progress, None, T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from collections.abc import Callable
@@ -13,27 +14,16 @@ import pytest
 from accord.measure.audits.document import AuditDocument
 from accord.pipeline.probe.run import read_probe_settings, run_probe
 from accord.pipeline.progress import run_to_end
-from accord.records import prompt_json
-from accord.world.annotators import simulated_preference
-from accord.world.demonstrations import demonstrate
-from accord.world.reward import true_reward
-from accord.world.tasks import draw_task
 
 
 def world_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    rng = random.Random(seed)
-    rows: list[dict[str, Any]] = []
-    while len(rows) < count:
-        task = draw_task(rng)
-        answers = [demonstrate(task, rng), demonstrate(task, rng)]
-        if answers[0] == answers[1]:
-            continue
-        scores = [true_reward(task.prompt, answer) for answer in answers]
-        first = simulated_preference(scores, noise=0.1, rng=rng)[0]
-        chosen, rejected = answers if first == 0 else answers[::-1]
-        row = {"prompt": prompt_json(task.prompt), "chosen": chosen, "rejected": rejected}
-        rows.append({**row, "kind": task.kind})
-    return rows
+    """The study's pairs of the embedded world, by a seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[3] / "studies"))
+        pairs: list[dict[str, Any]] = importlib.import_module("probes").world_pairs(
+            count, random.Random(seed)
+        )
+    return pairs
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:

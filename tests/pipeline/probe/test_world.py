@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -124,9 +125,9 @@ def test_a_row_of_the_studys_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     # The other functions of the file, by hand: the prompt is not read, or another one is.
     prompts = [
         [{"role": "user", "content": row["prompt"][0]["content"]}]
-        for row in study.world_pairs(20, 0)
+        for row in study.world_pairs(20, random.Random("probes 0"))
     ]
-    texts = [row["chosen"] for row in study.world_pairs(20, 0)]
+    texts = [row["chosen"] for row in study.world_pairs(20, random.Random("probes 0"))]
     assert study.ignores_the_prompt(prompts, texts) == study.ignores_the_prompt(
         prompts[::-1], texts
     )

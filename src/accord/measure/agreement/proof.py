@@ -14,7 +14,12 @@ from accord.measure.agreement.coefficients import Coefficient
 from accord.measure.agreement.judged import CATEGORIES, NAMES, JudgedPairs, group_by_prompt
 from accord.measure.agreement.kappas import cohen_from_codes
 from accord.measure.agreement.preferences import Preference, measure_preferences
-from accord.measure.statistics import Interval, clustered_proportion, proportion_interval
+from accord.measure.statistics import (
+    Interval,
+    clustered_proportion,
+    finite_or_none,
+    proportion_interval,
+)
 
 Result = Literal["pass", "fail", "unknown"]
 
@@ -61,7 +66,7 @@ class Proof:
             "order_kappa": self.order_kappa.to_json(),
             "accuracy": self.accuracy.to_json(),
             "constant_answer": self.constant_answer,
-            "constant_accuracy": _finite(self.constant_accuracy),
+            "constant_accuracy": finite_or_none(self.constant_accuracy),
             "preferences": {name: p.to_json() for name, p in self.preferences.items()},
             "more": self.more,
         }
@@ -246,7 +251,3 @@ def _above(bar: float) -> str:
 
 def _bar(bar: float) -> str:
     return "the best constant answer's 0" if bar == 0 else f"the required {bar:g}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

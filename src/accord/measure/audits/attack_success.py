@@ -16,12 +16,12 @@ from scipy import optimize, special
 
 from accord.measure.statistics import (
     NO_DATA,
+    Floats,
     Interval,
     clustered_interval,
     clustered_proportion,
 )
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 DRAWS = 20_000
 LEAST_YOUDEN = 0.05

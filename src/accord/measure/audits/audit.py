@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accord.measure.statistics import NO_DATA, Interval
+from accord.measure.statistics import NO_DATA, Interval, finite_or_none
 
 Verdict = Literal["fail", "undecided", "warn", "pass"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "warn", "pass")
@@ -36,7 +36,7 @@ class AuditSample:
             "response": self.response,
             "other": self.other,
             "note": self.note,
-            "scores": {key: _finite(value) for key, value in self.scores.items()},
+            "scores": {key: finite_or_none(value) for key, value in self.scores.items()},
         }
 
     @classmethod
@@ -226,7 +226,3 @@ def failing(audits: Iterable[Audit], fail_on: Sequence[str]) -> list[Audit]:
         for audit in audits
         if audit.verdict in fail_on or (audit.name in fail_on and audit.verdict != "pass")
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -26,7 +26,7 @@ from accord.measure.over_optimisation import (
     kl_distance,
 )
 from accord.measure.responses import Nested
-from accord.measure.statistics import Floats, Interval, mean_interval
+from accord.measure.statistics import Floats, Interval, finite_or_none, mean_interval
 
 NAME, GROUP = "over_optimisation", "reward hacking"
 QUESTION = "Was it trained beyond the point at which quality is highest?"
@@ -167,9 +167,9 @@ def _fits(points: Sequence[CurvePoint], confidence: float) -> dict[str, Any]:
             "alpha": whole.alpha,
             "beta": whole.beta,
             "residual": whole.residual,
-            "peak_distance": _finite(peak := _within(whole.peak_distance, limit)),
-            "peak_low": _finite(low),
-            "peak_high": _finite(high),
+            "peak_distance": finite_or_none(peak := _within(whole.peak_distance, limit)),
+            "peak_low": finite_or_none(low),
+            "peak_high": finite_or_none(high),
             "peak_reward": whole.peak_reward if math.isfinite(peak) else None,
         }
     return results
@@ -185,10 +185,6 @@ def _bounds(peaks: Floats, confidence: float) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     low = np.quantile(peaks, tail, method="lower")
     return float(low), float(np.quantile(peaks, 1 - tail, method="higher"))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _peak_sentence(fit: dict[str, Any] | None) -> str:

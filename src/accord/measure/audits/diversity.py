@@ -31,7 +31,7 @@ from accord.measure.audits.repeats import (
     shortened,
 )
 from accord.measure.audits.responses import MIN_WORDS, BeforeAndAfter
-from accord.measure.statistics import Floats
+from accord.measure.statistics import Floats, finite_or_none
 from accord.measure.texts.classes import class_sizes, expected_classes, word_entropy
 from accord.measure.texts.diversity import (
     compression_ratio,
@@ -192,12 +192,12 @@ def _further(data: BeforeAndAfter, rows: Sequence[int], length: int) -> dict[str
         "words": count,
         **{
             side: {
-                "distinct_2": _finite(distinct_n(values, 2, tokens=count)),
-                "ead": _finite(expectation_adjusted_distinct(values, vocabulary=vocabulary)),
-                "self_bleu": _finite(self_bleu(values)),
-                "vendi": _finite(vendi_of_texts(values)),
-                "compression_ratio": _finite(compression_ratio(values)),
-                "word_entropy": _finite(word_entropy(values, tokens=count)),
+                "distinct_2": finite_or_none(distinct_n(values, 2, tokens=count)),
+                "ead": finite_or_none(expectation_adjusted_distinct(values, vocabulary=vocabulary)),
+                "self_bleu": finite_or_none(self_bleu(values)),
+                "vendi": finite_or_none(vendi_of_texts(values)),
+                "compression_ratio": finite_or_none(compression_ratio(values)),
+                "word_entropy": finite_or_none(word_entropy(values, tokens=count)),
             }
             for side, values in texts.items()
         },
@@ -239,7 +239,3 @@ def _mean(values: Floats) -> float:
 def _mean_known(values: Sequence[float]) -> float | None:
     known = [value for value in values if math.isfinite(value)]
     return sum(known) / len(known) if known else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from accord.measure.audits.audit import AuditSample
 from accord.measure.audits.probes_changes import CHANGES, STYLES
+from accord.measure.statistics import Floats
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 Version = tuple[str, str]

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from accord.errors import DataError
 from accord.measure.audits.audit import Audit, AuditSample, Threshold, make_audit
 from accord.measure.audits.document import format_value
-from accord.measure.statistics import NO_DATA, Interval, clustered_proportion
-
-Floats = NDArray[np.float64]
+from accord.measure.statistics import NO_DATA, Floats, Interval, clustered_proportion
 
 QUANTILES = (0.95, 0.99)
 LEAST = 40

@@ -34,7 +34,7 @@ from accord.measure.ratings.ranks import RankIntervals, rank_intervals
 from accord.measure.ratings.resampling import units_of
 from accord.measure.ratings.table import BattleTable, table_of_battles
 from accord.measure.ratings.tie_models import TieRule, fit_with_ties
-from accord.measure.statistics import Floats, Interval
+from accord.measure.statistics import Floats, Interval, finite_or_none
 from accord.records import Battle, Outcome
 
 
@@ -199,10 +199,6 @@ def _anchors(names: Sequence[str], anchor: str | None, labels: Labels, scores: F
     return np.flatnonzero(labels == best)
 
 
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def _rank_interval(ratings: Floats, ranks: RankIntervals, model: int) -> Interval:
     rank = 1 + int((ratings > ratings[model]).sum())
     return Interval(float(rank), float(ranks.best[model]), float(ranks.worst[model]))
@@ -221,8 +217,8 @@ def _model_ratings(
         ModelRating(
             model=name,
             rating=float(ratings[i]),
-            low=_finite_or_none(low[i]),
-            high=_finite_or_none(high[i]),
+            low=finite_or_none(low[i]),
+            high=finite_or_none(high[i]),
             elo_online=online.get(name),
             battles=int(sum(matrix[i].sum() for matrix in matrices.values())),
             wins=int(matrices["a"][i].sum()),

@@ -19,10 +19,10 @@ from accord.errors import DataError, RewardError
 from accord.lm.load import load_causal
 from accord.measure.audits.curves import CurvePoint
 from accord.measure.audits.responses import BeforeAndAfter
-from accord.measure.responses import ModelResponses, Nested
-from accord.measure.rows.texts import question
-from accord.pipeline.stages.divergence import by_row, contestant_kl
+from accord.measure.responses import Nested
+from accord.pipeline.stages.divergence import contestant_kl
 from accord.pipeline.stages.judges import flawed_reward
+from accord.pipeline.stages.responses import by_row, model_responses
 from accord.records import Prompt, prompt_text
 from accord.settings.audit import AuditSettings
 from accord.settings.rewards import RewardSource, model_source
@@ -93,8 +93,8 @@ def score_pair(
             scores[f"{name}_after"] = _scores(reward, pair.after)
     data = BeforeAndAfter(
         [prompt_text(prompt) for prompt in pair.prompts],
-        _responses(settings.before_name, pair.before),
-        _responses(settings.model_name, pair.after),
+        model_responses(settings.before_name, pair.before),
+        model_responses(settings.model_name, pair.after),
         **scores,
     )
     if not settings.ensemble:
@@ -130,19 +130,6 @@ def _scores(reward: CombinedReward, rows: Sequence[ResponseRow]) -> list[list[fl
             "unknown. Leave the prompt out, or give a reward that applies to all."
         )
     return scores
-
-
-def _responses(name: str, rows: Sequence[ResponseRow]) -> ModelResponses:
-    parts = [[r.split() for r in row.responses] for row in rows]
-    return ModelResponses(
-        model=name,
-        texts=[[part.answer or "" for part in row] for row in parts],
-        kinds=[row.meta.get("kind") for row in rows],
-        questions=[question(row.prompt) for row in rows],
-        finished=[[r.finished for r in row.responses] for row in rows],
-        reasoned=[[bool(part.reasoning) for part in row] for row in parts],
-        unanswered=[[part.answer is None for part in row] for row in parts],
-    )
 
 
 def curve_points(settings: AuditSettings, prompts: Sequence[Prompt]) -> Iterator[CurvePoint]:

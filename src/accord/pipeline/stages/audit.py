@@ -8,7 +8,7 @@ and resumed when interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from accord.measure.audits.models import OPTIONAL, model_audits
 from accord.pipeline.audits.broken import broken_audits
 from accord.pipeline.audits.inputs import curve_points, read_pair, score_pair
 from accord.pipeline.audits.tasks import stages_of_tasks, write_task_prompts
-from accord.pipeline.progress import Progress
+from accord.pipeline.progress import Progress, StartStage
 from accord.runs import write_json_atomic
 from accord.settings.audit import AuditSettings
 from accord.settings.recipe import StagePlan
@@ -27,7 +27,6 @@ from accord.settings.stages import SampleSettings
 
 FILE = "audit.json"
 Side = Literal["before", "after"]
-StartStage = Callable[[StagePlan], Iterator[Progress] | None]
 
 
 def audit(plan: StagePlan, start: StartStage) -> Iterator[Progress]:

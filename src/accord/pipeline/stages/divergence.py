@@ -12,6 +12,7 @@ from accord.lm.load import Device, load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import forward_batches, pack
 from accord.measure.over_optimisation import best_of_n_kl
+from accord.pipeline.stages.responses import by_row
 from accord.runs.activity import with_activity
 from accord.settings.stages import Contestant
 
@@ -46,9 +47,3 @@ def contestant_kl(
         batch = pack([groups[i] for i in indices], lm.device)
         kl += response_kl(lm, reference, batch).tolist()
     return by_row(rows, kl), "exact at each token, summed along the sampled text"
-
-
-def by_row(rows: Sequence[ResponseRow], flat: Sequence[float]) -> list[list[float]]:
-    """One value for each response, in the shape [rows][responses]."""
-    values = iter(flat)
-    return [[next(values) for _ in row.responses] for row in rows]

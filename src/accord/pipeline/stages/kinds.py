@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from accord.pipeline.progress import Progress
+from accord.pipeline.progress import Progress, StartStage
 from accord.pipeline.stages.audit import audit, stages_of_audit
 from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.make import scratch, split, world
@@ -16,7 +16,7 @@ from accord.pipeline.stages.measure import evaluate, report
 from accord.pipeline.stages.redteam import redteam
 from accord.pipeline.stages.revise import revise
 from accord.pipeline.stages.revised import result_table as revised_table
-from accord.pipeline.stages.rounds import StartStage, finished_rounds, iterate, stages_of_rounds
+from accord.pipeline.stages.rounds import finished_rounds, iterate, stages_of_rounds
 from accord.pipeline.stages.sample import sample, select
 from accord.pipeline.stages.train import train
 from accord.settings.recipe import StagePlan

@@ -21,11 +21,11 @@ from accord.lm.released import return_memory
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.measure.evaluation import evaluation_rows, reward_model_accuracy
 from accord.measure.responses import ModelResponses
-from accord.measure.rows.texts import question
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.contestants import check_names
-from accord.pipeline.stages.divergence import by_row, contestant_kl
+from accord.pipeline.stages.divergence import contestant_kl
 from accord.pipeline.stages.judges import world_reward
+from accord.pipeline.stages.responses import by_row, model_responses
 from accord.records import Comparison, Prompt, Ranking, Record, prompt_text
 from accord.runs import write_json_atomic
 from accord.settings.stages import Contestant, EvaluateSettings, ReportSettings
@@ -80,15 +80,8 @@ def _score_responses(
     kl, kl_kind = contestant_kl(
         contestant, rows, reference, settings.reference, device=settings.device
     )
-    parts = [[r.split() for r in row.responses] for row in rows]
-    return ModelResponses(
-        model=contestant.name,
-        texts=[[part.answer or "" for part in row] for row in parts],
-        kinds=[row.meta.get("kind") for row in rows],
-        questions=[question(row.prompt) for row in rows],
-        finished=[[r.finished for r in row.responses] for row in rows],
-        reasoned=[[bool(part.reasoning) for part in row] for row in parts],
-        unanswered=[[part.answer is None for part in row] for row in parts],
+    return replace(
+        model_responses(contestant.name, rows),
         true_reward=_scores_by_row(rows, world_reward) if settings.world else None,
         reward_model_score=None if reward is None else _scores_by_row(rows, reward),
         kl=kl,

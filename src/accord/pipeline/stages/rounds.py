@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from accord.learn.online.roles import merged_base_error
 from accord.lm.load import base_and_adapter, load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.judges.record import require_check
-from accord.pipeline.progress import Progress
+from accord.pipeline.progress import Progress, StartStage
 from accord.pipeline.stages.judges import build_judge
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
@@ -37,9 +37,6 @@ from accord.settings.iterate import IterateSettings
 from accord.settings.judge import LANGUAGE_MODELS
 from accord.settings.recipe import StagePlan
 from accord.settings.stages import CompareSettings, Contestant, EvaluateSettings, SampleSettings
-
-StartStage = Callable[[StagePlan], Iterator[Progress] | None]
-"""Returns the rest of a stage's work; None where the stage is finished."""
 
 
 def iterate(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
