@@ -147,9 +147,13 @@ def main() -> None:
                 [str(PEERS), str(WORKER), str(path)], capture_output=True, text=True, check=True
             )
         for peer, figures in json.loads(done.stdout.splitlines()[-1]).items():
-            seconds = ", ".join(f"{k} {v:.2f}" for k, v in figures.items() if k != "ratings")
+            seconds = ", ".join(f"{k} {figures[k]:.2f}" for k in ("load", "fit") if k in figures)
             difference = largest_difference(exact, figures["ratings"])
-            print(f"{peer:40} {seconds}; ratings differ by {difference:.1e} Elo at most")
+            line = f"{peer:40} {seconds}; ratings differ by {difference:.1e} Elo at most"
+            if "converged" in figures:
+                rest = largest_difference(exact, figures["converged"])
+                line += f", by {rest:.1e} where it converges"
+            print(line)
 
 
 if __name__ == "__main__":
