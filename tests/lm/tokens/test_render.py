@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -48,6 +51,45 @@ def test_a_template_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join()
     assert len(raised) == 1
     assert render(TURNS, make_tokenizer("byte-level", TEMPLATES["chatml"])).startswith("<|im_")
+
+
+def test_the_deadline_passes_as_the_rendering_ends() -> None:
+    # The watch has raised, but the rendering ended first: the error must reach no one.
+    module._watch.raised = True
+    late = threading.Timer(
+        0.05,
+        ctypes.pythonapi.PyThreadState_SetAsyncExc,
+        (ctypes.c_ulong(threading.get_ident()), ctypes.py_object(module._TimeIsUp)),
+    )
+    late.start()
+    module._watch.stop()
+    late.join()
+    assert sum(range(100_000)) == 4_999_950_000  # where it would be raised
+    assert not module._watch.raised
+
+
+PROFILED = """
+import sys
+from accord.lm.tokens.render import render
+
+class Tokenizer:
+    chat_template = "text"
+
+    def apply_chat_template(self, turns, **options):
+        return "text"
+
+render([], Tokenizer())
+sys.setprofile(lambda *event: None)
+print(render([], Tokenizer()))
+"""
+
+
+def test_a_profiler_debugger_or_coverage_beside_a_template() -> None:
+    # CPython 3.11 never left a traced function once a pending exception was taken back.
+    done = subprocess.run(
+        [sys.executable, "-c", PROFILED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "text\n"
 
 
 @pytest.mark.parametrize("text", ["{{ 'A' * 3000000 }}", "{{ lipsum(n=20000) }}"])
