@@ -25,6 +25,7 @@ ORDER = (
     "hub_names",
     "settings",
     "runs",
+    "machine",
     "data",
     "objectives",
     "lm",

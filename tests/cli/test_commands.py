@@ -245,13 +245,6 @@ def test_data_check_reports_what_was_read(
     assert "none.jsonl" in error_message(capsys)
 
 
-def test_doctor_shows_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["doctor"]) == 0
-    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert rows["accord"] == accord.__version__
-    assert {"python", "torch", "processor", "threads", "memory", "disk"} <= set(rows)
-
-
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"accord {accord.__version__}\n"

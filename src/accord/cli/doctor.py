@@ -2,75 +2,72 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from accord.machine.row import DoctorRow
+
 commands = typer.Typer()
+_MARKS = {"ok": "ok", "absent": "-", "failed": "FAILED", "slow": "slow"}
+_TITLES = {
+    "machine": "Versions and machine",
+    "installed": "Installed",
+    "works": "Tried",
+    "speed": "Speed and limits",
+}
 
 
 @commands.command()
-def doctor() -> None:
-    """Show versions, devices, memory and disk.
+def doctor(
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="A vLLM or other OpenAI-compatible server, which is asked for its models.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Show what is installed, what works, and what would make this machine faster.
 
-    The output names the versions of accord and of what it uses, the processor and its threads, the
-    memory, the devices and the disk space. Quote it in a question or a bug report.
+    Versions, processor, memory, devices and disk; the optional extras with the command that
+    installs each; bf16 products, the compiler, GPUs and the hub, each tried in a moment; threads,
+    the container's limits, swap and shared memory, each with what mends it. Quote it in a question
+    or a bug report.
+
+    \b
+    Example:
+      accord doctor --server http://127.0.0.1:8000
+    \f
+    Each row is `ok`, `-` (absent, and needed only for what the row names), `slow` (it works, and
+    could do better) or `FAILED`. The trials run in a process of their own, so that a library that
+    crashes is a row as well, and the exit code is 0 whatever is broken. The only addresses asked
+    are the hub's, unless `HF_HUB_OFFLINE=1` is set, and `--server`.
     """
-    rows = machine_facts()
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        typer.echo(f"{name:<{width}}  {value}")
+    from accord.machine.doctor import doctor_rows
+
+    rows = doctor_rows(server)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"rows": [row.to_json() for row in rows]}, indent=2))
+    else:
+        typer.echo("\n".join(_lines(rows)))
 
 
-def machine_facts() -> list[tuple[str, str]]:
-    """Rows of name and value: versions, processor, threads, memory, devices, disk."""
-    import torch
-
-    from accord.runs.manifest import machine, versions
-    from accord.runs.storage import format_bytes
-
-    rows = [(name, version) for name, version in versions().items()]
-    properties = machine()
-    rows.append(("system", str(properties["system"])))
-    rows.append(("processor", f"{properties['cpu']}, {properties['cores']} cores for this process"))
-    threads = f"{torch.get_num_threads()} in torch"
-    if "OMP_NUM_THREADS" in os.environ:
-        threads += f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})"
-    rows.append(("threads", threads))
-    rows.append(("memory", _memory(properties["memory"])))
-    rows += _devices(torch)
-    usage = shutil.disk_usage(Path.cwd())
-    rows.append(
-        ("disk", f"{format_bytes(usage.free)} of {format_bytes(usage.total)} free in this folder")
-    )
-    return rows
-
-
-def _memory(total: int | None) -> str:
-    from accord.runs.storage import format_bytes
-
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = {line.partition(":")[0]: line.split()[1] for line in lines}["MemAvailable"]
-    except (OSError, KeyError, IndexError):
-        return format_bytes(total) if total else "unknown"
-    return f"{format_bytes(int(available) * 1024)} of {format_bytes(total or 0)} available"
-
-
-def _devices(torch: Any) -> list[tuple[str, str]]:
-    from accord.runs.storage import format_bytes
-
-    if not torch.cuda.is_available():
-        return [("device", "cpu (no CUDA device)")]
-
-    rows = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        rows.append(
-            (f"cuda:{index}", f"{name}, {format_bytes(free)} of {format_bytes(total)} free")
-        )
-    return rows
+def _lines(rows: list[DoctorRow]) -> list[str]:
+    width = max(len(row.name) for row in rows)
+    lines: list[str] = []
+    section = ""
+    for row in rows:
+        if row.section != section:
+            lines += [*([""] if section else []), _TITLES[row.section]]
+            section = row.section
+        mark = "" if row.section == "machine" else f"{_MARKS[row.state]:<7}"
+        lines.append(f"  {row.name:<{width}}  {mark}{row.detail}")
+        if row.remedy:
+            lines.append(f"  {'':<{width}}  {'':<7}→ {row.remedy}")
+    return lines
