@@ -56,7 +56,7 @@ def curve(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
         independent, independent_seconds = yield from _scores(settings, settings.independent, rows)
     tokens = [[r.tokens for r in row.responses] for row in rows]
     known = all(count is not None for row in tokens for count in row)
-    found = best_of_n_curve(
+    result = best_of_n_curve(
         proxy,
         independent,
         tokens if known else None,  # type: ignore[arg-type]
@@ -74,15 +74,15 @@ def curve(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
         "responses": responses,
         "reward": _titles(settings.sources),
         "independent": None if settings.independent is None else _titles(settings.independent),
-        "points": [{**p.to_json(), "seconds": _seconds(p.n, cost)} for p in found.points],
-        "turn": None if found.turn is None else found.turn.to_json(),
-        "finding": found.finding,
+        "points": [{**p.to_json(), "seconds": _seconds(p.n, cost)} for p in result.points],
+        "turn": None if result.turn is None else result.turn.to_json(),
+        "finding": result.finding,
         "seconds_per_response": cost,
         "settings": settings.model_dump(mode="json"),
     }
     write_json_atomic(Path(settings.output_dir) / FILE, content)
-    if found.turn is not None:
-        log.warning("%s", found.finding)
+    if result.turn is not None:
+        log.warning("%s", result.finding)
 
 
 def stages_of_curve(plan: StagePlan) -> list[StagePlan]:
