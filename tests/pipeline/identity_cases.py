@@ -271,6 +271,12 @@ CASES = {
         ["model=model", "suites=[rows.jsonl]", "output_dir=out"],
         "613500ab14e014ae",
     ),
+    "curve": Case(
+        "curve",
+        None,
+        ["model=model", "dataset=rows.jsonl", "reward_model=reward", "output_dir=out"],
+        "7b34a63ebdf50b24",
+    ),
     "evaluate": Case(
         "evaluate", None, [CONTESTANTS, "output_dir=out", "reference=model"], "f6dec9cc8a1e0b3f"
     ),

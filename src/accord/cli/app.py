@@ -15,6 +15,7 @@ import accord
 from accord.cli import (
     annotate,
     audit,
+    best_of,
     data,
     doctor,
     exchange,
@@ -39,6 +40,7 @@ for module in (recipes, stages, label, annotate, models, probe, audit, redteam, 
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")
 app.add_typer(judge.commands, name="judge")
+app.add_typer(best_of.commands, name="best-of")
 
 
 def _print_version(requested: bool) -> None:

@@ -59,6 +59,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluation.json",),
     "audit": ("audit.json", "before", "after"),
     "redteam": ("redteam.json", "attempts.jsonl"),
+    "curve": ("curve.json", "scores.jsonl", "responses"),
     "report": ("report.html", "results.json"),
 }
 """Patterns of the names in a stage's folder that the stage writes, by the kind of stage."""

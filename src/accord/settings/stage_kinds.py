@@ -10,6 +10,7 @@ from accord.errors import SettingsError
 from accord.settings.arena import ArenaSettings
 from accord.settings.audit import AuditSettings
 from accord.settings.base import Settings
+from accord.settings.best_of import CurveSettings
 from accord.settings.groups import GROUP_METHODS
 from accord.settings.iterate import IterateSettings
 from accord.settings.ppo import PPO_METHODS
@@ -56,6 +57,7 @@ STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "evaluate": EvaluateSettings,
     "audit": AuditSettings,
     "redteam": RedteamSettings,
+    "curve": CurveSettings,
     "report": ReportSettings,
 }
 """The kinds of stages with the class of their settings; for `train` it depends on the method."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import accord
 from accord.errors import DataError
-from accord.runs import digest_json, storage_errors
+from accord.runs import digest_json, digest_path, storage_errors
+from accord.settings.base import Settings
+from accord.settings.identity import identity_settings, input_paths
 
 Values = tuple[float, ...]
 """A score; or a judge's verdict in both orders (1, ½, 0). NaN where there is none."""
@@ -68,3 +71,17 @@ class ScoreLog:
                     f"{self.path}:{number} is no line of a log of scores: {line[:80]!r}. Remove "
                     f"the line, or give another output_dir."
                 ) from error
+
+
+def sources_identity(sources: Sequence[Settings], precision: str) -> str:
+    """A digest of what gives a score: the settings of a reward's sources or of a judge, and the
+    content of what they read."""
+    paths = sorted({path for source in sources for path in input_paths(source)})
+    return digest_json(
+        {
+            "sources": [identity_settings(source) for source in sources],
+            "inputs": {path: digest_path(path) for path in paths if Path(path).exists()},
+            "precision": precision,
+            "version": accord.__version__,
+        }
+    )

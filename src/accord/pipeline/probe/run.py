@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import accord
 from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import CombinedReward
 from accord.lm.tokens.template import how_to_read_dialogues
@@ -43,15 +42,14 @@ from accord.measure.audits.probes_changes import CHANGES
 from accord.measure.audits.probes_flips import change_audits
 from accord.pipeline.judges.asking import AskedJudge, make_asked_judge
 from accord.pipeline.probe.distance import measure_distance
-from accord.pipeline.probe.log import ScoreLog
+from accord.pipeline.probe.log import ScoreLog, sources_identity
 from accord.pipeline.probe.pairs import HeldOutPairs, read_pairs
 from accord.pipeline.probe.scoring import judge_versions, leave_out_cut, score_versions
 from accord.pipeline.probe.versions import VersionedPair, make_versions, read_texts
 from accord.pipeline.progress import Progress
 from accord.pipeline.stages.judges import flawed_reward
-from accord.runs import digest_json, digest_path, lock_folder, write_json_atomic
+from accord.runs import lock_folder, write_json_atomic
 from accord.settings.base import Settings
-from accord.settings.identity import identity_settings, input_paths
 from accord.settings.probe import ProbeSettings
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
@@ -252,15 +250,7 @@ def source_identity(settings: ProbeSettings) -> str:
     sources: list[Settings] = [*settings.sources]
     if settings.judge is not None:
         sources.append(settings.judge)
-    paths = sorted({path for source in sources for path in input_paths(source)})
-    return digest_json(
-        {
-            "sources": [identity_settings(source) for source in sources],
-            "inputs": {path: digest_path(path) for path in paths if Path(path).exists()},
-            "precision": settings.precision,
-            "version": accord.__version__,
-        }
-    )
+    return sources_identity(sources, settings.precision)
 
 
 def _subject(settings: ProbeSettings, judge: AskedJudge | None) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from accord.pipeline.progress import Progress, StartStage
 from accord.pipeline.stages.audit import audit, stages_of_audit
 from accord.pipeline.stages.compare import arena, compare
+from accord.pipeline.stages.curve import curve, curve_table, stages_of_curve
 from accord.pipeline.stages.make import scratch, split, world
 from accord.pipeline.stages.measure import evaluate, report
 from accord.pipeline.stages.redteam import redteam
@@ -62,5 +63,6 @@ STAGES: dict[str, StageKind] = {
     "evaluate": StageKind(_with_settings(evaluate)),
     "audit": StageKind(audit, inner_stages=stages_of_audit),
     "redteam": StageKind(_with_settings(redteam)),
+    "curve": StageKind(curve, inner_stages=stages_of_curve, result_table=curve_table),
     "report": StageKind(_with_settings(report), shares_folder=True),
 }
