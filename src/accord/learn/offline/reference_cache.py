@@ -145,12 +145,14 @@ class RowLogProbs(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]
-        number, place = divmod(row, SHARD_ROWS)
+        number, index_in_shard = divmod(row, SHARD_ROWS)
         starts = self._starts.get(number)
         if starts is None:
             starts = np.cumsum([0, *self._counts_of(number)])
             self._starts[number] = starts
-        values: Tensor = self._values(number)[int(starts[place]) : int(starts[place + 1])]
+        values: Tensor = self._values(number)[
+            int(starts[index_in_shard]) : int(starts[index_in_shard + 1])
+        ]
         return values
 
     @property
@@ -179,8 +181,10 @@ class RowLogProbs(Sequence[Tensor]):
         """
         procs.broadcast(None)  # the main process has written what it writes
         if numbers is None:
-            own = [n for n in range(self.num_shards) if procs.is_main and self._is_readable(n)]
-            numbers = procs.broadcast(own)
+            readable_shards = [
+                n for n in range(self.num_shards) if procs.is_main and self._is_readable(n)
+            ]
+            numbers = procs.broadcast(readable_shards)
         for number in numbers:
             readable = self._is_readable(number)
             if not all(procs.all_gather(readable or number in self._in_memory)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from accord.lm.load import base_and_adapter, load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode import Encoding, check_some_used
-from accord.lm.tokens.encode_chunks import MANY, encode_in_chunks
+from accord.lm.tokens.encode_chunks import MIN_RECORDS, encode_in_chunks
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
 from accord.reasoning import answer_of
@@ -89,8 +90,8 @@ def encode_rows(
         settings.loss_on if isinstance(settings, SftSettings) else "response",
         settings.desirable_from if isinstance(settings, KtoSettings) else None,
     )
-    if len(records) >= MANY:
-        rows, report = encode_in_chunks(records, encoding)
+    if len(records) >= MIN_RECORDS:
+        rows, report = processes().main_first(partial(encode_in_chunks, records, encoding))
         check_token_ids(lm, [[rows.largest_id]])
         return rows, report
     groups, report = encoding.encode(with_activity(records, "tokenising", len(records)))

@@ -21,7 +21,7 @@ from accord.records import Record, Source
 from accord.runs.activity import describe_activity, report_activity
 
 CHUNK_RECORDS = 2048
-MANY = 2 * CHUNK_RECORDS
+MIN_RECORDS = 2 * CHUNK_RECORDS
 """Records from which on chunks, processes and the cache are worth their start."""
 
 
@@ -42,7 +42,7 @@ def encode_in_chunks(
     }
     cache = token_cache(encoding.tokenizer, settings)
     encoding.encode(records[:1])  # what is worked out once per tokenizer, before processes fork
-    work = _Work(records, encoding, cache)
+    work = _ChunkWork(records, encoding, cache)
     pieces = -(-len(records) // CHUNK_RECORDS)
     sources, report, chunks = Sources(records), EncodeReport(), list[Chunk]()
     done = map_in_processes(work, pieces, processes or usable_processes(pieces))
@@ -61,7 +61,7 @@ def encode_in_chunks(
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _ChunkWork:
     """The file of a chunk by its number, or its bytes where there is no cache."""
 
     records: Sequence[Record]
