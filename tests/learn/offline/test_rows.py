@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from accord.learn.offline import reference_cache
 from accord.learn.offline import train as offline_train
 from accord.lm.packing import pack
 from tests.learn.toys.files import write_jsonl
