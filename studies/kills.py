@@ -36,7 +36,7 @@ from tiny_world import build_tiny_world, tiny_ppo_command, tiny_rounds_command
 from accord.learn.health.rules import training_health
 from accord.learn.loop.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
 from accord.learn.loop.fit import fit
-from accord.learn.offline.reference import cached_log_probs
+from accord.learn.offline.reference_cache import cached_log_probs
 from accord.learn.online.loop import collect_episodes, optimise
 from accord.learn.online.roles import load_roles
 from accord.learn.online.saved_episodes import load_episodes, remove_episodes, save_episodes

@@ -23,7 +23,7 @@ from accord.learn.loop.schedule import RowOrder, make_schedule
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.learn.offline.rows import encode_rows, load_starting_model
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.records import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from accord.learn.offline.reference import DIGEST
+from accord.learn.offline.reference_cache import DIGEST
 from accord.runs.cache import cache_folder, remove_oldest
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from accord.errors import StorageError
 from accord.runs.json_values import to_json_value
@@ -49,7 +49,15 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 def write_lines_atomic(path: str | Path, lines: Iterable[str]) -> None:
     """Writes pieces of UTF-8 text, each with its line end, as they come, all or none of them."""
-    path = Path(path)
+    _write_atomic(Path(path), (line.encode("utf-8") for line in lines))
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> None:
+    """Writes bytes as `write_json_atomic` writes JSON."""
+    _write_atomic(Path(path), [content])
+
+
+def _write_atomic(path: Path, pieces: Iterable[bytes]) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in _leftovers(path):
@@ -57,7 +65,7 @@ def write_lines_atomic(path: str | Path, lines: Iterable[str]) -> None:
         partial, file = _create_locked_file(path)
         try:
             with file:
-                file.writelines(lines)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
                 partial.replace(path)  # still locked, so no other writer takes it for a leftover
@@ -72,11 +80,11 @@ def _partial_path(path: Path) -> Path:
     return path.parent / f".{path.name}{PARTIAL}{secrets.token_hex(4)}"
 
 
-def _create_locked_file(path: Path) -> tuple[Path, TextIO]:
+def _create_locked_file(path: Path) -> tuple[Path, BinaryIO]:
     """Creates a file at a temporary path beside `path`, and locks it; returns both."""
     while True:
         partial = _partial_path(path)
-        file = partial.open("x", encoding="utf-8")
+        file = partial.open("xb")
         with suppress(OSError):  # without locks in the file system, nothing is removed either
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:

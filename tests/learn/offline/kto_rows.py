@@ -12,7 +12,8 @@ from accord.learn.loop.objective import Objective
 from accord.learn.loop.processes import Processes
 from accord.learn.offline.kto import kto
 from accord.learn.offline.mismatched import append_mismatched, log_probs_and_mismatched_ratios
-from accord.learn.offline.reference import compute_log_probs, stored_log_probs
+from accord.learn.offline.reference import stored_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.settings.preferences import KtoSettings

@@ -20,7 +20,8 @@ from accord.learn.loop.objective import Reference
 from accord.learn.loop.processes import barrier, processes
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs, stored_log_probs
+from accord.learn.offline.reference import stored_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.packing import PromptGroup
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from tests.learn.toys.fit import GROUPS

@@ -11,7 +11,7 @@ import torch
 from accord.errors import SettingsError
 from accord.learn.loop.objective import mean_metrics
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.packing import pack
 from accord.settings.preferences import DpoSettings, IpoSettings
 from tests.learn.toys.fit import GROUPS, fit_recorded, reference_factory

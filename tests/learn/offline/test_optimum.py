@@ -13,7 +13,8 @@ from accord.learn.loop.learner import make_learner
 from accord.learn.loop.objective import Losses, Objective
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs, stored_log_probs
+from accord.learn.offline.reference import stored_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.packing import PackedBatch, PromptGroup
 from accord.settings.preferences import DpoSettings, IpoSettings
 from tests.learn.toys.known_optimum import (

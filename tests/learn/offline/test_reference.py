@@ -12,13 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from accord.errors import SettingsError
-from accord.learn.offline import reference
-from accord.learn.offline.reference import (
-    adapters_off_reference,
-    cached_log_probs,
-    compute_log_probs,
-    stored_log_probs,
-)
+from accord.learn.offline import reference_cache
+from accord.learn.offline.reference import adapters_off_reference, stored_log_probs
+from accord.learn.offline.reference_cache import cached_log_probs, compute_log_probs
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.forward import response_logps
 from accord.lm.packing import pack
@@ -41,8 +37,8 @@ def computed_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         counts.append(len(groups))
         return compute_log_probs(lm, groups, **options)
 
-    monkeypatch.setattr(reference, "compute_log_probs", counted)
-    monkeypatch.setattr(reference, "PROBED_ROWS", 1)
+    monkeypatch.setattr(reference_cache, "compute_log_probs", counted)
+    monkeypatch.setattr(reference_cache, "PROBED_ROWS", 1)
     return counts
 
 
@@ -66,7 +62,7 @@ def test_no_pass_has_more_tokens_than_the_limit(monkeypatch: pytest.MonkeyPatch)
         return pack(groups, device)
 
     expected = compute_log_probs(lm, GROUPS, batch_size=3)
-    monkeypatch.setattr(reference, "pack", counted)
+    monkeypatch.setattr(reference_cache, "pack", counted)
     for max_tokens, expected_tokens in ((20, [10, 12, 14]), (24, [14, 22]), (None, [36])):
         logps = compute_log_probs(lm, GROUPS, batch_size=3, max_tokens=max_tokens)
         torch.testing.assert_close(torch.cat(logps), torch.cat(expected), rtol=0, atol=1e-5)
@@ -79,7 +75,7 @@ def test_a_second_run_uses_the_cache_of_the_first(computed_rows: list[int]) -> N
     first = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
     second = cached_log_probs(causal_lm(), GROUPS, batch_size=3)
     assert computed_rows == [3, 1]  # all rows, then the probe alone
-    assert torch.equal(torch.cat(first), torch.cat(second))
+    assert torch.equal(torch.cat([*first]), torch.cat([*second]))
 
 
 @pytest.mark.parametrize("change", ["weights", "rows", "configuration", "precision"])
@@ -104,14 +100,64 @@ def test_a_wrong_or_broken_cache_is_computed_again(
     computed_rows: list[int], tmp_path: Path
 ) -> None:
     expected = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
-    (path,) = (tmp_path / "cache").rglob("logps.safetensors")
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
     save_file({"logps": load_file(path)["logps"] + 0.5}, path)
     logps = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
     assert computed_rows == [3, 1, 3]
-    assert torch.equal(torch.cat(expected), torch.cat(logps))
+    assert torch.equal(torch.cat([*expected]), torch.cat([*logps]))
     path.write_bytes(b"cut short")
     cached_log_probs(causal_lm(), GROUPS, batch_size=2)
     assert computed_rows == [3, 1, 3, 3]
+
+
+def test_files_of_some_rows_each(computed_rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_cache, "SHARD_ROWS", 2)
+    groups = random_groups(
+        [(4, (3, 5)), (2, (7, 1)), (6, (2,)), (3, (4, 4)), (5, (1,))], VOCABULARY
+    )
+    lm = causal_lm()
+    logps = cached_log_probs(lm, groups, batch_size=2)
+    assert computed_rows == [2, 2, 1]
+    expected = compute_log_probs(lm, groups, batch_size=1)
+    assert [len(row) for row in logps] == [8, 8, 2, 8, 1]
+    for row, value in zip(logps, expected, strict=True):
+        torch.testing.assert_close(row, value, rtol=0, atol=1e-5)
+    assert torch.equal(logps[-1], logps[4])
+    assert [len(row) for row in logps[1::2]] == [8, 8]
+    # Only the file that is damaged is computed again, after the probe.
+    before = torch.cat([*logps])
+    (damaged,) = logps.folder.glob("00001*")
+    damaged.write_bytes(b"cut short")
+    computed_rows.clear()
+    again = cached_log_probs(lm, groups, batch_size=2)
+    assert computed_rows == [1, 2]
+    assert torch.equal(before, torch.cat([*again]))
+    # With two files open at most, any order gives the same.
+    monkeypatch.setattr(reference_cache, "OPEN_SHARDS", 1)
+    for i in (4, 0, 3, 1, 2, 4):
+        assert torch.equal(again[i], logps[i])
+
+
+def test_a_killed_run_goes_on_behind_its_files(
+    computed_rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_cache, "SHARD_ROWS", 1)
+    counted = reference_cache.compute_log_probs
+
+    def stopping(lm: Any, groups: Any, **options: Any) -> Any:
+        if len(computed_rows) == 2:
+            raise KeyboardInterrupt
+        return counted(lm, groups, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_cache, "compute_log_probs", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            cached_log_probs(causal_lm(), GROUPS, batch_size=2)
+    computed_rows.clear()
+    logps = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
+    assert computed_rows == [1, 1]  # the probe, and the last row
+    expected = compute_log_probs(causal_lm(), GROUPS, batch_size=1)
+    assert torch.equal(torch.cat([*logps]), torch.cat(expected))
 
 
 def test_training_continues_where_the_cache_can_not_be_written(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accord.learn.offline import reference
+from accord.learn.offline import reference_cache
 from accord.learn.offline import train as offline_train
 from accord.lm.packing import pack
 from tests.learn.toys.files import write_jsonl
@@ -80,7 +80,7 @@ def test_passes_without_gradient_have_the_same_token_limit(
         pass_sizes.append(len(groups))
         return pack(groups, device)
 
-    for module in (offline_train, reference):
+    for module in (offline_train, reference_cache):
         monkeypatch.setattr(module, "pack", counted)
     last_metrics = []
     for name, max_tokens, rows_in_a_pass in (("whole", None, 3), ("alone", 1, 1)):

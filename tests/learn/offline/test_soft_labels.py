@@ -17,7 +17,8 @@ from accord.learn.loop.objective import mean_metrics
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.length_slope import length_slope
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs, stored_log_probs
+from accord.learn.offline.reference import stored_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.packing import PromptGroup, pack
 from accord.records import Source
 from accord.settings.preferences import DpoSettings, IpoSettings, OrpoSettings, SimpoSettings

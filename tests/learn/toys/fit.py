@@ -9,7 +9,8 @@ from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.objective import ReferenceFactory
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.reference import compute_log_probs, stored_log_probs
+from accord.learn.offline.reference import stored_log_probs
+from accord.learn.offline.reference_cache import compute_log_probs
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.records import Source

@@ -92,6 +92,24 @@ class Processes:
                 raise error_of_rank
         return [value for values, _ in gathered for value in values]
 
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Call `work` in the main process, then in the others, which can use what it has written.
+
+        If it raises one of accord's errors in the main process, all raise it.
+        """
+        if self.world_size == 1:
+            return work()
+        failure: AccordError | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except AccordError as error:
+                failure = error
+        failure = self.announce(failure)
+        if failure is not None:
+            raise failure
+        return result if self.is_main else work()
+
     def broadcast(self, value: Any) -> Any:
         """The main process's value, on all processes; tensors on the CPU.
 

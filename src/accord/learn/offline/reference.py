@@ -1,42 +1,29 @@
-"""Log-probs under the reference model: computed once and cached on disk, or step by step."""
+"""Which model the reference is, and its log-probs: computed before training, or step by step."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from accord.errors import SettingsError, StorageError
+from accord.errors import SettingsError
 from accord.learn.loop.limits import check_reference_positions
 from accord.learn.loop.objective import Reference, ReferenceFactory
-from accord.learn.loop.processes import Processes, processes
-from accord.learn.loop.schedule import row_batches
+from accord.learn.loop.processes import processes
+from accord.learn.offline.reference_cache import cached_log_probs
 from accord.lm.adapters.views import base_view
-from accord.lm.digest import is_same_path, rows_digest, weights_digest
+from accord.lm.digest import is_same_path
 from accord.lm.forward import response_logps
 from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup, pack
-from accord.runs import atomic_folder, digest_json
-from accord.runs.activity import with_activity
-from accord.runs.cache import cache_folder, remove_oldest
+from accord.lm.packing import PackedBatch, PromptGroup
 from accord.settings.preferences import ReferenceSettings
 from accord.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
-
-MAX_CACHED = 64  # sets of log-probs in the cache
-DIGEST = "[0-9a-f]" * 32  # the names of cached sets
-LAYOUT = 1  # version of the files and of what is computed
-PROBED_ROWS = 4  # rows computed again before a cached set is trusted
-# Mean difference, in nats a token, that other batching may cause.
-AGREEMENT = {"fp32": 1e-3, "bf16": 0.05}
 
 
 def make_reference_factory(
@@ -147,107 +134,3 @@ def adapters_off_reference(lm: LanguageModel) -> Reference:
         return response_logps(base, batch)
 
     return compute
-
-
-@torch.no_grad()
-def compute_log_probs(
-    lm: LanguageModel,
-    groups: Sequence[PromptGroup],
-    *,
-    batch_size: int,
-    max_tokens: int | None = None,
-    procs: Processes = Processes(),  # noqa: B008 - frozen
-) -> list[Tensor]:
-    """Each row's token log-probs (its R,) under the model's present weights, on the CPU; computed
-    `batch_size` rows at a time, or fewer where these have more than `max_tokens`.
-
-    Several processes take the batches in turn; all of them return all rows.
-    """
-    computed: dict[int, Tensor] = {}
-    sizes = [g.num_tokens for g in groups]
-    batches = list(row_batches(sizes, batch_size, max_tokens=max_tokens))
-    for turn, rows in enumerate(with_activity(batches, "reference, batch", len(batches))):
-        if turn % procs.world_size != procs.rank:
-            continue
-        batch = pack([groups[i] for i in rows], lm.device)
-        logps = response_logps(lm, batch).cpu()
-        counts = [groups[i].num_targets for i in rows]
-        computed.update(zip(rows, logps.split(counts), strict=True))
-    for shard in procs.all_gather(computed):
-        computed.update(shard)
-    return [computed[i] for i in range(len(groups))]
-
-
-def cached_log_probs(
-    lm: LanguageModel,
-    groups: Sequence[PromptGroup],
-    *,
-    batch_size: int,
-    max_tokens: int | None = None,
-    procs: Processes = Processes(),  # noqa: B008 - frozen
-) -> list[Tensor]:
-    """`compute_log_probs`, or its result of an earlier run from the user's cache.
-
-    The cache key is a digest of everything that determines them: weights and configuration, the
-    rows' token ids (so texts, template and limits), and precision. A few rows are computed again
-    before a cached set is trusted; if they differ, all rows are. If the cache can't be written,
-    a warning is logged and training continues.
-    """
-    key = digest_json(
-        {
-            "layout": LAYOUT,
-            "weights": weights_digest(lm),
-            "rows": rows_digest(groups),
-            "precision": lm.precision,
-        }
-    )
-    folder = cache_folder("reference") / key[:32]
-    cached = procs.broadcast(_read(folder, groups) if procs.is_main else None)
-    if cached is not None:
-        agrees = _agrees(lm, groups, cached, batch_size=batch_size, max_tokens=max_tokens)
-        if procs.broadcast(agrees):  # the main process decides, or some would continue alone
-            log.info("The reference log-probs of %d rows come from the cache.", len(groups))
-            return cached
-        log.warning("The cached log-probs in %s are another model's; computed again.", folder)
-    row_logps = compute_log_probs(
-        lm, groups, batch_size=batch_size, max_tokens=max_tokens, procs=procs
-    )
-    if procs.is_main:
-        _write(folder, row_logps)
-    return row_logps
-
-
-def _read(folder: Path, groups: Sequence[PromptGroup]) -> list[Tensor] | None:
-    path = folder / "logps.safetensors"
-    if not path.is_file():
-        return None
-    try:
-        flat = load_file(path)["logps"]
-        return list(flat.split([g.num_targets for g in groups]))
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        log.warning("%s can't be read (%s); computed again.", path, error)
-        return None
-
-
-def _write(folder: Path, rows: Sequence[Tensor]) -> None:
-    try:
-        with atomic_folder(folder) as temporary:
-            save_file({"logps": torch.cat(list(rows))}, temporary / "logps.safetensors")
-        remove_oldest(folder.parent, MAX_CACHED, DIGEST)
-    except (OSError, StorageError) as error:
-        log.warning("The reference log-probs are not cached for later runs: %s", error)
-
-
-def _agrees(
-    lm: LanguageModel,
-    groups: Sequence[PromptGroup],
-    cached: Sequence[Tensor],
-    *,
-    batch_size: int,
-    max_tokens: int | None,
-) -> bool:
-    probed = range(0, len(groups), max(1, len(groups) // PROBED_ROWS))[:PROBED_ROWS]
-    rows = [groups[i] for i in probed]
-    computed = compute_log_probs(lm, rows, batch_size=batch_size, max_tokens=max_tokens)
-    difference = torch.cat(computed) - torch.cat([cached[i] for i in probed])
-    return bool(difference.abs().mean() <= AGREEMENT[lm.precision])

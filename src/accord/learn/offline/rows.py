@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from accord.lm.adapters.lora import add_adapters, continue_adapter
 from accord.lm.load import base_and_adapter, load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.lm.tokens.encode import encode
+from accord.lm.tokens.encode import Encoding, check_some_used
+from accord.lm.tokens.encode_chunks import MIN_RECORDS, encode_in_chunks
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
 from accord.reasoning import answer_of
 from accord.records import Comparison, Ranking, Record
 from accord.runs import write_json_atomic
+from accord.runs.activity import with_activity
 from accord.settings.preferences import KtoSettings
 from accord.settings.training import RewardSettings, SftSettings, TrainSettings
 
@@ -75,19 +78,24 @@ def with_gradient_checkpointing(lm: LanguageModel, settings: TrainSettings) -> L
 
 def encode_rows(
     records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
-) -> tuple[list[PromptGroup], EncodeReport]:
+) -> tuple[Sequence[PromptGroup], EncodeReport]:
     """Records as rows of tokens within the settings' limits, and a report of what was dropped.
 
     Raises ModelError where the tokenizer gives tokens that the model has no embedding for.
     """
-    groups, report = encode(
-        records,
+    encoding = Encoding(
         lm.tokenizer,
         token_limits(settings),
-        eos_ids=lm.eos_ids,
-        loss_on=settings.loss_on if isinstance(settings, SftSettings) else "response",
-        desirable_from=settings.desirable_from if isinstance(settings, KtoSettings) else None,
+        lm.eos_ids,
+        settings.loss_on if isinstance(settings, SftSettings) else "response",
+        settings.desirable_from if isinstance(settings, KtoSettings) else None,
     )
+    if len(records) >= MIN_RECORDS:
+        rows, report = processes().main_first(partial(encode_in_chunks, records, encoding))
+        check_token_ids(lm, [[rows.largest_id]])
+        return rows, report
+    groups, report = encoding.encode(with_activity(records, "tokenising", len(records)))
+    check_some_used(report, encoding.limits)
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
     return groups, report
 
@@ -98,7 +106,7 @@ def load_rows(
     method: Method[Any],
     settings: TrainSettings,
     report_name: str,
-) -> list[PromptGroup]:
+) -> Sequence[PromptGroup]:
     """Encode the records of a data set for a method; the report goes to the log and to
     `output_dir`."""
     records, read = dataset.records, dataset.report

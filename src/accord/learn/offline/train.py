@@ -33,6 +33,7 @@ from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.lm.router import RouterLoss, recorded_router, router_loss
+from accord.lm.tokens.token_rows import token_counts
 from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -54,21 +55,22 @@ def train_offline(
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
+    # Records are taken out of it, so that they don't stay in memory beside their tokens.
     read = read_datasets(settings, dataset_kinds(method), memory)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
-    groups = load_rows(read["dataset"], lm, method, settings, "data.json")
+    groups = load_rows(read.pop("dataset"), lm, method, settings, "data.json")
     eval_groups = {
-        prefix: load_rows(read[key], lm, method, settings, report_name(key))
+        prefix: load_rows(read.pop(key), lm, method, settings, report_name(key))
         for key, prefix in eval_prefixes(read).items()
     }
     scale_groups = groups
     if "reference_dataset" in read:
-        path = read["reference_dataset"].report.path
+        scale_rows = read.pop("reference_dataset")
+        path = scale_rows.report.path
         log.info("The score's mean and standard deviation are set on the responses of %s.", path)
-        scale_groups = load_rows(
-            read["reference_dataset"], lm, METHODS["sft"], settings, "reference_data.json"
-        )
+        scale_groups = load_rows(scale_rows, lm, METHODS["sft"], settings, "reference_data.json")
+        del scale_rows
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
@@ -160,7 +162,7 @@ def evaluate_objective(
     """The loss and metrics over held-out rows."""
     total, weight, parts = 0.0, 0.0, list[dict[str, Metric]]()
     context = objective.prepare(range(len(groups)))
-    sizes = [g.num_tokens for g in groups]
+    sizes = token_counts(groups).tolist()
     batch_size, max_tokens = settings.per_device_train_batch_size, settings.max_tokens_per_forward
     for rows in row_batches(sizes, batch_size, max_tokens=max_tokens):
         batch = pack([groups[i] for i in rows], lm.device)

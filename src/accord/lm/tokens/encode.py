@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,12 +16,11 @@ from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.record_responses import desirability, preference_label, read_responses
 from accord.lm.tokens.render import UnusableRow
 from accord.lm.tokens.render_turns import unwritten_fields
+from accord.lm.tokens.split_text import split_text
 from accord.lm.tokens.template import (
     encode_prompt,
-    encode_text,
     refuse_control_tokens,
     render_answered,
-    start_ids,
 )
 from accord.records import (
     Demonstration,
@@ -85,34 +84,63 @@ def encode(
     chosen one is desirable and its rejected one is not; of a ranking those are that beat more
     responses than beat them, and those with equal counts are left out.
     """
-    report = EncodeReport(records=len(records))
-    groups: list[PromptGroup] = []
-    for record in with_activity(records, "tokenising", len(records)):
-        try:
-            if isinstance(record, Text):
-                groups += _split_text(record, tokenizer, limits, eos_ids)
-            elif isinstance(record, Demonstration):
-                group = _encode_demonstration(record, tokenizer, limits, eos_ids, loss_on, report)
-                groups.append(group)
-            else:
-                group = _encode_responses(
-                    record, tokenizer, limits, eos_ids, desirable_from, report
-                )
-                groups.append(group)
-        except UnusableRow as reason:
-            report.drop(str(reason), record.source)
-    report.used = len(records) - sum(map(len, report.dropped.values()))
-    report.groups = len(groups)
-    report.tokens = sum(g.num_tokens for g in groups)
-    if not groups:
-        counts = Counter({reason: len(sources) for reason, sources in report.dropped.items()})
-        reasons = "; ".join(f"{n} × {reason}" for reason, n in counts.most_common())
-        raise DataError(
-            f"None of the {len(records)} rows can be used: {reasons or 'there are no rows'}. "
-            f"The limits are max_length={limits.max_length} and "
-            f"max_prompt_length={limits.max_prompt_length}."
-        )
+    encoding = Encoding(tokenizer, limits, eos_ids, loss_on, desirable_from)
+    groups, report = encoding.encode(with_activity(records, "tokenising", len(records)))
+    check_some_used(report, limits)
     return groups, report
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How records become token groups: see `encode`."""
+
+    tokenizer: Any
+    limits: Limits
+    eos_ids: frozenset[int]
+    loss_on: LossOn = "response"
+    desirable_from: float | None = None
+
+    def encode(self, records: Iterable[Record]) -> tuple[list[PromptGroup], EncodeReport]:
+        """The groups of the records that can be used, of which there may be none."""
+        report, groups = EncodeReport(), list[PromptGroup]()
+        for record in records:
+            report.records += 1
+            try:
+                groups += self._groups(record, report)
+                report.used += 1
+            except UnusableRow as reason:
+                report.drop(str(reason), record.source)
+        report.groups = len(groups)
+        report.tokens = sum(g.num_tokens for g in groups)
+        return groups, report
+
+    def _groups(self, record: Record, report: EncodeReport) -> list[PromptGroup]:
+        if isinstance(record, Text):
+            return split_text(record, self.tokenizer, self.limits.max_length, self.eos_ids)
+        if isinstance(record, Demonstration):
+            return [
+                _encode_demonstration(
+                    record, self.tokenizer, self.limits, self.eos_ids, self.loss_on, report
+                )
+            ]
+        return [
+            _encode_responses(
+                record, self.tokenizer, self.limits, self.eos_ids, self.desirable_from, report
+            )
+        ]
+
+
+def check_some_used(report: EncodeReport, limits: Limits) -> None:
+    """Raise DataError, with the reasons, where no record can be used."""
+    if report.groups:
+        return
+    counts = Counter({reason: len(sources) for reason, sources in report.dropped.items()})
+    reasons = "; ".join(f"{n} × {reason}" for reason, n in counts.most_common())
+    raise DataError(
+        f"None of the {report.records} rows can be used: {reasons or 'there are no rows'}. "
+        f"The limits are max_length={limits.max_length} and "
+        f"max_prompt_length={limits.max_prompt_length}."
+    )
 
 
 def truncate_prompt(
@@ -312,26 +340,3 @@ def _count_borders(encoded: EncodedAnswers, report: EncodeReport) -> None:
     report.prompts_merged += encoded.merged
     report.prompts_reopened += encoded.reopened
     report.answers_altered += encoded.altered
-
-
-def _split_text(
-    record: Text, tokenizer: Any, limits: Limits, eos_ids: frozenset[int]
-) -> list[PromptGroup]:
-    """The pieces of a text, each behind the tokens that begin a text (`start_ids`), or else behind
-    the token before it. The text ends with EOS: its own (rendered text has one), or one
-    that is added."""
-    start = start_ids(tokenizer)
-    ids = encode_text(tokenizer, record.text)
-    if start and tuple(ids[: len(start)]) == start:
-        ids = ids[len(start) :]
-    if not ids:
-        raise UnusableRow("the text is empty")
-    ends = (i for i, token in enumerate(ids) if token in eos_ids)
-    if not any(not str(tokenizer.decode(ids[i + 1 :])).strip() for i in ends):
-        ids.append(tokenizer.eos_token_id)
-    step = limits.max_length - max(1, len(start))
-    pieces = range(0 if start else 1, len(ids), step)
-    return [
-        PromptGroup(start or (ids[i - 1],), (tuple(ids[i : i + step]),), (0,), source=record.source)
-        for i in pieces
-    ]

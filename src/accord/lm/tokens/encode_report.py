@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,29 @@ class EncodeReport:
     def leave_out(self, fields: Iterable[str]) -> None:
         """Count fields of a row that the chat template does not write."""
         self.unwritten.update(set(fields))
+
+    def add(self, other: EncodeReport, source_of: Callable[[Source], Source]) -> None:
+        """Add what another report counted, whose sources `source_of` replaces."""
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+        self.unwritten.update(other.unwritten)
+        for reason, sources in other.dropped.items():
+            self.dropped.setdefault(reason, []).extend(map(source_of, sources))
+
+    def to_lines(self) -> dict[str, Any]:
+        """All counts as JSON, with the lines of the dropped records' sources."""
+        lines = {reason: [s.line for s in sources] for reason, sources in self.dropped.items()}
+        return {**vars(self), "unwritten": dict(self.unwritten), "dropped": lines}
+
+    @classmethod
+    def from_lines(cls, values: dict[str, Any]) -> EncodeReport:
+        """The report that `to_lines` wrote. Raises TypeError where it is another version's."""
+        dropped = {
+            reason: [Source("", line) for line in lines]
+            for reason, lines in values["dropped"].items()
+        }
+        return cls(**{**values, "unwritten": Counter(values["unwritten"]), "dropped": dropped})
 
     def summary(self) -> str:
         """One line to show to the user."""

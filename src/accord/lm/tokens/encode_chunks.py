@@ -1,0 +1,112 @@
+"""Many records to tokens: in chunks, by several processes, kept in the user's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from accord.lm.digest import rows_digest
+from accord.lm.tokens.encode import Encoding, check_some_used
+from accord.lm.tokens.encode_report import EncodeReport
+from accord.lm.tokens.processes import map_in_processes, usable_processes
+from accord.lm.tokens.token_cache import TokenCache, token_cache
+from accord.lm.tokens.token_rows import Chunk, Sources, TokenRows, read_chunk, write_chunk
+from accord.records import Record, Source
+from accord.runs.activity import describe_activity, report_activity
+
+CHUNK_RECORDS = 2048
+MIN_RECORDS = 2 * CHUNK_RECORDS
+"""Records from which on chunks, processes and the cache are worth their start."""
+
+
+def encode_in_chunks(
+    records: Sequence[Record], encoding: Encoding, *, processes: int | None = None
+) -> tuple[TokenRows, EncodeReport]:
+    """As `encode`, for many records: their tokens stay on the disk.
+
+    A chunk whose records, tokenizer, template and limits were met before comes from the user's
+    cache, so a killed run goes on behind the chunks that it had done. Raises DataError where no
+    record can be used, and WorkError where a process is killed.
+    """
+    settings = {
+        "limits": asdict(encoding.limits),
+        "eos": sorted(encoding.eos_ids),
+        "loss_on": encoding.loss_on,
+        "desirable_from": encoding.desirable_from,
+    }
+    cache = token_cache(encoding.tokenizer, settings)
+    encoding.encode(records[:1])  # what is worked out once per tokenizer, before processes fork
+    work = _ChunkWork(records, encoding, cache)
+    pieces = -(-len(records) // CHUNK_RECORDS)
+    sources, report, chunks = Sources(records), EncodeReport(), list[Chunk]()
+    done = map_in_processes(work, pieces, processes or usable_processes(pieces))
+    for number, origin in enumerate(done):
+        chunk = _open_chunk(origin)
+        first = number * CHUNK_RECORDS
+        report.add(chunk.report, partial(_source, sources, first))
+        chunks.append(chunk)
+        count = min(len(records), first + CHUNK_RECORDS)
+        report_activity(describe_activity("tokenising", count, len(records)))
+    report_activity("")
+    if cache is not None:
+        cache.remove_old()
+    check_some_used(report, encoding.limits)
+    return TokenRows(chunks, sources), report
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkWork:
+    """The file of a chunk by its number, or its bytes where there is no cache."""
+
+    records: Sequence[Record]
+    encoding: Encoding
+    cache: TokenCache | None
+
+    def __call__(self, number: int) -> Path | bytes:
+        first = number * CHUNK_RECORDS
+        records = [
+            replace(record, source=Source("", i))
+            for i, record in enumerate(self.records[first : first + CHUNK_RECORDS])
+        ]
+        path = None if self.cache is None else self.cache.path(records)
+        if path is not None and _is_readable(path):
+            return path
+        groups, report = self.encoding.encode(records)
+        facts = {"report": report.to_lines(), "digest": rows_digest(groups)}
+        content = write_chunk(groups, facts)
+        if self.cache is not None and path is not None and self.cache.write(path, content):
+            return path
+        return content
+
+
+def _source(sources: Sources, first: int, within: Source) -> Source:
+    """The source of a record, of which `within` has the number within its chunk."""
+    return sources[first + (within.line or 0)]
+
+
+def _is_readable(path: Path) -> bool:
+    with suppress(OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        _open_chunk(path)
+        os.utime(path)
+        return True
+    return False
+
+
+def _open_chunk(origin: Path | bytes) -> Chunk:
+    reader, facts = read_chunk(origin)
+    report = EncodeReport.from_lines(facts["report"])
+    return Chunk(
+        origin,
+        report.records,
+        reader.tokens,
+        reader.targets.copy(),
+        reader.largest_id,
+        facts["digest"],
+        report,
+    )

@@ -1,0 +1,111 @@
+"""Training on rows in chunks is training on the same rows in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from accord.learn.loop.fit import StepResult
+from accord.learn.offline import reference_cache, rows
+from accord.lm.tokens import encode_chunks
+from accord.lm.tokens.token_rows import TokenRows
+from accord.settings.stage_kinds import METHOD_SETTINGS
+from tests.learn.toys.files import read_jsonl, user_says, write_jsonl
+from tests.learn.toys.launch import run_processes
+from tests.learn.toys.metrics import without_seconds
+from tests.learn.toys.saved import train
+from tests.lm.toys import save_toy
+
+PAIRS = [
+    {"prompt": user_says(f"the {word} {i}"), "chosen": "sat on the mat", "rejected": "no " * i}
+    for i, word in enumerate("cat sea sun mat dog door house tree far near".split(), start=1)
+]
+
+
+def run(folder: Path, method: str, name: str, **overrides: Any) -> list[StepResult]:
+    toy = folder / "toy"
+    model = str(toy) if toy.is_dir() else save_toy(toy)
+    settings = METHOD_SETTINGS[method](
+        **{
+            "model": model,
+            "dataset": write_jsonl(folder / "rows.jsonl", PAIRS),
+            "eval_dataset": write_jsonl(folder / "held_out.jsonl", PAIRS[:5]),
+            "output_dir": str(folder / name),
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            **overrides,
+        }
+    )
+    return train(method, settings)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward", "orpo"])
+def test_losses_and_weights_are_equal_to_the_bit(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path, method, "whole")
+    monkeypatch.setattr(encode_chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr(rows, "MIN_RECORDS", 4)
+    monkeypatch.setattr(reference_cache, "SHARD_ROWS", 4)
+    opened: list[int] = []
+    real = TokenRows.__getitem__
+
+    def counted(self: TokenRows, index: Any) -> Any:
+        opened.append(1)
+        return real(self, index)
+
+    monkeypatch.setattr(TokenRows, "__getitem__", counted)
+    chunked = run(tmp_path, method, "chunked")
+    assert opened
+    assert [without_seconds(step.metrics) for step in chunked] == [
+        without_seconds(step.metrics) for step in whole
+    ]
+    first, second = (
+        load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "chunked")
+    )
+    assert all(bool((first[key] == second[key]).all()) for key in first.keys() | second.keys())
+    reports = [json.loads((tmp_path / n / "data.json").read_text()) for n in ("whole", "chunked")]
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.slow
+def test_two_processes_read_the_chunks_of_the_first(tmp_path: Path) -> None:
+    model = save_toy(tmp_path / "toy")
+    dataset = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
+    for count in (1, 2):
+        run_processes(
+            count,
+            "tests.learn.offline.chunked_command",
+            "train",
+            "dpo",
+            f"model={model}",
+            f"dataset={dataset}",
+            f"output_dir={tmp_path / str(count)}",
+            f"per_device_train_batch_size={4 // count}",
+            "learning_rate=0.001",
+            "max_steps=4",
+        )
+    one, two = (read_jsonl(tmp_path / n / "metrics.jsonl") for n in ("1", "2"))
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_all_processes_stop_where_no_row_can_be_used(tmp_path: Path) -> None:
+    model = save_toy(tmp_path / "toy")
+    dataset = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
+    with pytest.raises(AssertionError, match="None of the 10 rows can be used"):
+        run_processes(
+            2,
+            "tests.learn.offline.chunked_command",
+            "train",
+            "dpo",
+            f"model={model}",
+            f"dataset={dataset}",
+            f"output_dir={tmp_path / 'out'}",
+            "max_length=2",
+        )
