@@ -47,7 +47,7 @@ def lineage(settings: IterateSettings, rounds: Sequence[Round]) -> dict[str, Any
     rows = []
     for round_, texts in zip(rounds, texts_by_round, strict=True):
         row = {"round": round_.number, "model": round_.model, **_parents(settings, round_)}
-        row |= _measures(round_)
+        row |= _measures(round_, is_rated=len(rounds) > 1)
         rows.append({**row, "distinct_2": distinct_n(texts, 2, tokens=shared_words)})
     return {
         "model": settings.model,
@@ -92,12 +92,14 @@ def _parents(settings: IterateSettings, round_: Round) -> dict[str, Any]:
     }
 
 
-def _measures(round_: Round) -> dict[str, Any]:
-    """The measures of the round's model from its evaluation, its rating, and its win rate."""
+def _measures(round_: Round, *, is_rated: bool) -> dict[str, Any]:
+    """The measures of the round's model from its evaluation, its rating, and its win rate; the
+    first model has a rating where others are rated against it."""
     (row,) = _read_json(round_.folder / "evaluate/evaluation.json")["models"]
     measures = {key: row[key] for key in rounds_keys()}
-    if not round_.number:  # what the others are rated against
-        return {**measures, "elo": Interval(ANCHOR_RATING).to_json(), "win_rate": None}
+    if not round_.number:
+        anchor = Interval(ANCHOR_RATING).to_json() if is_rated else None
+        return {**measures, "elo": anchor, "win_rate": None}
     ratings, name = _read_json(round_.folder / "arena/ratings.json"), f"round-{round_.number}"
     (rated,) = (model for model in ratings["models"] if model["model"] == name)
     elo = None
