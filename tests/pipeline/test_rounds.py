@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_each_round_trains_and_records_its_model(
     run_stage(single_stage("report", overrides=[f"run={page}", f"output_dir={page}"]))
     html = (page / "report.html").read_text()
     assert "<h2>Rounds</h2>" in html
-    assert html.count(' by round"') == len(("true reward", "score", "KL", "words")) + 3
+    assert html.count(' by round"') == len(("true reward", "score", "rating", "KL", "words")) + 3
 
 
 def test_the_measures_are_those_of_the_answers(workspace: Path) -> None:
@@ -135,6 +136,12 @@ def test_the_measures_are_those_of_the_answers(workspace: Path) -> None:
     assert sum(score.values()) == 12
     rate = (score["round-1"] + score["tie"] / 2) / 12
     assert rows[1]["win_rate"]["mean"] == pytest.approx(rate)
+    # A pseudo-battle, half won by each, joins the twelve: the logit of the share is the rating.
+    share = (12 * rate + 0.5) / 13
+    elo = 1000 + 400 * math.log10(share / (1 - share))
+    assert rows[1]["elo"]["mean"] == pytest.approx(elo, abs=1e-3)
+    assert rows[1]["elo"]["low"] < elo < rows[1]["elo"]["high"]
+    assert rows[0]["elo"] == {"mean": 1000.0, "low": None, "high": None}
 
 
 @pytest.mark.parametrize("reference", ["fixed", "moving"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from accord.report.figures.rounds import round_curves
 from accord.report.page import write_report
+from accord.report.rating_results import round_results
 from accord.report.reading import read_inputs
 from accord.report.results import merge_results
 from accord.report.tables.rounds import rounds_table
@@ -45,6 +46,29 @@ def test_the_table_has_a_column_for_each_measured_value() -> None:
     )
     sentence = rounds_table(lineage(reference=None, keep_data="all")).sentence
     assert "on all verdicts so far. Round 0" in sentence
+
+
+def test_rounds_are_rated_or_the_page_says_why_not() -> None:
+    rows = [
+        {**row, "elo": {"mean": 1000.0 + 50 * row["round"], "low": None, "high": None}}
+        for row in lineage()["rounds"]
+    ]
+    rated = rounds_table(lineage(rounds=rows))
+    assert [cells[1].text for _, cells in rated.rows] == ["1,000", "1,050", "1,100"]
+    assert "rating" not in rated.sentence
+    assert rounds_table(lineage()).sentence.endswith(
+        "rounds.json has no ratings: the wins are those of each round's arena."
+    )
+    alone = [{**row, "win_rate": None} for row in lineage()["rounds"]]
+    assert rounds_table(lineage(rounds=alone)).sentence.endswith(
+        "No arena was held in these rounds, so they have no ratings."
+    )
+    (typed,) = round_results({"loop": lineage(rounds=rows)})
+    assert (typed["stage"], typed["rated"]) == ("loop", True)
+    assert typed["rounds"][2]["round"] == 2
+    assert typed["rounds"][2]["measures"]["elo"]["mean"] == 1100.0
+    assert typed["rounds"][0]["measures"]["win_rate"] is None
+    assert not round_results({"loop": lineage(rounds=alone)})[0]["rated"]
 
 
 def test_a_curve_needs_two_rounds() -> None:

@@ -98,8 +98,8 @@ def iterate(overrides: Overrides = None, config: Config = None) -> None:
     |---|---|
     | `model/` | the last round's model |
     | `rounds.json` | for each round the models, responses and verdicts that it used, and measures \
-of its model: reward, wins against the first model's answers, KL from the first model, length, \
-share of finished responses, distinct-2; `accord report` draws it |
+of its model: reward, rating and wins against the first model's answers, KL from the first model, \
+length, share of finished responses, distinct-2; `accord report` draws it |
     | `round-N/sample`, `compare`, `train` | the round's responses, store of verdicts and training |
     | `round-N/answers`, `evaluate`, `arena` | its model's answers to `eval_dataset`, and their \
 measures; in `round-0` those of the first model |

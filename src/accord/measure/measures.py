@@ -132,6 +132,7 @@ MEASURES: tuple[Measure, ...] = (
         rating="rating",
         ranks_as="Elo rating",
         models=Column("Rating", "Bradley-Terry strength on the Elo scale", 0, direction=1),
+        rounds=Column("Rating", "by the judge, from battles with the first model, at 1,000", 0),
         terminal=Column("\nElo", digits=0),
     ),
     Measure(
@@ -301,7 +302,7 @@ ORDERS: Mapping[str, Sequence[str]] = {
         "true_reward elo rank reward_model_score proxy_gain kl refusal_harmful refusal_jailbreak "
         "refusal_safe mean_length distinct_2 duplicate_share seconds"
     ).split(),
-    "rounds": "true_reward reward_model_score win_rate kl mean_length finished_share".split(),
+    "rounds": "true_reward reward_model_score elo win_rate kl mean_length finished_share".split(),
     "terminal": (
         "true_reward reward_model_score kl elo mean_length refusal_harmful refusal_jailbreak "
         "refusal_safe"

@@ -22,16 +22,18 @@ from accord.report.figures.models import (
     refusals_figure,
     reward_figures,
 )
+from accord.report.figures.rating_runs import rating_run_figures
 from accord.report.figures.rounds import round_curves
 from accord.report.findings.health import Remark, remarks, unlearned_stages
 from accord.report.findings.verdict import Verdict, verdict
-from accord.report.formatting import format_duration, format_time, visible
+from accord.report.formatting import format_duration, format_percent, format_time, visible
 from accord.report.reading import ReportInputs, read_inputs
 from accord.report.rendering import SCRIPT, TEMPLATES, script_digest
 from accord.report.results import merge_results
 from accord.report.sources import sources
 from accord.report.tables.bake_off import bake_offs
 from accord.report.tables.models import model_cells, model_columns, win_table
+from accord.report.tables.ratings import RatingTable, rating_tables
 from accord.report.tables.rounds import RoundsTable, rounds_table
 from accord.report.tables.rows import Row, has_value
 from accord.report.tables.runs import data_lines, stage_line
@@ -47,6 +49,15 @@ class FigureGroup:
     title: str
     caption: str
     drawings: list[Markup]
+
+
+@dataclass(frozen=True, slots=True)
+class RatingsSection:
+    """What the battles say beyond a rating for each model."""
+
+    tables: list[RatingTable]
+    figures: list[Markup]
+    position: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,7 @@ def render(
         script=Markup(SCRIPT),
         script_digest=script_digest(),
         wins=win_table(inputs.ratings),
+        ratings=_ratings(results["ratings"]),
         examples=examples(inputs.answers, settings.examples),
         trainings=_trainings(inputs, rows),
         stages=[stage_line(stage) for stage in inputs.stages if stage.settings],
@@ -128,6 +140,24 @@ def render(
         facts=_facts(run),
         versions=[f"{visible(name)} {visible(str(v))}" for name, v in run["versions"].items()],
     )
+
+
+def _ratings(ratings: Mapping[str, Any] | None) -> RatingsSection | None:
+    """The section of the ratings; None where they have nothing but a rating for each model."""
+    if ratings is None:
+        return None
+    tables = rating_tables(ratings)
+    position = ratings["position"]
+    if not (tables or position):
+        return None
+    sentence = ""
+    if position:
+        bounds = " to ".join(format_percent(position[key]) for key in ("low", "high"))
+        sentence = (
+            f"Of two equally strong models the first shown wins {format_percent(position['mean'])} "
+            f"of the battles ({bounds}); 50% is no effect of position."
+        )
+    return RatingsSection(tables, rating_run_figures(ratings["runs"]), sentence)
 
 
 def _kl_kinds(rows: Sequence[Row]) -> list[tuple[str, str]]:

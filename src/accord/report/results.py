@@ -14,6 +14,7 @@ import accord
 from accord.measure.measures import Column, Measure, results_measures, table_columns
 from accord.report.formatting import format_margin, visible
 from accord.report.lineage import judges_of_results
+from accord.report.rating_results import rating_results, round_results
 from accord.report.reading import ReportInputs, StageRecord
 from accord.report.tables.cells import format_value
 from accord.report.tables.rows import Row, has_value
@@ -41,6 +42,8 @@ def merge_results(inputs: ReportInputs) -> dict[str, Any]:
         "judges": judges_of_results(inputs),
         "run": _run_facts(inputs),
         "notes": [str(note) for note in ratings.get("notes", [])],
+        "ratings": rating_results(inputs.ratings),
+        "rounds": round_results(inputs.rounds),
         "audits": [document.to_json() for _, document in inputs.audits],
     }
 

@@ -14,6 +14,23 @@ from typing_extensions import TypedDict  # pydantic checks no other before Pytho
 
 from accord.measure.audits.audit import Verdict
 from accord.measure.measures import Measure, results_measures
+from accord.report.rating_results import (
+    CategoryJson,
+    CategoryRatingJson,
+    ComparisonJson,
+    IntervalJson,
+    LengthControlledJson,
+    MomentJson,
+    NextPairJson,
+    RatedRunJson,
+    RatingsJson,
+    RoundJson,
+    RoundsJson,
+    StyleEffectJson,
+    StyleJson,
+    StyleRatingJson,
+    UnclearPairJson,
+)
 
 _INTRODUCTION = """\
 # results.json
@@ -25,14 +42,6 @@ null. Types are those of JSON: a number, a text, a list, a table (an object). A 
 interval has two more keys: `KEY_low` and `KEY_high`, the bounds of its 95% interval, where null is
 an open or unknown end. The independent units of all intervals are prompts.
 """
-
-
-class IntervalJson(TypedDict):
-    """A mean with the bounds of its interval."""
-
-    mean: Annotated[float, "The mean."]
-    low: Annotated[float | None, "The lower bound."]
-    high: Annotated[float | None, "The upper bound."]
 
 
 class FindingJson(TypedDict):
@@ -127,6 +136,8 @@ class Results(TypedDict):
     ]
     run: Annotated[RunJson, "The run."]
     notes: Annotated[list[str], "Notes on the ratings."]
+    ratings: Annotated[RatingsJson | None, "What else the battles say about the models."]
+    rounds: Annotated[list[RoundsJson], "The rounds of each `iterate` stage."]
     audits: Annotated[list[AuditDocumentJson], "Every file of audits in the run."]
     verdict: Annotated[VerdictJson, "The answer."]
 
@@ -136,10 +147,25 @@ TABLES = (
     ("`verdict`", VerdictJson),
     ("`verdict.findings`", FindingJson),
     ("`run`", RunJson),
+    ("`ratings`", RatingsJson),
+    ("`ratings.comparisons`", ComparisonJson),
+    ("`ratings.length_controlled`", LengthControlledJson),
+    ("`ratings.style`", StyleJson),
+    ("`ratings.style.effects`", StyleEffectJson),
+    ("`ratings.style.models`", StyleRatingJson),
+    ("`ratings.categories`", CategoryJson),
+    ("`ratings.categories.models`", CategoryRatingJson),
+    ("`ratings.runs`", RatedRunJson),
+    ("`ratings.runs.moments`", MomentJson),
+    ("`ratings.not_distinguished`", UnclearPairJson),
+    ("`ratings.next_pairs`", NextPairJson),
+    ("`rounds`", RoundsJson),
+    ("`rounds.rounds`", RoundJson),
     ("`audits`", AuditDocumentJson),
     ("`audits.audits`", AuditJson),
     ("`threshold`", ThresholdJson),
     ("`samples`", SampleJson),
+    ("An interval", IntervalJson),
 )
 
 

@@ -74,6 +74,7 @@ class RatingDocument:
             "notes": self.all_notes,
             "comparisons": [row.to_json() for row in self.comparisons],
             "not_distinguished": [asdict(pair) for pair in self.unclear[:MAX_UNCLEAR]],
+            "not_distinguished_pairs": len(self.unclear),
             "next_pairs": [
                 {"a": a, "b": b, "variance_removed": gain} for a, b, gain in self.next_pairs
             ],

@@ -12,7 +12,8 @@ from accord.data.write import read_responses
 from accord.errors import DataError
 from accord.measure.measures import rounds_keys
 from accord.measure.ratings.battles import PairCounts
-from accord.measure.statistics import proportion_interval
+from accord.measure.ratings.elo import ANCHOR_RATING
+from accord.measure.statistics import Interval, proportion_interval
 from accord.measure.texts.diversity import distinct_n, words
 from accord.runs import digest_path
 from accord.settings.iterate import IterateSettings
@@ -46,7 +47,7 @@ def lineage(settings: IterateSettings, rounds: Sequence[Round]) -> dict[str, Any
     rows = []
     for round_, texts in zip(rounds, texts_by_round, strict=True):
         row = {"round": round_.number, "model": round_.model, **_parents(settings, round_)}
-        row |= _measures(round_)
+        row |= _measures(round_, is_rated=len(rounds) > 1)
         rows.append({**row, "distinct_2": distinct_n(texts, 2, tokens=shared_words)})
     return {
         "model": settings.model,
@@ -91,18 +92,27 @@ def _parents(settings: IterateSettings, round_: Round) -> dict[str, Any]:
     }
 
 
-def _measures(round_: Round) -> dict[str, Any]:
-    """The measures of the round's model from its evaluation, and its win rate."""
+def _measures(round_: Round, *, is_rated: bool) -> dict[str, Any]:
+    """The measures of the round's model from its evaluation, its rating, and its win rate; the
+    first model has a rating where others are rated against it."""
     (row,) = _read_json(round_.folder / "evaluate/evaluation.json")["models"]
     measures = {key: row[key] for key in rounds_keys()}
-    return {**measures, "win_rate": _win_rate(round_) if round_.number else None}
+    if not round_.number:
+        anchor = Interval(ANCHOR_RATING).to_json() if is_rated else None
+        return {**measures, "elo": anchor, "win_rate": None}
+    ratings, name = _read_json(round_.folder / "arena/ratings.json"), f"round-{round_.number}"
+    (rated,) = (model for model in ratings["models"] if model["model"] == name)
+    elo = None
+    if rated["rating"] is not None:
+        elo = {"mean": rated["rating"], "low": rated["low"], "high": rated["high"]}
+    return {**measures, "elo": elo, "win_rate": _win_rate(ratings, name)}
 
 
-def _win_rate(round_: Round) -> dict[str, float | None] | None:
+def _win_rate(ratings: dict[str, Any], name: str) -> dict[str, float | None] | None:
     """Against the first model's answers to the same prompts, ties half, with the exact interval."""
-    (pair,) = _read_json(round_.folder / "arena/ratings.json")["pairs"]
+    (pair,) = ratings["pairs"]
     counts = PairCounts(**pair)
-    if counts.a != f"round-{round_.number}":
+    if counts.a != name:
         counts = counts.swapped()
     return proportion_interval(counts.score, counts.battles).to_json()
 

@@ -12,6 +12,7 @@ from accord.report.audits import audit_findings, failed_audits
 from accord.report.findings.circular import circular_reason
 from accord.report.findings.finding import LEVELS, Finding
 from accord.report.findings.findings import findings
+from accord.report.findings.ratings import rating_findings
 from accord.report.formatting import (
     format_duration,
     format_interval,
@@ -67,7 +68,10 @@ def verdict(
         headline = f"{headline.removesuffix('.')}; {best['model']} fails {join_names(failed)}."
     warnings = [Finding("warning", f"{n}: {text}") for n, text in (unlearned or {}).items()]
     warnings += audit_findings(audits)
-    others = findings(rows, details, results.get("reward_model"), judges)
+    others = [
+        *findings(rows, details, results.get("reward_model"), judges),
+        *rating_findings(results.get("ratings")),
+    ]
     ordered = sorted((*warnings, *others), key=lambda finding: LEVELS.index(finding.level))
     return Verdict(headline, support, tuple(ordered), _cost(rows, best))
 

@@ -50,7 +50,7 @@ def rounds_table(lineage: Mapping[str, Any]) -> RoundsTable:
     rows: list[Row] = lineage["rounds"]
     columns = rounds_columns(rows)
     return RoundsTable(
-        _sentence(lineage),
+        f"{_sentence(lineage)}{_arena(columns)}",
         columns,
         tuple(
             (
@@ -93,3 +93,12 @@ def _sentence(lineage: Mapping[str, Any]) -> str:
         f"{text} The judge that measures here is the one whose verdicts the rounds learn from: "
         f"that it prefers later rounds says that they please it, not that they are better."
     )
+
+
+def _arena(columns: Mapping[str, Column]) -> str:
+    """A sentence where the rounds lack ratings."""
+    if "elo" in columns:
+        return ""
+    if "win_rate" in columns:  # of an earlier version
+        return " rounds.json has no ratings: the wins are those of each round's arena."
+    return " No arena was held in these rounds, so they have no ratings."
