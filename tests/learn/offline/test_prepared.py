@@ -111,7 +111,7 @@ def test_what_is_missing_or_damaged_is_read_again(
 ) -> None:
     first = run(tmp_path, "sft", "first")
     read_names.clear()
-    pattern = {"chunk": "*.arrow", "index": "index.json", "sources": "sources.npz"}[damage]
+    pattern = {"chunk": "*.arrow", "index": "index.json", "sources": "sources.safetensors"}[damage]
     for path in (tmp_path / "cache").rglob(pattern):
         path.write_bytes(b"{")
     second = run(tmp_path, "sft", "second")

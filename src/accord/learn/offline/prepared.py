@@ -7,7 +7,8 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from accord import data
 from accord.compare.store.connection import is_store
@@ -78,15 +79,14 @@ def open_prepared(key: str, encoding: Encoding) -> Prepared | None:
         return None
     try:
         index = json.loads((folder / "index.json").read_text())
-        with np.load(folder / "sources.npz", allow_pickle=False) as arrays:
-            sources = Sources(
-                [(path, False) for path in index["paths"]], arrays["path_of"], arrays["line_of"]
-            )
+        arrays = load_file(folder / "sources.safetensors")
+        paths = [(path, False) for path in index["paths"]]
+        sources = Sources(paths, arrays["path_of"], arrays["line_of"])
         chunks = [open_chunk(Path(path)) for path in index["chunks"]]
         report = EncodeReport.from_values(index["encoded"])
         os.utime(folder.parent)
         return TokenRows(chunks, sources), ReadReport.from_json(index["read"]), report
-    except CHUNK_ERRORS as error:
+    except (*CHUNK_ERRORS, SafetensorError) as error:
         log.info("The tokens in %s are not complete (%s): the rows are read again.", folder, error)
         return None
 
@@ -107,9 +107,10 @@ def save_prepared(
     try:
         with atomic_folder(folder) as temporary:
             write_json_atomic(temporary / "index.json", index, indent=None)
-            np.savez(temporary / "sources.npz", path_of=sources.path_of, line_of=sources.line_of)
+            arrays = {"path_of": sources.path_of, "line_of": sources.line_of}
+            save_file(arrays, temporary / "sources.safetensors")
         remove_oldest(folder.parent.parent, MAX_INDEXED, NAMES)
-    except (OSError, StorageError) as error:
+    except (OSError, StorageError, SafetensorError) as error:
         log.warning("The index of tokens is not cached for later runs: %s", error)
 
 
