@@ -53,6 +53,16 @@ class ReadReport:
             "notes": list(self.notes),
         }
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ReadReport:
+        """The report of a file that `to_json` wrote. Raises KeyError where it is no such report."""
+        dropped = {
+            reason: [(Source(row["place"], row["line"]), row["detail"]) for row in rows]
+            for reason, rows in values["dropped"].items()
+        }
+        counts = {name: values[name] for name in ("rows", "used", "records")}
+        return cls(path=values["place"], dropped=dropped, notes=values["notes"], **counts)
+
 
 def count_dropped(dropped: Dropped) -> int:
     """The number of dropped rows."""

@@ -167,8 +167,7 @@ def _check_tokens(path: str, model: str, method: str, overrides: Iterable[str]) 
     from accord.learn.loop.in_memory import InMemory
     from accord.learn.loop.limits import cap_to_positions
     from accord.learn.offline.methods import METHODS
-    from accord.learn.offline.rows import encode_rows
-    from accord.learn.offline.train import dataset_kinds
+    from accord.learn.offline.rows import dataset_kinds, encode_rows
     from accord.learn.online.train import DATASET_KINDS, encode_prompt_rows
     from accord.lm.tokens.encode import UNLIMITED
     from accord.lm.weightless import load_weightless

@@ -86,11 +86,11 @@ def eval_sets(given: Any) -> dict[str, Any]:
     return {EVAL: given}
 
 
-def eval_prefixes(read: Mapping[str, Any]) -> dict[str, str]:
+def eval_prefixes(names: Iterable[str]) -> dict[str, str]:
     """What the names of the metrics of each held-out data set begin with, after `eval/`."""
     return {
         key: "" if key == EVAL else key.removeprefix(f"{EVAL}/") + "/"
-        for key in read
+        for key in names
         if key.partition("/")[0] == EVAL
     }
 
@@ -98,5 +98,9 @@ def eval_prefixes(read: Mapping[str, Any]) -> dict[str, str]:
 def report_name(key: str) -> str:
     """The file in `output_dir` that says what happened to the rows of a data set."""
     name = key.removeprefix(f"{EVAL}/")
-    files = {"dataset": "data.json", EVAL: "eval_data.json"}
+    files = {
+        "dataset": "data.json",
+        EVAL: "eval_data.json",
+        "reference_dataset": "reference_data.json",
+    }
     return files.get(key, f"eval_data.{name}.json")

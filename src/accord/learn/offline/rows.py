@@ -9,10 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accord.data.kinds import Kind
+from accord.data.report import ReadReport
 from accord.data.selection import ReadRows
+from accord.learn.loop.datasets import read_datasets, report_name
+from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.limits import token_limits
 from accord.learn.loop.processes import processes
 from accord.learn.offline.methods import Method
+from accord.learn.offline.prepared import (
+    dataset_key,
+    may_be_prepared,
+    open_prepared,
+    save_prepared,
+)
 from accord.lm.adapters.lora import add_adapters, continue_adapter
 from accord.lm.load import base_and_adapter, load_causal, load_scalar
 from accord.lm.model import LanguageModel
@@ -21,6 +31,7 @@ from accord.lm.tokens.encode import Encoding, check_some_used
 from accord.lm.tokens.encode_chunks import MIN_RECORDS, encode_in_chunks
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
+from accord.lm.tokens.token_rows import TokenRows
 from accord.reasoning import answer_of
 from accord.records import Comparison, Ranking, Record
 from accord.runs import write_json_atomic
@@ -76,6 +87,17 @@ def with_gradient_checkpointing(lm: LanguageModel, settings: TrainSettings) -> L
     return lm
 
 
+def make_encoding(lm: LanguageModel, settings: TrainSettings) -> Encoding:
+    """How the settings have records tokenised for a model."""
+    return Encoding(
+        lm.tokenizer,
+        token_limits(settings),
+        lm.eos_ids,
+        settings.loss_on if isinstance(settings, SftSettings) else "response",
+        settings.desirable_from if isinstance(settings, KtoSettings) else None,
+    )
+
+
 def encode_rows(
     records: Sequence[Record], lm: LanguageModel, settings: TrainSettings
 ) -> tuple[Sequence[PromptGroup], EncodeReport]:
@@ -83,13 +105,7 @@ def encode_rows(
 
     Raises ModelError where the tokenizer gives tokens that the model has no embedding for.
     """
-    encoding = Encoding(
-        lm.tokenizer,
-        token_limits(settings),
-        lm.eos_ids,
-        settings.loss_on if isinstance(settings, SftSettings) else "response",
-        settings.desirable_from if isinstance(settings, KtoSettings) else None,
-    )
+    encoding = make_encoding(lm, settings)
     if len(records) >= MIN_RECORDS:
         rows, report = processes().main_first(partial(encode_in_chunks, records, encoding))
         check_token_ids(lm, [[rows.largest_id]])
@@ -100,15 +116,75 @@ def encode_rows(
     return groups, report
 
 
+class DatasetRows:
+    """The data sets of a training stage on their way to tokens.
+
+    Reads at once, before a model is loaded, those that no earlier run has prepared (`prepared`);
+    raises DataError where one does not fit the method.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, method: Method[Any], memory: InMemory = NOTHING
+    ) -> None:
+        self._method, self._memory = method, memory
+        self._kinds = dataset_kinds(method)
+        self._keys = {
+            name: dataset_key(settings, name, kind, uses_margins=method.uses_margins)
+            for name, kind in self._kinds.items()
+            if getattr(settings, name, None) and not memory.read and name not in memory.datasets
+        }
+        self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
+        unread = {name: kind for name, kind in self._kinds.items() if name not in self._prepared}
+        self._read = read_datasets(settings, unread, memory)
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets that there are, by their settings; `eval_dataset/NAME` for one of
+        several."""
+        return [*self._read, *self._prepared]
+
+    def load(
+        self,
+        name: str,
+        lm: LanguageModel,
+        settings: TrainSettings,
+        method: Method[Any] | None = None,
+    ) -> Sequence[PromptGroup]:
+        """The rows of a data set as tokens, once: its records are not kept beside them. `method`
+        reads them, if another than that of training."""
+        key = self._keys.get(name)
+        if name in self._prepared:
+            assert key is not None
+            encoding = make_encoding(lm, settings)
+            opened = open_prepared(key, encoding)
+            if all(processes().all_gather(opened is not None)):
+                assert opened is not None
+                rows, read, encoded = opened
+                check_token_ids(lm, [[rows.largest_id]])
+                _report_rows(read, encoded, settings, report_name(name))
+                return rows
+            kinds = {name: self._kinds[name]}
+            self._read.update(read_datasets(settings, kinds, self._memory))
+        return load_rows(
+            self._read.pop(name), lm, method or self._method, settings, report_name(name), key
+        )
+
+
+def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
+    """The kind of records that a method reads from each data set that its settings may name."""
+    return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
+
+
 def load_rows(
     dataset: ReadRows,
     lm: LanguageModel,
     method: Method[Any],
     settings: TrainSettings,
     report_name: str,
+    key: str | None = None,
 ) -> Sequence[PromptGroup]:
     """Encode the records of a data set for a method; the report goes to the log and to
-    `output_dir`."""
+    `output_dir`, and with a `key` (`dataset_key`) large ones to the user's cache."""
     records, read = dataset.records, dataset.report
     notes = [*read.notes, *_unused_labels(records, method)]
     if isinstance(settings, RewardSettings):
@@ -120,6 +196,15 @@ def load_rows(
             )
     read = replace(read, notes=notes)
     groups, encoded = encode_rows(records, lm, settings)
+    _report_rows(read, encoded, settings, report_name)
+    if key is not None and isinstance(groups, TokenRows) and processes().is_main:
+        save_prepared(key, make_encoding(lm, settings), groups, read, encoded)
+    return groups
+
+
+def _report_rows(
+    read: ReadReport, encoded: EncodeReport, settings: TrainSettings, report_name: str
+) -> None:
     log.info("%s: %s", read.name, read.summary())
     log.info("%s: %s.", read.name, encoded.summary())
     folder = Path(settings.output_dir)
@@ -128,7 +213,6 @@ def load_rows(
         write_json_atomic(
             folder / report_name, {"read": read.to_json(), "encoded": encoded.to_json()}
         )
-    return groups
 
 
 def answers_alone(records: Sequence[Record]) -> tuple[list[Record], int]:

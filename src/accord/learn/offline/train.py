@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from accord.data.kinds import Kind
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
-from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
+from accord.learn.loop.datasets import eval_prefixes
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult, fit
 from accord.learn.loop.in_memory import NOTHING, InMemory
@@ -28,7 +27,7 @@ from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import make_reference_factory
 from accord.learn.offline.reward import normalise_scores
-from accord.learn.offline.rows import load_rows, load_starting_model
+from accord.learn.offline.rows import DatasetRows, load_starting_model
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
@@ -55,22 +54,19 @@ def train_offline(
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
     check_destinations(settings)
-    # Records are taken out of it, so that they don't stay in memory beside their tokens.
-    read = read_datasets(settings, dataset_kinds(method), memory)
+    datasets = DatasetRows(settings, method, memory)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
     settings = cap_to_positions(settings, lm)
-    groups = load_rows(read.pop("dataset"), lm, method, settings, "data.json")
+    groups = datasets.load("dataset", lm, settings)
     eval_groups = {
-        prefix: load_rows(read.pop(key), lm, method, settings, report_name(key))
-        for key, prefix in eval_prefixes(read).items()
+        prefix: datasets.load(name, lm, settings)
+        for name, prefix in eval_prefixes(datasets.names).items()
     }
     scale_groups = groups
-    if "reference_dataset" in read:
-        scale_rows = read.pop("reference_dataset")
-        path = scale_rows.report.path
+    if "reference_dataset" in datasets.names:
+        path = getattr(settings, "reference_dataset", None)
         log.info("The score's mean and standard deviation are set on the responses of %s.", path)
-        scale_groups = load_rows(scale_rows, lm, METHODS["sft"], settings, "reference_data.json")
-        del scale_rows
+        scale_groups = datasets.load("reference_dataset", lm, settings, METHODS["sft"])
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
@@ -89,11 +85,6 @@ def train_offline(
         remove_checkpoints(folder)
         upload_if_asked(settings)
     return lm
-
-
-def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
-    """The kind of records that a method reads from each data set that its settings may name."""
-    return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
 
 
 def _fit_and_evaluate(

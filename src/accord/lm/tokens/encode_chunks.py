@@ -20,6 +20,7 @@ from accord.lm.tokens.token_rows import Chunk, Sources, TokenRows, read_chunk, w
 from accord.records import Record, Source
 from accord.runs.activity import describe_activity, report_activity
 
+CHUNK_ERRORS = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 CHUNK_RECORDS = 2048
 MIN_RECORDS = 2 * CHUNK_RECORDS
 """Records from which on chunks, processes and the cache are worth their start."""
@@ -34,20 +35,14 @@ def encode_in_chunks(
     cache, so a killed run goes on behind the chunks that it had done. Raises DataError where no
     record can be used, and WorkError where a process is killed.
     """
-    settings = {
-        "limits": asdict(encoding.limits),
-        "eos": sorted(encoding.eos_ids),
-        "loss_on": encoding.loss_on,
-        "desirable_from": encoding.desirable_from,
-    }
-    cache = token_cache(encoding.tokenizer, settings)
+    cache = cache_of(encoding)
     encoding.encode(records[:1])  # what is worked out once per tokenizer, before processes fork
     work = _ChunkWork(records, encoding, cache)
     pieces = -(-len(records) // CHUNK_RECORDS)
-    sources, report, chunks = Sources(records), EncodeReport(), list[Chunk]()
+    sources, report, chunks = Sources.of(records), EncodeReport(), list[Chunk]()
     done = map_in_processes(work, pieces, processes or usable_processes(pieces))
     for number, origin in enumerate(done):
-        chunk = _open_chunk(origin)
+        chunk = open_chunk(origin)
         first = number * CHUNK_RECORDS
         report.add(chunk.report, partial(_source, sources, first))
         chunks.append(chunk)
@@ -58,6 +53,17 @@ def encode_in_chunks(
         cache.remove_old()
     check_some_used(report, encoding.limits)
     return TokenRows(chunks, sources), report
+
+
+def cache_of(encoding: Encoding) -> TokenCache | None:
+    """The cache of chunks that are tokenised in this way; None where they can't be cached."""
+    settings = {
+        "limits": asdict(encoding.limits),
+        "eos": sorted(encoding.eos_ids),
+        "loss_on": encoding.loss_on,
+        "desirable_from": encoding.desirable_from,
+    }
+    return token_cache(encoding.tokenizer, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class _ChunkWork:
         if path is not None and _is_readable(path):
             return path
         groups, report = self.encoding.encode(records)
-        facts = {"report": report.to_lines(), "digest": rows_digest(groups)}
+        facts = {"report": report.to_values(), "digest": rows_digest(groups)}
         content = write_chunk(groups, facts)
         if self.cache is not None and path is not None and self.cache.write(path, content):
             return path
@@ -91,16 +97,18 @@ def _source(sources: Sources, first: int, within: Source) -> Source:
 
 
 def _is_readable(path: Path) -> bool:
-    with suppress(OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        _open_chunk(path)
-        os.utime(path)
+    with suppress(*CHUNK_ERRORS):
+        open_chunk(path)
         return True
     return False
 
 
-def _open_chunk(origin: Path | bytes) -> Chunk:
+def open_chunk(origin: Path | bytes) -> Chunk:
+    """Raises an error of CHUNK_ERRORS where it is missing or damaged."""
     reader, facts = read_chunk(origin)
-    report = EncodeReport.from_lines(facts["report"])
+    if isinstance(origin, Path):
+        os.utime(origin)  # what is in use is not removed from the cache
+    report = EncodeReport.from_values(facts["report"])
     return Chunk(
         origin,
         report.records,

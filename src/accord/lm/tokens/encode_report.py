@@ -62,17 +62,17 @@ class EncodeReport:
         for reason, sources in other.dropped.items():
             self.dropped.setdefault(reason, []).extend(map(source_of, sources))
 
-    def to_lines(self) -> dict[str, Any]:
-        """All counts as JSON, with the lines of the dropped records' sources."""
-        lines = {reason: [s.line for s in sources] for reason, sources in self.dropped.items()}
-        return {**vars(self), "unwritten": dict(self.unwritten), "dropped": lines}
+    def to_values(self) -> dict[str, Any]:
+        """All that it counted as JSON, with the path and line of each dropped record."""
+        dropped = {reason: [[s.path, s.line] for s in of] for reason, of in self.dropped.items()}
+        return {**vars(self), "unwritten": dict(self.unwritten), "dropped": dropped}
 
     @classmethod
-    def from_lines(cls, values: dict[str, Any]) -> EncodeReport:
-        """The report that `to_lines` wrote. Raises TypeError where it is another version's."""
+    def from_values(cls, values: dict[str, Any]) -> EncodeReport:
+        """The report that `to_values` wrote. Raises TypeError where it is another version's."""
         dropped = {
-            reason: [Source("", line) for line in lines]
-            for reason, lines in values["dropped"].items()
+            reason: [Source(path, line) for path, line in sources]
+            for reason, sources in values["dropped"].items()
         }
         return cls(**{**values, "unwritten": Counter(values["unwritten"]), "dropped": dropped})
 

@@ -78,7 +78,7 @@ def token_cache(tokenizer: Any, settings: dict[str, Any]) -> TokenCache | None:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "flags": {name: getattr(tokenizer, name, None) for name in _FLAGS},
         "versions": [version(name) for name in ("transformers", "tokenizers", "jinja2")],
-        "code": _code_digest(),
+        "code": code_digest(Path(__file__).parent),
         # A template may write today's date.
         "date": str(date.today()) if "strftime" in str(template) else None,
     }
@@ -86,9 +86,9 @@ def token_cache(tokenizer: Any, settings: dict[str, Any]) -> TokenCache | None:
 
 
 @cache
-def _code_digest() -> str:
-    """Of the modules that make tokens: another version of them may make others."""
+def code_digest(folder: Path) -> str:
+    """Of the modules in a folder: another version of them may read or tokenise otherwise."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

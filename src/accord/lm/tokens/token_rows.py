@@ -40,21 +40,33 @@ _RARE = ("labels", "loss_mask", "votes", "margin", "probability")
 class Sources:
     """The sources of records in some bytes each: a `Source` is made where one is asked for."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        files: dict[tuple[str, bool], int] = {}
+    def __init__(
+        self,
+        paths: Sequence[tuple[str, bool]],
+        path_of: NDArray[np.int32],
+        line_of: NDArray[np.int64],
+    ) -> None:
+        """`paths` are distinct ones, each with whether it is of rows in memory; of each record
+        (N,) the number of its path, and its line, −1 where there is none."""
+        self.paths, self.path_of, self.line_of = paths, path_of, line_of
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Sources:
+        """The sources of records."""
+        paths: dict[tuple[str, bool], int] = {}
         count = len(records)
-        self._file = np.empty(count, dtype=np.int32)
-        self._line = np.full(count, -1, dtype=np.int64)
+        path_of = np.empty(count, dtype=np.int32)
+        line_of = np.full(count, -1, dtype=np.int64)
         for i, record in enumerate(records):
             source = record.source
-            self._file[i] = files.setdefault((source.path, source.in_memory), len(files))
+            path_of[i] = paths.setdefault((source.path, source.in_memory), len(paths))
             if source.line is not None:
-                self._line[i] = source.line
-        self._files = list(files)
+                line_of[i] = source.line
+        return cls(list(paths), path_of, line_of)
 
     def __getitem__(self, index: int) -> Source:
-        path, in_memory = self._files[self._file[index]]
-        line = int(self._line[index])
+        path, in_memory = self.paths[self.path_of[index]]
+        line = int(self.line_of[index])
         return Source(path, None if line < 0 else line, in_memory)
 
 

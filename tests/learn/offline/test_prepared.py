@@ -1,0 +1,149 @@
+"""A second start on a large data set reads an index, and neither its rows nor their text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.learn.offline import prepared, rows
+from accord.lm.tokens import encode_chunks
+from accord.lm.tokens.encode import Encoding
+from tests.learn.offline.test_chunked_rows import PAIRS, run
+from tests.learn.toys.files import write_jsonl
+from tests.learn.toys.metrics import without_seconds
+
+
+@pytest.fixture(autouse=True)
+def small_sets_are_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(encode_chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr(rows, "MIN_RECORDS", 4)
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def read_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The data sets whose rows are read, run after run."""
+    names: list[str] = []
+    real = rows.read_datasets
+
+    def recorded(settings: Any, kinds: Any, memory: Any) -> Any:
+        read = real(settings, kinds, memory)
+        names.extend(read)
+        return read
+
+    monkeypatch.setattr(rows, "read_datasets", recorded)
+    return names
+
+
+def test_a_second_start_reads_no_rows(tmp_path: Path, read_names: list[str]) -> None:
+    first = run(tmp_path, "dpo", "first")
+    assert read_names == ["dataset", "eval_dataset"]
+    read_names.clear()
+    second = run(tmp_path, "dpo", "second", learning_rate=1e-3)
+    assert read_names == []
+    assert [without_seconds(s.metrics) for s in second] == [
+        without_seconds(s.metrics) for s in first
+    ]
+    for name in ("data.json", "eval_data.json"):
+        reports = [json.loads((tmp_path / n / name).read_text()) for n in ("first", "second")]
+        assert reports[0] == reports[1]
+    # Another method that reads the same kind has other notes, and takes the same chunks.
+    chunks = sorted((tmp_path / "cache/tokens").iterdir())
+    run(tmp_path, "ipo", "third")
+    assert read_names == ["dataset", "eval_dataset"]
+    assert sorted((tmp_path / "cache/tokens").iterdir()) == chunks
+
+
+CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "max_length": lambda folder: {"max_length": 40},
+    "max_samples": lambda folder: {"max_samples": 8},
+    "samples_from": lambda folder: {"max_samples": 9, "samples_from": "anywhere"},
+    "mixture": lambda folder: {
+        "mixture": [{"dataset": write_jsonl(folder / "more.jsonl", PAIRS[2:8])}]
+    },
+    "dialogue_text": lambda folder: {"dialogue_text": "keep"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_choice_of_rows_is_read_again(
+    change: str, tmp_path: Path, read_names: list[str]
+) -> None:
+    run(tmp_path, "dpo", "first")
+    read_names.clear()
+    changed = CHANGES[change](tmp_path)
+    run(tmp_path, "dpo", "second", **changed)
+    assert "dataset" in read_names
+    read_names.clear()
+    third = run(tmp_path, "dpo", "third", **changed)
+    assert read_names == []
+    # What the index gives is what reading gives.
+    os.environ["ACCORD_CACHE"] = str(tmp_path / "empty")
+    fourth = run(tmp_path, "dpo", "fourth", **changed)
+    assert read_names == ["dataset", "eval_dataset"]
+    assert [without_seconds(s.metrics) for s in third] == [
+        without_seconds(s.metrics) for s in fourth
+    ]
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, read_names: list[str]) -> None:
+    run(tmp_path, "dpo", "first")
+    read_names.clear()
+    PAIRS.append({**PAIRS[0], "chosen": "sat on the far mat"})
+    try:
+        run(tmp_path, "dpo", "second")
+    finally:
+        PAIRS.pop()
+    assert read_names == ["dataset"]
+    report = json.loads((tmp_path / "second/data.json").read_text())
+    assert report["read"]["rows"] == 11
+
+
+@pytest.mark.parametrize("damage", ["chunk", "index", "sources"])
+def test_what_is_missing_or_damaged_is_read_again(
+    damage: str, tmp_path: Path, read_names: list[str]
+) -> None:
+    first = run(tmp_path, "sft", "first")
+    read_names.clear()
+    pattern = {"chunk": "*.arrow", "index": "index.json", "sources": "sources.safetensors"}[damage]
+    for path in (tmp_path / "cache").rglob(pattern):
+        path.write_bytes(b"{")
+    second = run(tmp_path, "sft", "second")
+    assert read_names == ["dataset", "eval_dataset"]
+    assert [without_seconds(s.metrics) for s in second] == [
+        without_seconds(s.metrics) for s in first
+    ]
+
+
+def test_a_small_set_a_store_and_a_hub_name_have_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_names: list[str]
+) -> None:
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1 << 20)
+    run(tmp_path, "sft", "first")
+    run(tmp_path, "sft", "second")
+    assert read_names == ["dataset", "eval_dataset"] * 2
+    assert not (tmp_path / "cache/rows").exists()
+
+
+def test_a_cache_that_can_not_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_names: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "file"))
+    run(tmp_path, "sft", "first")
+    run(tmp_path, "sft", "second")
+    assert read_names == ["dataset", "eval_dataset"] * 2
+
+
+def test_the_records_that_warm_up_are_the_only_ones_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, "sft", "first")
+    monkeypatch.setattr(Encoding, "encode", None)
+    run(tmp_path, "sft", "second")
