@@ -166,8 +166,8 @@ def _check_tokens(path: str, model: str, method: str, overrides: Iterable[str]) 
     from accord.learn.loop.datasets import read_datasets
     from accord.learn.loop.in_memory import InMemory
     from accord.learn.loop.limits import cap_to_positions
+    from accord.learn.offline.dataset_rows import dataset_kinds, encode_rows
     from accord.learn.offline.methods import METHODS
-    from accord.learn.offline.rows import dataset_kinds, encode_rows
     from accord.learn.online.train import DATASET_KINDS, encode_prompt_rows
     from accord.lm.tokens.encode import UNLIMITED
     from accord.lm.weightless import load_weightless

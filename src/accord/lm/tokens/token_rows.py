@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode_report import EncodeReport
-from accord.records import Record, Source
+from accord.records import Source
 
 OPEN_CHUNKS = 256  # files in use at a time: a process may have some thousand open
 _IDS = pa.list_(pa.int32())
@@ -42,32 +43,36 @@ class Sources:
 
     def __init__(
         self,
-        paths: Sequence[tuple[str, bool]],
-        path_of: NDArray[np.int32],
-        line_of: NDArray[np.int64],
+        paths: Sequence[tuple[str, bool]] = (),
+        path_of: Iterable[int] = (),
+        line_of: Iterable[int] = (),
     ) -> None:
         """`paths` are distinct ones, each with whether it is of rows in memory; of each record
         (N,) the number of its path, and its line, −1 where there is none."""
-        self.paths, self.path_of, self.line_of = paths, path_of, line_of
+        self._paths = {path: number for number, path in enumerate(paths)}
+        self._path_of, self._line_of = array("i", path_of), array("q", line_of)
 
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> Sources:
-        """The sources of records."""
-        paths: dict[tuple[str, bool], int] = {}
-        count = len(records)
-        path_of = np.empty(count, dtype=np.int32)
-        line_of = np.full(count, -1, dtype=np.int64)
-        for i, record in enumerate(records):
-            source = record.source
-            path_of[i] = paths.setdefault((source.path, source.in_memory), len(paths))
-            if source.line is not None:
-                line_of[i] = source.line
-        return cls(list(paths), path_of, line_of)
+    def append(self, source: Source) -> None:
+        """Add the source of the next record."""
+        path = (source.path, source.in_memory)
+        self._path_of.append(self._paths.setdefault(path, len(self._paths)))
+        self._line_of.append(-1 if source.line is None else source.line)
 
     def __getitem__(self, index: int) -> Source:
-        path, in_memory = self.paths[self.path_of[index]]
-        line = int(self.line_of[index])
+        path, in_memory = list(self._paths)[self._path_of[index]]
+        line = self._line_of[index]
         return Source(path, None if line < 0 else line, in_memory)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """`path_of` and `line_of`, as the constructor takes them."""
+        return {
+            "path_of": np.array(self._path_of, dtype=np.int32),
+            "line_of": np.array(self._line_of, dtype=np.int64),
+        }
+
+    @property
+    def paths(self) -> list[tuple[str, bool]]:
+        return list(self._paths)
 
 
 @dataclass(frozen=True, slots=True)
