@@ -53,9 +53,9 @@ THRESHOLDS = {
 def _settings(**settings: Any) -> AuditSettings:
     values = {"responses": "a.jsonl", "before_responses": "b.jsonl", "output_dir": "out"}
     overrides = [f"{key}={json.dumps(value)}" for key, value in (values | settings).items()]
-    found = single_stage("audit", None, overrides=overrides).settings
-    assert isinstance(found, AuditSettings)
-    return found
+    audit = single_stage("audit", None, overrides=overrides).settings
+    assert isinstance(audit, AuditSettings)
+    return audit
 
 
 def test_every_audit_has_limits_on_its_bad_side() -> None:

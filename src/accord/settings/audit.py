@@ -210,9 +210,9 @@ class AuditSettings(Settings):
         for name, limits in self.limits.items():
             if name not in known:
                 near = get_close_matches(name, known, n=1)
-                meant = f"Did you mean `{near[0]}`? " if near else ""
+                suggestion = f"Did you mean `{near[0]}`? " if near else ""
                 raise ValueError(
-                    f"`limits` names an audit {name!r}, which there is not. {meant}The audits: "
+                    f"`limits` names an audit {name!r}, which there is not. {suggestion}The audits: "
                     f"{', '.join(known)}."
                 )
             bad = LIMITED[TASK_PREFIX if name in tasks else name]
@@ -220,7 +220,7 @@ class AuditSettings(Settings):
                 side = "above" if bad == "high" else "below"
                 raise ValueError(
                     f"The limits of `{name}` warn at {limits.warn:g} and fail at {limits.fail:g}, "
-                    f"but its bad values are the {'high' if bad == 'high' else 'low'} ones, so "
+                    f"but its bad values are the {bad} ones, so "
                     f"`warn` can't lie {side} `fail`. Exchange them."
                 )
         return self

@@ -118,8 +118,8 @@ def change_at_length(
     assert mean is not None
     expected = Interval(mean, low, high)
     note = f", or {format_value(expected, 'share')} had its answers been as long as now"
-    told = max(growth, 1 / growth) > OTHER_LENGTH
-    return difference_interval(data.share(after), expected), note if told else ""
+    differs = max(growth, 1 / growth) > OTHER_LENGTH
+    return difference_interval(data.share(after), expected), note if differs else ""
 
 
 def as_long(share: float, growth: float) -> float:

@@ -68,12 +68,12 @@ class _Wording:
         self.of_prompt: list[Counter[Ngram]] = []
         self.over_prompts: Counter[Ngram] = Counter()
         for row in self.sequences:
-            held: Counter[Ngram] = Counter()
-            for found in row:
-                for sequence in set(found):
-                    held[sequence] += 1 / len(row)  # type: ignore[assignment]
-            self.of_prompt.append(held)
-            self.over_prompts.update(held)
+            of_row: Counter[Ngram] = Counter()
+            for grams in row:
+                for sequence in set(grams):
+                    of_row[sequence] += 1 / len(row)  # type: ignore[assignment]
+            self.of_prompt.append(of_row)
+            self.over_prompts.update(of_row)
 
     def shares(self) -> Nested:
         """For each answer the mean over its sequences of the share of answers to another prompt
@@ -81,10 +81,10 @@ class _Wording:
         others = max(1, len(self.sequences) - 1)
         return [
             [
-                min(1.0, sum(self.over_prompts[s] - own[s] for s in found) / len(found) / others)
-                for found in row
+                min(1.0, sum(self.over_prompts[s] - here[s] for s in grams) / len(grams) / others)
+                for grams in row
             ]
-            for row, own in zip(self.sequences, self.of_prompt, strict=True)
+            for row, here in zip(self.sequences, self.of_prompt, strict=True)
         ]
 
     def commonest(self) -> tuple[Ngram, float]:
@@ -104,7 +104,7 @@ def _samples(data: BeforeAndAfter, rows: Sequence[int], shares: Nested) -> list[
     """The answers with the commonest wording, one to a prompt."""
     best = sorted(
         ((max(row), i, list(row).index(max(row))) for i, row in zip(rows, shares, strict=True)),
-        key=lambda found: (-found[0], found[1]),
+        key=lambda entry: (-entry[0], entry[1]),
     )
     return [
         AuditSample(
