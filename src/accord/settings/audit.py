@@ -212,8 +212,8 @@ class AuditSettings(Settings):
                 near = get_close_matches(name, known, n=1)
                 suggestion = f"Did you mean `{near[0]}`? " if near else ""
                 raise ValueError(
-                    f"`limits` names an audit {name!r}, which there is not. {suggestion}The audits: "
-                    f"{', '.join(known)}."
+                    f"`limits` names an audit {name!r}, which there is not. {suggestion}"
+                    f"The audits: {', '.join(known)}."
                 )
             bad = LIMITED[TASK_PREFIX if name in tasks else name]
             if limits.warn > limits.fail if bad == "high" else limits.warn < limits.fail:
