@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from accord.lm.attention.decoding import INITIAL_CAPACITY
@@ -19,8 +21,10 @@ def rows_in_memory(
     Each row stores `tokens` tokens, and every `sharing` rows have `shared_tokens` in common. Which
     rows are in a batch does not change their draws, and their numbers only in the last bits.
     """
-    shared = _capacity(shared_tokens) / sharing if shared_tokens else 0.0
-    row_bytes = (_capacity(tokens) + shared) * _bytes_of_token(lm)
+    shared = capacity(shared_tokens) / sharing if shared_tokens else 0.0
+    half = lm.device.type == "cuda" and lm.precision == "bf16"
+    config = lm.inner.config.get_text_config()
+    row_bytes = (capacity(tokens) + shared) * bytes_of_token(config, half=half)
     if lm.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(lm.device)
         unused = torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
@@ -30,7 +34,7 @@ def rows_in_memory(
     return max(1, min(batch_size, int(budget / row_bytes)))
 
 
-def _capacity(tokens: int) -> int:
+def capacity(tokens: int) -> int:
     """The tokens that a store has room for when it holds `tokens`: it grows by doubling."""
     capacity = INITIAL_CAPACITY
     while capacity < tokens:
@@ -38,9 +42,9 @@ def _capacity(tokens: int) -> int:
     return capacity
 
 
-def _bytes_of_token(lm: LanguageModel) -> float:
-    """Bytes of the keys and values of one token in all layers; the store is float32 on a CPU."""
-    config = lm.inner.config.get_text_config()
+def bytes_of_token(config: Any, *, half: bool) -> int:
+    """Bytes of the keys and values of one token in all layers of a text model's configuration,
+    in float32, or with `half` in half of that; the store is float32 on a CPU."""
 
     def size(name: str, default: int) -> int:
         value = getattr(config, name, None)
@@ -50,6 +54,5 @@ def _bytes_of_token(lm: LanguageModel) -> float:
 
     heads = size("num_attention_heads", 1)
     width = size("head_dim", max(1, size("hidden_size", 1) // heads))
-    half = lm.device.type == "cuda" and lm.precision == "bf16"
     per_layer = 2 * size("num_key_value_heads", heads) * width * (2 if half else 4)
-    return float(size("num_hidden_layers", 1) * per_layer)
+    return size("num_hidden_layers", 1) * per_layer
