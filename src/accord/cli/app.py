@@ -22,6 +22,7 @@ from accord.cli import (
     judge,
     label,
     models,
+    plan,
     probe,
     recipes,
     redteam,
@@ -35,7 +36,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, label, annotate, models, probe, audit, redteam, report, doctor):
+for module in (
+    recipes,
+    plan,
+    stages,
+    label,
+    annotate,
+    models,
+    probe,
+    audit,
+    redteam,
+    report,
+    doctor,
+):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")
@@ -68,8 +81,8 @@ def start(
     New here? `accord demo` runs the whole cycle on a small embedded world, from an untrained
     model to a report, with nothing to download.
 
-    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed, 130
-    interrupted.
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed or a
+    plan does not fit, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -22,12 +22,11 @@ def trained_model(
     settings: TrainSettings,
     *,
     heads: int = 0,
-    merged: bool = False,
 ) -> LanguageModel:
     """The model that `settings` train from, as `offline.rows.load_starting_model` and
-    `loop.learner.make_learner` leave it; `merged` where an adapter is merged into it first."""
+    `loop.learner.make_learner` leave it."""
     lora = settings.lora
-    half = settings.precision == "bf16" and lora is not None and not merged
+    half = settings.precision == "bf16" and lora is not None
     lm = frozen_model(config, name, tokenizer, half=half, heads=heads)
     lm.precision = settings.precision
     if lora is not None:

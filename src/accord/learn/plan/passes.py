@@ -102,13 +102,13 @@ def _untruncated(marks: _Marks, tokens: int, copies: int) -> PassMemory:
     at = REPEATED + 1  # forward[0] are the embeddings
     stored = forward[at][1] - forward[at - 1][1]
     extra = copies * stored
-    most = max(
+    peak = max(
         max(peak for peak, _ in forward[: at + 1]),
         max(peak + extra for peak, _ in forward[at:]),
     )
     saved = forward[-1][1] + extra
     if not backward:
-        return PassMemory(tokens, saved, most, 0, 0)
+        return PassMemory(tokens, saved, peak, 0, 0)
     # backward[0] is the read-out with the last layer, then the layers down to the first.
     here = TRACED - 1 - REPEATED  # the interval in which the repeated layer goes backward
     start = backward[here - 1][1]
@@ -117,9 +117,7 @@ def _untruncated(marks: _Marks, tokens: int, copies: int) -> PassMemory:
     last = start + extra + (copies - 1) * change + rise
     left = extra + copies * change
     after = max(peak + left for peak, _ in backward[here:])
-    return PassMemory(
-        tokens, saved, most, max(before, last, after), max(0, backward[-1][1] + left)
-    )
+    return PassMemory(tokens, saved, peak, max(before, last, after), max(0, backward[-1][1] + left))
 
 
 def _trace(lm: LanguageModel, groups: Sequence[Shape], reads: Reads, *, grad: bool) -> _Marks:
@@ -220,13 +218,13 @@ def _truncated(lm: LanguageModel, layers: nn.ModuleList) -> Iterator[int]:
 
 
 def _layers(backbone: nn.Module) -> nn.ModuleList:
-    found = next((x for n in LAYERS if (x := getattr(backbone, n, None)) is not None), None)
-    if not isinstance(found, nn.ModuleList) or not len(found):
+    layers = next((x for n in LAYERS if (x := getattr(backbone, n, None)) is not None), None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
         raise ModelError(
-            f"The layers of a {type(backbone).__name__} are not found, so the memory of a pass "
+            f"The layers of a {type(backbone).__name__} are not layers, so the memory of a pass "
             f"can't be computed. `--measure` runs a step and measures it."
         )
-    return found
+    return layers
 
 
 def _forget_gradients(lm: LanguageModel) -> list[Any]:
@@ -240,5 +238,3 @@ def _forget_gradients(lm: LanguageModel) -> list[Any]:
         for parameter in lm.model.parameters()
         if parameter.requires_grad
     ]
-
-

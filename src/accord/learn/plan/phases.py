@@ -52,15 +52,15 @@ class StageMemory:
         return largest.total + WORKSPACE + int(FRAGMENTS * moving)
 
 
-HELD, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"
+WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"
 KEYS_VALUES, LOGITS, COPIES = "keys and values", "logits", "copies"
 MOVING = (ACTIVATIONS, GRADIENTS, KEYS_VALUES, LOGITS)
 
 
-def held(roles: Mapping[str, RoleMemory], *, moments: bool) -> dict[str, int]:
+def lasting(roles: Mapping[str, RoleMemory], *, moments: bool) -> dict[str, int]:
     """What all roles hold throughout a step: weights with masters, and moments from the end of the
     first step on."""
-    parts = {HELD: sum(r.weights + r.masters for r in roles.values())}
+    parts = {WEIGHTS: sum(r.weights + r.masters for r in roles.values())}
     if moments:
         parts[MOMENTS] = sum(r.moments for r in roles.values())
     return parts
@@ -73,27 +73,34 @@ def pass_phase(
     *,
     moments: bool,
     gradients: int = 0,
+    cast: int = 0,
 ) -> Phase:
-    """A forward and backward pass beside `gradients` of earlier passes.
+    """A forward and backward pass beside `gradients` of earlier passes, with `cast` bytes of
+    weights in another precision.
 
     Where there were none, the gradients come while the activations go: what the pass leaves of
     them is part of its peak.
     """
     return Phase(
         name,
-        {**held(roles, moments=moments), GRADIENTS: gradients, ACTIVATIONS: memory.peak},
+        {
+            **lasting(roles, moments=moments),
+            GRADIENTS: gradients,
+            ACTIVATIONS: memory.peak,
+            COPIES: cast,
+        },
     )
 
 
 def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:
     """The optimiser's step: all gradients and moments, and no activations."""
     gradients = sum(r.gradients for r in roles.values())
-    return Phase("optimiser step", {**held(roles, moments=True), GRADIENTS: gradients})
+    return Phase("optimiser step", {**lasting(roles, moments=True), GRADIENTS: gradients})
 
 
 def saving_phase(roles: Mapping[str, RoleMemory], converted: int) -> Phase:
     """Writing the model: its weights once more, where they are saved in another precision."""
-    return Phase("saving the model", {**held(roles, moments=True), COPIES: converted})
+    return Phase("saving the model", {**lasting(roles, moments=True), COPIES: converted})
 
 
 def loading_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:
@@ -102,4 +109,4 @@ def loading_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:
     bf16 copies and masters come after it.
     """
     weights = sum(r.weights for r in roles.values())
-    return Phase("loading", {HELD: weights, COPIES: files})
+    return Phase("loading", {WEIGHTS: weights, COPIES: files})

@@ -13,7 +13,7 @@ from accord.respond.local.shared_prefix import LOGITS_ROWS, REPACK_FROM
 
 @dataclass(frozen=True, slots=True)
 class SamplingMemory:
-    """Bytes while responses are sampled: keys and values, logits, weights laid out anew."""
+    """Bytes while responses are sampled: keys and values, logits, weights laid out again."""
 
     keys_values: int
     logits: int
@@ -40,7 +40,7 @@ def sampling_memory(
     `prompt` and `new_tokens` are the longest. A store of keys and values has room for a power of
     two of tokens, and is float32 on a CPU, where a prompt's own store has the model's precision;
     with one response to a prompt it holds both. `linear_weights` counts those that a CPU's bf16
-    matrix units would have laid out anew (`prepacks`).
+    matrix units would have laid out again (`prepacks`).
     """
     size = bytes_of_token(config, half=cuda_half)
     if responses == 1:

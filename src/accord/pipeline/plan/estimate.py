@@ -14,7 +14,7 @@ from accord.learn.plan.phases import (
     ACTIVATIONS,
     Phase,
     StageMemory,
-    held,
+    lasting,
     loading_phase,
     optimiser_phase,
     pass_phase,
@@ -74,11 +74,11 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     sizes = model_sizes(lm)
     policy = trained_role(inputs, sizes)
     roles = {"model": policy}
+    cast = cast_weights(inputs, sizes, merged=inputs.merged)
     reference = other_reference(inputs)
     moments = facts.steps is None or facts.steps > 1
     reads: Reads = "ends" if method.scalar else "tokens"
-    several = facts.passes > 1
-    keeps = inputs.half or several
+    keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
     memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
     phases = [
         loading_phase(roles, inputs.model.file_bytes or 0),
@@ -88,6 +88,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
             memory,
             moments=moments,
             gradients=policy.gradients if keeps else 0,
+            cast=cast,
         ),
         optimiser_phase(roles),
         saving_phase(roles, converted(inputs, sizes)),
@@ -99,7 +100,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
             Phase(
                 "reference log-probs",
                 {
-                    **held(roles | reference, moments=False),
+                    **lasting(roles | reference, moments=False),
                     ACTIVATIONS: computing.forward,
                 },
             ),
@@ -115,7 +116,6 @@ def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None
         known.tokenizer,
         inputs.settings,
         heads=heads,
-        merged=inputs.merged if model is None else known.is_adapter,
     )
 
 
@@ -123,6 +123,23 @@ def trained_role(inputs: Inputs, sizes: ModelSizes) -> RoleMemory:
     if inputs.settings.lora is None:
         return full_role(sizes, half=inputs.half)
     return adapter_role(sizes, half=inputs.half, float32_base=inputs.merged)
+
+
+def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:
+    """Whether a pass finds the memory of earlier gradients still taken.
+
+    In bf16 the float32 ones keep their buffers, and with several passes a step they are added to.
+    Otherwise a step frees them. On a CPU that helps little: glibc's aligned allocation does not
+    find a free block of exactly the size that it is asked for, and the next step's gradients have
+    exactly these sizes, so they are placed elsewhere.
+    """
+    return inputs.half or several or (moments and inputs.machine.device == "cpu")
+
+
+def cast_weights(inputs: Inputs, sizes: ModelSizes, *, merged: bool) -> int:
+    """Bytes of the bf16 copies that a pass makes of a float32 base, into which an adapter was
+    merged: every layer saves its own for the backward pass."""
+    return 2 * sizes.base if merged and inputs.half and inputs.settings.lora is not None else 0
 
 
 def converted(inputs: Inputs, sizes: ModelSizes) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from accord.errors import RequestError
+from accord.machine.limits import meminfo, memory_limit
 
 LIBRARIES = 600 << 20
 """Bytes of a process that has imported what training needs, before it loads a model."""
@@ -85,21 +85,7 @@ def this_machine() -> Machine:
 
 def available_memory() -> int:
     """Bytes that a new process may use, within the limit of its control group if there is one."""
-    limits = []
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    try:
-        facts = Path("/proc/meminfo").read_text(encoding="ascii")
-        match = re.search(r"MemAvailable:\s+(\d+) kB", facts)
-        if match:
-            limits.append(int(match[1]) << 10)
-    except OSError:
-        pass
-    if not limits:
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(limits)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = meminfo().get("MemAvailable", total)
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)

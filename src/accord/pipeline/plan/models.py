@@ -10,7 +10,7 @@ from typing import Any
 from accord.errors import ModelError
 from accord.lm.load import base_and_adapter, load_tokenizer_or_base
 from accord.lm.loading.weight_files import weight_files
-from accord.lm.weightless import new_config, read_config
+from accord.lm.weightless import load_weightless, new_config
 from accord.pipeline.identity import stage_folder
 from accord.settings.recipe import StagePlan
 from accord.settings.training import LoraSettings
@@ -28,13 +28,16 @@ class PlannedModel:
     name: str
     config: Any
     tokenizer: Any = None
+    eos_ids: frozenset[int] = frozenset()
     lora: LoraSettings | None = None
     is_adapter: bool = False
     made_by: str | None = None
     file_bytes: int | None = None
 
 
-def find_model(path: str, stages: Sequence[StagePlan], *, remote_code: bool = False) -> PlannedModel:
+def find_model(
+    path: str, stages: Sequence[StagePlan], *, remote_code: bool = False
+) -> PlannedModel:
     """The model at a path or hub name, or the one that one of `stages` will write there.
 
     Raises ModelError where it is neither, or its configuration can't be used.
@@ -44,10 +47,15 @@ def find_model(path: str, stages: Sequence[StagePlan], *, remote_code: bool = Fa
         if maker is not None:
             return _future_model(path, maker, stages, remote_code)
     base, adapter = base_and_adapter(path)
-    config = read_config(base, trust_remote_code=remote_code)
-    tokenizer = load_tokenizer_or_base(path if adapter else base, base, remote_code)
+    lm = load_weightless(base, trust_remote_code=remote_code)
+    lm.tokenizer = load_tokenizer_or_base(path if adapter else base, base, remote_code)
     return PlannedModel(
-        path, config, tokenizer, is_adapter=adapter is not None, file_bytes=_file_bytes(base)
+        path,
+        lm.inner.config,
+        lm.tokenizer,
+        eos_ids=lm.eos_ids,
+        is_adapter=adapter is not None,
+        file_bytes=_file_bytes(base),
     )
 
 
@@ -84,6 +92,7 @@ def _future_model(
         path,
         before.config,
         before.tokenizer,
+        eos_ids=before.eos_ids,
         lora=lora,
         is_adapter=lora is not None or before.is_adapter,
         made_by=maker.name,

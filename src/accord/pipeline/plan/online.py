@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from accord.learn.online.memory import RoleMemory
 from accord.learn.plan.models import frozen_model
 from accord.learn.plan.passes import PassMemory, Shape, trace_pass
@@ -12,7 +14,7 @@ from accord.learn.plan.phases import (
     LOGITS,
     Phase,
     StageMemory,
-    held,
+    lasting,
     loading_phase,
     optimiser_phase,
     pass_phase,
@@ -33,7 +35,9 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import FORWARD_TOKENS
 from accord.pipeline.plan.estimate import (
     Inputs,
+    cast_weights,
     converted,
+    keeps_gradients,
     other_reference,
     trained,
     trained_role,
@@ -48,18 +52,11 @@ from accord.settings.rewards import RewardModelSource
 def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     """The roles and phases of online learning. Raises ModelError where a pass can't be traced."""
     settings: OnlineSettings = inputs.settings
-    policy = trained(inputs)
-    sizes = model_sizes(policy)
-    roles = {"policy": trained_role(inputs, sizes)}
-    critic = _critic(inputs, sizes, policy)
-    if settings.needs_reference:
-        roles |= _online_reference(inputs, sizes)
-    rewards, scorers = _rewards(inputs, sizes)
-    roles |= rewards
-    if critic is not None:
-        roles["critic"] = critic
+    roles, policy, scorers = online_roles(inputs)
+    critic, sizes = roles.get("critic"), model_sizes(policy)
     moments = facts.steps is None or facts.steps > 1 or settings.epochs > 1 or facts.passes > 1
-    keeps = inputs.half or settings.gradient_accumulation_steps > 1
+    several = settings.gradient_accumulation_steps > 1
+    keeps = keeps_gradients(inputs, several=several, moments=moments)
     memory = trace_pass(policy, facts.largest, keeps_gradients=keeps)
     phases = [
         loading_phase(roles, inputs.model.file_bytes or 0),
@@ -70,7 +67,8 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
             roles,
             memory,
             moments=moments,
-            gradients=_kept(roles, keeps),
+            gradients=_gradients(roles, keeps),
+            cast=cast_weights(inputs, sizes, merged=inputs.merged),
         ),
     ]
     if critic is not None and not _shares_pass(settings):
@@ -88,7 +86,24 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     return StageMemory(roles, phases, memory.tokens)
 
 
-def _kept(roles: dict[str, RoleMemory], keeps: bool) -> int:
+def online_roles(
+    inputs: Inputs,
+) -> tuple[dict[str, RoleMemory], LanguageModel, list[LanguageModel]]:
+    """The roles by name with what each alone holds, the policy, and the reward models."""
+    policy = trained(inputs)
+    sizes = model_sizes(policy)
+    roles = {"policy": trained_role(inputs, sizes)}
+    if inputs.settings.needs_reference:
+        roles |= _online_reference(inputs, sizes)
+    rewards, scorers = _rewards(inputs, sizes)
+    roles |= rewards
+    critic = _critic(inputs, sizes, policy)
+    if critic is not None:
+        roles["critic"] = critic
+    return roles, policy, scorers
+
+
+def _gradients(roles: dict[str, RoleMemory], keeps: bool) -> int:
     return sum(role.gradients for role in roles.values()) if keeps else 0
 
 
@@ -113,21 +128,19 @@ def _critic(inputs: Inputs, sizes: ModelSizes, policy: LanguageModel) -> RoleMem
     if kind == "shared":
         return head_role(width)
     if kind == "adapter":
-        return adapter_role(
-            ModelSizes(0, sizes.adapter, width + 1), half=inputs.half, base=False
-        )
-    lm = _critic_model(inputs)
-    critic = model_sizes(lm)
+        return adapter_role(ModelSizes(0, sizes.adapter, width + 1), half=inputs.half, base=False)
+    start = _critic_start(inputs)
+    critic = model_sizes(trained(inputs, heads=1, model=start))
     if settings.lora is None:
         return full_role(critic, half=inputs.half)
-    return adapter_role(critic, half=inputs.half)
+    return adapter_role(critic, half=inputs.half, float32_base=start.is_adapter)
 
 
-def _critic_model(inputs: Inputs) -> LanguageModel:
+def _critic_start(inputs: Inputs) -> PlannedModel:
+    """The model that a separate critic starts from."""
     settings: PpoSettings = inputs.settings
     path = settings.critic_model or next(iter(_reward_paths(settings)), None)
-    other = inputs.model if path is None else inputs.find(path)
-    return trained(inputs, heads=1, model=other)
+    return inputs.model if path is None else inputs.find(path)
 
 
 def _critic_pass(
@@ -137,7 +150,10 @@ def _critic_pass(
     separate = settings.critic == "separate" or (settings.critic is None and settings.lora is None)
     if separate:
         return trace_pass(
-            _critic_model(inputs), facts.largest, reads="values", keeps_gradients=keeps
+            trained(inputs, heads=1, model=_critic_start(inputs)),
+            facts.largest,
+            reads="values",
+            keeps_gradients=keeps,
         )
     lm = trained(inputs, heads=1)  # adapters of the same shapes on the same base
     return trace_pass(lm, facts.largest, reads="values", keeps_gradients=keeps)
@@ -149,7 +165,9 @@ def _online_reference(inputs: Inputs, sizes: ModelSizes) -> dict[str, RoleMemory
     if other:
         return other
     if settings.lora is None:  # the start itself, which training changes
-        return {"reference": frozen_role(ModelSizes(sizes.base, strict=sizes.strict), half=inputs.half)}
+        return {
+            "reference": frozen_role(ModelSizes(sizes.base, strict=sizes.strict), half=inputs.half)
+        }
     if settings.lora.continue_adapter and inputs.model.is_adapter:
         return {"reference": frozen_adapter_role(ModelSizes(0, sizes.adapter), half=inputs.half)}
     return {"reference": RoleMemory()}
@@ -187,8 +205,8 @@ def _rewards(
 
 
 def _same_base(inputs: Inputs, other: PlannedModel) -> bool:
-    ours, theirs = inputs.model.config, other.config
-    return not inputs.merged and ours.to_dict() == theirs.to_dict()
+    base: dict[str, Any] = inputs.model.config.to_dict()
+    return not inputs.merged and base == other.config.to_dict()
 
 
 def _sampling_phase(
@@ -211,11 +229,15 @@ def _sampling_phase(
         prepacks=inputs.half and inputs.machine.device == "cpu" and has_onednn_bf16(),
         cuda_half=inputs.half and inputs.machine.device == "cuda",
     )
-    parts = {**held(roles, moments=moments), KEYS_VALUES: memory.keys_values, LOGITS: memory.logits}
+    parts = {
+        **lasting(roles, moments=moments),
+        KEYS_VALUES: memory.keys_values,
+        LOGITS: memory.logits,
+    }
     if memory.prepacked:
         parts["prepacked weights"] = memory.prepacked
     if inputs.half:
-        parts[GRADIENTS] = _kept(roles, keeps=True)
+        parts[GRADIENTS] = _gradients(roles, keeps=True)
     return Phase("sampling", parts)
 
 
@@ -225,9 +247,9 @@ def _scoring_phase(
     """Reward models score whole responses, as many tokens at a time as a measuring pass takes."""
     settings: OnlineSettings = inputs.settings
     moments = facts.steps is None or facts.steps > 1
-    parts = held(roles, moments=moments)
+    parts = lasting(roles, moments=moments)
     if inputs.half:
-        parts[GRADIENTS] = _kept(roles, keeps=True)
+        parts[GRADIENTS] = _gradients(roles, keeps=True)
     if scorers:
         rows: list[Shape] = [(p, (n,)) for p, responses in facts.largest for n in responses]
         rows = (rows * facts.passes)[: settings.per_device_train_batch_size]

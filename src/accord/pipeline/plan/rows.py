@@ -1,4 +1,4 @@
-"""The rows that a training stage would learn from: how many steps, which passes, how many tokens."""
+"""The rows that a training stage would learn from: its steps, its passes, its tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accord.data.kinds import Kind
+from accord.data.selection import ReadRows
 from accord.errors import DataError
 from accord.learn.loop.datasets import read_datasets
 from accord.learn.loop.in_memory import NOTHING
@@ -54,8 +56,17 @@ class RowFacts:
     longest: int = 0
 
 
+ReadCache = dict[tuple[str, str], ReadRows]
+"""Data sets that have been read, by stage and path: a stage may be planned several times."""
+
+
 def read_rows(
-    plan: StagePlan, tokenizer: Any, eos_ids: frozenset[int], stages: Sequence[StagePlan], world: int
+    plan: StagePlan,
+    tokenizer: Any,
+    eos_ids: frozenset[int],
+    stages: Sequence[StagePlan],
+    world: int,
+    cache: ReadCache,
 ) -> RowFacts:
     """The rows of a training stage on `world` processes; `stages` are those before it."""
     settings: Any = plan.settings
@@ -63,9 +74,9 @@ def read_rows(
     if why is not None:
         return _longest_rows(plan, why)
     if plan.method in ONLINE:
-        return _prompt_facts(settings, tokenizer, world)
+        return _prompt_facts(_read(plan, "prompts", cache), settings, tokenizer, world)
     method = METHODS[plan.method or ""]
-    read = read_datasets(settings, {"dataset": method.kind}, NOTHING)["dataset"]
+    read = _read(plan, method.kind, cache)
     records, sampled = _sample(read.records)
     groups, report = encode(
         records,
@@ -139,15 +150,15 @@ def _passes(
     steps = range(min(schedule.steps, SEARCHED_STEPS))
     largest: list[PromptGroup] = []
     first: list[PromptGroup] = []
-    passes = most = 0
+    passes = max_tokens = 0
     for rows in _step_rows(groups, schedule, settings.seed, steps, count):
         parts = schedule.micro_batches(rows, groups)
         passes = max(passes, -(-len(parts) // world))
         for part in parts:
             tokens = sum(groups[i].num_tokens for i in part)
             first = first or [groups[i] for i in part]
-            if tokens > most:
-                most, largest = tokens, [groups[i] for i in part]
+            if tokens > max_tokens:
+                max_tokens, largest = tokens, [groups[i] for i in part]
     return first, largest, passes
 
 
@@ -177,9 +188,16 @@ def _with_mismatched(
     return append_mismatched(list(largest), [mismatched[i] for i in rows])
 
 
-def _prompt_facts(settings: OnlineSettings, tokenizer: Any, world: int) -> RowFacts:
+def _read(plan: StagePlan, kind: Kind, cache: ReadCache) -> ReadRows:
+    settings: Any = plan.settings
+    key = (plan.name, settings.dataset)
+    if key not in cache:
+        cache[key] = read_datasets(settings, {"dataset": kind}, NOTHING)["dataset"]
+    return cache[key]
+
+
+def _prompt_facts(read: ReadRows, settings: OnlineSettings, tokenizer: Any, world: int) -> RowFacts:
     """The prompts of an online method; its responses are as long as `max_new_tokens` allows."""
-    read = read_datasets(settings, {"dataset": "prompts"}, NOTHING)["dataset"]
     candidates = [r for r in read.records if isinstance(r, PromptOnly)]
     records, sampled = _sample(candidates)
     room = settings.max_length - settings.max_new_tokens

@@ -9,13 +9,12 @@ from typing import Any
 from accord.errors import AccordError, ModelError
 from accord.learn.online.methods import ONLINE
 from accord.learn.plan.phases import StageMemory
-from accord.lm.weightless import weightless_model
 from accord.pipeline.identity import describe_state
 from accord.pipeline.plan.estimate import Inputs, offline_memory
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import PlannedModel, find_model
 from accord.pipeline.plan.online import online_memory
-from accord.pipeline.plan.rows import RowFacts, read_rows
+from accord.pipeline.plan.rows import ReadCache, RowFacts, read_rows
 from accord.pipeline.stages.kinds import STAGES
 from accord.settings.recipe import Recipe, StagePlan
 
@@ -32,7 +31,7 @@ class PlannedStage:
     problem: str | None = None
 
     def fits(self, machine: Machine) -> bool | None:
-        """Whether the peak fits; None where it can't be told."""
+        """Whether the peak fits; None where it is not known."""
         if self.memory is None:
             return None
         if self.memory.peak <= machine.usable:
@@ -41,7 +40,9 @@ class PlannedStage:
         return None if self.facts is not None and self.facts.unknown else False
 
 
-def plan_stages(recipe: Recipe, machine: Machine) -> list[PlannedStage]:
+def plan_stages(
+    recipe: Recipe, machine: Machine, cache: ReadCache | None = None
+) -> list[PlannedStage]:
     """The training stages of a recipe, each with its rows and memory.
 
     Errors of a stage are part of the result, where an earlier stage may still mend them; of a
@@ -50,7 +51,7 @@ def plan_stages(recipe: Recipe, machine: Machine) -> list[PlannedStage]:
     planned: list[PlannedStage] = []
     for plan, before in training_stages(recipe):
         try:
-            planned.append(plan_stage(plan, before, machine))
+            planned.append(plan_stage(plan, before, machine, cache))
         except AccordError as error:
             if len(recipe.stages) == 1:
                 raise
@@ -58,13 +59,20 @@ def plan_stages(recipe: Recipe, machine: Machine) -> list[PlannedStage]:
     return planned
 
 
-def plan_stage(plan: StagePlan, before: Sequence[StagePlan], machine: Machine) -> PlannedStage:
+def plan_stage(
+    plan: StagePlan,
+    before: Sequence[StagePlan],
+    machine: Machine,
+    cache: ReadCache | None = None,
+) -> PlannedStage:
     """One training stage; `before` are the stages whose outputs it may read."""
     settings: Any = plan.settings
     model = find_model(settings.model, before, remote_code=settings.trust_remote_code)
     settings = _within_positions(settings, model.config)
     plan = StagePlan(plan.name, plan.kind, settings, plan.method)
-    facts = read_rows(plan, model.tokenizer, _eos_ids(model), before, machine.count)
+    facts = read_rows(
+        plan, model.tokenizer, model.eos_ids, before, machine.count, {} if cache is None else cache
+    )
     inputs = Inputs(plan, before, model, machine)
     problem, memory = None, None
     try:
@@ -76,20 +84,22 @@ def plan_stage(plan: StagePlan, before: Sequence[StagePlan], machine: Machine) -
 
 def training_stages(recipe: Recipe) -> list[tuple[StagePlan, list[StagePlan]]]:
     """The stages that train, each with the stages before it; of rounds the first one's."""
-    found: list[tuple[StagePlan, list[StagePlan]]] = []
+    trained: list[tuple[StagePlan, list[StagePlan]]] = []
     before: list[StagePlan] = []
     for plan in recipe.stages:
         if plan.kind == "train":
-            found.append((plan, list(before)))
+            trained.append((plan, list(before)))
         elif plan.kind == "iterate":
             inner = list(STAGES[plan.kind].inner_stages(plan))
             trains = [i for i, stage in enumerate(inner) if stage.kind == "train"]
             if trains:
                 stage = inner[trains[0]]
-                named = StagePlan(f"{plan.name}/{stage.name}", "train", stage.settings, stage.method)
-                found.append((named, [*before, *inner[: trains[0]]]))
+                named = StagePlan(
+                    f"{plan.name}/{stage.name}", "train", stage.settings, stage.method
+                )
+                trained.append((named, [*before, *inner[: trains[0]]]))
         before.append(plan)
-    return found
+    return trained
 
 
 def _within_positions(settings: Any, config: Any) -> Any:
@@ -98,9 +108,3 @@ def _within_positions(settings: Any, config: Any) -> Any:
     if isinstance(limit, int) and 0 < limit < settings.max_length:
         return settings.model_copy(update={"max_length": limit})
     return settings
-
-
-def _eos_ids(model: PlannedModel) -> frozenset[int]:
-    if model.tokenizer is None:
-        return frozenset()
-    return weightless_model(model.config, model.name, model.tokenizer).eos_ids

@@ -1,4 +1,4 @@
-"""A plan in the terminal: an overview, and for each stage its rows, roles, phases and first batch."""
+"""A plan as text: an overview, and of each stage the rows, roles, phases and first batch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,10 @@ OPEN, CLOSE = "⟦", "⟧"  # around what is trained on, also where there is no 
 def gigabytes(count: float) -> str:
     """Bytes in GB (2³⁰), or MB (2²⁰) below one."""
     if count >= 2**30:
-        return f"{count / 2**30:,.2f} GB"
-    return f"{count / 2**20:,.0f} MB" if count >= 2**20 else f"{count / 2**10:,.0f} kB"
-
-
-def render_plan(stages: Sequence[PlannedStage], machine: Machine) -> RenderableType:
-    """All stages, and at the end the overview."""
-    parts: list[RenderableType] = []
-    for stage in stages:
-        parts += [*render_stage(stage, machine), Text()]
-    return Group(*parts, overview(stages, machine))
+        return f"{count / 2**30:,.2f}\N{NO-BREAK SPACE}GB"
+    if count >= 2**20 or not count:
+        return f"{count / 2**20:,.0f}\N{NO-BREAK SPACE}MB"
+    return f"{count / 2**20:.2f}\N{NO-BREAK SPACE}MB"
 
 
 def overview(stages: Sequence[PlannedStage], machine: Machine) -> RenderableType:
@@ -55,7 +49,7 @@ def overview(stages: Sequence[PlannedStage], machine: Machine) -> RenderableType
     return Group(table, *notes)
 
 
-def render_stage(stage: PlannedStage, machine: Machine) -> Iterator[RenderableType]:
+def render_stage(stage: PlannedStage) -> Iterator[RenderableType]:
     """One stage in full."""
     yield Text(f"{stage.plan.name} ({_method(stage)}): {stage.state}", style="bold")
     facts, memory = stage.facts, stage.memory
@@ -146,9 +140,7 @@ def marked_text(group: PromptGroup, tokenizer: Any) -> Text:
     return text
 
 
-def _segments(
-    ids: Sequence[int], mask: Sequence[bool]
-) -> Iterator[tuple[bool, tuple[int, ...]]]:
+def _segments(ids: Sequence[int], mask: Sequence[bool]) -> Iterator[tuple[bool, tuple[int, ...]]]:
     """Runs of tokens that are all trained on, or all not."""
     start = 0
     for i in range(1, len(ids) + 1):
@@ -176,7 +168,7 @@ def _number(count: int | None) -> str:
 def _verdict(stage: PlannedStage, machine: Machine) -> Text:
     fits = stage.fits(machine)
     if fits is None:
-        return Text("can't tell", style="yellow")
+        return Text("not known", style="yellow")
     return Text("yes", style="green") if fits else Text("no", style="red")
 
 
