@@ -15,73 +15,81 @@ commands = typer.Typer()
 DOES_NOT_FIT = 3
 
 
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE|METHOD",
+        help="A YAML file, a recipe that comes with accord, or a training method.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings of the method, or changes to the recipe as in `accord run`.",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file with settings of the method."),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="4x80GB", help="Plan for this many GPUs with this memory each."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="24GB", help="Plan for a machine without a GPU and this memory."
+    ),
+]
+Fitted = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="KEY",
+        help="The largest value of max_length, per_device_train_batch_size, "
+        "max_tokens_per_forward or lora.r that fits.",
+    ),
+]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="Run two steps for real: seconds a step, and the peak.")
+]
+Compare = Annotated[
+    bool,
+    typer.Option("--compare", help="The roles of DPO and PPO, full and under LoRA, beside it."),
+]
+Stage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        metavar="NAME",
+        help="The recipe's stage that these three are about; by default the last that trains.",
+    ),
+]
+AllSettings = Annotated[
+    bool, typer.Option("--settings", help="Show every setting of every stage as well.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the plan as JSON, with bytes as numbers.")
+]
+
+
 @commands.command()
 def plan(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE|METHOD",
-            help="A YAML file, a recipe that comes with accord, or a training method.",
-            show_default=False,
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Settings of the method, or changes to the recipe as in `accord run`.",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", metavar="FILE", help="A YAML file with settings of the method."
-        ),
-    ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(
-            "--gpus", metavar="4x80GB", help="Plan for this many GPUs with this memory each."
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory", metavar="24GB", help="Plan for a machine without a GPU and this memory."
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            "--fit",
-            metavar="KEY",
-            help="The largest value of max_length, per_device_train_batch_size, "
-            "max_tokens_per_forward or lora.r that fits.",
-        ),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure", help="Run two steps for real: seconds a step, and the peak."),
-    ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="The roles of DPO and PPO, full and under LoRA, beside it."),
-    ] = False,
-    stage: Annotated[
-        str | None,
-        typer.Option(
-            "--stage",
-            metavar="NAME",
-            help="The recipe's stage that these three are about; by default the last that trains.",
-        ),
-    ] = None,
-    settings: Annotated[
-        bool, typer.Option("--settings", help="Show every setting of every stage as well.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as JSON, with bytes as numbers.")
-    ] = False,
+    what: What,
+    overrides: Overrides = None,
+    config: Config = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    fit: Fitted = None,
+    measure: Measure = False,
+    compare: Compare = False,
+    stage: Stage = None,
+    settings: AllSettings = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a recipe or a method would do and need, and run nothing.
 

@@ -12,7 +12,7 @@ from accord.learn.online.memory import RoleMemory
 from accord.learn.plan.passes import PassMemory
 
 # Calibrated on the toys of benchmarks/plan.py alone, with SFT and DPO.
-WORKSPACE = 48 << 20
+WORKSPACE = 112 << 20
 """Bytes of a CPU process beside its tensors: buffers of matrix products, modules that training
 imports, the rows as text and tokens."""
 FRAGMENTS = 0.03
