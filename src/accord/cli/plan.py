@@ -59,7 +59,7 @@ Measure = Annotated[
 ]
 Compare = Annotated[
     bool,
-    typer.Option("--compare", help="The roles of DPO and PPO, full and under LoRA, beside it."),
+    typer.Option("--compare", help="The roles of DPO and PPO, full and under LoRA."),
 ]
 Stage = Annotated[
     str | None,
