@@ -87,6 +87,13 @@ class KeyValueStore:
                 for source, target in zip(sources, targets, strict=True):
                     buffer[target, :, :width] = buffer[source, :, :width]
 
+    def erase(self, rows: Sequence[int]) -> None:
+        """Set rows to zero: a masked key that is not finite would still spoil what follows there."""
+        for buffers in self.layers.values():
+            for buffer in buffers:
+                for row in rows:
+                    buffer[row : row + 1] = 0
+
     def _ensure_capacity(
         self, layer: LayerKey, like: Tensor, rows: int, width: int
     ) -> tuple[Tensor, Tensor]:
@@ -134,16 +141,20 @@ class Prefill:
 class PrefixCache:
     """The prompts that R responses follow: response r that in row `prompt_index[r]` of the
     prompts' store; `lengths` (Q,) are the prompts' lengths. Rebuilt only when responses are added
-    or removed."""
+    or removed. An index of −1 marks a response whose row of the step's own store has its prompt."""
 
     store: KeyValueStore
     prompt_index: Tensor
     lengths: Tensor
     response_index: Tensor = field(init=False)  # (Q, K) each prompt's responses, padded with 0
-    query_index: Tensor = field(init=False)  # (R,) each response's index among the Q·K
+    rows: Tensor | None = field(init=False)  # (N,) the responses with a prompt here; None: all
+    query_index: Tensor = field(init=False)  # (N,) the index of each of `rows` among the Q·K
 
     def __post_init__(self) -> None:
         device, prompts = self.prompt_index.device, self.prompt_index.cpu()
+        rows = (prompts >= 0).nonzero().flatten()
+        is_whole = len(rows) == len(prompts)
+        prompts = prompts[rows]
         counts = torch.bincount(prompts, minlength=len(self.lengths))
         order = prompts.argsort(stable=True)
         first = counts.cumsum(0) - counts
@@ -152,8 +163,9 @@ class PrefixCache:
         widest = int(counts.max())
         query_index = prompts * widest + rank
         response_index = torch.zeros(len(counts) * widest, dtype=torch.long)
-        response_index[query_index] = torch.arange(len(prompts))
+        response_index[query_index] = rows
         object.__setattr__(self, "response_index", response_index.view(-1, widest).to(device))
+        object.__setattr__(self, "rows", None if is_whole else rows.to(device))
         object.__setattr__(self, "query_index", query_index.to(device))
 
     @cached_property
@@ -277,9 +289,14 @@ class DecodeStep:
         out, lse = _partial_attention(q, keys, values, mask, options)
         out = out.reshape(prompts, groups, per_prompt, shared, -1).transpose(1, 2)
         lse = lse.reshape(prompts, groups, per_prompt, shared).transpose(1, 2)
+        out = out.reshape(prompts * per_prompt, heads, -1).index_select(0, cache.query_index)
+        lse = lse.reshape(prompts * per_prompt, heads).index_select(0, cache.query_index)
+        if cache.rows is None:
+            return out, lse
+        # A response without a prompt here gives it no weight.
         return (
-            out.reshape(prompts * per_prompt, heads, -1).index_select(0, cache.query_index),
-            lse.reshape(prompts * per_prompt, heads).index_select(0, cache.query_index),
+            out.new_zeros(len(query), *out.shape[1:]).index_copy_(0, cache.rows, out),
+            lse.new_full((len(query), heads), MASKED_SCORE).index_copy_(0, cache.rows, lse),
         )
 
     def _mask(
