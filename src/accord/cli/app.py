@@ -26,6 +26,7 @@ from accord.cli import (
     recipes,
     redteam,
     report,
+    serve,
     stages,
 )
 
@@ -35,7 +36,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, label, annotate, models, probe, audit, redteam, report, doctor):
+for module in (
+    recipes,
+    stages,
+    label,
+    annotate,
+    models,
+    serve,
+    probe,
+    audit,
+    redteam,
+    report,
+    doctor,
+):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")

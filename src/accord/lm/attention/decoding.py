@@ -88,7 +88,7 @@ class KeyValueStore:
                     buffer[target, :, :width] = buffer[source, :, :width]
 
     def erase(self, rows: Sequence[int]) -> None:
-        """Set rows to zero: a masked key that is not finite would still spoil what follows there."""
+        """Set rows to zero: a key that is not finite spoils what follows there, masked or not."""
         for buffers in self.layers.values():
             for buffer in buffers:
                 for row in rows:
