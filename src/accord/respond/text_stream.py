@@ -111,11 +111,11 @@ class TextStream:
             return self._take(self._end)
         complete = "".join(part for part, _ in self._pending)
         text = complete + rest
-        found = [(text.index(stop), stop) for stop in self.stops if stop in text]
-        if not found:
-            held = max(_overlap(text, stop) for stop in self.stops)
-            return self._take(self._start + min(len(complete), len(text) - held))
-        begin, self.stop = min(found)
+        completed = [(text.index(stop), stop) for stop in self.stops if stop in text]
+        if not completed:
+            withheld = max(_overlap(text, stop) for stop in self.stops)
+            return self._take(self._start + min(len(complete), len(text) - withheld))
+        begin, self.stop = min(completed)
         if begin > len(complete):
             self._complete(rest)
         position = self._start + begin

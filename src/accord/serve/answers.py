@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from accord.serve.engine import Delta, TokenLogprob, Usage
+from accord.serve.engine import Delta, TokenLogprob, TokenUsage
 from accord.serve.parameters import ApiRequest
 
 
@@ -19,9 +19,9 @@ class AnswerForm(Protocol):
 
     def chunk(self, delta: Delta) -> dict[str, Any]: ...
 
-    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> dict[str, Any]: ...
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: TokenUsage) -> dict[str, Any]: ...
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]: ...
+    def usage_chunk(self, usage: TokenUsage) -> dict[str, Any]: ...
 
 
 class _Form:
@@ -35,7 +35,7 @@ class _Form:
     def begin(self) -> Iterable[dict[str, Any]]:
         return ()
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+    def usage_chunk(self, usage: TokenUsage) -> dict[str, Any]:
         """The last chunk, which has the usage and no choice."""
         body = self._body(self.chunk_object, [])
         return {**body, "usage": _usage(usage), **_accord(usage)}
@@ -45,7 +45,7 @@ class _Form:
         # As OpenAI's: with include_usage every chunk has the key.
         return {**body, "usage": None} if self.request.include_usage else body
 
-    def _whole(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    def _whole(self, choices: list[dict[str, Any]], usage: TokenUsage) -> dict[str, Any]:
         return {
             **self._body(self.whole_object, choices),
             "usage": _usage(usage),
@@ -85,7 +85,7 @@ class ChatForm(_Form):
             }
         )
 
-    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: TokenUsage) -> dict[str, Any]:
         return self._whole(
             [
                 {
@@ -125,7 +125,7 @@ class CompletionForm(_Form):
     def chunk(self, delta: Delta) -> dict[str, Any]:
         return self._chunk(self._choice(delta.index, delta.text, delta.tokens, delta.finish_reason))
 
-    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: TokenUsage) -> dict[str, Any]:
         return self._whole(
             [
                 self._choice(
@@ -177,7 +177,7 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: TokenUsage) -> dict[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -185,5 +185,5 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _accord(usage: Usage) -> dict[str, Any]:
+def _accord(usage: TokenUsage) -> dict[str, Any]:
     return {} if usage.accord is None else {"accord": dict(usage.accord)}

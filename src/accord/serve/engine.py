@@ -79,7 +79,7 @@ class StillWorking:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """The last event: the tokens of the prompt, counted once, and of all responses generated, EOS
     among them.
 
@@ -93,7 +93,7 @@ class Usage:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Event = Accepted | Delta | StillWorking | Usage
+Event = Accepted | Delta | StillWorking | TokenUsage
 
 
 class Engine(Protocol):
@@ -105,7 +105,7 @@ class Engine(Protocol):
     model_names: tuple[str, ...]
 
     def stream(self, request: EngineRequest) -> AsyncGenerator[Event, None]:
-        """The events of a request: `Accepted`, deltas, and `Usage` at the end.
+        """The events of a request: `Accepted`, deltas, and `TokenUsage` at the end.
 
         Closing the generator (`aclose`), or cancelling the task that reads it, ends the work at
         once. Raises ApiError: before `Accepted` for a request that can't be answered, after it

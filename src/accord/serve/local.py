@@ -25,7 +25,7 @@ from accord.lm.tokens.token_bytes import token_bytes
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output, TokenChoice
 from accord.respond.local.decode_batch import DecodeBatch
 from accord.respond.local.separate_batch import SeparateBatch
-from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenLogprob, Usage
+from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenLogprob, TokenUsage
 from accord.serve.errors import ApiError
 from accord.serve.prompts import encode_request, response_room
 
@@ -94,7 +94,7 @@ class LocalEngine:
                     remaining -= output.finish is not None
                     if output.text or output.tokens or output.finish:
                         yield self._delta(output)
-            yield Usage(len(prompt), tokens)
+            yield TokenUsage(len(prompt), tokens)
         finally:
             del self._running[key]
             if remaining:
@@ -107,10 +107,10 @@ class LocalEngine:
         """What runs and waits now, and counters."""
         batch = self._batch
         rows = 0 if batch is None else len(batch.rows)
-        wanted = sum(running.rows for running in self._running.values())
+        requested = sum(running.rows for running in self._running.values())
         return {
             "rows_running": rows,
-            "rows_waiting": max(0, wanted - rows),
+            "rows_waiting": max(0, requested - rows),
             "rows_max": self.max_rows,
             **{f"{name}_total": self._counts[name] for name in _COUNTERS},
         }
@@ -133,11 +133,11 @@ class LocalEngine:
                 "at a time.",
                 param="n",
             )
-        wanted = sum(running.rows for running in self._running.values())
-        if wanted and wanted + rows > self.max_rows + self.max_waiting:
+        requested = sum(running.rows for running in self._running.values())
+        if requested and requested + rows > self.max_rows + self.max_waiting:
             raise ApiError(
                 429,
-                f"{wanted} responses are being generated or wait already, and this server takes "
+                f"{requested} responses are being generated or wait already, and this server takes "
                 f"{self.max_rows + self.max_waiting} at most. Send the request again later.",
                 code="rate_limit_exceeded",
                 retry_after=1,

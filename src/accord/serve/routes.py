@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from accord.serve.answers import make_form
-from accord.serve.engine import Accepted, Delta, Engine, Event, Usage
+from accord.serve.engine import Accepted, Delta, Engine, Event, TokenUsage
 from accord.serve.errors import ApiError
 from accord.serve.exchange import Exchange, sse_event
 from accord.serve.metrics import Metrics
@@ -67,7 +67,7 @@ class Routes:
         choices: list[list[Delta]] = [
             [] for _ in range(len(request.requests) * request.num_responses)
         ]
-        usage = Usage(0, 0)
+        usage = TokenUsage(0, 0)
         start = time.perf_counter()
         async with aclosing(stream_all(self.engine, request)) as events:
             async for event in events:
@@ -75,7 +75,7 @@ class Routes:
                     if not any(choices):
                         self.metrics.observe("first_token_seconds", time.perf_counter() - start)
                     choices[event.index].append(event)
-                elif isinstance(event, Usage):
+                elif isinstance(event, TokenUsage):
                     usage = event
         self.metrics.observe("request_seconds", time.perf_counter() - start)
         await exchange.send_json(200, form.whole(choices, usage), usage.headers)
@@ -94,7 +94,7 @@ class Routes:
                         self.metrics.observe("first_token_seconds", time.perf_counter() - start)
                         is_first = False
                     await exchange.send_part(sse_event(form.chunk(event)))
-                elif isinstance(event, Usage):
+                elif isinstance(event, TokenUsage):
                     if request.include_usage or event.accord is not None:
                         await exchange.send_part(sse_event(form.usage_chunk(event)))
                 else:
@@ -141,7 +141,7 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
             inbox.put_nowait((number, error))
 
     tasks = [asyncio.create_task(read(i)) for i in range(len(request.requests))]
-    accepted, usages = 0, dict[int, Usage]()
+    accepted, usages = 0, dict[int, TokenUsage]()
     try:
         while len(usages) < len(tasks):
             number, result = await inbox.get()
@@ -154,7 +154,7 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
                     yield event
             elif isinstance(event, Delta):
                 yield replace(event, index=number * request.num_responses + event.index)
-            elif isinstance(event, Usage):
+            elif isinstance(event, TokenUsage):
                 usages[number] = event
             else:
                 yield event
@@ -165,9 +165,9 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _sum_usages(usages: list[Usage]) -> Usage:
+def _sum_usages(usages: list[TokenUsage]) -> TokenUsage:
     accord = [usage.accord for usage in usages if usage.accord is not None]
-    return Usage(
+    return TokenUsage(
         sum(usage.prompt_tokens for usage in usages),
         sum(usage.completion_tokens for usage in usages),
         {"prompts": accord} if accord else None,

@@ -26,7 +26,7 @@ def run_server(engine: Engine, access: Access, port: int, *, log: Callable[[str]
 
     listener = bind(access.host, port)
     config = uvicorn.Config(
-        _closing(create_app(engine, access), engine),
+        closing(create_app(engine, access), engine),
         http=PatientProtocol,
         log_level="warning",
         access_log=False,
@@ -71,7 +71,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _closing(app: ASGIApp, engine: Engine) -> ASGIApp:
+def closing(app: ASGIApp, engine: Engine) -> ASGIApp:
     """The application, which closes the engine when the server ends."""
 
     async def closing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -64,7 +64,7 @@ class Output:
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
+class _LiveRow:
     request: LocalRequest
     index: int
     uniforms: UniformStream
@@ -94,8 +94,8 @@ class ContinuousBatch:
         self.lm, self.batch, self.max_rows = lm, batch, max_rows
         self.memory = memory_budget(lm) if memory is None else memory
         self.token_bytes = bytes_of_token(lm)
-        self.waiting: deque[list[_Row]] = deque()
-        self.rows: list[_Row] = []
+        self.waiting: deque[list[_LiveRow]] = deque()
+        self.rows: list[_LiveRow] = []
         self._eos = lm.eos_ids
         self._num_joined = 0
 
@@ -106,7 +106,7 @@ class ContinuousBatch:
             raise ValueError(f"{settings.num_responses} responses, but only {self.max_rows} rows")
         self.waiting.append(
             [
-                _Row(
+                _LiveRow(
                     request,
                     k,
                     UniformStream(request.seed, k, settings.max_new_tokens),
@@ -144,8 +144,8 @@ class ContinuousBatch:
             self._remove_finished()
         return outputs
 
-    def _next_to_join(self) -> list[_Row]:
-        joining: list[_Row] = []
+    def _next_to_join(self) -> list[_LiveRow]:
+        joining: list[_LiveRow] = []
         prompt_tokens = 0
         while self.waiting:
             rows = self.waiting[0]
@@ -174,20 +174,20 @@ class ContinuousBatch:
                 row.shares_prompt = False
             self.waiting.appendleft(sorted(rows, key=lambda row: row.index))
 
-    def _fit(self, rows: Sequence[_Row]) -> bool:
+    def _fit(self, rows: Sequence[_LiveRow]) -> bool:
         """Whether the keys and values of rows, with a further token each, fit into memory."""
-        own, prompts = [], {}
+        lengths, prompts = [], {}
         for row in rows:
             prompt = len(row.request.prompt)
-            own.append(len(row.tokens) + 1 + (0 if row.shares_prompt else prompt))
+            lengths.append(len(row.tokens) + 1 + (0 if row.shares_prompt else prompt))
             if row.shares_prompt:
                 prompts[row.request.key] = prompt
-        size = len(own) * store_capacity(max(own))
+        size = len(lengths) * store_capacity(max(lengths))
         if prompts:
             size += len(prompts) * store_capacity(max(prompts.values()))
         return size * self.token_bytes <= self.memory
 
-    def _draw(self, rows: Sequence[_Row], states: Tensor) -> list[Output]:
+    def _draw(self, rows: Sequence[_LiveRow], states: Tensor) -> list[Output]:
         """Draw the next token of each row from states (n, D)."""
         logits = self.batch.logits(states)
         uniforms = [next(row.uniforms) for row in rows]
@@ -202,7 +202,7 @@ class ContinuousBatch:
             outputs += self._fail(row for row, bad in zip(rows, is_bad, strict=True) if bad)
         return outputs
 
-    def _append(self, row: _Row, token: int, choice: TokenChoice | None) -> Output:
+    def _append(self, row: _LiveRow, token: int, choice: TokenChoice | None) -> Output:
         row.tokens.append(token)
         finish: Literal["stop", "length"] | None = None
         parts = []
@@ -230,17 +230,17 @@ class ContinuousBatch:
         )
 
     def _choices(
-        self, rows: Sequence[_Row], logits: Tensor, tokens: Tensor
+        self, rows: Sequence[_LiveRow], logits: Tensor, tokens: Tensor
     ) -> dict[int, TokenChoice]:
         """The log-probs of the rows that ask for them, by the row's index."""
         index = [i for i, row in enumerate(rows) if row.request.top_logprobs is not None]
         if not index:
             return {}
-        most_top = max(rows[i].request.top_logprobs or 0 for i in index)
+        max_top = max(rows[i].request.top_logprobs or 0 for i in index)
         drawn = tokens[index].to(logits.device)
         logps = logits[torch.tensor(index, device=logits.device)].log_softmax(1)
         own_logps = logps.gather(1, drawn[:, None]).squeeze(1).tolist()
-        top = logps.topk(min(most_top, logps.shape[1]), dim=1)
+        top = logps.topk(min(max_top, logps.shape[1]), dim=1)
         ids, values = top.indices.tolist(), top.values.tolist()
         result = {}
         for j, i in enumerate(index):
@@ -249,7 +249,7 @@ class ContinuousBatch:
             result[i] = TokenChoice(int(tokens[i]), own_logps[j], pairs)
         return result
 
-    def _fail(self, bad: Iterable[_Row]) -> list[Output]:
+    def _fail(self, bad: Iterable[_LiveRow]) -> list[Output]:
         """End the requests of rows whose logits are not finite."""
         failed = {row.request.key: row for row in bad}
         self.batch.erase([i for i, row in enumerate(self.rows) if row.request.key in failed])
@@ -270,7 +270,7 @@ class ContinuousBatch:
     def _remove_finished(self) -> None:
         self._remove(lambda row: row.finished)
 
-    def _remove(self, is_removed: Callable[[_Row], bool]) -> None:
+    def _remove(self, is_removed: Callable[[_LiveRow], bool]) -> None:
         finished = torch.tensor([is_removed(row) for row in self.rows], dtype=torch.bool)
         if not bool(finished.any()):
             return
@@ -280,7 +280,7 @@ class ContinuousBatch:
             self.batch.free_memory()
 
 
-def _new_row(row: _Row) -> NewRow:
+def _new_row(row: _LiveRow) -> NewRow:
     """A row as it joins; one that rejoins reads what it generated too."""
     key = row.request.key if row.shares_prompt else None
     return NewRow((*row.request.prompt, *row.tokens), key)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accord.lm.attention.decoding import DecodeStep, KeyValueStore, Prefill, PrefixCache
+from accord.lm.attention.decoding import DecodeStep, PrefixCache
 from accord.lm.attention.plan import AttentionPlan
+from accord.lm.attention.store import KeyValueStore, Prefill
 from accord.lm.model import LanguageModel
 from accord.lm.packing import forward_batches
 from accord.objectives.logprobs import Head

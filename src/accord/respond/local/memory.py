@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from accord.lm.attention.decoding import INITIAL_CAPACITY
+from accord.lm.attention.store import INITIAL_CAPACITY
 from accord.lm.model import LanguageModel
 
 CPU_BYTES = 2 << 30  # for keys and values on a CPU, whose other memory is not ours to count
