@@ -76,15 +76,15 @@ class TextStream:
         """The rest of the text: the response has ended."""
         if self.stop is not None:
             return NewText("")
-        self._complete(self._read_window())
+        self._complete(self._read_window(is_whole=True))
         return self._take(self._end, len(self._ends))
 
-    def _read_window(self) -> str:
+    def _read_window(self, is_whole: bool = False) -> str:
         """The text of the window's last tokens that is not complete."""
         if not self._num_open:
             return ""
         text = decode_all(self.tokenizer, self._window)[len(self._known) :]
-        if text and not self._has_begun:
+        if (text or is_whole) and not self._has_begun:
             text = leading_blank(self.prompt, self._window, self.tokenizer) + text
         return text
 

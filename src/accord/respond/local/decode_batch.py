@@ -105,8 +105,10 @@ class DecodeBatch:
         remaining = int((~finished).sum())
         holes = finished[:remaining].nonzero().flatten()
         moved = (~finished)[remaining:].nonzero().flatten() + remaining
-        if len(moved):
-            self.store.move(moved.tolist(), holes.tolist(), int(self.stored[moved].max()))
+        is_written = self.stored[moved] > 0  # a row that has just joined may have nothing there
+        sources, targets = moved[is_written], holes[is_written]
+        if len(sources):
+            self.store.move(sources.tolist(), targets.tolist(), int(self.stored[sources].max()))
         order = torch.arange(len(finished))
         order[holes] = moved
         order = order[:remaining]
