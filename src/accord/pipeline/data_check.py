@@ -132,7 +132,8 @@ def check_steps(
         summary = f"{summary}\n\n{_check_tokens(path, model, by_kind, overrides)}"
     unchecked = {k: why for k, why in collected.unchecked.items() if k not in ignore}
     remarks = [remark for remark in remarks if remark and "label-noise" not in ignore]
-    return DataCheck(report, kind, summary, findings, clean, unchecked, remarks, texts)
+    agreement = collected.agreement
+    return DataCheck(report, kind, summary, findings, clean, unchecked, remarks, texts, agreement)
 
 
 def _require_kind(kind: str | None) -> None:
