@@ -155,7 +155,10 @@ def test_battles_are_refused(tmp_path: Path, tiny_world: Path) -> None:
     [
         ({"probe": "p.json"}, "none is given"),
         ({"responses": "r.jsonl"}, "scored by a reward"),
-        ({"reward_model": "a", "rewards": [{"kind": "length", "at_most": 9}]}, "both say what scores"),
+        (
+            {"reward_model": "a", "rewards": [{"kind": "length", "at_most": 9}]},
+            "both say what scores",
+        ),
         ({"candidates": 0}, "greater than or equal to 1"),
     ],
 )

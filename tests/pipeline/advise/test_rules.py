@@ -84,6 +84,13 @@ def test_an_unknown_fact_that_matters_lowers_the_confidence() -> None:
         assert advise(replace(pairs, **change)).confidence == "low"
 
 
+def test_few_pairs_judged_twice_make_no_sure_verdict_on_labels() -> None:
+    coins = Situation(**{**PAIRS, "repeats": COINS})
+    assert advise(coins).confidence == "high"
+    wide = advise(replace(coins, repeats=Interval(0.5, 0.2, 0.8)))
+    assert (wide.choice, wide.confidence) == ("annotate", "medium")
+
+
 def test_other_methods_that_apply_are_named_and_never_those_that_do_nothing() -> None:
     advice = advise(Situation(**{**PAIRS, "demonstrations": 100, "candidates": 8}))
     assert advice.choice == "reward+best-of-n"

@@ -77,6 +77,8 @@ def _doubts(s: Situation, rule: Rule) -> Iterator[str]:
         )
     if learned and s.pairs and s.pairs_from is None:
         yield "who wrote the answers of the pairs: `pairs_from=model` or `pairs_from=elsewhere`"
+    if rule.name == "labels like coin flips" and _is_wide(s):
+        yield "whether the labels are that bad: judge more pairs twice, for a narrower interval"
     if rule.advice in ("grpo", "best-of-n"):
         if s.probe is None or s.probe == "undecided":
             yield "what misleads the reward: `accord probe`, then `probe=FOLDER/probe.json`"
@@ -85,6 +87,11 @@ def _doubts(s: Situation, rule: Rule) -> Iterator[str]:
                 "whether the model's answers differ by the reward: `accord sample "
                 "num_responses=4`, then `responses=FOLDER/responses.jsonl`"
             )
+
+
+def _is_wide(s: Situation) -> bool:
+    """Whether only a few pairs that were judged twice speak of the labels."""
+    return s.words is None and s.repeats is not None and (s.repeats.high or 1.0) > 0.7
 
 
 def _rule_json(rule: Rule) -> dict[str, str]:

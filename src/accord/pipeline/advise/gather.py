@@ -92,8 +92,8 @@ def _repeats(counts: Mapping[str, int]) -> Interval | None:
 
 def _note(check: DataCheck) -> str:
     errors = [finding.title for finding in check.findings if finding.level == "error"]
-    found = f"; errors: {', '.join(errors)}" if errors else ""
-    return f"{check.report.path}: {check.report.records:,} {check.kind}{found}"
+    faults = f"; errors: {', '.join(errors)}" if errors else ""
+    return f"{check.report.path}: {check.report.records:,} {check.kind}{faults}"
 
 
 def _reward_kind(settings: AdviseSettings) -> RewardKind | None:
