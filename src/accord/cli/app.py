@@ -13,6 +13,7 @@ import typer
 
 import accord
 from accord.cli import (
+    advise,
     annotate,
     audit,
     best_of,
@@ -35,7 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (recipes, stages, label, annotate, models, probe, audit, redteam, report, doctor):
+for module in (
+    *(recipes, advise, stages, label, annotate, models, probe, audit, redteam, report, doctor),
+):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
 app.add_typer(data.commands, name="data")
