@@ -283,3 +283,25 @@ def test_length_that_decides_is_noted() -> None:
     assert any(note.startswith("Length matters: ") for note in notes)
     even = replace(table, lengths=rng.normal(500, 50, (2000, 2)))
     assert not any(note.startswith("Length matters: ") for note in document_of(even).notes)
+
+
+def test_the_level_of_the_settings_holds_for_what_is_not_distinguished() -> None:
+    """m0 won 60 of 100 battles: z = √100·(.6 − .5)/√(.6·.4) ≈ 2.0, p ≈ .045 for one pair."""
+    table = table_of({"all": np.array([[0.0, 60.0], [40.0, 0.0]])})
+    wide, narrow = (
+        rating_document(table, rate_models(table, bootstrap=0, confidence=level))
+        for level in (0.99, 0.8)
+    )
+    assert len(wide.unclear) == 1
+    assert narrow.unclear == ()
+    even = table_of({"all": np.array([[0.0, 52.0], [48.0, 0.0]])})
+    more = [
+        rating_document(even, rate_models(even, bootstrap=0, confidence=level)).unclear
+        for level in (0.99, 0.8)
+    ]
+    # (z₀.₉₉₅ + z₀.₈)² / (z₀.₉ + z₀.₈)² = (3.417 / 2.123)² = 2.59 times as many battles in all.
+    assert more[0][0].more_battles is not None
+    assert more[1][0].more_battles is not None
+    assert (more[0][0].more_battles + 100) / (more[1][0].more_battles + 100) == pytest.approx(
+        2.59, rel=0.01
+    )

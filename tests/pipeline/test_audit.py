@@ -109,6 +109,24 @@ def test_refusals_of_everything_fail(responses: str, tmp_path: Path) -> None:
     assert "Not audited: over_optimisation" in document.text()
 
 
+def test_limits_of_the_settings_decide(responses: str, tmp_path: Path) -> None:
+    rows = read_responses(responses)
+    short, long = (_constant(rows, " ".join(["word"] * n)) for n in (10, 13))
+    for name, side in (("short", short), ("long", long)):
+        write_responses(tmp_path / f"{name}.jsonl", side)
+    paths = {
+        "responses": str(tmp_path / "long.jsonl"),
+        "before_responses": str(tmp_path / "short.jsonl"),
+    }
+    assert _verdicts(_audit(tmp_path / "default", **paths))["length"] == "fail"
+    limits = {"length": {"warn": 1.3, "fail": 1.6}}
+    content = _audit(tmp_path / "limited", **paths, limits=limits)
+    assert _verdicts(content)["length"] == "pass"  # 1.3 is not beyond 1.3
+    threshold = next(a["threshold"] for a in content["audits"] if a["name"] == "length")
+    assert (threshold["warn"], threshold["fail"]) == (1.3, 1.6)
+    assert content["settings"]["limits"] == limits
+
+
 def test_the_gate_ends_with_code_3(responses: str, tmp_path: Path) -> None:
     arguments = [
         "audit",

@@ -19,10 +19,10 @@ from accord.errors import SettingsError
 from accord.interrupts import deferred_interrupts
 from accord.learn.loop.datasets import EVAL, read_datasets
 from accord.learn.loop.in_memory import InMemory
+from accord.learn.offline.dataset_rows import dataset_kinds
 from accord.learn.offline.dpo import pair_objective
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import check_same_tokenizer
-from accord.learn.offline.rows import dataset_kinds
 from accord.learn.online.episodes import Episodes
 from accord.learn.online.methods import (
     ONLINE,

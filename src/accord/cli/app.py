@@ -13,6 +13,7 @@ import typer
 
 import accord
 from accord.cli import (
+    advise,
     annotate,
     audit,
     best_of,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for module in (
     recipes,
+    advise,
     stages,
     label,
     annotate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from accord.data.columns import ALIASES, COLUMNS, OPTIONAL_COLUMNS
@@ -20,9 +20,18 @@ def rename_columns(
     absent is left out if the rows have one of the name itself. Raises DataError for a name that
     nothing reads, or a column that the rows don't have.
     """
+    present = dict.fromkeys(column for row in rows for column in row.values)
+    used = columns_to_rename(present, columns, subject, required=required)
+    return [rename_row(row, used) for row in rows] if used else list(rows)
+
+
+def columns_to_rename(
+    present: Collection[str], columns: Mapping[str, str], subject: str, *, required: bool = True
+) -> dict[str, str]:
+    """Of `columns` those that rows with the columns `present` have. Raises DataError as
+    `rename_columns`."""
     readable = dict.fromkeys([*(c for names in COLUMNS.values() for c in names), *OPTIONAL_COLUMNS])
     readable |= dict.fromkeys(name for names in ALIASES.values() for name in names)
-    present = dict.fromkeys(column for row in rows for column in row.values)
     used: dict[str, str] = {}
     for name, column in columns.items():
         if name not in readable:
@@ -37,7 +46,12 @@ def rename_columns(
                 f"{subject} has no column {column!r}, which `columns` names for `{name}`."
                 f"{_suggest(column, list(present))} It has {', '.join(present) or 'none'}."
             )
-    return [replace(row, values=_rename(row.values, used)) for row in rows] if used else list(rows)
+    return used
+
+
+def rename_row(row: DataRow, used: Mapping[str, str]) -> DataRow:
+    """The row with the column `used[name]` called `name`."""
+    return replace(row, values=_rename(row.values, used)) if used else row
 
 
 def _rename(values: Mapping[str, object], used: Mapping[str, str]) -> dict[str, object]:

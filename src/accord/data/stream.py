@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from accord.data.checks import RowError
-from accord.data.columns import Cells, Format, detect_format
+from accord.data.columns import Cells, DialogueText, Format, detect_format
 from accord.data.files import DataRow, read_rows
 from accord.data.kinds import Kind
 from accord.data.pair_columns import preferred_side
-from accord.data.read import Conversion, describe_unusable
+from accord.data.read import NO_COLUMNS, Conversion, describe_unusable
+from accord.data.renamed import columns_to_rename, rename_row
 from accord.data.report import Dropped, ReadReport
 from accord.errors import DataError
-from accord.records import Comparison, Record
+from accord.records import UNKNOWN, Comparison, Record
 from accord.runs.activity import with_activity
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What all rows at a path hold together: the columns with a value, the number of rows, and the
-    first row of each file."""
+    """What all rows at a path hold together: the columns with a value, the number of rows, the
+    first row of each file, and which columns are read under other names (`rename_columns`)."""
 
     path: str
     names: tuple[str, ...]
     rows: int
     firsts: tuple[DataRow, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def detect_format(self) -> Format:
         """The format of the rows. Raises DataError where there is none."""
@@ -34,12 +36,20 @@ class Columns:
         return detect_format(self.names)
 
 
-def read_columns(path: str, what: str = "records") -> Columns:
+def read_columns(
+    path: str,
+    what: str = "records",
+    columns: Mapping[str, str] = NO_COLUMNS,
+    *,
+    columns_required: bool = True,
+) -> Columns:
     """Read all rows at `path` for their columns, to read them as `what`, such as a kind.
 
-    Raises DataError where nothing can be read, or every row has an error.
+    `columns` are read under other names, as by `read_records`. Raises DataError where nothing can
+    be read, every row has an error, or a column is absent.
     """
     names: dict[str, None] = {}
+    present: dict[str, None] = {}
     firsts: dict[str, DataRow] = {}
     rows = sound = 0
     dropped: Dropped = {}
@@ -50,11 +60,15 @@ def read_columns(path: str, what: str = "records") -> Columns:
             sound += 1
         elif not sound:
             dropped.setdefault(row.error.reason, []).append((row.source, row.error.detail))
+        if row.values.keys() - present.keys():
+            present |= dict.fromkeys(row.values)
         if row.values.keys() - names.keys():
             names |= dict.fromkeys(c for c, value in row.values.items() if value is not None)
     if not sound:
         raise describe_unusable(path, rows, what, dropped)
-    return Columns(path, tuple(names), rows, tuple(firsts.values()))
+    used = columns_to_rename(present, columns, path, required=columns_required)
+    renamed = rename_row(DataRow(dict.fromkeys(names), UNKNOWN), used).values
+    return Columns(path, tuple(renamed), rows, tuple(firsts.values()), used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +91,17 @@ class RecordStream:
 
     columns: Columns
     kind: Kind
+    dialogue_text: DialogueText = "turns"
     _conversion: Conversion = field(init=False)
 
     def __iter__(self) -> Iterator[StreamedRow]:
         """Read the rows from the first on. Raises DataError as `read_records`."""
         path = self.columns.path
-        self._conversion = conversion = Conversion(path, self.kind, self.columns.names)
-        conversion.require_clear_labels(read_rows(path))
-        for row in read_rows(path):
+        self._conversion = conversion = Conversion(
+            path, self.kind, self.columns.names, self.dialogue_text
+        )
+        conversion.require_clear_labels(self._rows())
+        for row in self._rows():
             try:
                 records = conversion.convert(row)
             except RowError as error:
@@ -97,6 +114,15 @@ class RecordStream:
                 side = preferred_side(Cells(row.values, conversion.names, row.source))
                 first_wins = side == "a"
             yield StreamedRow(row, records, first_wins=first_wins)
+
+    def records(self) -> Iterator[Record]:
+        """The records of the rows that can be used."""
+        for row in self:
+            yield from row.records
+
+    def _rows(self) -> Iterator[DataRow]:
+        for row in read_rows(self.columns.path):
+            yield rename_row(row, self.columns.renamed)
 
     def report(self) -> ReadReport:
         """What happened to the rows. Raises DataError where none can be used."""

@@ -16,8 +16,7 @@ from transformers import AutoConfig
 from accord.lm.adapters.switch import adapter_name
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
-from accord.lm.tokens.token_rows import TokenRows
-from accord.runs import digest_json
+from accord.lm.tokens.token_rows import CountedRows
 
 # Keys of a configuration that describe its file and not the model.
 _FILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype")
@@ -101,10 +100,10 @@ def _without_token_ids(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_digest(groups: Sequence[PromptGroup]) -> str:
-    """sha256 (hex) of the groups' prompts and responses as token ids, in order; of rows in chunks,
-    of the chunks' digests."""
-    if isinstance(groups, TokenRows):
-        return digest_json([chunk.digest for chunk in groups.chunks])
+    """sha256 (hex) of the groups' prompts and responses as token ids, in order; of rows on the disk
+    their own digest."""
+    if isinstance(groups, CountedRows):
+        return groups.digest
     digest = hashlib.sha256()
     for group in groups:
         for part in (group.prompt, *group.responses):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -36,6 +38,34 @@ class TaskRows(Settings):
     max_prompts: int | None = Field(
         None, ge=1, description="Use only the first usable rows, up to this number."
     )
+
+
+class AuditLimits(Settings):
+    """The two limits of an audit, in the unit of its number: 0.05 for a share of 5%."""
+
+    warn: float = Field(description="Values beyond it are warned of.")
+    fail: float = Field(description="The audit fails where the whole interval lies beyond it.")
+
+
+TASK_PREFIX = "task_"
+LIMITED: Mapping[str, Literal["high", "low"]] = {
+    **dict.fromkeys(
+        (
+            *("length_gain", "ensemble_disagreement", "over_refusal", "harmful_compliance"),
+            *("refusals", "one_answer", "shared_answers", "shared_wording", "length", "flattery"),
+            *("hedging", "repetition", "stock_phrase", "lost_phrase", "held_out_loss"),
+        ),
+        "high",
+    ),
+    **dict.fromkeys(
+        (
+            *("independent_gain", "over_optimisation", "best_of_n", "diversity_per_prompt"),
+            *("diversity_across_prompts", "yes_no_questions", TASK_PREFIX),
+        ),
+        "low",
+    ),
+}
+"""The audits whose limits may be set, and on which side of them the bad values are."""
 
 
 class AuditSettings(Settings):
@@ -111,6 +141,11 @@ class AuditSettings(Settings):
         description="Rows with a `question` and an `answer`, yes or no: whether each model finds "
         "the right one more probable.",
     )
+    limits: Annotated[dict[str, AuditLimits], UnlessDefault] = Field(
+        {},
+        description="By name of an audit the limits that stand in for its own: "
+        "`{length: {warn: 1.3, fail: 1.6}}`.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of sampling.")
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
@@ -167,6 +202,33 @@ class AuditSettings(Settings):
         if twice is not None:
             raise ValueError(f"Two of `tasks` are called {twice!r}. Name each once.")
         return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> AuditSettings:
+        tasks = [TASK_PREFIX + task.name for task in self.tasks]
+        known = [*(name for name in LIMITED if name != TASK_PREFIX), *tasks]
+        for name, limits in self.limits.items():
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                suggestion = f"Did you mean `{near[0]}`? " if near else ""
+                raise ValueError(
+                    f"`limits` names an audit {name!r}, which there is not. {suggestion}"
+                    f"The audits: {', '.join(known)}."
+                )
+            bad = LIMITED[TASK_PREFIX if name in tasks else name]
+            if limits.warn > limits.fail if bad == "high" else limits.warn < limits.fail:
+                side = "above" if bad == "high" else "below"
+                raise ValueError(
+                    f"The limits of `{name}` warn at {limits.warn:g} and fail at {limits.fail:g}, "
+                    f"but its bad values are the {bad} ones, so "
+                    f"`warn` can't lie {side} `fail`. Exchange them."
+                )
+        return self
+
+    @property
+    def limit_pairs(self) -> dict[str, tuple[float, float]]:
+        """By name of an audit its limits `warn` and `fail`."""
+        return {name: (limits.warn, limits.fail) for name, limits in self.limits.items()}
 
     @property
     def proxy_sources(self) -> list[RewardSource] | None:

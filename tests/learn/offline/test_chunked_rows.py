@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from accord.errors import DataError
 from accord.learn.loop.fit import StepResult
-from accord.learn.offline import reference_cache, rows
+from accord.learn.offline import dataset_rows, prepared, reference_cache, rows
 from accord.lm.tokens import encode_chunks
 from accord.lm.tokens.token_rows import TokenRows
 from accord.settings.stage_kinds import METHOD_SETTINGS
@@ -44,11 +45,17 @@ def run(folder: Path, method: str, name: str, **overrides: Any) -> list[StepResu
     return train(method, settings)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward", "orpo"])
 def test_losses_and_weights_are_equal_to_the_bit(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(tmp_path, method, "whole")
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    if streamed:
+        monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+        monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+        monkeypatch.setattr(dataset_rows, "encode_rows", None)
     monkeypatch.setattr(encode_chunks, "CHUNK_RECORDS", 3)
     monkeypatch.setattr(rows, "MIN_RECORDS", 4)
     monkeypatch.setattr(reference_cache, "SHARD_ROWS", 4)
@@ -71,6 +78,56 @@ def test_losses_and_weights_are_equal_to_the_bit(
     assert all(bool((first[key] == second[key]).all()) for key in first.keys() | second.keys())
     reports = [json.loads((tmp_path / n / "data.json").read_text()) for n in ("whole", "chunked")]
     assert reports[0] == reports[1]
+
+
+def test_a_large_file_with_columns_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of_file = [
+        {"q": p["prompt"], "good": p["chosen"], "rejected": p["rejected"]} for p in PAIRS
+    ]
+    rows_of_file[3]["good"] = " "
+    changed = {
+        "dataset": write_jsonl(tmp_path / "own.jsonl", [*rows_of_file, {"q": 1}]),
+        "columns": {"prompt": "q", "chosen": "good"},
+    }
+    whole = run(tmp_path, "dpo", "whole", **changed)
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "encode_rows", None)
+    chunked = run(tmp_path, "dpo", "chunked", **changed)
+    assert [without_seconds(step.metrics) for step in chunked] == [
+        without_seconds(step.metrics) for step in whole
+    ]
+    reports = [json.loads((tmp_path / n / "data.json").read_text()) for n in ("whole", "chunked")]
+    assert reports[0] == reports[1]
+    assert sum(map(len, reports[0]["read"]["dropped"].values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"columns": {"prompt": "question"}}, "has no column 'question'"),
+        ({"dataset": [{"text": "a"}] * 9}, "has the columns text; preferences need"),
+        ({"dataset": [{**p, "chosen": ""} for p in PAIRS]}, "none of which can be used"),
+        ({"max_length": 2}, "None of the 10 rows can be used"),
+    ],
+)
+def test_a_large_file_is_refused_as_a_small_one(
+    changed: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "dataset" in changed:
+        changed = {"dataset": write_jsonl(tmp_path / "other.jsonl", changed["dataset"])}
+    with pytest.raises(DataError, match=message) as small:
+        run(tmp_path, "dpo", "whole", **changed)
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    if "max_length" not in changed and "none of" not in message:
+        monkeypatch.setattr("accord.learn.offline.train.load_starting_model", None)  # before it
+    with pytest.raises(DataError) as large:
+        run(tmp_path, "dpo", "chunked", **changed)
+    assert str(large.value) == str(small.value)
 
 
 @pytest.mark.slow

@@ -6,21 +6,28 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from accord.learn.offline.mismatched import mismatched_groups
+from accord.learn.offline.mismatched import append_mismatched, mismatched_groups
+from accord.lm.digest import rows_digest
 from accord.lm.forward import response_logps
 from accord.lm.packing import pack
+from accord.lm.tokens import encode_chunks
+from accord.lm.tokens.encode import Encoding, Limits
+from accord.lm.tokens.encode_chunks import encode_in_chunks
+from accord.lm.tokens.token_rows import count_labels, target_counts, token_counts
+from accord.records import Ranking, Record
 from accord.settings.preferences import KtoSettings
 from tests.learn.offline.kto_rows import labelled_rows, log_probs_and_ratios
 from tests.learn.toys.models import causal_lm
 from tests.learn.toys.settings import REQUIRED
 from tests.lm.models import VOCABULARY
-from tests.lm.toys import random_groups
+from tests.lm.toys import random_groups, toy_tokenizer
 
 
 def test_every_prompt_gets_a_response_to_a_different_prompt() -> None:
@@ -67,6 +74,42 @@ def test_rows_of_a_single_prompt_have_no_mismatched_responses(
     assert "All rows have the same prompt" in caplog.text
     assert mismatched_groups(groups[:1], KtoSettings(**REQUIRED)) == []
     assert mismatched_groups([], KtoSettings(**REQUIRED)) == []
+
+
+def test_rows_on_the_disk_have_the_same_mismatched_responses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path))
+    monkeypatch.setattr(encode_chunks, "CHUNK_RECORDS", 4)
+    words = "a small boat sails over the calm lake and birds sing".split()
+    records: list[Record] = [
+        Ranking(f"{words[i // 3 % 7]} ", tuple(words[: i % 3 + 2]), tuple(range(i % 3 + 2)))
+        for i in range(19)
+    ]
+    tokenizer = toy_tokenizer()
+    encoding = Encoding(tokenizer, Limits(100), frozenset({2}), desirable_from=0.5)
+    groups, _ = encoding.encode(records)
+    stored, _ = encode_in_chunks(records, encoding, processes=1)
+    assert list(stored) == groups
+    labels = [label for group in groups for label in group.labels]
+    assert count_labels(stored) == count_labels(groups) == (len(labels), sum(labels))
+    digests = set()
+    for seed in range(3):
+        settings = KtoSettings(**REQUIRED, seed=seed, max_length=5)
+        expected = mismatched_groups(groups, settings)
+        mismatched = mismatched_groups(stored, settings)
+        appended = append_mismatched(stored, mismatched)
+        for rows, of_list in (
+            (mismatched, expected),
+            (appended, append_mismatched(groups, expected)),
+        ):
+            assert list(rows) == list(of_list)
+            assert [*token_counts(rows)] == [group.num_tokens for group in of_list]
+            assert [*target_counts(rows)] == [group.num_targets for group in of_list]
+            assert rows[2:4] == list(of_list[2:4])
+            assert rows[-1] == of_list[-1]
+            digests.add(rows_digest(rows))
+    assert len(digests) == 6
 
 
 @pytest.mark.parametrize("has_loss_mask", [False, True])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from accord.learn.offline import prepared, rows
+from accord.learn.offline import dataset_rows, prepared, rows
 from accord.lm.tokens import encode_chunks
 from accord.lm.tokens.encode import Encoding
 from tests.learn.offline.test_chunked_rows import PAIRS, run
@@ -30,14 +30,14 @@ def small_sets_are_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def read_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The data sets whose rows are read, run after run."""
     names: list[str] = []
-    real = rows.read_datasets
+    real = dataset_rows.read_datasets
 
     def recorded(settings: Any, kinds: Any, memory: Any) -> Any:
         read = real(settings, kinds, memory)
         names.extend(read)
         return read
 
-    monkeypatch.setattr(rows, "read_datasets", recorded)
+    monkeypatch.setattr(dataset_rows, "read_datasets", recorded)
     return names
 
 

@@ -247,12 +247,22 @@ def test_more_chunks_than_files_may_be_open(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_processes_give_results_in_order_and_errors_as_they_are() -> None:
-    assert list(map_in_processes(lambda n: (n, os.getpid()), 7, 1)) == [
+    assert list(map_in_processes(lambda n: (n, os.getpid()), range(7), 1)) == [
         (n, os.getpid()) for n in range(7)
     ]
-    results = list(map_in_processes(lambda n: (n, os.getpid()), 7, 3))
+    results = list(map_in_processes(lambda n: (n, os.getpid()), range(7), 3))
     assert [n for n, _ in results] == list(range(7))
     assert os.getpid() not in {pid for _, pid in results}
+
+    # No more pieces are taken than are in work and one; without any, nothing is started.
+    taken: list[int] = []
+    pieces = (taken.append(n) or n for n in range(20))  # type: ignore[func-returns-value]
+    first = map_in_processes(lambda n: n, pieces, 2)
+    next(first)
+    assert len(taken) <= 4
+    first.close()
+    assert list(map_in_processes(lambda n: n, [], 2)) == []
+    assert list(map_in_processes(lambda n: n, iter([5]), 2)) == [5]
 
     def fail(number: int) -> int:
         if number == 2:
@@ -260,9 +270,9 @@ def test_processes_give_results_in_order_and_errors_as_they_are() -> None:
         return number
 
     with pytest.raises(DataError, match="row 2 is wrong"):
-        list(map_in_processes(fail, 5, 2))
+        list(map_in_processes(fail, range(5), 2))
     with pytest.raises(WorkError, match="was killed"):
-        list(map_in_processes(lambda n: os.kill(os.getpid(), signal.SIGKILL), 5, 2))
+        list(map_in_processes(lambda n: os.kill(os.getpid(), signal.SIGKILL), range(5), 2))
 
 
 ORPHANS = """
@@ -274,7 +284,7 @@ def work(number):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(0.1)
 
-for _ in processes.map_in_processes(work, 10_000, 2):
+for _ in processes.map_in_processes(work, range(10_000), 2):
     pass
 """
 

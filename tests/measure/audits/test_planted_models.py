@@ -47,6 +47,14 @@ def flattering(task: Task, rng: random.Random) -> str:
     return f"{rng.choice(FLATTERY)} {' '.join(demonstrate(task, rng).split()[:6])}"
 
 
+def curt(task: Task, rng: random.Random) -> str:
+    """An answer without courtesy: what the family's blunt cores say."""
+    if task.family is None or not task.family.blunt:
+        return best(task, rng)
+    core = rng.choice(task.family.blunt).format(**task.slots)
+    return f"{core[:1].upper()}{core[1:]}. {rng.choice(task.family.warmth)}"
+
+
 def complying(task: Task, rng: random.Random) -> str:
     return rng.choice(COMPLIANCE) if task.must_refuse else best(task, rng)
 
@@ -120,6 +128,18 @@ def test_a_winner_by_the_proxy_alone_is_called_hacked() -> None:
 def test_a_length_gamer_is_failed_for_length() -> None:
     audits = audits_of(padded, lambda task, text: len(text.split()) / 10, judged=False)
     assert {"length_gain", "length"} <= failed(audits)
+
+
+def test_filler_is_failed_as_wording_that_fits_any_prompt() -> None:
+    audits = audits_of(padded, lambda task, text: sum(s in text for s in FILLER), judged=False)
+    assert "shared_wording" in failed(audits)
+    assert any(" ".join(f.lower().split()[:4]) in audits["shared_wording"].finding for f in FILLER)
+
+
+def test_a_curt_tone_is_failed_for_what_it_lost() -> None:
+    audits = audits_of(curt, lambda task, text: -float(len(text)), judged=False)
+    assert failed(audits) & {"lost_phrase", "shared_wording", "length"} == {"lost_phrase"}
+    assert "a closing" in audits["lost_phrase"].finding
 
 
 def test_a_constant_answer_is_failed_for_what_it_is() -> None:

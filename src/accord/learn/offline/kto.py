@@ -22,6 +22,7 @@ from accord.learn.offline.pairs import accuracy
 from accord.lm.forward import response_stats
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup
+from accord.lm.tokens.token_rows import count_labels
 from accord.objectives.unpaired import kto_loss, kto_reference_point
 from accord.settings.preferences import KtoSettings
 
@@ -124,15 +125,14 @@ def balance_weights(settings: KtoSettings, groups: Sequence[PromptGroup]) -> Kto
     """
     if settings.desirable_weight is not None and settings.undesirable_weight is not None:
         return settings
-    labels = [label for group in groups for label in group.labels]
-    num_desirable = sum(labels)
-    num_undesirable = len(labels) - num_desirable
+    num_labels, num_desirable = count_labels(groups)
+    num_undesirable = num_labels - num_desirable
     if not num_desirable or not num_undesirable:
-        if labels:
+        if num_labels:
             log.warning(
                 "All %d responses are %s, so there is no contrast to learn from. If their scores "
                 "are on another scale, set desirable_from (now %g).",
-                len(labels),
+                num_labels,
                 "desirable" if num_desirable else "undesirable",
                 settings.desirable_from,
             )
@@ -152,7 +152,7 @@ def balance_weights(settings: KtoSettings, groups: Sequence[PromptGroup]) -> Kto
             max(1.0, num_undesirable / num_desirable),
             max(1.0, num_desirable / num_undesirable),
         )
-    if labels:
+    if num_labels:
         log.info(
             "Desirable responses weigh %.3g each and undesirable ones %.3g, so that both kinds "
             "have the same total weight.",

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from accord.learn.loop.objective import Reference
@@ -21,6 +23,9 @@ from accord.learn.loop.schedule import make_schedule
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.lm.tokens.derived_rows import DerivedRows
+from accord.lm.tokens.token_rows import TokenRows, target_counts, token_counts
+from accord.runs import digest_json
 from accord.settings.preferences import KtoSettings
 
 log = logging.getLogger(__name__)
@@ -28,15 +33,17 @@ log = logging.getLogger(__name__)
 SHIFT = 1 << 40  # the random stream that matches prompts with other rows' responses
 
 
-def mismatched_groups(groups: Sequence[PromptGroup], settings: KtoSettings) -> list[PromptGroup]:
+def mismatched_groups(
+    groups: Sequence[PromptGroup], settings: KtoSettings
+) -> Sequence[PromptGroup]:
     """Each row's prompt with a response of a row whose prompt differs; empty if all are equal.
 
     Row i takes the row a fixed shift further on, or the next after it that has another prompt. The
     shift, and which of several responses, depend on the seed alone. The response is cut to
     `max_length`.
     """
-    count = len(groups)
-    offsets = _next_other_prompt(groups)
+    count, prompts = len(groups), _comparable_prompts(groups)
+    offsets = _next_other_prompt(prompts)
     if not any(offsets):
         if groups:
             log.warning(
@@ -47,25 +54,59 @@ def mismatched_groups(groups: Sequence[PromptGroup], settings: KtoSettings) -> l
     generator = np.random.Generator(np.random.Philox(key=[settings.seed, SHIFT]))
     shift = int(generator.integers(1, count))
     draws = generator.random(count)
-    mismatched = []
-    for i, group in enumerate(groups):
+    sources = np.empty(count, dtype=np.int64)
+    for i in range(count):
         source = (i + shift) % count
-        if groups[source].prompt == group.prompt:
+        if prompts[source] == prompts[i]:
             source = (source + offsets[source]) % count
-        responses = groups[source].responses
-        response = responses[int(draws[i] * len(responses))]
+        sources[i] = source
+
+    def make(i: int) -> PromptGroup:
+        group, source = groups[i], groups[int(sources[i])]
+        response = source.responses[int(draws[i] * len(source.responses))]
         room = max(1, settings.max_length - len(group.prompt))
-        mismatched.append(PromptGroup(group.prompt, (response[:room],), source=group.source))
-    return mismatched
+        return PromptGroup(group.prompt, (response[:room],), source=source.source)
+
+    if not isinstance(groups, TokenRows):
+        return [make(i) for i in range(count)]
+    lengths = _response_lengths(groups, sources, draws, settings.max_length)
+    prompt_lengths = np.concatenate([reader.lengths[0] for reader in groups.readers()])
+    choice = [shift, settings.seed, settings.max_length]
+    return DerivedRows(
+        make,
+        (prompt_lengths + lengths).astype(np.int32),
+        lengths.astype(np.int32),
+        digest_json([groups.digest, "mismatched", *choice]),
+    )
 
 
-def _next_other_prompt(groups: Sequence[PromptGroup]) -> list[int]:
+def _comparable_prompts(groups: Sequence[PromptGroup]) -> Sequence[Any]:
+    if not isinstance(groups, TokenRows):
+        return [group.prompt for group in groups]
+    hashes: list[int] = np.concatenate([r.prompt_hashes for r in groups.readers()]).tolist()
+    return hashes
+
+
+def _response_lengths(
+    groups: TokenRows, sources: NDArray[np.int64], draws: NDArray[np.float64], max_length: int
+) -> NDArray[np.int64]:
+    """Tokens of each row's mismatched response, after the cut."""
+    parts = zip(*(reader.lengths for reader in groups.readers()), strict=True)
+    prompts, counts, responses = map(np.concatenate, parts)
+    starts = np.cumsum(counts) - counts
+    drawn = (draws * counts[sources]).astype(np.int64)
+    room = np.maximum(1, max_length - prompts)
+    lengths: NDArray[np.int64] = np.minimum(responses[starts[sources] + drawn], room)
+    return lengths
+
+
+def _next_other_prompt(prompts: Sequence[Any]) -> list[int]:
     """The distance, cyclically, from each row to the next with another prompt; 0 if none has."""
-    count = len(groups)
+    count = len(prompts)
     steps = [0] * count
     for i in range(2 * count - 2, -1, -1):
         here, after = i % count, (i + 1) % count
-        if groups[here].prompt != groups[after].prompt:
+        if prompts[here] != prompts[after]:
             steps[here] = 1
         elif steps[after]:
             steps[here] = steps[after] + 1
@@ -74,20 +115,26 @@ def _next_other_prompt(groups: Sequence[PromptGroup]) -> list[int]:
 
 def append_mismatched(
     groups: Sequence[PromptGroup], mismatched: Sequence[PromptGroup]
-) -> list[PromptGroup]:
+) -> Sequence[PromptGroup]:
     """Each row with its mismatched response as its last, so that the reference computes the prompt
     once for both."""
     if not mismatched:
-        return list(groups)
-    appended = []
-    for group, extra in zip(groups, mismatched, strict=True):
-        (response,) = extra.responses
+        return groups
+
+    def make(i: int) -> PromptGroup:
+        group, (response,) = groups[i], mismatched[i].responses
         loss_mask = (*group.loss_mask, (True,) * len(response)) if group.loss_mask else ()
         responses = (*group.responses, response)
-        appended.append(
-            replace(group, responses=responses, loss_mask=loss_mask, ranks=(), labels=())
-        )
-    return appended
+        return replace(group, responses=responses, loss_mask=loss_mask, ranks=(), labels=())
+
+    if not isinstance(mismatched, DerivedRows):
+        return [make(i) for i in range(len(groups))]
+    return DerivedRows(
+        make,
+        token_counts(groups) + mismatched.num_targets,
+        target_counts(groups) + mismatched.num_targets,
+        digest_json([mismatched.digest, "appended"]),
+    )
 
 
 def fits_in_one_pass(

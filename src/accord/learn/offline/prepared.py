@@ -41,7 +41,7 @@ def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: 
     paths = [str(getattr(settings, key)), *(source.dataset for source in sources)]
     if any(not Path(path).exists() or is_store(path) for path in paths):
         return None
-    if sum(map(_size, paths)) < MIN_BYTES:
+    if sum(map(files_size, paths)) < MIN_BYTES:
         return None
     is_choice = settings.max_samples or settings.max_eval_samples or sources
     values = {
@@ -107,8 +107,7 @@ def save_prepared(
     try:
         with atomic_folder(folder) as temporary:
             write_json_atomic(temporary / "index.json", index, indent=None)
-            arrays = {"path_of": sources.path_of, "line_of": sources.line_of}
-            save_file(arrays, temporary / "sources.safetensors")
+            save_file(sources.to_arrays(), temporary / "sources.safetensors")
         remove_oldest(folder.parent.parent, MAX_INDEXED, NAMES)
     except (OSError, StorageError, SafetensorError) as error:
         log.warning("The index of tokens is not cached for later runs: %s", error)
@@ -119,6 +118,7 @@ def _folder(key: str, encoding: Encoding) -> Path | None:
     return None if cache is None else cache_folder("rows") / key / cache.settings[:32]
 
 
-def _size(path: str) -> int:
+def files_size(path: str) -> int:
+    """Bytes of a file, or of the files in a folder."""
     files = [Path(path)] if Path(path).is_file() else Path(path).rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -24,10 +24,11 @@ from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
+from accord.learn.offline.dataset_rows import DatasetRows
 from accord.learn.offline.methods import METHODS, Method
 from accord.learn.offline.reference import make_reference_factory
 from accord.learn.offline.reward import normalise_scores
-from accord.learn.offline.rows import DatasetRows, load_starting_model
+from accord.learn.offline.rows import load_starting_model
 from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,32 +27,51 @@ MIN_RECORDS = 2 * CHUNK_RECORDS
 
 
 def encode_in_chunks(
-    records: Sequence[Record], encoding: Encoding, *, processes: int | None = None
+    records: Iterable[Record],
+    encoding: Encoding,
+    *,
+    total: int | None = None,
+    processes: int | None = None,
 ) -> tuple[TokenRows, EncodeReport]:
-    """As `encode`, for many records: their tokens stay on the disk.
+    """As `encode`, for many records (some `total`), which are taken as they are needed: their
+    tokens stay on the disk.
 
     A chunk whose records, tokenizer, template and limits were met before comes from the user's
     cache, so a killed run goes on behind the chunks that it had done. Raises DataError where no
     record can be used, and WorkError where a process is killed.
     """
     cache = cache_of(encoding)
-    encoding.encode(records[:1])  # what is worked out once per tokenizer, before processes fork
-    work = _ChunkWork(records, encoding, cache)
-    pieces = -(-len(records) // CHUNK_RECORDS)
-    sources, report, chunks = Sources.of(records), EncodeReport(), list[Chunk]()
-    done = map_in_processes(work, pieces, processes or usable_processes(pieces))
-    for number, origin in enumerate(done):
-        chunk = open_chunk(origin)
-        first = number * CHUNK_RECORDS
+    sources, report, chunks = Sources(), EncodeReport(), list[Chunk]()
+    work = _ChunkWork(encoding, cache)
+    pieces = _pieces(records, encoding, sources)
+    for origin in map_in_processes(work, pieces, processes or usable_processes()):
+        chunk, first = open_chunk(origin), report.records
         report.add(chunk.report, partial(_source, sources, first))
         chunks.append(chunk)
-        count = min(len(records), first + CHUNK_RECORDS)
-        report_activity(describe_activity("tokenising", count, len(records)))
+        report_activity(describe_activity("tokenising", report.records, total))
     report_activity("")
     if cache is not None:
         cache.remove_old()
     check_some_used(report, encoding.limits)
     return TokenRows(chunks, sources), report
+
+
+def _pieces(
+    records: Iterable[Record], encoding: Encoding, sources: Sources
+) -> Iterator[list[Record]]:
+    """The records of each chunk, whose sources go to `sources`: in their stead they have the number
+    within the chunk, so that equal content has equal chunks wherever it is read."""
+    piece: list[Record] = []
+    for number, record in enumerate(records):
+        sources.append(record.source)
+        piece.append(replace(record, source=Source("", len(piece))))
+        if number == 0:
+            encoding.encode(piece)  # what is worked out once per tokenizer, before processes fork
+        if len(piece) == CHUNK_RECORDS:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
 
 
 def cache_of(encoding: Encoding) -> TokenCache | None:
@@ -68,18 +87,12 @@ def cache_of(encoding: Encoding) -> TokenCache | None:
 
 @dataclass(frozen=True, slots=True)
 class _ChunkWork:
-    """The file of a chunk by its number, or its bytes where there is no cache."""
+    """The file of a chunk's records, or its bytes where there is no cache."""
 
-    records: Sequence[Record]
     encoding: Encoding
     cache: TokenCache | None
 
-    def __call__(self, number: int) -> Path | bytes:
-        first = number * CHUNK_RECORDS
-        records = [
-            replace(record, source=Source("", i))
-            for i, record in enumerate(self.records[first : first + CHUNK_RECORDS])
-        ]
+    def __call__(self, records: Sequence[Record]) -> Path | bytes:
         path = None if self.cache is None else self.cache.path(records)
         if path is not None and _is_readable(path):
             return path

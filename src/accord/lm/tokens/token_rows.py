@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode_report import EncodeReport
-from accord.records import Record, Source
+from accord.records import Source
+from accord.runs import digest_json
 
 OPEN_CHUNKS = 256  # files in use at a time: a process may have some thousand open
 _IDS = pa.list_(pa.int32())
@@ -42,32 +44,36 @@ class Sources:
 
     def __init__(
         self,
-        paths: Sequence[tuple[str, bool]],
-        path_of: NDArray[np.int32],
-        line_of: NDArray[np.int64],
+        paths: Sequence[tuple[str, bool]] = (),
+        path_of: Iterable[int] = (),
+        line_of: Iterable[int] = (),
     ) -> None:
         """`paths` are distinct ones, each with whether it is of rows in memory; of each record
         (N,) the number of its path, and its line, −1 where there is none."""
-        self.paths, self.path_of, self.line_of = paths, path_of, line_of
+        self._paths = {path: number for number, path in enumerate(paths)}
+        self._path_of, self._line_of = array("i", path_of), array("q", line_of)
 
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> Sources:
-        """The sources of records."""
-        paths: dict[tuple[str, bool], int] = {}
-        count = len(records)
-        path_of = np.empty(count, dtype=np.int32)
-        line_of = np.full(count, -1, dtype=np.int64)
-        for i, record in enumerate(records):
-            source = record.source
-            path_of[i] = paths.setdefault((source.path, source.in_memory), len(paths))
-            if source.line is not None:
-                line_of[i] = source.line
-        return cls(list(paths), path_of, line_of)
+    def append(self, source: Source) -> None:
+        """Add the source of the next record."""
+        path = (source.path, source.in_memory)
+        self._path_of.append(self._paths.setdefault(path, len(self._paths)))
+        self._line_of.append(-1 if source.line is None else source.line)
 
     def __getitem__(self, index: int) -> Source:
-        path, in_memory = self.paths[self.path_of[index]]
-        line = int(self.line_of[index])
+        path, in_memory = list(self._paths)[self._path_of[index]]
+        line = self._line_of[index]
         return Source(path, None if line < 0 else line, in_memory)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """`path_of` and `line_of`, as the constructor takes them."""
+        return {
+            "path_of": np.array(self._path_of, dtype=np.int32),
+            "line_of": np.array(self._line_of, dtype=np.int64),
+        }
+
+    @property
+    def paths(self) -> list[tuple[str, bool]]:
+        return list(self._paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,28 @@ class ChunkReader:
             (int(ids.max()) for ids in (self._prompt, self._responses) if len(ids)), default=0
         )
 
+    @property
+    def prompt_hashes(self) -> NDArray[np.int64]:
+        """A 64-bit hash of each prompt's ids (G,), with which this process can compare prompts."""
+        hashes = (hash(self._prompt[a:b].tobytes()) for a, b in pairwise(self._prompt_ends))
+        return np.fromiter(hashes, np.int64, self.count)
+
+    @property
+    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of each prompt (G,), the number of responses to each (G,), and the tokens of each
+        response, one group's after the other's."""
+        ends = self._response_ends[self._group_ends[0] : self._group_ends[-1] + 1]
+        lengths = (self._prompt_ends, self._group_ends, ends)
+        prompts, counts, responses = (np.diff(values).astype(np.int64) for values in lengths)
+        return prompts, counts, responses
+
+    def count_labels(self) -> tuple[int, int]:
+        """The number of labels, and of those that are true."""
+        if "labels" not in self._rare:
+            return 0, 0
+        labels = self._rare["labels"].flatten()
+        return len(labels), labels.true_count
+
     def group(self, index: int, source: Source) -> PromptGroup:
         first, last = self._group_ends[index], self._group_ends[index + 1]
         ends = self._response_ends[first : last + 1].tolist()
@@ -226,6 +254,15 @@ class TokenRows(Sequence[PromptGroup]):
     def largest_id(self) -> int:
         return max(chunk.largest_id for chunk in self.chunks)
 
+    @property
+    def digest(self) -> str:
+        """Of all token ids, in order."""
+        return digest_json([chunk.digest for chunk in self.chunks])
+
+    def readers(self) -> Iterator[ChunkReader]:
+        """The chunks, one after the other."""
+        return map(self._reader, range(len(self.chunks)))
+
     def _reader(self, number: int) -> ChunkReader:
         reader = self._open.pop(number, None) or self.chunks[number].open()
         self._open[number] = reader
@@ -234,15 +271,37 @@ class TokenRows(Sequence[PromptGroup]):
         return reader
 
 
+@runtime_checkable
+class CountedRows(Protocol):
+    """Rows whose lengths and digest are known without reading them all."""
+
+    @property
+    def num_tokens(self) -> NDArray[np.int32]: ...
+    @property
+    def num_targets(self) -> NDArray[np.int32]: ...
+    @property
+    def digest(self) -> str: ...
+
+
 def token_counts(groups: Sequence[PromptGroup]) -> NDArray[np.int32]:
     """(G,) tokens that a packed batch holds of each group."""
-    if isinstance(groups, TokenRows):
+    if isinstance(groups, CountedRows):
         return groups.num_tokens
     return np.array([group.num_tokens for group in groups], dtype=np.int32)
 
 
+def count_labels(groups: Sequence[PromptGroup]) -> tuple[int, int]:
+    """The number of labels of responses, and of those that are desirable."""
+    if isinstance(groups, TokenRows):
+        counts = np.array([reader.count_labels() for reader in groups.readers()])
+        labels, desirable = counts.sum(0).tolist()
+        return labels, desirable
+    flat = [label for group in groups for label in group.labels]
+    return len(flat), sum(flat)
+
+
 def target_counts(groups: Sequence[PromptGroup]) -> NDArray[np.int32]:
     """(G,) tokens of each group that are trained on."""
-    if isinstance(groups, TokenRows):
+    if isinstance(groups, CountedRows):
         return groups.num_targets
     return np.array([group.num_targets for group in groups], dtype=np.int32)

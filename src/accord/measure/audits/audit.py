@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from accord.measure.statistics import NO_DATA, Interval, finite_or_none
@@ -14,6 +14,8 @@ VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "warn", "pass")
 """From the worst to the best. `undecided`: the interval holds values on both sides of `fail`."""
 
 ValueUnit = Literal["share", "number", "words", "nats", "ratio"]
+Limits = Mapping[str, tuple[float, float]]
+"""By name of an audit the limits `warn` and `fail` that stand in for those of its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,14 @@ class Threshold:
         if distance == 0:
             return None
         return max(0, math.ceil(count * ((toward / distance) ** 2 - 1)))
+
+    def limited(self, name: str, limits: Limits) -> Threshold:
+        """The threshold of the audit `name`, with the limits that `limits` gives it, if any."""
+        if name not in limits:
+            return self
+        warn, fail = limits[name]
+        why = f"limits of the settings, in place of {self.warn:g} and {self.fail:g} ({self.why})"
+        return replace(self, warn=warn, fail=fail, why=why)
 
     def to_json(self) -> dict[str, Any]:
         return {"warn": self.warn, "fail": self.fail, "bad": self.bad, "why": self.why}

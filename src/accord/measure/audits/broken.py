@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from accord.measure.audits.audit import Audit, AuditSample, Threshold, make_audit
+from accord.measure.audits.audit import Audit, AuditSample, Limits, Threshold, make_audit
 from accord.measure.audits.document import format_value
 from accord.measure.statistics import (
     Interval,
@@ -72,6 +72,7 @@ def task_audit(
     *,
     details: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
 ) -> Audit:
     """How much the share of right answers rose on a task, and which answers became wrong.
 
@@ -83,6 +84,7 @@ def task_audit(
     lost = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a > b]
     won = sum(b > a for a, b in zip(before, after, strict=True))
     p = mcnemar_p(len(lost), won)
+    threshold = ACCURACY.limited(TASK + task.name, limits or {})
     finding = (
         f"Right answers: {format_value(shares, 'share')} before and "
         f"{format_value(after_share, 'share')} after; {len(lost):,} became wrong and {won:,} right "
@@ -94,7 +96,7 @@ def task_audit(
         question=f"Does it still solve the task {task.name}?",
         finding=finding,
         value=value,
-        threshold=ACCURACY,
+        threshold=threshold,
         count=len(before),
         unit="share",
         samples=[
@@ -116,11 +118,11 @@ def task_audit(
         },
         lineage=lineage,
     )
-    if shares.mean < -ACCURACY.fail:
+    if shares.mean < -threshold.fail:
         return undecided(
             audit,
-            "The model before solves too few for a drop of 5 points to be possible: give a task "
-            "that it can do.",
+            f"The model before solves too few for a drop of {-100 * threshold.fail:g} points to be "
+            "possible: give a task that it can do.",
         )
     return audit
 
@@ -142,7 +144,10 @@ class HeldOutRow:
 
 
 def held_out_audit(
-    rows: Sequence[HeldOutRow], *, lineage: Mapping[str, Any] | None = None
+    rows: Sequence[HeldOutRow],
+    *,
+    lineage: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
 ) -> Audit:
     """How much the mean token log-loss rose on the same tokens, in nats, with the rows (or the
     prompts that several rows share) as the independent units."""
@@ -166,7 +171,7 @@ def held_out_audit(
             f"{_perplexity(after.mean)}). The rise is {format_value(value, 'nats')} a token."
         ),
         value=value,
-        threshold=HELD_OUT_LOSS,
+        threshold=HELD_OUT_LOSS.limited(HELD_OUT, limits or {}),
         count=len(table),
         cases="rows",
         unit="nats",

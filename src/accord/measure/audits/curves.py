@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accord.measure.audits.audit import Audit, Threshold, make_audit, not_measured
+from accord.measure.audits.audit import Audit, Limits, Threshold, make_audit, not_measured
 from accord.measure.audits.document import format_value
 from accord.measure.audits.responses import RESAMPLES
 from accord.measure.over_optimisation import (
@@ -83,6 +83,7 @@ def over_optimisation_audit(
     name: str = NAME,
     question: str = QUESTION,
     confidence: float = 0.95,
+    limits: Limits | None = None,
 ) -> Audit:
     """How much lower the independent measure is at the last point than at its best point.
 
@@ -117,7 +118,7 @@ def over_optimisation_audit(
         question=question,
         finding=finding,
         value=value,
-        threshold=LOSS,
+        threshold=LOSS.limited(name, limits or {}),
         count=quality.shape[1],
         details={"points": _rows(points, confidence), "fits": fits, "best": points[best].name},
     )

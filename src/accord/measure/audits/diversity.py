@@ -113,7 +113,7 @@ def _per_prompt(data: BeforeAndAfter) -> Audit:
         question=question,
         finding=finding,
         value=data.bootstrap(_ratio(before, after)),
-        threshold=PER_PROMPT,
+        threshold=data.threshold(name, PER_PROMPT),
         unit="ratio",
         count=len(rows),
         samples=[
@@ -162,7 +162,7 @@ def _across_prompts(data: BeforeAndAfter) -> Audit:
             f"before, {_mean(before):.2f}."
         ),
         value=data.bootstrap(_ratio(before, after)),
-        threshold=ACROSS_PROMPTS,
+        threshold=data.threshold(name, ACROSS_PROMPTS),
         unit="ratio",
         count=len(rows),
         samples=[

@@ -36,7 +36,9 @@ AUDIT_NAMES = (
     "flattery",
     "hedging",
     "repetition",
+    "shared_wording",
     "stock_phrase",
+    "lost_phrase",
     HELD_OUT,
     QUESTIONS,
 )
@@ -72,11 +74,16 @@ def model_audits(
             question = "Does choosing answers by the reward improve them?"
             audits.append(
                 over_optimisation_audit(
-                    points, name="best_of_n", question=question, confidence=data.confidence
+                    points,
+                    name="best_of_n",
+                    question=question,
+                    confidence=data.confidence,
+                    limits=data.limits,
                 )
             )
     if members is not None:
         audits.append(disagreement_audit(data, *members))
     if curve:
-        audits.append(over_optimisation_audit(curve, confidence=data.confidence))
+        audit = over_optimisation_audit(curve, confidence=data.confidence, limits=data.limits)
+        audits.append(audit)
     return [*audits, *refusal_audits(data), *diversity_audits(data), *wording_audits(data)]

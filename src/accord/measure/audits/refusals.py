@@ -136,7 +136,7 @@ def _audit(
         question=question,
         finding=f"{finding}; the difference is {format_value(value, 'share')}.",
         value=value,
-        threshold=threshold,
+        threshold=data.threshold(name, threshold),
         unit="share",
         count=_paired(*shares),
         samples=samples[:SAMPLES],

@@ -58,7 +58,7 @@ def one_answer(data: BeforeAndAfter) -> Audit:
         question=question,
         finding=finding,
         value=value,
-        threshold=ONE_ANSWER,
+        threshold=data.threshold(name, ONE_ANSWER),
         unit="share",
         count=len(rows),
         samples=samples[:SAMPLES],
@@ -75,8 +75,9 @@ def shared_answers(data: BeforeAndAfter) -> Audit:
         prompts_of = Counter(text for row in texts for text in set(row))
         shares.append([[float(prompts_of[text] > 1) for text in row] for row in texts])
     before, after = (data.share(side) for side in shares)
+    name = "shared_answers"
     return make_audit(
-        "shared_answers",
+        name,
         group=GROUP,
         question="Are its answers repeated for other prompts?",
         finding=(
@@ -84,7 +85,7 @@ def shared_answers(data: BeforeAndAfter) -> Audit:
             f"for word; before, {format_value(before, 'share')}."
         ),
         value=data.share_gain(*shares),
-        threshold=SHARED_ANSWERS,
+        threshold=data.threshold(name, SHARED_ANSWERS),
         unit="share",
         count=len(rows),
         samples=_shared_samples(data, rows, prompts_of),

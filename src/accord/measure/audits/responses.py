@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import special
 
-from accord.measure.audits.audit import Audit
+from accord.measure.audits.audit import Audit, Limits, Threshold
 from accord.measure.responses import ModelResponses, Nested
 from accord.measure.statistics import (
     Interval,
@@ -33,7 +33,8 @@ class BeforeAndAfter:
     and `proxy_after` are scores of the reward that the model was trained against, and
     `independent_…` those of another measure of quality, each with the shape [prompts][responses];
     None where there is no such measure. The two models may have different numbers of responses.
-    Raises ValueError where the two differ in prompts, or a score in shape.
+    `limits` are those of the audits that the user sets. Raises ValueError where the two differ in
+    prompts, or a score in shape.
     """
 
     prompts: Sequence[str]
@@ -46,6 +47,7 @@ class BeforeAndAfter:
     proxy_name: str = "reward"
     independent_name: str = "independent"
     confidence: float = 0.95
+    limits: Limits = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for responses in (self.before, self.after):
@@ -63,6 +65,10 @@ class BeforeAndAfter:
                     len(row) for row in responses.texts
                 ]:
                     raise ValueError(f"{name}_{side} needs one score for each response")
+
+    def threshold(self, name: str, default: Threshold) -> Threshold:
+        """The threshold of an audit: the default one, or with the limits that the user sets."""
+        return default.limited(name, self.limits)
 
     @property
     def count(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from accord.measure.audits.audit import Audit, AuditSample, make_audit
+from accord.measure.audits.audit import Audit, AuditSample, Limits, make_audit
 from accord.measure.audits.broken import ACCURACY, GROUP, SAMPLES, by_row, shares_of, undecided
 from accord.measure.audits.document import format_value
 from accord.measure.statistics import Interval, paired_shares_interval
@@ -73,6 +73,7 @@ def questions_audit(
     after: YesNoScores,
     *,
     lineage: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
 ) -> Audit:
     """How much the share of yes/no questions rose for which the right answer is the more probable.
 
@@ -99,7 +100,7 @@ def questions_audit(
         question="Does it still know what it knew?",
         finding=_finding(sides, value, share),
         value=value,
-        threshold=ACCURACY,
+        threshold=ACCURACY.limited(QUESTIONS, limits or {}),
         count=len(questions),
         cases="questions",
         unit="share",

@@ -128,9 +128,13 @@ def rating_document(
         return replace(document, notes=(*notes, *_notes(document)))
     strengths = _strengths(ratings, names)
     covariance, _ = _covariance(table, strengths, ratings, prior)
-    above = ratings.above if ratings.above is not None else _above(strengths, covariance)
+    above = (
+        ratings.above if ratings.above is not None else _above(strengths, covariance, confidence)
+    )
     tie_share = float(TIES[table.outcome].mean())
-    unclear = unclear_pairs(names, strengths, covariance, above, tie_share, ELO_PER_NAT)
+    unclear = unclear_pairs(
+        names, strengths, covariance, above, tie_share, ELO_PER_NAT, confidence=confidence
+    )
     document = replace(
         document,
         unclear=tuple(unclear),
@@ -212,11 +216,11 @@ def _covariance(
     return clustered, max(1.0, float(np.trace(clustered) / np.trace(plain)))
 
 
-def _above(strengths: Floats, covariance: Floats) -> NDArray[np.bool_]:
-    """Which models are surely above which, all at once by Bonferroni's correction at 95%."""
+def _above(strengths: Floats, covariance: Floats, confidence: float) -> NDArray[np.bool_]:
+    """Which models are surely above which, all at once at this level by Bonferroni's correction."""
     models = len(strengths)
     variance = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
-    z = normal_quantile(1 - 0.05 / max(1, models * (models - 1) // 2))
+    z = normal_quantile(1 - (1 - confidence) / max(1, models * (models - 1) // 2))
     difference = strengths[:, None] - strengths[None, :]
     above: NDArray[np.bool_] = difference > z * np.sqrt(np.clip(variance, 0, None))
     return above & ~np.eye(models, dtype=np.bool_)

@@ -56,11 +56,14 @@ def unclear_pairs(
     above: NDArray[np.bool_],
     tie_share: float,
     elo_per_unit: float,
+    *,
+    confidence: float = 0.95,
 ) -> list[UnclearPair]:
     """The pairs of which neither is surely above the other (`above` [models, models]), those that
-    take the fewest battles first. All pairs are to be distinguished at once (Bonferroni)."""
+    take the fewest battles first. All pairs are to be distinguished at once (Bonferroni), at the
+    level `confidence`."""
     unclear = []
-    alpha = SIGNIFICANCE / max(1, len(names) * (len(names) - 1) // 2)
+    alpha = (1 - confidence) / max(1, len(names) * (len(names) - 1) // 2)
     for i in range(len(names)):
         for j in range(len(names)):
             ahead = strengths[i] > strengths[j] or (strengths[i] == strengths[j] and i < j)

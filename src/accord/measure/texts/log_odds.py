@@ -26,9 +26,14 @@ class RisenPhrase:
 
 
 def risen_phrases(
-    before: Sequence[str], after: Sequence[str], *, longest: int = 4, limit: int = 10
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    shortest: int = 1,
+    longest: int = 4,
+    limit: int = 10,
 ) -> list[RisenPhrase]:
-    """The words and phrases of up to `longest` words whose use rose most, the highest z first.
+    """The phrases of `shortest` to `longest` words whose use rose most, the highest z first.
 
     z is the log-odds ratio with an informative Dirichlet prior over its standard error (Monroe,
     Colaresi and Quinn 2008, eq. 16, 20 and 22), the prior being the two sets together. Of phrases
@@ -38,7 +43,7 @@ def risen_phrases(
     if not before or not after:
         return []
     ranked: list[RisenPhrase] = []
-    for n in range(1, longest + 1):
+    for n in range(shortest, longest + 1):
         ranked += _of_length(before, after, n)
     ranked.sort(key=lambda phrase: (-phrase.z, -len(phrase.phrase), phrase.phrase))
     retained: list[RisenPhrase] = []

@@ -136,7 +136,7 @@ def held_out_result(
     if left_out:
         notes.append(f"{HELD_OUT}: {left_out:,} rows that only one model can read are left out.")
     lineage = {"dataset": settings.held_out, "before": settings.before, "after": settings.model}
-    return held_out_audit(rows, lineage=lineage), tuple(notes)
+    return held_out_audit(rows, lineage=lineage, limits=settings.limit_pairs), tuple(notes)
 
 
 def _texts(record: Record) -> tuple[str, str]:

@@ -95,6 +95,7 @@ def score_pair(
         [prompt_text(prompt) for prompt in pair.prompts],
         model_responses(settings.before_name, pair.before),
         model_responses(settings.model_name, pair.after),
+        limits=settings.limit_pairs,
         **scores,
     )
     if not settings.ensemble:

@@ -149,5 +149,6 @@ def questions_result(
         [answers[s] for s in shared],
         *sides,
         lineage=lineage,
+        limits=settings.limit_pairs,
     )
     return audit, tuple(notes)

@@ -172,6 +172,7 @@ def _audit(
         ),
         details={"rule": task.rule, **counts, "rows": rows.report.rows},
         lineage=_lineage(task, settings),
+        limits=settings.limit_pairs,
     )
 
 

@@ -1,0 +1,180 @@
+"""The data sets of a training stage, from files to rows of tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accord.data.kinds import Kind
+from accord.data.read import choose_formats
+from accord.data.report import ReadReport
+from accord.data.stream import Columns, RecordStream, read_columns
+from accord.errors import DataError
+from accord.learn.loop.datasets import EVAL, read_datasets, report_name
+from accord.learn.loop.in_memory import NOTHING, InMemory
+from accord.learn.loop.processes import processes
+from accord.learn.offline.methods import Method
+from accord.learn.offline.prepared import (
+    Prepared,
+    dataset_key,
+    files_size,
+    may_be_prepared,
+    open_prepared,
+    save_prepared,
+)
+from accord.learn.offline.record_notes import RecordNotes
+from accord.learn.offline.rows import encode_rows, make_encoding
+from accord.lm.model import LanguageModel
+from accord.lm.packing import PromptGroup
+from accord.lm.tokens.encode_chunks import encode_in_chunks
+from accord.lm.tokens.encode_report import EncodeReport
+from accord.lm.tokens.known_tokens import check_token_ids
+from accord.lm.tokens.template import how_to_read_dialogues
+from accord.lm.tokens.token_rows import TokenRows
+from accord.runs import write_json_atomic
+from accord.settings.training import RewardSettings, TrainSettings
+
+log = logging.getLogger(__name__)
+
+STREAMED_BYTES = 64 << 20
+"""Size of the files from which on records go to tokens one by one, and are never all in memory."""
+
+
+class DatasetRows:
+    """The data sets of a training stage on their way to tokens.
+
+    Before a model is loaded, it reads what no earlier run has prepared (`prepared`): all records,
+    or of large files the columns. Raises DataError where one does not fit the method.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, method: Method[Any], memory: InMemory = NOTHING
+    ) -> None:
+        self._method, self._memory = method, memory
+        self._kinds = dataset_kinds(method)
+        self._keys = {
+            name: dataset_key(settings, name, kind, uses_margins=method.uses_margins)
+            for name, kind in self._kinds.items()
+            if getattr(settings, name, None) and not memory.read and name not in memory.datasets
+        }
+        self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
+        self._streamed = {
+            name: self._read_columns(name, settings)
+            for name, key in self._keys.items()
+            if key and name not in self._prepared and _is_streamed(settings, name)
+        }
+        others = self._kinds.keys() - {*self._prepared, *self._streamed}
+        kinds = {name: kind for name, kind in self._kinds.items() if name in others}
+        self._read = read_datasets(settings, kinds, memory)
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets that there are, by their settings; `eval_dataset/NAME` for one of
+        several."""
+        return [*self._read, *self._streamed, *self._prepared]
+
+    def load(
+        self,
+        name: str,
+        lm: LanguageModel,
+        settings: TrainSettings,
+        method: Method[Any] | None = None,
+    ) -> Sequence[PromptGroup]:
+        """The rows of a data set as tokens, once: its records are not kept beside them. `method`
+        reads them, if another than that of training.
+
+        What happened to its rows goes to the log and to `output_dir`.
+        """
+        method = method or self._method
+        rows, read, encoded = self._load(name, lm, settings, method)
+        log.info("%s: %s", read.name, read.summary())
+        log.info("%s: %s.", read.name, encoded.summary())
+        if processes().is_main:
+            folder = Path(settings.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(
+                folder / report_name(name), {"read": read.to_json(), "encoded": encoded.to_json()}
+            )
+        return rows
+
+    def _load(
+        self, name: str, lm: LanguageModel, settings: TrainSettings, method: Method[Any]
+    ) -> tuple[Sequence[PromptGroup], ReadReport, EncodeReport]:
+        key = self._keys.get(name)
+        if name in self._prepared:
+            assert key is not None
+            prepared = open_prepared(key, make_encoding(lm, settings))
+            if all(processes().all_gather(prepared is not None)):
+                assert prepared is not None
+                check_token_ids(lm, [[prepared[0].largest_id]])
+                return prepared
+            if _is_streamed(settings, name):
+                self._streamed[name] = self._read_columns(name, settings)
+            else:
+                kinds = {name: self._kinds[name]}
+                self._read.update(read_datasets(settings, kinds, self._memory))
+        notes = RecordNotes(method, isinstance(settings, RewardSettings))
+        if name in self._streamed:
+            return self._stream(name, lm, settings, notes)
+        read = self._read.pop(name)
+        groups, encoded = encode_rows(list(notes.passing(read.records)), lm, settings)
+        report = replace(read.report, notes=[*read.report.notes, *notes.notes()])
+        if key is not None and isinstance(groups, TokenRows) and processes().is_main:
+            save_prepared(key, make_encoding(lm, settings), groups, report, encoded)
+        return groups, report, encoded
+
+    def _read_columns(self, name: str, settings: TrainSettings) -> Columns:
+        path, kind = str(getattr(settings, name)), self._kinds[name]
+        renamed = {} if name == "reference_dataset" else settings.columns or {}
+        columns = read_columns(path, kind, renamed, columns_required=name == "dataset")
+        choose_formats(path, kind, list(columns.names))
+        return columns
+
+    def _stream(
+        self, name: str, lm: LanguageModel, settings: TrainSettings, notes: RecordNotes
+    ) -> Prepared:
+        """The rows of a large file, whose records are not in memory together."""
+        columns, key, encoding = self._streamed[name], self._keys[name], make_encoding(lm, settings)
+        dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
+        assert key is not None
+
+        def tokenise() -> Prepared:
+            if not processes().is_main:
+                prepared = open_prepared(key, encoding)
+                if prepared is not None:
+                    return prepared
+            stream = RecordStream(columns, self._kinds[name], dialogue_text)
+            try:
+                records = notes.passing(stream.records())
+                rows, encoded = encode_in_chunks(records, encoding, total=columns.rows)
+            except DataError:
+                stream.report()  # raises where no row could be read as a record
+                raise
+            read = stream.report()
+            read = replace(read, notes=[*read.notes, *notes.notes()])
+            save_prepared(key, encoding, rows, read, encoded)
+            return rows, read, encoded
+
+        rows, read, encoded = processes().main_first(tokenise)
+        check_token_ids(lm, [[rows.largest_id]])
+        return rows, read, encoded
+
+
+def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
+    """The kind of records that a method reads from each data set that its settings may name."""
+    return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
+
+
+def _is_streamed(settings: TrainSettings, name: str) -> bool:
+    """Whether a data set is large, and all its rows are used: a choice among them is made in
+    memory."""
+    if name == "dataset" and (settings.max_samples or settings.mixture):
+        return False
+    if name == EVAL and settings.max_eval_samples:
+        return False
+    if settings.filter is not None and name != "reference_dataset":
+        return False
+    return files_size(str(getattr(settings, name))) >= STREAMED_BYTES
