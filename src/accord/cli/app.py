@@ -27,6 +27,7 @@ from accord.cli import (
     recipes,
     redteam,
     report,
+    serve,
     stages,
 )
 
@@ -37,7 +38,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for module in (
-    *(recipes, advise, stages, label, annotate, models, probe, audit, redteam, report, doctor),
+    recipes,
+    advise,
+    stages,
+    label,
+    annotate,
+    models,
+    serve,
+    probe,
+    audit,
+    redteam,
+    report,
+    doctor,
 ):
     app.add_typer(module.commands)
 data.commands.add_typer(exchange.commands)
