@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from accord.lm.attention.decoding import (
     DecodeStep,
-    KeyValueStore,
-    Prefill,
     PrefixCache,
     ScoreOptions,
     _partial_attention,
 )
+from accord.lm.attention.store import KeyValueStore, Prefill
 
 HEADS, GROUPS, DIM = 4, 2, 8
 PROMPTS = (5, 1, 3)  # tokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accord.lm import packing
-from accord.lm.attention import decoding
+from accord.lm.attention import store
 from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
 from accord.respond.local import shared_prefix
@@ -133,7 +133,7 @@ def test_a_small_batch_changes_no_response() -> None:
 def test_the_kv_cache_grows_with_the_responses(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make_lm(causal("gemma2"))
     expected = token_ids(sample(lm, num_responses=k, max_new_tokens=12))
-    monkeypatch.setattr(decoding, "INITIAL_CAPACITY", 2)
+    monkeypatch.setattr(store, "INITIAL_CAPACITY", 2)
     monkeypatch.setattr(packing, "FORWARD_TOKENS", 7)
     monkeypatch.setattr(shared_prefix, "LOGITS_ROWS", 2)
     sampled = sample(lm, num_responses=k, max_new_tokens=12)

@@ -13,6 +13,7 @@ import typer
 
 import accord
 from accord.cli import (
+    advise,
     annotate,
     audit,
     best_of,
@@ -27,6 +28,7 @@ from accord.cli import (
     recipes,
     redteam,
     report,
+    serve,
     stages,
 )
 
@@ -39,10 +41,12 @@ app = typer.Typer(
 for module in (
     recipes,
     plan,
+    advise,
     stages,
     label,
     annotate,
     models,
+    serve,
     probe,
     audit,
     redteam,

@@ -54,7 +54,7 @@ def report(
             if not any(value.startswith(f"{key}=") for value in values):
                 values.insert(0, f"{key}={json.dumps(run_dir)}")
     if serve:
-        from accord.cli.serve import serve_report
+        from accord.cli.report_server import serve_report
 
         serve_report(values, port=port, log=typer.echo)
     else:

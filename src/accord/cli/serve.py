@@ -1,68 +1,117 @@
-"""A server that shows one finished report to a browser on this machine."""
+"""The command `accord serve`."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import Annotated, Literal
 
-from accord.errors import RequestError
-from accord.settings.reading.load import parse_override
+import typer
+
+commands = typer.Typer()
+
+Precision = Literal["fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
-def serve_report(overrides: Sequence[str], *, port: int, log: Callable[[str], object]) -> None:
-    """Serve report.html in the folder `output_dir` on 127.0.0.1 until interrupted.
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's folder, a LoRA adapter's, a run's, or a hub name."
+    ),
+]
+Host = Annotated[str, typer.Option("--host", metavar="NAME", help="Address to listen on.")]
+Port = Annotated[
+    int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port to listen on.")
+]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="Answer only requests with this key; several may be given. Other users of this "
+        "machine can read a command line: better set ACCORD_API_KEY.",
+    ),
+]
+WithoutKey = Annotated[
+    bool, typer.Option("--without-key", help="Let other machines ask without a key.")
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model-name", metavar="NAME", help="The model's name in requests."),
+]
+MaxRows = Annotated[
+    int,
+    typer.Option("--max-rows", metavar="N", min=1, max=4096, help="Responses generated at a time."),
+]
+MaxWaiting = Annotated[
+    int,
+    typer.Option(
+        "--max-waiting",
+        metavar="N",
+        min=0,
+        help="Responses that wait for their turn; beyond it requests get 429.",
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        metavar="N",
+        min=2,
+        help="Tokens of a prompt with its response; by default the model's positions.",
+    ),
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", metavar="TYPE", help="fp32 or bf16.")
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
+]
 
-    No other file of the folder is served; `log` prints the address.
-    Raises RequestError if there is no report or the port is in use.
+
+@commands.command()
+def serve(
+    model: Model,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: ApiKeys = None,
+    without_key: WithoutKey = False,
+    model_name: ModelName = None,
+    max_rows: MaxRows = 64,
+    max_waiting: MaxWaiting = 256,
+    max_length: MaxLength = None,
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's clients speak to one.
+
+    Requests are batched continuously: each joins at the next token and leaves with its last. The
+    server needs `pip install accord[serve]`.
+
+    \b
+    Examples:
+      accord serve runs/dpo --precision bf16
+      ACCORD_API_KEY=secret accord serve runs/dpo --host 0.0.0.0
+    \f
+    The server is described in [serving.md](serving.md).
     """
-    values = {".".join(path): value for path, value in map(parse_override, overrides)}
-    folder = Path(str(values.get("output_dir") or "."))
-    server = report_server(folder, port)
-    log(f"The report of {folder} is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends this).")
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:  # how a user ends it
-        pass
-    finally:
-        server.server_close()
+    from accord.serve.command import ServeOptions, serve_model
 
-
-def report_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of `folder`/report.html on 127.0.0.1. Raises RequestError as `serve_report`."""
-    page = folder / "report.html"
-    if not page.is_file():
-        raise RequestError(
-            f"There is no report at {page}. Write it with `accord report {folder}`, or name the "
-            "folder of a finished run."
-        )
-    try:
-        return ThreadingHTTPServer(("127.0.0.1", port), _handler(page))
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        reason = "in use" if error.errno == errno.EADDRINUSE else "not allowed to this user"
-        raise RequestError(
-            f"Port {port} on 127.0.0.1 is {reason}. Choose another with --port, such as {port + 1}."
-        ) from None
-
-
-def _handler(page: Path) -> type[BaseHTTPRequestHandler]:
-    class ReportHandler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path not in ("/", "/report.html"):
-                self.send_error(404, "Only report.html is served here")
-                return
-            body = page.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Requests are not logged."""
-
-    return ReportHandler
+    options = ServeOptions(
+        model,
+        model_name,
+        host,
+        port,
+        tuple(api_key or ()),
+        without_key,
+        max_rows,
+        max_waiting,
+        max_length,
+        precision,
+        device,
+        trust_remote_code,
+    )
+    serve_model(options, log=typer.echo)

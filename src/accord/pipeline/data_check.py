@@ -115,11 +115,7 @@ def check_steps(
             remarks = compare_rows(collected)
         finally:
             spill.close()
-    given = "".join(
-        f"{option} {shlex.quote(value)} "
-        for option, values in (("--held-out", held_out), ("--eval-set", evaluation_sets))
-        for value in values
-    )
+    given = _given(held_out, evaluation_sets)
     findings, clean = conclude(collected, report, path, ignore, given)
     texts: dict[int, Excerpt] = {}
     if excerpts:
@@ -132,7 +128,17 @@ def check_steps(
         summary = f"{summary}\n\n{_check_tokens(path, model, by_kind, overrides)}"
     unchecked = {k: why for k, why in collected.unchecked.items() if k not in ignore}
     remarks = [remark for remark in remarks if remark and "label-noise" not in ignore]
-    return DataCheck(report, kind, summary, findings, clean, unchecked, remarks, texts)
+    agreement = collected.agreement
+    return DataCheck(report, kind, summary, findings, clean, unchecked, remarks, texts, agreement)
+
+
+def _given(held_out: Sequence[str], evaluation_sets: Sequence[str]) -> str:
+    """The options that a command that mends the rows repeats."""
+    return "".join(
+        f"{option} {shlex.quote(value)} "
+        for option, values in (("--held-out", held_out), ("--eval-set", evaluation_sets))
+        for value in values
+    )
 
 
 def _require_kind(kind: str | None) -> None:

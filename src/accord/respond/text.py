@@ -30,12 +30,13 @@ def find_stop_strings(tokenizer: Any, strings: Sequence[str]) -> StopStrings:
     A string such as `user` is not found in the name of a control token `<|user|>`, which is no part
     of the text; `<|user|>` is found.
     """
-    named = any(_names_control_token(string, tokenizer) for string in strings)
+    named = any(names_control_token(string, tokenizer) for string in strings)
     unseen = frozenset() if named else control_tokens(tokenizer).ids
     return StopStrings(strings, partial(decode_all, tokenizer), unseen)
 
 
-def _names_control_token(string: str, tokenizer: Any) -> bool:
+def names_control_token(string: str, tokenizer: Any) -> bool:
+    """Whether a stop string holds the text of a control token, such as `<|user|>`."""
     return any(marker in string for marker in control_tokens(tokenizer).texts)
 
 
@@ -60,7 +61,7 @@ def response_text(sample: Sample, tokenizer: Any, prompt: Sequence[int] = ()) ->
 def _before_stop(tokens: list[int], stop: str, tokenizer: Any) -> list[int]:
     """The tokens up to the stop string that ended them, where a control token is part of it."""
     text = decode_all(tokenizer, tokens)
-    if not _names_control_token(stop, tokenizer) or stop not in text:
+    if not names_control_token(stop, tokenizer) or stop not in text:
         return tokens
     end = text.index(stop)
     while tokens and len(decode_all(tokenizer, tokens)) > end:
@@ -70,12 +71,18 @@ def _before_stop(tokens: list[int], stop: str, tokenizer: Any) -> list[int]:
 
 def _decode_after(prompt: Sequence[int], tokens: list[int], tokenizer: Any) -> str:
     """The text of tokens that follow a prompt's."""
+    return leading_blank(prompt, tokens, tokenizer) + decode_all(tokenizer, tokens)
+
+
+def leading_blank(prompt: Sequence[int], tokens: Sequence[int], tokenizer: Any) -> str:
+    """The blank before the first word of tokens that follow a prompt's, where decoding them alone
+    drops it; empty where they have none."""
     alone = decode_all(tokenizer, tokens)
     context = list(prompt[-CONTEXT_TOKENS:])
     before, whole = decode_all(tokenizer, context), decode_all(tokenizer, [*context, *tokens])
     after = whole[len(before) :]
     if not context or after == alone or after != " " + alone or not whole.startswith(before):
-        return alone
+        return ""
     if tokenize_text(tokenizer, alone) == tokenize_text(tokenizer, after):
-        return alone  # the blank only separates the words of a text
-    return after.removeprefix(blank_before_answers(tokenizer))
+        return ""  # the blank only separates the words of a text
+    return "" if blank_before_answers(tokenizer) == " " else " "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
+from accord.settings.advise import AdviseSettings
 from accord.settings.annotate import AnnotateSettings
 from accord.settings.base import Settings
 from accord.settings.label import LabelSettings
@@ -58,6 +59,7 @@ def settings_page() -> str:
             *_label(),
             *_annotate(),
             *_probe(),
+            *_advise(),
             *_sources(),
             *_aliases(),
         ]
@@ -105,6 +107,12 @@ def _probe() -> Iterator[str]:
     yield "## probe\n"
     yield f"{_description(ProbeSettings)} It is no stage of a recipe.\n"
     yield from _table(ProbeSettings.model_fields)
+
+
+def _advise() -> Iterator[str]:
+    yield "## advise\n"
+    yield f"{_description(AdviseSettings)} It is no stage of a recipe.\n"
+    yield from _table(AdviseSettings.model_fields)
 
 
 def _label() -> Iterator[str]:

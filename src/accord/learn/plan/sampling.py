@@ -7,7 +7,7 @@ from typing import Any
 
 from accord.lm.kernels.prepacked import MAX_BYTES
 from accord.respond.local.draw import CPU_BLOCK
-from accord.respond.local.memory import bytes_of_token, capacity
+from accord.respond.local.memory import key_value_bytes, store_capacity
 from accord.respond.local.shared_prefix import LOGITS_ROWS, REPACK_FROM
 
 
@@ -42,13 +42,16 @@ def sampling_memory(
     with one response to a prompt it holds both. `linear_weights` counts those that a CPU's bf16
     matrix units would have laid out again (`prepacks`).
     """
-    size = bytes_of_token(config, half=cuda_half)
+    size = key_value_bytes(config, half=cuda_half)
     if responses == 1:
-        stored = rows * capacity(prompt + new_tokens) * size
+        stored = rows * store_capacity(prompt + new_tokens) * size
     else:
         prompts = -(-rows // responses)
-        prompt_size = bytes_of_token(config, half=cuda_half or prepacks)
-        stored = rows * capacity(new_tokens) * size + prompts * capacity(prompt) * prompt_size
+        prompt_size = key_value_bytes(config, half=cuda_half or prepacks)
+        stored = (
+            rows * store_capacity(new_tokens) * size
+            + prompts * store_capacity(prompt) * prompt_size
+        )
     vocabulary = int(config.vocab_size)
     # The logits in the head's precision and in float32; softmax of as many as fit the cache.
     logits = min(rows, LOGITS_ROWS) * vocabulary * (6 if prepacks or cuda_half else 4)

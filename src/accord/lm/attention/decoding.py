@@ -8,142 +8,37 @@ Juravsky et al. 2024, "Hydragen"), so that the K queries of a prompt are one mat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from accord.lm.attention.plan import MASKED_SCORE, ScoreOptions
+from accord.lm.attention.store import CallCounter, KeyValueStore, LayerKey
 
-INITIAL_CAPACITY = 64  # tokens of a new store; it doubles where more are needed
 SPAN_ROWS = 8  # rows attended to in one call, padded to the longest of them
 MAX_SPAN_READ = 0.8  # spans are used where they read less than this share of the padded store
-
-
-# An attention module, and the number of its call in a pass: a model may run a layer twice.
-LayerKey = tuple[nn.Module, int]
-
-
-@dataclass
-class CallCounter:
-    """Counts the calls of each attention module in one pass through a model."""
-
-    counts: dict[nn.Module, int] = field(default_factory=dict)
-
-    def next(self, module: nn.Module) -> LayerKey:
-        """Count a call of the module; returns the module with the call's number, 1 for the
-        first."""
-        self.counts[module] = self.counts.get(module, 0) + 1
-        return module, self.counts[module]
-
-
-@dataclass
-class KeyValueStore:
-    """Keys and values (rows, G, capacity, D) of each attention layer, for sequences of different
-    lengths.
-
-    What no row has written is zero. Rows and capacity grow on demand. `dtype` is the precision of
-    the store; None takes that of the first write.
-    """
-
-    dtype: torch.dtype | None = None
-    layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def write(self, layer: LayerKey, row: int, keys: Tensor, values: Tensor) -> None:
-        """Write the first n tokens of a row, keys and values (G, n, D)."""
-        for buffer, new in zip(
-            self._ensure_capacity(layer, keys, row + 1, keys.shape[1]), (keys, values), strict=True
-        ):
-            buffer[row, :, : new.shape[1]] = new
-
-    def append(
-        self, layer: LayerKey, step: DecodeStep, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Write one token of each row, keys and values (R, G, D), at the step's positions; returns
-        the keys and values of all tokens so far (R, G, width, D)."""
-        rows, width = len(keys), step.width
-        buffers = self._ensure_capacity(layer, keys.transpose(0, 1), rows, width)
-        for buffer, new in zip(buffers, (keys, values), strict=True):
-            if step.has_equal_positions:
-                buffer[:rows, :, width - 1] = new
-            else:
-                index = step.flat_write_index(*buffer.shape[1:3])
-                flat = new.flatten(0, 1).to(buffer.dtype)
-                buffer.view(-1, buffer.shape[3]).index_copy_(0, index, flat)
-        return self.read(layer, rows, width)
-
-    def read(self, layer: LayerKey, rows: int, width: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of the first `width` tokens of the first `rows` rows."""
-        keys, values = self.layers[layer]
-        return keys[:rows, :, :width], values[:rows, :, :width]
-
-    def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
-        """Overwrite target rows with the first `width` tokens of source rows."""
-        for buffers in self.layers.values():
-            for buffer in buffers:
-                for source, target in zip(sources, targets, strict=True):
-                    buffer[target, :, :width] = buffer[source, :, :width]
-
-    def _ensure_capacity(
-        self, layer: LayerKey, like: Tensor, rows: int, width: int
-    ) -> tuple[Tensor, Tensor]:
-        """The layer's buffers, created or enlarged; `like` (G, n, D) gives shape, dtype and
-        device."""
-        old = self.layers.get(layer)
-        if old is not None and old[0].shape[0] >= rows and old[0].shape[2] >= width:
-            return old
-        old_rows, capacity = (
-            (0, INITIAL_CAPACITY) if old is None else (old[0].shape[0], old[0].shape[2])
-        )
-        rows = max(rows, old_rows if old_rows >= rows else 2 * old_rows)
-        while capacity < width:
-            capacity *= 2
-        shape = (rows, like.shape[0], capacity, like.shape[2])
-        new = tuple(like.new_zeros(shape, dtype=self.dtype or like.dtype) for _ in range(2))
-        for buffer, before in zip(new, old or (), strict=False):
-            buffer[: before.shape[0], :, : before.shape[2]] = before
-        self.layers[layer] = (new[0], new[1])
-        return self.layers[layer]
-
-
-@dataclass
-class Prefill:
-    """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`.
-
-    The batch has prompts alone; `starts` are the flat indices of their first tokens, and then the
-    number of all tokens.
-    """
-
-    store: KeyValueStore
-    rows: Sequence[int]
-    starts: Sequence[int]
-    calls: CallCounter = field(default_factory=CallCounter)
-
-    def write(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
-        """Store a layer's keys and values (G, T, D)."""
-        layer = self.calls.next(module)
-        parts = list(zip(self.rows, pairwise(self.starts), strict=True))
-        for row, (a, b) in reversed(parts):  # the last row first: its capacity is enough for all
-            self.store.write(layer, row, keys[:, a:b], values[:, a:b])
 
 
 @dataclass(frozen=True)
 class PrefixCache:
     """The prompts that R responses follow: response r that in row `prompt_index[r]` of the
     prompts' store; `lengths` (Q,) are the prompts' lengths. Rebuilt only when responses are added
-    or removed."""
+    or removed. An index of −1 marks a response whose row of the step's own store has its prompt."""
 
     store: KeyValueStore
     prompt_index: Tensor
     lengths: Tensor
     response_index: Tensor = field(init=False)  # (Q, K) each prompt's responses, padded with 0
-    query_index: Tensor = field(init=False)  # (R,) each response's index among the Q·K
+    rows: Tensor | None = field(init=False)  # (N,) the responses with a prompt here; None: all
+    query_index: Tensor = field(init=False)  # (N,) the index of each of `rows` among the Q·K
 
     def __post_init__(self) -> None:
         device, prompts = self.prompt_index.device, self.prompt_index.cpu()
+        rows = (prompts >= 0).nonzero().flatten()
+        is_whole = len(rows) == len(prompts)
+        prompts = prompts[rows]
         counts = torch.bincount(prompts, minlength=len(self.lengths))
         order = prompts.argsort(stable=True)
         first = counts.cumsum(0) - counts
@@ -152,8 +47,9 @@ class PrefixCache:
         widest = int(counts.max())
         query_index = prompts * widest + rank
         response_index = torch.zeros(len(counts) * widest, dtype=torch.long)
-        response_index[query_index] = torch.arange(len(prompts))
+        response_index[query_index] = rows
         object.__setattr__(self, "response_index", response_index.view(-1, widest).to(device))
+        object.__setattr__(self, "rows", None if is_whole else rows.to(device))
         object.__setattr__(self, "query_index", query_index.to(device))
 
     @cached_property
@@ -277,9 +173,14 @@ class DecodeStep:
         out, lse = _partial_attention(q, keys, values, mask, options)
         out = out.reshape(prompts, groups, per_prompt, shared, -1).transpose(1, 2)
         lse = lse.reshape(prompts, groups, per_prompt, shared).transpose(1, 2)
+        out = out.reshape(prompts * per_prompt, heads, -1).index_select(0, cache.query_index)
+        lse = lse.reshape(prompts * per_prompt, heads).index_select(0, cache.query_index)
+        if cache.rows is None:
+            return out, lse
+        # A response without a prompt here gives it no weight.
         return (
-            out.reshape(prompts * per_prompt, heads, -1).index_select(0, cache.query_index),
-            lse.reshape(prompts * per_prompt, heads).index_select(0, cache.query_index),
+            out.new_zeros(len(query), *out.shape[1:]).index_copy_(0, cache.rows, out),
+            lse.new_full((len(query), heads), MASKED_SCORE).index_copy_(0, cache.rows, lse),
         )
 
     def _mask(

@@ -16,10 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from accord.lm.attention.blocks import BlockAttention
-from accord.lm.attention.decoding import DecodeStep, Prefill
+from accord.lm.attention.decoding import DecodeStep
 from accord.lm.attention.flex import flex_packed
 from accord.lm.attention.plan import AttentionPlan, ScoreOptions
 from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix
+from accord.lm.attention.store import Prefill
 
 NAME = "accord"
 

@@ -15,6 +15,7 @@ from accord.measure.rows.near_duplicates import band_keys, minima
 from accord.measure.rows.noise import FOLDS, pair_features
 from accord.measure.rows.overlap import EvaluationTexts, overlaps
 from accord.measure.rows.words import Words, hash_words, shingles
+from accord.measure.statistics import Interval
 from accord.pipeline.checks.kinds import KINDS
 from accord.pipeline.checks.rows import CheckedRow
 from accord.pipeline.checks.single import Tallies, dense_features, prompt_of, row_defects
@@ -59,7 +60,8 @@ class Collected:
 
     `edges` are preferences between responses: digests of winner and loser, and the record.
     `labels` are those of single responses: a response's digest, 1 or 0, and the record.
-    `unchecked` are kinds that could not be checked, with the reason.
+    `unchecked` are kinds that could not be checked, with the reason. `agreement` is how often a
+    model of words predicts the label of an unseen prompt's pair, where there are enough pairs.
     """
 
     spill: Spill
@@ -83,6 +85,7 @@ class Collected:
     details: dict[str, dict[int, str]] = field(default_factory=lambda: {k: {} for k in KINDS})
     tallies: Tallies = field(default_factory=Tallies)
     unchecked: dict[str, str] = field(default_factory=dict)
+    agreement: Interval | None = None
 
     def flag(self, kind: str, record: int, detail: str = "") -> None:
         """Add a record to the findings of a kind."""

@@ -169,6 +169,7 @@ def _flag_noise(collected: Collected) -> str:
             start += len(of)
 
     noise = label_noise(folds(collected, records), read)
+    collected.agreement = noise.agreement
     for pair in noise.unlikely().tolist():
         detail = f"{noise.probability[pair]:.1%}"
         collected.flag("label-noise", int(records[pair]), detail)

@@ -15,6 +15,7 @@ from accord.data.files import expand_path, read_rows
 from accord.data.report import ReadReport
 from accord.data.values import json_value
 from accord.errors import RequestError
+from accord.measure.statistics import Interval
 from accord.pipeline.checks.findings import DataFinding
 from accord.pipeline.checks.kinds import KINDS, Level
 from accord.runs.activity import with_activity
@@ -30,7 +31,8 @@ class DataCheck:
     """What was read at a path, the findings, and the kinds that were checked and are clean.
 
     `unchecked` are the kinds that could not be checked, each with the reason. `excerpts` are the
-    texts of the rows that a page shows, by the row's number.
+    texts of the rows that a page shows, by the row's number. `agreement` is how often a model of
+    words predicts the label of an unseen prompt's pair; None with too few pairs.
     """
 
     report: ReadReport
@@ -41,6 +43,7 @@ class DataCheck:
     unchecked: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     excerpts: Mapping[int, Excerpt] = field(default_factory=dict)
+    agreement: Interval | None = None
 
     def count(self, level: Level) -> int:
         """The number of findings of a level."""

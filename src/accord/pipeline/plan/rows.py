@@ -185,7 +185,7 @@ def _with_mismatched(
         return list(largest)
     numbers = {id(group): i for i, group in enumerate(groups)}
     rows = [numbers[id(group)] for group in largest]
-    return append_mismatched(list(largest), [mismatched[i] for i in rows])
+    return list(append_mismatched(largest, [mismatched[i] for i in rows]))
 
 
 def _read(plan: StagePlan, kind: Kind, cache: ReadCache) -> ReadRows:

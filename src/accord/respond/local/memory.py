@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from accord.lm.attention.decoding import INITIAL_CAPACITY
+from accord.lm.attention.store import INITIAL_CAPACITY
 from accord.lm.model import LanguageModel
 
 CPU_BYTES = 2 << 30  # for keys and values on a CPU, whose other memory is not ours to count
@@ -21,20 +21,21 @@ def rows_in_memory(
     Each row stores `tokens` tokens, and every `sharing` rows have `shared_tokens` in common. Which
     rows are in a batch does not change their draws, and their numbers only in the last bits.
     """
-    shared = capacity(shared_tokens) / sharing if shared_tokens else 0.0
-    half = lm.device.type == "cuda" and lm.precision == "bf16"
-    config = lm.inner.config.get_text_config()
-    row_bytes = (capacity(tokens) + shared) * bytes_of_token(config, half=half)
-    if lm.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(lm.device)
-        unused = torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
-        budget = CUDA_SHARE * (free + unused)
-    else:
-        budget = float(CPU_BYTES)
-    return max(1, min(batch_size, int(budget / row_bytes)))
+    shared = store_capacity(shared_tokens) / sharing if shared_tokens else 0.0
+    row_bytes = (store_capacity(tokens) + shared) * bytes_of_token(lm)
+    return max(1, min(batch_size, int(memory_budget(lm) / row_bytes)))
 
 
-def capacity(tokens: int) -> int:
+def memory_budget(lm: LanguageModel) -> float:
+    """Bytes for keys and values."""
+    if lm.device.type != "cuda":
+        return float(CPU_BYTES)
+    free, _ = torch.cuda.mem_get_info(lm.device)
+    unused = torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
+    return CUDA_SHARE * (free + unused)
+
+
+def store_capacity(tokens: int) -> int:
     """The tokens that a store has room for when it holds `tokens`: it grows by doubling."""
     capacity = INITIAL_CAPACITY
     while capacity < tokens:
@@ -42,9 +43,15 @@ def capacity(tokens: int) -> int:
     return capacity
 
 
-def bytes_of_token(config: Any, *, half: bool) -> int:
-    """Bytes of the keys and values of one token in all layers of a text model's configuration,
-    in float32, or with `half` in half of that; the store is float32 on a CPU."""
+def bytes_of_token(lm: LanguageModel) -> float:
+    """Bytes of the keys and values of one token in all layers; the store is float32 on a CPU."""
+    half = lm.device.type == "cuda" and lm.precision == "bf16"
+    return float(key_value_bytes(lm.inner.config.get_text_config(), half=half))
+
+
+def key_value_bytes(config: Any, *, half: bool) -> int:
+    """Bytes of the keys and values of one token in all layers of a text model's configuration, in
+    float32 or, with `half`, in half of that."""
 
     def size(name: str, default: int) -> int:
         value = getattr(config, name, None)

@@ -50,7 +50,7 @@ def _generate_batch(
         mask[row, width - len(prompts[i]) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     cache = preallocated_cache(lm.inner.config, width + settings.max_new_tokens)
-    logits = _next_logits(lm, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+    logits = next_logits(lm, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
     # Beam search's call: all kinds of layers have it, state-space ones too.
     cache.reorder_cache(torch.arange(len(batch), device=device).repeat_interleave(k))
     logits = logits.repeat_interleave(k, 0)
@@ -74,11 +74,11 @@ def _generate_batch(
             mask, position = mask[remaining], position[remaining]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         token = responses.last_tokens(rows)
-        logits = _next_logits(lm, token[:, None].to(device), mask, position, cache)
+        logits = next_logits(lm, token[:, None].to(device), mask, position, cache)
         position = position + 1
 
 
-def _next_logits(
+def next_logits(
     lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
 ) -> Tensor:
     """Next-token logits (rows, V) in float32 after the last of ids (rows, n)."""

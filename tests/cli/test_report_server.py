@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from accord.cli.entry import run
-from accord.cli.serve import report_server
+from accord.cli.report_server import report_server
 from accord.errors import RequestError
 
 

@@ -1,0 +1,1 @@
+"""`accord serve`: a model over HTTP, as OpenAI's clients speak to one."""
