@@ -16,7 +16,7 @@ from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of import engine as best_of_module
 from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
-from accord.serve.best_of.scoring import Candidates, Scorer
+from accord.serve.best_of.scoring import ScoreQuestion, Scorer
 from accord.serve.best_of.start import best_of_options
 from accord.serve.best_of.stopping import (
     Checkpoint,
@@ -300,7 +300,7 @@ def test_a_failed_reward_is_an_error_of_its_own_request() -> None:
 
     async def ask() -> list[Any]:
         texts = [("good",), ("bad",), ("x", "xyz")]
-        asked = [scorer.score(Candidates("p", t, (True,) * len(t))) for t in texts]
+        asked = [scorer.score(ScoreQuestion("p", t, (True,) * len(t))) for t in texts]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     first, second, third = asyncio.run(ask())

@@ -1,6 +1,6 @@
 """An engine that answers with the best of N of another engine's responses.
 
-Candidates are drawn together and share their prompt. Their text is held back until it is scored;
+ScoreQuestion are drawn together and share their prompt. Their text is held back until it is scored;
 a stream gets comments meanwhile. What is not worth finishing is pruned, and with sequential
 stopping candidates are drawn in waves until the best is good enough.
 """
@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from accord.records import Message, Prompt
 from accord.serve.best_of.choice import BestOfOptions, Choice, read_choice
-from accord.serve.best_of.scoring import Candidates, Scorer, Scores
+from accord.serve.best_of.scoring import ScoreQuestion, Scorer, Scores
 from accord.serve.best_of.stopping import rank, survivors
 from accord.serve.engine import (
     Accepted,
@@ -191,7 +191,7 @@ class BestOfEngine:
         elif isinstance(prompt, tuple):
             opened = self.opened(prompt)
         return await self.scorer.score(
-            Candidates(
+            ScoreQuestion(
                 prompt,
                 tuple(beginning + c.text for c in candidates),
                 tuple(c.finish_reason == "stop" for c in candidates),

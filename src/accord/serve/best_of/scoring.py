@@ -13,7 +13,7 @@ from accord.serve.errors import ApiError
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class ScoreQuestion:
     """Answers to one prompt; `opened` is what its rendered prompt wrote of them already."""
 
     prompt: Prompt
@@ -41,10 +41,10 @@ class Scorer:
         self.reward = reward
         self.seconds = 0.0
         self.scored = 0
-        self._waiting: list[tuple[Candidates, asyncio.Future[Scores]]] = []
+        self._waiting: list[tuple[ScoreQuestion, asyncio.Future[Scores]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def score(self, candidates: Candidates) -> Scores:
+    async def score(self, candidates: ScoreQuestion) -> Scores:
         """Raises ApiError (500) where the reward fails."""
         if not self.reward.models:
             return await self._in_thread([candidates])
@@ -75,10 +75,10 @@ class Scorer:
         finally:
             self._worker = None
 
-    async def _in_thread(self, batch: Sequence[Candidates]) -> Scores:
+    async def _in_thread(self, batch: Sequence[ScoreQuestion]) -> Scores:
         return (await self._all_in_thread(batch))[0]
 
-    async def _all_in_thread(self, batch: Sequence[Candidates]) -> list[Scores]:
+    async def _all_in_thread(self, batch: Sequence[ScoreQuestion]) -> list[Scores]:
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
@@ -93,7 +93,7 @@ class Scorer:
             self.seconds += loop.time() - start
             self.scored += sum(len(c.texts) for c in batch)
 
-    def _compute(self, batch: Sequence[Candidates]) -> list[Scores]:
+    def _compute(self, batch: Sequence[ScoreQuestion]) -> list[Scores]:
         given = self.reward.scores(
             [c.prompt for c in batch for _ in c.texts],
             [text for c in batch for text in c.texts],

@@ -83,7 +83,7 @@ class Conversation:
 
 
 @dataclass
-class Answer:
+class ChatReply:
     """One side's answer while it comes."""
 
     text: str = ""

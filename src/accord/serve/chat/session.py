@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from accord.errors import AccordError
 from accord.records import Message, Outcome
 from accord.serve.chat.commands import CommandError, run_command
-from accord.serve.chat.conversation import Answer, Conversation, Manner, Side
+from accord.serve.chat.conversation import ChatReply, Conversation, Manner, Side
 from accord.serve.chat.screen import Screen
 from accord.serve.chat.votes import CHOICES, WORDS, Ballot, response
 
@@ -88,8 +88,8 @@ class ChatSession:
         if answer.text:
             self.conversation.add(text, answer.text)
 
-    def _ask_one(self, turns: tuple[Message, ...]) -> Answer:
-        side, answer = self.sides[0], Answer()
+    def _ask_one(self, turns: tuple[Message, ...]) -> ChatReply:
+        side, answer = self.sides[0], ChatReply()
         request = self.manner.request(turns, chooses=side.chooses)
         try:
             stopped = self._run(answer.read(side.engine.stream(request), self.screen.piece))
@@ -98,10 +98,10 @@ class ChatSession:
         self._remark(answer, stopped)
         return answer
 
-    def _ask_two(self, turns: tuple[Message, ...]) -> Answer:
+    def _ask_two(self, turns: tuple[Message, ...]) -> ChatReply:
         order = [0, 1]
         self.rng.shuffle(order)
-        answers = [Answer(), Answer()]  # in the order of the sides
+        answers = [ChatReply(), ChatReply()]  # in the order of the sides
 
         def shown() -> list[str]:
             return [answers[i].text for i in order]
@@ -130,7 +130,7 @@ class ChatSession:
         return answers[preferred]
 
     def _vote(
-        self, turns: tuple[Message, ...], answers: Sequence[Answer], order: Sequence[int]
+        self, turns: tuple[Message, ...], answers: Sequence[ChatReply], order: Sequence[int]
     ) -> Outcome | None:
         """Ask which answer is better, and store it; None where nothing was said."""
         assert self.ballot is not None
@@ -170,7 +170,7 @@ class ChatSession:
             return True
         return False
 
-    def _remark(self, answer: Answer, stopped: bool) -> None:
+    def _remark(self, answer: ChatReply, stopped: bool) -> None:
         scores = answer.report.get("candidate_scores") or []
         known = [score for score in scores if score is not None]
         if known:
