@@ -9,68 +9,79 @@ import typer
 commands = typer.Typer()
 
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help="A model's folder, an adapter's, a run's, a hub name, or the address of an "
+        "OpenAI-compatible server (http://…/v1, or http://…/v1#NAME); two to compare them.",
+    ),
+]
+RewardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reward",
+        metavar="REWARD",
+        help="What scores answers for /best: a reward model's folder, or a YAML file with "
+        "`rewards`.",
+    ),
+]
+Best = Annotated[
+    int, typer.Option("--best", metavar="N", min=1, max=256, help="Answer with the best of N.")
+]
+Store = Annotated[
+    str,
+    typer.Option("--store", metavar="STORE", help="The preference store that votes go into."),
+]
+Annotator = Annotated[
+    str | None,
+    typer.Option("--annotator", metavar="NAME", help="Your name in the store; else your login."),
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system prompt.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="The same answers, and order, each time."),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", metavar="T", min=0, max=100, help="Sampling temperature."),
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", metavar="N", min=1, help="Tokens of an answer.")
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env", metavar="NAME", help="Environment variable with a server's API key."
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"], typer.Option("--precision", metavar="TYPE", help="fp32 or bf16.")
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", metavar="NAME", help="auto, cpu or cuda."),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
+]
+
+
 @commands.command()
 def chat(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL",
-            help="A model's folder, an adapter's, a run's, a hub name, or the address of an "
-            "OpenAI-compatible server (http://…/v1, or http://…/v1#NAME); two to compare them.",
-        ),
-    ],
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            "--reward",
-            metavar="REWARD",
-            help="What scores answers for /best: a reward model's folder, or a YAML file with "
-            "`rewards`.",
-        ),
-    ] = None,
-    best: Annotated[
-        int, typer.Option("--best", metavar="N", min=1, max=256, help="Answer with the best of N.")
-    ] = 1,
-    store: Annotated[
-        str,
-        typer.Option("--store", metavar="STORE", help="The preference store that votes go into."),
-    ] = "chat.db",
-    annotator: Annotated[
-        str | None,
-        typer.Option(
-            "--annotator", metavar="NAME", help="Your name in the store; else your login."
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="A system prompt.")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", min=0, help="The same answers, and order, each time."),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option("--temperature", metavar="T", min=0, max=100, help="Sampling temperature."),
-    ] = 0.7,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", min=1, help="Tokens of an answer.")
-    ] = 1024,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key-env", metavar="NAME", help="Environment variable with a server's API key."
-        ),
-    ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option("--precision", metavar="TYPE", help="fp32 or bf16.")
-    ] = "fp32",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option("--device", metavar="NAME", help="auto, cpu or cuda."),
-    ] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
-    ] = False,
+    models: Models,
+    reward: RewardOption = None,
+    best: Best = 1,
+    store: Store = "chat.db",
+    annotator: Annotator = None,
+    system: System = None,
+    seed: Seed = None,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 1024,
+    api_key_env: ApiKeyEnv = None,
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk with a model in the terminal, or with two side by side, blind.
 

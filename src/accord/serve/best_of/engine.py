@@ -1,6 +1,6 @@
 """An engine that answers with the best of N of another engine's responses.
 
-ScoreQuestion are drawn together and share their prompt. Their text is held back until it is scored;
+Candidates are drawn together and share their prompt. Their text is held back until it is scored;
 a stream gets comments meanwhile. What is not worth finishing is pruned, and with sequential
 stopping candidates are drawn in waves until the best is good enough.
 """

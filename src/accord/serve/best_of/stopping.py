@@ -83,7 +83,7 @@ def expected_improvement(scores: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """ScoreQuestion are drawn `wave` at a time, until the best scores `enough`, or one more is
+    """Candidates are drawn `wave` at a time, until the best scores `enough`, or one more is
     expected to raise the best by less than `cost`. With neither, all are drawn at a time."""
 
     enough: float | None = None
