@@ -25,7 +25,7 @@ from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.start import BestOf, with_best_of
 from accord.serve.best_of.start import best_of_options as read_options
 from accord.serve.best_of.stopping import Checkpoint
-from accord.serve.engine import EngineRequest, Event, TokenUsage
+from accord.serve.engine import Delta, EngineRequest, Event, TokenUsage
 from accord.serve.local import LocalEngine
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.settings.best_of import read_rewards
@@ -192,3 +192,32 @@ def test_the_gateway_s_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert logged == ["Warning: It turns down."]
     assert command.ServeOptions("m").max_rows == best_of_options.MAX_ROWS
     assert command.ServeOptions("m").max_waiting == best_of_options.MAX_WAITING
+
+
+def test_a_gateway_before_this_server_gives_its_answers(start: Start) -> None:
+    served = start()
+    body = {"seed": 3, "n": 3, "max_tokens": 12, "temperature": 1.0}
+    direct = served.chat("the cat", **body, logprobs=True, top_logprobs=2).json()
+    prompt = (Message("user", "the cat"),)
+    asked = EngineRequest(prompt, SamplingSettings(3), 12, 3, top_logprobs=2)
+
+    async def ask() -> tuple[list[Event], bool | None]:
+        engine = UpstreamEngine(served.url + "/v1", "toy")
+        await engine.check_health()
+        events = [event async for event in engine.stream(asked)]
+        await engine.close()
+        return events, engine.honours_n
+
+    events, honours_n = asyncio.run(ask())
+    assert honours_n is True
+    texts, tokens = {0: "", 1: "", 2: ""}, 0
+    for event in events:
+        if isinstance(event, Delta):
+            texts[event.index] += event.text
+            tokens += len(event.tokens)
+            assert all(len(token.top) == 2 for token in event.tokens)
+    assert list(texts.values()) == [c["message"]["content"] for c in direct["choices"]]
+    assert tokens == sum(len(c["logprobs"]["content"]) for c in direct["choices"])
+    usage = events[-1]
+    assert isinstance(usage, TokenUsage)
+    assert usage.completion_tokens == direct["usage"]["completion_tokens"]
