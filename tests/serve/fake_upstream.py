@@ -24,7 +24,7 @@ class FakeUpstream:
         self.keys: list[str | None] = []
         self.broken_off = 0
         self.running = self.most_running = 0
-        self.delay = 0.0
+        self.delay = self.stagger = 0.0
         self._count = 0
         self._lock = threading.Lock()
         fake = self
@@ -64,6 +64,7 @@ class FakeUpstream:
                 if mood == "hangs":
                     time.sleep(1.5)
                     return
+                time.sleep(fake.stagger * (len(fake.bodies) - 1))
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.send_header("Connection", "close")

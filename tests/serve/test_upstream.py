@@ -201,3 +201,12 @@ def test_best_of_n_in_front_of_a_server_prunes_what_is_hopeless(upstream: FakeUp
     assert isinstance(usage, TokenUsage)
     assert usage.accord == {"best_of": 4, "pruned": 3, "usage_estimated": True}
     assert 62 < usage.completion_tokens < 62 + 3 * 40  # the others were cut off early
+
+
+def test_no_text_comes_before_all_requests_are_accepted(upstream: FakeUpstream) -> None:
+    # The status of an answer is sent when it is accepted: text before it would have none.
+    upstream.mood, upstream.stagger = "refuses n", 0.1
+    _, (events,) = ask(upstream, request(3))
+    assert isinstance(events[0], Accepted)
+    assert sum(isinstance(event, Accepted) for event in events) == 1
+    assert sorted(answers(events).values()) == ["four five six", "one two", "three"]

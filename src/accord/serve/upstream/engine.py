@@ -152,6 +152,7 @@ class UpstreamEngine:
         if request.drops is not None:
             request.drops.listener = lambda new: _cancel(tasks, dropped, new)
         accepted: set[int] = set()
+        early: list[Delta] = []  # of a response while another is not accepted yet
         usages: dict[int, TokenUsage] = {}
         pieces = dict.fromkeys(indices, 0)
         try:
@@ -168,11 +169,17 @@ class UpstreamEngine:
                     accepted.add(index)
                     if len(accepted) == len(tasks):
                         yield received
+                        for waiting in early:
+                            yield waiting
                 elif isinstance(received, TokenUsage):
                     usages[index] = received
                 elif isinstance(received, Delta):
                     pieces[index] += 1
-                    yield replace(received, index=index)
+                    delta = replace(received, index=index)
+                    if len(accepted) == len(tasks):
+                        yield delta
+                    else:
+                        early.append(delta)
             # Of what was cut off no usage came: a piece is a token on most servers.
             cut = sum(pieces[i] for i in dropped if i not in usages)
             estimate = TokenUsage(0, cut, {"usage_estimated": True} if cut else None)
