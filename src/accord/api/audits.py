@@ -93,8 +93,10 @@ def audit(
     `tasks`. Without `output_dir` nothing remains on disk. Raises SettingsError as the settings,
     DataError as the audit does.
     """
-    sides = (("model", "responses", "model_name", after),)
-    sides += (("before", "before_responses", "before_name", before),)
+    sides = (
+        ("model", "responses", "model_name", after),
+        ("before", "before_responses", "before_name", before),
+    )
     with _folder(output_dir) as folder, TemporaryDirectory() as temporary:
         values: dict[str, Any] = {**settings, "output_dir": str(folder)}
         for model, responses, name, given in sides:

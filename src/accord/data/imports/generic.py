@@ -85,8 +85,8 @@ def parse_generic(row: DataRow, notes: Counter[str]) -> JudgedRow:
         raise RowError("a response has fields beside its text, which a store can't hold")
     leave_out(fields, ["probability"], "a rating", notes)
     rated = Opinion("rating", (0,), score=record.score, annotator=annotator, fields=fields)
-    (opened,) = opened_texts(row.values.get("opened"), 1)
-    answer = JudgedAnswer(record.response, _model(row.values, "response"), record.finished, opened)
+    (begun,) = opened_texts(row.values.get("opened"), 1)
+    answer = JudgedAnswer(record.response, _model(row.values, "response"), record.finished, begun)
     return JudgedRow(record.prompt, (answer,), (rated,))
 
 
