@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from accord.errors import RequestError
 from accord.serve.access import Access
 
 KEY_VARIABLE = "ACCORD_API_KEY"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,16 @@ def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
     from accord.lm.load import load_causal
     from accord.serve.local import LocalEngine
 
+    path = model_folder(options.model)
     lm = load_causal(
-        options.model,
+        path,
         precision=options.precision,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
     )
     engine = LocalEngine(
         lm,
-        names_of(options.model, options.model_name),
+        names_of(path, options.model_name),
         max_rows=options.max_rows,
         max_waiting=options.max_waiting,
         max_length=options.max_length,
@@ -69,6 +71,13 @@ def find_keys(given: Sequence[str]) -> tuple[str, ...]:
     """The API keys of the command line, or else of the environment."""
     variable = os.environ.get(KEY_VARIABLE, "")
     return tuple(given) or ((variable,) if variable else ())
+
+
+def model_folder(model: str) -> str:
+    """The folder of a run's model, where a run's folder is given; otherwise the path itself."""
+    inner = Path(model) / "model"
+    is_model = any((Path(model) / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+    return str(inner) if inner.is_dir() and not is_model else model
 
 
 def names_of(model: str, model_name: str | None) -> tuple[str, ...]:
