@@ -66,7 +66,7 @@ def test_long_responses_are_scored_in_smaller_batches(monkeypatch: pytest.Monkey
 
     def lengths(lm: LanguageModel, batch: PackedBatch) -> torch.Tensor:
         sizes.append(sum(g.num_tokens for g in batch.groups))
-        return torch.tensor([float(len(g.responses[0])) for g in batch.groups])
+        return torch.tensor([float(len(r)) for g in batch.groups for r in g.responses])
 
     monkeypatch.setattr(reward_models, "encode_for_reward", encode)
     values: Sequence[float] = reward_models.compute_by_length(lm, rows, lengths).tolist()

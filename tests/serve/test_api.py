@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -12,7 +14,11 @@ from accord.records import Message
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
+from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
+from accord.serve.parameters import ApiRequest
+from accord.serve.routes import stream_all
 from tests.serve.conftest import Served
+from tests.serve.fake_engine import FakeEngine
 
 
 def sampled(
@@ -224,3 +230,30 @@ def test_metrics_count_tokens_and_answers(served: Served) -> None:
     assert metric(path) == answers + 1
     assert metric("accord_rows_running") == 0
     assert "secret" not in served.get("/metrics").text
+
+
+class _Unequal(FakeEngine):
+    """Accepts the prompt `late` only after it has answered the others."""
+
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[Event, None]:
+        if request.prompt == "late":
+            await asyncio.sleep(0.05)
+        async for event in super().stream(request):
+            yield event
+
+
+def test_no_text_comes_before_all_prompts_are_accepted() -> None:
+    async def read() -> list[Event]:
+        requests = tuple(EngineRequest(prompt, SamplingSettings()) for prompt in ("soon", "late"))
+        asked = ApiRequest("completions", "m", requests, True, False)
+        engine = _Unequal(lambda request: [f"to {request.prompt}"])
+        return [event async for event in stream_all(engine, asked)]
+
+    accepted, *deltas, usage = asyncio.run(read())
+    assert isinstance(accepted, Accepted)
+    texts = {0: "", 1: ""}
+    for event in deltas:
+        assert isinstance(event, Delta)
+        texts[event.index] += event.text
+    assert texts == {0: "to soon", 1: "to late"}
+    assert usage == TokenUsage(14, 4)

@@ -38,7 +38,7 @@ def test_keys_come_from_the_command_line_or_the_environment(
 def test_an_adapter_is_served_on_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_toy(tmp_path / "base")
     adapted = with_adapters(load_causal(base, trainable=True), seed=1)
-    save_model(adapted, tmp_path / "run" / "model")
+    save_model(adapted, tmp_path / "run" / "model", card="")
     engines: list[Any] = []
     monkeypatch.setattr(
         "accord.serve.server.run_server", lambda engine, *rest, **more: engines.append(engine)

@@ -12,11 +12,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from accord.annotate.chat_owner import chats_view
 from accord.annotate.chats import ChatDesk
 from accord.annotate.items import ShownText, show_text
-from accord.annotate.rendering import visible_controls
 from accord.annotate.routes import item_id, number, read_before
 from accord.annotate.visits import Visit
 from accord.compare.store.assignments import Assignment
 from accord.compare.store.chats import Chat
+from accord.compare.texts import visible_controls
 from accord.errors import RequestError
 
 

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 from markupsafe import Markup, escape
 
-from accord.annotate.rendering import visible_controls
+from accord.compare.texts import visible_controls
 
 MAX_WORDS = 3000  # in either text: the time of a comparison grows with the square
 _WORDS = re.compile(r"\s+|⟦U\+\w+⟧|\w+|[^\w\s]")

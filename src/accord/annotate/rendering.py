@@ -8,7 +8,6 @@ change the direction of what follows, are shown by their numbers.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 import nh3
@@ -16,6 +15,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from accord.annotate import mathematics
+from accord.compare.texts import CONTROLS, numbered, visible_controls
 
 LONG = 50_000  # characters: a longer text is shown as plain text, in parts
 PART = 20_000
@@ -27,17 +27,6 @@ _TAGS = {
 }
 _ATTRIBUTES = {"ol": {"start"}, **mathematics.ATTRIBUTES}
 _OPERATORS = "\u2061\u2062\u2063\u2064"  # of formulas, which are not drawn
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters except tab and line ends
-    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # unseen, or direction
-    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def visible_controls(text: str) -> str:
-    """The text with line ends as `\\n`, and each unseen character as its number, `⟦U+202E⟧`."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub(_numbered, text)
 
 
 def plain_html(text: str) -> Markup:
@@ -53,11 +42,7 @@ def markdown_html(text: str) -> Markup:
     html = _MARKDOWN.render(visible_controls(text))
     clean = nh3.clean(html, tags=_TAGS, attributes=_ATTRIBUTES, link_rel=None)
     # Markdown can write an unseen character as `&#x202e;`.
-    return Markup(_CONTROLS.sub(lambda m: m[0] if m[0] in _OPERATORS else _numbered(m), clean))
-
-
-def _numbered(match: re.Match[str]) -> str:
-    return f"⟦U+{ord(match[0]):04X}⟧"
+    return Markup(CONTROLS.sub(lambda m: m[0] if m[0] in _OPERATORS else numbered(m), clean))
 
 
 def _reader() -> MarkdownIt:

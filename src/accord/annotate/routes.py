@@ -14,10 +14,11 @@ from accord.annotate.desk import ADJUDICATOR
 from accord.annotate.difference import difference_html
 from accord.annotate.items import show_item, turn_texts
 from accord.annotate.owner import owner_view
-from accord.annotate.rendering import markdown_html, visible_controls
+from accord.annotate.rendering import markdown_html
 from accord.annotate.visits import COOKIE, Page, Visit
 from accord.compare.store.assignments import Assignment
 from accord.compare.store.people import Person
+from accord.compare.texts import visible_controls
 from accord.errors import RequestError
 
 MAX_ID = 2**31

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from accord.cli import best_of_options as best
+
 commands = typer.Typer()
 
 Precision = Literal["fp32", "bf16"]
@@ -13,9 +15,12 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 Model = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="MODEL", help="A model's folder, a LoRA adapter's, a run's, or a hub name."
+        metavar="MODEL",
+        help="A model's folder, a LoRA adapter's, a run's, or a hub name; with --upstream its name "
+        "there.",
+        show_default=False,
     ),
 ]
 Host = Annotated[str, typer.Option("--host", metavar="NAME", help="Address to listen on.")]
@@ -73,18 +78,31 @@ TrustRemoteCode = Annotated[
 
 @commands.command()
 def serve(
-    model: Model,
+    model: Model = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKeys = None,
     without_key: WithoutKey = False,
     model_name: ModelName = None,
-    max_rows: MaxRows = 64,
-    max_waiting: MaxWaiting = 256,
+    max_rows: MaxRows = best.MAX_ROWS,
+    max_waiting: MaxWaiting = best.MAX_WAITING,
     max_length: MaxLength = None,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "auto",
     trust_remote_code: TrustRemoteCode = False,
+    best_of: best.BestOfN = None,
+    reward: best.RewardOption = None,
+    max_best_of: best.MaxBestOf = None,
+    prune: best.Prune = None,
+    enough: best.Enough = None,
+    candidate_cost: best.CandidateCost = None,
+    wave: best.Wave = best.WAVE,
+    floor: best.Floor = None,
+    floor_text: best.FloorText = None,
+    curve: best.Curve = None,
+    upstream: best.Upstream = None,
+    upstream_key_env: best.UpstreamKey = None,
+    upstream_timeout: best.UpstreamTimeout = 300.0,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's clients speak to one.
 
@@ -95,11 +113,20 @@ def serve(
     Examples:
       accord serve runs/dpo --precision bf16
       ACCORD_API_KEY=secret accord serve runs/dpo --host 0.0.0.0
+      accord serve runs/sft --best-of 16 --reward runs/reward --curve runs/curve
+      accord serve --upstream http://127.0.0.1:8001/v1 --best-of 8 --reward rewards.yaml
     \f
-    The server is described in [serving.md](serving.md).
+    The server is described in [serving.md](serving.md), best-of-N in
+    [best-of-n.md](best-of-n.md).
     """
     from accord.serve.command import ServeOptions, serve_model
 
+    best.refuse_with_upstream(upstream, upstream_key_env, max_rows, max_waiting, max_length)
+    given = {"limit": max_best_of, "prune": prune, "enough": enough, "floor": floor}
+    given |= {"candidate_cost": candidate_cost, "floor_text": floor_text, "curve": curve}
+    given["wave"] = None if wave == best.WAVE else wave
+    loading = best.Loading(precision, device, trust_remote_code)
+    chosen = best.read_best_of(best_of, reward, given, loading)
     options = ServeOptions(
         model,
         model_name,
@@ -113,5 +140,9 @@ def serve(
         precision,
         device,
         trust_remote_code,
+        upstream,
+        upstream_key_env,
+        upstream_timeout,
+        chosen,
     )
     serve_model(options, log=typer.echo)

@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from accord.errors import RequestError
 from accord.serve.access import Access
+
+if TYPE_CHECKING:
+    from accord.serve.best_of.start import BestOf
+    from accord.serve.engine import Engine
 
 KEY_VARIABLE = "ACCORD_API_KEY"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -17,9 +21,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How a model is served; `model_name` None names it after its folder."""
+    """How a model is served; `model_name` None names it after its folder.
 
-    model: str
+    With `upstream`, the address of an OpenAI-compatible server, `model` is its name there, by
+    default the first.
+    """
+
+    model: str | None
     model_name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
@@ -31,6 +39,10 @@ class ServeOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+    upstream: str | None = None
+    upstream_key_env: str | None = None
+    upstream_timeout: float = 300.0
+    best_of: BestOf | None = None
 
 
 def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
@@ -47,9 +59,27 @@ def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
             f"The server needs {error.name}, which is not installed. Install it with "
             "`pip install 'accord[serve]'`."
         ) from None
+    engine = _local_engine(options) if options.upstream is None else _upstream_engine(options)
+    if options.best_of is not None and options.best_of.options.warning is not None:
+        log(f"Warning: {options.best_of.options.warning}")
+    run_server(engine, access, options.port, log=log)
+
+
+def _local_engine(options: ServeOptions) -> Engine:
+    """The engine of a model on this machine. Raises ModelError as loading one does."""
     from accord.lm.load import load_causal
+    from accord.lm.tokens.opened import opened_by_prompt
+    from accord.serve.best_of.start import with_best_of
     from accord.serve.local import LocalEngine
 
+    if options.model is None:
+        raise RequestError("Name the model to serve, or a server that has one with --upstream.")
+    if options.best_of is not None and options.best_of.options.limit > options.max_rows:
+        raise RequestError(
+            f"{options.best_of.options.limit} candidates (--best-of, --max-best-of) are more than "
+            f"the {options.max_rows} responses that are generated at a time (--max-rows). Raise "
+            f"--max-rows, or lower --max-best-of."
+        )
     path = model_folder(options.model)
     lm = load_causal(
         path,
@@ -64,7 +94,33 @@ def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
         max_waiting=options.max_waiting,
         max_length=options.max_length,
     )
-    run_server(engine, access, options.port, log=log)
+    return with_best_of(engine, options.best_of, lambda p: opened_by_prompt(p, lm.tokenizer))
+
+
+def _upstream_engine(options: ServeOptions) -> Engine:
+    """The engine in front of another server. Raises WorkError where it lists no model."""
+    from accord.serve.best_of.start import with_best_of
+    from accord.serve.upstream.engine import UpstreamEngine
+    from accord.serve.upstream.server import find_model
+
+    assert options.upstream is not None
+    key = _upstream_key(options.upstream_key_env)
+    model = options.model or find_model(options.upstream, key=key)
+    engine = UpstreamEngine(options.upstream, model, key=key, timeout=options.upstream_timeout)
+    engine.model_names = names_of(model, options.model_name)
+    return with_best_of(engine, options.best_of)
+
+
+def _upstream_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise RequestError(
+            f"The environment variable {variable}, which --upstream-key-env names, is not set. Set "
+            f"it to the upstream server's key."
+        )
+    return key
 
 
 def find_keys(given: Sequence[str]) -> tuple[str, ...]:

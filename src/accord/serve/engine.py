@@ -6,7 +6,7 @@ a stream of events. An engine that wraps another one has the same interface.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,25 @@ from accord.records import Prompt
 from accord.respond.protocol import SamplingSettings
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass
+class Drops:
+    """Responses of a request that nobody needs any more, by index.
+
+    An engine that can end single responses sets `listener`, and is called with those that are
+    dropped; no delta is expected of them. One that can't generates them to their end.
+    """
+
+    indices: set[int] = field(default_factory=set)
+    listener: Callable[[list[int]], None] | None = None
+
+    def add(self, indices: Iterable[int]) -> None:
+        """Drop responses."""
+        new = [index for index in indices if index not in self.indices]
+        self.indices.update(new)
+        if new and self.listener is not None:
+            self.listener(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,8 @@ class EngineRequest:
     `seed` None draws one. `top_logprobs` is None where no log-probs are asked for, and otherwise
     the number of likeliest tokens beside each token's own.
 
+    `drops` is where whoever asks says which responses it needs no more.
+
     `options` is what the body has under the key `accord`: an engine raises ApiError (400) for what
     it does not know there.
     """
@@ -40,6 +61,7 @@ class EngineRequest:
     top_logprobs: int | None = None
     continues: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    drops: Drops | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,22 +83,27 @@ class LocalEngine:
         local = self._local_request(key, request, prompt)
         running = self._running[key] = _Running(request.sampling.num_responses)
         self._commands.put(lambda batch: batch.submit(local))
-        tokens, remaining = 0, local.settings.num_responses
+        tokens, unfinished = 0, set(range(local.settings.num_responses))
+        if request.drops is not None:
+            request.drops.listener = partial(self._drop, key, unfinished)
         try:
             yield Accepted()
-            while remaining:
+            while unfinished:
                 outputs = await running.outputs.get()
                 if isinstance(outputs, ApiError):
                     raise outputs
                 for output in outputs:
                     tokens += output.num_tokens
-                    remaining -= output.finish is not None
+                    if output.index not in unfinished:
+                        continue  # it was dropped
+                    if output.finish is not None:
+                        unfinished.remove(output.index)
                     if output.text or output.tokens or output.finish:
                         yield self._delta(output)
             yield TokenUsage(len(prompt), tokens)
         finally:
             del self._running[key]
-            if remaining:
+            if unfinished:
                 self._counts["cancelled_requests"] += 1
                 self._commands.put(lambda batch: batch.cancel(key))
             self._counts["prompt_tokens"] += len(prompt)
@@ -124,6 +130,16 @@ class LocalEngine:
         """End all work, and the thread."""
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def _drop(self, key: int, unfinished: set[int], indices: list[int]) -> None:
+        """End single responses of a request, and wake the one that waits for them."""
+        running = self._running.get(key)
+        if running is None:
+            return
+        unfinished.difference_update(indices)
+        running.rows -= len(indices)
+        running.outputs.put_nowait([])
+        self._commands.put(lambda batch: batch.drop(key, indices))
 
     def _check_room(self, rows: int) -> None:
         if rows > self.max_rows:

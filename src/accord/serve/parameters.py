@@ -64,7 +64,8 @@ REMEDIES: Mapping[str, str] = {
     "tools": "Tools are not supported: describe them in a message, and parse the answer yourself.",
     "functions": "Functions are not supported: describe them in a message.",
     "response_format": "Answers are plain text only: say in a message which form they should have.",
-    "best_of": "Start the server with --best-of for best-of-N, or ask for several answers with n.",
+    "best_of": "Best-of-N is asked for with `accord: {best_of: N}`, of a server that was started "
+    "with --reward; several answers with n.",
     "echo": "The answer holds what was generated only.",
 }
 

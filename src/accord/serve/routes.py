@@ -142,6 +142,7 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
 
     tasks = [asyncio.create_task(read(i)) for i in range(len(request.requests))]
     accepted, usages = 0, dict[int, TokenUsage]()
+    early: list[Event] = []  # deltas of a prompt while another is not accepted yet
     try:
         while len(usages) < len(tasks):
             number, result = await inbox.get()
@@ -152,12 +153,17 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
                 accepted += 1
                 if accepted == len(tasks):
                     yield event
-            elif isinstance(event, Delta):
-                yield replace(event, index=number * request.num_responses + event.index)
+                    for waiting in early:
+                        yield waiting
             elif isinstance(event, TokenUsage):
                 usages[number] = event
             else:
-                yield event
+                if isinstance(event, Delta):
+                    event = replace(event, index=number * request.num_responses + event.index)
+                if accepted == len(tasks):
+                    yield event
+                else:
+                    early.append(event)
         yield _sum_usages([usages[i] for i in range(len(tasks))])
     finally:
         for task in tasks:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, NotIdentity, Settings, Verbatim
 from accord.settings.dialogue import DialogueText
+from accord.settings.reading.load import build, load_yaml
 from accord.settings.rewards import Rewards, RewardSource, model_source
 from accord.settings.sampling import SamplerSettings
 
@@ -129,3 +131,22 @@ class CurveSettings(Settings):
         if self.reward_model is not None:
             return [model_source(self.reward_model)]
         return self.rewards or []
+
+
+class _RewardFile(Settings):
+    """A file that says what scores."""
+
+    rewards: Rewards = Field(description="Sources whose weighted sum is the score.")
+
+
+def read_rewards(given: str) -> list[RewardSource]:
+    """The sources that a path names: a YAML file with `rewards`, or a reward model's folder or hub
+    name. Raises SettingsError.
+
+    Of a run of one training its folder will do.
+    """
+    path = Path(given)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return build(_RewardFile, load_yaml(path), where="rewards").rewards
+    is_run = path.is_dir() and not (path / "config.json").is_file() and (path / "model").is_dir()
+    return [model_source(str(path / "model") if is_run else given)]

@@ -14,7 +14,13 @@ from accord.compare.texts import shorten
 from accord.errors import ModelError, RewardError
 from accord.lm.forward import response_scores
 from accord.lm.model import LanguageModel
-from accord.lm.packing import PackedBatch, PromptGroup, forward_batches, pack
+from accord.lm.packing import (
+    FORWARD_TOKENS,
+    PackedBatch,
+    PromptGroup,
+    forward_batches,
+    pack,
+)
 from accord.lm.tokens.answers import encode_answers
 from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.render import UnusableRow
@@ -52,21 +58,44 @@ def compute_by_length(
     """The values of `compute` for each response's answer (n, …), on the CPU: reasoning is not read.
 
     Responses are batched in order of length, so that those of a batch are about as long; a batch
-    of long ones has fewer, so that its memory is bounded. Raises ModelError for a model whose
-    scores mean nothing: an untrained head, or a critic.
+    of long ones has fewer, so that its memory is bounded. Of those to one prompt the prompt is
+    computed once. Raises ModelError for a model whose scores mean nothing: an untrained head, or a
+    critic.
     """
     check_scores(lm)
     groups = [encode_for_reward(lm, r.prompt, r.answer, r.finished) for r in rows]
     check_token_ids(lm, (ids for g in groups for ids in (g.prompt, *g.responses)))
-    order = sorted(range(len(groups)), key=lambda i: groups[i].num_tokens)
+    shared = _share_prompts(groups, is_shared=lm.shares_prefixes)
     values: list[Tensor] = [torch.empty(0)] * len(groups)
-    batches = list(forward_batches([groups[i].num_tokens for i in order], batch_size))
+    batches = list(forward_batches([group.num_tokens for group, _ in shared], batch_size))
     for batch in with_activity(batches, "scoring batch", len(batches)):
-        indices = [order[i] for i in batch]
-        batch_values = compute(lm, pack([groups[i] for i in indices], lm.device)).cpu()
-        for i, value in zip(indices, batch_values, strict=True):
+        indices = [i for j in batch for i in shared[j][1]]
+        packed = pack([shared[j][0] for j in batch], lm.device)
+        for i, value in zip(indices, compute(lm, packed).cpu(), strict=True):
             values[i] = value
     return torch.stack(values) if values else torch.empty(0)
+
+
+def _share_prompts(
+    groups: Sequence[PromptGroup], *, is_shared: bool
+) -> list[tuple[PromptGroup, list[int]]]:
+    """The responses with a prompt in common as one group, with their indices, in order of length.
+
+    A group has no more tokens than a forward pass. A model that can't share prompts has a group for
+    each response: it computes the prompt for each.
+    """
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i in sorted(range(len(groups)), key=lambda i: groups[i].num_tokens):
+        by_prompt.setdefault(groups[i].prompt, []).append(i)
+    shared = []
+    for prompt, indices in by_prompt.items():
+        sizes = [len(groups[i].responses[0]) for i in indices]
+        room = max(1, FORWARD_TOKENS - len(prompt)) if is_shared else 1
+        for part in forward_batches(sizes, len(sizes), max_tokens=room):
+            members = [indices[j] for j in part]
+            responses = tuple(groups[i].responses[0] for i in members)
+            shared.append((PromptGroup(prompt, responses, (0,) * len(members)), members))
+    return sorted(shared, key=lambda pair: pair[0].num_tokens)
 
 
 def check_scores(lm: LanguageModel) -> None:

@@ -8,7 +8,7 @@ request that joined last leaves and waits again: what it generated is read again
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -121,6 +121,16 @@ class ContinuousBatch:
         """Remove a request with all its rows, if it is still here."""
         self.waiting = deque(rows for rows in self.waiting if rows[0].request.key != key)
         self._remove(lambda row: row.request.key == key)
+
+    def drop(self, key: Hashable, indices: Collection[int]) -> None:
+        """Remove single responses of a request; nothing more comes of them."""
+
+        def is_dropped(row: _LiveRow) -> bool:
+            return row.request.key == key and row.index in indices
+
+        waiting = ([row for row in rows if not is_dropped(row)] for rows in self.waiting)
+        self.waiting = deque(rows for rows in waiting if rows)
+        self._remove(is_dropped)
 
     def clear(self) -> None:
         """Remove all requests and free their memory."""

@@ -1,0 +1,1 @@
+"""Best-of-N on any engine: N candidates, a reward, the best."""

@@ -1,0 +1,1 @@
+"""`accord chat`: talk with a model in the terminal, or with two side by side, blind."""

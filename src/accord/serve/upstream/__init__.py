@@ -1,0 +1,1 @@
+"""A model at another OpenAI-compatible server as an engine."""
