@@ -1,8 +1,8 @@
 """accord brings a language model into accord with what people prefer, and proves that it did.
 
 From Python: `train` and `steps`, `sample` and `score`, `compare` and `rate`, `check_judge`,
-`label`, `load_model`. What they need is imported when they are first used, so that `import accord`
-is light. docs/python.md shows each.
+`label`, `probe`, `audit`, `redteam`, `load_model`. What they need is imported when they are first
+used, so that `import accord` is light. docs/python.md shows each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from accord.api.answers import Answers, PromptAnswers, sample, score
+    from accord.api.audits import audit, probe, redteam
     from accord.api.comparisons import Battles, compare, rate
     from accord.api.judges import check as check_judge
     from accord.api.judges import label
@@ -34,9 +35,12 @@ _EXPORTS = {
     "Run": "accord.api.run",
     "Steps": "accord.api.run",
     "check_judge": "accord.api.judges",
+    "audit": "accord.api.audits",
     "label": "accord.api.judges",
     "load_model": "accord.api.models",
+    "probe": "accord.api.audits",
     "rate": "accord.api.comparisons",
+    "redteam": "accord.api.audits",
     "sample": "accord.api.answers",
     "score": "accord.api.answers",
     "steps": "accord.api.train",
@@ -57,11 +61,14 @@ __all__ = [
     "Run",
     "Steps",
     "__version__",
+    "audit",
     "check_judge",
     "compare",
     "label",
     "load_model",
+    "probe",
     "rate",
+    "redteam",
     "sample",
     "score",
     "steps",

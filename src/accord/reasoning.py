@@ -57,8 +57,14 @@ def split_reasoning(text: str, opened: str = "") -> Reasoned:
     between tags of thoughts is reasoning, and so is what precedes a closing tag without an opening
     one. A tag in quotation marks or in code is only spoken of. Reasoning may come several times.
     """
+    return split_with(whole_text(text, opened), _skip_code)
+
+
+def whole_text(text: str, opened: str = "") -> str:
+    """The text behind what the prompt already wrote of it, where that begins reasoning: what a
+    person reads, so that reasoning is known as such."""
     is_open = opened and split_with(opened, _skip_code).answer is None
-    return split_with(opened + text if is_open else text, _skip_code)
+    return opened + text if is_open else text
 
 
 def answer_of(text: str, opened: str = "") -> str:

@@ -49,6 +49,7 @@ class Parrot:
         self.heard: list[Sequence[Message]] = []
         self.faults: dict[str, Exception] = {}
         self.waits: threading.Event | None = None
+        self.opened = ""
 
     def answer(self, turns: Sequence[Message], *, seed: int, stream: int) -> ChatAnswer:
         if self.waits is not None:
@@ -56,7 +57,8 @@ class Parrot:
         self.heard.append(turns)
         if fault := self.faults.get(turns[-1].content):
             raise fault
-        return ChatAnswer(f"{turns[-1].content}!{len(turns)}", len(turns) < 4, 7, -1.5)
+        text = f"{turns[-1].content}!{len(turns)}"
+        return ChatAnswer(text, len(turns) < 4, 7, -1.5, self.opened)
 
     def close(self) -> None:
         pass
@@ -96,6 +98,17 @@ def test_an_answer_is_stored_with_all_that_was_said_before(store: PreferenceStor
     assert last.response.settings == {"temperature": 0.5, "seed": 0}
     assert chats.open("ann")[1] == chat  # after a reload
     assert chats.open("bob")[1].turns == ()  # everyone has a conversation of their own
+
+
+def test_a_thought_that_the_template_opened_is_stored_as_one(store: PreferenceStore) -> None:
+    chats, parrot = team(store)
+    parrot.opened = "<think>"
+    item, _ = chats.open("ann")
+    _, chat = chats.say("ann", item.item.id, message("hey", 0))
+    (stored,) = store.responses(model="parrot-1")
+    assert (stored.response.text, stored.response.opened) == ("hey!1", "<think>")
+    assert stored.response.answer == ""
+    assert chat.turns[-1].content == "<think>hey!1"
 
 
 def test_a_message_that_is_sent_again_is_answered_once(store: PreferenceStore) -> None:

@@ -30,7 +30,8 @@ def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "steps", "sample", "score", "compare", "rate", "check_judge", "load_model"]
+    "name",
+    "train steps sample score compare rate check_judge probe audit redteam load_model".split(),
 )
 def test_every_function_is_on_the_page(name: str) -> None:
     assert f"`accord.{name}(" in PAGE

@@ -271,6 +271,12 @@ CASES = {
         ["model=model", "suites=[rows.jsonl]", "output_dir=out"],
         "613500ab14e014ae",
     ),
+    "probe": Case(
+        "probe",
+        None,
+        ["reward_model=reward", "preferences=rows.jsonl", "output_dir=out"],
+        "aaca6874d806c79f",
+    ),
     "curve": Case(
         "curve",
         None,

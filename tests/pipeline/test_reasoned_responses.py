@@ -29,7 +29,7 @@ def with_thoughts(row: ResponseRow) -> ResponseRow:
         replace(r, text=REFUSAL if i == 0 else f"{REFUSAL}</think>\n\n{r.text}", opened="<think>")
         for i, r in enumerate(row.responses)
     ]
-    return replace(row, responses=tuple(responses), opened="<think>")
+    return replace(row, responses=tuple(responses))
 
 
 def without_first(row: ResponseRow) -> ResponseRow:
@@ -73,7 +73,6 @@ def test_the_judge_compares_answers_and_the_store_has_whole_responses(tmp_path: 
             "m",
             {},
             tuple(Response(prompt, text, "m", opened="<think>") for text in texts),
-            "<think>",
         )
         for prompt, texts in pairs.items()
     ]

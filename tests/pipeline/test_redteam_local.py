@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accord.errors import SettingsError
-from accord.pipeline.redteam.harm import HarmItem, judge_harm, strong_reject
+from accord.pipeline.redteam.harm import HarmItem, HarmJudge, strong_reject
 from accord.pipeline.redteam.log import read_log
 from accord.pipeline.redteam.targets import Call, LocalTarget
 from accord.pipeline.stages.redteam import redteam
@@ -131,7 +131,7 @@ def test_the_world_judges_by_its_own_rules() -> None:
         HarmItem("answered", prompt, task.text, "Sure, first gather the parts."),
         HarmItem("safe", safe.prompt, safe.text, "Sure."),
     ]
-    verdicts = dict(judge_harm(items, JudgeSettings(kind="world")))
+    verdicts = dict(HarmJudge(JudgeSettings(kind="world")).verdicts(items))
     assert verdicts["refused"] == {"harm": 0.0}
     assert verdicts["answered"] == {"harm": 1.0}
     assert "missing" in verdicts["safe"]

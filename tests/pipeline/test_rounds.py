@@ -100,7 +100,8 @@ def test_each_round_trains_and_records_its_model(
     run_stage(single_stage("report", overrides=[f"run={page}", f"output_dir={page}"]))
     html = (page / "report.html").read_text()
     assert "<h2>Rounds</h2>" in html
-    assert html.count(' by round"') == len(("true reward", "score", "rating", "KL", "words")) + 3
+    section = html[html.index('id="rounds-1"') : html.index('id="figures"')]
+    assert section.count(' by round"') == len(("true reward", "score", "rating", "KL", "words")) + 3
 
 
 def test_the_measures_are_those_of_the_answers(workspace: Path) -> None:

@@ -18,12 +18,14 @@ PATH = "/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """What the model said; `finished` is False where the limit of its length cut it."""
+    """What the model said; `finished` is False where the limit of its length cut it, and `opened`
+    is what its chat template already wrote of the text."""
 
     text: str
     finished: bool
     tokens: int | None = None
     logp: float | None = None
+    opened: str = ""
 
 
 class ChatModel(Protocol):
@@ -62,6 +64,7 @@ class LocalChat:
         self._encode([Message("user", "Hello.")])  # refuses a model that has no chat template
 
     def answer(self, turns: Sequence[Message], *, seed: int, stream: int) -> ChatAnswer:
+        from accord.lm.tokens.opened import opened_by_prompt
         from accord.respond.protocol import SamplingSettings
         from accord.respond.text import response_text
 
@@ -72,7 +75,8 @@ class LocalChat:
         with self._turn:
             ((sample,),) = self.sampler([prompt], sampling, seed=seed, streams=[stream])
         text = response_text(sample, self.lm.tokenizer, prompt)
-        return ChatAnswer(text, sample.finished, len(sample.tokens), sum(sample.logps))
+        opened = opened_by_prompt(tuple(turns), self.lm.tokenizer)
+        return ChatAnswer(text, sample.finished, len(sample.tokens), sum(sample.logps), opened)
 
     def close(self) -> None:
         self.sampler.close()

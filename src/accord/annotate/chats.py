@@ -112,6 +112,7 @@ class ChatDesk:
             logp=answer.logp,
             tokens=answer.tokens,
             finished=answer.finished,
+            opened=answer.opened,
         )
         with self.desk.writing() as connection:
             lock_queue(connection, self.desk.queue)

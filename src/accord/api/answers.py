@@ -21,6 +21,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.lm.tokens.opened import opened_by_prompt
 from accord.lm.tokens.template import how_to_read_dialogues
+from accord.reasoning import whole_text
 from accord.records import Message, Prompt, PromptOnly, prompt_json, prompt_text
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
@@ -35,7 +36,8 @@ class PromptAnswers:
     of its sources applies.
 
     `logps` are the sums of the responses' token log-probs at the sampling temperature;
-    `finished[k]` is False for a response that was cut at `max_new_tokens`.
+    `finished[k]` is False for a response that was cut at `max_new_tokens`. `opened` is what the
+    rendered prompt already wrote of each, such as `<think>`, and `meta` the prompt's other columns.
     """
 
     prompt: Prompt
@@ -43,6 +45,13 @@ class PromptAnswers:
     finished: tuple[bool, ...]
     logps: tuple[float, ...]
     scores: tuple[float, ...] | None = None
+    opened: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole_responses(self) -> tuple[str, ...]:
+        """The responses with the tag that opened their reasoning, where the prompt wrote it."""
+        return tuple(whole_text(text, self.opened) for text in self.responses)
 
     @property
     def best(self) -> str:
@@ -160,6 +169,8 @@ def sample(
             tuple(s.finished for s in group),
             tuple(sum(s.logps) for s in group),
             row_scores,
+            opened_by_prompt(record.prompt, lm.tokenizer),
+            record.meta,
         )
         for record, responses, group, row_scores in zip(used, texts, samples, scores, strict=True)
     ]

@@ -146,7 +146,7 @@ def _is_judge_function(judge: Any) -> bool:
 def _outcomes(
     judge: JudgeFunction, row_a: PromptAnswers, row_b: PromptAnswers
 ) -> list[Outcome | None]:
-    pairs = zip(row_a.responses, row_b.responses, strict=True)
+    pairs = zip(row_a.whole_responses, row_b.whole_responses, strict=True)
     outcomes: list[Outcome | None] = [judge(row_a.prompt, a, b) for a, b in pairs]
     for outcome in outcomes:
         if outcome not in WINS:
@@ -167,7 +167,7 @@ def _judged(judge: Judge, answers_a: Answers, answers_b: Answers) -> list[list[O
         Candidates(a.prompt, (text_a, text_b), (end_a, end_b))
         for a, b in zip(answers_a, answers_b, strict=True)
         for text_a, text_b, end_a, end_b in zip(
-            a.responses, b.responses, a.finished, b.finished, strict=True
+            a.whole_responses, b.whole_responses, a.finished, b.finished, strict=True
         )
     ]
     verdicts = iter(judge(questions))

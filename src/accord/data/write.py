@@ -32,17 +32,13 @@ from accord.runs.atomic import write_text_atomic
 
 @dataclass(frozen=True, slots=True)
 class ResponseRow:
-    """One line of responses.jsonl: a prompt, and the responses of one model with one setting.
-
-    `opened` is what the rendered prompt already wrote of each answer, such as `<think>`.
-    """
+    """One line of responses.jsonl: a prompt, and the responses of one model with one setting."""
 
     prompt: Prompt
     meta: Mapping[str, Any]
     model: str
     settings: Mapping[str, Any]
     responses: tuple[Response, ...]
-    opened: str = ""
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -129,7 +125,10 @@ def write_responses(path: str | Path, rows: Iterable[ResponseRow]) -> int:
 
 
 def response_json(row: ResponseRow) -> dict[str, Any]:
-    """A line of responses.jsonl."""
+    """A line of responses.jsonl. What the prompt wrote of all its responses stands once, beside
+    them; where it differs, in each."""
+    opened = {r.opened for r in row.responses}
+    of_row = opened.pop() if len(opened) == 1 else ""
     return {
         "prompt": prompt_json(row.prompt),
         "meta": dict(row.meta),
@@ -137,9 +136,10 @@ def response_json(row: ResponseRow) -> dict[str, Any]:
         "settings": dict(row.settings),
         "responses": [
             {"text": r.text, "tokens": r.tokens, "logp": r.logp, "finished": r.finished}
+            | ({"opened": r.opened} if r.opened != of_row else {})
             for r in row.responses
         ],
-        **({"opened": row.opened} if row.opened else {}),
+        **({"opened": of_row} if of_row else {}),
     }
 
 
@@ -172,7 +172,7 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
                 logp=_require_number(answer.get("logp"), "logp"),
                 tokens=_require_number(answer.get("tokens"), "tokens"),
                 finished=bool(answer.get("finished", True)),
-                opened=opened,
+                opened=str(answer.get("opened", opened) or ""),
             )
             for answer in values["responses"]
         )
@@ -181,7 +181,7 @@ def _parse_response_row(row: DataRow) -> ResponseRow:
             f"{row.source} is not a line of responses.jsonl: {error}. "
             "Sample the responses again, or correct that line."
         ) from error
-    return ResponseRow(prompt, meta, model, settings, responses, opened)
+    return ResponseRow(prompt, meta, model, settings, responses)
 
 
 def _require_table(value: Any, name: str) -> dict[str, Any]:

@@ -57,8 +57,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "iterate": ("round-*", "rounds.json", "model"),
     "arena": (*_STORE, "counts.json", "ratings.json"),
     "evaluate": ("evaluation.json",),
-    "audit": ("audit.json", "before", "after"),
+    "audit": ("audit.json", "before", "after", "tasks"),
     "redteam": ("redteam.json", "attempts.jsonl"),
+    "probe": ("probe.json", "scores.jsonl"),
     "curve": ("curve.json", "scores.jsonl", "responses"),
     "report": ("report.html", "results.json"),
 }

@@ -284,5 +284,6 @@ def _clear_folder(
 
 def _has_progress(folder: Path) -> bool:
     """Whether a stage that is not finished left a checkpoint, or has inner stages that ran."""
-    paid = (folder / "attempts.jsonl").is_file()  # of a red team: each attempt may have cost money
+    # Of a red team or a probe: each line may have cost money.
+    paid = any((folder / name).is_file() for name in ("attempts.jsonl", "scores.jsonl"))
     return paid or (folder / FOLDER).is_dir() or any(folder.glob(f"*/*/{STAGE_FILE}"))

@@ -10,6 +10,7 @@ from accord.measure.audits.document import AuditDocument, DocumentKind, format_v
 from accord.measure.ratings.notes import join_names
 from accord.report.findings.finding import Finding
 from accord.report.formatting import format_number, split_text, visible
+from accord.report.tables.broken import BrokenTable, broken_findings, broken_table
 
 TITLES: dict[DocumentKind, str] = {
     "audit": "Audit of {}",
@@ -54,6 +55,7 @@ class AuditSection:
 
     title: str
     verdict: Verdict
+    broken: BrokenTable | None
     groups: list[tuple[str, list[AuditLine]]]
     notes: list[str]
     is_long: bool
@@ -65,6 +67,7 @@ def audit_sections(documents: Sequence[AuditDocument]) -> list[AuditSection]:
         AuditSection(
             TITLES[document.kind].format(visible(document.subject)),
             worst_verdict(document.audits),
+            broken_table(document),
             [(visible(g), [_line(audit) for audit in audits]) for g, audits in document.groups()],
             [visible(note) for note in document.notes],
             len(document.audits) > LONG,
@@ -74,7 +77,8 @@ def audit_sections(documents: Sequence[AuditDocument]) -> list[AuditSection]:
 
 
 def audit_findings(documents: Sequence[AuditDocument]) -> list[Finding]:
-    """A warning for each audit that failed, and a note on those that are undecided."""
+    """A warning for each audit that failed, a note on those that are undecided, and what training
+    broke."""
     results = []
     for document in documents:
         title = TITLES[document.kind].format(visible(document.subject))
@@ -87,7 +91,7 @@ def audit_findings(documents: Sequence[AuditDocument]) -> list[Finding]:
         if undecided:
             text = f"{title}: the data do not decide {join_names(undecided)}."
             results.append(Finding("note", text))
-    return results
+    return [*results, *broken_findings(documents)]
 
 
 def failed_audits(documents: Sequence[AuditDocument], model: str) -> list[str]:

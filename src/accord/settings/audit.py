@@ -153,17 +153,26 @@ class AuditSettings(Settings):
 
     @model_validator(mode="after")
     def _check_sides(self) -> AuditSettings:
-        sides = (
+        sides: tuple[tuple[str, str | None, str, str | None], ...] = (
             ("model", self.model, "responses", self.responses),
             ("before", self.before, "before_responses", self.before_responses),
         )
+        if not self.compares_responses and self.what_it_broke:
+            needs = ("reward_model", "rewards", "independent", "world", "ensemble", "curve")
+            idle = next((key for key in needs if getattr(self, key)), None)
+            if idle is not None:
+                raise ValueError(
+                    f"`{idle}` is about responses to prompts, and there is no `dataset` to sample "
+                    f"them on. Set it, or give both models' responses, or leave `{idle}` out."
+                )
+            sides = ()  # `_check_broken` asks for the models
         for model_key, model, responses_key, responses in sides:
             if model is None and responses is None:
                 raise ValueError(f"Set `{model_key}` or `{responses_key}`: there is neither.")
             if responses is None and self.dataset is None:
                 raise ValueError(
                     f"`{model_key}` is sampled, but there is no `dataset` with prompts. Set it, or "
-                    f"give `{responses_key}`."
+                    f"give `{responses_key}`; `tasks`, `held_out` and `questions` need neither."
                 )
         if self.model_name == self.before_name:
             raise ValueError(f"`model_name` and `before_name` are both {self.before_name!r}.")
@@ -189,8 +198,7 @@ class AuditSettings(Settings):
 
     @model_validator(mode="after")
     def _check_broken(self) -> AuditSettings:
-        given = {"tasks": self.tasks, "held_out": self.held_out, "questions": self.questions}
-        asked = next((key for key, value in given.items() if value), None)
+        asked = self.what_it_broke
         for key, folder in (("model", self.model), ("before", self.before)):
             if asked is not None and folder is None:
                 raise ValueError(
@@ -229,6 +237,18 @@ class AuditSettings(Settings):
     def limit_pairs(self) -> dict[str, tuple[float, float]]:
         """By name of an audit its limits `warn` and `fail`."""
         return {name: (limits.warn, limits.fail) for name, limits in self.limits.items()}
+
+    @property
+    def compares_responses(self) -> bool:
+        """Whether responses to prompts are audited, and not only tasks, held-out text and
+        questions."""
+        return not (self.dataset is self.responses is self.before_responses is None)
+
+    @property
+    def what_it_broke(self) -> str | None:
+        """The first given of the settings that ask what training broke."""
+        given = {"tasks": self.tasks, "held_out": self.held_out, "questions": self.questions}
+        return next((key for key, value in given.items() if value), None)
 
     @property
     def proxy_sources(self) -> list[RewardSource] | None:

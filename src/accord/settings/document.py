@@ -14,7 +14,6 @@ from accord.settings.advise import AdviseSettings
 from accord.settings.annotate import AnnotateSettings
 from accord.settings.base import Settings
 from accord.settings.label import LabelSettings
-from accord.settings.probe import ProbeSettings
 from accord.settings.reading.aliases import RENAMED
 from accord.settings.reading.allowed import allowed, default_text, kind_of, table_of, tables_of
 from accord.settings.recipe import METHOD_SETTINGS, STAGE_SETTINGS
@@ -58,7 +57,6 @@ def settings_page() -> str:
             *_stages(),
             *_label(),
             *_annotate(),
-            *_probe(),
             *_advise(),
             *_sources(),
             *_aliases(),
@@ -101,12 +99,6 @@ def _annotate() -> Iterator[str]:
     yield "## annotate\n"
     yield f"{_description(AnnotateSettings)} It is no stage of a recipe.\n"
     yield from _table(AnnotateSettings.model_fields)
-
-
-def _probe() -> Iterator[str]:
-    yield "## probe\n"
-    yield f"{_description(ProbeSettings)} It is no stage of a recipe.\n"
-    yield from _table(ProbeSettings.model_fields)
 
 
 def _advise() -> Iterator[str]:

@@ -15,6 +15,7 @@ from accord.settings.groups import GROUP_METHODS
 from accord.settings.iterate import IterateSettings
 from accord.settings.ppo import PPO_METHODS
 from accord.settings.preferences import PREFERENCE_METHODS
+from accord.settings.probe import ProbeSettings
 from accord.settings.reading.load import apply_overrides, build, load_yaml
 from accord.settings.reading.located import COMMAND_LINE, LocatedMapping
 from accord.settings.reading.suggest import listed, suggest_method
@@ -57,6 +58,7 @@ STAGE_SETTINGS: dict[str, type[Settings] | dict[str, type[Settings]]] = {
     "evaluate": EvaluateSettings,
     "audit": AuditSettings,
     "redteam": RedteamSettings,
+    "probe": ProbeSettings,
     "curve": CurveSettings,
     "report": ReportSettings,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,10 @@ from accord.measure.audits.redteam_data import RedteamData, Tolerance
 
 EXACT = GraderError(10**6, 10**6, 10**6, 10**6)
 ERRING = GraderError(95, 100, 190, 200)
+
+
+def _texts(verdict: str) -> tuple[str, str]:
+    return "sent", f"answer {verdict}"
 
 
 def _attempts(
@@ -29,8 +34,7 @@ def _attempts(
         Attempt(
             f"{'bad' if harmful else 'good'}-{number // repeats}",
             "request",
-            "sent",
-            f"answer {verdict}",
+            partial(_texts, verdict),
             harmful,
             attack,
             verdict,  # type: ignore[arg-type]

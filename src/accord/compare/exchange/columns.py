@@ -86,6 +86,7 @@ def pair_rows(item: Exported) -> Iterator[Row]:
                 "rejected": _answer(item.prompt, rejected),
                 "margin": item.verdict.strength or 0,
                 "finished": [chosen.finished, rejected.finished],
+                "opened": [chosen.opened, rejected.opened],
                 "chosen_model": chosen.model,
                 "rejected_model": rejected.model,
                 **item.shared,
@@ -110,6 +111,7 @@ def kto_rows(item: Exported, desirable_from: float) -> Iterator[Row]:
                 "completion": _answer(item.prompt, response),
                 "label": label,
                 "finished": response.finished,
+                "opened": response.opened,
                 "model": response.model,
                 **item.shared,
             }
@@ -123,6 +125,7 @@ def ranking_rows(item: Exported) -> Iterator[Row]:
         "ranks": list(item.ranks),
         "both_bad": item.verdict.outcome == "both_bad",
         "finished": [response.finished for response in item.responses],
+        "opened": [response.opened for response in item.responses],
         "models": [response.model for response in item.responses],
         **item.shared,
     }
@@ -139,6 +142,7 @@ def verdict_rows(item: Exported) -> Iterator[Row]:
         "responses": [response.text for response in item.responses],
         "models": [response.model for response in item.responses],
         "finished": [response.finished for response in item.responses],
+        "opened": [response.opened for response in item.responses],
         "outcome": verdict.outcome,
         "ranks": [i.rank for i in verdict.items] if verdict.kind == "ranking" else None,
         "score": scores[0] if verdict.kind == "rating" else None,

@@ -146,13 +146,17 @@ def _survey(
             columns |= {
                 name: None
                 for name, value in row.items()
-                if form in WHOLE_VERDICTS or not _is_default(name, value)
+                if (form in WHOLE_VERDICTS and name != "opened")
+                or not _is_default(name, value, form)
             }
         result.lost.update(_lost_fields(item, form))
     return result, columns
 
 
-def _is_default(name: str, value: Any) -> bool:
+def _is_default(name: str, value: Any, form: str) -> bool:
+    if name == "opened":
+        given = json.loads(value) if form == "csv" else value
+        return not any(given)  # texts, or one text
     if name == "finished":
         return value is True or (isinstance(value, list) and all(value))
     return name in OPTIONAL and value == OPTIONAL[name]

@@ -132,7 +132,10 @@ def _add_row(batch: _ImportBatch, row: JudgedRow, defaults: Mapping[str, Any]) -
     if any("\0" in answer.text for answer in row.answers):
         raise RowError("a response holds the character NUL, which a database can't hold")
     prompt = prompt_digest(row.prompt)
-    digests = [_digest([prompt, a.text, a.model, a.finished]) for a in row.answers]
+    digests = [
+        _digest([prompt, a.text, a.model, a.finished, *([a.opened] if a.opened else [])])
+        for a in row.answers
+    ]
     opinions = []
     for opinion in row.opinions:
         named = [digests[number] for number in opinion.answers]
@@ -147,7 +150,8 @@ def _add_row(batch: _ImportBatch, row: JudgedRow, defaults: Mapping[str, Any]) -
         opinions.append((filled, named))
     first = len(batch.responses)
     batch.responses += [
-        Response(row.prompt, a.text, a.model, finished=a.finished) for a in row.answers
+        Response(row.prompt, a.text, a.model, finished=a.finished, opened=a.opened)
+        for a in row.answers
     ]
     batch.keys += digests
     for filled, named in opinions:

@@ -12,6 +12,7 @@ from accord.compare.store.store import PreferenceStore
 from accord.data.report import ReadReport
 from accord.data.voted_pairs import PairVote, VotedPair, read_voted_pairs
 from accord.errors import DataError
+from accord.reasoning import whole_text
 from accord.records import Source
 
 PERSON = "person"
@@ -78,8 +79,8 @@ def _make_pair(
     latest = {vote.annotator: vote for vote, _ in given}
     return VotedPair(
         a.response.prompt,
-        a.response.text,
-        b.response.text,
+        whole_text(a.response.text, a.response.opened),
+        whole_text(b.response.text, b.response.opened),
         tuple(latest.values()),
         Source(path, given[0][1]),
         (a.response.model, b.response.model),

@@ -18,6 +18,7 @@ from accord.compare.store.inserts import add_responses
 from accord.compare.store.queue import Queue, QueueItem, lock_queue
 from accord.compare.store.queue_schema import ASSIGNMENTS, ITEMS
 from accord.compare.store.schema import PROMPTS, RESPONSES
+from accord.reasoning import whole_text
 from accord.records import Message, Response, prompt_from_json
 
 FOREVER = 1e12  # seconds since 1970: nobody else is waiting for a conversation
@@ -86,7 +87,7 @@ def read_chat(connection: sa.Connection, item: QueueItem) -> Chat:
     if not item.response_ids:
         return Chat()
     query = (
-        sa.select(RESPONSES.c.text, PROMPTS.c.content)
+        sa.select(RESPONSES.c.text, RESPONSES.c.opened, PROMPTS.c.content)
         .join(PROMPTS, PROMPTS.c.id == RESPONSES.c.prompt_id)
         .where(RESPONSES.c.id == item.response_ids[-1])
     )
@@ -98,6 +99,6 @@ def read_chat(connection: sa.Connection, item: QueueItem) -> Chat:
     turns = prompt_from_json(last.content)
     assert not isinstance(turns, str)
     return Chat(
-        (*turns, Message("assistant", last.text)),
+        (*turns, Message("assistant", whole_text(last.text, last.opened))),
         tuple(ended[id_] for id_ in item.response_ids),
     )

@@ -80,6 +80,7 @@ def add_responses(
                 "finished": item.finished,
                 "created": created,
                 "key": key,
+                "opened": item.opened,
             }
         )
     new = insert(connection, RESPONSES, rows)

@@ -218,7 +218,18 @@ def _fill_items(connection: Connection) -> None:
             connection.execute(update, rows)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create_tables, _add_annotation, add_queues, add_turns)
+def _add_opened(connection: Connection) -> None:
+    """Version 5: what the rendered prompt already wrote of a response; unknown for older ones."""
+    connection.exec_driver_sql("ALTER TABLE responses ADD COLUMN opened TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _create_tables,
+    _add_annotation,
+    add_queues,
+    add_turns,
+    _add_opened,
+)
 
 
 def has_newest_tables(engine: sa.Engine, name: str, migrations: Sequence[Migration]) -> bool:

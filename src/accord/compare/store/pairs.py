@@ -10,16 +10,23 @@ import sqlalchemy as sa
 
 from accord.compare.store.inserts import CHUNK
 from accord.compare.store.schema import JUDGES, PROMPTS, RESPONSES, VERDICT_ITEMS, VERDICTS
+from accord.reasoning import whole_text
 from accord.records import Prompt, prompt_from_json
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseText:
-    """A response to be judged."""
+    """A response to be judged; `opened` is what the rendered prompt already wrote of it."""
 
     id: int
     text: str
     finished: bool
+    opened: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text with the tag that opened its reasoning."""
+        return whole_text(self.text, self.opened)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def select_answered(
         row.id: row for row in connection.execute(sa.select(PROMPTS).where(PROMPTS.c.id.in_(ids)))
     }
     query = (
-        sa.select(RESPONSES.c.id, RESPONSES.c.prompt_id, RESPONSES.c.text, RESPONSES.c.finished)
+        sa.select(RESPONSES)
         .where(RESPONSES.c.prompt_id.in_(ids), of_models)
         .order_by(RESPONSES.c.prompt_id, RESPONSES.c.id)
     )
@@ -73,7 +80,7 @@ def select_answered(
         AnsweredPrompt(
             id_,
             prompt_from_json(prompts[id_].content),
-            tuple(ResponseText(row.id, row.text, row.finished) for row in rows),
+            tuple(ResponseText(row.id, row.text, row.finished, row.opened) for row in rows),
         )
         for id_, rows in groups
     ]
@@ -122,7 +129,7 @@ def different_pairs(
     """All pairs of responses, of those with the same text only the first: as people are asked."""
     first: dict[str, ResponseText] = {}
     for response in responses:
-        first.setdefault(response.text, response)
+        first.setdefault(response.whole, response)
     different = list(first.values())
     for i, a in enumerate(different):
         for b in different[i + 1 :]:

@@ -83,6 +83,7 @@ def select_responses(
                 logp=r.logp,
                 tokens=r.tokens,
                 finished=r.finished,
+                opened=r.opened,
             ),
         )
         for r in connection.execute(query.order_by(RESPONSES.c.id))
@@ -125,12 +126,8 @@ def select_judged_responses(
         .join(VERDICTS, VERDICT_ITEMS.c.verdict_id == VERDICTS.c.id)
         .where(VERDICTS.c.kind == kind)
     )
-    rows = connection.execute(
-        sa.select(RESPONSES.c.id, RESPONSES.c.text, RESPONSES.c.model, RESPONSES.c.finished).where(
-            RESPONSES.c.id.in_(judged)
-        )
-    )
-    return {r.id: JudgedResponse(r.text, r.model, r.finished) for r in rows}
+    rows = connection.execute(sa.select(RESPONSES).where(RESPONSES.c.id.in_(judged)))
+    return {r.id: JudgedResponse(r.text, r.model, r.finished, r.opened) for r in rows}
 
 
 def select_judged(
@@ -142,7 +139,7 @@ def select_judged(
     for start in range(0, len(ids), CHUNK):
         query = sa.select(RESPONSES).where(RESPONSES.c.id.in_(ids[start : start + CHUNK]))
         rows = connection.execute(query)
-        responses |= {r.id: JudgedResponse(r.text, r.model, r.finished) for r in rows}
+        responses |= {r.id: JudgedResponse(r.text, r.model, r.finished, r.opened) for r in rows}
     prompt_ids = {verdict.prompt_id for verdict in verdicts}
     query = sa.select(PROMPTS.c.id, PROMPTS.c.content).where(PROMPTS.c.id.in_(prompt_ids))
     return {r.id: prompt_from_json(r.content) for r in connection.execute(query)}, responses

@@ -15,6 +15,7 @@ from accord.compare.store.inserts import CHUNK, now
 from accord.compare.store.queue_schema import ITEMS, QUEUES
 from accord.compare.store.schema import PROMPTS, RESPONSES
 from accord.errors import DataError
+from accord.reasoning import whole_text
 from accord.records import Prompt, prompt_from_json
 
 ESCALATED = 0  # the turn of an item that judges handed over
@@ -150,7 +151,7 @@ def response_digests(
 ) -> Iterator[tuple[int, dict[int, str]]]:
     """Each prompt's id, with a digest of the text of each response to it, by the response's id; of
     all models, or of these. Only one prompt's are in memory."""
-    columns = RESPONSES.c.id, RESPONSES.c.prompt_id, RESPONSES.c.text
+    columns = RESPONSES.c.id, RESPONSES.c.prompt_id, RESPONSES.c.text, RESPONSES.c.opened
     query = sa.select(*columns).order_by(RESPONSES.c.prompt_id, RESPONSES.c.id)
     if models:
         query = query.where(RESPONSES.c.model.in_(list(models)))
@@ -158,8 +159,12 @@ def response_digests(
     for prompt_id, group in groupby(rows, key=lambda row: row.prompt_id):
         yield (
             prompt_id,
-            {r.id: sha256(r.text.encode("utf-8", "replace")).hexdigest() for r in group},
+            {r.id: _digest(whole_text(r.text, r.opened)) for r in group},
         )
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def count_items(connection: sa.Connection, queue: Queue, *, escalated: bool = False) -> int:
@@ -174,12 +179,18 @@ def count_items(connection: sa.Connection, queue: Queue, *, escalated: bool = Fa
 
 
 def read_texts(connection: sa.Connection, item: QueueItem) -> ItemTexts:
-    """The prompt and responses of an item."""
+    """The prompt and responses of an item, with the tag that opened their reasoning."""
     if item.content is not None:
         texts = tuple(item.content["responses"])
         return ItemTexts(prompt_from_json(item.content["prompt"]), texts, ("",) * len(texts))
     query = (
-        sa.select(RESPONSES.c.id, RESPONSES.c.text, RESPONSES.c.model, PROMPTS.c.content)
+        sa.select(
+            RESPONSES.c.id,
+            RESPONSES.c.text,
+            RESPONSES.c.opened,
+            RESPONSES.c.model,
+            PROMPTS.c.content,
+        )
         .join(PROMPTS, PROMPTS.c.id == RESPONSES.c.prompt_id)
         .where(RESPONSES.c.id.in_(item.response_ids))
     )
@@ -187,7 +198,7 @@ def read_texts(connection: sa.Connection, item: QueueItem) -> ItemTexts:
     ordered = [rows[id_] for id_ in item.response_ids]
     return ItemTexts(
         prompt_from_json(ordered[0].content),
-        tuple(row.text for row in ordered),
+        tuple(whole_text(row.text, row.opened) for row in ordered),
         tuple(row.model for row in ordered),
     )
 

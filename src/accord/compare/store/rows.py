@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from accord.compare.store.verdicts import Item, PairOutcome, View
+from accord.reasoning import answer_of
 from accord.records import Prompt, Response
 
 VerdictKind = Literal["pair", "ranking", "rating"]
@@ -92,8 +93,15 @@ class StoredVerdict:
 
 
 class JudgedResponse(NamedTuple):
-    """A response's text, the model that wrote it, and whether it ended with EOS."""
+    """A response's text, the model that wrote it, whether it ended with EOS, and what the rendered
+    prompt already wrote of it."""
 
     text: str
     model: str
     finished: bool
+    opened: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The text behind the reasoning; empty where that never ends."""
+        return answer_of(self.text, self.opened)

@@ -49,6 +49,7 @@ RESPONSES = Table(
     Column("finished", Boolean, nullable=False),
     Column("created", String(40), nullable=False),
     Column("key", String(64)),  # digest of an imported row's content: it is not added twice
+    Column("opened", Text, nullable=False, server_default=""),  # what the prompt wrote of the text
     Index("ix_responses_key", "key", unique=True),
 )
 

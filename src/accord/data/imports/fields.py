@@ -54,6 +54,17 @@ def leave_out(fields: dict[str, Any], names: Sequence[str], of: str, notes: Coun
             notes[f"the column `{name}` of {of} is not stored"] += 1
 
 
+def opened_texts(value: Any, count: int) -> tuple[str, ...]:
+    """What the rendered prompt already wrote of each response; of one alone, its text; "" where the
+    row does not say. Raises RowError."""
+    if value is None:
+        return ("",) * count
+    texts = [value] if isinstance(value, str) and count == 1 else value
+    if not isinstance(texts, list | tuple) or [type(t) for t in texts] != [str] * count:
+        raise RowError(f"`opened` must be {count} text{'s' * (count > 1)}", repr(value)[:80])
+    return tuple(texts)
+
+
 def json_list(value: Any, column: str) -> list[Any]:
     """A list, or the JSON text of one, as CSV holds it. Raises RowError."""
     if isinstance(value, str):

@@ -10,7 +10,7 @@ from accord.data.checks import RowError, parse_all_finished
 from accord.data.columns import COLUMNS, Cells, Format, match_columns, matching_formats
 from accord.data.files import DataRow
 from accord.data.formats import parse_record
-from accord.data.imports.fields import leave_out, verdict_fields
+from accord.data.imports.fields import leave_out, opened_texts, verdict_fields
 from accord.data.imports.judged import (
     UNKNOWN_MODEL,
     JudgedAnswer,
@@ -66,9 +66,14 @@ def parse_generic(row: DataRow, notes: Counter[str]) -> JudgedRow:
     if isinstance(record, Comparison):
         if record.chosen_fields or record.rejected_fields:
             raise RowError("a response has fields beside its text, which a store can't hold")
-        answers = (
-            JudgedAnswer(record.chosen, _model(row.values, "chosen"), record.chosen_finished),
-            JudgedAnswer(record.rejected, _model(row.values, "rejected"), record.rejected_finished),
+        opened = opened_texts(row.values.get("opened"), 2)
+        sides = (
+            (record.chosen, "chosen", record.chosen_finished),
+            (record.rejected, "rejected", record.rejected_finished),
+        )
+        answers = tuple(
+            JudgedAnswer(text, _model(row.values, side), finished, begun)
+            for (text, side, finished), begun in zip(sides, opened, strict=True)
         )
         strength = _strength(record.margin, notes)
         if strength is not None:
@@ -80,7 +85,8 @@ def parse_generic(row: DataRow, notes: Counter[str]) -> JudgedRow:
         raise RowError("a response has fields beside its text, which a store can't hold")
     leave_out(fields, ["probability"], "a rating", notes)
     rated = Opinion("rating", (0,), score=record.score, annotator=annotator, fields=fields)
-    answer = JudgedAnswer(record.response, _model(row.values, "response"), record.finished)
+    (begun,) = opened_texts(row.values.get("opened"), 1)
+    answer = JudgedAnswer(record.response, _model(row.values, "response"), record.finished, begun)
     return JudgedRow(record.prompt, (answer,), (rated,))
 
 
@@ -109,7 +115,10 @@ def _labelled_pair(
     if outcome not in ("a", "b"):
         leave_out(fields, ["strength"], "a pair without a winner", notes)
     models = [str(row.values.get(c) or UNKNOWN_MODEL) for c in ("model_a", "model_b")]
-    answers = tuple(JudgedAnswer(t, m) for t, m in zip(texts, models, strict=True))
+    opened = opened_texts(row.values.get("opened"), 2)
+    answers = tuple(
+        JudgedAnswer(t, m, opened=begun) for t, m, begun in zip(texts, models, opened, strict=True)
+    )
     return JudgedRow(
         prompt, answers, (Opinion("pair", (0, 1), outcome, annotator=annotator, fields=fields),)
     )
@@ -137,9 +146,11 @@ def _ranking(
     opinion = ranking_or_pair(whole_ranks(ranks, "ranks"), annotator=annotator, **fields)
     if opinion.outcome == "tie" and values.get("both_bad") is True:
         opinion = Opinion("pair", (0, 1), "both_bad", annotator=annotator, fields=opinion.fields)
-    answers = zip(texts, models, finished, strict=True)
+    opened = opened_texts(values.get("opened"), len(texts))
+    answers = zip(texts, models, finished, opened, strict=True)
     read = tuple(
-        JudgedAnswer(text, str(model or UNKNOWN_MODEL), end) for text, model, end in answers
+        JudgedAnswer(text, str(model or UNKNOWN_MODEL), end, begun)
+        for text, model, end, begun in answers
     )
     return JudgedRow(prompt, read, (opinion,))
 

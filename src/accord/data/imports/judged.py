@@ -19,11 +19,13 @@ MAX_RANK = 2**31 - 1  # what a database's integer holds
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """A response, and the model that wrote it."""
+    """A response, and the model that wrote it; `opened` is what the rendered prompt already wrote
+    of it, such as `<think>`."""
 
     text: str
     model: str = UNKNOWN_MODEL
     finished: bool = True
+    opened: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from accord.data.checks import RowError, parse_number, require_text
 from accord.data.files import DataRow
-from accord.data.imports.fields import json_list, verdict_fields
+from accord.data.imports.fields import json_list, opened_texts, verdict_fields
 from accord.data.imports.judged import UNKNOWN_MODEL, JudgedAnswer, JudgedRow, Opinion, whole_ranks
 from accord.records import Prompt, prompt_from_json
 
@@ -26,9 +26,10 @@ def parse_verdict_row(row: DataRow, notes: Counter[str]) -> JudgedRow:
     count = len(texts)
     models = _list(values, "models", count) or [UNKNOWN_MODEL] * count
     finished = _list(values, "finished", count) or [True] * count
+    opened = opened_texts(_list(values, "opened", count), count)
     answers = tuple(
-        JudgedAnswer(text, str(model), end is not False)
-        for text, model, end in zip(texts, models, finished, strict=True)
+        JudgedAnswer(text, str(model), end is not False, begun)
+        for text, model, end, begun in zip(texts, models, finished, opened, strict=True)
     )
     fields = verdict_fields(values, notes)
     annotator = fields.pop("annotator", None)

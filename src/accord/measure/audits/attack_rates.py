@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,14 +20,15 @@ CERTAIN = ("empty", "withheld")
 class Attempt:
     """One attempt at a model with one prompt of a suite, graded.
 
-    `sent` is the conversation as text, and `prompt` the suite's request. `harm` is in [0, 1], None
-    where nobody judged it. "ungraded" is an answer in a language that the grader does not cover.
+    `texts` gives the conversation that was sent, as text, and the response: of a hundred thousand
+    attempts only the samples' are in memory. `prompt` is the suite's request. `harm` is in [0, 1],
+    None where nobody judged it. "ungraded" is an answer in a language that the grader does not
+    cover.
     """
 
     prompt_id: str
     prompt: str
-    sent: str
-    response: str
+    texts: Callable[[], tuple[str, str]]
     harmful: bool
     attack: str
     verdict: AttemptVerdict

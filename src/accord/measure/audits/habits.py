@@ -33,7 +33,7 @@ class Habit:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class PairedAnswers:
     """The answers [prompts][responses] that are searched, to prompts that both models answer;
     `rows` are the numbers of these prompts."""
 
@@ -41,9 +41,9 @@ class Answers:
     before: Sequence[Sequence[str]]
     after: Sequence[Sequence[str]]
 
-    def half(self, start: int) -> Answers:
+    def half(self, start: int) -> PairedAnswers:
         """Every second prompt."""
-        return Answers(self.rows[start::2], self.before[start::2], self.after[start::2])
+        return PairedAnswers(self.rows[start::2], self.before[start::2], self.after[start::2])
 
     def texts(self) -> tuple[list[str], list[str]]:
         """All answers before, and all after."""
@@ -63,14 +63,14 @@ def answers_of(
     data: BeforeAndAfter,
     rows: Sequence[int],
     keep: Callable[[int, str], bool] = lambda i, text: True,
-) -> Answers:
+) -> PairedAnswers:
     """The answers to these prompts for which `keep` holds of the prompt's number and the text."""
     before, after = (
         {i: [t for t in side.texts[i] if keep(i, t)] for i in rows}
         for side in (data.before, data.after)
     )
     both = [i for i in rows if before[i] and after[i]]
-    return Answers(both, [before[i] for i in both], [after[i] for i in both])
+    return PairedAnswers(both, [before[i] for i in both], [after[i] for i in both])
 
 
 def phrase_habit(phrase: str) -> Habit:
@@ -81,7 +81,7 @@ def phrase_habit(phrase: str) -> Habit:
 
 
 def cross_counted(
-    answers: Answers, choose: Callable[[Answers], Habit | None]
+    answers: PairedAnswers, choose: Callable[[PairedAnswers], Habit | None]
 ) -> tuple[tuple[Nested, Nested], list[Habit]]:
     """Which answers of each half of the prompts, before and after, have the habit that is chosen on
     the other half; and the habits that were chosen. The highest of many shares, counted where it
@@ -141,7 +141,7 @@ def habit_audit(data: BeforeAndAfter, name: str, **parts: Any) -> Audit:
 
 
 def no_habit(
-    name: str, question: str, finding: str, threshold: Threshold, answers: Answers
+    name: str, question: str, finding: str, threshold: Threshold, answers: PairedAnswers
 ) -> Audit:
     """The audit where no candidate rose or fell: it passes, unless there are no answers."""
     if not answers.rows:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from accord.measure.audits.audit import Audit, AuditSample, Threshold
 from accord.measure.audits.document import format_value
 from accord.measure.audits.habits import (
-    Answers,
     Habit,
+    PairedAnswers,
     answers_of,
     as_long,
     change_at_length,
@@ -75,7 +75,7 @@ def lost_phrase(data: BeforeAndAfter) -> Audit:
     )
 
 
-def _most_fallen(half: Answers, growth: float) -> Habit | None:
+def _most_fallen(half: PairedAnswers, growth: float) -> Habit | None:
     """What fell most on these prompts. A single word is no candidate: those that fall are mostly
     what the changed sentences are built of."""
     before, after = half.texts()
@@ -94,7 +94,7 @@ def _share(texts: Sequence[str], habit: Habit) -> float:
     return sum(habit.has(text) for text in texts) / len(texts)
 
 
-def _shares_of_kinds(answers: Answers) -> dict[str, dict[str, float]]:
+def _shares_of_kinds(answers: PairedAnswers) -> dict[str, dict[str, float]]:
     """The share of answers with each kind of wording, before and after."""
     sides = dict(zip(("before", "after"), answers.texts(), strict=True))
     return {
@@ -102,7 +102,9 @@ def _shares_of_kinds(answers: Answers) -> dict[str, dict[str, float]]:
     }
 
 
-def _without(data: BeforeAndAfter, answers: Answers, habits: Sequence[Habit]) -> list[AuditSample]:
+def _without(
+    data: BeforeAndAfter, answers: PairedAnswers, habits: Sequence[Habit]
+) -> list[AuditSample]:
     """The first answers without what an answer before to the same prompt had."""
     samples: list[AuditSample] = []
     for i, before, after in zip(answers.rows, answers.before, answers.after, strict=True):

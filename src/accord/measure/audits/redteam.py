@@ -299,7 +299,8 @@ def _both(rate: Rate) -> str:
 
 def _sample(attempt: Attempt, note: str) -> AuditSample:
     scores = {} if attempt.harm is None else {"harm": attempt.harm}
-    return AuditSample(attempt.sent, attempt.response, attempt.prompt, note, scores)
+    sent, response = attempt.texts()
+    return AuditSample(sent, response, attempt.prompt, note, scores)
 
 
 def _curve_json(curve: SuccessCurve) -> dict[str, Any]:

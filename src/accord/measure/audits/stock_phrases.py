@@ -8,8 +8,8 @@ from dataclasses import asdict
 from accord.measure.audits.audit import Audit, AuditSample, Threshold
 from accord.measure.audits.document import format_value
 from accord.measure.audits.habits import (
-    Answers,
     Habit,
+    PairedAnswers,
     answers_of,
     as_long,
     change_at_length,
@@ -61,7 +61,7 @@ def stock_phrase(data: BeforeAndAfter) -> Audit:
     )
 
 
-def _most_risen(half: Answers, growth: float) -> Habit | None:
+def _most_risen(half: PairedAnswers, growth: float) -> Habit | None:
     """The word or phrase whose share of answers rose most on these prompts."""
     phrases = risen_phrases(*half.texts(), limit=50)
 
@@ -72,7 +72,9 @@ def _most_risen(half: Answers, growth: float) -> Habit | None:
     return phrase_habit(max(phrases, key=gain).phrase) if phrases else None
 
 
-def _holding(data: BeforeAndAfter, answers: Answers, habits: Sequence[Habit]) -> list[AuditSample]:
+def _holding(
+    data: BeforeAndAfter, answers: PairedAnswers, habits: Sequence[Habit]
+) -> list[AuditSample]:
     """The first answers that have one of the habits, one to a prompt."""
     samples: list[AuditSample] = []
     for i, before, after in zip(answers.rows, answers.before, answers.after, strict=True):

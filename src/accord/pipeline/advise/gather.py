@@ -148,7 +148,7 @@ def _add_responses(facts: Situation, settings: AdviseSettings) -> Situation:
         [response.finished for _, response in answers],
         [row.meta for row, _ in answers],
         None,
-        [row.opened for row, _ in answers],
+        [response.opened for _, response in answers],
     ).total
     ends = np.cumsum([len(row.responses) for row in rows])[:-1]
     return with_spread(facts, [part.tolist() for part in np.split(np.asarray(scored), ends)])

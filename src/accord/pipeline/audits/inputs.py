@@ -120,7 +120,7 @@ def _scores(reward: CombinedReward, rows: Sequence[ResponseRow]) -> list[list[fl
         [r.text for row in rows for r in row.responses],
         [r.finished for row in rows for r in row.responses],
         [row.meta for row in rows for _ in row.responses],
-        opened=[row.opened for row in rows for _ in row.responses],
+        opened=[r.opened for row in rows for r in row.responses],
     ).total
     scores = by_row(rows, totals)
     missing = next((i for i, row in enumerate(scores) if not np.isfinite(row).all()), None)

@@ -97,7 +97,7 @@ class PairSource:
             rng = random.Random(f"label {self.settings.seed} {prompt.id}")
             pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), limit))]
         for a, b in pairs:
-            texts, finished = (a.text, b.text), (a.finished, b.finished)
+            texts, finished = (a.whole, b.whole), (a.finished, b.finished)
             candidates = Candidates(prompt.prompt, texts, finished)
             yield StoredPair((a.id, b.id), item_name((a.id, b.id)), candidates)
 

@@ -23,7 +23,6 @@ from accord.measure.audits.probes_distance import (
     fit_spread,
 )
 from accord.pipeline.progress import Progress
-from accord.reasoning import split_reasoning
 from accord.records import Comparison, Prompt, prompt_text
 from accord.settings.probe import ProbeSettings
 
@@ -122,11 +121,11 @@ def _policy_rows(path: str) -> tuple[list[PromptResponse], int]:
     unended = 0
     for row in read_responses(path):
         for response in row.responses:
-            if split_reasoning(response.text, row.opened).answer is None:
+            if response.split().answer is None:
                 unended += 1
                 continue
             rows.append(
-                PromptResponse(row.prompt, response.text, response.finished, opened=row.opened)
+                PromptResponse(row.prompt, response.text, response.finished, opened=response.opened)
             )
     if not rows:
         raise DataError(f"{path} has no response with an answer. Give a policy's responses.jsonl.")

@@ -88,15 +88,24 @@ def run_probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocumen
     Raises DataError for pairs that can't be used, and as the reward does.
     """
     with lock_folder(settings.output_dir, "probe"):
-        document = yield from _probe(settings)
-        write_json_atomic(Path(settings.output_dir) / RESULT, document.to_json())
+        return (yield from write_probe(settings))
+
+
+def write_probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocument]:
+    """`run_probe` in a folder that is locked already."""
+    document = yield from probe_document(settings)
+    write_json_atomic(Path(settings.output_dir) / RESULT, document.to_json())
     return document
 
 
-def _probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocument]:
+def probe_document(
+    settings: ProbeSettings, reward: CombinedReward | None = None
+) -> Generator[Progress, None, AuditDocument]:
+    """What probe.json holds; only the scores are written. `reward` replaces that of the settings:
+    nothing says what it is when it changes, so `output_dir` must hold no scores."""
     judge = None if settings.judge is None else make_asked_judge(settings.judge)
-    reward = None
-    if judge is None:
+    source = source_identity(settings) if reward is None else "in memory"
+    if judge is None and reward is None:
         reward = build_reward(
             settings.sources,
             precision=settings.precision,
@@ -112,10 +121,10 @@ def _probe(settings: ProbeSettings) -> Generator[Progress, None, AuditDocument]:
     probes: Sequence[str] = settings.probes or PROBES
     versions = make_versions(held_out, versions_of(probes), read_texts(settings))
     if reward is not None:
-        probed = yield from _ask_reward(settings, reward, versions, probes)
+        probed = yield from _ask_reward(settings, reward, versions, probes, source)
     else:
         assert judge is not None
-        probed = yield from _ask_judge(settings, judge, versions, probes)
+        probed = yield from _ask_judge(settings, judge, versions, probes, source)
     audits, results, notes = make_audits(
         probed.data, probes, _logits(probed.data, settings, reward)
     )
@@ -147,6 +156,7 @@ def _ask_reward(
     reward: CombinedReward,
     pairs: Sequence[VersionedPair],
     probes: Sequence[str],
+    source: str,
 ) -> Generator[Progress, None, _Probed]:
     pairs, cut, cut_pairs = leave_out_cut(reward, pairs)
     notes = []
@@ -160,7 +170,7 @@ def _ask_reward(
             f"{cut_pairs:,} of {len(pairs):,} pairs are longer than the reward model reads even "
             f"unchanged: it scores what is left of them."
         )
-    score_log = ScoreLog(Path(settings.output_dir) / LOG, source_identity(settings))
+    score_log = ScoreLog(Path(settings.output_dir) / LOG, source)
     scores = yield from score_versions(
         reward, pairs, versions_of(probes), score_log, settings.batch_size
     )
@@ -174,9 +184,10 @@ def _ask_judge(
     judge: AskedJudge,
     pairs: Sequence[VersionedPair],
     probes: Sequence[str],
+    source: str,
 ) -> Generator[Progress, None, _Probed]:
     comparisons = comparisons_of(probes)
-    score_log = ScoreLog(Path(settings.output_dir) / LOG, source_identity(settings))
+    score_log = ScoreLog(Path(settings.output_dir) / LOG, source)
     verdicts, forward, backward = yield from judge_versions(
         judge, pairs, comparisons, score_log, settings.batch_size
     )

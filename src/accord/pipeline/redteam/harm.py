@@ -8,8 +8,9 @@ specific − 2)/8. The wording is accord's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from accord.compare.judges.build import build_ai_judge, judge_name
@@ -82,34 +83,40 @@ def judge_identity(settings: JudgeSettings) -> str:
     return f"{judge_name(settings)} {digest_json([*values, _QUESTION])[:12]}"
 
 
-def judge_harm(
-    items: Sequence[HarmItem], settings: JudgeSettings
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The verdict on each item by its key: `harm` and its parts, or `missing` with the reason.
+class HarmJudge:
+    """A judge of harm; its limits hold for all that it is asked."""
 
-    Raises WorkError and SettingsError as the judge's endpoint does; what was answered is cached.
-    """
-    if settings.kind == "world":
-        for item in items:
-            yield item.key, _world_verdict(item)
-        return
-    model = build_ai_judge(settings).endpoint
-    for start in range(0, len(items), _BATCH):
-        batch = items[start : start + _BATCH]
-        requests = [_request(item) for item in batch]
-        pending = dict(enumerate(requests))
+    def __init__(self, settings: JudgeSettings) -> None:
+        """Raises SettingsError as the judge does."""
+        self.settings = settings
+        self.model = None if settings.kind == "world" else build_ai_judge(settings).endpoint
+
+    def verdicts(self, items: Iterable[HarmItem]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The verdict on each item by its key: `harm` and its parts, or `missing` with the reason.
+
+        Raises WorkError and SettingsError as the judge's endpoint does; what was answered is
+        cached.
+        """
+        remaining = iter(items)
+        while batch := list(islice(remaining, _BATCH)):
+            for item, verdict in zip(batch, self._judge(batch), strict=True):
+                yield item.key, verdict
+
+    def _judge(self, batch: Sequence[HarmItem]) -> list[dict[str, Any]]:
+        if self.model is None:
+            return [_world_verdict(item) for item in batch]
+        pending = {i: _request(item) for i, item in enumerate(batch)}
         verdicts: dict[int, dict[str, Any]] = {}
-        for attempt in range(settings.attempts):
+        for attempt in range(self.settings.attempts):
             indices = list(pending)
-            answers = model.complete([retry_request(pending[i], attempt) for i in indices])
+            answers = self.model.complete([retry_request(pending[i], attempt) for i in indices])
             for i, answer in zip(indices, answers, strict=True):
                 verdicts[i] = _read(answer)
                 if "harm" in verdicts[i] or isinstance(answer, Refusal):
                     del pending[i]
             if not pending:
                 break
-        for i, item in enumerate(batch):
-            yield item.key, verdicts[i]
+        return [verdicts[i] for i in range(len(batch))]
 
 
 def _world_verdict(item: HarmItem) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from accord.errors import DataError
 from accord.pipeline.redteam.targets import TargetAnswer
@@ -20,30 +21,45 @@ from accord.runs import storage_errors
 from accord.runs.json_values import to_json_value
 
 FILE = "attempts.jsonl"
+TEXTS = ("turns", "text")  # of an attempt, read again where they are needed
+BLOCK = 1 << 16
 
 
 @dataclass(slots=True)
 class Logged:
-    """What a log holds, by the key of the attempt: finished attempts, the calls of unfinished ones
-    in order, and verdicts on harm by attempt and judge."""
+    """What a log holds, by the key of the attempt: finished attempts without their texts, the calls
+    of unfinished ones in order, and harm by attempt and judge, None where it has no verdict.
+
+    `positions` are those of the finished attempts' lines in the file.
+    """
 
     attempts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
     calls: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    harm: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    harm: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any], position: int) -> None:
         """Add a line; of equal attempts the first counts."""
         kind, key = row["kind"], row["key"]
-        if kind == "attempt":
-            self.attempts.setdefault(key, dict(row))
-        elif kind == "call":
+        if kind == "attempt" and key not in self.attempts:
+            self.attempts[key] = _without_texts(row)
+            self.positions[key] = position
+            self.calls.pop(key, None)
+        elif kind == "call" and key not in self.attempts:
             calls = self.calls.setdefault(key, [])
             if row["number"] == len(calls):
                 calls.append(dict(row))
         elif kind == "harm":
-            self.harm.setdefault((key, row["judge"]), dict(row))
-        else:
-            raise KeyError(kind)
+            self.harm.setdefault((key, sys.intern(row["judge"])), row.get("harm"))
+
+
+def _without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is counted of an attempt. Words that many attempts share are in memory once."""
+    return {
+        name: sys.intern(value) if isinstance(value, str) and name != "key" else value
+        for name, value in row.items()
+        if name not in TEXTS
+    }
 
 
 class AttemptLog:
@@ -58,17 +74,29 @@ class AttemptLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_file():
                 _cut_torn_line(self.path)
-                for row in read_log(self.path):
-                    self.logged.add(row)
-            self._file: TextIO = self.path.open("a", encoding="utf-8")
+                for position, row in _lines(self.path):
+                    self.logged.add(row, position)
+            self._file: BinaryIO = self.path.open("a+b")
+            self._end = self.path.stat().st_size
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a line. Raises StorageError where the disk fails."""
         line = json.dumps(to_json_value(row), ensure_ascii=False, allow_nan=False)
+        line = line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
+        data = line.encode("utf-8")
         with storage_errors(self.path):
-            self._file.write(line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n")
+            self._file.write(data)
             self._file.flush()
-        self.logged.add(row)
+        self.logged.add(row, self._end)
+        self._end += len(data)
+
+    def read(self, key: str) -> dict[str, Any]:
+        """A finished attempt with its texts."""
+        with storage_errors(self.path):
+            self._file.seek(self.logged.positions[key])
+            line = self._file.readline()
+        row: dict[str, Any] = json.loads(line)
+        return row
 
     def close(self) -> None:
         with storage_errors(self.path):
@@ -84,6 +112,12 @@ class AttemptLog:
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     """The lines of a log, without a torn last one. Raises DataError with the line for another that
     is none."""
+    return (row for _, row in _lines(path))
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines with their positions in the file."""
+    position = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -98,7 +132,8 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
                     f"{path}:{number} is no line of a red team's log: {line[:80]!r}. Remove it, or "
                     "start in another output_dir."
                 )
-            yield row
+            yield position, row
+            position += len(line)
 
 
 def answer_json(answer: TargetAnswer) -> dict[str, Any]:
@@ -112,8 +147,13 @@ def answer_from_json(row: Mapping[str, Any]) -> TargetAnswer:
 
 
 def _cut_torn_line(path: Path) -> None:
+    size = start = path.stat().st_size
+    end = 0  # behind the last line's end
     with path.open("rb") as file:
-        content = file.read()
-    end = content.rfind(b"\n") + 1
-    if end != len(content):
+        while start and not end:
+            start = max(0, start - BLOCK)
+            file.seek(start)
+            found = file.read(BLOCK).rfind(b"\n") + 1
+            end = start + found if found else 0
+    if end != size:
         os.truncate(path, end)

@@ -36,6 +36,11 @@ class PlannedAttempt:
             return OF_THE_SUITE
         return self.attack.name
 
+    @property
+    def is_judged_between(self) -> bool:
+        """Whether what it asks next depends on whether the last answer fulfils the request."""
+        return self.attack.parts[:1] == ("pair",)
+
     def key(self, identity: Mapping[str, Any], settings: RedteamSettings) -> str:
         """Its name in the log: of all that its answer depends on, the text that is sent first too,
         so that another wording of an attack is another attempt."""
@@ -50,6 +55,8 @@ class PlannedAttempt:
             attacker = settings.attacker
             values["rounds"] = settings.rounds
             values["attacker"] = None if attacker is None else attacker.model_dump(mode="json")
+            if self.is_judged_between and settings.judge is not None:
+                values["judge"] = settings.judge.model_dump(mode="json")
         return digest_json(values)[:32]
 
     def script(self, settings: RedteamSettings) -> Script:

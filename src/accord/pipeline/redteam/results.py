@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from accord.measure.audits.attack_rates import Attempt, compliance_rate, refusal_rate
@@ -21,6 +22,7 @@ UNUSABLE = "unusable"
 PEOPLE = "people"
 
 Rows = Sequence[Mapping[str, Any]]
+ReadAttempt = Callable[[str], Mapping[str, Any]]
 
 
 def make_document(
@@ -28,14 +30,16 @@ def make_document(
     rows_by_model: Mapping[str, Rows],
     harm: Mapping[str, float],
     judge: str | None,
+    read: ReadAttempt,
 ) -> AuditDocument:
-    """The document from the logged attempts of each model, and harm by the attempt's key."""
+    """The document from the logged attempts of each model, and harm by the attempt's key. `read`
+    gives an attempt with its texts by its key."""
     settings = plan.settings
     audits: list[Audit] = []
     models: dict[str, Any] = {}
     notes = _notes(plan, rows_by_model)
     for name, rows in rows_by_model.items():
-        attempts = [_graded(plan, row, harm) for row in rows if row["verdict"] != UNUSABLE]
+        attempts = [_graded(plan, row, harm, read) for row in rows if row["verdict"] != UNUSABLE]
         group = "safety" if len(rows_by_model) == 1 else f"safety of {name}"
         data = RedteamData(
             attempts, grader_error(settings), tolerance(settings), judge if harm else None, group
@@ -118,13 +122,20 @@ def _sent(turns: Prompt) -> str:
     return prompt_text(tuple(Message(turn.role, turn.content) for turn in turns))
 
 
-def _graded(plan: RedteamPlan, row: Mapping[str, Any], harm: Mapping[str, float]) -> Attempt:
+def _texts(key: str, read: ReadAttempt) -> tuple[str, str]:
+    """What was sent, and the answer, read from the log."""
+    row = read(key)
+    return _sent(prompt_from_json(row["turns"])), answer_as_judged(row)
+
+
+def _graded(
+    plan: RedteamPlan, row: Mapping[str, Any], harm: Mapping[str, float], read: ReadAttempt
+) -> Attempt:
     prompt = plan.prompts[row["prompt_id"]]
     return Attempt(
         prompt.id,
         prompt.request,
-        _sent(prompt_from_json(row["turns"])),
-        answer_as_judged(row),
+        partial(_texts, row["key"], read),
         prompt.is_harmful,
         row["attack"],
         row["verdict"],

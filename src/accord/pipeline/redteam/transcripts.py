@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from accord.compare.store.rows import Selection
 from accord.compare.store.store import PreferenceStore
 from accord.records import Response, prompt_from_json
 
+CHUNK = 500  # attempts in memory
 CRITERION = "harmless"
 """As all ratings of responses, 1 is good: harmless, and 0 harmful."""
 
 
-def add_transcripts(path: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+def add_transcripts(path: str, rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
     """Add the attempts to the store, each conversation with its answer once; the attempt's key by
     the id of its response.
 
     Raises DataError and StorageError as the store does.
     """
-    responses = [
-        Response(
-            prompt_from_json(row["turns"]),
-            row.get("text", ""),
-            row["model"],
-            {"redteam": row["key"], "attack": row["attack"], "suite": row["suite"]},
-            tokens=row.get("answer_tokens"),
-            finished=row.get("finished", True),
-            opened=row.get("opened", ""),
-        )
-        for row in rows
-    ]
-    keys = [sha256(f"redteam\0{row['key']}".encode()).hexdigest() for row in rows]
+    stored: dict[int, str] = {}
+    remaining = iter(rows)
     with PreferenceStore.open(path) as store:
-        ids = store.add_responses(responses, keys)
-    return {id_: row["key"] for id_, row in zip(ids, rows, strict=True)}
+        while chunk := list(islice(remaining, CHUNK)):
+            keys = [row["key"] for row in chunk]
+            digests = [sha256(f"redteam\0{key}".encode()).hexdigest() for key in keys]
+            ids = store.add_responses(list(map(_response, chunk)), digests)
+            stored |= dict(zip(ids, keys, strict=True))
+    return stored
+
+
+def _response(row: Mapping[str, Any]) -> Response:
+    return Response(
+        prompt_from_json(row["turns"]),
+        row.get("text", ""),
+        row["model"],
+        {"redteam": row["key"], "attack": row["attack"], "suite": row["suite"]},
+        tokens=row.get("answer_tokens"),
+        finished=row.get("finished", True),
+        opened=row.get("opened", ""),
+    )
 
 
 def people_on_harm(path: str, attempts: Mapping[int, str]) -> dict[str, float]:

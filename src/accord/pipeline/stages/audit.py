@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from accord.measure.audits.audit import Audit
-from accord.measure.audits.broken import TASK
+from accord.measure.audits.broken import HELD_OUT, TASK
 from accord.measure.audits.document import AuditDocument
 from accord.measure.audits.models import OPTIONAL, model_audits
+from accord.measure.audits.yes_no import QUESTIONS
 from accord.pipeline.audits.broken import broken_audits
 from accord.pipeline.audits.inputs import curve_points, read_pair, score_pair
 from accord.pipeline.audits.tasks import stages_of_tasks, write_task_prompts
@@ -26,6 +27,10 @@ from accord.settings.recipe import StagePlan
 from accord.settings.stages import SampleSettings
 
 FILE = "audit.json"
+NO_RESPONSES = (
+    "No responses to prompts are audited: these audits need `dataset`, or `responses` and "
+    "`before_responses`."
+)
 Side = Literal["before", "after"]
 
 
@@ -38,29 +43,39 @@ def audit(plan: StagePlan, start: StartStage) -> Iterator[Progress]:
         if work is not None:
             yield from work
     yield Progress(0, 4)
-    pair = read_pair(settings)
-    data, members = score_pair(settings, pair)
-    yield Progress(1, 4, "scored")
-    curve = list(curve_points(settings, pair.prompts))
-    yield Progress(2, 4, "curve")
+    audits: list[Audit] = []
+    results, notes = {}, [NO_RESPONSES]
+    if settings.compares_responses:
+        pair = read_pair(settings)
+        data, members = score_pair(settings, pair)
+        yield Progress(1, 4, "scored")
+        curve = list(curve_points(settings, pair.prompts))
+        yield Progress(2, 4, "curve")
+        audits += model_audits(data, members=members, curve=curve)
+        results, notes = {"prompts": len(pair.prompts)}, list(pair.notes)
     broken, remarks = broken_audits(settings)
     yield Progress(3, 4, "what it broke")
-    audits = [*model_audits(data, members=members, curve=curve), *broken]
+    audits += broken
     document = AuditDocument(
         "audit",
         settings.model_name,
         tuple(audits),
         settings.model_dump(mode="json"),
-        {"prompts": len(pair.prompts)},
-        (*pair.notes, *remarks, *_not_made(audits)),
+        results,
+        (*notes, *remarks, *_not_made(audits, settings)),
     )
     write_json_atomic(Path(settings.output_dir) / FILE, document.to_json())
     yield Progress(4, 4)
 
 
-def _not_made(audits: Sequence[Audit]) -> list[str]:
+def _not_made(audits: Sequence[Audit], settings: AuditSettings) -> list[str]:
     made = {TASK + "…" if audit.name.startswith(TASK) else audit.name for audit in audits}
-    return [f"Not audited: {n}, which needs {w}." for n, w in OPTIONAL.items() if n not in made]
+    asked = {f"{TASK}…", HELD_OUT, QUESTIONS}
+    return [
+        f"Not audited: {name}, which needs {what}."
+        for name, what in OPTIONAL.items()
+        if name not in made and (settings.compares_responses or name in asked)
+    ]
 
 
 def stages_of_audit(plan: StagePlan) -> list[StagePlan]:
@@ -72,7 +87,7 @@ def stages_of_audit(plan: StagePlan) -> list[StagePlan]:
     )
     stages = []
     for side, model, responses, name in sides:
-        if responses is None:
+        if responses is None and settings.compares_responses:
             assert model is not None
             assert settings.dataset is not None
             sampling = SampleSettings(

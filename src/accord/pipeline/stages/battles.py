@@ -127,7 +127,7 @@ def build_from_store(
                         np.array([number for *_, number, _ in rows], dtype=np.int64),
                         [str(prompt) for *_, prompt in rows],
                         [groups[prompt] for *_, prompt in rows] if category else None,
-                        ([a.text for a, *_ in rows], [b.text for _, b, *_ in rows]),
+                        ([a.answer for a, *_ in rows], [b.answer for _, b, *_ in rows]),
                     )
                 )
     if not builder.battles:

@@ -180,7 +180,7 @@ def _scores(
     score_log = ScoreLog(Path(settings.output_dir) / SCORES, identity)
     flat = [(row, response) for row in rows for response in row.responses]
     keys = [
-        score_log.key(prompt_json(row.prompt), r.text, r.finished, dict(row.meta), row.opened)
+        score_log.key(prompt_json(row.prompt), r.text, r.finished, dict(row.meta), r.opened)
         for row, r in flat
     ]
     question = dict(zip(keys, flat, strict=True))
@@ -212,7 +212,7 @@ def _score(reward: CombinedReward, batch: Sequence[tuple[ResponseRow, Any]]) -> 
         [r.text for _, r in batch],
         [r.finished for _, r in batch],
         [row.meta for row, _ in batch],
-        opened=[row.opened for row, _ in batch],
+        opened=[r.opened for _, r in batch],
     ).total
     missing = next((i for i, total in enumerate(totals) if math.isnan(total)), None)
     if missing is not None:

@@ -14,6 +14,7 @@ from accord.pipeline.stages.compare import arena, compare
 from accord.pipeline.stages.curve import curve, curve_table, stages_of_curve
 from accord.pipeline.stages.make import scratch, split, world
 from accord.pipeline.stages.measure import evaluate, report
+from accord.pipeline.stages.probe import probe
 from accord.pipeline.stages.redteam import redteam
 from accord.pipeline.stages.revise import revise
 from accord.pipeline.stages.revised import result_table as revised_table
@@ -63,6 +64,7 @@ STAGES: dict[str, StageKind] = {
     "evaluate": StageKind(_with_settings(evaluate)),
     "audit": StageKind(audit, inner_stages=stages_of_audit),
     "redteam": StageKind(_with_settings(redteam)),
+    "probe": StageKind(_with_settings(probe)),
     "curve": StageKind(curve, inner_stages=stages_of_curve, result_table=curve_table),
     "report": StageKind(_with_settings(report), shares_folder=True),
 }

@@ -17,7 +17,7 @@ from accord.errors import DataError
 from accord.measure.audits.document import AuditDocument
 from accord.pipeline.progress import Progress
 from accord.pipeline.redteam.engine import Budget, make_attempts
-from accord.pipeline.redteam.harm import HarmItem, judge_harm, judge_identity
+from accord.pipeline.redteam.harm import HarmItem, HarmJudge, judge_identity
 from accord.pipeline.redteam.log import FILE, AttemptLog, read_log
 from accord.pipeline.redteam.plan import PlannedAttempt, RedteamPlan, make_plan
 from accord.pipeline.redteam.results import PEOPLE, answer_as_judged, make_document
@@ -41,8 +41,9 @@ def redteam(settings: RedteamSettings) -> Iterator[Progress]:
     with AttemptLog(Path(settings.output_dir) / FILE) as attempts:
         _reuse(settings, attempts)
         rows: Rows = {}
-        yield from _attack(plan, attempts, rows)
-        yield from _judge(plan, attempts, rows)
+        judge = None if settings.judge is None else HarmJudge(settings.judge)
+        yield from _attack(plan, attempts, rows, judge)
+        yield from _judge(plan, attempts, rows, judge)
         _write(plan, attempts, rows)
 
 
@@ -62,7 +63,9 @@ def _reuse(settings: RedteamSettings, attempts: AttemptLog) -> None:
             attempts.append(row)
 
 
-def _attack(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Progress]:
+def _attack(
+    plan: RedteamPlan, attempts: AttemptLog, rows: Rows, judge: HarmJudge | None
+) -> Iterator[Progress]:
     """Make the attempts at all models; fills `rows` with those of each model in order.
 
     A model is loaded where the log lacks an attempt at it.
@@ -81,11 +84,11 @@ def _attack(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Pro
                 attacker = opened.enter_context(closing(open_target(settings.attacker, settings)))
             if missing:
                 model = (target_settings, attacker)
-                for finished in _attack_one(model, keyed, attempts, settings, budget):
+                for finished in _attack_one(model, keyed, attempts, settings, budget, judge):
                     note = f"{target_settings.display_name}: {budget.calls:,} calls"
                     yield Progress(done + finished, total, note)
             name = target_settings.display_name
-            rows[name] = [{**logged[key], "attack": a.attack_name} for key, a in keyed]
+            rows[name] = [_named(logged[key], a.attack_name) for key, a in keyed]
             done += len(planned)
 
 
@@ -95,31 +98,46 @@ def _attack_one(
     attempts: AttemptLog,
     settings: RedteamSettings,
     budget: Budget,
+    judge: HarmJudge | None,
 ) -> Iterator[int]:
     """The attempts at one model, which is in memory only while they are made."""
     with closing(open_target(model[0], settings)) as target:
-        yield from make_attempts(keyed, target, model[1], attempts, settings, budget)
+        yield from make_attempts(keyed, target, model[1], attempts, settings, budget, judge)
 
 
-def _judge(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> Iterator[Progress]:
+def _named(row: dict[str, Any], attack: str) -> dict[str, Any]:
+    """The attempt under the name of its attack in this plan: a suite's own attack has none."""
+    return row if row["attack"] == attack else {**row, "attack": attack}
+
+
+def _judge(
+    plan: RedteamPlan, attempts: AttemptLog, rows: Rows, judge: HarmJudge | None
+) -> Iterator[Progress]:
     """Let the judge grade the harm of every answer to a harmful prompt that has no verdict yet."""
-    settings = plan.settings.judge
-    if settings is None:
+    if judge is None:
         return
-    judge = judge_identity(settings)
-    items = []
+    name = judge_identity(judge.settings)
+    keys = []
     for row in (row for of_model in rows.values() for row in of_model):
-        prompt = plan.prompts[row["prompt_id"]]
         answered = row["verdict"] not in ("unusable", "withheld", "empty")
-        if not prompt.is_harmful or (row["key"], judge) in attempts.logged.harm:
+        if (
+            not plan.prompts[row["prompt_id"]].is_harmful
+            or (row["key"], name) in attempts.logged.harm
+        ):
             continue
         if answered:
-            items.append(HarmItem(row["key"], prompt.turns, prompt.request, answer_as_judged(row)))
+            keys.append(row["key"])
         elif row["verdict"] != "unusable":  # nothing was given, so no harm was done
-            attempts.append({"kind": "harm", "key": row["key"], "judge": judge, "harm": 0.0})
-    for number, (key, verdict) in enumerate(judge_harm(items, settings), 1):
-        attempts.append({"kind": "harm", "key": key, "judge": judge, **verdict})
-        yield Progress(number, len(items), "judged")
+            attempts.append({"kind": "harm", "key": row["key"], "judge": name, "harm": 0.0})
+    items = (_harm_item(plan, attempts.read(key)) for key in keys)
+    for number, (key, verdict) in enumerate(judge.verdicts(items), 1):
+        attempts.append({"kind": "harm", "key": key, "judge": name, **verdict})
+        yield Progress(number, len(keys), "judged")
+
+
+def _harm_item(plan: RedteamPlan, row: Mapping[str, Any]) -> HarmItem:
+    prompt = plan.prompts[row["prompt_id"]]
+    return HarmItem(row["key"], prompt.turns, prompt.request, answer_as_judged(row))
 
 
 def _write(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> None:
@@ -131,17 +149,23 @@ def _write(plan: RedteamPlan, attempts: AttemptLog, rows: Rows) -> None:
         names.append(judge)
         harm = _harm_by(judge, attempts)
     if settings.store is not None:
-        made = [r for of_model in rows.values() for r in of_model if r["verdict"] != "unusable"]
-        people = people_on_harm(settings.store, add_transcripts(settings.store, made))
+        made = [
+            row["key"]
+            for of_model in rows.values()
+            for row in of_model
+            if row["verdict"] != "unusable"
+        ]
+        stored = add_transcripts(settings.store, map(attempts.read, made))
+        people = people_on_harm(settings.store, stored)
         names += [PEOPLE] if people else []
         harm |= people  # people's verdicts replace the judge's on the same answers
-    document = make_document(plan, rows, harm, " and ".join(names) or None)
+    document = make_document(plan, rows, harm, " and ".join(names) or None, attempts.read)
     write_json_atomic(Path(settings.output_dir) / RESULT, document.to_json())
 
 
 def _harm_by(judge: str, attempts: AttemptLog) -> dict[str, float]:
     verdicts = attempts.logged.harm.items()
-    return {key: row["harm"] for (key, by), row in verdicts if by == judge and "harm" in row}
+    return {key: harm for (key, by), harm in verdicts if by == judge and harm is not None}
 
 
 def read_document(output_dir: str) -> AuditDocument:

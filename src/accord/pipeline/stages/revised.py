@@ -68,6 +68,7 @@ def log_json(row: LogRow) -> dict[str, Any]:
             "tokens": response.tokens,
             "logp": response.logp,
             "finished": response.finished,
+            **({"opened": response.opened} if response.opened else {}),
         },
         "rounds": [asdict(each) for each in row.revised.rounds],
         "verdict": row.verdict,

@@ -175,7 +175,6 @@ def _sample_rows(
                 )
                 for s in row_samples
             ),
-            opened,
         )
         for i, row_samples in zip(rows, samples, strict=True)
         for opened in [opened_by_prompt(records[i].prompt, tokenizer)]
@@ -229,7 +228,7 @@ def select(settings: SelectSettings) -> Iterator[Progress]:
             [r.text for r in candidates],
             [r.finished for r in candidates],
             [row.meta for row in chunk for _ in range(settings.n)],
-            opened=[row.opened for row in chunk for _ in range(settings.n)],
+            opened=[r.opened for r in candidates],
         ).total
         for i, row in enumerate(chunk):
             row_scores = scores[i * settings.n : (i + 1) * settings.n]

@@ -16,6 +16,8 @@ from accord.report.tables.rows import Row
 
 _TERMINAL_INTERVALS = ("true_reward", "reward_model_score")
 """The measures whose interval fits into a terminal."""
+_NOT_IN_TERMINAL = ("elo",)
+"""The wins say the same of two models, and 80 columns are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,15 @@ def terminal_rounds_table(lineage: Mapping[str, Any]) -> Table:
     page = rounds_table(lineage)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("round", justify="right", no_wrap=True)
-    for column in page.columns.values():
-        table.add_column(column.heading.lower(), justify="right", no_wrap=True)
-    wide = [key in _TERMINAL_INTERVALS for key in page.columns]
+    shown = [key for key in page.columns if key not in _NOT_IN_TERMINAL]
+    for key in shown:
+        table.add_column(page.columns[key].heading.lower(), justify="right", no_wrap=True)
     for name, cells in page.rows:
-        texts = (f"{c.text} {c.small if w else ''}" for c, w in zip(cells, wide, strict=True))
+        by_key = dict(zip(page.columns, cells, strict=True))
+        texts = (
+            f"{by_key[key].text} {by_key[key].small if key in _TERMINAL_INTERVALS else ''}"
+            for key in shown
+        )
         table.add_row(name, *(text.strip() for text in texts))
     return table
 
