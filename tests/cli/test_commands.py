@@ -94,10 +94,10 @@ def test_run_says_where_the_report_is(
     assert capsys.readouterr().out == f"Done: {tmp_path / 'report.html'}\n"
 
 
-def test_plan_prints_and_runs_nothing(
+def test_a_dry_run_prints_and_runs_nothing(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["plan", recipe_file]) == 0
+    assert run(["run", recipe_file, "--dry-run"]) == 0
     # Brackets are text: a plan must not be parsed as markup.
     assert capsys.readouterr().out == "2 stages [of a plan]\n"
     assert not pipeline.recipes

@@ -24,6 +24,7 @@ from accord.cli import (
     judge,
     label,
     models,
+    plan,
     probe,
     recipes,
     redteam,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for module in (
     recipes,
+    plan,
     advise,
     stages,
     label,
@@ -85,8 +87,8 @@ def start(
     New here? `accord demo` runs the whole cycle on a small embedded world, from an untrained
     model to a report, with nothing to download.
 
-    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed, 130
-    interrupted.
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed or a
+    plan does not fit, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

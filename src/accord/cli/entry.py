@@ -1,7 +1,7 @@
 """The entry point of the `accord` command; it turns every error into a paragraph and an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed (`cli/gate.py`),
-130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 3 an audit failed (`cli/gate.py`) or
+a plan does not fit the machine (`cli/plan.py`), 130 interrupted.
 """
 
 from __future__ import annotations

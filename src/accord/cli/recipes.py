@@ -1,4 +1,4 @@
-"""The commands for a whole run: `accord demo`, `init`, `run` and `plan`."""
+"""The commands for a whole run: `accord demo`, `init` and `run`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def init(
     Example:
       accord init dpo --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl
     \f
-    Then `accord plan dpo.yaml` shows every setting, and `accord run dpo.yaml` runs the recipe. An
+    Then `accord plan dpo.yaml` shows what it needs, and `accord run dpo.yaml` runs the recipe. An
     existing file is never overwritten. `judge` writes the preferences of a judge between a model's
     own answers; `revise` has the model criticise and revise them; `arena` compares several models.
     Without `--reward-model` their judge is a language model at an OpenAI-compatible endpoint, whose
@@ -140,13 +140,14 @@ def run_(
     recipe: RecipeName,
     overrides: RecipeOverrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, as `accord plan` does.")
+        bool, typer.Option("--dry-run", help="Show the stages with every setting; run nothing.")
     ] = False,
 ) -> None:
     """Run a recipe, a list of stages in YAML.
 
     Finished stages are not run again, so an interrupted run resumes where it stopped. A stage runs
-    again when its settings or its inputs changed. `accord plan RECIPE` shows what would run.
+    again when its settings or its inputs changed. `accord plan RECIPE` shows what it would do and
+    need.
 
     \b
     Example:
@@ -173,24 +174,15 @@ def run_(
     name in the run's folder. `$sft/model` is the model that the stage `sft` wrote.
     """
     if dry_run:
-        plan(recipe, overrides)
+        _show_settings(recipe, overrides or [])
     else:
         _run_recipe(recipe, overrides or [])
 
 
-@commands.command()
-def plan(recipe: RecipeName, overrides: RecipeOverrides = None) -> None:
-    """Show what a recipe would run, and run nothing.
-
-    Each stage is shown with the values of all settings, and whether it is already finished.
-
-    \b
-    Example:
-      accord plan demo sft.max_steps=10
-    """
+def _show_settings(name: str, overrides: list[str]) -> None:
     from accord.settings.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(name, overrides)
     from accord.pipeline import plan_recipe
 
     typer.echo(plan_recipe(loaded))

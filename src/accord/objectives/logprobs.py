@@ -119,7 +119,12 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _targets_in_chunk(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """The rows whose target is in a chunk's columns, and the target's column in the chunk."""
+    """The rows whose target is in a chunk's columns, and the target's column in the chunk.
+
+    Of targets without data, with which memory is planned, there are none.
+    """
+    if targets.is_meta:
+        return targets[:0], targets[:0]
     rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero().squeeze(1)
     return rows, targets[rows] - columns.start
 

@@ -57,7 +57,7 @@ def starter_recipe(kind: str, start: Start, *, file: str) -> str:
     title, body = builder(kind, start)
     return (
         f"{fill(title, 98, initial_indent='# ', subsequent_indent='# ')}\n"
-        f"# Look first:   accord plan {file}    (every setting, and nothing runs)\n"
+        f"# Look first:   accord plan {file}    (what it needs, and nothing runs)\n"
         f"# Run, resume:  accord run {file}\n"
         f"# A setting is changed here, or as in: accord run {file} seed=1\n"
         f"# All settings: docs/settings.md\n"

@@ -59,7 +59,7 @@ def build_world(settings: WorldSettings) -> None:
     tokenizer = train_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
     model = untrained_model(
         "llama",
-        _config(settings),
+        model_config(settings),
         tokenizer,
         seed=settings.seed,
         embedding_scale=EMBEDDING_SCALE,
@@ -128,7 +128,7 @@ def _tokenizer_texts(
         yield f" {word}" * _WORD_WEIGHT
 
 
-def _config(settings: WorldSettings) -> dict[str, Any]:
+def model_config(settings: WorldSettings) -> dict[str, Any]:
     """The configuration of a Llama that is large enough for the world."""
     return {
         "hidden_size": settings.hidden_size,

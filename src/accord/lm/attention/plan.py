@@ -102,10 +102,9 @@ class Block:
             masked = (k > q)[None]
             if window is not None:
                 masked = masked | (k <= q - window)[None]
-            is_padding = self.prefix_index == self.pad_index
-            if bool(is_padding.any()):
+            if any(row.prefix_length < p for row in self.rows):
                 padding = torch.zeros(len(self.rows), k.shape[1], dtype=torch.bool, device=device)
-                padding[:, :p] = is_padding
+                padding[:, :p] = self.prefix_index == self.pad_index
                 masked = masked | padding[:, None]
             zeros = torch.zeros(masked.shape, dtype=dtype, device=device)
             self.bias_cache[window, dtype] = zeros.masked_fill_(masked, -torch.inf)

@@ -33,7 +33,7 @@ def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
         if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16
     ]
     size = sum(m.weight.numel() * 2 for m in modules) + head.weight.numel() * 2
-    if lm.device.type != "cpu" or size > MAX_BYTES or not modules or not _has_onednn_bf16():
+    if lm.device.type != "cpu" or size > MAX_BYTES or not modules or not has_onednn_bf16():
         yield head
         return
     try:
@@ -61,7 +61,7 @@ def _prepacked_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callabl
     return linear
 
 
-def _has_onednn_bf16() -> bool:
+def has_onednn_bf16() -> bool:
     """Whether this build of torch has oneDNN, and the processor bf16 matrix products."""
     if not torch.backends.mkldnn.is_available():
         return False

@@ -87,7 +87,7 @@ def _sentence(document: AuditDocument, audits: Sequence[Audit]) -> str:
     passed = [_title(audit) for audit in audits if audit.verdict == "pass"]
     if not parts:
         return f"What training broke in {subject}: nothing among {join_names(passed)}."
-    rest = f"; {join_names(passed)} did not" if passed else ""
+    rest = f"; {join_names(passed)} did not get worse" if passed else ""
     return f"What training broke in {subject}: {'; '.join(parts)}{rest}."
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from accord.lm.attention.store import INITIAL_CAPACITY
@@ -43,7 +45,13 @@ def store_capacity(tokens: int) -> int:
 
 def bytes_of_token(lm: LanguageModel) -> float:
     """Bytes of the keys and values of one token in all layers; the store is float32 on a CPU."""
-    config = lm.inner.config.get_text_config()
+    half = lm.device.type == "cuda" and lm.precision == "bf16"
+    return float(key_value_bytes(lm.inner.config.get_text_config(), half=half))
+
+
+def key_value_bytes(config: Any, *, half: bool) -> int:
+    """Bytes of the keys and values of one token in all layers of a text model's configuration, in
+    float32 or, with `half`, in half of that."""
 
     def size(name: str, default: int) -> int:
         value = getattr(config, name, None)
@@ -53,6 +61,5 @@ def bytes_of_token(lm: LanguageModel) -> float:
 
     heads = size("num_attention_heads", 1)
     width = size("head_dim", max(1, size("hidden_size", 1) // heads))
-    half = lm.device.type == "cuda" and lm.precision == "bf16"
     per_layer = 2 * size("num_key_value_heads", heads) * width * (2 if half else 4)
-    return float(size("num_hidden_layers", 1) * per_layer)
+    return size("num_hidden_layers", 1) * per_layer

@@ -1,0 +1,1 @@
+"""The memory of a training run, computed before it: role by role, and at the peak of its phases."""

@@ -1,0 +1,165 @@
+"""The memory of a training stage on rows: its roles, its passes and its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accord.learn.offline.methods import METHODS
+from accord.learn.online.memory import RoleMemory
+from accord.learn.plan.models import frozen_model, trained_model
+from accord.learn.plan.passes import Reads, trace_pass
+from accord.learn.plan.phases import (
+    ACTIVATIONS,
+    Phase,
+    StageMemory,
+    lasting,
+    loading_phase,
+    optimiser_phase,
+    pass_phase,
+    saving_phase,
+)
+from accord.learn.plan.roles import (
+    ModelSizes,
+    adapter_role,
+    frozen_role,
+    full_role,
+    model_sizes,
+)
+from accord.lm.digest import is_same_path
+from accord.lm.model import LanguageModel
+from accord.pipeline.plan.machine import Machine
+from accord.pipeline.plan.models import PlannedModel, find_model
+from accord.pipeline.plan.rows import RowFacts
+from accord.settings.preferences import ReferenceSettings
+from accord.settings.recipe import StagePlan
+from accord.settings.training import RewardSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What an estimate starts from; `stages` are those before this one."""
+
+    plan: StagePlan
+    stages: Sequence[StagePlan]
+    model: PlannedModel
+    machine: Machine
+
+    @property
+    def settings(self) -> Any:
+        return self.plan.settings
+
+    @property
+    def half(self) -> bool:
+        return bool(self.settings.precision == "bf16")
+
+    @property
+    def merged(self) -> bool:
+        """Whether an adapter is merged into the base before training."""
+        lora = self.settings.lora
+        return self.model.is_adapter and not (lora is not None and lora.continue_adapter)
+
+    def find(self, path: str) -> PlannedModel:
+        return find_model(path, self.stages, remote_code=self.settings.trust_remote_code)
+
+
+def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
+    """The roles and phases of training on rows. Raises ModelError where a pass can't be traced."""
+    settings, method = inputs.settings, METHODS[inputs.plan.method or ""]
+    heads = 0
+    if method.scalar:
+        heads = settings.heads if isinstance(settings, RewardSettings) else 1
+    lm = trained(inputs, heads=heads)
+    sizes = model_sizes(lm)
+    policy = trained_role(inputs, sizes)
+    roles = {"model": policy}
+    cast = cast_weights(inputs, sizes, merged=inputs.merged)
+    reference = other_reference(inputs)
+    moments = facts.steps is None or facts.steps > 1
+    reads: Reads = "ends" if method.scalar else "tokens"
+    keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
+    memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
+    phases = [
+        loading_phase(roles, inputs.model.file_bytes or 0),
+        pass_phase(
+            "forward and backward",
+            roles,
+            memory,
+            moments=moments,
+            gradients=policy.gradients if keeps else 0,
+            cast=cast,
+        ),
+        optimiser_phase(roles),
+        saving_phase(roles, converted(inputs, sizes)),
+    ]
+    if isinstance(settings, ReferenceSettings):
+        computing = trace_pass(lm, facts.largest, reads="tokens", grad=False)
+        phases.insert(
+            1,
+            Phase(
+                "reference log-probs",
+                {
+                    **lasting(roles | reference, moments=False),
+                    ACTIVATIONS: computing.forward,
+                },
+            ),
+        )
+    return StageMemory(roles | reference, phases, memory.tokens)
+
+
+def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
+    known = model or inputs.model
+    return trained_model(
+        known.config,
+        known.name,
+        known.tokenizer,
+        inputs.settings,
+        heads=heads,
+    )
+
+
+def trained_role(inputs: Inputs, sizes: ModelSizes) -> RoleMemory:
+    if inputs.settings.lora is None:
+        return full_role(sizes, half=inputs.half)
+    return adapter_role(sizes, half=inputs.half, float32_base=inputs.merged)
+
+
+def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:
+    """Whether a pass finds the memory of earlier gradients still taken.
+
+    In bf16 the float32 ones keep their buffers, and with several passes a step they are added to.
+    Otherwise a step frees them. On a CPU that helps little: glibc's aligned allocation does not
+    find a free block of exactly the size that it is asked for, and the next step's gradients have
+    exactly these sizes, so they are placed elsewhere.
+    """
+    return inputs.half or several or (moments and inputs.machine.device == "cpu")
+
+
+def cast_weights(inputs: Inputs, sizes: ModelSizes, *, merged: bool) -> int:
+    """Bytes of the bf16 copies that a pass makes of a float32 base, into which an adapter was
+    merged: every layer saves its own for the backward pass."""
+    return 2 * sizes.base if merged and inputs.half and inputs.settings.lora is not None else 0
+
+
+def converted(inputs: Inputs, sizes: ModelSizes) -> int:
+    """Bytes of a full model's weights in the dtype that they are saved in, where it is another."""
+    if inputs.settings.lora is not None or inputs.settings.save_dtype == "fp32":
+        return 0
+    stored = inputs.model.file_bytes
+    if inputs.settings.save_dtype == "auto" and stored is not None and stored > 3 * sizes.base:
+        return 0  # its files are float32
+    return 2 * sizes.base_and_head
+
+
+def other_reference(inputs: Inputs) -> dict[str, RoleMemory]:
+    """A reference that is neither the starting model nor its base, under a name of its own."""
+    settings = inputs.settings
+    path = getattr(settings, "ref_model", None)
+    if path is None or is_same_path(path, settings.model):
+        return {}
+    if settings.lora is not None and is_same_path(path, inputs.model.name):
+        return {}
+    other = inputs.find(path)
+    lm = frozen_model(other.config, other.name, other.tokenizer, half=inputs.half)
+    return {"reference": frozen_role(model_sizes(lm), half=inputs.half)}

@@ -1,0 +1,91 @@
+"""The machine that is planned for: this one, or one that is described."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from accord.errors import RequestError
+from accord.machine.limits import meminfo, memory_limit
+
+LIBRARIES = 600 << 20
+"""Bytes of a process that has imported what training needs, before it loads a model."""
+CUDA_CONTEXT = 600 << 20
+"""Bytes of a GPU that its driver and the libraries' kernels take."""
+_UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+_SIZE = r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[KMGT])i?B"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`count` processes, each on a device with `memory` bytes for it and its libraries."""
+
+    device: Literal["cpu", "cuda"]
+    memory: int
+    count: int = 1
+    described: bool = True
+
+    @property
+    def usable(self) -> int:
+        """Bytes for a model and its training."""
+        return self.memory - (LIBRARIES if self.device == "cpu" else CUDA_CONTEXT)
+
+    @property
+    def name(self) -> str:
+        memory = f"{self.memory / 2**30:.1f} GB"
+        if self.device == "cuda":
+            text = f"{self.count} GPU{'s' if self.count > 1 else ''} with {memory} each"
+        else:
+            text = f"{memory} of memory, no GPU"
+        return text if self.described else f"this machine ({text} available)"
+
+
+def parse_machine(gpus: str | None, memory: str | None) -> Machine:
+    """The machine that `--gpus 4x80GB` or `--memory 24GB` describes; this one without either.
+
+    Raises RequestError for text that is neither. A GB is 2³⁰ bytes, as cards and memory are sold.
+    """
+    if gpus is not None and memory is not None:
+        raise RequestError("--gpus and --memory describe two machines. Give one of them.")
+    if gpus is not None:
+        match = re.fullmatch(rf"(?:(?P<count>[1-9][0-9]*)\s*[x×])?\s*{_SIZE}", gpus.strip(), re.I)
+        if match is None:
+            raise RequestError(
+                f"--gpus {gpus!r} is not understood. Write the number and the memory of each, "
+                "such as 1x24GB or 4x80GB."
+            )
+        return Machine("cuda", _positive(match, "--gpus", gpus), int(match["count"] or 1))
+    if memory is not None:
+        match = re.fullmatch(_SIZE, memory.strip(), re.I)
+        if match is None:
+            raise RequestError(f"--memory {memory!r} is not understood. Write it as 24GB or 800MB.")
+        return Machine("cpu", _positive(match, "--memory", memory))
+    return this_machine()
+
+
+def _positive(match: re.Match[str], option: str, text: str) -> int:
+    size = int(float(match["number"]) * _UNITS[f"{match['unit'].upper()}B"])
+    if size <= 0:
+        raise RequestError(f"{option} {text!r} is no memory at all. Write it as 24GB.")
+    return size
+
+
+def this_machine() -> Machine:
+    """This machine: the free memory of its GPUs, or what a process may still use."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        return Machine("cuda", int(free), world, described=False)
+    return Machine("cpu", available_memory(), described=False)
+
+
+def available_memory() -> int:
+    """Bytes that a new process may use, within the limit of its control group if there is one."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = meminfo().get("MemAvailable", total)
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)
