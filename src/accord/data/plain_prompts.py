@@ -33,7 +33,7 @@ def plain_prompts_remark(model: str, data: str) -> str | None:
     return (
         f"The prompts of {data} are plain text, and {model} has a chat template. They are trained "
         "on and answered without it, as text to continue. For a chat model, give each prompt as a "
-        'conversation: {"prompt": [{"role": "user", "content": "…"}], …}, and the answers as before.'
+        'conversation: {"prompt": [{"role": "user", "content": "…"}], …}. Answers stay text.'
     )
 
 
