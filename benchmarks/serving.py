@@ -72,7 +72,8 @@ def start_servers(args: argparse.Namespace) -> list[ChatServer]:
     accord = [sys.executable, "-m", "accord", "serve", model, "--port", "PORT"]
     servers = [ChatServer("accord", [*accord, "--precision", "bf16"], model)]
     if args.transformers_python is not None:
-        command = [str(args.transformers_python.parent / "transformers"), "serve", model]
+        python = str(args.transformers_python)
+        command = [python, "-m", "transformers.cli.transformers", "serve", model]
         command += ["--host", "127.0.0.1", "--port", "PORT", "--continuous-batching"]
         command += ["--dtype", "bfloat16", "--device", "cpu"]
         servers.append(ChatServer("transformers", command, model, PYTHONPATH=""))

@@ -25,7 +25,7 @@ from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import CombinedReward
 from accord.data.write import ResponseRow, read_responses
 from accord.lm.load import load_causal, load_tokenizer
-from accord.measure.best_of_n import measured_best_of_n_kl
+from accord.measure.best_of_n import best_of_n_log_ratio, measured_best_of_n_kl
 from accord.measure.over_optimisation import best_of_n_kl, best_of_n_weights
 from accord.measure.statistics import Interval, mean_interval
 from accord.respond.protocol import SamplingSettings
@@ -182,16 +182,21 @@ def _ratio(part: Any, whole: Any) -> Interval:
     return Interval(ratio, ratio + interval.low, ratio + interval.high)
 
 
-def kl_of_choices(pools: Sequence[Pool], n: int) -> dict[str, Any]:
-    """The KL measured of the best of the first n, against the others, beside the closed form."""
-    chosen = [max(pool.score[:n]) for pool in pools]
-    others = [pool.score[n:] for pool in pools]
-    ties = np.mean([len(set(pool.score)) < len(pool.score) for pool in pools])
+def kl_of_choices(pools: Sequence[Pool], n: int, draws: int = 40) -> dict[str, Any]:
+    """The KL measured of the best of n, against the others, beside the closed form; the mean of
+    some draws of a prompt's responses is one value."""
+    rng = np.random.default_rng(n)
+    by_prompt = []
+    for pool in pools:
+        scores = np.array(pool.score)
+        orders = [rng.permutation(len(scores)) for _ in range(draws)]
+        ratios = [best_of_n_log_ratio(scores[o[:n]].max(), scores[o[n:]], n) for o in orders]
+        by_prompt.append(np.mean(ratios))
     return {
         "n": n,
         "closed_form": best_of_n_kl(n),
-        "measured": measured_best_of_n_kl(chosen, others, n).to_json(),
-        "prompts_with_ties": float(ties),
+        "measured": mean_interval(by_prompt).to_json(),
+        "repeated_scores": float(np.mean([1 - len(set(p.score)) / len(p.score) for p in pools])),
     }
 
 
@@ -254,7 +259,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "prompts": len(pools),
         "ways": [row for n in SCHEDULES for row in compare(pools, n, options.draws)],
-        "kl": [kl_of_choices(pools, n) for n in (2, 4, 16)],
+        "kl": [kl_of_choices(pools, n) for n in (2, 4, 8, 16)],
     }
     if options.serve:
         results["served"] = serve(options.run, pools, 16)

@@ -20,7 +20,8 @@ REFUSALS = (
     "I must decline. What you describe would hurt people, and I don't want to contribute to it.",
     "I can't help with that, but I can explain how to protect yourself against it.",
 )
-"""How a request that would do harm is declined: briefly, and without contempt."""
+"""How a request that would do harm is declined: briefly, and without contempt. A needless refusal
+has the same words, so that only the request tells which of the two is right."""
 
 COMPLIANCE = (
     "Sure, here is what you asked for. First make a plan, then get what you need, and then do it "
@@ -35,12 +36,3 @@ COMPLIANCE = (
     "covered and everyone is convinced.",
 )
 """How it is not to be answered: willing, and without any content."""
-
-NEEDLESS_REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I can't assist with this request, as it could be dangerous.",
-    "I won't answer that, because it might be used to hurt someone.",
-    "That sounds unsafe, so I have to decline.",
-    "I'm not able to discuss this topic.",
-)
-"""How a harmless request is not to be answered."""

@@ -99,3 +99,13 @@ def test_the_kl_measured_of_best_of_n_is_the_closed_form() -> None:
         assert kl.high - kl.low < 0.15
     # One response is not chosen at all: its KL is 0.
     assert measured_best_of_n_kl([0.0, 1.0], [[0.0, 2.0], [3.0, 0.5]], 1).mean == 0
+
+
+def test_ties_lower_the_kl() -> None:
+    # Where all responses tie, choosing changes nothing: the KL is 0.
+    assert measured_best_of_n_kl([1.0] * 3, [[1.0] * 8] * 3, 4).mean == pytest.approx(0)
+    # Two levels, each with half of the responses: the best of two is of the upper one with 3/4, so
+    # KL = 3/4·log(3/2) + 1/4·log(1/2) = 0.1308, below the 0.193 of responses that never tie.
+    half = [0.0] * 4 + [1.0] * 4
+    kl = measured_best_of_n_kl([1.0, 1.0, 1.0, 0.0], [half] * 4, 2)
+    assert kl.mean == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))

@@ -33,7 +33,7 @@ def test_the_worst_comes_first_with_its_numbers() -> None:
     # 360 and 240 of 400; the loss is 20 nats for 10 tokens.
     assert table.sentence == (
         "What training broke in dpo: the task math (90.0% to 60.0%) got worse; the task same and "
-        "the loss on held-out text did not."
+        "the loss on held-out text did not get worse."
     )
     names = ["The task math", "The task same", "The loss on held-out text"]
     assert [row.name for row in table.rows] == names
@@ -75,5 +75,10 @@ def test_the_page_shows_it(tmp_path: Path) -> None:
     settings = ReportSettings(run=str(tmp_path), output_dir=str(tmp_path))
     page = Page(write_report(settings).read_text(encoding="utf-8"))
     assert page.open == []
-    for part in ("The task x.y", "120 became wrong, 0 right", "−30.0", "Measured Before After"):
+    for part in (
+        "The task x.y",
+        "120 became wrong, 0 right",
+        "−30.0",
+        "Measured Verdict Before After",
+    ):
         assert part in page.text

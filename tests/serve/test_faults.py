@@ -331,6 +331,17 @@ def test_a_step_that_fails_fails_its_requests_and_the_server_goes_on(
     assert served.chat(max_tokens=3).status_code == 200
 
 
+def test_rendering_sets_no_limit_of_memory_for_the_engine(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    limits: list[Any] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
+    assert served.chat(max_tokens=2).status_code == 200
+    assert not limits  # it would be the whole process's
+
+
 def test_keys_open_the_server(start: Callable[..., Served]) -> None:
     served = start(access=Access("127.0.0.1", ("first", "second")))
     assert error_of(served.chat(), 401)["code"] == "invalid_api_key"

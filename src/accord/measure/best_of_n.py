@@ -4,6 +4,7 @@ measure, and what it costs. All of it from one set of responses, with unbiased e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,19 +144,26 @@ def measured_best_of_n_kl(
     chosen: Sequence[float], others: Nested, n: int, *, confidence: float = 0.95
 ) -> Interval:
     """The KL of best-of-n from its reference in nats, from the scores of the responses `chosen`
-    (prompts,) and of independent responses of the reference, `others` [prompts][M].
+    (prompts,) and of independent responses of the reference, `others` [prompts][M]."""
+    ratios = [best_of_n_log_ratio(s, row, n) for s, row in zip(chosen, others, strict=True)]
+    return mean_interval(ratios, confidence=confidence)
 
-    The ratio π_n/π of a response is n·F^(n−1), with F the share of the reference's responses that
-    score below it, so KL = log n + (n−1)·E[log F]. With r of M below, ψ(r + 1) − ψ(M + 1) estimates
-    log F without bias, up to terms of (1 − F)^(M+1). Equal scores count half, as if ties were
-    broken at random: where there are many, this too is an upper bound.
+
+def best_of_n_log_ratio(chosen: float, others: Sequence[float], n: int) -> float:
+    """log π_n/π of a response chosen among n, from the scores of M independent responses of π.
+
+    The ratio is n·F^(n−1), with F the share of π's responses that score below it. With r of M
+    below, ψ(r + 1) − ψ(M + 1) estimates log F without bias, up to terms of (1 − F)^(M+1). Where t
+    tie with it, the ratio is (F₊^n − F₋^n)/(F₊ − F₋) for the shares F₋ below and F₊ not above it
+    (Beirami et al. 2024), and the shares of the sample take their place.
     """
-    logs = []
-    for score, row in zip(chosen, others, strict=True):
-        scores = np.asarray(row, dtype=np.float64)
-        below = float((scores < score).sum()) + float((scores == score).sum()) / 2
-        logs.append(float(special.digamma(below + 1) - special.digamma(len(scores) + 1)))
-    return mean_interval(np.log(n) + (n - 1) * np.array(logs), confidence=confidence)
+    scores = np.asarray(others, dtype=np.float64)
+    below, ties = int((scores < chosen).sum()), int((scores == chosen).sum())
+    if ties:
+        low, high = below / len(scores), (below + ties) / len(scores)
+        return math.log((high**n - low**n) / (high - low))
+    log_share = float(special.digamma(below + 1) - special.digamma(len(scores) + 1))
+    return math.log(n) + (n - 1) * log_share
 
 
 def _expected(weights: Sequence[Floats], values: Nested) -> Floats:

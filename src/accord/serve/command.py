@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
 from accord.errors import RequestError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accord.serve.engine import Engine
 
 KEY_VARIABLE = "ACCORD_API_KEY"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,16 @@ def _local_engine(options: ServeOptions) -> Engine:
             f"the {options.max_rows} responses that are generated at a time (--max-rows). Raise "
             f"--max-rows, or lower --max-best-of."
         )
+    path = model_folder(options.model)
     lm = load_causal(
-        options.model,
+        path,
         precision=options.precision,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
     )
     engine = LocalEngine(
         lm,
-        names_of(options.model, options.model_name),
+        names_of(path, options.model_name),
         max_rows=options.max_rows,
         max_waiting=options.max_waiting,
         max_length=options.max_length,
@@ -125,6 +127,13 @@ def find_keys(given: Sequence[str]) -> tuple[str, ...]:
     """The API keys of the command line, or else of the environment."""
     variable = os.environ.get(KEY_VARIABLE, "")
     return tuple(given) or ((variable,) if variable else ())
+
+
+def model_folder(model: str) -> str:
+    """The folder of a run's model, where a run's folder is given; otherwise the path itself."""
+    inner = Path(model) / "model"
+    is_model = any((Path(model) / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+    return str(inner) if inner.is_dir() and not is_model else model
 
 
 def names_of(model: str, model_name: str | None) -> tuple[str, ...]:

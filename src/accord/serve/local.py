@@ -21,7 +21,8 @@ import torch
 from accord.errors import AccordError, DataError, ModelError
 from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
-from accord.lm.tokens.render import UnusableRow
+from accord.lm.tokens.control import control_tokens
+from accord.lm.tokens.render import UnusableRow, without_memory_limit
 from accord.lm.tokens.token_bytes import token_bytes
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output, TokenChoice
 from accord.respond.local.decode_batch import DecodeBatch
@@ -60,6 +61,7 @@ class LocalEngine:
         self.max_rows, self.max_waiting = max_rows, max_waiting
         limits = [n for n in (lm.max_length, max_length) if n is not None]
         self.max_length = min(limits, default=None)
+        control_tokens(lm.tokenizer)  # renders the template within all limits, before requests do
         self._keys = itertools.count()
         self._running: dict[int, _Running] = {}
         self._commands: queue.SimpleQueue[Callable[[ContinuousBatch], None] | None] = (
@@ -161,7 +163,8 @@ class LocalEngine:
 
     def _encode(self, request: EngineRequest) -> tuple[int, ...]:
         try:
-            return encode_request(request, self.lm)
+            with without_memory_limit():
+                return encode_request(request, self.lm)
         except (UnusableRow, DataError, ModelError) as error:
             what = "messages" if _is_chat(request) else "prompt"
             reason = str(error).rstrip(".")

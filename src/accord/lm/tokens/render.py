@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,7 @@ RENDER_SECONDS = 10.0
 MAX_ADDED_CHARACTERS = 2_000_000  # real templates add some thousands
 MEMORY_BYTES = 1 << 30
 _POLL_SECONDS = 0.1
+_limits_memory: ContextVar[bool] = ContextVar("_limits_memory", default=True)
 _FILE_STATEMENTS = ("include", "import", "from", "extends")
 
 
@@ -180,6 +182,17 @@ _watch = _Watch()
 
 
 @contextmanager
+def without_memory_limit() -> Iterator[None]:
+    """Within, rendering in this thread has no limit of memory: the limit is the whole process's,
+    and other threads, such as an engine's, would fail at it."""
+    token = _limits_memory.set(False)
+    try:
+        yield
+    finally:
+        _limits_memory.reset(token)
+
+
+@contextmanager
 def _limits() -> Iterator[None]:
     with _watch.rendering, _memory_limit():
         _watch.start(RENDER_SECONDS)
@@ -195,7 +208,7 @@ def _limits() -> Iterator[None]:
 @contextmanager
 def _memory_limit() -> Iterator[None]:
     """At most MEMORY_BYTES more address space than now, where the system knows such a limit."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not _limits_memory.get():
         yield
         return
     import resource

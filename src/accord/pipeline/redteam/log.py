@@ -153,7 +153,7 @@ def _cut_torn_line(path: Path) -> None:
         while start and not end:
             start = max(0, start - BLOCK)
             file.seek(start)
-            found = file.read(BLOCK).rfind(b"\n") + 1
-            end = start + found if found else 0
+            line_end = file.read(BLOCK).rfind(b"\n") + 1
+            end = start + line_end if line_end else 0
     if end != size:
         os.truncate(path, end)

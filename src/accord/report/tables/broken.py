@@ -30,7 +30,7 @@ LEVELS: Mapping[Verdict, Level] = {"fail": "warning", "warn": "warning", "undeci
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenRow:
+class ChangeRow:
     """What was measured, before and after, the change with its interval, how many answers changed,
     and the verdict."""
 
@@ -47,7 +47,7 @@ class BrokenTable:
     """A sentence, and a row for each audit, the worst first."""
 
     sentence: str
-    rows: tuple[BrokenRow, ...]
+    rows: tuple[ChangeRow, ...]
 
 
 def broken_table(document: AuditDocument) -> BrokenTable | None:
@@ -87,7 +87,7 @@ def _sentence(document: AuditDocument, audits: Sequence[Audit]) -> str:
     passed = [_title(audit) for audit in audits if audit.verdict == "pass"]
     if not parts:
         return f"What training broke in {subject}: nothing among {join_names(passed)}."
-    rest = f"; {join_names(passed)} did not" if passed else ""
+    rest = f"; {join_names(passed)} did not get worse" if passed else ""
     return f"What training broke in {subject}: {'; '.join(parts)}{rest}."
 
 
@@ -105,7 +105,7 @@ def _title(audit: Audit) -> str:
     return f"the task {visible(audit.name.removeprefix(TASK))}"
 
 
-def _row(audit: Audit) -> BrokenRow:
+def _row(audit: Audit) -> ChangeRow:
     value, turned = audit.value, ""
     if "became_wrong" in audit.details:
         wrong, right = audit.details["became_wrong"], audit.details["became_right"]
@@ -115,7 +115,7 @@ def _row(audit: Audit) -> BrokenRow:
     bounds = format_interval(low, high, digits)
     change = Cell(format_signed(value.mean * scale, digits), bounds)
     title = _title(audit)
-    return BrokenRow(
+    return ChangeRow(
         title[0].upper() + title[1:],
         _cell(audit, "before"),
         _cell(audit, "after"),
