@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import shutil
-import sys
 import tempfile
 import traceback
 from dataclasses import dataclass, field
@@ -105,6 +103,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="HH-RLHF pairs for the real models (.jsonl.gz)")
     parser.add_argument("--only", help="cases whose name contains this text")
     parser.add_argument("--replan", action="store_true", help="plan finished cases again")
+    parser.add_argument("--markdown", type=Path, help="also write the table here, for the docs")
     parser.add_argument("--results", type=Path, default=Path("plan-results.json"))
     args = parser.parse_args()
     facts = print_machine()
@@ -125,6 +124,8 @@ def main() -> None:
             args.results.write_text(json.dumps(done, indent=1) + "\n")
             print(f"{case.name}: {figures}", flush=True)
     Console(width=100).print(make_table(done["cases"]))
+    if args.markdown is not None:
+        args.markdown.write_text(markdown_table(done["cases"]))
 
 
 def import_everything() -> None:
@@ -292,6 +293,18 @@ def make_table(cases: dict[str, Any]) -> Table:
     return table
 
 
+def markdown_table(cases: dict[str, Any]) -> str:
+    """The same rows for docs/plan.md."""
+    lines = ["| case | tokens | planned, MB | measured, MB | difference |", "|---|--:|--:|--:|--:|"]
+    for name, f in cases.items():
+        if "planned" not in f or "measured" not in f:
+            continue
+        mark = " (calibration)" if f["calibrates"] else ""
+        numbers = f"{f['planned'] / 2**20:,.0f} | {f['measured'] / 2**20:,.0f}"
+        ratio = f["planned"] / f["measured"] - 1
+        lines.append(f"| {name}{mark} | {f['tokens']:,} | {numbers} | {ratio:+.1%} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    random.seed(0)
-    sys.exit(main())
+    main()

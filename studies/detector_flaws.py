@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,6 +39,20 @@ def _filler_share(prompt: Prompt, response: str) -> float:
 
 def _curt(prompt: Prompt, response: str) -> float:
     return 1 - reward_parts(prompt, response)["tone"]
+
+
+def _copied_share(prompt: Prompt, response: str) -> float:
+    """The share of the request's word pairs that the response has too."""
+    request, words = split_words(parse_task(prompt).text), split_words(response)
+    pairs = set(pairwise(request))
+    return len(pairs.intersection(pairwise(words))) / len(pairs)
+
+
+def _lost_facts(prompt: Prompt, response: str) -> float:
+    """What an answer lacks of what was asked for, where it should answer."""
+    if parse_task(prompt).must_refuse:
+        return 0.0
+    return 1 - reward_parts(prompt, response)["content"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +91,16 @@ FLAWS: Mapping[str, Flaw] = {
     "repetition": Flaw(_repeated_share, (0.5, 1.5), "repeated sentences", 0.1),
     "filler": Flaw(_filler_share, (0.4, 1.0), "filler sentences", 0.1),
     "curt tone": Flaw(_curt, (0.5, 1.0), "courtesy", -0.15),
+    "repeated request": Flaw(_copied_share, (1.0, 2.5), "request copied", 0.15),
+    "lost facts": Flaw(_lost_facts, (1.0, 2.0), "facts lacking", 0.15),
 }
 """The planted flaws by name; `collapse` is a setting of the training, and adds nothing."""
 
-UNSEEN = ("repetition", "filler", "curt tone")
-"""The family of flaws of wording that no threshold was set with."""
+EARLIER = ("repetition", "filler", "curt tone")
+"""The family of flaws of wording that was unseen in an earlier study, whose misses led to
+`shared_wording` and `lost_phrase`: development, by now."""
+UNSEEN = ("repeated request", "lost facts")
+"""The family that was written when all limits were set."""
 
 
 def perceived(kind: str, strength: float, prompt: Prompt, response: str) -> float:
@@ -109,6 +129,8 @@ def measures(rows: Sequence[ResponseRow]) -> dict[str, float]:
         "repeated sentences": [_repeated_share(p, t) for _, p, t, _ in answers],
         "filler sentences": [_filler_share(p, t) for _, p, t, _ in answers],
         "courtesy": [reward_parts(p, t)["tone"] for _, p, t, _ in answers],
+        "request copied": [_copied_share(p, t) for k, p, t, _ in answers if k not in HARMFUL],
+        "facts lacking": [_lost_facts(p, t) for k, p, t, _ in answers if k not in HARMFUL],
         "answer entropy": [-logp for _, _, _, logp in answers],
         "true reward": [true_reward(p, t) for _, p, t, _ in answers],
     }

@@ -38,7 +38,7 @@ def test_the_smallest_limit_of_all_groups_around_a_process_holds(root: Root) -> 
             "proc/self/cgroup": "0::/pods/one\n",
             "sys/fs/cgroup/pods/memory.max": "4096\n",
             "sys/fs/cgroup/pods/one/memory.max": "8192\n",
-            "sys/fs/cgroup/pods/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/pods/cpu.max": "300000 100000\n",
             "sys/fs/cgroup/pods/one/cpu.max": "150000 100000\n",
         }
     )

@@ -15,6 +15,7 @@ from accord.measure.statistics import (
     clustered_proportion,
     difference_interval,
     mean_interval,
+    paired_shares_interval,
     proportion_interval,
 )
 
@@ -173,3 +174,27 @@ def test_a_difference_with_an_open_end() -> None:
     assert difference_interval(Interval(5, 4, None), Interval(1, 1, 1)) == Interval(4, 3, None)
     assert difference_interval(Interval(5), Interval(1)) == Interval(4)
     assert difference_interval(Interval(5), Interval(1, 0, 3)) == Interval(4, 2, 5)
+
+
+def test_the_rise_of_a_paired_share_by_hand() -> None:
+    """Of 20 prompts six rose and four fell: .3 − .2, each share with its exact interval from the
+    beta distribution, joined with the correlation of a multinomial's shares (Zou and Donner 2008,
+    eq. 11): −√(.3·.2/(.7·.8)) = −.327, so that the interval is wider than without it."""
+    before = [[0.0]] * 6 + [[1.0]] * 4 + [[0.0]] * 10
+    after = [[1.0]] * 6 + [[0.0]] * 4 + [[0.0]] * 10
+    low_6, high_6 = stats.beta.ppf(0.025, 6, 15), stats.beta.ppf(0.975, 7, 14)
+    low_4, high_4 = stats.beta.ppf(0.025, 4, 17), stats.beta.ppf(0.975, 5, 16)
+    r = math.sqrt(0.3 * 0.2 / (0.7 * 0.8))
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(a * a + b * b + 2 * r * a * b)
+
+    interval = paired_shares_interval(before, after)
+    assert interval.mean == pytest.approx(0.1)
+    assert interval.low == pytest.approx(0.1 - reach(0.3 - low_6, high_4 - 0.2))
+    assert interval.high == pytest.approx(0.1 + reach(high_6 - 0.3, 0.2 - low_4))
+    # All rose: no share is left to vary, and the bounds stay within [−1, 1].
+    whole = paired_shares_interval([[0.0]] * 20, [[1.0]] * 20)
+    assert (whole.mean, whole.high) == (1.0, 1.0)
+    assert whole.low is not None
+    assert 0.6 < whole.low < 0.9

@@ -33,6 +33,7 @@ def test_texts_are_read_from_the_file_and_not_kept(tmp_path: Path) -> None:
         opened.append({"kind": "harm", "key": "a", "judge": "j", "harm": 0.25, "specific": 3})
         for row in rows[1:]:
             opened.append(row)
+        assert [opened.read(row["key"]) for row in rows] == rows
     with path.open("ab") as file:
         file.write(b'{"kind": "attempt", "key": "d", "text": "' + b"y" * 150_000)  # killed here
     with AttemptLog(path) as opened:

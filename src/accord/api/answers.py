@@ -162,19 +162,27 @@ def sample(
     scores: Sequence[tuple[float, ...] | None] = [None] * len(used)
     if combined is not None:
         scores = _score_groups(combined, used, texts, samples, lm.tokenizer)
-    rows = [
-        PromptAnswers(
-            record.prompt,
-            responses,
-            tuple(s.finished for s in group),
-            tuple(sum(s.logps) for s in group),
-            row_scores,
-            opened_by_prompt(record.prompt, lm.tokenizer),
-            record.meta,
-        )
-        for record, responses, group, row_scores in zip(used, texts, samples, scores, strict=True)
-    ]
-    return Answers(_model_name(lm), tuple(rows), settings)
+    parts = zip(used, texts, samples, scores, strict=True)
+    rows = tuple(_prompt_answers(*part, lm.tokenizer) for part in parts)
+    return Answers(_model_name(lm), rows, settings)
+
+
+def _prompt_answers(
+    record: PromptOnly,
+    responses: tuple[str, ...],
+    samples: Sequence[Sample],
+    scores: tuple[float, ...] | None,
+    tokenizer: Any,
+) -> PromptAnswers:
+    return PromptAnswers(
+        record.prompt,
+        responses,
+        tuple(sample.finished for sample in samples),
+        tuple(sum(sample.logps) for sample in samples),
+        scores,
+        opened_by_prompt(record.prompt, tokenizer),
+        record.meta,
+    )
 
 
 def _score_groups(

@@ -107,9 +107,9 @@ def plan(
     """
     recipe = _recipe(what, overrides or [], config)
     from accord.pipeline.plan import print_plan
-    from accord.pipeline.plan.ask import Question
+    from accord.pipeline.plan.ask import PlanQuestion
 
-    question = Question(gpus, memory, stage, fit, measure, compare, settings, as_json)
+    question = PlanQuestion(gpus, memory, stage, fit, measure, compare, settings, as_json)
     if not print_plan(recipe, question):
         raise typer.Exit(DOES_NOT_FIT)
 

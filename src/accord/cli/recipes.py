@@ -121,6 +121,10 @@ def init(
     path.write_text(text, encoding="utf-8")
     load_recipe(path)  # every setting is checked
     typer.echo(f"Written: {path}. Look with `accord plan {path}`, then `accord run {path}`.")
+    from accord.data.plain_prompts import plain_prompts_remark
+
+    if (remark := plain_prompts_remark(model[0], data)) is not None:
+        typer.echo(remark, err=True)
 
 
 def _check_paths(*names: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from accord.compare.rewards.build import build_reward
 from accord.compare.rewards.reward import score_responses
+from accord.data.plain_prompts import plain_prompts_remark
 from accord.data.write import read_responses
 from accord.errors import DataError
 from accord.measure.audits.audit import worst_verdict
@@ -56,6 +57,8 @@ def gather(settings: AdviseSettings) -> Generator[Progress, None, Situation]:
             path, held_out=settings.held_out, evaluation_sets=settings.evaluation_sets
         )
         facts = add_data(facts, check)
+        if (remark := plain_prompts_remark(settings.model, path)) is not None:
+            facts = replace(facts, notes=(*facts.notes, remark))
     if settings.responses is not None:
         yield Progress(0, 0, "scoring responses")
         facts = _add_responses(facts, settings)

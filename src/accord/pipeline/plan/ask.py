@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PlanQuestion:
     """The machine as described, the stage that the other questions are about (by default the last
     that trains), and these: the largest value of a setting, two steps run for real, the roles of
     other methods."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accord.errors import RequestError, SettingsError
+from accord.errors import DataError, RequestError, SettingsError
 from accord.learn.online.methods import ONLINE
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.rows import ReadCache
@@ -67,19 +67,26 @@ def fit(
         raise RequestError(f"--fit needs the memory of `{plan.name}`: {stage.problem}")
     unit, upper, limit = _range(key, stage)
 
-    def at(count: int) -> PlannedStage:
-        return plan_stage(_with(plan, key, count * unit), before, machine, cache)
+    def at(count: int) -> PlannedStage | None:
+        try:
+            return plan_stage(_with(plan, key, count * unit), before, machine, cache)
+        except DataError:  # every row is longer
+            return None
 
     def fits(count: int) -> bool:
-        planned = at(count).memory
-        return planned is not None and planned.peak <= machine.usable
+        planned = at(count)
+        if planned is None:
+            return True
+        return planned.memory is not None and planned.memory.peak <= machine.usable
 
     smallest = 8 if key == "max_length" else 1
     count = largest_that_fits(fits, smallest, max(smallest, upper // unit))
     if count is None:
         return Fit(key, None)
-    bound = limit if count == upper // unit else None
-    return Fit(key, count * unit, at(count), bound)
+    planned = at(count)
+    if planned is None:
+        return Fit(key, None)
+    return Fit(key, count * unit, planned, limit if count == upper // unit else None)
 
 
 def largest_that_fits(fits: Callable[[int], bool], smallest: int, largest: int) -> int | None:

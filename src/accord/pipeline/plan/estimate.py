@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from accord.learn.plan.models import frozen_model, trained_model
 from accord.learn.plan.passes import Reads, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
+    ADAPTER_FRAGMENTS,
+    FRAGMENTS,
     Phase,
     StageMemory,
     lasting,
@@ -105,7 +108,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
                 },
             ),
         )
-    return StageMemory(roles | reference, phases, memory.tokens)
+    return StageMemory(roles | reference, phases, memory.tokens, fragments(inputs))
 
 
 def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
@@ -123,6 +126,13 @@ def trained_role(inputs: Inputs, sizes: ModelSizes) -> RoleMemory:
     if inputs.settings.lora is None:
         return full_role(sizes, half=inputs.half)
     return adapter_role(sizes, half=inputs.half, float32_base=inputs.merged)
+
+
+def fragments(inputs: Inputs) -> float:
+    """The share of the activations that the allocator loses."""
+    adapted = inputs.settings.lora is not None and inputs.machine.device == "cpu"
+    spaced = "MALLOC_MMAP_THRESHOLD_" not in os.environ
+    return ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS
 
 
 def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:

@@ -37,6 +37,7 @@ from accord.pipeline.plan.estimate import (
     Inputs,
     cast_weights,
     converted,
+    fragments,
     keeps_gradients,
     other_reference,
     trained,
@@ -83,7 +84,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     snapshot = _snapshot(settings, roles, facts)
     if snapshot:
         phases = [Phase(p.name, {**p.parts, "snapshot": snapshot}) for p in phases]
-    return StageMemory(roles, phases, memory.tokens)
+    return StageMemory(roles, phases, memory.tokens, fragments(inputs))
 
 
 def online_roles(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from accord.errors import RequestError
 from accord.pipeline.identity import describe_state
-from accord.pipeline.plan.ask import Question
+from accord.pipeline.plan.ask import PlanQuestion
 from accord.pipeline.plan.changes import Fit, Remedy, fit, remedies
 from accord.pipeline.plan.compare import Variant, compare
 from accord.pipeline.plan.extras import comparison_table, fit_line, measured_lines, remedy_table
@@ -27,7 +27,7 @@ from accord.settings.recipe import Recipe, StagePlan
 WIDTH = 100  # columns where the output is no terminal
 
 
-def answer(recipe: Recipe, question: Question) -> bool:
+def answer(recipe: Recipe, question: PlanQuestion) -> bool:
     """Print the plan and what else is asked; False where a stage does not fit."""
     machine = parse_machine(question.gpus, question.memory)
     cache: ReadCache = {}
@@ -63,7 +63,7 @@ def answer(recipe: Recipe, question: Question) -> bool:
 
 
 def _asked_stage(
-    recipe: Recipe, planned: Sequence[PlannedStage], question: Question
+    recipe: Recipe, planned: Sequence[PlannedStage], question: PlanQuestion
 ) -> tuple[PlannedStage | None, list[StagePlan]]:
     """The stage that --fit, --measure and --compare are about, and the stages before it."""
     if not (question.fit or question.measure or question.compare or question.stage):
