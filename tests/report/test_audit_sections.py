@@ -10,7 +10,7 @@ from accord.measure.audits.audit import Audit, AuditSample, Threshold, make_audi
 from accord.measure.audits.document import AuditDocument, DocumentKind
 from accord.measure.statistics import Interval
 from accord.report.audits import audit_findings, audit_sections, failed_audits
-from accord.report.reading import ReportInputs, read_inputs
+from accord.report.reading import ReportInputs, StageRecord, read_inputs
 from accord.report.sources import NumberSource, sources
 from tests.report.fake_run import write_run
 
@@ -105,3 +105,11 @@ def test_the_settings_of_an_audit_are_named_but_not_its_switches(inputs: ReportI
     source = _source(replace(inputs, audits=((path, _document()),)), "Audits of ppo")
     assert source.items == [("model", "runs/x"), ("seed", "3")]
     assert source.file == "audit/audit.json"
+
+
+def test_a_selection_is_named_with_its_number(inputs: ReportInputs) -> None:
+    contestant = next(c for c in inputs.contestants if c.name.startswith("best"))
+    folder = Path(contestant.responses).parent
+    selection = StageRecord(folder, "best", "select", {"n": 16}, None, {}, {}, ())
+    source = _source(replace(inputs, stages=(selection,)), "Measures")
+    assert dict(source.items)[contestant.name].endswith("; best of 16")

@@ -69,6 +69,7 @@ def test_limits_are_read_and_belong_to_the_identity_unless_there_are_none() -> N
     assert settings.limit_pairs == {"length": (1.3, 1.6)}
     assert identity_settings(settings)["limits"] == {"length": {"warn": 1.3, "fail": 1.6}}
     assert "limits" not in identity_settings(_settings())
+    assert _settings(limits={"length": {"warn": 1.3, "fail": 1.3}}).limit_pairs
     equal = _settings(limits={"diversity_per_prompt": {"warn": 0.5, "fail": 0.5}})
     assert equal.limit_pairs == {"diversity_per_prompt": (0.5, 0.5)}
 

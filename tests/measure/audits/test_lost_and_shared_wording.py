@@ -51,6 +51,12 @@ def test_a_lost_phrase_of_any_words_is_found() -> None:
     assert audit.value.mean == pytest.approx(0.7)
 
 
+def test_a_single_word_is_no_candidate() -> None:
+    audit = _lost(_started(_texts(1), "indeed", 10), _started(_texts(2), "indeed", 0, "truly"))
+    assert "“indeed”" not in audit.finding
+    assert audit.verdict != "fail"
+
+
 def test_the_sides_are_not_exchanged() -> None:
     """A greeting that most answers have now and few had is a stock phrase, and none is lost."""
     before = [[text] for text in _texts(1, words=14)]
