@@ -252,3 +252,16 @@ def test_an_unfinished_response_loses_no_eos() -> None:
     _, report = encode([unfinished, finished], TOKENIZER, limits, eos_ids=EOS_IDS)
     assert (report.responses_cut, report.eos_lost) == (2, 1)
     assert "2 responses cut short (1 of them lost their EOS)" in report.summary()
+
+
+def test_plain_prompts_beside_a_chat_template_are_remarked_on() -> None:
+    rows = [Demonstration("the cat", " sat"), Demonstration(CHAT, "sat"), Text("the cat sat")]
+    _, report = encode(rows, TOKENIZER, NO_LIMIT, eos_ids=EOS_IDS)
+    assert report.plain_prompts == report.to_json()["plain_prompts"] == 1
+    assert "1 prompts are plain text, which is continued as it stands" in report.summary()
+    prompts = [PromptOnly("the cat"), PromptOnly("the dog"), PromptOnly(CHAT)]
+    assert encode_prompts(prompts, TOKENIZER, NO_LIMIT)[2].plain_prompts == 2
+    base = toy_tokenizer()
+    base.chat_template = None
+    assert encode_prompts(prompts[:2], base, NO_LIMIT)[2].plain_prompts == 0
+    assert encode(rows[:1], base, NO_LIMIT, eos_ids=EOS_IDS)[1].plain_prompts == 0

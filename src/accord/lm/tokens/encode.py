@@ -19,6 +19,7 @@ from accord.lm.tokens.render_turns import unwritten_fields
 from accord.lm.tokens.split_text import split_text
 from accord.lm.tokens.template import (
     encode_prompt,
+    is_plain_prompt,
     refuse_control_tokens,
     render_answered,
 )
@@ -108,6 +109,8 @@ class Encoding:
             try:
                 groups += self._groups(record, report)
                 report.used += 1
+                if not isinstance(record, Text):
+                    report.plain_prompts += is_plain_prompt(record.prompt, self.tokenizer)
             except UnusableRow as reason:
                 report.drop(str(reason), record.source)
         report.groups = len(groups)
@@ -179,6 +182,7 @@ def encode_prompts(
             report.drop(str(reason), record.source)
             continue
         report.prompts_cut += cut
+        report.plain_prompts += is_plain_prompt(record.prompt, tokenizer)
         prompts.append(ids)
         used.append(record)
     if not prompts:

@@ -43,6 +43,7 @@ class EncodeReport:
     prompts_merged: int = 0
     prompts_reopened: int = 0
     answers_altered: int = 0
+    plain_prompts: int = 0
     unwritten: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, list[Source]] = field(default_factory=dict)
 
@@ -120,6 +121,12 @@ class EncodeReport:
                 f"the chat template leaves out or changes a part of {self.answers_altered:,} "
                 f"answers, such as a thought: it is not learned"
             )
+        if self.plain_prompts:
+            parts.append(
+                f"{self.plain_prompts:,} prompts are plain text, which is continued as it stands, "
+                f"without the model's chat template: give a chat model messages "
+                f'([{{"role": "user", "content": …}}])'
+            )
         for reason, sources in self.dropped.items():
             shown = ", ".join(str(source.without_folder()) for source in sources[:3])
             shown += ", …" if len(sources) > 3 else ""
@@ -147,5 +154,6 @@ class EncodeReport:
             "prompts_merged": self.prompts_merged,
             "prompts_reopened": self.prompts_reopened,
             "answers_altered": self.answers_altered,
+            "plain_prompts": self.plain_prompts,
             "dropped": {reason: len(sources) for reason, sources in self.dropped.items()},
         }

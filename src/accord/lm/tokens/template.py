@@ -147,6 +147,11 @@ def how_to_read_dialogues(setting: DialogueText, tokenizer: Any) -> DialogueText
     return setting
 
 
+def is_plain_prompt(prompt: Prompt, tokenizer: Any) -> bool:
+    """Whether a prompt is text to continue although the tokenizer has a chat template."""
+    return isinstance(prompt, str) and bool(getattr(tokenizer, "chat_template", None))
+
+
 def start_token_id(tokenizer: Any) -> int:
     """The token before a text that has no prompt: BOS, or EOS where there is no BOS."""
     bos = tokenizer.bos_token_id
