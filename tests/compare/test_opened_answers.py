@@ -92,7 +92,7 @@ def test_functions_get_the_response_and_what_was_opened() -> None:
 
 def test_responses_are_stored_with_what_was_opened(tmp_path: Path) -> None:
     rows = [
-        ResponseRow("?", {}, "m", {}, (Response("?", REST, "m", opened=opened),), opened)
+        ResponseRow("?", {}, "m", {}, (Response("?", REST, "m", opened=opened),))
         for opened in ("<think>\n", "")
     ]
     write_responses(tmp_path / "responses.jsonl", rows)

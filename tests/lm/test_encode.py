@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from accord.errors import DataError
@@ -261,7 +263,7 @@ def test_plain_prompts_beside_a_chat_template_are_remarked_on() -> None:
     assert "1 prompts are plain text, which is continued as it stands" in report.summary()
     prompts = [PromptOnly("the cat"), PromptOnly("the dog"), PromptOnly(CHAT)]
     assert encode_prompts(prompts, TOKENIZER, NO_LIMIT)[2].plain_prompts == 2
-    base = toy_tokenizer()
+    base = deepcopy(TOKENIZER)  # all tests share it
     base.chat_template = None
     assert encode_prompts(prompts[:2], base, NO_LIMIT)[2].plain_prompts == 0
     assert encode(rows[:1], base, NO_LIMIT, eos_ids=EOS_IDS)[1].plain_prompts == 0

@@ -55,6 +55,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "arena": (CONTESTANTS,),
     "evaluate": (CONTESTANTS, "reference=m"),
     "audit": ("responses=responses.jsonl", "before_responses=responses.jsonl"),
+    "probe": ("preferences=rows.jsonl", f"rewards={LENGTH}"),
+    "curve": ("responses=responses.jsonl", f"rewards={LENGTH}"),
     "redteam": ("model=m", "suites=[rows.jsonl]", "harmful=[rows.jsonl]"),
     "report": ("run=.",),
 }

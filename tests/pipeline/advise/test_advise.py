@@ -168,6 +168,7 @@ def test_what_contradicts_itself_is_refused(values: Row, message: str) -> None:
 
 
 def test_arguments_without_a_key_are_files_of_data() -> None:
+    assert read_advise_settings(None, ["dataset=c.jsonl", "model=m"]).data == ["c.jsonl"]
     settings = read_advise_settings(None, ["a.jsonl", "model=m", "b.jsonl", "candidates=4"])
     assert (settings.data, settings.candidates) == (["a.jsonl", "b.jsonl"], 4)
     with pytest.raises(SettingsError):

@@ -11,17 +11,27 @@ from dataclasses import dataclass
 from accord.learn.online.memory import RoleMemory
 from accord.learn.plan.passes import PassMemory
 
-# Set on the smallest cases of benchmarks/plan.py alone: a toy with SFT, full and under LoRA.
-WORKSPACE = 90 << 20
+# Measured on a CPU with glibc: see docs/plan.md for the cases that they were set on.
+WORKSPACE = 60 << 20
 """Bytes of a process beside its tensors: buffers of matrix products, modules that training
 imports, the rows as text and tokens."""
-FRAGMENTS = 0.05
-"""Share of the activations that the allocator can't give to the next tensor."""
-ADAPTER_FRAGMENTS = 1.4
-"""The same on a CPU under LoRA. Every adapted layer makes and frees tensors of its output's size
-among those that are saved, and glibc's aligned allocation does not find a free block of exactly
-the size that it is asked for: the process grows instead. With MALLOC_MMAP_THRESHOLD_=262144 in the
-environment these blocks go back to the system, and the share is about 0."""
+BF16_WORKSPACE = 110 << 20
+"""What bf16 adds on a CPU: weights and activations in the layout of its matrix products."""
+FRAGMENTS = 0.35
+"""Share of the activations that the process holds beside them: blocks that are free, and of
+another size than the next tensor's."""
+ADAPTER_FRAGMENTS = 1.2
+"""The same under LoRA in float32, whose adapted layers make and free more tensors among those that
+are saved. A run with MALLOC_MMAP_THRESHOLD_=262144 in the environment held about half as much, and
+nothing of this share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a process holds beside its live tensors: bytes, and a share of all activations."""
+
+    workspace: int = WORKSPACE
+    fragments: float = FRAGMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ class StageMemory:
     roles: Mapping[str, RoleMemory]
     phases: Sequence[Phase]
     tokens: int = 0
-    fragments: float = FRAGMENTS
+    allocation: Allocation = Allocation()
 
     @property
     def largest(self) -> Phase:
@@ -51,10 +61,13 @@ class StageMemory:
 
     @property
     def peak(self) -> int:
-        """Bytes of tensors at the run's peak, with what the allocator loses."""
-        largest = self.largest
-        moving = sum(n for name, n in largest.parts.items() if name in MOVING)
-        return largest.total + WORKSPACE + int(self.fragments * moving)
+        """Bytes at the run's peak: the tensors of the largest phase, and what the process holds
+        beside them. Blocks that one phase has freed are there in the next."""
+        moving = sum(
+            n for phase in self.phases for name, n in phase.parts.items() if name in MOVING
+        )
+        beside = self.allocation.workspace + int(self.allocation.fragments * moving)
+        return self.largest.total + beside
 
 
 WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"

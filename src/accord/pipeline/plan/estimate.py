@@ -14,7 +14,10 @@ from accord.learn.plan.passes import Reads, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
     ADAPTER_FRAGMENTS,
+    BF16_WORKSPACE,
     FRAGMENTS,
+    WORKSPACE,
+    Allocation,
     Phase,
     StageMemory,
     lasting,
@@ -108,7 +111,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
                 },
             ),
         )
-    return StageMemory(roles | reference, phases, memory.tokens, fragments(inputs))
+    return StageMemory(roles | reference, phases, memory.tokens, allocation(inputs))
 
 
 def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
@@ -128,11 +131,15 @@ def trained_role(inputs: Inputs, sizes: ModelSizes) -> RoleMemory:
     return adapter_role(sizes, half=inputs.half, float32_base=inputs.merged)
 
 
-def fragments(inputs: Inputs) -> float:
-    """The share of the activations that the allocator loses."""
-    adapted = inputs.settings.lora is not None and inputs.machine.device == "cpu"
+def allocation(inputs: Inputs) -> Allocation:
+    """What the process holds beside its tensors."""
+    bf16 = inputs.settings.precision == "bf16" and inputs.machine.device == "cpu"
+    adapted = inputs.settings.lora is not None and inputs.machine.device == "cpu" and not bf16
     spaced = "MALLOC_MMAP_THRESHOLD_" not in os.environ
-    return ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS
+    return Allocation(
+        WORKSPACE + (BF16_WORKSPACE if bf16 else 0),
+        ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS,
+    )
 
 
 def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:

@@ -35,9 +35,9 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import FORWARD_TOKENS
 from accord.pipeline.plan.estimate import (
     Inputs,
+    allocation,
     cast_weights,
     converted,
-    fragments,
     keeps_gradients,
     other_reference,
     trained,
@@ -84,7 +84,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     snapshot = _snapshot(settings, roles, facts)
     if snapshot:
         phases = [Phase(p.name, {**p.parts, "snapshot": snapshot}) for p in phases]
-    return StageMemory(roles, phases, memory.tokens, fragments(inputs))
+    return StageMemory(roles, phases, memory.tokens, allocation(inputs))
 
 
 def online_roles(
