@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from accord.cli.app import app
 from accord.compare.store.store import PreferenceStore
 from accord.errors import ModelError, RequestError
-from accord.serve.chat.start import model_folder
+from accord.lm.loading.folders import model_of_run
 from tests.lm.toys import save_toy
 from tests.serve.fake_upstream import FakeUpstream, fake_upstream
 
@@ -71,13 +71,14 @@ def test_a_model_and_a_server_side_by_side(
 
 
 def test_what_a_path_names(toy: Path, tmp_path: Path) -> None:
-    assert model_folder(str(toy)) == str(toy / "model")
-    assert model_folder(str(toy / "model")) == str(toy / "model")
-    assert model_folder("org/name") == "org/name"
+    assert model_of_run(str(toy)) == str(toy / "model")
+    assert model_of_run(str(toy / "model")) == str(toy / "model")
+    assert model_of_run("org/name") == "org/name"
     shutil.copytree(toy, tmp_path / "run/a")
+    assert model_of_run(str(tmp_path / "run")) == str(tmp_path / "run/a/model")
     (tmp_path / "run/b/model").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"several models\. Name one of them: .*/a, .*/b"):
-        model_folder(str(tmp_path / "run"))
+        model_of_run(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

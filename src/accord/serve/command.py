@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from accord.errors import RequestError
 from accord.serve.access import Access
+from accord.serve.threads import in_thread_of_its_own
 
 if TYPE_CHECKING:
     from accord.serve.best_of.start import BestOf
     from accord.serve.engine import Engine
 
 KEY_VARIABLE = "ACCORD_API_KEY"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,19 @@ def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
             f"The server needs {error.name}, which is not installed. Install it with "
             "`pip install 'accord[serve]'`."
         ) from None
-    engine = _local_engine(options) if options.upstream is None else _upstream_engine(options)
+    if options.upstream is None:
+        engine = in_thread_of_its_own(lambda: _local_engine(options, log))
+    else:
+        engine = _upstream_engine(options)
     if options.best_of is not None and options.best_of.options.warning is not None:
         log(f"Warning: {options.best_of.options.warning}")
     run_server(engine, access, options.port, log=log)
 
 
-def _local_engine(options: ServeOptions) -> Engine:
+def _local_engine(options: ServeOptions, log: Callable[[str], object]) -> Engine:
     """The engine of a model on this machine. Raises ModelError as loading one does."""
     from accord.lm.load import load_causal
+    from accord.lm.loading.folders import model_of_run
     from accord.lm.tokens.opened import opened_by_prompt
     from accord.serve.best_of.start import with_best_of
     from accord.serve.local import LocalEngine
@@ -80,7 +84,8 @@ def _local_engine(options: ServeOptions) -> Engine:
             f"the {options.max_rows} responses that are generated at a time (--max-rows). Raise "
             f"--max-rows, or lower --max-best-of."
         )
-    path = model_folder(options.model)
+    path = model_of_run(options.model)
+    log(f"Loading {path} …")
     lm = load_causal(
         path,
         precision=options.precision,
@@ -127,13 +132,6 @@ def find_keys(given: Sequence[str]) -> tuple[str, ...]:
     """The API keys of the command line, or else of the environment."""
     variable = os.environ.get(KEY_VARIABLE, "")
     return tuple(given) or ((variable,) if variable else ())
-
-
-def model_folder(model: str) -> str:
-    """The folder of a run's model, where a run's folder is given; otherwise the path itself."""
-    inner = Path(model) / "model"
-    is_model = any((Path(model) / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
-    return str(inner) if inner.is_dir() and not is_model else model
 
 
 def names_of(model: str, model_name: str | None) -> tuple[str, ...]:

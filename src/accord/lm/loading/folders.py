@@ -19,6 +19,25 @@ _SIZES = re.compile(r"(hidden|intermediate|vocab)_size$|^num_.*(layers|heads|exp
 _POSITIVE = {"hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads"}
 
 
+def model_of_run(path: str) -> str:
+    """The folder of the model at a path: that of a run of one training is its `model/`, wherever in
+    the run it is.
+
+    A model's folder and a hub name are returned as they are. Raises ModelError for a run of several
+    models, which it names.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or any((folder / file).is_file() for file in (CONFIG, ADAPTER_CONFIG)):
+        return path
+    if (folder / "model").is_dir():
+        return str(folder / "model")
+    models = sorted(p for p in folder.glob("*/model") if p.is_dir())
+    if len(models) > 1:
+        listed = ", ".join(str(model.parent) for model in models)
+        raise ModelError(f"{path} is a run of several models. Name one of them: {listed}.")
+    return str(models[0]) if models else path
+
+
 def base_and_adapter(path: str) -> tuple[str, str | None]:
     """The path or hub name of the base model, and the adapter's path if `path` is an adapter
     folder, else None.

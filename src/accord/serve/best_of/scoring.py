@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from accord.compare.rewards.reward import CombinedReward
 from accord.errors import AccordError
 from accord.records import Prompt
 from accord.serve.errors import ApiError
+from accord.serve.threads import await_thread_of_its_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Scorer:
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            return await asyncio.to_thread(self._compute, batch)
+            return await await_thread_of_its_own(partial(self._compute, batch))
         except AccordError as error:
             message = f"The reward gave no scores: {error}"
             raise ApiError(500, message, code="reward_failed") from error

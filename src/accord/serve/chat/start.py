@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from functools import partial
+from pathlib import PurePath
 from typing import Literal
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from accord.compare.rewards.reward import CombinedReward
-from accord.errors import ModelError, RequestError
+from accord.errors import RequestError
 from accord.lm.load import load_causal
-from accord.lm.loading.folders import ADAPTER_CONFIG, CONFIG
+from accord.lm.loading.folders import model_of_run
 from accord.lm.tokens.opened import opened_by_prompt
 from accord.records import Prompt
 from accord.serve.best_of.choice import BestOfOptions
@@ -30,6 +31,7 @@ from accord.serve.chat.session import ChatSession, ReadLine
 from accord.serve.chat.votes import Ballot
 from accord.serve.engine import Engine
 from accord.serve.local import LocalEngine
+from accord.serve.threads import in_thread_of_its_own
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.serve.upstream.server import find_model
 
@@ -115,23 +117,6 @@ def typed_lines() -> ReadLine:
     return read
 
 
-def model_folder(path: str) -> str:
-    """The folder of the model at a path: that of a run of one training is `model/` in it.
-
-    A hub name is returned as it is. Raises ModelError for a run of several models, which it names.
-    """
-    folder = Path(path)
-    if not folder.is_dir() or any((folder / file).is_file() for file in (CONFIG, ADAPTER_CONFIG)):
-        return path
-    if (folder / "model").is_dir():
-        return str(folder / "model")
-    models = sorted(p.parent.name for p in folder.glob("*/model") if p.is_dir())
-    if models:
-        listed = ", ".join(str(folder / name) for name in models)
-        raise ModelError(f"{path} is a run of several models. Name one of them: {listed}.")
-    return path
-
-
 def _check(options: ChatOptions, has_reward: bool) -> None:
     if len(options.models) > 2:
         raise RequestError("A chat is with one model, or with two side by side.")
@@ -175,12 +160,14 @@ def _open_side(model: str, name: str, options: ChatOptions, scorer: Scorer | Non
         url, _, served = model.partition("#")
         engine = UpstreamEngine(url, served or find_model(url, key=key), key=key)
     else:
-        lm = load_causal(
-            model_folder(model),
+        load = partial(
+            load_causal,
+            model_of_run(model),
             precision=options.precision,
             device=options.device,
             trust_remote_code=options.trust_remote_code,
         )
+        lm = in_thread_of_its_own(load)
         engine = LocalEngine(lm, (name,), max_rows=MOST_CANDIDATES)
         opened = lambda prompt: opened_by_prompt(prompt, lm.tokenizer)  # noqa: E731
     if scorer is None:
