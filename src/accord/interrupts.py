@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 SECONDS_TO_FORCE = 1.0  # between the first signal and one that ends the run at once
@@ -36,6 +38,8 @@ def deferred_interrupts(
             on_first()
 
     previous = {}
+    sys.stdout, sys.stderr = _Terminal(sys.stdout), _Terminal(sys.stderr)
+    streams = sys.stdout, sys.stderr
     try:
         for number in INTERRUPTS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -47,6 +51,33 @@ def deferred_interrupts(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if (sys.stdout, sys.stderr) == streams:
+            sys.stdout, sys.stderr = streams[0].stream, streams[1].stream
+
+
+class _Terminal:
+    """A stream that loses what is written while its terminal closes, before the signal arrives."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self._until_closed(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._until_closed(self.stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _until_closed(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _detach_from_closed_terminal()
 
 
 def _detach_from_closed_terminal() -> None:

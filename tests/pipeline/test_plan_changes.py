@@ -88,10 +88,8 @@ def test_remedies_begin_with_what_changes_nothing_that_is_learned(plan: StagePla
     start = plan_stage(plan, (), on(1))
     table = remedies(start, (), on(1), {})
     assert table[0].change.startswith("max_tokens_per_forward=")
-    assert {remedy.change.split("=")[0] for remedy in table} >= {
-        "gradient_checkpointing",
-        "precision",
-    }
+    # A model as small as this one gains nothing from bf16, which has a workspace of its own.
+    assert "gradient_checkpointing" in {remedy.change.split("=")[0] for remedy in table}
     for remedy in table:
         assert remedy.saved == peak(start) - remedy.peak > 0
         assert not remedy.fits
