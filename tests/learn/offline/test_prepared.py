@@ -141,9 +141,23 @@ def test_a_cache_that_can_not_be_written_is_done_without(
     assert read_names == ["dataset", "eval_dataset"] * 2
 
 
-def test_the_records_that_warm_up_are_the_only_ones_encoded(
+def test_of_a_second_start_no_record_is_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, "sft", "first")
+    first = run(tmp_path, "sft", "first")
     monkeypatch.setattr(Encoding, "encode", None)
+    second = run(tmp_path, "sft", "second")
+    assert [without_seconds(s.metrics) for s in second] == [
+        without_seconds(s.metrics) for s in first
+    ]
+
+
+def test_other_code_reads_the_rows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_names: list[str]
+) -> None:
+    (tmp_path / "code.py").write_text("# another version of the reader")
+    run(tmp_path, "sft", "first")
+    monkeypatch.setattr(prepared, "_READING", [*prepared._READING, tmp_path / "code.py"])
+    read_names.clear()
     run(tmp_path, "sft", "second")
+    assert read_names == ["dataset", "eval_dataset"]

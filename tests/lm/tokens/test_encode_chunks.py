@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pytest
 
 from accord.errors import DataError, WorkError
 from accord.lm.digest import rows_digest
-from accord.lm.tokens import encode_chunks
+from accord.lm.tokens import encode_chunks, render
 from accord.lm.tokens.encode import Encoding, Limits, encode
 from accord.lm.tokens.encode_chunks import encode_in_chunks
 from accord.lm.tokens.processes import map_in_processes
@@ -273,6 +274,45 @@ def test_processes_give_results_in_order_and_errors_as_they_are() -> None:
         list(map_in_processes(fail, range(5), 2))
     with pytest.raises(WorkError, match="was killed"):
         list(map_in_processes(lambda n: os.kill(os.getpid(), signal.SIGKILL), range(5), 2))
+
+
+def test_a_fork_while_another_thread_renders() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with render._watch.rendering, render._watch.lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    texts = map_in_processes(lambda n: render.render([], FakeTokenizer()), range(2), 2)
+    assert list(texts) == ["text", "text"]
+    done.set()
+    thread.join()
+
+
+class FakeTokenizer:
+    chat_template = "text"
+
+    def apply_chat_template(self, turns: Any, **options: Any) -> str:
+        return "text"
+
+
+def test_a_chunk_in_use_stays_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.lm.tokens.token_rows.OPEN_CHUNKS", 1)
+    monkeypatch.setattr("accord.lm.tokens.token_cache.MAX_BYTES", 0)
+    rows, _ = encode_in_chunks(make_records(9), encoding(), processes=1)
+    paths = [chunk.origin for chunk in rows.chunks]
+    for path in cached_files():
+        os.utime(path, (0, 0))
+    used = rows[0], rows[len(rows) - 1]  # the first and the last chunk
+    cache = encode_chunks.cache_of(encoding())
+    assert cache is not None
+    cache.remove_old()
+    assert cached_files() == sorted({paths[0], paths[-1]})
+    assert used == (rows[0], rows[len(rows) - 1])
 
 
 ORPHANS = """

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from accord import data
+from accord import data, reasoning
 from accord.compare.store.connection import is_store
 from accord.data.kinds import Kind
 from accord.data.report import ReadReport
@@ -30,6 +30,9 @@ MAX_INDEXED = 64  # data sets in the cache
 MIN_BYTES = 1 << 20
 """Size of the files from which on an index may be worth its digest."""
 NAMES = "[0-9a-f]" * 32
+
+_READING = [Path(data.__file__).parent, Path(__file__).parent, Path(reasoning.__file__)]
+"""The code between a file and its records."""
 
 Prepared = tuple[TokenRows, ReadReport, EncodeReport]
 
@@ -51,7 +54,7 @@ def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: 
         "uses_margins": uses_margins,
         "mixture": [source.model_dump(mode="json") for source in sources],
         "seed": settings.seed if is_choice else None,
-        "code": code_digest(Path(data.__file__).parent),
+        "code": code_digest(*_READING),
         **settings.model_dump(
             mode="json",
             include={
