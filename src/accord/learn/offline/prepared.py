@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from accord import data, reasoning
 from accord.compare.store.connection import is_store
-from accord.data.kinds import Kind
 from accord.data.report import ReadReport
 from accord.errors import StorageError
 from accord.lm.tokens.encode import Encoding
@@ -37,7 +36,7 @@ _READING = [Path(data.__file__).parent, Path(__file__).parent, Path(reasoning.__
 Prepared = tuple[TokenRows, ReadReport, EncodeReport]
 
 
-def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: bool) -> str | None:
+def dataset_key(settings: TrainSettings, key: str) -> str | None:
     """A digest of all that decides the records of a data set of the settings: files, columns, which
     rows; None for one that is small, or no file or folder."""
     sources = settings.mixture or [] if key == "dataset" else []
@@ -49,9 +48,7 @@ def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: 
     is_choice = settings.max_samples or settings.max_eval_samples or sources
     values = {
         "files": [(path, digest_path(path)) for path in paths],
-        "kind": kind,
-        "reader": type(settings).__name__,
-        "uses_margins": uses_margins,
+        "method": type(settings).__name__,
         "mixture": [source.model_dump(mode="json") for source in sources],
         "seed": settings.seed if is_choice else None,
         "code": code_digest(*_READING),
