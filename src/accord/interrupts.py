@@ -24,7 +24,8 @@ def deferred_interrupts(
     work; another one, a second later or more, raises KeyboardInterrupt at once. Yields a function
     that returns whether there was one. `on_first` is called at the first, to acknowledge it.
 
-    A SIGHUP that is ignored remains so, as `nohup` asks for.
+    A SIGHUP that is ignored remains so, as `nohup` asks for. What is then printed to a closed
+    terminal is lost, and the run goes on.
     """
     received: list[float] = []
 
@@ -38,8 +39,8 @@ def deferred_interrupts(
             on_first()
 
     previous = {}
-    sys.stdout, sys.stderr = _Terminal(sys.stdout), _Terminal(sys.stderr)
     streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_until_closed, streams)
     try:
         for number in INTERRUPTS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -51,33 +52,41 @@ def deferred_interrupts(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if (sys.stdout, sys.stderr) == streams:
-            sys.stdout, sys.stderr = streams[0].stream, streams[1].stream
+        sys.stdout, sys.stderr = streams
+
+
+def _until_closed(stream: Any) -> Any:
+    """The stream; a terminal as one that loses what is written once it is closed."""
+    return _Terminal(stream) if stream is not None and stream.isatty() else stream
 
 
 class _Terminal:
-    """A stream that loses what is written while its terminal closes, before the signal arrives."""
+    """A terminal's stream, of which a write to the closed terminal is no error."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        self._until_closed(lambda: self.stream.write(text))
+        with _lost_where_closed():
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._until_closed(self.stream.flush)
+        with _lost_where_closed():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+        return getattr(self._stream, name)
 
-    def _until_closed(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            _detach_from_closed_terminal()
+
+@contextmanager
+def _lost_where_closed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        _detach_from_closed_terminal()
 
 
 def _detach_from_closed_terminal() -> None:

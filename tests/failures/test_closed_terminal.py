@@ -16,6 +16,9 @@ class Closed(io.StringIO):
         super().__init__()
         self.code = code
 
+    def isatty(self) -> bool:
+        return True
+
     def write(self, text: str) -> int:
         raise OSError(self.code, "the terminal is gone")
 
@@ -32,3 +35,10 @@ def test_a_full_disk_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Closed(errno.ENOSPC))
     with deferred_interrupts(), pytest.raises(OSError, match="gone"):
         print("step 3")
+
+
+def test_without_any_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python sets it where the descriptor is closed
+    with deferred_interrupts():
+        print("step 3")
+    assert sys.stdout is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class RuleJudges:
     """Answers a judge's request by the rule that its model is named after."""
 
     def __init__(self, pairs: Sequence[VotedPair], seed: int = 0) -> None:
-        self.rng = random.Random(seed)
+        self.seed, self.asked = seed, Counter[tuple[str, ...]]()
         labels = code_people([[SIDES[vote.side] for vote in pair.votes] for pair in pairs])
         self.majority: dict[tuple[str, Responses], str] = {}
         for pair, label in zip(pairs, labels.tolist(), strict=True):
@@ -41,5 +42,8 @@ class RuleJudges:
         if model == "longer":
             return "tie" if len(a) == len(b) else "A" if len(a) > len(b) else "B"
         if model == "random":
-            return self.rng.choice(("A", "B"))
+            # By how often it was asked this, and not by the order in which requests arrive.
+            question = (prompt, a, b)
+            self.asked[question] += 1
+            return random.Random(f"{self.seed} {self.asked[question]} {question}").choice("AB")
         return self.majority[prompt, (a, b)]

@@ -56,24 +56,41 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_word(
     assert not list(tmp_path.glob("out/.accord-lock*"))
 
 
-@pytest.mark.slow
-def test_a_closed_terminal_ends_a_run_with_a_checkpoint(tiny_world: Path, tmp_path: Path) -> None:
-    # A process of its own: it becomes the leader of a session on a terminal, which is then closed.
+def close_terminal_of(command: list[str], folder: Path, hang_up: signal.Handlers) -> int:
+    """The exit code of a command whose terminal is closed after three steps.
+
+    It is a process of its own, which becomes the leader of a session on that terminal.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
-        os.chdir(tmp_path)
+        os.chdir(folder)
         os.environ |= {"PYTHONPATH": f"{ROOT}/src", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "accord", *sft_command(tiny_world, 20_000)]
-        os.execv(sys.executable, command)
-    metrics = tmp_path / "out/metrics.jsonl"
+        signal.signal(signal.SIGHUP, hang_up)  # whatever the tests themselves were started with
+        os.execv(sys.executable, [sys.executable, "-m", "accord", *command])
+    metrics = folder / "out/metrics.jsonl"
     while not metrics.is_file() or metrics.read_bytes().count(b"\n") < 3:
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), os.read(terminal, 10_000)
         time.sleep(0.02)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 130
+    return os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_a_run_with_a_checkpoint(tiny_world: Path, tmp_path: Path) -> None:
+    command = sft_command(tiny_world, 20_000)
+    assert close_terminal_of(command, tmp_path, signal.SIG_DFL) == 130
     assert len(list((tmp_path / "out/checkpoints").iterdir())) == 1
     assert manifest_status(tmp_path) == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_run_that_ignores_the_signal_outlives_its_terminal(
+    tiny_world: Path, tmp_path: Path
+) -> None:
+    # As after `trap '' HUP` or `disown`: its output still goes to the terminal.
+    assert close_terminal_of(sft_command(tiny_world, 300), tmp_path, signal.SIG_IGN) == 0
+    assert manifest_status(tmp_path) == "finished"
 
 
 @pytest.mark.slow

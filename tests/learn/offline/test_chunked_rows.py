@@ -105,6 +105,42 @@ def test_a_large_file_with_columns_of_its_own(
     assert sum(map(len, reports[0]["read"]["dropped"].values())) == 2
 
 
+DIALOGUES = [
+    {
+        "chosen": f"\n\nHuman: the {word}?\n\nAssistant: sat on the mat",
+        "rejected": f"\n\nHuman: the {word}?\n\nAssistant: no",
+    }
+    for word in "cat sea sun mat dog door house tree".split()
+]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max_samples": 6},
+        {"max_eval_samples": 3},
+        {"mixture": [{"dataset": "more.jsonl", "weight": 0.5}]},
+        {"dataset": "dialogues.jsonl"},
+        {"dataset": "dialogues.jsonl", "dialogue_text": "keep"},
+    ],
+    ids=lambda changed: "-".join(map(str, changed)),
+)
+def test_a_choice_of_rows_of_a_large_file(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "more.jsonl", PAIRS[3:9])
+    write_jsonl(tmp_path / "dialogues.jsonl", DIALOGUES)
+    whole = run(tmp_path, "dpo", "whole", **changed)
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    streamed = run(tmp_path, "dpo", "streamed", **changed)
+    assert [without_seconds(step.metrics) for step in streamed] == [
+        without_seconds(step.metrics) for step in whole
+    ]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

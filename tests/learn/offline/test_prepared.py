@@ -60,14 +60,30 @@ def test_a_second_start_reads_no_rows(tmp_path: Path, read_names: list[str]) -> 
     assert sorted((tmp_path / "cache/tokens").iterdir()) == chunks
 
 
-CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "max_length": lambda folder: {"max_length": 40},
-    "max_samples": lambda folder: {"max_samples": 8},
-    "samples_from": lambda folder: {"max_samples": 9, "samples_from": "anywhere"},
-    "mixture": lambda folder: {
-        "mixture": [{"dataset": write_jsonl(folder / "more.jsonl", PAIRS[2:8])}]
-    },
-    "dialogue_text": lambda folder: {"dialogue_text": "keep"},
+Overrides = Callable[[Path], dict[str, Any]]
+
+
+def mixed(weight: float) -> Overrides:
+    return lambda folder: {
+        "mixture": [{"dataset": write_jsonl(folder / "more.jsonl", PAIRS[2:8]), "weight": weight}]
+    }
+
+
+def fixed(**overrides: Any) -> Overrides:
+    return lambda folder: overrides
+
+
+ANYWHERE: dict[str, Any] = {"max_samples": 8, "samples_from": "anywhere"}
+CHANGES: dict[str, tuple[Overrides, Overrides]] = {
+    "limits": (fixed(), fixed(max_length=40)),
+    "max_samples": (fixed(max_samples=8), fixed(max_samples=7)),
+    "max_eval_samples": (fixed(max_eval_samples=5), fixed(max_eval_samples=4)),
+    "samples_from": (fixed(max_samples=8), fixed(**ANYWHERE)),
+    "seed": (fixed(**ANYWHERE), fixed(**ANYWHERE, seed=1)),
+    "mixture": (fixed(), mixed(1.0)),
+    "weight": (mixed(1.0), mixed(0.5)),
+    "dialogue_text": (fixed(), fixed(dialogue_text="keep")),
+    "columns": (fixed(), fixed(columns={"chosen": "rejected", "rejected": "chosen"})),
 }
 
 
@@ -75,18 +91,20 @@ CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
 def test_another_choice_of_rows_is_read_again(
     change: str, tmp_path: Path, read_names: list[str]
 ) -> None:
-    run(tmp_path, "dpo", "first")
+    before, after = (overrides(tmp_path) for overrides in CHANGES[change])
+    name = "eval_dataset" if change == "max_eval_samples" else "dataset"
+    run(tmp_path, "dpo", "first", **before)
     read_names.clear()
-    changed = CHANGES[change](tmp_path)
-    run(tmp_path, "dpo", "second", **changed)
-    assert "dataset" in read_names
+    run(tmp_path, "dpo", "second", **after)
+    assert name in read_names
     read_names.clear()
-    third = run(tmp_path, "dpo", "third", **changed)
-    assert read_names == []
+    third = run(tmp_path, "dpo", "third", **after)
+    # What has fewer rows than a chunk is worth is read each time.
+    assert set(read_names) <= ({"eval_dataset"} if change == "max_eval_samples" else set())
     # What the index gives is what reading gives.
     os.environ["ACCORD_CACHE"] = str(tmp_path / "empty")
-    fourth = run(tmp_path, "dpo", "fourth", **changed)
-    assert read_names == ["dataset", "eval_dataset"]
+    fourth = run(tmp_path, "dpo", "fourth", **after)
+    assert name in read_names
     assert [without_seconds(s.metrics) for s in third] == [
         without_seconds(s.metrics) for s in fourth
     ]
@@ -141,9 +159,23 @@ def test_a_cache_that_can_not_be_written_is_done_without(
     assert read_names == ["dataset", "eval_dataset"] * 2
 
 
-def test_the_records_that_warm_up_are_the_only_ones_encoded(
+def test_of_a_second_start_no_record_is_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, "sft", "first")
+    first = run(tmp_path, "sft", "first")
     monkeypatch.setattr(Encoding, "encode", None)
+    second = run(tmp_path, "sft", "second")
+    assert [without_seconds(s.metrics) for s in second] == [
+        without_seconds(s.metrics) for s in first
+    ]
+
+
+def test_other_code_reads_the_rows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_names: list[str]
+) -> None:
+    (tmp_path / "code.py").write_text("# another version of the reader")
+    run(tmp_path, "sft", "first")
+    monkeypatch.setattr(prepared, "_READING", [*prepared._READING, tmp_path / "code.py"])
+    read_names.clear()
     run(tmp_path, "sft", "second")
+    assert read_names == ["dataset", "eval_dataset"]

@@ -99,7 +99,7 @@ def test_log_probs_are_computed_again_after_a_change(computed_rows: list[int], c
 def test_a_wrong_or_broken_cache_is_computed_again(
     computed_rows: list[int], tmp_path: Path
 ) -> None:
-    expected = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
+    expected = [*cached_log_probs(causal_lm(), GROUPS, batch_size=2)]
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
     save_file({"logps": load_file(path)["logps"] + 0.5}, path)
     logps = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
@@ -108,6 +108,10 @@ def test_a_wrong_or_broken_cache_is_computed_again(
     path.write_bytes(b"cut short")
     cached_log_probs(causal_lm(), GROUPS, batch_size=2)
     assert computed_rows == [3, 1, 3, 3]
+    save_file({"logps": load_file(path)["logps"][:-1]}, path)  # of fewer tokens
+    logps = cached_log_probs(causal_lm(), GROUPS, batch_size=2)
+    assert computed_rows == [3, 1, 3, 3, 3]
+    assert torch.equal(torch.cat([*expected]), torch.cat([*logps]))
 
 
 def test_files_of_some_rows_each(computed_rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 
 from accord.errors import DataError, WorkError
 from accord.lm.digest import rows_digest
-from accord.lm.tokens import encode_chunks
+from accord.lm.tokens import encode_chunks, render
 from accord.lm.tokens.encode import Encoding, Limits, encode
 from accord.lm.tokens.encode_chunks import encode_in_chunks
 from accord.lm.tokens.processes import map_in_processes
@@ -56,7 +58,12 @@ def make_records(count: int, seed: int = 0) -> list[Record]:
 
     def make(i: int) -> Record:
         source = [Source("a.jsonl", i), Source("b.csv", None), Source("list", i, True)][i % 3]
-        prompt = (Message("user", text()), Message("assistant", text(3)), Message("user", text()))
+        named = '{"name": "Ann"}' if i % 5 == 0 else ""  # which this template does not write
+        prompt = (
+            Message("user", text(), named),
+            Message("assistant", text(3)),
+            Message("user", text()),
+        )
         kinds: list[Record] = [
             Comparison(prompt, text(), text(), 0.5, source, probability=0.75),
             Comparison(text(), " " + text(), " " + text(40), source=source),
@@ -92,6 +99,7 @@ def test_the_same_groups_and_report_as_one_by_one(processes: int) -> None:
     assert_same(records, rows)
     assert report == encode(records, TOKENIZER, LIMITS, eos_ids=EOS_IDS)[1]
     assert len(report.dropped) > 1
+    assert report.unwritten["name"] > 1
     assert rows[-1] == rows[len(rows) - 1]
     assert rows[2:9:3] == [rows[2], rows[5], rows[8]]
     with pytest.raises(IndexError):
@@ -134,7 +142,8 @@ def test_whatever_decides_the_tokens_is_part_of_the_key(monkeypatch: pytest.Monk
     records = make_records(3)
     encode_in_chunks(records, encoding(), processes=1)
     encoded = count_encoded(monkeypatch)
-    other_template = make_tokenizer("byte-level", TEMPLATES["llama3"])
+    other_template = deepcopy(TOKENIZER)
+    other_template.chat_template = "note: " + other_template.chat_template
     others = [
         Encoding(TOKENIZER, Limits(50), EOS_IDS),
         Encoding(TOKENIZER, LIMITS, EOS_IDS | {5}),
@@ -275,11 +284,52 @@ def test_processes_give_results_in_order_and_errors_as_they_are() -> None:
         list(map_in_processes(lambda n: os.kill(os.getpid(), signal.SIGKILL), range(5), 2))
 
 
+def test_a_fork_while_another_thread_renders() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with render._watch.rendering, render._watch.lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    texts = map_in_processes(lambda n: render.render([], FakeTokenizer()), range(2), 2)
+    assert list(texts) == ["text", "text"]
+    done.set()
+    thread.join()
+
+
+class FakeTokenizer:
+    chat_template = "text"
+
+    def apply_chat_template(self, turns: Any, **options: Any) -> str:
+        return "text"
+
+
+def test_a_chunk_in_use_stays_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.lm.tokens.token_rows.OPEN_CHUNKS", 1)
+    monkeypatch.setattr("accord.lm.tokens.token_cache.MAX_BYTES", 0)
+    rows, _ = encode_in_chunks(make_records(9), encoding(), processes=1)
+    paths = [chunk.origin for chunk in rows.chunks]
+    for path in cached_files():
+        os.utime(path, (0, 0))
+    used = rows[0], rows[len(rows) - 1]  # the first and the last chunk
+    cache = encode_chunks.cache_of(encoding())
+    assert cache is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("accord.lm.tokens.token_cache.MAX_BYTES", 1 << 30)
+        cache.remove_old()
+        assert len(cached_files()) == 3  # there is room for all
+    cache.remove_old()
+    assert cached_files() == sorted({paths[0], paths[-1]})
+    assert used == (rows[0], rows[len(rows) - 1])
+
+
 ORPHANS = """
 import os, time
 from accord.lm.tokens import processes
-processes._LOOK_SECONDS = 0.1
-
 def work(number):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(0.1)

@@ -56,9 +56,10 @@ class DatasetRows:
         self._method, self._memory = method, memory
         self._kinds = dataset_kinds(method)
         self._keys = {
-            name: dataset_key(settings, name, kind, uses_margins=method.uses_margins)
-            for name, kind in self._kinds.items()
-            if getattr(settings, name, None) and not memory.read and name not in memory.datasets
+            name: dataset_key(settings, name)
+            for name in self._kinds
+            if getattr(settings, name, None)
+            and not (memory.read or memory.method or name in memory.datasets)
         }
         self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
         self._streamed = {

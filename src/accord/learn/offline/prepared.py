@@ -10,9 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from accord import data
+from accord import data, reasoning
 from accord.compare.store.connection import is_store
-from accord.data.kinds import Kind
 from accord.data.report import ReadReport
 from accord.errors import StorageError
 from accord.lm.tokens.encode import Encoding
@@ -31,10 +30,13 @@ MIN_BYTES = 1 << 20
 """Size of the files from which on an index may be worth its digest."""
 NAMES = "[0-9a-f]" * 32
 
+_READING = [Path(data.__file__).parent, Path(__file__).parent, Path(reasoning.__file__)]
+"""The code between a file and its records."""
+
 Prepared = tuple[TokenRows, ReadReport, EncodeReport]
 
 
-def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: bool) -> str | None:
+def dataset_key(settings: TrainSettings, key: str) -> str | None:
     """A digest of all that decides the records of a data set of the settings: files, columns, which
     rows; None for one that is small, or no file or folder."""
     sources = settings.mixture or [] if key == "dataset" else []
@@ -46,12 +48,10 @@ def dataset_key(settings: TrainSettings, key: str, kind: Kind, *, uses_margins: 
     is_choice = settings.max_samples or settings.max_eval_samples or sources
     values = {
         "files": [(path, digest_path(path)) for path in paths],
-        "kind": kind,
-        "reader": type(settings).__name__,
-        "uses_margins": uses_margins,
+        "method": type(settings).__name__,
         "mixture": [source.model_dump(mode="json") for source in sources],
         "seed": settings.seed if is_choice else None,
-        "code": code_digest(Path(data.__file__).parent),
+        "code": code_digest(*_READING),
         **settings.model_dump(
             mode="json",
             include={

@@ -18,7 +18,6 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 MAX_PROCESSES = 16
-_LOOK_SECONDS = 2.0  # how soon a process sees that the one that started it was killed
 
 
 def usable_processes() -> int:
@@ -52,7 +51,7 @@ def map_in_processes(work: Callable[[P], T], pieces: Iterable[P], processes: int
                 here, there = context.Pipe()
                 process = context.Process(
                     target=_answer,
-                    args=(work, there, [*connections, here], os.getpid()),
+                    args=(work, there, [*connections, here]),
                     daemon=True,
                 )
                 with warnings.catch_warnings():
@@ -96,10 +95,9 @@ def _receive(connection: Connection) -> tuple[int, Any]:
     return number, result
 
 
-def _answer(
-    work: Callable[[Any], Any], connection: Connection, others: list[Connection], parent: int
-) -> None:
-    """What a forked process does until its parent closes the connection, or ends."""
+def _answer(work: Callable[[Any], Any], connection: Connection, others: list[Connection]) -> None:
+    """What a forked process does until its parent closes the connection, or ends: `others` are the
+    parent's ends, of which no copy may stay open here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -108,12 +106,9 @@ def _answer(
     for other in others:
         other.close()
     while True:
-        while not connection.poll(_LOOK_SECONDS):
-            if os.getppid() != parent:
-                return
         try:
             number, piece = connection.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # its parent has closed the connection, or was killed
             return
         try:
             result, error = work(piece), None

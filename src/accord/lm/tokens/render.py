@@ -6,6 +6,7 @@ A template comes with a model and is run as code, so it is not trusted to end.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 import threading
@@ -137,6 +138,11 @@ class _Watch:
     """A thread that raises _TimeIsUp in the rendering thread after its deadline."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every rendering: a lock that another thread holds at a fork would never be
+        released in the child."""
         self.rendering = threading.RLock()  # one rendering at a time: the limits are the process's
         self.lock = threading.Lock()
         self.deadline: float | None = None
@@ -179,6 +185,7 @@ class _Watch:
 
 
 _watch = _Watch()
+os.register_at_fork(after_in_child=_watch.reset)
 
 
 @contextmanager

@@ -86,9 +86,10 @@ def token_cache(tokenizer: Any, settings: dict[str, Any]) -> TokenCache | None:
 
 
 @cache
-def code_digest(folder: Path) -> str:
-    """Of the modules in a folder: another version of them may read or tokenise otherwise."""
+def code_digest(*paths: Path) -> str:
+    """Of modules, and those in folders: another version of them may read or tokenise otherwise."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for path in paths:
+        for module in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(module.read_bytes())
     return digest.hexdigest()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -93,6 +95,9 @@ class Chunk:
     report: EncodeReport
 
     def open(self) -> ChunkReader:
+        if isinstance(self.origin, Path):
+            with suppress(OSError):
+                os.utime(self.origin)  # what a run reads is not removed from the cache
         return ChunkReader(_table(self.origin))
 
 
