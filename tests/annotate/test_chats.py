@@ -381,3 +381,39 @@ def test_a_model_on_this_machine(tiny_world: Path) -> None:
     with pytest.raises(DataError):
         model.answer([Message("user", "rice " * 3000)], seed=1, stream=0)
     model.close()
+
+
+def test_nobody_samples_while_a_template_is_rendered_within_its_limits(
+    tiny_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The limit of memory is the whole process's: an answer that is being sampled would fail at it.
+    resource = pytest.importorskip("resource")
+    model = LocalChat(ChatSettings(model=str(tiny_world / "model"), max_new_tokens=2))
+    sampler, is_sampling, go_on = model.sampler, threading.Event(), threading.Event()
+    events: list[str] = []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        events.append("sampling")
+        is_sampling.set()
+        assert go_on.wait(20)
+        events.append("sampled")
+        return sampler(*arguments, **options)
+
+    monkeypatch.setattr(model, "sampler", slow)
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: events.append("limit"))
+    turns = [Message("user", "Tell me about rice.")]
+
+    def ask(stream: int) -> None:
+        model.answer(turns, seed=1, stream=stream)
+
+    first, second = (threading.Thread(target=ask, args=(n,)) for n in range(2))
+    first.start()
+    assert is_sampling.wait(20)
+    second.start()
+    second.join(0.3)  # long enough to render
+    go_on.set()
+    first.join(20)
+    second.join(20)
+    within = events[events.index("sampling") : events.index("sampled")]
+    assert within == ["sampling"]
+    assert events.count("limit") > 0
