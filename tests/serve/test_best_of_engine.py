@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 
 from accord.compare.rewards.reward import CombinedReward, PromptResponse, WeightedSource
 from accord.errors import RequestError, RewardError, SettingsError
-from accord.records import Message
+from accord.lm.tokens.opened import opened_by_prompt
+from accord.lm.tokens.render import render
+from accord.records import Message, Prompt
 from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of import engine as best_of_module
 from accord.serve.best_of.choice import BestOfOptions
@@ -27,6 +31,7 @@ from accord.serve.best_of.stopping import (
 )
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, StillWorking, TokenUsage
 from accord.serve.errors import ApiError
+from tests.lm.toys import toy_tokenizer
 from tests.serve.fake_engine import FakeEngine
 
 CHAT = (Message("user", "hi"),)
@@ -238,6 +243,9 @@ def test_survivors_and_checkpoints() -> None:
         (request(options={"scores": 1}), "accord.scores"),
         (request(options={"floor": "x"}), "accord.floor"),
         (request(options={"floor": math.inf}), "accord.floor"),
+        (request(options={"floor": 10**400}), "accord.floor"),
+        (request(options={"floor": True}), "accord.floor"),
+        (request(options={"prune": "no"}), "accord.prune"),
         (request(options={"bestof": 2}), "accord.bestof"),
     ],
 )
@@ -264,6 +272,33 @@ def test_a_continued_answer_is_scored_with_its_beginning() -> None:
     assert answers(events_of(engine, asked))[0] in FOUR
     assert {row.prompt for row in seen} == {CHAT}
     assert seen[1].response == "a b b"
+
+
+def test_rendering_beside_an_engine_sets_no_limit_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer, limits, threads = toy_tokenizer(), [], []
+    resource = pytest.importorskip("resource")
+    render([{"role": "user", "content": "warm"}], tokenizer)
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
+
+    def opened(prompt: Prompt) -> str:
+        threads.append(threading.current_thread())
+        return opened_by_prompt(prompt, tokenizer)
+
+    def score(rows: Sequence[PromptResponse]) -> list[float | None]:
+        render([{"role": "user", "content": rows[0].response}], tokenizer)  # as reward models do
+        return [1.0 for _ in rows]
+
+    reward = CombinedReward((WeightedSource("model", 1.0, score),))
+    engine = BestOfEngine(FakeEngine(lambda _: FOUR), Scorer(reward), BestOfOptions(n=4), opened)
+    assert answers(events_of(engine, request())) == {0: FOUR[0]}
+    assert not limits  # it would be the whole process's, the engine's thread included
+    # Rendering takes a while: the event loop goes on.
+    assert threads
+    assert threading.main_thread() not in threads
+    render([{"role": "user", "content": "alone"}], tokenizer)
+    assert limits or sys.platform != "linux"  # elsewhere the limit holds
 
 
 def test_the_client_hears_that_it_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:

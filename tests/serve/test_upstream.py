@@ -15,7 +15,7 @@ from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
 from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.stopping import Checkpoint
-from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
+from accord.serve.engine import Accepted, Delta, Drops, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.serve.upstream.server import find_model
@@ -117,6 +117,7 @@ def test_a_server_without_n_gets_as_many_requests(upstream: FakeUpstream, mood: 
         ("503", 503, "no"),
         ("breaks", 502, "no JSON object"),
         ("ends early", 502, "before its end"),
+        ("numbers from 1", 502, "answers response 1, and 1 were asked for"),
         ("hangs", 504, "in time"),
     ],
 )
@@ -132,6 +133,16 @@ def test_errors_are_passed_on(upstream: FakeUpstream, mood: str, status: int, me
     with pytest.raises(ApiError) as caught:
         ask(upstream, request(2), timeout=0.3)
     assert caught.value.status == status
+
+
+def test_an_answer_without_an_end_among_others_is_no_answer(upstream: FakeUpstream) -> None:
+    upstream.mood = "one ends early"
+    with pytest.raises(ApiError, match="before its end") as caught:
+        ask(upstream, request(3))
+    assert caught.value.status == 502
+    # Nor where each was asked for apart.
+    with pytest.raises(ApiError, match="before its end"):
+        ask(upstream, request(3, drops=Drops()))
 
 
 def test_a_server_that_is_not_there() -> None:

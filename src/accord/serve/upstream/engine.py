@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx2
 
+from accord.machine.loopback import is_local
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
-from accord.serve.upstream.server import is_about_n, is_local, refusal
+from accord.serve.upstream.server import is_about_n, refusal
 from accord.serve.upstream.wire import (
     Tokens,
     body_of,
-    is_chat,
     read_chunk,
     read_events,
 )
@@ -205,9 +205,9 @@ class UpstreamEngine:
     ) -> AsyncGenerator[Event, None]:
         """One request to the server. Raises ApiError."""
         body = body_of(request, self.model, n, seed)
-        path = "/chat/completions" if is_chat(request) else "/completions"
+        path = "/chat/completions" if request.is_chat else "/completions"
         tokens: Tokens | None = None
-        pieces, unfinished = 0, set(range(n))
+        pieces, begun, finished = 0, set[int](), set[int]()
         async with self._opened(path, body) as response:
             yield Accepted()
             async with aclosing(read_events(response.aiter_lines())) as events:  # type: ignore[type-var]
@@ -215,12 +215,20 @@ class UpstreamEngine:
                     deltas, usage = read_chunk(event)
                     tokens = usage or tokens
                     for delta in deltas:
+                        if not 0 <= delta.index < n:
+                            raise ApiError(
+                                502,
+                                f"The upstream server answers response {delta.index}, and {n} "
+                                "were asked for.",
+                                code="bad_upstream",
+                            )
                         pieces += bool(delta.text)
                         if delta.finish_reason:
-                            unfinished.discard(delta.index)
+                            finished.add(delta.index)
                         if delta.text or delta.tokens or delta.finish_reason:
+                            begun.add(delta.index)
                             yield delta
-        if len(unfinished) == n:
+        if not finished or finished != begun:
             raise ApiError(
                 502, "The upstream server's answer ended before its end.", code="bad_upstream"
             )
