@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from accord.compare.rewards.reward import CombinedReward, PromptResponse, WeightedSource
-from accord.errors import RequestError, RewardError, SettingsError
-from accord.lm.tokens.opened import opened_by_prompt
-from accord.lm.tokens.render import render
-from accord.records import Message, Prompt
+from accord.errors import RequestError, SettingsError
+from accord.records import Message
 from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of import engine as best_of_module
 from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
-from accord.serve.best_of.scoring import ScoreQuestion, Scorer
+from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.start import best_of_options
 from accord.serve.best_of.stopping import (
     Checkpoint,
@@ -31,7 +27,6 @@ from accord.serve.best_of.stopping import (
 )
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, StillWorking, TokenUsage
 from accord.serve.errors import ApiError
-from tests.lm.toys import toy_tokenizer
 from tests.serve.fake_engine import FakeEngine
 
 CHAT = (Message("user", "hi"),)
@@ -155,7 +150,12 @@ def test_a_floor_returns_a_refusal_and_says_so() -> None:
 
 def test_a_response_without_a_score_is_never_the_best() -> None:
     engine = engine_of(FakeEngine(lambda _: FOUR), by_words({"d": -5.0}), n=4)
-    assert answers(events_of(engine, request())) == {0: "d d "}
+    events = events_of(engine, request())
+    assert answers(events) == {0: "d d "}
+    assert [e.finish_reason for e in events if isinstance(e, Delta)] == ["length"]  # it was cut
+    # Nor is it good enough for any floor.
+    events = events_of(engine, request(n=2, options={"floor": -9}))
+    assert answers(events) == {0: "d d ", 1: engine.options.floor_text}
     engine = engine_of(FakeEngine(lambda _: FOUR), by_words({}), n=4)
     with pytest.raises(ApiError, match="applies to none of the candidates") as caught:
         events_of(engine, request())
@@ -211,6 +211,17 @@ def test_candidates_are_drawn_until_the_best_is_good_enough() -> None:
     assert len(fake.asked) == 2  # two scores say nothing of the spread, four do
     fake, events = run(Stopping(cost=1e-9, wave=2))
     assert len(fake.asked) == 3
+
+
+def test_as_many_answers_as_are_returned_must_be_good_enough() -> None:
+    waves = iter([["b", "a"], ["c", "d"], ["a", "a"]])
+    fake = FakeEngine(lambda _: next(waves))
+    engine = engine_of(fake, by_words(SCORES), n=6, stopping=Stopping(enough=2.0, wave=2))
+    assert answers(events_of(engine, request(n=2))) == {0: "b", 1: "c"}
+    assert len(fake.asked) == 2
+    # The first wave has all that will be returned; together they are n.
+    assert Stopping(enough=1.0, wave=2).waves(6, 3) == [3, 2, 1]
+    assert Stopping(enough=1.0, wave=2).waves(5, 1) == [2, 2, 1]
 
 
 def test_expected_improvement_is_that_of_the_normal_distribution() -> None:
@@ -274,33 +285,6 @@ def test_a_continued_answer_is_scored_with_its_beginning() -> None:
     assert seen[1].response == "a b b"
 
 
-def test_rendering_beside_an_engine_sets_no_limit_of_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tokenizer, limits, threads = toy_tokenizer(), [], []
-    resource = pytest.importorskip("resource")
-    render([{"role": "user", "content": "warm"}], tokenizer)
-    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
-
-    def opened(prompt: Prompt) -> str:
-        threads.append(threading.current_thread())
-        return opened_by_prompt(prompt, tokenizer)
-
-    def score(rows: Sequence[PromptResponse]) -> list[float | None]:
-        render([{"role": "user", "content": rows[0].response}], tokenizer)  # as reward models do
-        return [1.0 for _ in rows]
-
-    reward = CombinedReward((WeightedSource("model", 1.0, score),))
-    engine = BestOfEngine(FakeEngine(lambda _: FOUR), Scorer(reward), BestOfOptions(n=4), opened)
-    assert answers(events_of(engine, request())) == {0: FOUR[0]}
-    assert not limits  # it would be the whole process's, the engine's thread included
-    # Rendering takes a while: the event loop goes on.
-    assert threads
-    assert threading.main_thread() not in threads
-    render([{"role": "user", "content": "alone"}], tokenizer)
-    assert limits or sys.platform != "linux"  # elsewhere the limit holds
-
-
 def test_the_client_hears_that_it_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(best_of_module, "KEEP_ALIVE_SECONDS", 0.01)
     engine = engine_of(FakeEngine(lambda _: FOUR, delay=0.02), by_words(SCORES), n=4)
@@ -322,28 +306,6 @@ def test_a_client_that_hangs_up_ends_the_candidates() -> None:
         assert fake.open == 0
 
     asyncio.run(hang_up())
-
-
-def test_a_failed_reward_is_an_error_of_its_own_request() -> None:
-    def score(rows: Sequence[PromptResponse]) -> list[float]:
-        if any(row.response == "bad" for row in rows):
-            raise RewardError("it can't be scored")
-        return [float(len(row.response)) for row in rows]
-
-    reward = CombinedReward((WeightedSource("mine", 1.0, score),), models=(object(),))  # type: ignore[arg-type]
-    scorer = Scorer(reward)
-
-    async def ask() -> list[Any]:
-        texts = [("good",), ("bad",), ("x", "xyz")]
-        asked = [scorer.score(ScoreQuestion("p", t, (True,) * len(t))) for t in texts]
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    first, second, third = asyncio.run(ask())
-    assert first.total == (4.0,)
-    assert isinstance(second, ApiError)
-    assert "can't be scored" in str(second)
-    assert third.total == (1.0, 3.0)
-    assert scorer.scored >= 4
 
 
 def test_the_engine_s_error_is_passed_on() -> None:
