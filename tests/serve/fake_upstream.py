@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+BROKEN = {  # what comes instead of the second word of a response
+    "breaks": b"data: {broken\n\n",
+    "reports an error": b'data: {"error": {"message": "out of memory"}}\n\n',
+    "has no index": b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n',
+}
+
 
 class FakeUpstream:
     """`mood` is how it behaves; response k has the words of `texts[k]`, a chunk each.
@@ -56,8 +62,8 @@ class FakeUpstream:
             for k, own_words in enumerate(words):
                 if step >= len(own_words):
                     continue
-                if self.mood == "breaks" and step == 1:
-                    yield b"data: {broken\n\n"
+                if self.mood in BROKEN and step == 1:
+                    yield BROKEN[self.mood]
                     return
                 time.sleep(self.delay)
                 index = k + 1 if self.mood == "numbers from 1" else k
