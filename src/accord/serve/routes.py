@@ -130,7 +130,7 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
             async for event in events:
                 yield event
         return
-    merged = MergedStreams({i: engine.stream(own) for i, own in enumerate(request.requests)})
+    merged = MergedStreams({i: engine.stream(one) for i, one in enumerate(request.requests)})
     usages: dict[int, TokenUsage] = {}
     async with aclosing(merged.events()) as numbered:
         async for number, event in numbered:
