@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,18 @@ pytest.importorskip("latex2mathml", reason="the extra `annotate` is not installe
 
 from starlette.testclient import TestClient
 
-from accord.annotate.chat_model import ChatAnswer, EndpointChat, LocalChat
+from accord.annotate.chat_model import ChatAnswer
 from accord.annotate.chats import ChatDesk
 from accord.annotate.security import Site
 from accord.annotate.server import create_app
 from accord.compare.exchange.exporting import export_preferences
 from accord.compare.exchange.importing import import_preferences
 from accord.compare.store.store import PreferenceStore
-from accord.errors import ConflictError, DataError, RequestError, SettingsError, WorkError
+from accord.errors import ConflictError, RequestError, WorkError
 from accord.records import Message
-from accord.settings.annotate import AnnotateSettings, ChatSettings
-from accord.settings.reading.load import build
 from tests.annotate.desks import desk_of
-from tests.fake_openai import FakeOpenAi, completion
 
 RED = {"task": "redteam", "chat": {"model": "parrot"}}
-
-
-@pytest.fixture
-def openai() -> Iterator[FakeOpenAi]:
-    server = FakeOpenAi()
-    yield server
-    server.close()
 
 
 class Parrot:
@@ -317,67 +307,3 @@ def test_the_page_and_the_owners_page_over_http(store: PreferenceStore) -> None:
     assert "100%" in owner
     for refused in ("/api/renew", "/api/difference"):
         assert client.post(refused, json={}).status_code in (404, 405)
-
-
-def test_a_model_at_an_endpoint(openai: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEY", "secret")
-    settings = ChatSettings(
-        model="m", base_url=openai.url + "/", api_key_env="KEY", max_new_tokens=9, retries=0
-    )
-    openai.answer = lambda body: (200, completion("Hi.", "length"))
-    model = EndpointChat(settings)
-    turns = [Message("system", "s"), Message("user", "u")]
-    assert model.answer(turns, seed=0, stream=0) == ChatAnswer("Hi.", False, 3)
-    request = openai.requests[0]
-    assert [(m["role"], m["content"]) for m in request["messages"]] == [
-        ("system", "s"),
-        ("user", "u"),
-    ]
-    assert (request["model"], request["max_tokens"], request["temperature"]) == ("m", 9, 0.7)
-    assert openai.keys == ["Bearer secret"]
-    assert openai.paths == {"/v1/chat/completions"}
-    for reply, said in (
-        ((500, {"error": {"message": "out of order"}}), "out of order"),
-        ((200, "{"), "no chat completion"),
-        ((200, completion("", "content_filter")), "filter"),
-        ((0, ""), "connection"),
-    ):
-        openai.answer = lambda body, reply=reply: reply  # type: ignore[misc]
-        with pytest.raises(WorkError, match=said):
-            model.answer(turns, seed=0, stream=0)
-    openai.answer = lambda body: (400, {"error": {"message": "too long"}})
-    with pytest.raises(SettingsError, match="too long"):
-        model.answer(turns, seed=0, stream=0)
-    model.close()
-
-
-def test_settings_that_do_not_fit() -> None:
-    for values, said in (
-        ({"task": "redteam"}, "give chat.model"),
-        ({"chat": {"model": "m"}}, "chat is for task=redteam"),
-        ({**RED, "overlap": 2}, "overlap has no meaning"),
-        ({**RED, "gold": "ada"}, "gold has no meaning"),
-        ({"task": "redteam", "chat": {"model": "m", "base_url": "host"}}, "no.. the address"),
-        ({"task": "redteam", "chat": {"model": "m", "timeout": 3}}, "an endpoint"),
-        (
-            {"task": "redteam", "chat": {"model": "m", "base_url": "http://h", "device": "cpu"}},
-            "this machine",
-        ),
-    ):
-        with pytest.raises(SettingsError, match=said.replace("no.. the", "not the")):
-            build(AnnotateSettings, values, where="annotate")
-
-
-def test_a_model_on_this_machine(tiny_world: Path) -> None:
-    model = LocalChat(
-        ChatSettings(model=str(tiny_world / "model"), max_new_tokens=8, temperature=5.0)
-    )
-    turns = [Message("user", "Tell me about rice.")]
-    first, same, other = (model.answer(turns, seed=1, stream=n) for n in (5, 5, 6))
-    assert first == same
-    assert first.text != other.text
-    assert 1 <= (first.tokens or 0) <= 8
-    assert model.name == tiny_world.name
-    with pytest.raises(DataError):
-        model.answer([Message("user", "rice " * 3000)], seed=1, stream=0)
-    model.close()

@@ -124,6 +124,8 @@ def test_every_answer_has_the_security_headers(store: PreferenceStore) -> None:
         ({"host": "evil.example:8100"}, 403),  # its name was pointed at this machine
         ({"host": "evil.example:8100", "origin": "http://evil.example:8100"}, 403),
         ({"host": ""}, 403),
+        ({"host": "["}, 403),
+        ({"host": "[::1"}, 403),
     ],
 )
 def test_only_the_page_itself_is_answered(

@@ -13,6 +13,7 @@ import torch
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
+from accord.respond.local import continuous
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output
 from accord.respond.local.decode_batch import DecodeBatch
 from accord.respond.local.request_draws import UniformStream
@@ -151,6 +152,34 @@ def test_a_request_that_leaves_for_lack_of_memory_resumes(monkeypatch: pytest.Mo
     monkeypatch.setattr(batch, "_remove", lambda f: (evictions.append(1), remove(f)))
     assert collect(run(batch, requests())) == expected
     assert len(evictions) > 20
+
+
+def test_what_is_read_as_requests_rejoin_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("llama")
+    prompt, settings = tuple(PROMPTS[0]), SamplingSettings(num_responses=2, max_new_tokens=30)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
+    batch = make_batch(lm)
+    new = [LocalRequest(key, prompt, settings, seed=key) for key in range(2)]
+    # Both prompts are read at once, of which two rows each share one.
+    monkeypatch.setattr(continuous, "PREFILL_TOKENS", 2 * len(prompt))
+    for request in new:
+        batch.submit(request)
+    with torch.no_grad():
+        batch.step()
+        assert len(batch.rows) == 4
+        # Both leave: then each row has its own prompt and token to read, and one request suffices.
+        waiting = [[row for row in batch.rows if row.request is request] for request in new]
+        batch._remove(lambda row: True)
+        for rows in waiting:
+            for row in rows:
+                row.shares_prompt = False
+        batch.waiting.extend(waiting)
+        batch.step()
+        assert {row.request.key for row in batch.rows} == {0}
+        batch.step()
+        assert {row.request.key for row in batch.rows} == {0, 1}
+    # What was generated counts: two rows of a prompt and a token are read, and not of two tokens.
+    assert continuous._tokens_read(waiting[1]) == 2 * (len(prompt) + len(waiting[1][0].tokens))
 
 
 def test_a_cancelled_request_frees_its_rows_at_once_and_disturbs_nobody() -> None:

@@ -20,7 +20,7 @@ from accord.serve.app import create_app
 from accord.serve.engine import Engine
 from accord.serve.local import LocalEngine
 from accord.serve.protocol import PatientProtocol
-from accord.serve.server import bind, closing
+from accord.serve.server import closing, listen_to_clients
 from tests.lm.toys import save_toy
 
 DEADLINE = 30.0  # seconds that a condition may take to become true
@@ -85,7 +85,7 @@ def start(toy_lm: LanguageModel) -> Iterator[Callable[..., Served]]:
     ) -> Served:
         engine = engine or LocalEngine(toy_lm, ["toy", "models/toy"], **options)
         app = create_app(engine, access or Access("127.0.0.1"), max_body_bytes=max_body_bytes)
-        listener = bind("127.0.0.1", 0)
+        listener = listen_to_clients("127.0.0.1", 0)
         port = listener.getsockname()[1]
         config = uvicorn.Config(
             closing(app, engine),

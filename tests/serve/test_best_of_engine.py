@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from accord.compare.rewards.reward import CombinedReward, PromptResponse, WeightedSource
-from accord.errors import RequestError, RewardError, SettingsError
+from accord.errors import RequestError, SettingsError
 from accord.records import Message
 from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of import engine as best_of_module
 from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
-from accord.serve.best_of.scoring import ScoreQuestion, Scorer
+from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.start import best_of_options
 from accord.serve.best_of.stopping import (
     Checkpoint,
@@ -150,7 +150,12 @@ def test_a_floor_returns_a_refusal_and_says_so() -> None:
 
 def test_a_response_without_a_score_is_never_the_best() -> None:
     engine = engine_of(FakeEngine(lambda _: FOUR), by_words({"d": -5.0}), n=4)
-    assert answers(events_of(engine, request())) == {0: "d d "}
+    events = events_of(engine, request())
+    assert answers(events) == {0: "d d "}
+    assert [e.finish_reason for e in events if isinstance(e, Delta)] == ["length"]  # it was cut
+    # Nor is it good enough for any floor.
+    events = events_of(engine, request(n=2, options={"floor": -9}))
+    assert answers(events) == {0: "d d ", 1: engine.options.floor_text}
     engine = engine_of(FakeEngine(lambda _: FOUR), by_words({}), n=4)
     with pytest.raises(ApiError, match="applies to none of the candidates") as caught:
         events_of(engine, request())
@@ -208,6 +213,17 @@ def test_candidates_are_drawn_until_the_best_is_good_enough() -> None:
     assert len(fake.asked) == 3
 
 
+def test_as_many_answers_as_are_returned_must_be_good_enough() -> None:
+    waves = iter([["b", "a"], ["c", "d"], ["a", "a"]])
+    fake = FakeEngine(lambda _: next(waves))
+    engine = engine_of(fake, by_words(SCORES), n=6, stopping=Stopping(enough=2.0, wave=2))
+    assert answers(events_of(engine, request(n=2))) == {0: "b", 1: "c"}
+    assert len(fake.asked) == 2
+    # The first wave has all that will be returned; together they are n.
+    assert Stopping(enough=1.0, wave=2).waves(6, 3) == [3, 2, 1]
+    assert Stopping(enough=1.0, wave=2).waves(5, 1) == [2, 2, 1]
+
+
 def test_expected_improvement_is_that_of_the_normal_distribution() -> None:
     # For scores −1, 0, 1: mean 0, deviation 1, best 1. E[max(X − 1, 0)] = φ(1) − (1 − Φ(1)) =
     # 0.24197 − 0.15866 = 0.08332.
@@ -238,6 +254,9 @@ def test_survivors_and_checkpoints() -> None:
         (request(options={"scores": 1}), "accord.scores"),
         (request(options={"floor": "x"}), "accord.floor"),
         (request(options={"floor": math.inf}), "accord.floor"),
+        (request(options={"floor": 10**400}), "accord.floor"),
+        (request(options={"floor": True}), "accord.floor"),
+        (request(options={"prune": "no"}), "accord.prune"),
         (request(options={"bestof": 2}), "accord.bestof"),
     ],
 )
@@ -287,28 +306,6 @@ def test_a_client_that_hangs_up_ends_the_candidates() -> None:
         assert fake.open == 0
 
     asyncio.run(hang_up())
-
-
-def test_a_failed_reward_is_an_error_of_its_own_request() -> None:
-    def score(rows: Sequence[PromptResponse]) -> list[float]:
-        if any(row.response == "bad" for row in rows):
-            raise RewardError("it can't be scored")
-        return [float(len(row.response)) for row in rows]
-
-    reward = CombinedReward((WeightedSource("mine", 1.0, score),), models=(object(),))  # type: ignore[arg-type]
-    scorer = Scorer(reward)
-
-    async def ask() -> list[Any]:
-        texts = [("good",), ("bad",), ("x", "xyz")]
-        asked = [scorer.score(ScoreQuestion("p", t, (True,) * len(t))) for t in texts]
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    first, second, third = asyncio.run(ask())
-    assert first.total == (4.0,)
-    assert isinstance(second, ApiError)
-    assert "can't be scored" in str(second)
-    assert third.total == (1.0, 3.0)
-    assert scorer.scored >= 4
 
 
 def test_the_engine_s_error_is_passed_on() -> None:

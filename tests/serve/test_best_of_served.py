@@ -61,6 +61,11 @@ def test_the_answer_is_the_best_of_n_on_the_wire(chosen: Served, start: Start) -
     assert answer["accord"]["candidate_scores"] == [len(text) for text in texts]
     assert float(response.headers["X-Accord-Score"]) == max(map(len, texts))
     assert response.headers["X-Accord-Best-Of"] == "4"
+    # Its log-probs are those of its own tokens.
+    asked = {"seed": 3, "max_tokens": 12, "temperature": 1.0, "logprobs": True}
+    own = chosen.chat(**asked).json()["choices"][0]["logprobs"]["content"]
+    all_choices = plain.chat(**asked, n=4).json()["choices"]
+    assert own == all_choices[texts.index(max(texts, key=len))]["logprobs"]["content"]
     # With n the top n, the best first.
     two = chosen.chat(seed=3, n=2, max_tokens=12, temperature=1.0).json()
     ranked = sorted(texts, key=len, reverse=True)

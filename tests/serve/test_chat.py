@@ -199,6 +199,51 @@ def test_two_models_are_compared_blind_and_votes_are_stored(tmp_path: Path) -> N
     assert "left" not in out.partition("Votes:")[0].replace("left says", "")
 
 
+def test_a_vote_is_for_the_answer_that_was_shown_there(tmp_path: Path) -> None:
+    lines = [word for choice in "1212121212" for word in ("hi", choice)]
+    out, _ = two(tmp_path, *lines)
+    shown = [line[4:] for line in out.splitlines() if line.startswith("[1]")]
+    with PreferenceStore.read(tmp_path / "votes.db") as store:
+        verdicts = store.verdicts()
+    cases = set()
+    for given, first, choice in zip(verdicts, shown, "1212121212", strict=True):
+        left_first = first == "left says"
+        assert given.outcome == ("a" if left_first == (choice == "1") else "b")
+        assert [item.shown for item in given.items] == ([0, 1] if left_first else [1, 0])
+        cases.add((left_first, choice))
+    assert len(cases) == 4  # each vote with each order
+
+
+def test_what_is_stored_of_an_answer(tmp_path: Path) -> None:
+    engines = [FakeEngine(lambda _: ["cut …"]), FakeEngine(lambda _: ["right says"])]
+    ballot = Ballot(str(tmp_path / "votes.db"), "ada", ("left", "right"))
+    manner = Manner(temperature=0.5, max_tokens=9, seed=4)
+    chat(engines, "hi", "1", "hi", "2", ballot=ballot, manner=manner)
+    with PreferenceStore.read(tmp_path / "votes.db") as store:
+        stored = [r.response for r in store.responses()]
+    # The seed moves on with each turn, so that what is stored draws the answer again.
+    asked = [{"temperature": 0.5, "max_tokens": 9, "seed": s, "best_of": 1} for s in (4, 4, 5, 5)]
+    assert [r.settings for r in stored] == asked
+    assert [r.finished for r in stored] == [False, True, False, True]
+    assert [r.tokens for r in stored] == [2, 2, 2, 2]
+
+
+class Closing(FakeEngine):
+    closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_answer_that_is_cut_is_said_to_be_and_the_engine_is_closed_at_the_end() -> None:
+    engine = Closing(lambda _: ["cut …"])
+    out, _ = chat([engine], "hi", "/exit")
+    assert "Cut at the limit of its length." in out
+    assert engine.closed == 1
+    out, _ = chat([Closing(lambda _: ["whole"])], "hi", "/exit")
+    assert "Cut at" not in out
+
+
 def test_the_order_follows_the_seed(tmp_path: Path) -> None:
     def order(seed: int) -> list[str]:
         lines = [word for _ in range(8) for word in ("hi", "s")]

@@ -12,7 +12,7 @@ from accord.errors import RequestError
 from accord.lm.load import load_causal, save_model
 from accord.serve import command
 from accord.serve.command import ServeOptions, find_keys, names_of, serve_model
-from accord.serve.server import bind
+from accord.serve.server import listen_to_clients
 from tests.lm.toys import save_toy, with_adapters
 
 
@@ -57,7 +57,7 @@ def test_an_adapter_is_served_on_its_base(tmp_path: Path, monkeypatch: pytest.Mo
 def test_other_machines_and_ports_in_use_are_refused_before_the_model_loads() -> None:
     with pytest.raises(RequestError, match="without-key"):
         serve_model(ServeOptions("no such model", host="0.0.0.0"), log=print)
-    taken = bind("127.0.0.1", 0)
+    taken = listen_to_clients("127.0.0.1", 0)
     with pytest.raises(RequestError, match="in use"):
-        bind("127.0.0.1", taken.getsockname()[1])
+        listen_to_clients("127.0.0.1", taken.getsockname()[1])
     taken.close()

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from accord.errors import WorkError
-from accord.records import Message
+from accord.records import Message, with_context
 from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
 from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.stopping import Checkpoint
-from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
+from accord.serve.engine import Accepted, Delta, Drops, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.serve.upstream.server import find_model
+from accord.serve.upstream.wire import body_of, read_chunk
 from tests.serve.fake_upstream import FakeUpstream, fake_upstream
 from tests.serve.test_best_of_engine import answers, by_words
 
@@ -117,6 +118,9 @@ def test_a_server_without_n_gets_as_many_requests(upstream: FakeUpstream, mood: 
         ("503", 503, "no"),
         ("breaks", 502, "no JSON object"),
         ("ends early", 502, "before its end"),
+        ("numbers from 1", 502, "answers response 1, and 1 were asked for"),
+        ("reports an error", 502, "out of memory"),
+        ("has no index", 502, "chunk of another form"),
         ("hangs", 504, "in time"),
     ],
 )
@@ -132,6 +136,70 @@ def test_errors_are_passed_on(upstream: FakeUpstream, mood: str, status: int, me
     with pytest.raises(ApiError) as caught:
         ask(upstream, request(2), timeout=0.3)
     assert caught.value.status == status
+
+
+def test_an_answer_without_an_end_among_others_is_no_answer(upstream: FakeUpstream) -> None:
+    upstream.mood = "one ends early"
+    with pytest.raises(ApiError, match="before its end") as caught:
+        ask(upstream, request(3))
+    assert caught.value.status == 502
+    # Nor where each was asked for apart.
+    with pytest.raises(ApiError, match="before its end"):
+        ask(upstream, request(3, drops=Drops()))
+
+
+def test_a_server_that_honoured_n_is_not_asked_again_without_it(upstream: FakeUpstream) -> None:
+    async def ask_twice() -> UpstreamEngine:
+        engine = UpstreamEngine(upstream.url, "served")
+        async for _ in engine.stream(request(2)):
+            pass
+        upstream.mood = "refuses n"  # of this request alone: the next may be honoured
+        with pytest.raises(ApiError, match="n must be 1") as caught:
+            async for _ in engine.stream(request(2)):
+                pass
+        assert caught.value.status == 400
+        gauges = engine.gauges()
+        assert gauges["upstream_requests_total"] == 2
+        assert gauges["upstream_failures_total"] == 1
+        assert gauges["upstream_running"] == 0
+        await engine.close()
+        return engine
+
+    assert asyncio.run(ask_twice()).honours_n is True
+    assert len(upstream.bodies) == 2
+
+
+def test_what_a_conversation_asks_of_the_template_is_passed_on() -> None:
+    turns = with_context((*CHAT, Message("assistant", "It is")), {"enable_thinking": False})
+    asked = EngineRequest(turns, SamplingSettings(), continues=True)
+    body = body_of(asked, "m", 1, None)
+    assert body["continue_final_message"] is True
+    assert body["add_generation_prompt"] is False
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["messages"][-1] == {"role": "assistant", "content": "It is"}
+    plain = body_of(request(), "m", 1, None)
+    assert not plain.keys() & {"continue_final_message", "chat_template_kwargs", "n", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("eos", "stop")],
+)
+def test_why_a_response_ended(reason: str, finish: str) -> None:
+    choice = {"index": 2, "delta": {"content": "a"}, "finish_reason": reason}
+    assert read_chunk({"choices": [choice]}) == ([Delta(2, "a", (), finish)], None)  # type: ignore[arg-type]
+
+
+def test_no_proxy_of_the_environment_is_asked_for_this_machine(
+    upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    _, (events,) = ask(upstream, request())
+    assert answers(events) == {0: "one two"}
+    assert find_model(upstream.url) == "served"
 
 
 def test_a_server_that_is_not_there() -> None:

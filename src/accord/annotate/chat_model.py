@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from accord.errors import WorkError
+from accord.hub_names import short_name
+from accord.machine.loopback import is_local
 from accord.records import Message
 from accord.settings.annotate import ChatSettings
 
@@ -57,7 +57,7 @@ class LocalChat:
 
         self.lm = load_causal(settings.model, device=settings.device)
         self.sampler = LocalSampler(self.lm)
-        self.name = settings.model_name or _folder_name(settings.model)
+        self.name = settings.model_name or short_name(settings.model)
         self.settings = _recorded(settings, "local")
         self.max_new_tokens = settings.max_new_tokens
         self._turn = threading.Lock()
@@ -68,14 +68,15 @@ class LocalChat:
         from accord.respond.protocol import SamplingSettings
         from accord.respond.text import response_text
 
-        prompt = self._encode(turns)
         sampling = SamplingSettings(
             max_new_tokens=self.max_new_tokens, temperature=self.settings["temperature"]
         )
+        # A template's limit of memory is the whole process's: nobody samples while one renders.
         with self._turn:
+            prompt = self._encode(turns)
+            opened = opened_by_prompt(tuple(turns), self.lm.tokenizer)
             ((sample,),) = self.sampler([prompt], sampling, seed=seed, streams=[stream])
         text = response_text(sample, self.lm.tokenizer, prompt)
-        opened = opened_by_prompt(tuple(turns), self.lm.tokenizer)
         return ChatAnswer(text, sample.finished, len(sample.tokens), sum(sample.logps), opened)
 
     def close(self) -> None:
@@ -100,9 +101,8 @@ class EndpointChat:
         headers = authorization_header(
             settings.api_key_env, setting="chat.api_key_env", key_owner="the endpoint's"
         )
-        is_local = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
         self.client = make_client(
-            url, timeout=settings.timeout, headers=headers, use_proxies=not is_local
+            url, timeout=settings.timeout, headers=headers, use_proxies=not is_local(url)
         )
         self.url, self.model, self.retries = url, settings.model, settings.retries
         self.name = settings.model_name or settings.model
@@ -151,8 +151,3 @@ def _recorded(settings: ChatSettings, kind: str) -> dict[str, Any]:
         "temperature": settings.temperature,
         "max_new_tokens": settings.max_new_tokens,
     }
-
-
-def _folder_name(model: str) -> str:
-    path = PurePath(model)
-    return path.parent.name if path.name == "model" and path.parent.name else path.name

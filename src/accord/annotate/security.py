@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from accord.errors import RequestError
+from accord.machine.loopback import LOOPBACK, in_url, name_in_host
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -70,8 +70,7 @@ class Site:
         """The URL to open, with a slash at the end."""
         if self.public_url:
             return self.public_url.rstrip("/") + "/"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/"
+        return f"http://{in_url(self.host)}:{self.port}/"
 
     @property
     def origin(self) -> str | None:
@@ -101,7 +100,7 @@ def check_site(site: Site) -> None:
 def refuse(site: Site, method: str, headers: Mapping[str, str]) -> str | None:
     """Why a request is not answered; None where it is."""
     host = (headers.get("host") or "").lower()
-    name = urlsplit(f"//{host}").hostname or ""
+    name = name_in_host(host)
     if name not in site.hosts:
         return (
             f"This page is not served under the name {name or '(none)'}. If it is behind a proxy, "
@@ -126,5 +125,4 @@ def _origins(site: Site, host: str) -> Iterable[str]:
     origins = (
         {f"http://{host}", f"https://{host}"} if site.public_url is None else {site.origin or ""}
     )
-    name = urlsplit(f"//{host}").hostname
-    return origins | ({f"http://{host}"} if name in LOOPBACK else set())
+    return origins | ({f"http://{host}"} if name_in_host(host) in LOOPBACK else set())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +22,7 @@ from accord.annotate.desk import Desk
 from accord.annotate.rendering import visible_controls
 from accord.annotate.security import HEADERS, Site, refuse
 from accord.annotate.visits import Page, for_anyone, for_people
-from accord.errors import RequestError
+from accord.machine.loopback import listen
 
 THREADS = 4  # at work on the database at once: its pool retains five connections
 TALKERS = 16  # people who wait for a model's answer at once
@@ -127,27 +125,7 @@ def run(app: ASGIApp, site: Site, *, log: Callable[[str], object]) -> None:
         timeout_keep_alive=75,  # people read between two requests
         timeout_graceful_shutdown=3,
     )
-    listener = _bind(site)
+    listener = listen(site.host, site.port)
     log(f"The page is at {site.address} (Ctrl-C ends this; every vote is stored at once).")
     with suppress(KeyboardInterrupt):  # how a user ends it
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _bind(site: Site) -> socket.socket:
-    family = socket.AF_INET6 if ":" in site.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((site.host, site.port))
-    except OSError as error:
-        listener.close()
-        reason = {
-            errno.EADDRINUSE: "in use",
-            errno.EACCES: "not allowed to this user",
-            errno.EADDRNOTAVAIL: "at an address that this machine does not have",
-        }.get(error.errno or 0, str(error.strerror or error))
-        raise RequestError(
-            f"Port {site.port} on {site.host} is {reason}. Choose another with --port, such as "
-            f"{site.port + 1}, or another --host."
-        ) from None
-    return listener

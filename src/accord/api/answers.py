@@ -15,9 +15,8 @@ from accord.compare.rewards.reward import CombinedReward, score_responses
 from accord.compare.texts import shorten
 from accord.data.columns import DialogueText
 from accord.errors import DataError
-from accord.hub_names import is_hub_name
+from accord.hub_names import is_hub_name, short_name
 from accord.lm.load import Device
-from accord.lm.model import LanguageModel
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.lm.tokens.opened import opened_by_prompt
 from accord.lm.tokens.template import how_to_read_dialogues
@@ -164,7 +163,7 @@ def sample(
         scores = _score_groups(combined, used, texts, samples, lm.tokenizer)
     parts = zip(used, texts, samples, scores, strict=True)
     rows = tuple(_prompt_answers(*part, lm.tokenizer) for part in parts)
-    return Answers(_model_name(lm), rows, settings)
+    return Answers(short_name(lm.name), rows, settings)
 
 
 def _prompt_answers(
@@ -261,8 +260,3 @@ def _prompt_row(prompt: Any) -> Any:
             return {"prompt": prompt_json(tuple(prompt))}
         return {"prompt": list(prompt)}
     return prompt
-
-
-def _model_name(lm: LanguageModel) -> str:
-    path = Path(lm.name)
-    return path.parent.name if path.name == "model" and path.parent.name else path.name

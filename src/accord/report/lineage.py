@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from accord.hub_names import short_name
 from accord.report.reading import ReportInputs, StageRecord
 from accord.settings.stages import Contestant
 
@@ -201,12 +202,6 @@ def reward_model_identity(path: str, digests: Mapping[str, Any]) -> JudgeIdentit
     if digests.get(path):
         keys.add(f"digest:{digests[path]}")
     return JudgeIdentity(f"the reward model “{short_name(path)}”", frozenset(keys))
-
-
-def short_name(path: str) -> str:
-    """A model's name for people: its stage's, where it lies in `model/`, or its folder's."""
-    folder = Path(path)
-    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
 
 
 def _model_identity(path: str) -> JudgeIdentity:

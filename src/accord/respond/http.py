@@ -76,15 +76,24 @@ def authorization_header(variable: str | None, *, setting: str, key_owner: str) 
 
     Raises SettingsError if the variable is not set.
     """
+    key = key_of_environment(variable, setting=setting, key_owner=key_owner)
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def key_of_environment(variable: str | None, *, setting: str, key_owner: str) -> str | None:
+    """The key from an environment variable, which `setting` names; None where it names none.
+
+    Raises SettingsError if the variable is not set.
+    """
     if variable is None:
-        return {}
+        return None
     key = os.environ.get(variable)
     if not key:
         raise SettingsError(
             f"The environment variable {variable}, which {setting} names, is not set. Set it to "
             f"{key_owner} key."
         )
-    return {"Authorization": f"Bearer {key}"}
+    return key
 
 
 def request_with_retries(

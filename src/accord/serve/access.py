@@ -9,12 +9,11 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from accord.errors import RequestError
+from accord.machine.loopback import LOOPBACK, name_in_host
 from accord.serve.errors import ApiError
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/health",)  # asked by what watches over a server
 
 
@@ -47,7 +46,7 @@ class Access:
         if self.keys:
             self._check_key(headers.get("authorization", ""))
         elif self.is_loopback:
-            name = urlsplit(f"//{headers.get('host', '').lower()}").hostname or ""
+            name = name_in_host(headers.get("host", ""))
             if name not in LOOPBACK:
                 raise ApiError(
                     403,

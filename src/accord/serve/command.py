@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from accord.errors import RequestError
+from accord.hub_names import short_name
 from accord.serve.access import Access
 from accord.serve.threads import in_thread_of_its_own
 
@@ -104,28 +104,19 @@ def _local_engine(options: ServeOptions, log: Callable[[str], object]) -> Engine
 
 def _upstream_engine(options: ServeOptions) -> Engine:
     """The engine in front of another server. Raises WorkError where it lists no model."""
+    from accord.respond.http import key_of_environment
     from accord.serve.best_of.start import with_best_of
     from accord.serve.upstream.engine import UpstreamEngine
     from accord.serve.upstream.server import find_model
 
     assert options.upstream is not None
-    key = _upstream_key(options.upstream_key_env)
+    key = key_of_environment(
+        options.upstream_key_env, setting="--upstream-key-env", key_owner="the upstream server's"
+    )
     model = options.model or find_model(options.upstream, key=key)
     engine = UpstreamEngine(options.upstream, model, key=key, timeout=options.upstream_timeout)
     engine.model_names = names_of(model, options.model_name)
     return with_best_of(engine, options.best_of)
-
-
-def _upstream_key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise RequestError(
-            f"The environment variable {variable}, which --upstream-key-env names, is not set. Set "
-            f"it to the upstream server's key."
-        )
-    return key
 
 
 def find_keys(given: Sequence[str]) -> tuple[str, ...]:
@@ -137,6 +128,4 @@ def find_keys(given: Sequence[str]) -> tuple[str, ...]:
 def names_of(model: str, model_name: str | None) -> tuple[str, ...]:
     """The names under which a model may be asked for: the one given, or that of its run or folder,
     and the path or hub name itself."""
-    path = PurePath(model)
-    short = path.parent.name if path.name == "model" and path.parent.name else path.name
-    return tuple(dict.fromkeys([model_name or short or model, model]))
+    return tuple(dict.fromkeys([model_name or short_name(model) or model, model]))

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from accord.records import Prompt
+from accord.records import Message, Prompt
 from accord.respond.protocol import SamplingSettings
 
 FinishReason = Literal["stop", "length"]
@@ -62,6 +62,16 @@ class EngineRequest:
     continues: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     drops: Drops | None = None
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt is a conversation."""
+        return isinstance(self.prompt, tuple) and isinstance(self.prompt[0], Message)
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether the prompt is token ids."""
+        return isinstance(self.prompt, tuple) and not self.is_chat
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ class LocalEngine:
             with without_memory_limit():
                 return encode_request(request, self.lm)
         except (UnusableRow, DataError, ModelError) as error:
-            what = "messages" if _is_chat(request) else "prompt"
+            what = "messages" if request.is_chat else "prompt"
             reason = str(error).rstrip(".")
             raise ApiError(400, f"The prompt can't be used: {reason}.", param=what) from None
 
@@ -182,7 +182,7 @@ class LocalEngine:
                 f"The model's context is {limit} tokens; the prompt has {len(prompt)}{asked}, "
                 f"{len(prompt) + (request.max_tokens or 1)} in all. Shorten the prompt"
                 f"{'' if request.max_tokens is None else ', or lower max_tokens'}.",
-                param="messages" if _is_chat(request) else "prompt",
+                param="messages" if request.is_chat else "prompt",
                 code="context_length_exceeded",
             )
         seed = secrets.randbelow(MAX_SEED) if request.seed is None else request.seed % (1 << 64)
@@ -270,7 +270,3 @@ _COUNTERS = ("prompt_tokens", "generated_tokens", "cancelled_requests", "steps",
 
 def _failure(error: AccordError) -> ApiError:
     return ApiError(500, str(error), code="generation_failed")
-
-
-def _is_chat(request: EngineRequest) -> bool:
-    return isinstance(request.prompt, tuple) and not isinstance(request.prompt[0], int)

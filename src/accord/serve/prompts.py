@@ -30,10 +30,10 @@ def encode_request(request: EngineRequest, lm: LanguageModel) -> tuple[int, ...]
     embedding for.
     """
     prompt = request.prompt
-    if isinstance(prompt, tuple) and (not prompt or isinstance(prompt[0], int)):
+    if request.is_ids:
         ids = cast(tuple[int, ...], prompt)
     else:
-        ids = _encode_text_or_turns(prompt, request.continues, lm)
+        ids = _encode_text_or_turns(cast(Prompt, prompt), request.continues, lm)
     if not ids:
         raise UnusableRow("it has no tokens")
     check_token_ids(lm, [ids])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,6 +11,7 @@ from accord.serve.answers import make_form
 from accord.serve.engine import Accepted, Delta, Engine, Event, TokenUsage
 from accord.serve.errors import ApiError
 from accord.serve.exchange import Exchange, sse_event
+from accord.serve.merging import MergedStreams
 from accord.serve.metrics import Metrics
 from accord.serve.parameters import Api, ApiRequest, read_request
 
@@ -130,45 +130,17 @@ async def stream_all(engine: Engine, request: ApiRequest) -> AsyncGenerator[Even
             async for event in events:
                 yield event
         return
-    inbox: asyncio.Queue[tuple[int, Event | BaseException]] = asyncio.Queue()
-
-    async def read(number: int) -> None:
-        try:
-            async with aclosing(engine.stream(request.requests[number])) as events:
-                async for event in events:
-                    inbox.put_nowait((number, event))
-        except Exception as error:
-            inbox.put_nowait((number, error))
-
-    tasks = [asyncio.create_task(read(i)) for i in range(len(request.requests))]
-    accepted, usages = 0, dict[int, TokenUsage]()
-    early: list[Event] = []  # deltas of a prompt while another is not accepted yet
-    try:
-        while len(usages) < len(tasks):
-            number, result = await inbox.get()
-            if isinstance(result, BaseException):
-                raise result
-            event = result
-            if isinstance(event, Accepted):
-                accepted += 1
-                if accepted == len(tasks):
-                    yield event
-                    for waiting in early:
-                        yield waiting
-            elif isinstance(event, TokenUsage):
+    merged = MergedStreams({i: engine.stream(one) for i, one in enumerate(request.requests)})
+    usages: dict[int, TokenUsage] = {}
+    async with aclosing(merged.events()) as numbered:
+        async for number, event in numbered:
+            if isinstance(event, TokenUsage):
                 usages[number] = event
+            elif isinstance(event, Delta):
+                yield replace(event, index=number * request.num_responses + event.index)
             else:
-                if isinstance(event, Delta):
-                    event = replace(event, index=number * request.num_responses + event.index)
-                if accepted == len(tasks):
-                    yield event
-                else:
-                    early.append(event)
-        yield _sum_usages([usages[i] for i in range(len(tasks))])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                yield event
+    yield _sum_usages([usages[i] for i in range(len(request.requests))])
 
 
 def _sum_usages(usages: list[TokenUsage]) -> TokenUsage:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from accord.serve.errors import ApiError
+
+N = TypeVar("N", bound=float | None)
 
 
 def read_integer(
@@ -26,26 +28,30 @@ def read_integer(
 
 
 def read_number(
-    body: Mapping[str, Any], key: str, default: float, low: float, high: float
-) -> float:
-    """A finite number from `low` to `high`."""
+    body: Mapping[str, Any], key: str, default: N, low: float, high: float, *, within: str = ""
+) -> float | N:
+    """A finite number from `low` to `high`; `within` names the object that has the key."""
     value = body.get(key)
+    key = within + key
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise _wrong(key, value, "a number")
     if not low <= value <= high:
         raise _wrong(key, value, f"from {low:g} to {high:g}")
     return float(value)
 
 
-def read_flag(body: Mapping[str, Any], key: str, default: bool = False) -> bool:
+def read_flag(
+    body: Mapping[str, Any], key: str, default: bool = False, *, within: str = ""
+) -> bool:
     """True or false."""
     value = body.get(key)
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise _wrong(key, value, "true or false")
+        raise _wrong(within + key, value, "true or false")
     return value
 
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -28,6 +27,7 @@ from accord.compare.judges.dialect import (
     weaker_dialect,
 )
 from accord.errors import SettingsError, WorkError
+from accord.machine.loopback import is_local
 from accord.respond.http import (
     FailedAttempt,
     RefusedError,
@@ -115,9 +115,8 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {NO_KEY}"} | authorization_header(
             settings.api_key_env, setting="the judge's api_key_env", key_owner="the endpoint's"
         )
-        is_local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self.client = make_client(
-            self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local
+            self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local(self.url)
         )
         self.cache = AnswerCache({"base_url": self.url, "model": model})
         self.usage = Usage()

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from accord.compare.judges.completions import find_completion_fault, read_completion
 from accord.errors import SettingsError, WorkError
+from accord.machine.loopback import is_local
 from accord.records import Message
 from accord.respond.attacks.turns import Turns, with_system
 from accord.respond.http import (
@@ -192,9 +192,8 @@ class EndpointTarget:
         headers = authorization_header(
             settings.api_key_env, setting="api_key_env", key_owner="the endpoint's"
         )
-        is_local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self.client = make_client(
-            self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local
+            self.url, timeout=settings.timeout, headers=headers, use_proxies=not is_local(self.url)
         )
         self._stop = threading.Event()
         self._limit, self._takes_temperature = "max_tokens", True

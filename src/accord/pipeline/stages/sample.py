@@ -17,6 +17,7 @@ from accord.compare.store.store import PreferenceStore
 from accord.compare.texts import shorten
 from accord.data.write import ResponseRow, read_responses, response_json, write_responses
 from accord.errors import DataError, RewardError
+from accord.hub_names import short_name
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
 from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.lm.tokens.opened import opened_by_prompt
@@ -151,7 +152,7 @@ def _sample_rows(
         tuple(settings.stop),
     )
     samples = sampler([prompts[i] for i in rows], sampling, seed=settings.seed, streams=rows)
-    name = settings.model_name or _model_name(settings.model)
+    name = settings.model_name or short_name(settings.model)
     recorded = {
         "model": settings.model,
         "temperature": settings.temperature,
@@ -199,11 +200,6 @@ def _response(
         finished=sample.finished,
         opened=opened,
     )
-
-
-def _model_name(model: str) -> str:
-    path = Path(model)
-    return path.parent.name if path.name == "model" else path.name
 
 
 def select(settings: SelectSettings) -> Iterator[Progress]:

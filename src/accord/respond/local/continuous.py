@@ -24,7 +24,7 @@ from accord.respond.local.separate_batch import SeparateBatch
 from accord.respond.protocol import SamplingSettings
 from accord.respond.text_stream import TextStream
 
-PREFILL_TOKENS = 2048  # of prompts that join in one step; a longer one joins alone
+PREFILL_TOKENS = 2048  # that are read for requests that join in one step; a longer one joins alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +156,15 @@ class ContinuousBatch:
 
     def _next_to_join(self) -> list[_LiveRow]:
         joining: list[_LiveRow] = []
-        prompt_tokens = 0
+        tokens = 0
         while self.waiting:
             rows = self.waiting[0]
-            prompt_tokens += len(rows[0].request.prompt)
+            tokens += _tokens_read(rows)
             together = [*self.rows, *joining, *rows]
             is_first = not (self.rows or joining)
             if not is_first and (len(together) > self.max_rows or not self._fit(together)):
                 break
-            if joining and prompt_tokens > PREFILL_TOKENS:
+            if joining and tokens > PREFILL_TOKENS:
                 break
             self._num_joined += 1
             for row in rows:
@@ -288,6 +288,14 @@ class ContinuousBatch:
         self.rows = [self.rows[i] for i in order.tolist()]
         if not self.rows:
             self.batch.free_memory()
+
+
+def _tokens_read(rows: Sequence[_LiveRow]) -> int:
+    """How many tokens are read as a request's rows join: its prompt, or once they have left for
+    lack of memory the prompt and the tokens of each."""
+    if rows[0].shares_prompt:
+        return len(rows[0].request.prompt)
+    return sum(len(row.request.prompt) + len(row.tokens) for row in rows)
 
 
 def _new_row(row: _LiveRow) -> NewRow:

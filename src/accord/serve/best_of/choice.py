@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 from accord.serve.best_of.stopping import Checkpoint, Stopping
 from accord.serve.engine import EngineRequest
 from accord.serve.errors import ApiError
+from accord.serve.values import read_flag, read_number
 
+WITHIN = "accord."
+LARGEST = sys.float_info.max
 FLOOR_TEXT = "None of the answers was good enough."
 
 
@@ -79,13 +82,12 @@ def read_choice(request: EngineRequest, options: BestOfOptions) -> Choice:
             param="accord.best_of",
         )
     n = asked or (1 if greedy else options.n)
-    floor = _read_number(given, "floor")
     return Choice(
         max(n, chosen),
         chosen,
-        _read_flag(given, "scores", False),
-        options.floor if floor is None else floor,
-        _read_flag(given, "prune", True),
+        read_flag(given, "scores", within=WITHIN),
+        read_number(given, "floor", options.floor, -LARGEST, LARGEST, within=WITHIN),
+        read_flag(given, "prune", True, within=WITHIN),
         greedy and asked is None and options.n > 1,
     )
 
@@ -102,19 +104,3 @@ def _read_best_of(given: Mapping[str, Any], limit: int) -> int | None:
             param="accord.best_of",
         )
     return value
-
-
-def _read_flag(given: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = given.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise ApiError(400, f"`accord.{key}` must be true or false.", param=f"accord.{key}")
-    return default if value is None else value
-
-
-def _read_number(given: Mapping[str, Any], key: str) -> float | None:
-    value = given.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ApiError(400, f"`accord.{key}` must be a number.", param=f"accord.{key}")
-    return float(value)

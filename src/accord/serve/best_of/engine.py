@@ -14,9 +14,9 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from accord.records import Message, Prompt
+from accord.records import Prompt
 from accord.serve.best_of.choice import BestOfOptions, Choice, read_choice
-from accord.serve.best_of.scoring import ScoreQuestion, Scorer, Scores
+from accord.serve.best_of.scoring import ScoreQuestion, Scorer, Scores, nothing_opened
 from accord.serve.best_of.stopping import rank, survivors
 from accord.serve.engine import (
     Accepted,
@@ -79,7 +79,7 @@ class BestOfEngine:
         engine: Engine,
         scorer: Scorer,
         options: BestOfOptions,
-        opened: Callable[[Prompt], str] = lambda prompt: "",
+        opened: Callable[[Prompt], str] = nothing_opened,
     ) -> None:
         self.engine, self.scorer, self.options, self.opened = engine, scorer, options, opened
         self.model_names = engine.model_names
@@ -185,11 +185,12 @@ class BestOfEngine:
         return len(dropped)
 
     async def _score(self, request: EngineRequest, candidates: Sequence[_Candidate]) -> Scores:
-        prompt, beginning, opened = cast(Prompt, request.prompt), "", ""
+        prompt, beginning = cast(Prompt, request.prompt), ""
+        opened: Callable[[Prompt], str] = nothing_opened
         if request.continues and isinstance(prompt, tuple):
             beginning, prompt = prompt[-1].content, prompt[:-1]
         elif isinstance(prompt, tuple):
-            opened = self.opened(prompt)
+            opened = self.opened
         return await self.scorer.score(
             ScoreQuestion(
                 prompt,
@@ -267,8 +268,7 @@ def _with_note(event: Event, choice: Choice) -> Event:
 
 
 def _check_text(request: EngineRequest) -> None:
-    prompt = request.prompt
-    if isinstance(prompt, tuple) and not all(isinstance(turn, Message) for turn in prompt):
+    if request.is_ids:
         raise ApiError(
             400,
             "A reward reads text, and this prompt is token ids. Send text, or `accord: "

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from accord.compare.rewards.reward import CombinedReward
 from accord.errors import AccordError
+from accord.lm.tokens.render import without_memory_limit
 from accord.records import Prompt
 from accord.serve.errors import ApiError
 from accord.serve.threads import await_thread_of_its_own
 
 
+def nothing_opened(prompt: Prompt) -> str:
+    """Of a prompt that writes nothing of its answer."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreQuestion:
-    """Answers to one prompt; `opened` is what its rendered prompt wrote of them already."""
+    """Answers to one prompt; `opened` gives what the rendered prompt wrote of them already."""
 
     prompt: Prompt
     texts: tuple[str, ...]
     finished: tuple[bool, ...]
-    opened: str = ""
+    opened: Callable[[Prompt], str] = nothing_opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,14 @@ class Scorer:
             self.scored += sum(len(c.texts) for c in batch)
 
     def _compute(self, batch: Sequence[ScoreQuestion]) -> list[Scores]:
-        given = self.reward.scores(
-            [c.prompt for c in batch for _ in c.texts],
-            [text for c in batch for text in c.texts],
-            [finished for c in batch for finished in c.finished],
-            opened=[c.opened for c in batch for _ in c.texts],
-        )
+        with without_memory_limit():  # an engine computes beside this
+            opened = [c.opened(c.prompt) for c in batch]
+            given = self.reward.scores(
+                [c.prompt for c in batch for _ in c.texts],
+                [text for c in batch for text in c.texts],
+                [finished for c in batch for finished in c.finished],
+                opened=[o for o, c in zip(opened, batch, strict=True) for _ in c.texts],
+            )
         results, start = [], 0
         for candidates in batch:
             stop = start + len(candidates.texts)

@@ -11,7 +11,7 @@ from accord.errors import RequestError
 from accord.records import Prompt
 from accord.serve.best_of.choice import FLOOR_TEXT, BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
-from accord.serve.best_of.scoring import Scorer
+from accord.serve.best_of.scoring import Scorer, nothing_opened
 from accord.serve.best_of.stopping import Stopping, read_checkpoints
 from accord.serve.engine import Engine
 
@@ -27,7 +27,7 @@ class BestOf:
 
 
 def with_best_of(
-    engine: Engine, best_of: BestOf | None, opened: Callable[[Prompt], str] = lambda prompt: ""
+    engine: Engine, best_of: BestOf | None, opened: Callable[[Prompt], str] = nothing_opened
 ) -> Engine:
     """The engine, or best-of-N on it. Raises RewardError where the reward reads columns of a row,
     which no request has."""

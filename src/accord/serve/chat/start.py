@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import os
 import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -18,13 +16,14 @@ from rich.console import Console
 
 from accord.compare.rewards.reward import CombinedReward
 from accord.errors import RequestError
+from accord.hub_names import short_name
 from accord.lm.load import load_causal
 from accord.lm.loading.folders import model_of_run
 from accord.lm.tokens.opened import opened_by_prompt
-from accord.records import Prompt
+from accord.respond.http import key_of_environment
 from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
-from accord.serve.best_of.scoring import Scorer
+from accord.serve.best_of.scoring import Scorer, nothing_opened
 from accord.serve.chat.conversation import Manner, Side
 from accord.serve.chat.screen import Screen
 from accord.serve.chat.session import ChatSession, ReadLine
@@ -144,8 +143,7 @@ def _names(models: Sequence[str]) -> list[str]:
 def _short_name(model: str) -> str:
     if _is_address(model):
         return urlsplit(model).fragment or model
-    path = PurePath(model)
-    return path.parent.name if path.name == "model" and path.parent.name else path.name or model
+    return short_name(model) or model
 
 
 def _is_address(model: str) -> bool:
@@ -154,9 +152,11 @@ def _is_address(model: str) -> bool:
 
 def _open_side(model: str, name: str, options: ChatOptions, scorer: Scorer | None) -> Side:
     engine: Engine
-    opened: Callable[[Prompt], str] = lambda prompt: ""  # noqa: E731
+    opened = nothing_opened
     if _is_address(model):
-        key = _key(options.api_key_env)
+        key = key_of_environment(
+            options.api_key_env, setting="--api-key-env", key_owner="the server's"
+        )
         url, _, served = model.partition("#")
         engine = UpstreamEngine(url, served or find_model(url, key=key), key=key)
     else:
@@ -174,15 +174,3 @@ def _open_side(model: str, name: str, options: ChatOptions, scorer: Scorer | Non
         return Side(name, engine)
     best = BestOfEngine(engine, scorer, BestOfOptions(limit=MOST_CANDIDATES), opened)
     return Side(name, best, chooses=True)
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise RequestError(
-            f"The environment variable {variable}, which --api-key-env names, is not set. Set it "
-            f"to the server's key."
-        )
-    return key

@@ -6,7 +6,6 @@ errors on. A server that refuses or ignores `n` is sent as many requests instead
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -15,13 +14,14 @@ from typing import Any
 
 import httpx2
 
+from accord.machine.loopback import is_local
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
-from accord.serve.upstream.server import is_about_n, is_local, refusal
+from accord.serve.merging import MergedStreams
+from accord.serve.upstream.server import is_about_n, refusal
 from accord.serve.upstream.wire import (
     Tokens,
     body_of,
-    is_chat,
     read_chunk,
     read_events,
 )
@@ -146,68 +146,35 @@ class UpstreamEngine:
                 async for event in events:
                     yield replace(event, index=indices[0]) if isinstance(event, Delta) else event
             return
-        inbox: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
-        tasks = {i: asyncio.create_task(self._read(request, i, inbox)) for i in indices}
-        dropped: set[int] = set()
+        merged = MergedStreams(
+            {i: self._stream_one(request, 1, _seed_of(request.seed, i)) for i in indices}
+        )
         if request.drops is not None:
-            request.drops.listener = lambda new: _cancel(tasks, dropped, new)
-        accepted: set[int] = set()
-        early: list[Delta] = []  # of a response while another is not accepted yet
+            request.drops.listener = merged.drop
         usages: dict[int, TokenUsage] = {}
         pieces = dict.fromkeys(indices, 0)
-        try:
-            while len(set(usages) | dropped) < len(tasks):
-                try:
-                    index, received = await asyncio.wait_for(inbox.get(), 0.5)
-                except TimeoutError:
-                    continue  # what was dropped sends nothing more
-                if index in dropped:
-                    continue
-                if isinstance(received, Exception):
-                    raise received
-                if isinstance(received, Accepted):
-                    accepted.add(index)
-                    if len(accepted) == len(tasks):
-                        yield received
-                        for waiting in early:
-                            yield waiting
-                elif isinstance(received, TokenUsage):
-                    usages[index] = received
-                elif isinstance(received, Delta):
+        async with aclosing(merged.events()) as numbered:
+            async for index, event in numbered:
+                if isinstance(event, TokenUsage):
+                    usages[index] = event
+                elif isinstance(event, Delta):
                     pieces[index] += 1
-                    delta = replace(received, index=index)
-                    if len(accepted) == len(tasks):
-                        yield delta
-                    else:
-                        early.append(delta)
-            # Of what was cut off no usage came: a piece is a token on most servers.
-            cut = sum(pieces[i] for i in dropped if i not in usages)
-            estimate = TokenUsage(0, cut, {"usage_estimated": True} if cut else None)
-            yield _joined(estimate, *usages.values())
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-    async def _read(
-        self, request: EngineRequest, index: int, inbox: asyncio.Queue[tuple[int, Any]]
-    ) -> None:
-        try:
-            seed = _seed_of(request.seed, index)
-            async with aclosing(self._stream_one(request, 1, seed)) as events:
-                async for event in events:
-                    inbox.put_nowait((index, event))
-        except Exception as error:
-            inbox.put_nowait((index, error))
+                    yield replace(event, index=index)
+                else:
+                    yield event
+        # Of what was cut off no usage came: a piece is a token on most servers.
+        cut = sum(count for index, count in pieces.items() if index not in usages)
+        estimate = TokenUsage(0, cut, {"usage_estimated": True} if cut else None)
+        yield _joined(estimate, *usages.values())
 
     async def _stream_one(
         self, request: EngineRequest, n: int, seed: int | None
     ) -> AsyncGenerator[Event, None]:
         """One request to the server. Raises ApiError."""
         body = body_of(request, self.model, n, seed)
-        path = "/chat/completions" if is_chat(request) else "/completions"
+        path = "/chat/completions" if request.is_chat else "/completions"
         tokens: Tokens | None = None
-        pieces, unfinished = 0, set(range(n))
+        pieces, begun, finished = 0, set[int](), set[int]()
         async with self._opened(path, body) as response:
             yield Accepted()
             async with aclosing(read_events(response.aiter_lines())) as events:  # type: ignore[type-var]
@@ -215,12 +182,20 @@ class UpstreamEngine:
                     deltas, usage = read_chunk(event)
                     tokens = usage or tokens
                     for delta in deltas:
+                        if not 0 <= delta.index < n:
+                            raise ApiError(
+                                502,
+                                f"The upstream server answers response {delta.index}, and {n} "
+                                "were asked for.",
+                                code="bad_upstream",
+                            )
                         pieces += bool(delta.text)
                         if delta.finish_reason:
-                            unfinished.discard(delta.index)
+                            finished.add(delta.index)
                         if delta.text or delta.tokens or delta.finish_reason:
+                            begun.add(delta.index)
                             yield delta
-        if len(unfinished) == n:
+        if not finished or finished != begun:
             raise ApiError(
                 502, "The upstream server's answer ended before its end.", code="bad_upstream"
             )
@@ -262,12 +237,6 @@ class UpstreamEngine:
         if self.honours_n is None:
             log.info("The upstream server %s.", what)
         self.honours_n = honours_n
-
-
-def _cancel(tasks: Mapping[int, asyncio.Task[None]], dropped: set[int], indices: list[int]) -> None:
-    for index in indices:
-        dropped.add(index)
-        tasks[index].cancel()
 
 
 def _seed_of(seed: int | None, index: int) -> int | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 import httpx2
 
 from accord.errors import WorkError
+from accord.machine.loopback import is_local
 from accord.serve.errors import ApiError
 from accord.serve.upstream.wire import quoted_error
 
@@ -37,11 +38,6 @@ def find_model(url: str, *, key: str | None = None, timeout: float = 30.0) -> st
     if not names:
         raise WorkError(f"{address} lists no model. Name the one to ask for.")
     return names[0]
-
-
-def is_local(url: str) -> bool:
-    """Whether an address is of this machine, which no proxy of the environment can reach."""
-    return httpx2.URL(url).host in ("localhost", "127.0.0.1", "::1")
 
 
 async def refusal(response: httpx2.Response) -> ApiError:

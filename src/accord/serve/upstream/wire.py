@@ -24,12 +24,6 @@ class Tokens:
     completion: int
 
 
-def is_chat(request: EngineRequest) -> bool:
-    """Whether the prompt is a conversation; other prompts go to /completions."""
-    prompt = request.prompt
-    return isinstance(prompt, tuple) and bool(prompt) and isinstance(prompt[0], Message)
-
-
 def body_of(request: EngineRequest, model: str, n: int, seed: int | None) -> dict[str, Any]:
     """The body of a streamed request for `n` responses."""
     sampling = request.sampling
@@ -49,7 +43,7 @@ def body_of(request: EngineRequest, model: str, n: int, seed: int | None) -> dic
         "max_tokens": (request.max_tokens, None),
     }
     body |= {key: value for key, (value, unset) in optional.items() if value != unset}
-    if is_chat(request):
+    if request.is_chat:
         turns = cast(tuple[Message, ...], request.prompt)
         body["messages"] = turns_json(turns)
         context = prompt_context(turns)
