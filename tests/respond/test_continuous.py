@@ -154,6 +154,22 @@ def test_a_request_that_leaves_for_lack_of_memory_resumes(monkeypatch: pytest.Mo
     assert len(evictions) > 20
 
 
+def test_who_joined_last_leaves_first_and_waits_before_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = make_batch(toy("llama"), max_rows=2)
+    settings = SamplingSettings(max_new_tokens=20, temperature=0)
+    for key in range(3):
+        batch.submit(LocalRequest(key, tuple(PROMPTS[0]), settings, seed=key))
+    with torch.no_grad():
+        batch.step()
+    assert [row.request.key for row in batch.rows] == [0, 1]
+    monkeypatch.setattr(batch, "_fit", lambda rows: len(rows) == 1)
+    batch._make_room()
+    assert [row.request.key for row in batch.rows] == [0]
+    assert [rows[0].request.key for rows in batch.waiting] == [1, 2]
+
+
 def test_what_is_read_as_requests_rejoin_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = toy("llama")
     prompt, settings = tuple(PROMPTS[0]), SamplingSettings(num_responses=2, max_new_tokens=30)
@@ -269,6 +285,9 @@ def test_uniform_numbers_are_those_of_the_sampler() -> None:
         for k in range(responses):
             stream = UniformStream(7, k, tokens)
             assert [next(stream) for _ in range(tokens)] == expected[k].tolist()
+    # Seeds of all 64 bits are different ones, as those of negative numbers are.
+    seeds = [0, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1]
+    assert len({next(UniformStream(seed, 0, 4)) for seed in seeds}) == len(seeds)
 
 
 def test_more_responses_than_rows_are_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from accord.errors import RequestError
+from accord.machine.loopback import name_in_host
 from accord.serve.access import Access
 from tests.serve.clients import error_of
 from tests.serve.conftest import Served
@@ -26,6 +27,7 @@ def test_keys_open_the_server(start: Callable[..., Served]) -> None:
 
 
 def test_another_name_for_this_machine_is_refused_without_a_key(served: Served) -> None:
+    assert name_in_host("LocalHost:80") == "localhost"
     for name in ("evil.example", "[", "[::1", "a]b", "[evil]", "", "localhost@evil.example:1"):
         error = error_of(served.get("/v1/models", headers={"Host": name}), 403)
         assert error["type"] == "permission_error"

@@ -88,6 +88,12 @@ def test_seeded_candidates_are_the_samplers(served: Served, stream: bool) -> Non
     assert texts == [text for text, _ in expected]
 
 
+def test_any_seed_draws_the_same_answer_again(served: Served) -> None:
+    for seed in (-1, -(1 << 63), (1 << 63) - 1):
+        first, again = (served.complete(seed=seed, max_tokens=12).json() for _ in range(2))
+        assert first["choices"] == again["choices"]
+
+
 def test_without_a_seed_answers_differ(served: Served) -> None:
     texts = {served.chat(max_tokens=12).json()["choices"][0]["message"]["content"] for _ in "ab"}
     assert len(texts) == 2

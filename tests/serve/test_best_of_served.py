@@ -25,7 +25,7 @@ from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.start import BestOf, with_best_of
 from accord.serve.best_of.start import best_of_options as read_options
 from accord.serve.best_of.stopping import Checkpoint
-from accord.serve.engine import Delta, EngineRequest, Event, TokenUsage
+from accord.serve.engine import Delta, Drops, EngineRequest, Event, TokenUsage
 from accord.serve.local import LocalEngine
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.settings.best_of import read_rewards
@@ -226,3 +226,22 @@ def test_a_gateway_before_this_server_gives_its_answers(start: Start) -> None:
     usage = events[-1]
     assert isinstance(usage, TokenUsage)
     assert usage.completion_tokens == direct["usage"]["completion_tokens"]
+
+
+def test_the_room_of_what_is_dropped_is_free_at_once(toy_lm: LanguageModel) -> None:
+    async def ask() -> list[float]:
+        local = LocalEngine(toy_lm, ["toy"], max_rows=4, max_waiting=0)
+        drops = Drops()
+        asked = EngineRequest(
+            (Message("user", "the cat"),), SamplingSettings(4), 100, 1, drops=drops
+        )
+        events = local.stream(asked)
+        await anext(events)
+        before = sum(running.rows for running in local._running.values())
+        drops.add([1, 2, 3, 3])
+        after = sum(running.rows for running in local._running.values())
+        await events.aclose()
+        await local.close()
+        return [before, after]
+
+    assert asyncio.run(ask()) == [4, 1]

@@ -53,6 +53,14 @@ def test_a_step_that_fails_fails_its_requests_and_the_server_goes_on(
         assert "ZeroDivisionError" in error_of(served.chat(), 500)["message"]
     served.wait_until_free()
     assert served.chat(max_tokens=3).status_code == 200
+    # Rows that run when a step fails leave: nobody waits for them any more.
+    batch = served.engine._batch
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.batch, "decode_step", lambda tokens: 1 / 0)
+        error_of(served.chat(n=3, max_tokens=30), 500)
+        wait_for(lambda: not served.engine._running)
+        assert not batch.rows
+        assert not batch.waiting
 
 
 def test_rendering_sets_no_limit_of_memory_for_the_engine(

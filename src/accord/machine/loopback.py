@@ -21,7 +21,7 @@ def name_in_host(header: str) -> str:
     """The name in a request's Host header, in lower case and without the port; empty where it holds
     none. Anybody may send anything as one."""
     try:
-        return urlsplit(f"//{header.lower()}").hostname or ""
+        return urlsplit(f"//{header}").hostname or ""
     except ValueError:  # such as of `[`, which begins an IPv6 address
         return ""
 

@@ -29,7 +29,7 @@ class Drops:
 
     def add(self, indices: Iterable[int]) -> None:
         """Drop responses."""
-        new = [index for index in indices if index not in self.indices]
+        new = sorted(set(indices) - self.indices)
         self.indices.update(new)
         if new and self.listener is not None:
             self.listener(new)

@@ -23,7 +23,7 @@ class UniformStream:
 
     def __init__(self, seed: int, index: int, max_new_tokens: int) -> None:
         first = index * max_new_tokens
-        philox = np.random.Philox(key=[seed, 0])
+        philox = np.random.Philox(key=np.array([seed, 0], np.uint64))
         philox.advance(first // _DRAWS_PER_COUNT)
         self._generator = np.random.Generator(philox)
         self._generator.random(first % _DRAWS_PER_COUNT)
