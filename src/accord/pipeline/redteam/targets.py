@@ -5,10 +5,11 @@ Both take many conversations at once and yield each answer when it is there.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -199,28 +200,32 @@ class EndpointTarget:
         self._limit, self._takes_temperature = "max_tokens", True
 
     def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, TargetAnswer]]:
-        """As `Target.answer`; after a failure, answers under way still come before its error."""
+        """As `Target.answer`. No more than `width` answers are under way or not yet taken, which is
+        what a killed run loses. After a failure, answers under way still come before its error."""
         self._stop.clear()
         failure: BaseException | None = None
-        with ThreadPoolExecutor(self.settings.max_concurrent) as threads:
-            pending: dict[Future[TargetAnswer], int] = {
-                threads.submit(self._ask, call): index for index, call in enumerate(calls)
-            }
+        waiting = iter(enumerate(calls))
+        under_way: dict[Future[TargetAnswer], int] = {}
+        with ThreadPoolExecutor(self.width) as threads:
+
+            def begin(count: int) -> None:
+                for index, call in itertools.islice(waiting, count):
+                    under_way[threads.submit(self._ask, call)] = index
+
             try:
-                for done in as_completed(pending):
-                    if done.cancelled():
-                        continue
-                    error = done.exception()
-                    if error is None:
-                        yield pending[done], done.result()
-                    elif failure is None:
-                        failure = error
-                        self._stop.set()
-                        for future in pending:
-                            future.cancel()
+                begin(self.width)
+                while under_way:
+                    for done in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        index, error = under_way.pop(done), done.exception()
+                        if error is None:
+                            yield index, done.result()
+                        elif failure is None:
+                            failure = error
+                            self._stop.set()
+                        if failure is None:
+                            begin(1)  # only now: the answer before it is logged
             except BaseException:
                 self._stop.set()
-                threads.shutdown(cancel_futures=True)
                 raise
         if failure is not None:
             raise failure
