@@ -119,7 +119,11 @@ DIALOGUES = [
     [
         {"max_samples": 6},
         {"max_eval_samples": 3},
+        {"max_samples": 6, "samples_from": "anywhere"},
+        {"mixture": [{"dataset": "more.jsonl"}]},
         {"mixture": [{"dataset": "more.jsonl", "weight": 0.5}]},
+        {"mixture": [{"dataset": "more.jsonl", "weight": 2, "max_samples": 4}], "max_samples": 7},
+        {"mixture": [{"dataset": "own.jsonl", "columns": {"prompt": "q", "chosen": "good"}}]},
         {"dataset": "dialogues.jsonl"},
         {"dataset": "dialogues.jsonl", "dialogue_text": "keep"},
     ],
@@ -129,16 +133,27 @@ def test_a_choice_of_rows_of_a_large_file(
     changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "more.jsonl", PAIRS[3:9])
+    write_jsonl(tmp_path / "more.jsonl", [{"prompt": "a"}, *PAIRS[3:9]])
+    own = [{"q": p["prompt"], "good": p["chosen"], "rejected": p["rejected"]} for p in PAIRS]
+    write_jsonl(tmp_path / "own.jsonl", own)
     write_jsonl(tmp_path / "dialogues.jsonl", DIALOGUES)
     whole = run(tmp_path, "dpo", "whole", **changed)
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prepared, "MIN_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "encode_rows", None)
     streamed = run(tmp_path, "dpo", "streamed", **changed)
     assert [without_seconds(step.metrics) for step in streamed] == [
         without_seconds(step.metrics) for step in whole
     ]
+    for name in ("data.json", "eval_data.json"):
+        reports = [json.loads((tmp_path / n / name).read_text()) for n in ("whole", "streamed")]
+        assert reports[0] == reports[1]
+
+
+UNCLEAR = [
+    {"prompt": str(n), "response_a": "b", "response_b": "c", "preferred": 1} for n in range(6)
+]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +162,11 @@ def test_a_choice_of_rows_of_a_large_file(
         ({"columns": {"prompt": "question"}}, "has no column 'question'"),
         ({"dataset": [{"text": "a"}] * 9}, "has the columns text; preferences need"),
         ({"dataset": [{**p, "chosen": ""} for p in PAIRS]}, "none of which can be used"),
+        (
+            {"dataset": [{**p, "chosen": ""} for p in PAIRS], "max_samples": 3},
+            "none of which can be used",
+        ),
+        ({"dataset": UNCLEAR}, "it can't be known which response"),
         ({"max_length": 2}, "None of the 10 rows can be used"),
     ],
 )
@@ -159,7 +179,7 @@ def test_a_large_file_is_refused_as_a_small_one(
         run(tmp_path, "dpo", "whole", **changed)
     monkeypatch.setattr(prepared, "MIN_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
-    if "max_length" not in changed and "none of" not in message:
+    if message.startswith("has"):
         monkeypatch.setattr("accord.learn.offline.train.load_starting_model", None)  # before it
     with pytest.raises(DataError) as large:
         run(tmp_path, "dpo", "chunked", **changed)

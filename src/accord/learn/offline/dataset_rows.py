@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from accord.data.kinds import Kind
 from accord.data.read import choose_formats
 from accord.data.report import ReadReport
 from accord.data.stream import Columns, RecordStream, read_columns
-from accord.errors import DataError
+from accord.data.streamed_rows import StreamedMixture, StreamedRows
 from accord.learn.loop.datasets import EVAL, read_datasets, report_name
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.processes import processes
@@ -127,19 +127,28 @@ class DatasetRows:
             save_prepared(key, make_encoding(lm, settings), groups, report, encoded)
         return groups, report, encoded
 
-    def _read_columns(self, name: str, settings: TrainSettings) -> Columns:
-        path, kind = str(getattr(settings, name)), self._kinds[name]
+    def _read_columns(self, name: str, settings: TrainSettings) -> list[Columns]:
+        """The columns of a data set, and of those that are mixed with it."""
         renamed = {} if name == "reference_dataset" else settings.columns or {}
-        columns = read_columns(path, kind, renamed, columns_required=name == "dataset")
-        choose_formats(path, kind, list(columns.names))
-        return columns
+        sources: list[tuple[str, Mapping[str, str]]] = [(str(getattr(settings, name)), renamed)]
+        if name == "dataset":
+            sources += [(s.dataset, s.columns or {}) for s in settings.mixture or ()]
+        result = []
+        for path, names in sources:
+            required = name == "dataset"
+            columns = read_columns(path, self._kinds[name], names, columns_required=required)
+            choose_formats(path, self._kinds[name], list(columns.names))
+            result.append(columns)
+        return result
 
     def _stream(
         self, name: str, lm: LanguageModel, settings: TrainSettings, notes: RecordNotes
     ) -> Prepared:
-        """The rows of a large file, whose records are not in memory together."""
-        columns, key, encoding = self._streamed[name], self._keys[name], make_encoding(lm, settings)
+        """The rows of large files, whose records are not in memory together."""
+        key, encoding = self._keys[name], make_encoding(lm, settings)
         dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
+        kind = self._kinds[name]
+        streams = [RecordStream(columns, kind, dialogue_text) for columns in self._streamed[name]]
         assert key is not None
 
         def tokenise() -> Prepared:
@@ -147,14 +156,10 @@ class DatasetRows:
                 prepared = open_prepared(key, encoding)
                 if prepared is not None:
                     return prepared
-            stream = RecordStream(columns, self._kinds[name], dialogue_text)
-            try:
-                records = notes.passing(stream.records())
-                rows, encoded = encode_in_chunks(records, encoding, total=columns.rows)
-            except DataError:
-                stream.report()  # raises where no row could be read as a record
-                raise
-            read = stream.report()
+            chosen = choose_streamed(name, streams, settings)
+            records = notes.passing(chosen.records())
+            rows, encoded = encode_in_chunks(records, encoding, total=chosen.most_rows)
+            read = chosen.report()
             read = replace(read, notes=[*read.notes, *notes.notes()])
             save_prepared(key, encoding, rows, read, encoded)
             return rows, read, encoded
@@ -164,18 +169,34 @@ class DatasetRows:
         return rows, read, encoded
 
 
+def choose_streamed(
+    name: str, streams: Sequence[RecordStream], settings: TrainSettings
+) -> StreamedRows | StreamedMixture:
+    """The rows of a data set that the settings choose, as `read_datasets` chooses them."""
+    parts = [StreamedRows(stream) for stream in streams]
+    sources = settings.mixture or [] if name == "dataset" else []
+    counts = {"dataset": settings.max_samples, EVAL: settings.max_eval_samples}
+    limits = [counts.get(name), *(source.max_samples for source in sources)]
+    for part, limit in zip(parts, limits, strict=True):
+        part.limit(limit, settings.samples_from, settings.seed)
+    if len(parts) == 1:
+        return parts[0]
+    weights = [source.weight for source in sources if source.weight is not None]
+    return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)
+
+
 def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
     """The kind of records that a method reads from each data set that its settings may name."""
     return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
 
 
 def _is_streamed(settings: TrainSettings, name: str) -> bool:
-    """Whether a data set is large, and all its rows are used: a choice among them is made in
-    memory."""
-    if name == "dataset" and (settings.max_samples or settings.mixture):
-        return False
-    if name == EVAL and settings.max_eval_samples:
-        return False
-    if settings.filter is not None and name != "reference_dataset":
-        return False
-    return files_size(str(getattr(settings, name))) >= STREAMED_BYTES
+    """Whether a data set is large, with those that are mixed with it."""
+    sources = settings.mixture or [] if name == "dataset" else []
+    filters = [source.filter for source in sources]
+    if name != "reference_dataset":
+        filters.append(settings.filter)
+    if any(f is not None for f in filters):
+        return False  # of verdicts, which files do not hold: refused where they are read
+    paths = [str(getattr(settings, name)), *(source.dataset for source in sources)]
+    return sum(map(files_size, paths)) >= STREAMED_BYTES
