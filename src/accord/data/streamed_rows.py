@@ -41,30 +41,30 @@ class StreamedRows:
         """The number of rows that there may be, without reading them."""
         return self.stream.columns.rows if self._chosen is None else len(self._chosen)
 
-    def limit(self, count: int | None, origin: Origin, seed: int) -> None:
-        """Choose as `limit_rows`, among the rows chosen before."""
+    def limit(self, count: int | None, origin: Origin, seed: int, why: str = "") -> None:
+        """Choose as `limit_rows`, among the rows chosen before; the note ends with `why`."""
         if count is None or self.size <= count:
             return
         numbers, note = choose_rows(self.size, count, origin, seed)
         before = self._chosen
         self._chosen = numbers if before is None else [before[number] for number in numbers]
-        self._notes.append(note)
+        self._notes.append(note + why)
 
     def records(self) -> Iterator[Record]:
         """The records of the rows, read from the files again. Raises DataError as `RecordStream`,
         also where no row can be used."""
         self._records = rows = 0
-        wanted = None if self._chosen is None else iter(self._chosen)
-        next_wanted = None if wanted is None else next(wanted)
+        chosen = None if self._chosen is None else iter(self._chosen)
+        upcoming = None if chosen is None else next(chosen)
         for row in self.stream:
             if not row.records:
                 continue
             rows += 1
-            if wanted is not None and rows - 1 != next_wanted:
+            if chosen is not None and rows - 1 != upcoming:
                 continue
             self._records += len(row.records)
             yield from row.records
-            if wanted is not None and (next_wanted := next(wanted, None)) is None:
+            if chosen is not None and (upcoming := next(chosen, None)) is None:
                 return
         self._counted = (rows, self.stream.report())
 

@@ -151,6 +151,24 @@ def test_a_choice_of_rows_of_a_large_file(
         assert reports[0] == reports[1]
 
 
+def test_few_steps_read_few_rows_of_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "MIN_ROWS", 1)
+    numbered = [{**PAIRS[n % 10], "prompt": user_says(f"{n} cats")} for n in range(40)]
+    dataset = write_jsonl(tmp_path / "many.jsonl", numbered)
+    for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
+        run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
+        report = json.loads((tmp_path / f"run{steps}/data.json").read_text())
+        assert report["encoded"]["records"] == number
+        assert report["read"]["used"] == 40
+        note = f"{number} of the 40 usable rows are used: a random choice by seed 0, more than"
+        assert any(note in n for n in report["read"]["notes"]) == (number < 40)
+
+
 UNCLEAR = [
     {"prompt": str(n), "response_a": "b", "response_b": "c", "preferred": 1} for n in range(6)
 ]

@@ -14,13 +14,13 @@ from accord.data.report import ReadReport
 from accord.data.stream import Columns, RecordStream, read_columns
 from accord.data.streamed_rows import StreamedMixture, StreamedRows
 from accord.learn.loop.datasets import EVAL, read_datasets, report_name
+from accord.learn.loop.hub_rows import with_streamed_rows
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.processes import processes
 from accord.learn.offline.methods import Method
 from accord.learn.offline.prepared import (
     Prepared,
     dataset_key,
-    files_size,
     may_be_prepared,
     open_prepared,
     save_prepared,
@@ -39,6 +39,7 @@ from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
+MIN_ROWS = 8192  # that are read of a large data set, however few steps there are
 STREAMED_BYTES = 64 << 20
 """Size of the files from which on records go to tokens one by one, and are never all in memory."""
 
@@ -54,9 +55,10 @@ class DatasetRows:
         self, settings: TrainSettings, method: Method[Any], memory: InMemory = NOTHING
     ) -> None:
         self._method, self._memory = method, memory
+        self._local = settings = with_streamed_rows(settings, memory)
         self._kinds = dataset_kinds(method)
         self._keys = {
-            name: dataset_key(settings, name)
+            name: dataset_key(settings, name, rows_for_steps(settings, name), STREAMED_BYTES)
             for name in self._kinds
             if getattr(settings, name, None)
             and not (memory.read or memory.method or name in memory.datasets)
@@ -65,7 +67,7 @@ class DatasetRows:
         self._streamed = {
             name: self._read_columns(name, settings)
             for name, key in self._keys.items()
-            if key and name not in self._prepared and _is_streamed(settings, name)
+            if key and name not in self._prepared and self._is_streamed(name)
         }
         others = self._kinds.keys() - {*self._prepared, *self._streamed}
         kinds = {name: kind for name, kind in self._kinds.items() if name in others}
@@ -112,11 +114,11 @@ class DatasetRows:
                 assert prepared is not None
                 check_token_ids(lm, [[prepared[0].largest_id]])
                 return prepared
-            if _is_streamed(settings, name):
-                self._streamed[name] = self._read_columns(name, settings)
+            if self._is_streamed(name):
+                self._streamed[name] = self._read_columns(name, self._local)
             else:
                 kinds = {name: self._kinds[name]}
-                self._read.update(read_datasets(settings, kinds, self._memory))
+                self._read.update(read_datasets(self._local, kinds, self._memory))
         notes = RecordNotes(method, isinstance(settings, RewardSettings))
         if name in self._streamed:
             return self._stream(name, lm, settings, notes)
@@ -126,6 +128,17 @@ class DatasetRows:
         if key is not None and isinstance(groups, TokenRows) and processes().is_main:
             save_prepared(key, make_encoding(lm, settings), groups, report, encoded)
         return groups, report, encoded
+
+    def _is_streamed(self, name: str) -> bool:
+        """Whether a data set is large, with those that are mixed with it."""
+        settings, key = self._local, self._keys[name]
+        sources = settings.mixture or [] if name == "dataset" else []
+        filters = [source.filter for source in sources]
+        if name != "reference_dataset":
+            filters.append(settings.filter)
+        if any(f is not None for f in filters):
+            return False  # of verdicts, which files do not hold: refused where they are read
+        return key is not None and key.bytes >= STREAMED_BYTES
 
     def _read_columns(self, name: str, settings: TrainSettings) -> list[Columns]:
         """The columns of a data set, and of those that are mixed with it."""
@@ -180,6 +193,10 @@ def choose_streamed(
     for part, limit in zip(parts, limits, strict=True):
         part.limit(limit, settings.samples_from, settings.seed)
     if len(parts) == 1:
+        rows = rows_for_steps(settings, name)
+        if rows is not None and parts[0].most_rows > 2 * rows:
+            why = f", more than max_steps={settings.max_steps} takes"
+            parts[0].limit(rows, "anywhere", settings.seed, why)
         return parts[0]
     weights = [source.weight for source in sources if source.weight is not None]
     return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)
@@ -190,13 +207,11 @@ def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
     return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
 
 
-def _is_streamed(settings: TrainSettings, name: str) -> bool:
-    """Whether a data set is large, with those that are mixed with it."""
-    sources = settings.mixture or [] if name == "dataset" else []
-    filters = [source.filter for source in sources]
-    if name != "reference_dataset":
-        filters.append(settings.filter)
-    if any(f is not None for f in filters):
-        return False  # of verdicts, which files do not hold: refused where they are read
-    paths = [str(getattr(settings, name)), *(source.dataset for source in sources)]
-    return sum(map(files_size, paths)) >= STREAMED_BYTES
+def rows_for_steps(settings: TrainSettings, name: str) -> int | None:
+    """How many rows of a large data set are read where `max_steps` needs fewer than all: a power of
+    two, with a quarter more than the steps take, as some may be dropped; None for all."""
+    if name != "dataset" or settings.max_steps is None or settings.mixture:
+        return None
+    per_pass = settings.per_device_train_batch_size * processes().world_size
+    needed = settings.max_steps * settings.gradient_accumulation_steps * per_pass
+    return max(MIN_ROWS, 1 << (needed + needed // 4 - 1).bit_length())
