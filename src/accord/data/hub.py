@@ -29,13 +29,35 @@ def read_hub_rows(hub_name: str) -> Iterator[OriginRow]:
 
     Raises DataError where the hub or the cache has no such data set, configuration or split.
     """
+    return _number_rows(*_load(hub_name))
+
+
+def hub_rows_identity(hub_name: str) -> tuple[str, int]:
+    """What distinguishes the rows of a hub data set from those of another version, and their bytes.
+
+    Raises DataError as `read_hub_rows`.
+    """
+    loaded, _ = _load(hub_name)
+    return str(loaded._fingerprint), int(loaded.data.nbytes)
+
+
+def stream_hub_rows(hub_name: str) -> Iterator[OriginRow]:
+    """As `read_hub_rows`, but each row comes from the hub when it is asked for, and the data set is
+    not downloaded."""
+    rows, origin = _load(hub_name, streaming=True)
+    for number, row in enumerate(rows, 1):
+        yield origin, number, dict(row)
+
+
+def _load(hub_name: str, **options: bool) -> tuple[Any, str]:
+    """The rows of a split, and its whole name."""
     import datasets
 
     name, *rest = hub_name.split(":")
     split = rest[-1] if rest else None
     config = rest[0] if len(rest) == 2 else None
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(name, config, split=split, **options)
     except Exception as error:  # the library, its hub client and its readers raise many kinds
         raise DataError(
             f"{hub_name} is neither a file or folder here nor a data set that the hub gave: "
@@ -51,8 +73,7 @@ def read_hub_rows(hub_name: str) -> Iterator[OriginRow]:
                 f"{hub_name} has the splits {', '.join(splits)}. Name one: {name}:{splits[0]}."
             )
         loaded = loaded[split]
-    origin = ":".join(part for part in (name, config, split) if part)
-    return _number_rows(loaded, origin)
+    return loaded, ":".join(part for part in (name, config, split) if part)
 
 
 def read_saved_rows(folder: Path) -> Iterator[OriginRow]:

@@ -10,6 +10,8 @@ from typing import Literal
 from accord.data.report import ReadReport
 from accord.records import Record, Source
 
+Origin = Literal["start", "anywhere"]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
@@ -19,21 +21,52 @@ class ReadRows:
     report: ReadReport
 
 
-def limit_rows(
-    read: ReadRows, count: int | None, origin: Literal["start", "anywhere"], seed: int
-) -> ReadRows:
-    """At most `count` rows, in their order: the first ones, or a random choice by the seed.
+def choose_rows(rows: int, count: int, origin: Origin, seed: int) -> tuple[list[int], str]:
+    """The numbers of `count` of `rows` usable rows, ascending: the first ones, or a random choice
+    by the seed; and a note for the report."""
+    which = "the first ones" if origin == "start" else f"a random choice by seed {seed}"
+    chosen = list(range(count))
+    if origin == "anywhere":
+        chosen = sorted(random.Random(f"rows {seed}").sample(range(rows), count))
+    return chosen, f"{count:,} of the {rows:,} usable rows are used: {which}"
+
+
+def mixture_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """How many rows of each data set a mixture has.
+
+    With weights w and sizes n, ⌊wᵢ·minⱼ(nⱼ/wⱼ)⌋ of data set i: as many as these shares allow
+    without repeating a row.
+    """
+    scale = min(size / weight for size, weight in zip(sizes, weights, strict=True))
+    return [max(1, int(weight * scale + 1e-9)) for weight in weights]
+
+
+def join_reports(reports: Sequence[ReadReport], records: int) -> ReadReport:
+    """The report of a mixture with this number of records."""
+    dropped: dict[str, list[tuple[Source, str]]] = {}
+    for report in reports:
+        for reason, rows in report.dropped.items():
+            dropped[reason] = [*dropped.get(reason, []), *rows]
+    return ReadReport(
+        ", ".join(report.path for report in reports),
+        sum(report.rows for report in reports),
+        sum(report.used for report in reports),
+        records,
+        dropped,
+        [f"of {report.path}: {note}" for report in reports for note in report.notes],
+    )
+
+
+def limit_rows(read: ReadRows, count: int | None, origin: Origin, seed: int) -> ReadRows:
+    """At most `count` rows, in their order (see `choose_rows`).
 
     All records of a row are used, or none. None for `count` is all rows.
     """
     sources = list(dict.fromkeys(record.source for record in read.records))
     if count is None or len(sources) <= count:
         return read
-    which = "the first ones" if origin == "start" else f"a random choice by seed {seed}"
-    note = f"{count:,} of the {len(sources):,} usable rows are used: {which}"
-    if origin == "anywhere":
-        sources = random.Random(f"rows {seed}").sample(sources, count)
-    chosen = set(sources[:count])
+    numbers, note = choose_rows(len(sources), count, origin, seed)
+    chosen = {sources[number] for number in numbers}
     return ReadRows(
         [record for record in read.records if record.source in chosen],
         replace(read.report, notes=[*read.report.notes, note]),
@@ -41,33 +74,14 @@ def limit_rows(
 
 
 def mix_rows(parts: Sequence[ReadRows], weights: Sequence[float], seed: int) -> ReadRows:
-    """The rows of several data sets as one.
-
-    With weights w, nᵢ = ⌊wᵢ·minⱼ(|j|/wⱼ)⌋ rows of data set i are chosen by the seed: as many as
-    these shares allow without repeating a row. Without, all rows are used.
-    """
+    """The rows of several data sets as one: with weights as many of each as `mixture_counts` says,
+    chosen by the seed; without, all rows."""
     if weights:
         sizes = [len({record.source for record in part.records}) for part in parts]
-        scale = min(size / weight for size, weight in zip(sizes, weights, strict=True))
-        counts = [max(1, int(weight * scale + 1e-9)) for weight in weights]
+        counts = mixture_counts(sizes, weights)
         parts = [
             limit_rows(part, count, "anywhere", seed + number)
             for number, (part, count) in enumerate(zip(parts, counts, strict=True))
         ]
-    reports = [part.report for part in parts]
-    dropped: dict[str, list[tuple[Source, str]]] = {}
-    for report in reports:
-        for reason, rows in report.dropped.items():
-            dropped[reason] = [*dropped.get(reason, []), *rows]
-    notes = [f"of {report.path}: {note}" for report in reports for note in report.notes]
-    return ReadRows(
-        [record for part in parts for record in part.records],
-        ReadReport(
-            ", ".join(report.path for report in reports),
-            sum(report.rows for report in reports),
-            sum(report.used for report in reports),
-            sum(len(part.records) for part in parts),
-            dropped,
-            notes,
-        ),
-    )
+    records = [record for part in parts for record in part.records]
+    return ReadRows(records, join_reports([part.report for part in parts], len(records)))

@@ -33,6 +33,14 @@ SamplesFrom = Annotated[
         "random choice by `seed`."
     ),
 ]
+Streaming = Annotated[
+    bool,
+    UnlessDefault,
+    Field(
+        description="Read the first `max_samples` rows of a hub data set without downloading all "
+        "of it; of held-out rows `max_eval_samples`."
+    ),
+]
 
 
 class MixtureSource(Settings):
@@ -74,6 +82,8 @@ def check_rows(settings: Any) -> None:
         )
     if settings.max_eval_samples is not None and settings.eval_dataset is None:
         raise ValueError("`max_eval_samples` does nothing without `eval_dataset`. Set that too.")
+    if settings.streaming:
+        _check_streaming(settings)
     weights = {source.weight is None for source in settings.mixture or ()}
     if len(weights) > 1:
         raise ValueError(
@@ -87,3 +97,19 @@ def check_rows(settings: Any) -> None:
                     f"{name!r} can't be the name of a held-out data set. Use letters, digits, "
                     f"`-`, `_` and `.`."
                 )
+
+
+def _check_streaming(settings: Any) -> None:
+    if settings.samples_from != "start":
+        raise ValueError(
+            "`streaming` reads a data set from its start: a random choice would download all of "
+            "it. Leave `samples_from` out, or `streaming`."
+        )
+    needs = {
+        "max_samples": settings.max_samples,
+        "max_eval_samples": settings.eval_dataset is None or settings.max_eval_samples,
+        "max_samples of each source in mixture": all(s.max_samples for s in settings.mixture or ()),
+    }
+    for name, value in needs.items():
+        if not value:
+            raise ValueError(f"`streaming` needs the number of rows to read: set {name}.")

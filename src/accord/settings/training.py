@@ -42,6 +42,7 @@ class TrainSettings(Settings):
     max_samples: data.MaxSamples = None
     max_eval_samples: data.MaxEvalSamples = None
     samples_from: data.SamplesFrom = "start"
+    streaming: data.Streaming = False
     mixture: data.Mixture = None
     dialogue_text: DialogueText = "turns"
     eval_steps: int | None = Field(

@@ -119,7 +119,11 @@ DIALOGUES = [
     [
         {"max_samples": 6},
         {"max_eval_samples": 3},
+        {"max_samples": 6, "samples_from": "anywhere"},
+        {"mixture": [{"dataset": "more.jsonl"}]},
         {"mixture": [{"dataset": "more.jsonl", "weight": 0.5}]},
+        {"mixture": [{"dataset": "more.jsonl", "weight": 2, "max_samples": 4}], "max_samples": 7},
+        {"mixture": [{"dataset": "own.jsonl", "columns": {"prompt": "q", "chosen": "good"}}]},
         {"dataset": "dialogues.jsonl"},
         {"dataset": "dialogues.jsonl", "dialogue_text": "keep"},
     ],
@@ -129,16 +133,45 @@ def test_a_choice_of_rows_of_a_large_file(
     changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "more.jsonl", PAIRS[3:9])
+    write_jsonl(tmp_path / "more.jsonl", [{"prompt": "a"}, *PAIRS[3:9]])
+    own = [{"q": p["prompt"], "good": p["chosen"], "rejected": p["rejected"]} for p in PAIRS]
+    write_jsonl(tmp_path / "own.jsonl", own)
     write_jsonl(tmp_path / "dialogues.jsonl", DIALOGUES)
     whole = run(tmp_path, "dpo", "whole", **changed)
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prepared, "MIN_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "encode_rows", None)
     streamed = run(tmp_path, "dpo", "streamed", **changed)
     assert [without_seconds(step.metrics) for step in streamed] == [
         without_seconds(step.metrics) for step in whole
     ]
+    for name in ("data.json", "eval_data.json"):
+        reports = [json.loads((tmp_path / n / name).read_text()) for n in ("whole", "streamed")]
+        assert reports[0] == reports[1]
+
+
+def test_few_steps_read_few_rows_of_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "MIN_ROWS", 1)
+    numbered = [{**PAIRS[n % 10], "prompt": user_says(f"{n} cats")} for n in range(40)]
+    dataset = write_jsonl(tmp_path / "many.jsonl", numbered)
+    for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
+        run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
+        report = json.loads((tmp_path / f"run{steps}/data.json").read_text())
+        assert report["encoded"]["records"] == number
+        assert report["read"]["used"] == 40
+        note = f"{number} of the 40 usable rows are used: a random choice by seed 0, more than"
+        assert any(note in n for n in report["read"]["notes"]) == (number < 40)
+
+
+UNCLEAR = [
+    {"prompt": str(n), "response_a": "b", "response_b": "c", "preferred": 1} for n in range(6)
+]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +180,11 @@ def test_a_choice_of_rows_of_a_large_file(
         ({"columns": {"prompt": "question"}}, "has no column 'question'"),
         ({"dataset": [{"text": "a"}] * 9}, "has the columns text; preferences need"),
         ({"dataset": [{**p, "chosen": ""} for p in PAIRS]}, "none of which can be used"),
+        (
+            {"dataset": [{**p, "chosen": ""} for p in PAIRS], "max_samples": 3},
+            "none of which can be used",
+        ),
+        ({"dataset": UNCLEAR}, "it can't be known which response"),
         ({"max_length": 2}, "None of the 10 rows can be used"),
     ],
 )
@@ -159,7 +197,7 @@ def test_a_large_file_is_refused_as_a_small_one(
         run(tmp_path, "dpo", "whole", **changed)
     monkeypatch.setattr(prepared, "MIN_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
-    if "max_length" not in changed and "none of" not in message:
+    if message.startswith("has"):
         monkeypatch.setattr("accord.learn.offline.train.load_starting_model", None)  # before it
     with pytest.raises(DataError) as large:
         run(tmp_path, "dpo", "chunked", **changed)

@@ -9,6 +9,7 @@ from typing import Any
 from accord.compare.dataset import load_records
 from accord.data.kinds import Kind
 from accord.data.selection import ReadRows, limit_rows, mix_rows
+from accord.learn.loop.hub_rows import with_streamed_rows
 from accord.learn.loop.in_memory import InMemory
 from accord.lm.load import load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
@@ -27,6 +28,7 @@ def read_datasets(
     sets has the key `eval_dataset/NAME`. Raises DataError where one does not fit, ModelError where
     there is no tokenizer.
     """
+    settings = with_streamed_rows(settings, memory)
     if memory.read:
         return dict(memory.read)
     model = memory.model

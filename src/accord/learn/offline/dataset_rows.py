@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from accord.data.kinds import Kind
 from accord.data.read import choose_formats
 from accord.data.report import ReadReport
 from accord.data.stream import Columns, RecordStream, read_columns
-from accord.errors import DataError
+from accord.data.streamed_rows import StreamedMixture, StreamedRows
 from accord.learn.loop.datasets import EVAL, read_datasets, report_name
+from accord.learn.loop.hub_rows import with_streamed_rows
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.processes import processes
 from accord.learn.offline.methods import Method
 from accord.learn.offline.prepared import (
     Prepared,
     dataset_key,
-    files_size,
     may_be_prepared,
     open_prepared,
     save_prepared,
@@ -39,6 +39,7 @@ from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
+MIN_ROWS = 8192  # that are read of a large data set, however few steps there are
 STREAMED_BYTES = 64 << 20
 """Size of the files from which on records go to tokens one by one, and are never all in memory."""
 
@@ -54,9 +55,10 @@ class DatasetRows:
         self, settings: TrainSettings, method: Method[Any], memory: InMemory = NOTHING
     ) -> None:
         self._method, self._memory = method, memory
+        self._local = settings = with_streamed_rows(settings, memory)
         self._kinds = dataset_kinds(method)
         self._keys = {
-            name: dataset_key(settings, name)
+            name: dataset_key(settings, name, rows_for_steps(settings, name), STREAMED_BYTES)
             for name in self._kinds
             if getattr(settings, name, None)
             and not (memory.read or memory.method or name in memory.datasets)
@@ -65,7 +67,7 @@ class DatasetRows:
         self._streamed = {
             name: self._read_columns(name, settings)
             for name, key in self._keys.items()
-            if key and name not in self._prepared and _is_streamed(settings, name)
+            if key and name not in self._prepared and self._is_streamed(name)
         }
         others = self._kinds.keys() - {*self._prepared, *self._streamed}
         kinds = {name: kind for name, kind in self._kinds.items() if name in others}
@@ -112,11 +114,11 @@ class DatasetRows:
                 assert prepared is not None
                 check_token_ids(lm, [[prepared[0].largest_id]])
                 return prepared
-            if _is_streamed(settings, name):
-                self._streamed[name] = self._read_columns(name, settings)
+            if self._is_streamed(name):
+                self._streamed[name] = self._read_columns(name, self._local)
             else:
                 kinds = {name: self._kinds[name]}
-                self._read.update(read_datasets(settings, kinds, self._memory))
+                self._read.update(read_datasets(self._local, kinds, self._memory))
         notes = RecordNotes(method, isinstance(settings, RewardSettings))
         if name in self._streamed:
             return self._stream(name, lm, settings, notes)
@@ -127,19 +129,39 @@ class DatasetRows:
             save_prepared(key, make_encoding(lm, settings), groups, report, encoded)
         return groups, report, encoded
 
-    def _read_columns(self, name: str, settings: TrainSettings) -> Columns:
-        path, kind = str(getattr(settings, name)), self._kinds[name]
+    def _is_streamed(self, name: str) -> bool:
+        """Whether a data set is large, with those that are mixed with it."""
+        settings, key = self._local, self._keys[name]
+        sources = settings.mixture or [] if name == "dataset" else []
+        filters = [source.filter for source in sources]
+        if name != "reference_dataset":
+            filters.append(settings.filter)
+        if any(f is not None for f in filters):
+            return False  # of verdicts, which files do not hold: refused where they are read
+        return key is not None and key.bytes >= STREAMED_BYTES
+
+    def _read_columns(self, name: str, settings: TrainSettings) -> list[Columns]:
+        """The columns of a data set, and of those that are mixed with it."""
         renamed = {} if name == "reference_dataset" else settings.columns or {}
-        columns = read_columns(path, kind, renamed, columns_required=name == "dataset")
-        choose_formats(path, kind, list(columns.names))
-        return columns
+        sources: list[tuple[str, Mapping[str, str]]] = [(str(getattr(settings, name)), renamed)]
+        if name == "dataset":
+            sources += [(s.dataset, s.columns or {}) for s in settings.mixture or ()]
+        result = []
+        for path, names in sources:
+            required = name == "dataset"
+            columns = read_columns(path, self._kinds[name], names, columns_required=required)
+            choose_formats(path, self._kinds[name], list(columns.names))
+            result.append(columns)
+        return result
 
     def _stream(
         self, name: str, lm: LanguageModel, settings: TrainSettings, notes: RecordNotes
     ) -> Prepared:
-        """The rows of a large file, whose records are not in memory together."""
-        columns, key, encoding = self._streamed[name], self._keys[name], make_encoding(lm, settings)
+        """The rows of large files, whose records are not in memory together."""
+        key, encoding = self._keys[name], make_encoding(lm, settings)
         dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
+        kind = self._kinds[name]
+        streams = [RecordStream(columns, kind, dialogue_text) for columns in self._streamed[name]]
         assert key is not None
 
         def tokenise() -> Prepared:
@@ -147,14 +169,10 @@ class DatasetRows:
                 prepared = open_prepared(key, encoding)
                 if prepared is not None:
                     return prepared
-            stream = RecordStream(columns, self._kinds[name], dialogue_text)
-            try:
-                records = notes.passing(stream.records())
-                rows, encoded = encode_in_chunks(records, encoding, total=columns.rows)
-            except DataError:
-                stream.report()  # raises where no row could be read as a record
-                raise
-            read = stream.report()
+            chosen = choose_streamed(name, streams, settings)
+            records = notes.passing(chosen.records())
+            rows, encoded = encode_in_chunks(records, encoding, total=chosen.most_rows)
+            read = chosen.report()
             read = replace(read, notes=[*read.notes, *notes.notes()])
             save_prepared(key, encoding, rows, read, encoded)
             return rows, read, encoded
@@ -164,18 +182,36 @@ class DatasetRows:
         return rows, read, encoded
 
 
+def choose_streamed(
+    name: str, streams: Sequence[RecordStream], settings: TrainSettings
+) -> StreamedRows | StreamedMixture:
+    """The rows of a data set that the settings choose, as `read_datasets` chooses them."""
+    parts = [StreamedRows(stream) for stream in streams]
+    sources = settings.mixture or [] if name == "dataset" else []
+    counts = {"dataset": settings.max_samples, EVAL: settings.max_eval_samples}
+    limits = [counts.get(name), *(source.max_samples for source in sources)]
+    for part, limit in zip(parts, limits, strict=True):
+        part.limit(limit, settings.samples_from, settings.seed)
+    if len(parts) == 1:
+        rows = rows_for_steps(settings, name)
+        if rows is not None and parts[0].most_rows > 2 * rows:
+            why = f", more than max_steps={settings.max_steps} takes"
+            parts[0].limit(rows, "anywhere", settings.seed, why)
+        return parts[0]
+    weights = [source.weight for source in sources if source.weight is not None]
+    return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)
+
+
 def dataset_kinds(method: Method[Any]) -> dict[str, Kind]:
     """The kind of records that a method reads from each data set that its settings may name."""
     return {"dataset": method.kind, "eval_dataset": method.kind, "reference_dataset": "sft"}
 
 
-def _is_streamed(settings: TrainSettings, name: str) -> bool:
-    """Whether a data set is large, and all its rows are used: a choice among them is made in
-    memory."""
-    if name == "dataset" and (settings.max_samples or settings.mixture):
-        return False
-    if name == EVAL and settings.max_eval_samples:
-        return False
-    if settings.filter is not None and name != "reference_dataset":
-        return False
-    return files_size(str(getattr(settings, name))) >= STREAMED_BYTES
+def rows_for_steps(settings: TrainSettings, name: str) -> int | None:
+    """How many rows of a large data set are read where `max_steps` needs fewer than all: a power of
+    two, with a quarter more than the steps take, as some may be dropped; None for all."""
+    if name != "dataset" or settings.max_steps is None or settings.mixture:
+        return None
+    per_pass = settings.per_device_train_batch_size * processes().world_size
+    needed = settings.max_steps * settings.gradient_accumulation_steps * per_pass
+    return max(MIN_ROWS, 1 << (needed + needed // 4 - 1).bit_length())

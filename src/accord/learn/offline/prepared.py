@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from accord import data, reasoning
 from accord.compare.store.connection import is_store
+from accord.data.hub import hub_rows_identity
 from accord.data.report import ReadReport
 from accord.errors import StorageError
+from accord.hub_names import means_hub
 from accord.lm.tokens.encode import Encoding
 from accord.lm.tokens.encode_chunks import CHUNK_ERRORS, cache_of, open_chunk
 from accord.lm.tokens.encode_report import EncodeReport
@@ -36,21 +41,34 @@ _READING = [Path(data.__file__).parent, Path(__file__).parent, Path(reasoning.__
 Prepared = tuple[TokenRows, ReadReport, EncodeReport]
 
 
-def dataset_key(settings: TrainSettings, key: str) -> str | None:
-    """A digest of all that decides the records of a data set of the settings: files, columns, which
-    rows; None for one that is small, or no file or folder."""
+class DatasetKey(NamedTuple):
+    """A digest of all that decides the records of a data set, and the bytes that hold its rows."""
+
+    digest: str
+    bytes: int
+
+
+def dataset_key(
+    settings: TrainSettings, key: str, rows: int | None = None, large: int = 0
+) -> DatasetKey | None:
+    """The key of a data set of the settings: its files or hub data sets, columns, which rows (at
+    most `rows` of one of `large` bytes); None for one that is small, or neither a file nor of the
+    hub."""
     sources = settings.mixture or [] if key == "dataset" else []
     paths = [str(getattr(settings, key)), *(source.dataset for source in sources)]
-    if any(not Path(path).exists() or is_store(path) for path in paths):
+    origins = [_origin(path) for path in paths]
+    known = [origin for origin in origins if origin is not None]
+    size = sum(origin.bytes for origin in known)
+    if len(known) < len(origins) or size < MIN_BYTES:
         return None
-    if sum(map(files_size, paths)) < MIN_BYTES:
-        return None
-    is_choice = settings.max_samples or settings.max_eval_samples or sources
+    rows = rows if size >= large else None
+    is_choice = settings.max_samples or settings.max_eval_samples or sources or rows
     values = {
-        "files": [(path, digest_path(path)) for path in paths],
+        "files": [(path, origin.digest()) for path, origin in zip(paths, known, strict=True)],
         "method": type(settings).__name__,
         "mixture": [source.model_dump(mode="json") for source in sources],
         "seed": settings.seed if is_choice else None,
+        "rows": rows,
         "code": code_digest(*_READING),
         **settings.model_dump(
             mode="json",
@@ -64,15 +82,31 @@ def dataset_key(settings: TrainSettings, key: str) -> str | None:
             },
         ),
     }
-    return digest_json([key, values])[:32]
+    return DatasetKey(digest_json([key, values])[:32], size)
 
 
-def may_be_prepared(key: str) -> bool:
+class _Origin(NamedTuple):
+    """Where rows come from; its digest may take the time of reading them."""
+
+    bytes: int
+    digest: Callable[[], str]
+
+
+def _origin(path: str) -> _Origin | None:
+    if Path(path).exists():
+        return None if is_store(path) else _Origin(files_size(path), partial(digest_path, path))
+    if not means_hub(path):
+        return None
+    fingerprint, size = hub_rows_identity(path)
+    return _Origin(size, lambda: fingerprint)
+
+
+def may_be_prepared(key: DatasetKey) -> bool:
     """Whether a run has prepared this data set, perhaps for another tokenizer or other limits."""
-    return (cache_folder("rows") / key).is_dir()
+    return (cache_folder("rows") / key.digest).is_dir()
 
 
-def open_prepared(key: str, encoding: Encoding) -> Prepared | None:
+def open_prepared(key: DatasetKey, encoding: Encoding) -> Prepared | None:
     """The rows of a data set, if they were tokenised in this way and all their chunks are there."""
     folder = _folder(key, encoding)
     if folder is None or not folder.is_dir():
@@ -92,7 +126,7 @@ def open_prepared(key: str, encoding: Encoding) -> Prepared | None:
 
 
 def save_prepared(
-    key: str, encoding: Encoding, rows: TokenRows, read: ReadReport, encoded: EncodeReport
+    key: DatasetKey, encoding: Encoding, rows: TokenRows, read: ReadReport, encoded: EncodeReport
 ) -> None:
     """Write the index of a data set. Where it can't be written, the next run reads the rows."""
     folder, sources = _folder(key, encoding), rows.sources
@@ -113,9 +147,9 @@ def save_prepared(
         log.warning("The index of tokens is not cached for later runs: %s", error)
 
 
-def _folder(key: str, encoding: Encoding) -> Path | None:
+def _folder(key: DatasetKey, encoding: Encoding) -> Path | None:
     cache = cache_of(encoding)
-    return None if cache is None else cache_folder("rows") / key / cache.settings[:32]
+    return None if cache is None else cache_folder("rows") / key.digest / cache.settings[:32]
 
 
 def files_size(path: str) -> int:
