@@ -155,7 +155,7 @@ class Publisher:
             ) from refused
 
     def _served_version(self) -> str | None:
-        """The version of the weights on the server; None where it tells none."""
+        """The version of the weights on the server; None where it reports none."""
         try:
             version = self.client.get("/weight_info").get("weight_version")
         except RefusedError:
