@@ -2,10 +2,11 @@
 
     python benchmarks/start.py --model FOLDER --dataset pairs.jsonl --pairs 20000 200000
 
-The rows of the data set are repeated, each with a number of its own in its prompt. Both sides train
-LoRA adapters for one step of 8 pairs, from caches that are empty at the first start; TRL runs where
-`.venv-trl` has it (`make .venv-trl`). Memory is the largest resident set of the process and of the
-processes that it starts.
+The rows of the data set are repeated, each with a number of its own in its prompt. Both train LoRA
+adapters for one step of 8 pairs, from caches that are empty at the first start. accord runs twice:
+for a share of an epoch, which tokenises all rows as TRL does, and for `max_steps=1`, which does not
+need them all. TRL runs where `.venv-trl` has it (`make .venv-trl`). Memory is the largest resident
+set of the process and of the processes that it starts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from accord.data.read import read_records
 from accord.records import Comparison
 
 TRL = Path(__file__).resolve().parent.parent / ".venv-trl/bin/python"
+ACCORD, FEW_STEPS = "accord", "accord, max_steps=1"
 WORKER = Path(__file__).resolve().parent / "workers/trl_start.py"
 
 
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     facts = print_machine()
-    sides = ["accord"] + ["TRL"] * (TRL.is_file() and not args.without_trl)
+    sides = [ACCORD, FEW_STEPS] + ["TRL"] * (TRL.is_file() and not args.without_trl)
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for count in args.pairs:
@@ -50,8 +52,8 @@ def main() -> None:
             write_pairs(args.dataset, count, rows)
             for side in sides:
                 for start in ("first", "second"):
-                    cache = Path(folder) / f"{side}-{count}"
-                    figure = measure(side, args.model, rows, cache, start, args.max_length)
+                    cache = Path(folder) / f"{sides.index(side)}-{count}"
+                    figure = measure(side, args.model, rows, count, cache, start, args.max_length)
                     figures.append({"side": side, "pairs": count, "start": start, **figure})
                     print(figures[-1], flush=True)
             rows.unlink()
@@ -79,15 +81,16 @@ def _answer(text: str) -> list[dict[str, str]]:
 
 
 def measure(
-    side: str, model: str, rows: Path, cache: Path, name: str, max_length: int
+    side: str, model: str, rows: Path, count: int, cache: Path, name: str, max_length: int
 ) -> dict[str, float]:
     """Seconds and the largest memory, in MiB, of a run of one step, into a folder `name`."""
     cache.mkdir(exist_ok=True)
     run = str(cache / name)
     environment = {**os.environ, "ACCORD_CACHE": str(cache), "HF_HOME": str(cache)}
-    if side == "accord":
+    if side in (ACCORD, FEW_STEPS):
+        steps = "max_steps=1" if side == FEW_STEPS else f"num_train_epochs={8 / count:.9f}"
         command = [sys.executable, "-m", "accord", "train", "dpo", f"model={model}"]
-        command += [f"dataset={rows}", f"output_dir={run}", "max_steps=1", "lora={r: 16}"]
+        command += [f"dataset={rows}", f"output_dir={run}", steps, "lora={r: 16}"]
         command += ["per_device_train_batch_size=8", f"max_length={max_length}"]
     else:
         command = [str(TRL), str(WORKER), model, str(rows), run, str(max_length)]

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -266,19 +266,39 @@ def test_rounds_resume_after_the_server_failed(fake: FakeVllm, workspace: Path) 
     assert changes(requests(fake)) == WHOLE[1:]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["train.lora=off"], r"`sampler\.kind=vllm` needs `train\.lora`"),
-        (["train.lora.continue_adapter=false"], "the vLLM server's base does not change"),
-    ],
-)
-def test_settings_that_leave_the_servers_base(
-    overrides: list[str], message: str, fake: FakeVllm, workspace: Path
+def test_settings_that_leave_the_servers_base(fake: FakeVllm, workspace: Path) -> None:
+    merged = [*without_lora(fake), "train.lora.continue_adapter=false"]
+    with pytest.raises(SettingsError, match="the vLLM server's base does not change"):
+        single_stage("iterate", overrides=merged)
+
+
+def without_lora(fake: FakeVllm) -> list[str]:
+    return [text for text in overrides_for(fake) if not text.startswith("train.lora")]
+
+
+def test_rounds_of_whole_models_need_a_server_that_takes_them(
+    fake: FakeVllm, workspace: Path
 ) -> None:
-    shared = [text for text in overrides_for(fake) if not text.startswith("train.lora")]
-    with pytest.raises(SettingsError, match=message):
-        single_stage("iterate", overrides=[*shared, *overrides])
+    with pytest.raises(SettingsError, match="VLLM_SERVER_DEV_MODE=1"):
+        run_stage(single_stage("iterate", overrides=[*without_lora(fake), "train.lora=off"]))
+    assert not Path("out/round-0").exists()
+
+
+def test_each_round_is_sampled_from_its_whole_model(fake: FakeVllm, workspace: Path) -> None:
+    root = str(workspace.parent / "sft/model")
+    fake.take_weights(root)
+    fake.weights = root
+    used: list[str] = []
+
+    def answer(body: Any) -> tuple[int, Any]:
+        used.append(fake.weights)
+        return distinct_responses(body)
+
+    fake.answers[SAMPLE] = answer
+    run_stage(single_stage("iterate", overrides=[*without_lora(fake), "train.lora=off"]))
+    rounds = [str((workspace / f"out/round-{n}/train/model").resolve()) for n in (1, 2)]
+    assert [weights for weights, _ in groupby(used)] == [root, *rounds]
+    assert fake.weights == root
 
 
 def test_rounds_that_start_from_an_adapter(fake: FakeVllm, adapter: Path) -> None:

@@ -43,7 +43,9 @@ class FakeVllm:
             "/v1/completions": lambda body: (200, completion(body)),
             "/v1/load_lora_adapter": lambda body: (200, "Success"),
             "/v1/unload_lora_adapter": lambda body: (200, "Success"),
+            "/weight_info": lambda body: (404, {"detail": "Not Found"}),
         }
+        self.weights = self.version = "default"
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,6 +76,29 @@ class FakeVllm:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
         self.thread.start()
+
+    def take_weights(self, root: str) -> None:
+        """Replace weights on request, as a server in development mode that was started with `root`:
+        `weights` is the folder that it has, or "default"."""
+        self.answers["/v1/models"] = lambda body: (
+            200,
+            {"data": [{**MODELS["data"][0], "root": root}]},
+        )
+        self.answers["/weight_info"] = lambda body: (200, {"weight_version": self.version})
+        for path in ("/pause?mode=wait", "/resume", "/reset_prefix_cache"):
+            self.answers[path] = lambda body: (200, {"status": "done"})
+
+        def reload(body: Any) -> Answer:
+            assert body["method"] == "reload_weights"
+            self.weights = body["kwargs"]["weights_path"]
+            return 200, {"results": [None]}
+
+        def name(body: Any) -> Answer:
+            self.version = body["new_version"]
+            return 200, {"success": True}
+
+        self.answers["/collective_rpc"] = reload
+        self.answers["/update_weight_version"] = name
 
     def close(self) -> None:
         self.http.shutdown()

@@ -167,7 +167,7 @@ def test_a_failed_request_is_retried(fake: FakeVllm, failure: tuple[int, Any]) -
 
 
 def test_a_dead_engine_is_reported_without_a_retry(fake: FakeVllm) -> None:
-    sampler = connect(fake, retries=9)
+    sampler = connect(fake, retries=9, restart_timeout=0)
     fake.answers["/v1/completions"] = lambda body: (
         500,
         {"error": {"message": "EngineCore encountered an issue."}},
@@ -179,7 +179,7 @@ def test_a_dead_engine_is_reported_without_a_retry(fake: FakeVllm) -> None:
 
 
 def test_without_a_server(fake: FakeVllm) -> None:
-    sampler = connect(fake, retries=1)
+    sampler = connect(fake, retries=1, restart_timeout=0)
     fake.close()
     with pytest.raises(WorkError, match=r"did not answer .* in 2 attempts: no connection"):
         generate(sampler)
@@ -224,7 +224,7 @@ def test_which_model_is_sampled_from(fake: FakeVllm) -> None:
 def test_the_key_is_sent(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "secret")
     connect(fake, api_key_env="A_KEY")
-    assert fake.keys == ["Bearer secret"]
+    assert set(fake.keys) == {"Bearer secret"}
     monkeypatch.delenv("A_KEY")
     with pytest.raises(SettingsError, match=r"A_KEY, which sampler\.api_key_env names, is not set"):
         connect(fake, api_key_env="A_KEY")
@@ -288,11 +288,6 @@ def test_an_adapter_whose_first_answer_was_lost_is_loaded(fake: FakeVllm, adapte
     assert fake.seen[-1][1]["model"] != "base"
 
 
-def test_only_adapters_are_published(fake: FakeVllm, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="Train with `lora`"):
-        connect(fake).publish(tmp_path)
-
-
 def test_log_probs_before_the_temperature_are_refused(fake: FakeVllm) -> None:
     # The fake's likeliest token has one log-prob at all temperatures: raw ones.
     with pytest.raises(SettingsError, match=r"temperature=0.7 .*processed_logprobs"):
@@ -319,4 +314,4 @@ def test_closing_without_a_server_raises_nothing(fake: FakeVllm, tmp_path: Path)
     sampler.publish(tmp_path)
     fake.close()
     sampler.close()
-    assert sampler.model == sampler.base
+    assert sampler.model == "base"

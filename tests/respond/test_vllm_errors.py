@@ -52,7 +52,7 @@ def test_what_may_pass_is_sent_again(fake: FakeVllm, reply: Answer) -> None:
     ("status", "message", "advice"),
     [
         (401, "Unauthorized", "sampler.api_key_env"),
-        (404, "The model `accord-1` does not exist.", "publishes the adapter again"),
+        (404, "The model `accord-1` does not exist.", "no longer has this model"),
         (400, "[{'type': 'extra_forbidden', 'loc': ('body', 'top_k')}]", "without a gateway"),
         (400, "This model's maximum context length is 64 tokens.", "may have 64 tokens"),
     ],

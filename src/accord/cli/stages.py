@@ -127,7 +127,8 @@ def sample(overrides: Overrides = None, config: Config = None) -> None:
     \f
     With `sampler.kind=vllm sampler.url=http://127.0.0.1:8000` a vLLM server samples (0.10.2 or
     later), and of `model` only the tokenizer is loaded. If `model` is an adapter, the server must
-    serve its base; the adapter is loaded into the server for as long as it samples. Start the
+    serve its base; the adapter is loaded into the server for as long as it samples. A server with
+    `VLLM_SERVER_DEV_MODE=1` (0.32 or later) loads the whole weights of another model. Start the
     server with `--logprobs-mode processed_logprobs` for temperatures other than 1. To load
     adapters it needs `--enable-lora`, a `--max-lora-rank` of at least their rank, and the
     environment variable `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`. Responses of a server are not

@@ -247,10 +247,7 @@ class IterateSettings(Settings):
 
     def _check_adapters_for_server(self) -> None:
         if self.lora is None:
-            raise ValueError(
-                "`sampler.kind=vllm` needs `train.lora`: a server loads each round's adapter, and "
-                "can't load a whole model. Set `train.lora`."
-            )
+            return  # the server loads each round's whole model
         later = self.training(2, **_PLACEHOLDERS).lora
         if later is None or not later.continue_adapter:
             raise ValueError(

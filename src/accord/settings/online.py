@@ -69,7 +69,7 @@ class OnlineSettings(TrainSettings):
     )
     sampler: SamplerSettings = Field(
         SamplerSettings(),
-        description="The sampling engine; a vLLM server loads the policy's adapter before each "
+        description="The sampling engine; a vLLM server loads the policy before each "
         "iteration.",
     )
     beta: float = Field(
@@ -200,11 +200,6 @@ class OnlineSettings(TrainSettings):
                 f"`per_device_train_batch_size` counts responses: "
                 f"{self.per_device_train_batch_size} can't be divided among prompts with "
                 f"{self.num_generations} each. Make it a multiple of `num_generations`."
-            )
-        if self.sampler.kind == "vllm" and self.lora is None:
-            raise ValueError(
-                "`sampler.kind=vllm` needs `lora`: a server loads the policy's adapter before each "
-                "iteration, and can't load a whole model. Set `lora`."
             )
         if self.max_kl_action != "stop" and self.max_kl is None:
             raise ValueError("`max_kl_action` does nothing without `max_kl`. Set that too.")

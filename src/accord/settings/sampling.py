@@ -28,6 +28,12 @@ class SamplerSettings(Settings):
     retries: Annotated[int, NotIdentity] = Field(
         3, ge=0, description="vLLM: times that a request is sent again when the connection fails."
     )
+    restart_timeout: Annotated[float, NotIdentity] = Field(
+        300.0,
+        ge=0,
+        description="vLLM: seconds to wait for a server that went down during a run; once it is "
+        "started again, it gets the newest weights and the requests that it did not answer.",
+    )
     api_key_env: Annotated[str | None, NotIdentity] = Field(
         None,
         description="vLLM: environment variable that contains the server's API key, if it has one.",
@@ -41,7 +47,9 @@ class SamplerSettings(Settings):
                 f"got {self.url!r}"
             )
         if self.kind == "local":
-            key = self.changed("url", "model", "timeout", "retries", "api_key_env")
+            key = self.changed(
+                "url", "model", "timeout", "retries", "restart_timeout", "api_key_env"
+            )
             if key is not None:
                 raise ValueError(
                     f"`{key}` does nothing with `kind=local`, where the loaded model answers "

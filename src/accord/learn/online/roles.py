@@ -102,7 +102,10 @@ def load_roles(
         return roles
     if policy.unsaved:
         raise merged_base_error(settings.model, "lora.continue_adapter")
-    sampler.warn_unless_serving(policy.name)
+    if settings.lora is None:
+        sampler.published.require_taking_weights()
+    else:
+        sampler.warn_unless_serving(policy.name)
     published = Path(settings.output_dir) / "published"
 
     def sync_weights() -> None:

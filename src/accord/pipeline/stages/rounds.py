@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from accord.pipeline.stages.judges import build_judge
 from accord.pipeline.stages.lineage import FILE, Round, lineage, read_lineage
 from accord.records import Record
 from accord.report.tables.rounds import terminal_rounds_table
+from accord.respond.build import make_sampler
+from accord.respond.local.sampler import LocalSampler
 from accord.runs import atomic_folder, digest_json, write_json_atomic
 from accord.settings.arena import ArenaSettings
 from accord.settings.iterate import IterateSettings
@@ -73,10 +76,18 @@ def _with_stage_name(work: Iterator[Progress], name: str) -> Iterator[Progress]:
 
 
 def _check_base(settings: IterateSettings) -> None:
-    """Raise SettingsError where the first round would merge an adapter into the base, so that the
-    server's base would no longer be the model's."""
+    """Raise SettingsError where a server would sample from another model than the round's: it does
+    not take whole weights, or the first round would merge an adapter into the base."""
     lora = settings.lora
-    if settings.sampler.kind != "vllm" or lora is None or lora.continue_adapter:
+    if settings.sampler.kind != "vllm":
+        return
+    if lora is None:
+        sampler = make_sampler(settings.sampler, None)
+        assert not isinstance(sampler, LocalSampler)
+        with closing(sampler):
+            sampler.published.require_taking_weights()
+        return
+    if lora.continue_adapter:
         return
     if base_and_adapter(settings.model)[1] is not None:
         raise merged_base_error(settings.model, "train.lora.continue_adapter")

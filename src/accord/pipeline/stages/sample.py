@@ -95,17 +95,21 @@ def _open_sampler(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSam
     """The model's tokenizer and a sampler.
 
     With a server no weights are loaded: it has the model, or the base of an adapter, which is
-    then published to it.
+    then published to it; a server that replaces its weights gets another model's.
     """
     if settings.sampler.kind == "vllm":
         tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
         base, adapter = base_and_adapter(settings.model)
         sampler = make_sampler(settings.sampler, None)
         assert not isinstance(sampler, LocalSampler)
-        if adapter is None or not sampler.is_serving(adapter):
+        if adapter is not None and not sampler.is_serving(adapter):
             sampler.warn_unless_serving(base)
-            if adapter is not None:
-                sampler.publish(Path(adapter))
+            sampler.publish(Path(adapter))
+        elif adapter is None and not sampler.is_serving(base):
+            if sampler.published.takes_weights and Path(base).is_dir():
+                sampler.publish(Path(base))
+            else:
+                sampler.warn_unless_serving(base)
         return tokenizer, sampler
     lm = load_causal(
         settings.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,14 @@ from accord.respond.http import (
     request_with_retries,
 )
 from accord.respond.server_errors import QUOTED_CHARACTERS
+from accord.runs.activity import report_activity
 from accord.settings.sampling import SamplerSettings
+
+
+class ServerDownError(WorkError):
+    """The server does not answer. With `restarted`, it does, and lacks what was published to it."""
+
+    restarted = False
 
 
 class VllmClient:
@@ -55,6 +63,22 @@ class VllmClient:
         except httpx2.HTTPError:
             return False
 
+    def wait_until_healthy(self, failure: ServerDownError) -> None:
+        """Return when the server's engine runs again. Raises `failure` where it does not within
+        `restart_timeout`, and where it never stopped."""
+        if failure.restarted:
+            return
+        if self.is_healthy():
+            raise failure
+        limit = self.settings.restart_timeout
+        deadline = time.monotonic() + limit
+        while not self.is_healthy():
+            if time.monotonic() >= deadline:
+                raise failure
+            report_activity(f"waiting up to {limit:.0f} s for the vLLM server at {self.url}")
+            time.sleep(min(1.0, limit))
+        report_activity("")
+
     def unexpected_answer(self, path: str, what: str) -> WorkError:
         """The error for an answer that lacks what it must hold."""
         return WorkError(
@@ -89,7 +113,7 @@ class VllmClient:
             if result.status is None or result.status < 300:
                 continue
             if not self.is_healthy():
-                raise WorkError(
+                raise ServerDownError(
                     f"The engine of the vLLM server at {self.url} is dead: {path} gave "
                     f"{result.reason}. Look at the server's log, restart it, and run the same "
                     f"command again: it resumes where it stopped."
@@ -98,7 +122,7 @@ class VllmClient:
                 raise RefusedError(self.url + path, result.status, result.message)
         if failures[-1].status == 200:
             raise self.unexpected_answer(path, failures[-1].reason)
-        raise WorkError(
+        raise ServerDownError(
             f"The vLLM server at {self.url} did not answer {path} in {len(failures)} "
             f"attempts: {failures[-1].reason}. Is it running, and is sampler.url right? Start it "
             f"with `vllm serve MODEL`, wait for its /health, and run the same command again."

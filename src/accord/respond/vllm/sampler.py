@@ -1,4 +1,4 @@
-"""Sampling from a vLLM server, with the policy's newest adapter.
+"""Sampling from a vLLM server, with the policy's newest adapter or weights.
 
 Prompts are sent as token ids and responses come back as token ids, so no text is ever encoded
 again. Penalties, top-k, top-p and min-p are sent even where they do nothing: a server takes what a
@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import logging
 import math
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
-from accord.errors import SettingsError, WorkError
+from accord.errors import SettingsError
 from accord.lm.digest import is_same_path
 from accord.respond.http import RefusedError
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.vllm.client import VllmClient
+from accord.respond.vllm.client import ServerDownError, VllmClient
+from accord.respond.vllm.publishing import Publisher
 from accord.settings.sampling import SamplerSettings
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+MAX_RESTARTS = 3  # of a server, within one request of accord's
 COMPLETIONS = "/v1/completions"
 PROBE_TEMPERATURES = (1.0, 2.0)  # processed log-probs differ between them
 
@@ -31,9 +35,10 @@ PROBE_TEMPERATURES = (1.0, 2.0)  # processed log-probs differ between them
 class VllmSampler:
     """A Sampler (`respond.protocol`) on a vLLM server; its samples are not `exact`.
 
-    `publish` makes it sample from an adapter. `max_length` is the server's limit on a prompt and
-    its response, in tokens. Raises WorkError when the server can't be reached, SettingsError when
-    it does not serve the model.
+    `publish` makes it sample from an adapter or a model. `max_length` is the server's limit on a
+    prompt and its response, in tokens. A server that goes down is waited for, and gets again what
+    was published. Raises WorkError when the server can't be reached, SettingsError when it does not
+    serve the model.
     """
 
     def __init__(self, settings: SamplerSettings) -> None:
@@ -42,16 +47,23 @@ class VllmSampler:
         if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
             raise self.client.unexpected_answer("/v1/models", "no list of models")
         model = _select_model(models, settings.model, self.client.url)
-        self.base = self.model = str(model["id"])
         max_length = model.get("max_model_len")
         self.max_length = max_length if isinstance(max_length, int) else None
-        self._root = model.get("root")  # the folder or name that the server loaded it from
-        self._run_id, self._version = uuid.uuid4().hex[:8], 0
+        root = model.get("root")  # the folder or name that the server loaded it from
+        base = str(model["id"])
+        self.published = Publisher(self.client, base, root if isinstance(root, str) else None)
+        self.published.restore_started()
         self._logprobs_processed: bool | None = None
+
+    @property
+    def model(self) -> str:
+        """The name that is requested: of the server's model, or of the adapter published to it."""
+        return self.published.model
 
     def is_serving(self, model_path: str) -> bool:
         """Whether the server says that it loaded its model from this folder or name."""
-        return isinstance(self._root, str) and is_same_path(model_path, self._root)
+        root = self.published.root
+        return root is not None and is_same_path(model_path, root)
 
     def warn_unless_serving(self, model_path: str) -> None:
         """Log a warning where the server may serve another model than the one at a path.
@@ -64,41 +76,21 @@ class VllmSampler:
                 "The vLLM server at %s says that it serves %s: it can't be seen whether that is "
                 "%s. If its weights differ, the responses are another model's.",
                 self.client.url,
-                self._root or self.base,
+                self.published.root or self.published.base,
                 model_path,
             )
 
     def publish(self, folder: Path) -> None:
-        """Sample from the adapter that peft saved in a folder, from the next call on.
+        """Sample from the adapter or the model that was saved in a folder, from the next call on.
 
-        Each version has a new name, so that no answer can be from an older one. The server reads
-        the folder itself, before this returns. Raises SettingsError where the server refuses.
+        The server reads the folder itself, before this returns, and no later answer is from an
+        older version. Raises SettingsError where the server refuses.
         """
-        if not (folder / "adapter_config.json").is_file():
-            raise SettingsError(
-                f"{folder} holds no adapter (no adapter_config.json), and a vLLM server can load "
-                f"only adapters. Train with `lora`, or use sampler.kind=local."
-            )
-        name = f"accord-{self._run_id}-{self._version + 1}"
-        body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        try:
-            self.client.command("/v1/load_lora_adapter", body)
-        except RefusedError as refused:
-            # "already loaded": the answer to an earlier attempt was lost.
-            if "already" not in refused.message:
-                raise SettingsError(
-                    f"The vLLM server at {self.client.url} does not load the adapter {folder} "
-                    f"(status {refused.status}: {refused.message}). {_lora_remedy(refused)}"
-                ) from refused
-        old, self.model, self._version = self.model, name, self._version + 1
-        if old != self.base:
-            self._unload(old)
+        self._through_restarts(lambda: self.published.publish(folder))
 
     def close(self) -> None:
-        """Unload the adapter from the server, and close the connection."""
-        if self.model != self.base:
-            self._unload(self.model)
-            self.model = self.base
+        """Remove from the server what was published, and close the connection."""
+        self.published.close()
         self.client.http.close()
 
     def __call__(
@@ -115,8 +107,32 @@ class VllmSampler:
         size = max(1, settings.batch_size // settings.num_responses)
         samples: list[list[Sample]] = []
         for start in range(0, len(prompts), size):
-            samples += self._sample_batch(prompts[start : start + size], settings)
+            batch = partial(self._sample_batch, prompts[start : start + size], settings)
+            samples += self._through_restarts(batch)
         return samples
+
+    def _through_restarts(self, work: Callable[[], T]) -> T:
+        """The result of requests. A server that went down is waited for; one that was started again
+        gets what was published again, and is asked again."""
+        down: ServerDownError | None = None
+        for attempt in range(MAX_RESTARTS + 1):
+            try:
+                if attempt:
+                    self.published.publish_again()
+                result = work()
+                if self.published.is_current():
+                    return result
+                down = ServerDownError(
+                    f"The vLLM server at {self.client.url} does not keep the weights that it "
+                    "gets: it is started again and again, or another run publishes to it."
+                )
+            except ServerDownError as error:
+                down = error
+                log.warning("%s", error)
+                self.client.wait_until_healthy(error)
+            log.warning("The vLLM server at %s is asked again.", self.client.url)
+        assert down is not None
+        raise down
 
     def _sample_batch(
         self, prompts: Sequence[tuple[int, ...]], settings: SamplingSettings
@@ -167,6 +183,13 @@ class VllmSampler:
         try:
             return self.client.post(COMPLETIONS, body)
         except RefusedError as refused:
+            if refused.kind == "model" and self.published.is_published:
+                gone = ServerDownError(
+                    f"The vLLM server at {self.client.url} no longer has what was published to it "
+                    f"({refused.message}): it was started again."
+                )
+                gone.restarted = True
+                raise gone from refused
             raise SettingsError(
                 f"The vLLM server at {self.client.url} refused to sample from {self.model!r} "
                 f"(status {refused.status}): {refused.message} {self._refusal_remedy(refused)}"
@@ -177,10 +200,7 @@ class VllmSampler:
         if refused.kind == "key":
             return "Set sampler.api_key_env to the variable with the server's key."
         if refused.kind == "model":
-            return (
-                "The server no longer has this model or adapter: it may have been started again. "
-                "Run the same command again, which publishes the adapter again; see sampler.model."
-            )
+            return "The server no longer has this model: see sampler.model."
         if refused.kind in ("parameter", "temperature", "schema"):
             return (
                 "It does not take what accord asks of a vLLM server (0.10.2 or later), such as "
@@ -250,12 +270,6 @@ class VllmSampler:
                 COMPLETIONS, "a response without top_logprobs"
             ) from error
 
-    def _unload(self, name: str) -> None:
-        try:
-            self.client.command("/v1/unload_lora_adapter", {"lora_name": name})
-        except (RefusedError, WorkError) as error:  # it only takes a slot on the server
-            log.warning("The adapter %s stays on the server: %s", name, error)
-
 
 def _select_model(models: list[dict[str, Any]], name: str | None, url: str) -> dict[str, Any]:
     """The entry of /v1/models to sample from: `name`, or the only base model."""
@@ -273,21 +287,6 @@ def _select_model(models: list[dict[str, Any]], name: str | None, url: str) -> d
             f"Correct sampler.model, or leave it out."
         )
     return by_name[name]
-
-
-def _lora_remedy(refused: RefusedError) -> str:
-    """The remedy for a refused adapter, by the server's message."""
-    message = refused.message.lower()
-    if "rank" in message:
-        return "Start the server with a --max-lora-rank that is at least lora.r."
-    if "no adapter found" in message:
-        return "The server must see the same folder: run it on this machine, or share the disk."
-    if message == "not found" or "detail" in message or "lora" not in message:
-        return (
-            "Start the server with --enable-lora and the environment variable "
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
-        )
-    return "Look at the server's log."
 
 
 def _choice_index(choice: Any) -> int:
