@@ -2,6 +2,7 @@
 
 A product of few rows with a plain weight spends half its time reordering the weight for the
 processor's matrix units (AMX). oneDNN can do that once and cache the copy; the numbers are equal.
+Where a layer has the usual form, its products of the same input are one (`fused`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from accord.lm.kernels.fused import Rotation, fused_forward, fused_linears
 from accord.lm.model import LanguageModel
 from accord.objectives.logprobs import Head
 
@@ -36,14 +40,26 @@ def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
     if lm.device.type != "cpu" or size > MAX_BYTES or not modules or not has_onednn_bf16():
         yield head
         return
-    try:
+    replaced: dict[nn.Module, Callable[..., Any]] = {}
+    with torch.no_grad():
+        fused: set[nn.Module] = set()
+        rotation, make_linear = Rotation(), partial(_prepacked_linear, rows=rows)
+        for module in lm.backbone.modules():
+            forward = fused_forward(module, make_linear, rotation)
+            if forward is not None:
+                replaced[module] = forward
+                fused.update(fused_linears(module))
         for module in modules:
-            vars(module)["forward"] = _prepacked_linear(module.weight, module.bias, rows)
+            if module not in fused:
+                replaced[module] = _prepacked_linear(module.weight, module.bias, rows)
+    try:
+        for module, forward in replaced.items():
+            vars(module)["forward"] = forward
         if head.weight.dtype == torch.bfloat16:
             head = replace(head, product=_prepacked_linear(head.weight, None, rows))
         yield head
     finally:
-        for module in modules:
+        for module in replaced:
             vars(module).pop("forward", None)
 
 
