@@ -212,6 +212,19 @@ def test_weights_are_repacked_only_while_sampling() -> None:
     assert "forward" not in vars(layer.mlp)
 
 
+def test_a_forward_that_somebody_replaced_stays() -> None:
+    lm = make_lm(causal("llama").bfloat16())
+    mlp, up = lm.backbone.layers[0].mlp, lm.backbone.layers[1].mlp.up_proj
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    vars(mlp)["forward"] = vars(up)["forward"] = doubled
+    with torch.no_grad(), prepacked_linears(lm, 8), prepacked_linears(lm, 8):
+        assert vars(mlp)["forward"] is vars(up)["forward"] is doubled
+    assert vars(mlp)["forward"] is vars(up)["forward"] is doubled
+
+
 @pytest.mark.parametrize("name", ["gpt-oss", "phi"])
 def test_linear_layers_outside_fused_ones_are_repacked_alone(name: str) -> None:
     lm = make_lm(causal(name).bfloat16())

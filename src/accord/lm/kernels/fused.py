@@ -71,6 +71,7 @@ def _has_linears(module: nn.Module, names: tuple[str, ...]) -> bool:
     return all(
         type(layer) is nn.Linear
         and layer.weight.dtype == torch.bfloat16
+        and "forward" not in vars(layer)
         and all(_is_own_hook(hook) for hook in _hooks(layer))
         for layer in layers
     ) and all(_is_own_hook(hook) for hook in _hooks(module))

@@ -43,14 +43,16 @@ def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
     replaced: dict[nn.Module, Callable[..., Any]] = {}
     with torch.no_grad():
         fused: set[nn.Module] = set()
-        rotation, make_linear = Rotation(), partial(_prepacked_linear, rows=rows)
+        rotation, make_linear = Rotation(), partial(_packed_product, rows=rows)
         for module in lm.backbone.modules():
+            if "forward" in vars(module):  # somebody else's
+                continue
             forward = fused_forward(module, make_linear, rotation)
             if forward is not None:
                 replaced[module] = forward
                 fused.update(fused_linears(module))
         for module in modules:
-            if module not in fused:
+            if module not in fused and "forward" not in vars(module):
                 replaced[module] = _prepacked_linear(module.weight, module.bias, rows)
     try:
         for module, forward in replaced.items():
@@ -64,17 +66,26 @@ def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
 
 
 def _prepacked_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
-    """x ↦ x·Wᵀ + b in bf16, with W reordered once."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-    plain = weight.detach()
+    """x ↦ x·Wᵀ + b, in bf16 with W reordered once."""
+    product, plain = _packed_product(weight, bias, rows), weight.detach()
 
     def linear(x: Tensor) -> Tensor:
         if x.dtype != torch.bfloat16:
             return nn.functional.linear(x, plain, bias)
+        return product(x)
+
+    return linear
+
+
+def _packed_product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+    """x ↦ x·Wᵀ + b of bf16 inputs, with W reordered once; W itself is not retained."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+
+    def product(x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
         return out
 
-    return linear
+    return product
 
 
 def has_onednn_bf16() -> bool:
