@@ -198,6 +198,7 @@ def _reference(settings: OnlineSettings, memory: InMemory, policy: LanguageModel
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
+        quantization=settings.quantization,
     )
     lm.model.requires_grad_(False)
     check_same_tokenizer(policy, lm)
@@ -262,6 +263,7 @@ def _separate_critic(
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
             trainable=settings.lora is None,
+            quantization=settings.quantization,
         )
     if not same_vocabulary(policy, critic):  # it reads the policy's token ids
         raise SettingsError(
