@@ -10,7 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from accord.errors import ModelError, SettingsError
-from accord.lm.checks import check_finite_weights, check_is_causal, check_packing
+from accord.lm.checks import (
+    check_finite_weights,
+    check_is_causal,
+    check_packing,
+    check_quantised,
+)
 from accord.lm.heads import init_score_heads
 from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.loading.adapters import has_head, merge_into_base
@@ -76,8 +81,8 @@ def load_causal(
     With precision bf16 the weights are bfloat16, unless they are `trainable`: optimiser steps are
     too small for bfloat16. With `merge` False only the base of an adapter is loaded, to continue
     the adapter on it. With `quantization` its linear layers have 4-bit weights, which are frozen:
-    an adapter can't be merged into them (SettingsError). Raises ModelError for a folder without configuration, tokenizer or
-    safetensors weights, and for one that is another kind of model.
+    an adapter can't be merged into them (SettingsError). Raises ModelError for a folder without
+    configuration, tokenizer or safetensors weights, and for one that is another kind of model.
     """
     base, adapter = base_and_adapter(path)
     tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
@@ -193,6 +198,7 @@ def finish_loading(lm: LanguageModel) -> LanguageModel:
     lm.max_length = lm.max_length or lm.max_positions
     _log_scaled_positions(lm)
     speed_up_norms(lm.inner)
+    check_quantised(lm)
     check_finite_weights(lm)
     check_is_causal(lm)
     if not check_packing(lm):

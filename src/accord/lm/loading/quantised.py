@@ -1,19 +1,19 @@
 """4-bit weights of a frozen base: which layers have them, and how transformers is asked for them.
 
-NF4 with double quantisation (Dettmers et al. 2023, "QLoRA", sections 3.1 and 3.2): a weight is one of
-16 quantiles of a normal distribution times the largest magnitude of its block of 64, and these
+NF4 with double quantisation (Dettmers et al. 2023, "QLoRA", section 3): a weight is one of 16
+quantiles of a normal distribution times the largest magnitude of its block of 64, and these
 magnitudes are 8-bit numbers in blocks of 256 themselves.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from accord.errors import ModelError, SettingsError
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BLOCK, STATE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale of their own."""
+CHECKED = 1 << 22  # weights of a layer whose numbers are compared
 # Heads: their states are few, and errors there go straight into the numbers that are read.
 HEADS = ("score", "lm_head", "embed_out")
 
@@ -35,7 +36,6 @@ def quantisation_config(quantization: QuantizationName, dtype: torch.dtype) -> A
     require_bitsandbytes(f"quantization={quantization}")
     from transformers import BitsAndBytesConfig
 
-    _silence_optional_kernels()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization,
@@ -51,7 +51,6 @@ def require_bitsandbytes(setting: str) -> None:
     if find_spec("bitsandbytes") is None:
         raise SettingsError(f"{setting} needs bitsandbytes, which is not installed. {remedy}")
     try:
-        _silence_optional_kernels()
         import bitsandbytes  # noqa: F401
     except Exception as error:  # its libraries are loaded, whatever is wrong with them
         text = " ".join(str(error).split())[:200]
@@ -59,11 +58,6 @@ def require_bitsandbytes(setting: str) -> None:
             f"{setting} needs bitsandbytes, which can't be imported here "
             f"({type(error).__name__}: {text}). {remedy}"
         ) from error
-
-
-def _silence_optional_kernels() -> None:
-    """bitsandbytes logs a warning where kernels that it could download are not there."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def quantised_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -81,6 +75,11 @@ def packed_bytes(weights: int) -> int:
     return -(-weights // 2) + scales + 4 * (-(-scales // STATE_BLOCK))
 
 
+def is_4bit(module: nn.Module) -> bool:
+    """Whether a layer is one of bitsandbytes' with a 4-bit weight."""
+    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+
+
 def refuse_merging(path: str) -> SettingsError:
     """The error of an adapter that would have to be merged into 4-bit weights."""
     return SettingsError(
@@ -95,9 +94,7 @@ def finish_quantised(model: Any, name: str) -> None:
 
     Raises ModelError where no layer has 4-bit weights, or the vocabulary's head has them.
     """
-    from bitsandbytes.nn import Linear4bit
-
-    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    layers: list[Any] = [module for module in model.modules() if is_4bit(module)]
     if not layers:
         raise ModelError(
             f"{name}: a {type(model).__name__} has no linear layers that could be held in 4 bits. "
@@ -113,11 +110,88 @@ def finish_quantised(model: Any, name: str) -> None:
         # weights out for a kernel that has no backward pass: later training passes through these
         # layers would have no gradient, in silence.
         layer.support_avx512bf16_for_cpu = False
+    _log_share(model, layers, name)
+
+
+def _log_share(model: Any, layers: Sequence[Any], name: str) -> None:
+    """Log how much of a model is held in 4 bits: a small part saves little."""
     held = sum(layer.weight.numel() * 2 for layer in layers)
-    total = held + sum(p.numel() for p in model.parameters() if p.is_floating_point())
+    others = [p for p in model.parameters() if p.is_floating_point()]
+    total = held + sum(p.numel() for p in others)
+    experts = sum(p.numel() for p in others if p.ndim > 2)
     log.info(
-        "%s: %.0f %% of its weights are held in 4 bits (NF4, double quantisation); embeddings, "
-        "norms and heads are not.",
+        "%s: %.0f %% of its weights are held in 4 bits; embeddings, norms and heads are not.",
         name,
         100 * held / total,
     )
+    if experts > held:
+        log.warning(
+            "%s: %.0f %% of its weights are those of experts, which a %s holds as one tensor of "
+            "three dimensions: they are not quantised, so quantization saves little.",
+            name,
+            100 * experts / total,
+            type(model).__name__,
+        )
+
+
+def quantised_state(layer: Any) -> tuple[Tensor, ...]:
+    """All tensors that a 4-bit layer's weight consists of: its codes, and their scales."""
+    state = layer.weight.quant_state
+    codes = layer.weight.detach().as_subclass(torch.Tensor)
+    return codes, state.absmax, state.state2.absmax, state.offset
+
+
+def expanded(layer: Any, count: int) -> Tensor:
+    """The first `count` numbers that a 4-bit layer's weight stands for, flat, in float32: a code's
+    quantile times the scale of its block, which is a quantile times a scale, plus their mean."""
+    codes, scales, outer, offset = quantised_state(layer)
+    state = layer.weight.quant_state
+    blocks = scales[: -(-count // BLOCK)]
+    plain = state.state2.code[blocks.long()] * outer.repeat_interleave(STATE_BLOCK)[: len(blocks)]
+    plain = plain + offset
+    pairs = codes.view(-1)[: -(-count // 2)]
+    both = torch.stack([pairs >> 4, pairs & 15], 1).view(-1)[:count]
+    return state.code[both.long()] * plain.repeat_interleave(BLOCK)[:count]
+
+
+@torch.no_grad()
+def check_numbers(model: Any, name: str) -> None:
+    """Raise ModelError where bitsandbytes computes with other numbers than the codes stand for.
+
+    Its kernel for CPUs does so where the rows of a matrix are no whole number of blocks. One layer
+    of each shape is looked at.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    layers = {m.weight.quant_state.shape: (n, m) for n, m in model.named_modules() if is_4bit(m)}
+    for shape, (layer_name, layer) in layers.items():
+        count = min(CHECKED, shape[0] * shape[1])
+        expected = expanded(layer, count)
+        state = layer.weight.quant_state
+        actual = dequantize_4bit(layer.weight.detach(), state).reshape(-1)[:count].float()
+        if not torch.allclose(actual, expected, rtol=1e-2, atol=1e-6):
+            whole = "" if shape[1] % BLOCK == 0 else f", no multiple of {BLOCK}"
+            raise ModelError(
+                f"{name}: bitsandbytes computes with other numbers than it has stored in "
+                f"{layer_name}, whose rows have {shape[1]} weights{whole}. Leave quantization out; "
+                f"on a CUDA device it may be right."
+            )
+
+
+def holds(layer: Any, saved: Tensor) -> bool:
+    """Whether a 4-bit layer's weight is what quantising a saved matrix gives, to the bit."""
+    from bitsandbytes.functional import quantize_4bit
+
+    state = layer.weight.quant_state
+    if issubclass(layer.source_cls, Conv1D):  # saved transposed
+        saved = saved.T
+    if saved.shape != state.shape:
+        return False
+    codes, quantised = quantize_4bit(
+        saved.to(layer.weight.device, state.dtype).contiguous(),
+        blocksize=state.blocksize,
+        compress_statistics=True,
+        quant_type=state.quant_type,
+    )
+    tensors = (codes, quantised.absmax, quantised.state2.absmax, quantised.offset)
+    return all(map(torch.equal, quantised_state(layer), tensors))
