@@ -32,7 +32,7 @@ from tests.lm.toys import random_groups, save_toy, toy_tokenizer, with_adapters
 needs_bitsandbytes = pytest.mark.skipif(
     util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (the extra `quantization`)"
 )
-GROUPS = random_groups([(5, (3, 9)), (2, (4,)), (7, (1, 6, 2))], 96)
+GROUPS = random_groups([(5, (3, 9)), (2, (4,)), (7, (1, 6, 2))], len(toy_tokenizer()))
 ENDED = [PromptGroup(g.prompt, tuple((*r, 2) for r in g.responses), g.ranks) for g in GROUPS]
 # Of several families: tied embeddings, windows, Conv1D (transposed weights), experts, biases.
 FAMILIES = ("llama", "gemma3", "gpt2", "qwen3-moe", "gpt-oss", "phi")
@@ -45,6 +45,7 @@ WIDER = {
     "moe_intermediate_size": 64,
     "head_dim": 16,
     "n_embd": 64,
+    "vocab_size": len(toy_tokenizer()),
 }
 
 
@@ -218,8 +219,9 @@ def test_digests_tell_the_base_and_its_4_bits_apart(tmp_path: Path) -> None:
     assert weights_digest(lm) != before
     assert not has_same_weights(lm, same)
     lm = load_causal(path, quantization="nf4")
-    assert has_same_weights(lm, same)
-    assert not has_same_weights(lm, other)
+    for model in (lm, with_adapters(lm, seed=0)):
+        assert has_same_weights(model, same)
+        assert not has_same_weights(model, other)
 
 
 @needs_bitsandbytes

@@ -64,8 +64,8 @@ def _not_finite(lm: LanguageModel, what: str) -> ModelError:
 
 
 def check_quantised(lm: LanguageModel) -> None:
-    """Raise ModelError where 4-bit weights would be read wrongly: by bitsandbytes, or by layers with
-    a recurrent state, which use weights without calling the layers that they belong to."""
+    """Raise ModelError where 4-bit weights would be read wrongly: by bitsandbytes, or by layers
+    with a recurrent state, which use weights without calling the layers that they belong to."""
     if not lm.is_quantised:
         return
     if _has_recurrent_state(lm.inner.config.get_text_config()):

@@ -198,8 +198,8 @@ def finish_loading(lm: LanguageModel) -> LanguageModel:
     lm.max_length = lm.max_length or lm.max_positions
     _log_scaled_positions(lm)
     speed_up_norms(lm.inner)
-    check_quantised(lm)
     check_finite_weights(lm)
+    check_quantised(lm)
     check_is_causal(lm)
     if not check_packing(lm):
         warn_about_plain_rows(type(lm.inner).__name__)

@@ -94,7 +94,7 @@ def load_roles(
         reference = memory.ref_model or _reference(settings, memory, policy)
     models = {"policy": policy, "critic": critic, "reference": reference}
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
-    for line in memory_report(memory_plan(models | rewards)):
+    for line in memory_report(memory_plan(models | rewards, settings.optim)):
         log.info("%s", line)
     sampler = make_sampler(settings.sampler, policy)
     roles = Roles(policy, critic, reference, reward, sampler)

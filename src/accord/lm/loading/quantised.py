@@ -60,9 +60,10 @@ def require_bitsandbytes(setting: str) -> None:
         ) from error
 
 
-def quantised_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of an unquantised model whose weights `quantization` would hold in 4 bits."""
-    kept = {*HEADS, *(getattr(model, "_keep_in_fp32_modules", None) or ())}
+def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers of an unquantised model, with adapters or without, whose weights `quantization`
+    would hold in 4 bits."""
+    kept = {*HEADS, "lora_A", "lora_B", *(getattr(model, "_keep_in_fp32_modules", None) or ())}
     for name, module in model.named_modules():
         is_linear = type(module) is nn.Linear or isinstance(module, Conv1D)
         if is_linear and not kept & set(name.split(".")):
@@ -76,8 +77,20 @@ def packed_bytes(weights: int) -> int:
 
 
 def is_4bit(module: nn.Module) -> bool:
-    """Whether a layer is one of bitsandbytes' with a 4-bit weight."""
-    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+    """Whether a layer is one of bitsandbytes' with a 4-bit weight; peft's layer around one is not,
+    though it shows the same weight."""
+    return is_4bit_weight(module._parameters.get("weight"))
+
+
+def is_4bit_weight(weight: Any) -> bool:
+    """Whether a parameter holds 4-bit codes, with their scales beside it."""
+    return getattr(weight, "quant_state", None) is not None
+
+
+def weight_bytes(weight: Any) -> int:
+    """Bytes of a 4-bit weight with its scales, as `packed_bytes` computes them."""
+    state = weight.quant_state
+    return sum(t.numel() * t.element_size() for t in (weight, state.absmax, state.state2.absmax))
 
 
 def refuse_merging(path: str) -> SettingsError:

@@ -70,7 +70,7 @@ def _remark_on_precision(lm: LanguageModel, path: str, trained_in: str | None) -
 
 def reward_file_values(lm: LanguageModel) -> dict[str, Any]:
     """What `reward.json` says of a reward model or critic."""
-    values = {
+    values: dict[str, Any] = {
         "mean": lm.score_mean,
         "std": lm.score_std,
         "max_length": lm.max_length,
