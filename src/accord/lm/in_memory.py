@@ -63,7 +63,7 @@ def _check_in_memory(model: Any, name: str, is_scalar: bool) -> None:
     """Raise ModelError for a model whose weights or head accord can't use."""
     if getattr(model, "is_quantized", False):
         raise ModelError(
-            f"{name} was loaded quantised by other code, and accord can't tell how. Pass its path "
+            f"{name} was loaded quantised by other code, so how is not known here. Pass its path "
             f'or hub name with quantization="nf4", or load it without quantization_config.'
         )
     if not is_scalar:

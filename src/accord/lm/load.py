@@ -86,9 +86,7 @@ def load_causal(
     """
     base, adapter = base_and_adapter(path)
     tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
-    merged = adapter if merge else None
-    if merged and quantization is not None:
-        raise refuse_merging(path)
+    merged = _to_merge(adapter if merge else None, quantization)
     dtype = _load_dtype(precision, trainable, merged)
     loaded = from_pretrained(
         AutoModelForCausalLM,
@@ -143,9 +141,7 @@ def load_scalar(
     """
     base, adapter = base_and_adapter(path)
     tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
-    merged = adapter if merge else None
-    if merged and quantization is not None:
-        raise refuse_merging(path)
+    merged = _to_merge(adapter if merge else None, quantization)
     dtype = _load_dtype(precision, trainable, merged)
     reward = read_reward_file(path)
     trained = int(reward.get("heads", 1)) if reward else None
@@ -237,6 +233,12 @@ def _refuse_reward_model(path: str, loaded: Pretrained) -> None:
             f"language model is needed here. Name it in `reward_model`, and here the model whose "
             f"responses it scores."
         )
+
+
+def _to_merge(adapter: str | None, quantization: QuantizationName | None) -> str | None:
+    if adapter and quantization is not None:
+        raise refuse_merging(adapter)
+    return adapter
 
 
 def _load_dtype(precision: Precision, trainable: bool, adapter: str | None) -> torch.dtype:

@@ -82,7 +82,7 @@ def restore_optimiser_state(
     optimiser: Any, parameter: nn.Parameter, saved: Mapping[str, Tensor]
 ) -> None:
     """Give an optimiser a copy of what `optimiser_state` returned, in this or another process;
-    where that is nothing, the parameter starts anew."""
+    where that is nothing, the parameter starts without moments."""
     optimiser.state.pop(parameter, None)
     if not saved:
         return

@@ -63,10 +63,10 @@ def require_bitsandbytes(setting: str) -> None:
 def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers of an unquantised model, with adapters or without, whose weights `quantization`
     would hold in 4 bits."""
-    kept = {*HEADS, "lora_A", "lora_B", *(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    excluded = {*HEADS, "lora_A", "lora_B", *(getattr(model, "_keep_in_fp32_modules", None) or ())}
     for name, module in model.named_modules():
         is_linear = type(module) is nn.Linear or isinstance(module, Conv1D)
-        if is_linear and not kept & set(name.split(".")):
+        if is_linear and not excluded & set(name.split(".")):
             yield name, module
 
 
@@ -128,16 +128,16 @@ def finish_quantised(model: Any, name: str) -> None:
 
 def _log_share(model: Any, layers: Sequence[Any], name: str) -> None:
     """Log how much of a model is held in 4 bits: a small part saves little."""
-    held = sum(layer.weight.numel() * 2 for layer in layers)
+    four_bit = sum(layer.weight.numel() * 2 for layer in layers)
     others = [p for p in model.parameters() if p.is_floating_point()]
-    total = held + sum(p.numel() for p in others)
+    total = four_bit + sum(p.numel() for p in others)
     experts = sum(p.numel() for p in others if p.ndim > 2)
     log.info(
         "%s: %.0f %% of its weights are held in 4 bits; embeddings, norms and heads are not.",
         name,
-        100 * held / total,
+        100 * four_bit / total,
     )
-    if experts > held:
+    if experts > four_bit:
         log.warning(
             "%s: %.0f %% of its weights are those of experts, which a %s holds as one tensor of "
             "three dimensions: they are not quantised, so quantization saves little.",
