@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from accord.errors import ModelError
 from accord.lm.attention.packed import NAME
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.kernels.last_layer import LastLayer
+from accord.lm.loading.quantised import check_numbers, is_4bit
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 
@@ -48,11 +50,31 @@ def check_finite_weights(lm: LanguageModel) -> None:
                 ", …" if len(rows) > 4 else "",
             )
             continue
+        raise _not_finite(lm, f"{int(bad.sum()):,} of {bad.numel():,} numbers in {name}")
+    for name, module in lm.inner.named_modules():  # a block's scale is its largest magnitude
+        if is_4bit(module) and not bool(torch.isfinite(module.weight.quant_state.offset)):
+            raise _not_finite(lm, f"some of the numbers in {name}.weight")
+
+
+def _not_finite(lm: LanguageModel, what: str) -> ModelError:
+    return ModelError(
+        f"{lm.name}: the weights are not finite: {what} are NaN or infinite. The training that "
+        f"wrote them diverged, or the file is damaged; name an earlier checkpoint."
+    )
+
+
+def check_quantised(lm: LanguageModel) -> None:
+    """Raise ModelError where 4-bit weights would be read wrongly: by bitsandbytes, or by layers
+    with a recurrent state, which use weights without calling the layers that they belong to."""
+    if not lm.is_quantised:
+        return
+    if _has_recurrent_state(lm.inner.config.get_text_config()):
         raise ModelError(
-            f"{lm.name}: the weights are not finite: {int(bad.sum()):,} of {bad.numel():,} numbers "
-            f"in {name} are NaN or infinite. The training that wrote them diverged, or the file is "
-            f"damaged; name an earlier checkpoint."
+            f"{lm.name} is a {type(lm.inner).__name__}, whose layers carry a recurrent state: they "
+            f"read weights directly, and these can't be in 4 bits. Leave quantization out; "
+            f"precision=bf16 with lora holds them in half the memory."
         )
+    check_numbers(lm.inner, lm.name)
 
 
 def _all_finite(weight: Tensor) -> bool:
@@ -97,7 +119,7 @@ def check_packing(lm: LanguageModel) -> bool:
         ],
         lm.device,
     )
-    allowed = AGREEMENT.get(next(lm.model.parameters()).dtype, 0.2)
+    allowed = AGREEMENT.get(lm.weights_dtype, 0.2)
     with _without_autocast(lm):
         lm.shares_prefixes = False
         plain = _read_packed(lm, batch)
@@ -140,9 +162,7 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed
     config = lm.inner.config.get_text_config()
     if getattr(config, "attention_chunk_size", None) is not None:
         return False  # attends within chunks, which a short probe does not reach
-    if any(
-        hasattr(layer, "update_recurrent_state") for layer in DynamicCache(config=config).layers
-    ):
+    if _has_recurrent_state(config):
         return False  # carries a recurrent state, which untrained weights hide from the probe
     before = config._attn_implementation
     try:
@@ -158,6 +178,11 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed
     if not agrees:
         lm.inner.set_attn_implementation(before)
     return agrees
+
+
+def _has_recurrent_state(config: Any) -> bool:
+    layers = DynamicCache(config=config).layers
+    return any(hasattr(layer, "update_recurrent_state") for layer in layers)
 
 
 def _is_close(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:
