@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from accord.respond.local import draw
-from accord.respond.local.draw import draw_tokens
+from accord.respond.local.draw import draw_tokens, likeliest_tokens
 from accord.respond.protocol import SamplingSettings
 
 
@@ -134,3 +134,23 @@ def test_logits_that_are_not_finite_give_log_probs_that_are_not(
 def test_a_row_without_any_possible_token_has_no_log_prob() -> None:
     _, logp = draw_tokens(torch.full((1, 9), -torch.inf), torch.tensor([0.5]), SamplingSettings())
     assert not bool(torch.isfinite(logp).any())
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000])
+def test_the_likeliest_token_is_the_first_of_the_largest(vocabulary: int) -> None:
+    # Whole numbers, so that many are equal; numpy's argmax is the first of them.
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randint(-3, 3, (40, vocabulary), generator=generator).float()
+    logits[::5, : vocabulary // 2] = -torch.inf
+    token, largest = likeliest_tokens(logits)
+    assert token.tolist() == logits.numpy().argmax(1).tolist()
+    assert largest.tolist() == logits.numpy().max(1).tolist()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_the_likeliest_logit_is_not_finite_where_the_row_is_not(bad: float) -> None:
+    logits = torch.zeros(2, 300)
+    logits[1, 150 if bad != -torch.inf else slice(None)] = bad
+    token, largest = likeliest_tokens(logits)
+    assert torch.isfinite(largest).tolist() == [True, False]
+    assert bool((token < 300).all())

@@ -195,19 +195,48 @@ def test_a_stop_string_ends_a_response(shares_prefixes: bool) -> None:
 
 def test_weights_are_repacked_only_while_sampling() -> None:
     lm = make_lm(causal("llama").bfloat16())
-    linear = lm.backbone.layers[0].mlp.up_proj
+    layer = lm.backbone.layers[0]
     x = torch.randn(1, 5, 32).bfloat16()
-    plain = linear(x)
+    plain = layer.mlp(x)
     with torch.no_grad(), prepacked_linears(lm, 8) as head:
-        assert torch.equal(linear(x), plain)
+        torch.testing.assert_close(layer.mlp(x), plain)
         assert torch.equal(head.logits(x[0]), lm.head.logits(x[0]))
         if head.product is None:
             pytest.skip("no bf16 products of oneDNN on this machine")
-        assert "forward" in vars(linear)
-        assert torch.equal(linear(x.float().bfloat16()), plain)
-    assert "forward" not in vars(linear)
+        assert "forward" in vars(layer.mlp)
+        assert "forward" in vars(layer.self_attn)
+    assert "forward" not in vars(layer.mlp)
+    assert "forward" not in vars(layer.self_attn)
     with pytest.raises(RuntimeError, match="stop here"), torch.no_grad(), prepacked_linears(lm, 8):
         raise RuntimeError("stop here")
+    assert "forward" not in vars(layer.mlp)
+
+
+def test_a_forward_that_somebody_replaced_stays() -> None:
+    lm = make_lm(causal("llama").bfloat16())
+    mlp, up = lm.backbone.layers[0].mlp, lm.backbone.layers[1].mlp.up_proj
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    vars(mlp)["forward"] = vars(up)["forward"] = doubled
+    with torch.no_grad(), prepacked_linears(lm, 8), prepacked_linears(lm, 8):
+        assert vars(mlp)["forward"] is vars(up)["forward"] is doubled
+    assert vars(mlp)["forward"] is vars(up)["forward"] is doubled
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "phi"])
+def test_linear_layers_outside_fused_ones_are_repacked_alone(name: str) -> None:
+    lm = make_lm(causal(name).bfloat16())
+    layer = lm.backbone.layers[0]
+    linear = layer.self_attn.dense if name == "phi" else layer.self_attn.o_proj
+    x = torch.randn(1, 5, 32).bfloat16()
+    plain = linear(x)
+    with torch.no_grad(), prepacked_linears(lm, 8) as head:
+        if head.product is None:
+            pytest.skip("no bf16 products of oneDNN on this machine")
+        assert "forward" in vars(linear)
+        assert torch.equal(linear(x), plain)
     assert "forward" not in vars(linear)
 
 

@@ -106,6 +106,8 @@ def model_values(
         return None, {"model": str(model)}
     lm = wrap_model(model, tokenizer)
     values: dict[str, Any] = {"model": lm.name, "precision": lm.precision}
+    if lm.is_quantised:
+        values["quantization"] = "nf4"
     if lm.is_peft:
         values["lora"] = lora_settings(lm).model_dump()
         if not adapters_are_new(lm):

@@ -7,6 +7,7 @@ groups, `pack` makes a batch of them, `response_logps` gives its log-probs with 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ __all__ = [
     "save_model",
 ]
 
+# Where bitsandbytes is installed, peft imports it, and it warns of kernels that it could download.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 if not TYPE_CHECKING:  # for type checkers unknown names stay errors
 

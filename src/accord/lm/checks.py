@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from accord.errors import ModelError
 from accord.lm.attention.packed import NAME
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.kernels.last_layer import LastLayer
+from accord.lm.loading.quantised import check_numbers, is_4bit
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Nats by which a packed log-prob may differ from the model's own, by the weights' precision.
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+_CHECKED_AT_ONCE = 1 << 20  # numbers of a weight
 
 
 @torch.no_grad()
@@ -33,8 +36,7 @@ def check_finite_weights(lm: LanguageModel) -> None:
     head = lm.inner.get_output_embeddings()
     tied = head is not None and head.weight is embeddings
     for name, parameter in lm.inner.named_parameters():
-        # The sum is finite where all are, and needs no second copy of the weights.
-        if bool(torch.isfinite(parameter.sum(dtype=torch.float64))):
+        if _all_finite(parameter):
             continue
         bad = ~torch.isfinite(parameter)
         if parameter is embeddings and not tied:
@@ -48,11 +50,38 @@ def check_finite_weights(lm: LanguageModel) -> None:
                 ", …" if len(rows) > 4 else "",
             )
             continue
+        raise _not_finite(lm, f"{int(bad.sum()):,} of {bad.numel():,} numbers in {name}")
+    for name, module in lm.inner.named_modules():  # a block's scale is its largest magnitude
+        if is_4bit(module) and not bool(torch.isfinite(module.weight.quant_state.offset)):
+            raise _not_finite(lm, f"some of the numbers in {name}.weight")
+
+
+def _not_finite(lm: LanguageModel, what: str) -> ModelError:
+    return ModelError(
+        f"{lm.name}: the weights are not finite: {what} are NaN or infinite. The training that "
+        f"wrote them diverged, or the file is damaged; name an earlier checkpoint."
+    )
+
+
+def check_quantised(lm: LanguageModel) -> None:
+    """Raise ModelError where 4-bit weights would be read wrongly: by bitsandbytes, or by layers
+    with a recurrent state, which use weights without calling the layers that they belong to."""
+    if not lm.is_quantised:
+        return
+    if _has_recurrent_state(lm.inner.config.get_text_config()):
         raise ModelError(
-            f"{lm.name}: the weights are not finite: {int(bad.sum()):,} of {bad.numel():,} numbers "
-            f"in {name} are NaN or infinite. The training that wrote them diverged, or the file is "
-            f"damaged; name an earlier checkpoint."
+            f"{lm.name} is a {type(lm.inner).__name__}, whose layers carry a recurrent state: they "
+            f"read weights directly, and these can't be in 4 bits. Leave quantization out; "
+            f"precision=bf16 with lora holds them in half the memory."
         )
+    check_numbers(lm.inner, lm.name)
+
+
+def _all_finite(weight: Tensor) -> bool:
+    """A part's sum is finite where all its numbers are. A sum in float64 copies what it adds up, so
+    that of a whole embedding would be twice as large as the embedding in float32."""
+    parts = weight.detach().reshape(-1).split(_CHECKED_AT_ONCE)
+    return all(bool(torch.isfinite(part.sum(dtype=torch.float64))) for part in parts)
 
 
 @torch.no_grad()
@@ -90,7 +119,7 @@ def check_packing(lm: LanguageModel) -> bool:
         ],
         lm.device,
     )
-    allowed = AGREEMENT.get(next(lm.model.parameters()).dtype, 0.2)
+    allowed = AGREEMENT.get(lm.weights_dtype, 0.2)
     with _without_autocast(lm):
         lm.shares_prefixes = False
         plain = _read_packed(lm, batch)
@@ -133,9 +162,7 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed
     config = lm.inner.config.get_text_config()
     if getattr(config, "attention_chunk_size", None) is not None:
         return False  # attends within chunks, which a short probe does not reach
-    if any(
-        hasattr(layer, "update_recurrent_state") for layer in DynamicCache(config=config).layers
-    ):
+    if _has_recurrent_state(config):
         return False  # carries a recurrent state, which untrained weights hide from the probe
     before = config._attn_implementation
     try:
@@ -151,6 +178,11 @@ def _packed_agrees(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed
     if not agrees:
         lm.inner.set_attn_implementation(before)
     return agrees
+
+
+def _has_recurrent_state(config: Any) -> bool:
+    layers = DynamicCache(config=config).layers
+    return any(hasattr(layer, "update_recurrent_state") for layer in layers)
 
 
 def _is_close(lm: LanguageModel, batch: PackedBatch, plain: Tensor, allowed: float) -> bool:

@@ -14,12 +14,19 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from accord.lm.adapters.switch import adapter_name
+from accord.lm.loading.quantised import holds, is_4bit, quantised_state
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.token_rows import CountedRows
 
 # Keys of a configuration that describe its file and not the model.
-_FILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype")
+_FILE_KEYS = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "quantization_config",
+)
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -30,12 +37,15 @@ def weights_digest(lm: LanguageModel) -> str:
     digest.update(json.dumps(_config_values(lm.inner.config), sort_keys=True, default=str).encode())
     if lm.adapter is not None:
         digest.update(json.dumps(_adapter_scaling(lm.model.peft_config[lm.adapter])).encode())
+    layers = _quantised_layers(lm)
     for name, parameter in sorted(lm.inner.named_parameters()):
         if adapter_name(name) not in (None, lm.adapter):
             continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        plain = parameter.detach().contiguous().cpu().view(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
+        layer = layers.get(name)
+        for tensor in (parameter,) if layer is None else quantised_state(layer):
+            plain = tensor.detach().contiguous().cpu().view(-1)
+            digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -53,18 +63,26 @@ def has_same_weights(lm: LanguageModel, path: str) -> bool:
         return False
     named = lm.inner.named_parameters(remove_duplicate=False)
     base = {n.replace(".base_layer.", "."): p for n, p in named if adapter_name(n) is None}
+    layers = {n.replace(".base_layer.", "."): m for n, m in _quantised_layers(lm).items()}
     unread = {n for n, _ in lm.backbone.named_parameters() if adapter_name(n) is None}
     prefix = lm.backbone_prefix
     unread = {prefix + n.replace(".base_layer.", ".") for n in unread}
     for file in sorted(Path(path).glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
-                if name in base:
+                if name in layers and not holds(layers[name], tensors.get_tensor(name)):
+                    return False
+                if name in base and name not in layers:
                     saved = tensors.get_tensor(name).to(base[name].device, base[name].dtype)
                     if not torch.equal(saved, base[name]):
                         return False
                 unread.discard(name)
     return not unread
+
+
+def _quantised_layers(lm: LanguageModel) -> dict[str, Any]:
+    """The layers with 4-bit weights, by the names of these weights."""
+    return {f"{name}.weight": m for name, m in lm.inner.named_modules() if is_4bit(m)}
 
 
 def is_same_path(a: str, b: str) -> bool:

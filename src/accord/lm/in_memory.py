@@ -63,8 +63,8 @@ def _check_in_memory(model: Any, name: str, is_scalar: bool) -> None:
     """Raise ModelError for a model whose weights or head accord can't use."""
     if getattr(model, "is_quantized", False):
         raise ModelError(
-            f"{name} was loaded quantised, and accord computes with the weights that training "
-            f"changes. Load it without quantization_config."
+            f"{name} was loaded quantised by other code, so how is not known here. Pass its path "
+            f'or hub name with quantization="nf4", or load it without quantization_config.'
         )
     if not is_scalar:
         return
@@ -158,7 +158,13 @@ def add_scalar_head(lm: LanguageModel, *, seed: int, heads: int = 1) -> Language
 
 
 def full_precision_and_trainable(lm: LanguageModel) -> LanguageModel:
-    """The model with all weights float32 and trainable, for full tuning in place."""
+    """The model with all weights float32 and trainable, for full tuning in place. Raises ModelError
+    where they are held in 4 bits."""
+    if lm.is_quantised:
+        raise ModelError(
+            f"The weights of {lm.name} are held in 4 bits, which can't be trained. Train adapters "
+            f"(lora), or pass the path of the model without quantization."
+        )
     lm.model.float().requires_grad_(True)
     lm.unsaved = True
     return lm

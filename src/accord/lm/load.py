@@ -10,7 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from accord.errors import ModelError, SettingsError
-from accord.lm.checks import check_finite_weights, check_is_causal, check_packing
+from accord.lm.checks import (
+    check_finite_weights,
+    check_is_causal,
+    check_packing,
+    check_quantised,
+)
 from accord.lm.heads import init_score_heads
 from accord.lm.kernels.norms import speed_up_norms
 from accord.lm.loading.adapters import has_head, merge_into_base
@@ -22,6 +27,7 @@ from accord.lm.loading.pretrained import (
     refuse_missing,
     warn_about_unread,
 )
+from accord.lm.loading.quantised import refuse_merging
 from accord.lm.loading.saving import save_model
 from accord.lm.loading.scalar import (
     REWARD_FILE,
@@ -38,6 +44,7 @@ from accord.lm.loading.tokenizers import (
 )
 from accord.lm.model import LanguageModel, Precision, disable_dropout, unscaled_positions
 from accord.lm.saved_weights import stored_dtype
+from accord.settings.memory import QuantizationName
 
 __all__ = [
     "REWARD_FILE",
@@ -67,19 +74,28 @@ def load_causal(
     trust_remote_code: bool = False,
     trainable: bool = False,
     merge: bool = True,
+    quantization: QuantizationName | None = None,
 ) -> LanguageModel:
     """A causal language model from a folder or hub name; an adapter is merged into its base.
 
     With precision bf16 the weights are bfloat16, unless they are `trainable`: optimiser steps are
     too small for bfloat16. With `merge` False only the base of an adapter is loaded, to continue
-    the adapter on it. Raises ModelError for a folder without configuration, tokenizer or
-    safetensors weights, and for one that is another kind of model.
+    the adapter on it. With `quantization` its linear layers have 4-bit weights, which are frozen:
+    an adapter can't be merged into them (SettingsError). Raises ModelError for a folder without
+    configuration, tokenizer or safetensors weights, and for one that is another kind of model.
     """
     base, adapter = base_and_adapter(path)
     tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
-    merged = adapter if merge else None
+    merged = _to_merge(adapter if merge else None, quantization)
     dtype = _load_dtype(precision, trainable, merged)
-    loaded = from_pretrained(AutoModelForCausalLM, base, dtype, trust_remote_code)
+    loaded = from_pretrained(
+        AutoModelForCausalLM,
+        base,
+        dtype,
+        trust_remote_code,
+        quantization=quantization,
+        device=_device(device),
+    )
     _refuse_reward_model(base, loaded)
     refuse_missing(base, loaded)
     warn_about_unread(base, loaded.model, loaded.unread, scalar=False)
@@ -109,6 +125,7 @@ def load_scalar(
     trust_remote_code: bool = False,
     trainable: bool = False,
     merge: bool = True,
+    quantization: QuantizationName | None = None,
 ) -> LanguageModel:
     """A model with a scalar head: a trained reward model, or with `new_head` a new head where the
     files hold none.
@@ -118,12 +135,13 @@ def load_scalar(
     statistics of the scores are read from `reward.json` where there is one; a reward model
     without that file is read as transformers reads it (`reads_last_token`). `heads` is the number
     of heads: by default that of the trained model, or one. With `merge` False only the base of an
-    adapter is loaded, to continue the adapter on it. Raises ModelError where there is no head and
-    none is to be drawn, and SettingsError where a different number of heads was trained.
+    adapter is loaded, to continue the adapter on it; with `quantization` see `load_causal`. Raises
+    ModelError where there is no head and none is to be drawn, and SettingsError where a different
+    number of heads was trained.
     """
     base, adapter = base_and_adapter(path)
     tokenizer = load_tokenizer_or_base(path if adapter else base, base, trust_remote_code)
-    merged = adapter if merge else None
+    merged = _to_merge(adapter if merge else None, quantization)
     dtype = _load_dtype(precision, trainable, merged)
     reward = read_reward_file(path)
     trained = int(reward.get("heads", 1)) if reward else None
@@ -132,6 +150,8 @@ def load_scalar(
         base,
         dtype,
         trust_remote_code,
+        quantization=quantization,
+        device=_device(device),
         num_labels=trained or heads or 1,
     )
     check_score_head(base, loaded)
@@ -175,6 +195,7 @@ def finish_loading(lm: LanguageModel) -> LanguageModel:
     _log_scaled_positions(lm)
     speed_up_norms(lm.inner)
     check_finite_weights(lm)
+    check_quantised(lm)
     check_is_causal(lm)
     if not check_packing(lm):
         warn_about_plain_rows(type(lm.inner).__name__)
@@ -214,14 +235,23 @@ def _refuse_reward_model(path: str, loaded: Pretrained) -> None:
         )
 
 
+def _to_merge(adapter: str | None, quantization: QuantizationName | None) -> str | None:
+    if adapter and quantization is not None:
+        raise refuse_merging(adapter)
+    return adapter
+
+
 def _load_dtype(precision: Precision, trainable: bool, adapter: str | None) -> torch.dtype:
     # bf16 weights would also round away most of a small update that is merged into them.
     half = precision == "bf16" and not trainable and adapter is None
     return torch.bfloat16 if half else torch.float32
 
 
-def _to_device(model: Any, device: Device) -> Any:
+def _device(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device=cuda, but torch finds no CUDA device. Use device=cpu or auto.")
-    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return disable_dropout(model).to(target).eval()
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _to_device(model: Any, device: Device) -> Any:
+    return disable_dropout(model).to(_device(device)).eval()

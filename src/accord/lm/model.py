@@ -88,6 +88,11 @@ class LanguageModel:
         return hasattr(self.model, "peft_config")
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the base's linear layers have 4-bit weights, which can't be trained."""
+        return bool(getattr(self.inner, "is_loaded_in_4bit", False))
+
+    @property
     def backbone(self) -> nn.Module:
         """The decoder without its head: token ids to hidden states."""
         inner = self.inner
@@ -196,8 +201,10 @@ class LanguageModel:
 
     @property
     def weights_dtype(self) -> torch.dtype:
-        """The dtype of the backbone's matrices."""
-        return next(p.dtype for p in self.backbone.parameters() if p.ndim > 1)
+        """The dtype of the backbone's matrices; of 4-bit ones that of the embeddings, in which
+        they compute."""
+        matrices = (p for p in self.backbone.parameters() if p.ndim > 1)
+        return next(p.dtype for p in matrices if p.is_floating_point())
 
     def stays_float32(self, name: str) -> bool:
         """Whether a parameter is float32 under bf16 too: a scalar head's, and those that the

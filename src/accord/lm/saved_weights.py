@@ -69,6 +69,11 @@ def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
     """
     form = saved_form(lm)
     options: dict[str, Any] = {}
+    if lm.is_quantised and form == "full":
+        raise ModelError(
+            f"The base of {lm.name} is held in 4 bits, and no folder holds it, so there is nothing "
+            f"that its adapter could be saved on. Train from a folder or hub name."
+        )
     if lm.is_peft and form == "full":
         log.info("No folder holds the base of %s, so the full model is saved.", lm.name)
         lm.model = lm.model.merge_and_unload(adapter_names=[POLICY])

@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = {
     "serve": (("starlette", "uvicorn"), "`accord serve`"),
     "annotate": (("starlette", "uvicorn", "markdown_it", "nh3"), "the page of `accord annotate`"),
     "postgresql": (("psycopg",), "a preference store on a PostgreSQL server"),
+    "quantization": (("bitsandbytes",), "`quantization=nf4` and `optim=adamw_8bit`"),
     "vllm": (("vllm",), "a vLLM server that samples (`sampler.kind=vllm`)"),
     "tensorboard": (("tensorboard",), "`report_to=tensorboard`"),
     "wandb": (("wandb",), "`report_to=wandb`"),

@@ -154,11 +154,14 @@ def try_triton() -> DoctorRow:
     return DoctorRow("works", "triton", "ok", f"{version} can be imported")
 
 
+_INSTALL_4BIT = "pip install 'accord[quantization]'"
+
+
 def try_4bit() -> DoctorRow:
     """bitsandbytes quantises a matrix to 4 bits and back."""
-    used = "accord reads no quantised weights yet, so nothing here needs it"
+    used = "quantization=nf4 and optim=adamw_8bit need it"
     if util.find_spec("bitsandbytes") is None:
-        return DoctorRow("works", "4-bit", "absent", f"no bitsandbytes; {used}")
+        return DoctorRow("works", "4-bit", "absent", f"no bitsandbytes; {used}", _INSTALL_4BIT)
     import torch
 
     bitsandbytes = import_module("bitsandbytes")

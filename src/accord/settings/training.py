@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from accord.settings import data
+from accord.settings import data, memory
 from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
@@ -139,12 +139,10 @@ class TrainSettings(Settings):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 with weights in float32."
     )
-    save_dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], NotIdentity] = Field(
-        "auto",
-        description="Precision of the saved weights of a full model: by default that of the files "
-        "of the model it started from. Checkpoints have float32 weights in any case.",
-    )
+    save_dtype: memory.SaveDtype = "auto"
     lora: LoraSettings | None = Field(None, description="Train adapters only; off if absent.")
+    quantization: memory.Quantization = None
+    optim: memory.Optimiser = "adamw"
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
@@ -244,6 +242,7 @@ class TrainSettings(Settings):
     def _check_best_and_hub(self) -> Self:
         check_best(self)
         check_hub(self)
+        memory.check_memory(self)
         return self
 
 

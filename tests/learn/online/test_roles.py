@@ -28,8 +28,8 @@ def load_with_plan(settings: PpoSettings) -> tuple[Roles, dict[str, RoleMemory]]
     """The roles, and the memory plan that was logged of them."""
     plans: list[dict[str, RoleMemory]] = []
 
-    def recorded(models: Any) -> dict[str, RoleMemory]:
-        plans.append(memory_plan(models))
+    def recorded(models: Any, optim: Any) -> dict[str, RoleMemory]:
+        plans.append(memory_plan(models, optim))
         return plans[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from accord.learn.online.memory import memory_plan
+from accord.learn.online.memory import memory_plan, moment_bytes
 from accord.learn.online.roles import load_roles
 from accord.learn.plan.models import frozen_model, trained_model
 from accord.learn.plan.roles import (
@@ -22,6 +23,7 @@ from accord.pipeline.plan.estimate import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import find_model
 from accord.pipeline.plan.online import online_roles
+from accord.settings.memory import Optim
 from accord.settings.recipe import StagePlan
 from accord.settings.training import SftSettings
 from tests.learn.online.saved_roles import CRITICS, RoleToys, ppo_settings
@@ -50,9 +52,9 @@ def sizes(*, heads: int = 0, **values: Any) -> ModelSizes:
 
 
 def test_sizes_are_those_counted_by_hand() -> None:
-    assert sizes() == ModelSizes(BASE)
-    assert sizes(lora={"r": 3}) == ModelSizes(BASE, 3 * LAYERS * ENDS)
-    assert sizes(heads=2) == ModelSizes(BASE, 0, 2 * WIDTH)
+    assert replace(sizes(), layers=()) == ModelSizes(BASE)
+    assert replace(sizes(lora={"r": 3}), layers=()) == ModelSizes(BASE, 3 * LAYERS * ENDS)
+    assert replace(sizes(heads=2), layers=()) == ModelSizes(BASE, 0, 2 * WIDTH)
 
 
 def test_bytes_of_a_full_model() -> None:
@@ -82,14 +84,25 @@ def role_toys(tmp_path_factory: pytest.TempPathFactory) -> RoleToys:
     return RoleToys(tmp_path_factory.mktemp("roles"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "optim"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "adamw_8bit")]
+)
 @pytest.mark.parametrize(("critic", "lora"), CRITICS)
 def test_planned_roles_are_those_that_are_loaded(
-    critic: str | None, lora: dict[str, int] | None, precision: str, role_toys: RoleToys
+    critic: str | None,
+    lora: dict[str, int] | None,
+    precision: str,
+    optim: Optim,
+    role_toys: RoleToys,
 ) -> None:
     reward = role_toys.adapter_reward if lora else role_toys.whole_reward
     settings = ppo_settings(
-        role_toys, critic=critic, lora=lora, precision=precision, reward_model=reward
+        role_toys,
+        critic=critic,
+        lora=lora,
+        precision=precision,
+        reward_model=reward,
+        optim=optim,
     )
     loaded = load_roles(settings)
     (scorer,) = loaded.reward.models
@@ -99,7 +112,8 @@ def test_planned_roles_are_those_that_are_loaded(
             "reference": loaded.reference,
             "reward model": scorer,
             "critic": loaded.critic,
-        }
+        },
+        optim,
     )
     plan = StagePlan("ppo", "train", settings, "ppo")
     inputs = Inputs(plan, (), find_model(settings.model, ()), Machine("cpu", 1 << 30))
@@ -107,6 +121,29 @@ def test_planned_roles_are_those_that_are_loaded(
     assert planned == expected
 
 
+def test_bytes_of_moments_in_8_bits() -> None:
+    # A byte for each of two moments, and for each 256 of them a float32 scale.
+    assert moment_bytes(4096, "adamw_8bit") == 2 * (4096 + 4 * 16)
+    assert moment_bytes(4097, "paged_adamw_8bit") == 2 * (4097 + 4 * 17)
+    assert moment_bytes(4095, "adamw_8bit") == 8 * 4095  # which is too small
+    assert moment_bytes(4096, "adamw") == 8 * 4096
+
+
 def test_a_frozen_model_in_bf16_has_two_bytes_a_weight() -> None:
     lm = frozen_model(new_config("llama", LLAMA), "m", None, half=True)
     assert sum(p.nbytes for p in lm.model.parameters()) == 2 * BASE
+
+
+def test_bytes_of_a_base_in_4_bits() -> None:
+    # Codes of half a byte, a byte for each 64 weights, four for each 256 · 64; one set per matrix.
+    matrices = LAYERS * [WIDTH * HEADS * HEAD] * 2 + LAYERS * [WIDTH * KEYS * HEAD] * 2
+    matrices += LAYERS * [WIDTH * INNER] * 3
+    packed = sum(n // 2 + n // 64 + 4 for n in matrices)  # none has more than 256 · 64 weights
+    known = sizes(lora={"r": 3})
+    lora = adapter_role(known, half=True, four_bit=True)
+    adapter = 3 * LAYERS * ENDS
+    assert lora.quantised == packed
+    assert lora.weights == 2 * (BASE - sum(matrices)) + 2 * adapter
+    assert lora.total == packed + lora.weights + (4 + 4 + 8) * adapter
+    frozen = frozen_role(sizes(heads=1), half=False, four_bit=True)
+    assert (frozen.quantised, frozen.weights) == (packed, 4 * (BASE - sum(matrices)) + 4 * WIDTH)

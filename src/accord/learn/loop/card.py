@@ -26,6 +26,10 @@ _SAVED = {
     "stacked": "It is a LoRA adapter on `{base}`, which loads in peft: the sum of the adapter "
     "`{model}` and of what was trained on top of it.",
 }
+_QUANTISED = (
+    "It was trained on that base in 4 bits (NF4): on the base in full precision, or merged into "
+    "it, its numbers differ slightly from those in training."
+)
 _HEADS = {True: "text-classification", False: "text-generation"}
 
 
@@ -51,6 +55,8 @@ def model_card(lm: LanguageModel, method: str, settings: Any) -> str:
     if licence:
         metadata["license"] = licence
     saved = _SAVED[form].format(base=base, model=settings.model)
+    if lm.is_quantised:
+        saved += " " + _QUANTISED
     return card_text(
         metadata,
         Path(settings.output_dir).name,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accord.learn.loop.best import Best
 from accord.learn.loop.learner import Learner
+from accord.learn.loop.optimiser import MOMENTS, optimiser_state, restore_optimiser_state
 
 P = TypeVar("P", bound=Any)
 
@@ -42,8 +43,8 @@ def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:
     for name, learner in state.learners.items():
         for parameter_name, parameter in learner.parameters.items():
             tensors[f"{name}/weight/{parameter_name}"] = parameter.detach().contiguous()
-            for key, value in learner.optimiser.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}/{parameter_name}"] = torch.as_tensor(value).contiguous()
+            for key, value in optimiser_state(learner.optimiser, parameter).items():
+                tensors[f"{name}/{key}/{parameter_name}"] = value
     return tensors
 
 
@@ -55,14 +56,10 @@ def restore_tensors(state: TrainState[Any], tensors: Mapping[str, Tensor]) -> No
                 parameter.copy_(tensors[f"{name}/weight/{parameter_name}"])
             moments = {
                 key: tensors[f"{name}/{key}/{parameter_name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                for key in MOMENTS
                 if f"{name}/{key}/{parameter_name}" in tensors
             }
-            learner.optimiser.state.pop(parameter, None)
-            if moments:
-                learner.optimiser.state[parameter] = {
-                    k: v.to(parameter.device, copy=True) for k, v in moments.items()
-                }
+            restore_optimiser_state(learner.optimiser, parameter, moments)
         learner.sync_copies()
 
 

@@ -80,6 +80,7 @@ def _load_reference(lm: LanguageModel, settings: ReferenceSettings) -> LanguageM
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
+        quantization=settings.quantization,
     )
     check_same_tokenizer(lm, reference)
     return reference

@@ -43,6 +43,7 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
             trust_remote_code=settings.trust_remote_code,
             trainable=lora is None,
             merge=not continues,
+            quantization=settings.quantization,
         )
     else:
         lm = load_causal(
@@ -52,6 +53,7 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
             trust_remote_code=settings.trust_remote_code,
             trainable=lora is None,
             merge=not continues,
+            quantization=settings.quantization,
         )
     if lora is not None and continues:
         lm = continue_adapter(lm, settings.model, lora)

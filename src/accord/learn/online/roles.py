@@ -94,7 +94,7 @@ def load_roles(
         reference = memory.ref_model or _reference(settings, memory, policy)
     models = {"policy": policy, "critic": critic, "reference": reference}
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
-    for line in memory_report(memory_plan(models | rewards)):
+    for line in memory_report(memory_plan(models | rewards, settings.optim)):
         log.info("%s", line)
     sampler = make_sampler(settings.sampler, policy)
     roles = Roles(policy, critic, reference, reward, sampler)
@@ -198,6 +198,7 @@ def _reference(settings: OnlineSettings, memory: InMemory, policy: LanguageModel
         precision=settings.precision,
         device=settings.device,
         trust_remote_code=settings.trust_remote_code,
+        quantization=settings.quantization,
     )
     lm.model.requires_grad_(False)
     check_same_tokenizer(policy, lm)
@@ -262,6 +263,7 @@ def _separate_critic(
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
             trainable=settings.lora is None,
+            quantization=settings.quantization,
         )
     if not same_vocabulary(policy, critic):  # it reads the policy's token ids
         raise SettingsError(

@@ -71,6 +71,7 @@ class StageMemory:
 
 
 WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"
+FOUR_BIT = "4-bit weights"
 KEYS_VALUES, LOGITS, COPIES = "keys and values", "logits", "copies"
 MOVING = (ACTIVATIONS,)
 
@@ -78,7 +79,7 @@ MOVING = (ACTIVATIONS,)
 def lasting(roles: Mapping[str, RoleMemory], *, moments: bool) -> dict[str, int]:
     """What all roles hold throughout a step: weights with masters, and moments from the end of the
     first step on."""
-    parts = {WEIGHTS: sum(r.weights + r.masters for r in roles.values())}
+    parts = {WEIGHTS: sum(r.weights + r.masters for r in roles.values()), **_quantised(roles)}
     if moments:
         parts[MOMENTS] = sum(r.moments for r in roles.values())
     return parts
@@ -127,4 +128,9 @@ def loading_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:
     bf16 copies and masters come after it.
     """
     weights = sum(r.weights for r in roles.values())
-    return Phase("loading", {WEIGHTS: weights, COPIES: files})
+    return Phase("loading", {WEIGHTS: weights, **_quantised(roles), COPIES: files})
+
+
+def _quantised(roles: Mapping[str, RoleMemory]) -> dict[str, int]:
+    count = sum(r.quantised for r in roles.values())
+    return {FOUR_BIT: count} if count else {}

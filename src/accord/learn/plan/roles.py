@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accord.learn.online.memory import RoleMemory
+from accord.lm.loading.quantised import packed_bytes, quantised_layers
 from accord.lm.model import LanguageModel
 
 Bytes = int
@@ -16,12 +17,14 @@ Bytes = int
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
     """Numbers of parameters of a model: of the base, of which `strict` stay float32 under bf16, of
-    its adapters, and of its scalar heads."""
+    its adapters, and of its scalar heads. `layers` are those of the base's linear layers, which
+    `quantization` holds in 4 bits, each one's."""
 
     base: int
     adapter: int = 0
     head: int = 0
     strict: int = 0
+    layers: tuple[int, ...] = ()
 
     @property
     def base_and_head(self) -> int:
@@ -42,12 +45,14 @@ def model_sizes(lm: LanguageModel) -> ModelSizes:
         else:
             base += count
             strict += count if lm.stays_float32(name) else 0
-    return ModelSizes(base, adapter, head, strict)
+    layers = tuple(m.weight.numel() for _, m in quantised_layers(lm.inner))
+    return ModelSizes(base, adapter, head, strict, layers)
 
 
-def frozen_role(sizes: ModelSizes, *, half: bool) -> RoleMemory:
+def frozen_role(sizes: ModelSizes, *, half: bool, four_bit: bool = False) -> RoleMemory:
     """A separate model that is not trained, with its heads in float32."""
-    return RoleMemory(weights=_stored(sizes.base, sizes.strict, half=half) + 4 * sizes.head)
+    weights, quantised = _base(sizes, half=half, four_bit=four_bit)
+    return RoleMemory(weights + 4 * sizes.head, quantised=quantised)
 
 
 def full_role(sizes: ModelSizes, *, half: bool) -> RoleMemory:
@@ -59,16 +64,24 @@ def full_role(sizes: ModelSizes, *, half: bool) -> RoleMemory:
 
 
 def adapter_role(
-    sizes: ModelSizes, *, half: bool, base: bool = True, float32_base: bool = False
+    sizes: ModelSizes,
+    *,
+    half: bool,
+    base: bool = True,
+    float32_base: bool = False,
+    four_bit: bool = False,
 ) -> RoleMemory:
     """Adapters and heads that are trained, with the frozen base unless another role holds it.
 
     `float32_base`: an adapter was merged into it, so that it is float32 and computes in bf16.
     """
-    weights = _stored(sizes.base, sizes.strict, half=half and not float32_base) if base else 0
+    weights = quantised = 0
+    if base:
+        weights, quantised = _base(sizes, half=half and not float32_base, four_bit=four_bit)
     trained = sizes.adapter + sizes.head
     weights += (2 if half else 4) * sizes.adapter + 4 * sizes.head
-    return RoleMemory(weights, 4 * sizes.adapter if half else 0, 4 * trained, 8 * trained)
+    masters = 4 * sizes.adapter if half else 0
+    return RoleMemory(weights, masters, 4 * trained, 8 * trained, quantised)
 
 
 def frozen_adapter_role(sizes: ModelSizes, *, half: bool) -> RoleMemory:
@@ -80,6 +93,14 @@ def head_role(width: int) -> RoleMemory:
     """A trained head with its bias on another role's hidden states."""
     trained = width + 1
     return RoleMemory(4 * trained, 0, 4 * trained, 8 * trained)
+
+
+def _base(sizes: ModelSizes, *, half: bool, four_bit: bool) -> tuple[Bytes, Bytes]:
+    """The bytes of a frozen base: its plain weights, and those in 4 bits."""
+    if not four_bit:
+        return _stored(sizes.base, sizes.strict, half=half), 0
+    plain = _stored(sizes.base - sum(sizes.layers), sizes.strict, half=half)
+    return plain, sum(map(packed_bytes, sizes.layers))
 
 
 def _stored(count: int, strict: int, *, half: bool) -> Bytes:

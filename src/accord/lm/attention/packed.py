@@ -19,7 +19,7 @@ from accord.lm.attention.blocks import BlockAttention
 from accord.lm.attention.decoding import DecodeStep
 from accord.lm.attention.flex import flex_packed
 from accord.lm.attention.plan import AttentionPlan, ScoreOptions
-from accord.lm.attention.reuse import CapturedPrefix, ReusedPrefix
+from accord.lm.attention.reuse import CapturedPrefix, RecordedCall, ReusedPrefix
 from accord.lm.attention.store import Prefill
 
 NAME = "accord"
@@ -37,7 +37,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     packed: AttentionPlan | None = None,
-    memory: Prefill | DecodeStep | CapturedPrefix | ReusedPrefix | None = None,
+    memory: Prefill | DecodeStep | CapturedPrefix | ReusedPrefix | RecordedCall | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, D), key and value (1, G, T, D).
@@ -54,6 +54,9 @@ def packed_attention(
     if isinstance(memory, DecodeStep):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         return memory.attend(module, q, k, v, options, s_aux)[None], None
+    if isinstance(memory, RecordedCall):
+        memory.tensors, memory.options, memory.sinks = (query, key, value), options, s_aux
+        return memory.output, None
     if isinstance(memory, Prefill):
         memory.write(module, key[0], value[0])
     elif isinstance(memory, CapturedPrefix):

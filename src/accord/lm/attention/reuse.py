@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from accord.lm.attention.plan import AttentionPlan
+from accord.lm.attention.plan import AttentionPlan, ScoreOptions
 
 
 @dataclass
@@ -23,6 +23,17 @@ class CapturedPrefix:
 
     def capture(self, key: Tensor, value: Tensor) -> None:
         self.calls.append((key.detach(), value.detach()))
+
+
+@dataclass
+class RecordedCall:
+    """What an attention layer passes to attention, which answers with `output` (1, T, H, D): its
+    queries, keys and values (1, ·, T, D), how it scores, and its sinks."""
+
+    output: Tensor
+    tensors: tuple[Tensor, ...] = ()
+    options: ScoreOptions | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass

@@ -85,7 +85,12 @@ def _has_form(module: Any, form: NormForm) -> bool:
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
-    out: Tensor = _Norm.apply(x, self.weight, _epsilon(self), self.norm_form)
+    out: Tensor
+    if not torch.is_grad_enabled() and x.numel() <= CHUNK_ELEMENTS:  # a decoding step
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _write_norm(out, x, self.weight, _epsilon(self), self.norm_form)
+        return out
+    out = _Norm.apply(x, self.weight, _epsilon(self), self.norm_form)
     return out
 
 
@@ -100,13 +105,7 @@ class _Norm(torch.autograd.Function):
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         scales = []
         for rows, target in _row_chunks(x, out):
-            wide = rows.float()
-            scales.append(torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon))
-            wide = wide * scales[-1]
-            if form.in_float32:
-                target.copy_(wide.mul_(_factor(weight, form)))
-            else:
-                torch.mul(weight, wide.to(x.dtype), out=target)
+            scales.append(_write_norm(target, rows, weight, epsilon, form))
         ctx.save_for_backward(x, weight, torch.cat(scales))
         ctx.form = form
         return out
@@ -125,6 +124,18 @@ class _Norm(torch.autograd.Function):
             inner = (u * unit).mean(-1, keepdim=True)
             target.copy_(u.addcmul_(unit, inner, value=-1).mul_(scale))
         return dx, dw.to(weight.dtype), None, None
+
+
+def _write_norm(out: Tensor, x: Tensor, weight: Tensor, epsilon: Any, form: NormForm) -> Tensor:
+    """Write the norm of all rows at once; returns r (…, 1) in float32."""
+    wide = x.float()
+    scale = wide.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+    wide = wide * scale
+    if form.in_float32:
+        out.copy_(wide.mul_(_factor(weight, form)))
+    else:
+        torch.mul(weight, wide.to(x.dtype), out=out)
+    return scale
 
 
 def _factor(weight: Tensor, form: NormForm) -> Tensor:

@@ -2,6 +2,7 @@
 
 A product of few rows with a plain weight spends half its time reordering the weight for the
 processor's matrix units (AMX). oneDNN can do that once and cache the copy; the numbers are equal.
+Where a layer has the usual form, its products of the same input are one (`fused`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from accord.lm.kernels.fused import Rotation, fused_forward, fused_linears
 from accord.lm.model import LanguageModel
 from accord.objectives.logprobs import Head
 
@@ -36,29 +40,52 @@ def prepacked_linears(lm: LanguageModel, rows: int) -> Iterator[Head]:
     if lm.device.type != "cpu" or size > MAX_BYTES or not modules or not has_onednn_bf16():
         yield head
         return
-    try:
+    replaced: dict[nn.Module, Callable[..., Any]] = {}
+    with torch.no_grad():
+        fused: set[nn.Module] = set()
+        rotation, make_linear = Rotation(), partial(_packed_product, rows=rows)
+        for module in lm.backbone.modules():
+            if "forward" in vars(module):  # somebody else's
+                continue
+            forward = fused_forward(module, make_linear, rotation)
+            if forward is not None:
+                replaced[module] = forward
+                fused.update(fused_linears(module))
         for module in modules:
-            vars(module)["forward"] = _prepacked_linear(module.weight, module.bias, rows)
+            if module not in fused and "forward" not in vars(module):
+                replaced[module] = _prepacked_linear(module.weight, module.bias, rows)
+    try:
+        for module, forward in replaced.items():
+            vars(module)["forward"] = forward
         if head.weight.dtype == torch.bfloat16:
             head = replace(head, product=_prepacked_linear(head.weight, None, rows))
         yield head
     finally:
-        for module in modules:
+        for module in replaced:
             vars(module).pop("forward", None)
 
 
 def _prepacked_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
-    """x ↦ x·Wᵀ + b in bf16, with W reordered once."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-    plain = weight.detach()
+    """x ↦ x·Wᵀ + b, in bf16 with W reordered once."""
+    product, plain = _packed_product(weight, bias, rows), weight.detach()
 
     def linear(x: Tensor) -> Tensor:
         if x.dtype != torch.bfloat16:
             return nn.functional.linear(x, plain, bias)
+        return product(x)
+
+    return linear
+
+
+def _packed_product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+    """x ↦ x·Wᵀ + b of bf16 inputs, with W reordered once; W itself is not retained."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+
+    def product(x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
         return out
 
-    return linear
+    return product
 
 
 def has_onednn_bf16() -> bool:

@@ -17,8 +17,8 @@ from accord.lm.transformers_logging import silence_transformers
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 _QUANTISED_REMEDY = (
-    "accord computes with the weights that training changes, so it needs those before the "
-    "quantisation. Name the model that it was made from; or load it in transformers, call "
+    "accord needs the weights before the quantisation. Name the model that it was made from, with "
+    "`quantization: nf4` and `lora` to train on 4-bit weights; or load it in transformers, call "
     "model.dequantize(), and save it with save_pretrained."
 )
 

@@ -13,7 +13,9 @@ from transformers.utils import find_adapter_config_file
 
 from accord.errors import ModelError
 from accord.lm.loading.configuration import check_weights, read_configuration
+from accord.lm.loading.quantised import finish_quantised, quantisation_config
 from accord.lm.transformers_logging import silence_transformers
+from accord.settings.memory import QuantizationName
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,25 @@ def is_score(name: str) -> bool:
 
 
 def from_pretrained(
-    auto: Any, path: str, dtype: torch.dtype, trust_remote_code: bool, **config_values: Any
+    auto: Any,
+    path: str,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    *,
+    quantization: QuantizationName | None = None,
+    device: torch.device | None = None,
+    **config_values: Any,
 ) -> Pretrained:
     """The model of a folder or hub name, of an Auto class of transformers.
 
-    Raises ModelError where its configuration and files do not belong together.
+    With `quantization` each matrix is quantised on `device` as it is read, so that the whole model
+    is never in memory in `dtype`. Raises ModelError where its configuration and files do not
+    belong together.
     """
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = quantisation_config(quantization, dtype)
+        options["device_map"] = {"": device or torch.device("cpu")}
     config = read_configuration(path, trust_remote_code=trust_remote_code)
     for key, value in config_values.items():
         setattr(config, key, value)
@@ -71,9 +86,12 @@ def from_pretrained(
                 trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
+                **options,
             )
     except Exception as error:  # transformers raises what its files and classes run into
         raise _load_error(path, error) from error
+    if quantization is not None:
+        finish_quantised(model, path)
     mismatched = {name: tuple(saved) for name, saved, _ in info["mismatched_keys"]}
     return Pretrained(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from accord.lm.loading.folders import read_json_object
 from accord.lm.loading.pretrained import Pretrained
 from accord.lm.loading.weight_files import tensor_headers
 from accord.lm.model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 REWARD_FILE = "reward.json"
 
@@ -51,11 +54,23 @@ def apply_reward_file(lm: LanguageModel, path: str) -> None:
         lm.is_critic = bool(numbers.get("critic", False))
         lm.reads_last_token = bool(numbers.get("reads_last_token", False))
         lm.unread_padding = numbers.get("unread_padding")
+        _remark_on_precision(lm, path, numbers.get("quantization"))
+
+
+def _remark_on_precision(lm: LanguageModel, path: str, trained_in: str | None) -> None:
+    """Log that a reward model scores on another base than it was trained on, in digits."""
+    if (trained_in is not None) != lm.is_quantised:
+        log.info(
+            "The scores of %s differ slightly from those in its training: its base was held in %s "
+            "then, and is in %s now.",
+            path,
+            *("4 bits" if four else "full precision" for four in (trained_in, lm.is_quantised)),
+        )
 
 
 def reward_file_values(lm: LanguageModel) -> dict[str, Any]:
     """What `reward.json` says of a reward model or critic."""
-    values = {
+    values: dict[str, Any] = {
         "mean": lm.score_mean,
         "std": lm.score_std,
         "max_length": lm.max_length,
@@ -65,6 +80,8 @@ def reward_file_values(lm: LanguageModel) -> dict[str, Any]:
         "ensemble_penalty": lm.score_penalty,
         "length_slope": lm.length_slope,
     }
+    if lm.is_quantised:
+        values["quantization"] = "nf4"
     if lm.is_critic:
         values["critic"] = True
     if lm.reads_last_token:

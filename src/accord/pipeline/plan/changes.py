@@ -174,11 +174,19 @@ def _changes(stage: PlannedStage) -> Iterator[tuple[str, str, dict[str, Any]]]:
         )
     if settings.precision == "fp32":
         yield "precision=bf16", "digits of the forward pass", {"precision": "bf16"}
+    if settings.optim == "adamw":
+        yield "optim=adamw_8bit", "digits of the optimiser's moments", {"optim": "adamw_8bit"}
     if settings.lora is None:
         yield (
             "lora.r=16",
             "adapters are trained, and not the weights",
             {"lora": {"r": 16}},
+        )
+    elif settings.quantization is None:
+        yield (
+            "quantization=nf4",
+            "digits of the frozen base; about half the speed on a CPU",
+            {"quantization": "nf4"},
         )
     if isinstance(settings, PpoSettings) and settings.critic in (None, "separate"):
         kind = "shared" if settings.lora is None else "adapter"

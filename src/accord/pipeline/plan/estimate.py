@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accord.learn.offline.methods import METHODS
-from accord.learn.online.memory import RoleMemory
+from accord.learn.online.memory import RoleMemory, moment_bytes
 from accord.learn.plan.models import frozen_model, trained_model
 from accord.learn.plan.passes import Reads, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
     ADAPTER_FRAGMENTS,
     BF16_WORKSPACE,
+    COPIES,
     FRAGMENTS,
     WORKSPACE,
     Allocation,
@@ -61,6 +62,11 @@ class Inputs:
         return bool(self.settings.precision == "bf16")
 
     @property
+    def four_bit(self) -> bool:
+        """Whether the base is held in 4 bits."""
+        return self.settings.quantization is not None
+
+    @property
     def merged(self) -> bool:
         """Whether an adapter is merged into the base before training."""
         lora = self.settings.lora
@@ -78,7 +84,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
         heads = settings.heads if isinstance(settings, RewardSettings) else 1
     lm = trained(inputs, heads=heads)
     sizes = model_sizes(lm)
-    policy = trained_role(inputs, sizes)
+    policy = trained_role(inputs, sizes, lm)
     roles = {"model": policy}
     cast = cast_weights(inputs, sizes, merged=inputs.merged)
     reference = other_reference(inputs)
@@ -108,6 +114,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
                 {
                     **lasting(roles | reference, moments=False),
                     ACTIVATIONS: computing.forward,
+                    COPIES: cast if inputs.four_bit else 0,
                 },
             ),
         )
@@ -125,10 +132,21 @@ def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None
     )
 
 
-def trained_role(inputs: Inputs, sizes: ModelSizes) -> RoleMemory:
+def trained_role(inputs: Inputs, sizes: ModelSizes, lm: LanguageModel) -> RoleMemory:
+    """What a (weightless) model that is trained holds."""
     if inputs.settings.lora is None:
-        return full_role(sizes, half=inputs.half)
-    return adapter_role(sizes, half=inputs.half, float32_base=inputs.merged)
+        role = full_role(sizes, half=inputs.half)
+    else:
+        role = adapter_role(
+            sizes, half=inputs.half, float32_base=inputs.merged, four_bit=inputs.four_bit
+        )
+    return with_moments(role, inputs, [p.numel() for p in lm.trainable_parameters().values()])
+
+
+def with_moments(role: RoleMemory, inputs: Inputs, trained: Sequence[int]) -> RoleMemory:
+    """A role whose optimiser has the moments that the settings ask for, of parameters of these
+    sizes."""
+    return replace(role, moments=sum(moment_bytes(n, inputs.settings.optim) for n in trained))
 
 
 def allocation(inputs: Inputs) -> Allocation:
@@ -154,8 +172,13 @@ def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:
 
 
 def cast_weights(inputs: Inputs, sizes: ModelSizes, *, merged: bool) -> int:
-    """Bytes of the bf16 copies that a pass makes of a float32 base, into which an adapter was
-    merged: every layer saves its own for the backward pass."""
+    """Bytes of the copies that a pass makes of weights in the precision that it computes in.
+
+    Of a float32 base, into which an adapter was merged, every layer saves its own bf16 copy for
+    the backward pass. Of 4-bit weights there is one layer's at a time.
+    """
+    if inputs.four_bit:
+        return (2 if inputs.half else 4) * max(sizes.layers, default=0)
     return 2 * sizes.base if merged and inputs.half and inputs.settings.lora is not None else 0
 
 
@@ -179,4 +202,5 @@ def other_reference(inputs: Inputs) -> dict[str, RoleMemory]:
         return {}
     other = inputs.find(path)
     lm = frozen_model(other.config, other.name, other.tokenizer, half=inputs.half)
-    return {"reference": frozen_role(model_sizes(lm), half=inputs.half)}
+    role = frozen_role(model_sizes(lm), half=inputs.half, four_bit=inputs.four_bit)
+    return {"reference": role}

@@ -42,6 +42,7 @@ from accord.pipeline.plan.estimate import (
     other_reference,
     trained,
     trained_role,
+    with_moments,
 )
 from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.rows import RowFacts
@@ -93,7 +94,7 @@ def online_roles(
     """The roles by name with what each alone holds, the policy, and the reward models."""
     policy = trained(inputs)
     sizes = model_sizes(policy)
-    roles = {"policy": trained_role(inputs, sizes)}
+    roles = {"policy": trained_role(inputs, sizes, policy)}
     if inputs.settings.needs_reference:
         roles |= _online_reference(inputs, sizes)
     rewards, scorers = _rewards(inputs, sizes)
@@ -127,14 +128,21 @@ def _critic(inputs: Inputs, sizes: ModelSizes, policy: LanguageModel) -> RoleMem
     kind = settings.critic or ("separate" if settings.lora is None else "adapter")
     width = int(policy.inner.config.get_text_config().hidden_size)
     if kind == "shared":
-        return head_role(width)
+        return with_moments(head_role(width), inputs, [width, 1])
     if kind == "adapter":
-        return adapter_role(ModelSizes(0, sizes.adapter, width + 1), half=inputs.half, base=False)
+        role = adapter_role(ModelSizes(0, sizes.adapter, width + 1), half=inputs.half, base=False)
+        adapters = [p.numel() for p in policy.trainable_parameters().values()]
+        return with_moments(role, inputs, [*adapters, width, 1])
     start = _critic_start(inputs)
-    critic = model_sizes(trained(inputs, heads=1, model=start))
+    lm = trained(inputs, heads=1, model=start)
+    trained_sizes = [p.numel() for p in lm.trainable_parameters().values()]
+    critic = model_sizes(lm)
     if settings.lora is None:
-        return full_role(critic, half=inputs.half)
-    return adapter_role(critic, half=inputs.half, float32_base=start.is_adapter)
+        return with_moments(full_role(critic, half=inputs.half), inputs, trained_sizes)
+    role = adapter_role(
+        critic, half=inputs.half, float32_base=start.is_adapter, four_bit=inputs.four_bit
+    )
+    return with_moments(role, inputs, trained_sizes)
 
 
 def _critic_start(inputs: Inputs) -> PlannedModel:

@@ -95,10 +95,13 @@ def role_table(roles: dict[str, RoleMemory] | Any) -> Table:
     """What each role holds throughout, a role a row."""
     table = Table(title="Held throughout, by role", title_justify="left", title_style="")
     table.add_column("role")
-    for name in ("weights", "fp32 masters", "gradients", "optimiser", "together"):
+    quantised = any(role.quantised for role in roles.values())
+    names = ("weights", *(("4-bit weights",) if quantised else ()), "fp32 masters", "gradients")
+    for name in (*names, "optimiser", "together"):
         table.add_column(name, justify="right")
     for name, role in roles.items():
-        numbers = (role.weights, role.masters, role.gradients, role.moments, role.total)
+        four_bit = (role.quantised,) if quantised else ()
+        numbers = (role.weights, *four_bit, role.masters, role.gradients, role.moments, role.total)
         table.add_row(Text(name), *(gigabytes(n) if n else "–" for n in numbers))
     return table
 

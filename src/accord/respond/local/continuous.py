@@ -201,8 +201,8 @@ class ContinuousBatch:
         """Draw the next token of each row from states (n, D)."""
         logits = self.batch.logits(states)
         uniforms = [next(row.uniforms) for row in rows]
-        tokens, logps = draw_rows(logits, uniforms, [row.request.settings for row in rows])
-        is_bad = (~torch.isfinite(logps)).tolist()
+        tokens, is_finite = draw_rows(logits, uniforms, [row.request.settings for row in rows])
+        is_bad = (~is_finite).tolist()
         choices = self._choices(rows, logits, tokens)
         outputs = []
         for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):

@@ -38,9 +38,8 @@ def _draw_block(
 ) -> tuple[Tensor, Tensor]:
     logits = logits.float()
     if settings.temperature == 0:
-        token = logits.argmax(1, keepdim=True)
-        logp = logits.gather(1, token).squeeze(1) - logits.logsumexp(1)
-        return token.squeeze(1), logp
+        token, largest = likeliest_tokens(logits)
+        return token, largest - logits.logsumexp(1)
     if settings.temperature != 1.0:
         logits = logits / settings.temperature
     p = logits.softmax(1)
@@ -50,6 +49,24 @@ def _draw_block(
         truncated = p.masked_fill(p < threshold[:, None], 0.0)
     token = _invert_cdf(truncated, uniform)
     return token, p.gather(1, token[:, None]).squeeze(1).log()
+
+
+def likeliest_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The token of the largest logit of each row (rows, V), the first of several, and that logit
+    (rows,): NaN where one of the row is, and then the token is any.
+
+    The largest logits of chunks give the chunk: a maximum takes a CPU a tenth of the time that its
+    index takes.
+    """
+    rows, vocabulary = logits.shape
+    if vocabulary % CHUNK:
+        padding = logits.new_full((rows, -vocabulary % CHUNK), -torch.inf)
+        logits = torch.cat([logits, padding], 1)
+    chunks = logits.view(rows, -1, CHUNK)
+    best = chunks.amax(2).argmax(1)
+    entries = chunks[torch.arange(rows, device=logits.device), best]
+    largest, offset = entries.max(1)
+    return (best * CHUNK + offset).clamp(max=vocabulary - 1), largest
 
 
 def _invert_cdf(p: Tensor, uniform: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.respond.local.draw import draw_tokens
+from accord.respond.local.draw import draw_tokens, likeliest_tokens
 from accord.respond.protocol import SamplingSettings
 
 BLOCK = 64  # uniform numbers drawn at a time
@@ -38,20 +38,23 @@ class UniformStream:
 def draw_rows(
     logits: Tensor, uniform: Sequence[float], settings: Sequence[SamplingSettings]
 ) -> tuple[Tensor, Tensor]:
-    """Token ids, and log-probs under the tempered distribution, (rows,) of logits (rows, V): each
-    row by its own settings, those with equal ones together. Both are on the CPU."""
+    """Token ids (rows,) of logits (rows, V), and whether each row's logits are finite: each row by
+    its own settings, those with equal ones together. Both are on the CPU."""
     groups: dict[SamplingSettings, list[int]] = defaultdict(list)
     for row, own_settings in enumerate(settings):
         groups[_of_draw(own_settings)].append(row)
     numbers = torch.tensor(uniform, dtype=torch.float64)
     tokens = torch.zeros(len(logits), dtype=torch.long)
-    logps = torch.zeros(len(logits))
+    is_finite = torch.zeros(len(logits), dtype=torch.bool)
     for group, rows in groups.items():
         index = torch.tensor(rows)
         part = logits if len(groups) == 1 else logits[index.to(logits.device)]
-        token, logp = draw_tokens(part, numbers[index].to(logits.device), group)
-        tokens[index], logps[index] = token.cpu(), logp.cpu()
-    return tokens, logps
+        if group.temperature == 0:  # without log-probs, which would read all logits several times
+            token, value = likeliest_tokens(part)
+        else:
+            token, value = draw_tokens(part, numbers[index].to(logits.device), group)
+        tokens[index], is_finite[index] = token.cpu(), torch.isfinite(value).cpu()
+    return tokens, is_finite
 
 
 def _of_draw(settings: SamplingSettings) -> SamplingSettings:

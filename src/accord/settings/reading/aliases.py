@@ -24,6 +24,7 @@ RENAMED: dict[str, KeyPath] = {
     "response_length": ("max_new_tokens",),
     "max_completion_length": ("max_new_tokens",),
     "bf16": ("precision",),
+    "load_in_4bit": ("quantization",),
     "lora_r": ("lora", "r"),
     "lora_alpha": ("lora", "alpha"),
     "lora_target_modules": ("lora", "target_modules"),
@@ -32,11 +33,13 @@ RENAMED: dict[str, KeyPath] = {
 
 _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "bf16": lambda on: "bf16" if on else "fp32",
+    "load_in_4bit": lambda on: "nf4" if on else None,
     "resume_from_checkpoint": lambda on: on,
 }
 """Aliases whose value must be true or false, and the conversion to the value of accord's key."""
 
 _REMEDIES: dict[str, str] = {
+    "load_in_4bit": "Write `quantization: nf4`, or leave it out.",
     "bf16": "For another precision write `precision: fp32` or `precision: bf16`.",
     "resume_from_checkpoint": (
         "accord resumes from the last checkpoint in `output_dir`: name the run's folder there."

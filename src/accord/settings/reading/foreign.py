@@ -24,7 +24,7 @@ _LORA = "Write `lora: {r: 16, alpha: 32}`, or `lora: on` for the defaults."
 _PACKED = "Batches are always packed without padding; leave it out."
 _MASKED = "It is `response`, `assistant` or `all`."
 _TRACKER = "Write `report_to: wandb`, `tensorboard` or `trackio`; metrics.jsonl is written always."
-_NO_QUANT = "Weights are not quantised; `precision: bf16` and `lora` save memory."
+_NF4 = "`quantization: nf4` with `lora` holds the base in 4 bits, with double quantisation."
 _STEPS = "`save_steps`, `eval_steps` and `logging_steps` count optimiser steps."
 _SPLIT = "A `split` stage holds rows out; name them in `eval_dataset`."
 _METHOD = "The method names the loss: `accord train dpo`, or `method: dpo` in a recipe."
@@ -39,7 +39,6 @@ FOREIGN: dict[str, Foreign] = {
     "dtype": Foreign(_TRL, "precision"),
     "torch_dtype": Foreign(_TRL, "precision"),
     "warmup_steps": Foreign(_HF, "warmup_ratio", "It is a share of the steps, from 0 to 1."),
-    "optim": Foreign(_HF, "", "The optimiser is AdamW; leave it out."),
     "logging_dir": Foreign(_HF, "output_dir", "metrics.jsonl lies in it."),
     "hub_strategy": Foreign(_HF, "push_to_hub", "The model is uploaded when the run has ended."),
     "hub_token": Foreign(_HF, "", "Set HF_TOKEN, or log in with `hf auth login`; leave it out."),
@@ -105,8 +104,12 @@ FOREIGN: dict[str, Foreign] = {
     "lora_dropout": Foreign(_TRL, "lora", "Adapters have no dropout; leave it out."),
     "lora_task_type": Foreign(_TRL, "lora", "The method decides it; leave it out."),
     "use_rslora": Foreign(_TRL, "lora", "The scale is alpha / r; leave it out."),
-    "load_in_4bit": Foreign(_TRL, "", _NO_QUANT),
-    "load_in_8bit": Foreign(_TRL, "", _NO_QUANT),
+    "load_in_8bit": Foreign(_TRL, "quantization", f"8 bits are not offered. {_NF4}"),
+    "bnb_4bit_quant_type": Foreign(_TRL, "quantization", _NF4),
+    "bnb_4bit_use_double_quant": Foreign(_TRL, "quantization", _NF4),
+    "use_bnb_nested_quant": Foreign(_TRL, "quantization", _NF4),
+    "bnb_4bit_compute_dtype": Foreign(_TRL, "precision", "4-bit layers compute in it."),
+    "quantization_config": Foreign(_HF, "quantization", _NF4),
     "epsilon_high": Foreign(
         _TRL, "cliprange_high", "Of `loss_type=cispo` it is the bound itself: 1 + `cliprange_high`."
     ),
@@ -125,7 +128,7 @@ FOREIGN: dict[str, Foreign] = {
     "sequence_len": Foreign(_AX, "max_length"),
     "num_epochs": Foreign(_AX, "num_train_epochs"),
     "lr_scheduler": Foreign(_AX, "lr_scheduler_type"),
-    "optimizer": Foreign(f"{_AX} and {_TT}", "learning_rate", "The optimiser is AdamW."),
+    "optimizer": Foreign(f"{_AX} and {_TT}", "optim", "It is AdamW, also in 8 bits."),
     "adapter": Foreign(_AX, "lora", _LORA),
     "lora_target_linear": Foreign(_AX, "lora.target_modules", "`all-linear` is the default."),
     "lora_model_dir": Foreign(_AX, "model", "Name the folder with the adapter."),
@@ -159,7 +162,7 @@ FOREIGN: dict[str, Foreign] = {
     "overwrite_cache": Foreign(_LF, "", "There is no cache to overwrite; leave it out."),
     "plot_loss": Foreign(_LF, "", "`accord report` draws the curves; leave it out."),
     "pure_bf16": Foreign(_LF, "precision", "`bf16` keeps the weights in float32."),
-    "quantization_bit": Foreign(_LF, "", _NO_QUANT),
+    "quantization_bit": Foreign(_LF, "quantization", _NF4),
     "flash_attn": Foreign(_LF, "", _PREFERS),
     "ppo_epochs": Foreign(f"{_LF} and {_TT}", "num_ppo_epochs"),
     "ppo_target": Foreign(_LF, "adaptive_kl_target"),
