@@ -78,7 +78,7 @@ def train_judge(folder: Path, model: Path) -> Path:
     """A reward model that judges the rounds' answers, on a LoRA adapter."""
     settings = [f"model={model}", f"dataset={folder}/pairs.jsonl", f"output_dir={folder}/judge"]
     settings += ["lora={r: 16}", "per_device_train_batch_size=8", "learning_rate=1e-4"]
-    run_stage(single_stage("reward", overrides=[*settings, "max_length=256", "device=cpu"]))
+    run_stage(single_stage("train", "reward", overrides=[*settings, "max_length=256", "device=cpu"]))
     return folder / "judge/model"
 
 
@@ -86,7 +86,7 @@ def run_ppo(folder: Path, shared: list[str], reward: str, iterations: int) -> li
     """The metrics of each iteration of full fine-tuning with a shared value head."""
     settings = [*shared, f"rewards={reward}", f"output_dir={folder}", f"max_steps={iterations}"]
     settings += ["per_device_train_batch_size=16", "learning_rate=3e-6", "missing_eos_penalty=0"]
-    run_stage(single_stage("ppo", overrides=settings))
+    run_stage(single_stage("train", "ppo", overrides=settings))
     names = ("objective/scores", "sampler/mismatch_kl", "sampler/weight_mean", "objective/kl")
     rows = read_metrics(folder / "metrics.jsonl")
     return [{name: row[name] for name in names if name in row} for row in rows]
