@@ -21,11 +21,11 @@ def offloaded_activations(weights: Iterable[Tensor]) -> AbstractContextManager[N
     on the CPU and small ones stay as well. The numbers are equal. As
     `torch.autograd.graph.save_on_cpu`, which would copy the weights.
     """
-    known = {weight.untyped_storage().data_ptr() for weight in weights}
+    known = {weight.untyped_storage()._cdata for weight in weights}
 
     def pack(tensor: Tensor) -> Saved:
         small = tensor.numel() * tensor.element_size() < SMALLEST
-        if small or tensor.device.type == "cpu" or tensor.untyped_storage().data_ptr() in known:
+        if small or tensor.device.type == "cpu" or tensor.untyped_storage()._cdata in known:
             return lambda: tensor
         if tensor.is_meta:  # a plan: what it would hold is elsewhere meanwhile
             return partial(torch.empty, tensor.shape, dtype=tensor.dtype, device="meta")
