@@ -145,7 +145,7 @@ def remedies(
     for change, cost, values in _changes(stage):
         try:
             planned = plan_stage(changed(stage.plan, **values), before, machine, cache)
-        except (SettingsError, ValueError):  # a combination that the method does not have
+        except (SettingsError, DataError, ValueError):  # the method or the rows do not have it
             continue
         if planned.memory is None or planned.memory.peak >= stage.memory.peak:
             continue
