@@ -65,7 +65,7 @@ def test_4_bit_weights_are_a_column_and_a_part_of_each_phase(plan: StagePlan) ->
 
 
 def test_what_saves_memory_is_offered(plan: StagePlan) -> None:
-    full = {r.change for r in remedies(planned(plan), (), CPU, {})}
+    full = {r.change for r in remedies(planned(plan, num_train_epochs=2), (), CPU, {})}
     assert "optim=adamw_8bit" in full
     assert "quantization=nf4" not in full  # adapters come first
     adapters = {r.change for r in remedies(planned(plan, **LORA), (), CPU, {})}

@@ -185,7 +185,7 @@ def _changes(stage: PlannedStage) -> Iterator[tuple[str, str, dict[str, Any]]]:
     elif settings.quantization is None:
         yield (
             "quantization=nf4",
-            "digits of the frozen base; about half the speed on a CPU",
+            "digits of the frozen base, and time",
             {"quantization": "nf4"},
         )
     if isinstance(settings, PpoSettings) and settings.critic in (None, "separate"):
