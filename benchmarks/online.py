@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 from workers.lockstep import Worker, alternate, other_python
-from workers.workload import Workload, write_workload
+from workers.workload import HALF_A_BILLION, TINY, Workload, write_workload
 
 # By name: TRL's method, and by name accord's methods that take turns with it.
 COMPARED = {
@@ -33,6 +33,9 @@ COMPARED = {
     "PPO": ("ppo", {"PPO": "ppo", "PPO, one backbone": "ppo-shared"}),
     "PPO, LoRA": ("ppo-lora", {"PPO, LoRA": "ppo-lora"}),
 }
+
+
+WORKLOADS = {"standard": Workload(), "0.5B": HALF_A_BILLION, "tiny": TINY}
 
 
 def main() -> None:
@@ -43,13 +46,16 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--work", choices=WORKLOADS, default="standard")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--folder", type=Path, help="where the workload is written, and stays")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     facts = print_machine()
     figures = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "work"
-        write_inputs(folder)
+        folder = args.folder or Path(temporary) / "work"
+        write_inputs(folder, WORKLOADS[args.work])
         for name in args.only or COMPARED:
             for figure in compare(name, folder, args):
                 print(json.dumps(figure), flush=True)
@@ -58,10 +64,12 @@ def main() -> None:
     write_json(args.json, {"machine": facts, "figures": figures})
 
 
-def write_inputs(folder: Path) -> None:
-    """The model with its rows, and a reward model of the same size."""
-    work = Workload()
-    write_workload(work, folder)
+def write_inputs(folder: Path, work: Workload) -> None:
+    """The model with its rows, and a reward model of the same size, unless they are there."""
+    if not folder.is_dir():
+        write_workload(work, folder)
+    if (folder / "reward").is_dir():
+        return
     config = work.config()
     config.num_labels = 1
     torch.manual_seed(1)
@@ -82,7 +90,7 @@ def compare(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[
     python = trl_python(trl_method)
     count = str(args.warmup + args.steps + 1)
     arguments = ["--episodes", str(args.episodes), "--tokens", str(args.tokens)]
-    arguments += ["--steps", count, "--precision", args.precision]
+    arguments += ["--steps", count, "--precision", args.precision, "--device", args.device]
     workers = {
         label: Worker(sys.executable, "accord_online.py", method, str(folder), *arguments)
         for label, method in accord_methods.items()

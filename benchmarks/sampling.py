@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--without-generate", action="store_true")
     parser.add_argument("--vocabulary", type=int, default=Workload.vocabulary)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--folder", type=Path, help="a workload that another benchmark wrote")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     facts = print_machine()
@@ -46,8 +48,9 @@ def main() -> None:
     if python is None:
         print("Without vLLM: set ACCORD_VLLM_PYTHON to a Python that has it.")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        folder = Path(temporary) / "work"
-        write_workload(Workload(vocabulary=args.vocabulary), folder)
+        folder = args.folder or Path(temporary) / "work"
+        if not folder.is_dir():
+            write_workload(Workload(vocabulary=args.vocabulary), folder)
         urls = {"accord": ""} | ({} if args.without_generate else {"generate": ""})
         if python is not None:
             arguments = ("--dtype", "bfloat16", "--generation-config", "vllm")
@@ -58,7 +61,7 @@ def main() -> None:
         sizes = (str(args.prompts), str(args.responses), str(args.tokens))
         workers = {
             name: stack.enter_context(
-                closing(Worker(sys.executable, WORKER, name, str(folder), *sizes, url))
+                closing(Worker(sys.executable, WORKER, name, str(folder), *sizes, url, args.device))
             )
             for name, url in urls.items()
         }

@@ -22,7 +22,11 @@ from machine_report import print_machine, write_json
 from rich.console import Console
 from rich.table import Table
 from workers.lockstep import Worker, alternate, other_python
+from workers.protocol import wait_for_device
 from workers.workload import (
+    BILLION_AND_A_HALF,
+    HALF_A_BILLION,
+    TINY,
     RealWorkload,
     Workload,
     layer_parameters,
@@ -34,6 +38,9 @@ WORKLOADS = {
     "standard": Workload(),
     "vocabulary": Workload(vocabulary=150_000),
     "long-prompts": Workload(prompt=900, response=90, longest=1600),
+    "0.5B": HALF_A_BILLION,
+    "1.5B": BILLION_AND_A_HALF,
+    "tiny": TINY,
 }
 # TRL's method, accord's, and whether accord's time includes the reference's forward pass.
 COMPARED = {
@@ -57,13 +64,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="time this saved chat model instead")
     parser.add_argument("--dataset", type=Path, help="with --model: HH-RLHF's dialogues as text")
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--folder", type=Path, help="where the workload is written, and stays")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     python = other_python("ACCORD_TRL_PYTHON", ".venv-trl")
     if python is None:
         print("TRL is not here: `make .venv-trl`, or set ACCORD_TRL_PYTHON. Timing accord alone.")
     facts = print_machine()
-    peak = matmul_peak(args.precision)
+    peak = matmul_peak(args.precision, args.device)
     print(f"matrix products of {args.precision}: {peak / 1e9:.0f} GFLOP/s at best")
     work: Workload | RealWorkload = WORKLOADS[args.work]
     if args.model is not None:
@@ -71,8 +80,10 @@ def main() -> None:
         work = RealWorkload(args.model, args.dataset)
     figures = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "work"
-        if isinstance(work, RealWorkload):
+        folder = args.folder or Path(temporary) / "work"
+        if folder.is_dir():
+            pass  # of an earlier run
+        elif isinstance(work, RealWorkload):
             write_real_workload(work, folder)
         else:
             write_workload(work, folder)
@@ -96,7 +107,8 @@ def compare(
     trl_method, accord_method, with_reference = COMPARED[name]
     count = args.warmup + args.steps
     arguments = (str(folder), "--rows", str(args.rows), "--steps", str(count + 1))
-    arguments = (*arguments, "--precision", args.precision, *(["--lora"] if args.lora else []))
+    arguments = (*arguments, "--precision", args.precision, "--device", args.device)
+    arguments = (*arguments, *(["--lora"] if args.lora else []))
     workers = {"accord": Worker(sys.executable, "accord_steps.py", accord_method, *arguments)}
     if python is not None:
         workers["trl"] = Worker(python, "trl_steps.py", trl_method, *arguments)
@@ -116,6 +128,9 @@ def compare(
         "steps": args.steps,
         "accord": statistics.median(seconds),
         "accord_memory": max(r["memory"] for r in accord_results),
+        "tokens_a_second": statistics.median(
+            r["tokens"] / s for r, s in zip(accord_results, seconds, strict=True)
+        ),
         "share": statistics.median(f / s for f, s in zip(flops, seconds, strict=True)) / peak,
         "threads": workers["accord"].threads,
     }
@@ -145,15 +160,17 @@ def step_flops(
     return forward * passes
 
 
-def matmul_peak(precision: str) -> float:
+def matmul_peak(precision: str, device: str = "cpu") -> float:
     """FLOP/s of the fastest of a few matrix products."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
-    for n, k, m in ((2048, 2048, 2048), (2048, 512, 2048), (2048, 512, 512), (4096, 1024, 4096)):
-        a, b = torch.randn(n, k).to(dtype), torch.randn(k, m).to(dtype)
+    shapes = [(2048, 2048, 2048), (2048, 512, 2048), (2048, 512, 512), (4096, 1024, 4096)]
+    for n, k, m in [*shapes, *([(8192, 8192, 8192)] if device == "cuda" else [])]:
+        a, b = (torch.randn(*size, device=device).to(dtype) for size in ((n, k), (k, m)))
         for _ in range(20):
             start_time = time.perf_counter()
             a @ b
+            wait_for_device()
             best = max(best, 2 * n * k * m / (time.perf_counter() - start_time))
     return best
 

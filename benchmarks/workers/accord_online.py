@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from distinct_words import __file__ as REWARD
 from file_order import arrange_for_file_order
-from protocol import online_arguments, send
+from protocol import online_arguments, send, wait_for_device
 
 from accord.learn.loop.stage import peak_memory_mb
 from accord.learn.online.train import train_online
@@ -58,7 +58,7 @@ def main() -> None:
         learning_rate=1e-6,
         lr_scheduler_type="constant",
         max_length=2048,
-        device="cpu",
+        device=args.device,
         seed=0,
         lora={} if variant == "lora" else None,
         **method_settings,
@@ -70,6 +70,7 @@ def main() -> None:
         result = next(steps, None)
         if result is None:
             return
+        wait_for_device()
         send(
             {
                 "step": time.perf_counter() - start_time,

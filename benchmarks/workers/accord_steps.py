@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from file_order import arrange_for_file_order
-from protocol import offline_arguments, send
+from protocol import offline_arguments, send, wait_for_device
 
 from accord.learn.loop.fit import fit
 from accord.learn.loop.learner import make_learner
@@ -91,7 +91,7 @@ def main() -> None:
         learning_rate=1e-5,
         lr_scheduler_type="constant",
         max_length=2048,
-        device="cpu",
+        device=args.device,
         lora={"target_modules": "all-linear"} if args.lora else None,
     )
     method = METHODS[args.method]
@@ -110,6 +110,7 @@ def main() -> None:
         reference.seconds, start_time = 0.0, time.perf_counter()
         if next(steps, None) is None:
             return
+        wait_for_device()
         seconds = time.perf_counter() - start_time
         send(
             {

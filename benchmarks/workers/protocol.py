@@ -28,8 +28,18 @@ def redirect_prints() -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process has used."""
+    """The most memory that this process has used: of the GPU where it uses one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return float(torch.cuda.max_memory_allocated() / 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def wait_for_device() -> None:
+    """Wait until a GPU has done what it was given, so that a clock shows it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def offline_arguments(methods: Iterable[str]) -> argparse.Namespace:
@@ -40,6 +50,7 @@ def offline_arguments(methods: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--lora", action="store_true")
     return parser.parse_args()
 
@@ -55,4 +66,5 @@ def online_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from protocol import redirect_prints, send
+from protocol import redirect_prints, send, wait_for_device
 
 from accord.lm.load import load_causal
 from accord.respond.local.sampler import LocalSampler
@@ -34,23 +35,27 @@ def make_call(sampler: Sampler, prompts: Prompts, settings: SamplingSettings) ->
     return call
 
 
-def accord(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str) -> Call:
-    lm = load_causal(str(folder / "model"), precision="bf16", device="cpu")
+def accord(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str, device: Any) -> Call:
+    lm = load_causal(str(folder / "model"), precision="bf16", device=device)
     lm.tokenizer.eos_token_id = None
     lm.model.generation_config.eos_token_id = None
     return make_call(LocalSampler(lm), prompts, settings)
 
 
-def generate(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str) -> Call:
+def generate(
+    folder: Path, prompts: Prompts, settings: SamplingSettings, _: str, device: Any
+) -> Call:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16)
+    model = model.to(device).eval()
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
 
     def call(seed: int) -> int:
         torch.manual_seed(seed)
@@ -70,7 +75,7 @@ def generate(folder: Path, prompts: Prompts, settings: SamplingSettings, _: str)
     return call
 
 
-def vllm(folder: Path, prompts: Prompts, settings: SamplingSettings, url: str) -> Call:
+def vllm(folder: Path, prompts: Prompts, settings: SamplingSettings, url: str, device: Any) -> Call:
     sampler = VllmSampler(SamplerSettings(kind="vllm", url=url))
     return make_call(sampler, prompts, settings)
 
@@ -79,17 +84,18 @@ SAMPLERS = {"accord": accord, "generate": generate, "vllm": vllm}
 
 
 def main() -> None:
-    name, folder, prompts, responses, tokens, url = sys.argv[1:]
+    name, folder, prompts, responses, tokens, url, device = sys.argv[1:]
     rows = json.loads((Path(folder) / "rows.json").read_text())[: int(prompts)]
     ids = [tuple(int(w[1:]) for w in row["prompt"].split()) for row in rows]
     settings = SamplingSettings(int(responses), int(tokens))
     redirect_prints()
     with torch.no_grad():
-        call = SAMPLERS[name](Path(folder), ids, settings, url)
+        call = SAMPLERS[name](Path(folder), ids, settings, url, device)
         send({"threads": torch.get_num_threads()})
         for seed, _ in enumerate(sys.stdin):
             start_time, cpu_start = time.perf_counter(), time.process_time()
             num_tokens = call(seed)
+            wait_for_device()
             seconds = time.perf_counter() - start_time
             cpu_seconds = time.process_time() - cpu_start
             send({"tokens": num_tokens, "seconds": seconds, "cpu_seconds": cpu_seconds})

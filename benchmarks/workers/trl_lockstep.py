@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from protocol import peak_memory_mib, send
+from protocol import peak_memory_mib, send, wait_for_device
 from transformers import TrainerCallback
 
 
@@ -19,6 +19,7 @@ class Stepper:
         self.start_time = time.perf_counter()
 
     def finish(self) -> None:
+        wait_for_device()
         send({"step": time.perf_counter() - self.start_time, "memory": peak_memory_mib()})
 
 

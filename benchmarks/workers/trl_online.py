@@ -104,7 +104,7 @@ def main() -> None:
     shared = {
         "output_dir": str(args.folder / f"trl-{args.method}"),
         "bf16": args.precision == "bf16",
-        "use_cpu": True,
+        "use_cpu": args.device == "cpu",
         "report_to": [],
         "save_strategy": "no",
         "logging_steps": 1,

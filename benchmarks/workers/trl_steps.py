@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def main() -> None:
         "per_device_train_batch_size": args.rows,
         "max_steps": args.steps,
         "bf16": args.precision == "bf16",
-        "use_cpu": True,
+        "use_cpu": args.device == "cpu",
         "report_to": [],
         "save_strategy": "no",
         "logging_steps": 1,
@@ -47,7 +48,9 @@ def main() -> None:
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if args.lora else None
     # A frozen base is loaded in the precision of the computation.
     is_half = args.lora and args.precision == "bf16"
-    model_options = {"dtype": torch.bfloat16 if is_half else torch.float32}
+    model_options: dict[str, Any] = {"dtype": torch.bfloat16 if is_half else torch.float32}
+    if is_half and args.device == "cuda" and find_spec("flash_attn"):
+        model_options["attn_implementation"] = "flash_attention_2"  # else SDPA
     trainer = TRAINERS[args.method](model_path, rows, tokenizer, shared, model_options, lora)
     # The rows in the order of the file: accord's worker takes each step on the same rows.
     trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)

@@ -51,6 +51,12 @@ class Workload:
         )
 
 
+TINY = Workload(2_000, 128, 2, prompt=24, response=16, longest=48, rows=64)
+# About half a billion parameters and one and a half, with the vocabulary of Qwen.
+HALF_A_BILLION = Workload(150_000, 1024, 24)
+BILLION_AND_A_HALF = Workload(150_000, 2048, 24)
+
+
 @dataclass(frozen=True)
 class RealWorkload:
     """A saved chat model, and a file of conversations in HH-RLHF's text form."""

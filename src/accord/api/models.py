@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from accord.errors import SettingsError
-from accord.learn.offline.rows import load_starting_model, with_gradient_checkpointing
+from accord.learn.offline.rows import load_starting_model, with_memory_settings
 from accord.lm.adapters.lora import add_adapters, lora_settings
 from accord.lm.digest import weights_digest
 from accord.lm.in_memory import add_scalar_head, full_precision_and_trainable, wrap_model
@@ -137,7 +137,7 @@ def starting_model(
         lm = full_precision_and_trainable(lm)
     if lm.recomputes_activations and not settings.gradient_checkpointing:
         lm.disable_gradient_checkpointing()  # of an earlier run on the same model
-    return with_gradient_checkpointing(lm, settings)
+    return with_memory_settings(lm, settings)
 
 
 @torch.no_grad()

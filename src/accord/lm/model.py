@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from accord.lm.adapters.switch import AdapterSwitch, adapter_name
 from accord.lm.kernels.last_layer import LastLayer
+from accord.lm.offload import offloaded_activations
 from accord.objectives.logprobs import Head
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LanguageModel:
     of those that `switch` turns on and off (None: the base alone), and a critic or reward model its
     `score` head. Of a view with `head_only` the head alone is trained; it shares the backbone.
     `router_record` collects the router's loss of a mixture of experts while it is trained.
+    With `offloads_activations` passes with gradients save what they need in the machine's memory.
     `last_layer` lets the model's last layer compute only the tokens that are read, where possible.
     """
 
@@ -77,6 +79,7 @@ class LanguageModel:
     head_only: bool = False
     last_layer: LastLayer | None = None
     router_record: RouterRecord | None = None
+    offloads_activations: bool = False
 
     @property
     def inner(self) -> Any:
@@ -188,9 +191,13 @@ class LanguageModel:
 
     @contextmanager
     def precision_context(self) -> Iterator[None]:
-        """The context of forward passes: this view's adapter active, and the precision."""
+        """The context of forward passes: this view's adapter active, the precision, and where
+        activations are saved."""
         adapter = nullcontext() if self.switch is None else self.switch.activated(self.adapter)
-        with adapter, self._autocast():
+        offload: AbstractContextManager[Any] = nullcontext()
+        if self.offloads_activations and torch.is_grad_enabled():
+            offload = offloaded_activations(self.model.parameters())
+        with adapter, self._autocast(), offload:
             yield
 
     def _autocast(self) -> AbstractContextManager[Any]:

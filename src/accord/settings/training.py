@@ -146,6 +146,7 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
+    activation_offload: memory.ActivationOffload = False
     save_steps: Annotated[int, NotIdentity] = Field(
         200, ge=1, description="Steps between checkpoints."
     )

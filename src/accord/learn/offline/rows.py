@@ -61,13 +61,21 @@ def load_starting_model(settings: TrainSettings, *, scalar: bool) -> LanguageMod
         lm = add_adapters(lm, lora, seed=settings.seed)
         if lora.continue_adapter:
             log.info("%s is not an adapter that could be continued: new ones are added.", lm.name)
-    return with_gradient_checkpointing(lm, settings)
+    return with_memory_settings(lm, settings)
 
 
-def with_gradient_checkpointing(lm: LanguageModel, settings: TrainSettings) -> LanguageModel:
-    """The model, recomputing activations in the backward pass where the settings ask for it."""
+def with_memory_settings(lm: LanguageModel, settings: TrainSettings) -> LanguageModel:
+    """The model, its activations recomputed in the backward pass, or saved in the machine's memory,
+    where the settings ask for it."""
     if settings.gradient_checkpointing:
         lm.enable_gradient_checkpointing()
+    lm.offloads_activations = settings.activation_offload
+    if settings.activation_offload and lm.device.type == "cpu":
+        log.warning(
+            "activation_offload moves activations from a GPU to the machine's memory, and %s is on "
+            "the CPU: it does nothing here.",
+            lm.name,
+        )
     return lm
 
 

@@ -19,7 +19,7 @@ from accord.compare.rewards.reward import Reward, World
 from accord.errors import SettingsError
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.offline.reference import check_same_tokenizer, reference_kind
-from accord.learn.offline.rows import load_starting_model
+from accord.learn.offline.rows import load_starting_model, with_memory_settings
 from accord.learn.online.memory import memory_plan, memory_report
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.views import (
@@ -273,9 +273,7 @@ def _separate_critic(
     reduce_to_first_head(critic)
     if settings.lora is not None:
         critic = add_adapters(critic, settings.lora, seed=settings.seed + 1)
-    if settings.gradient_checkpointing:
-        critic.enable_gradient_checkpointing()
-    return critic
+    return with_memory_settings(critic, settings)
 
 
 def critic_learning_rate(settings: OnlineSettings) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accord.learn.offline.rows import with_gradient_checkpointing
+from accord.learn.offline.rows import with_memory_settings
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.model import LanguageModel
 from accord.lm.weightless import as_loaded, weightless_model
@@ -38,7 +38,7 @@ def trained_model(
         for parameter_name, parameter in lm.trainable_parameters().items():
             if not lm.stays_float32(parameter_name):
                 parameter.data = parameter.data.to(torch.bfloat16)
-    return with_gradient_checkpointing(lm, settings)
+    return with_memory_settings(lm, settings)
 
 
 def frozen_model(

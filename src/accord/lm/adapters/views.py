@@ -162,6 +162,7 @@ def _scalar_view(
         score=head,
         head_only=head_only,
         last_layer=policy.last_layer,
+        offloads_activations=policy.offloads_activations,
     )
 
 

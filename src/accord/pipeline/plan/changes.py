@@ -145,7 +145,7 @@ def remedies(
     for change, cost, values in _changes(stage):
         try:
             planned = plan_stage(changed(stage.plan, **values), before, machine, cache)
-        except (SettingsError, ValueError):  # a combination that the method does not have
+        except (SettingsError, DataError, ValueError):  # the method or the rows do not have it
             continue
         if planned.memory is None or planned.memory.peak >= stage.memory.peak:
             continue
@@ -185,7 +185,7 @@ def _changes(stage: PlannedStage) -> Iterator[tuple[str, str, dict[str, Any]]]:
     elif settings.quantization is None:
         yield (
             "quantization=nf4",
-            "digits of the frozen base; about half the speed on a CPU",
+            "digits of the frozen base, and time",
             {"quantization": "nf4"},
         )
     if isinstance(settings, PpoSettings) and settings.critic in (None, "separate"):

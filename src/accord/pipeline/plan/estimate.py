@@ -123,13 +123,15 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
 
 def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
     known = model or inputs.model
-    return trained_model(
+    lm = trained_model(
         known.config,
         known.name,
         known.tokenizer,
         inputs.settings,
         heads=heads,
     )
+    lm.offloads_activations &= inputs.machine.device == "cuda"
+    return lm
 
 
 def trained_role(inputs: Inputs, sizes: ModelSizes, lm: LanguageModel) -> RoleMemory:

@@ -9,6 +9,7 @@ from typing import Any
 from accord.errors import AccordError, ModelError
 from accord.learn.online.methods import ONLINE
 from accord.learn.plan.phases import StageMemory
+from accord.lm.loading.quantised import refuse_merging
 from accord.pipeline.identity import describe_state
 from accord.pipeline.plan.estimate import Inputs, offline_memory
 from accord.pipeline.plan.machine import Machine
@@ -74,6 +75,8 @@ def plan_stage(
         plan, model.tokenizer, model.eos_ids, before, machine.count, {} if cache is None else cache
     )
     inputs = Inputs(plan, before, model, machine)
+    if inputs.merged and inputs.four_bit:
+        raise refuse_merging(settings.model)
     problem, memory = None, None
     try:
         memory = (online_memory if plan.method in ONLINE else offline_memory)(inputs, facts)

@@ -25,6 +25,7 @@ RENAMED: dict[str, KeyPath] = {
     "max_completion_length": ("max_new_tokens",),
     "bf16": ("precision",),
     "load_in_4bit": ("quantization",),
+    "activation_offloading": ("activation_offload",),
     "lora_r": ("lora", "r"),
     "lora_alpha": ("lora", "alpha"),
     "lora_target_modules": ("lora", "target_modules"),

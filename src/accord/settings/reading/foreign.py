@@ -179,6 +179,7 @@ FOREIGN: dict[str, Foreign] = {
     "checkpointer": Foreign(_TT, "model"),
     "tokenizer": Foreign(_TT, "model", "The model's folder holds its tokenizer."),
     "enable_activation_checkpointing": Foreign(_TT, "gradient_checkpointing"),
+    "enable_activation_offloading": Foreign(_TT, "activation_offload"),
     "compile": Foreign(_TT, "", "Models are not compiled; leave it out."),
     "metric_logger": Foreign(_TT, "report_to", _TRACKER),
     "lora_attn_modules": Foreign(_TT, "lora.target_modules"),
