@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -31,8 +32,14 @@ class VllmServer:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the server
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *arguments]
+        self.command = command
+        self.start()
+        self._wait_until_healthy()
+
+    def start(self) -> None:
+        """Start the process, with the weights that it was first started with."""
         self.process = subprocess.Popen(
-            command,
+            self.command,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env={
@@ -43,9 +50,15 @@ class VllmServer:
                 "VLLM_CPU_KVCACHE_SPACE": "1",
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the cores that this process may use
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+                "VLLM_SERVER_DEV_MODE": "1",  # replaces its weights on request
             },
+            start_new_session=True,
         )
-        self._wait_until_healthy()
+
+    def kill(self) -> None:
+        """End all its processes at once, as a machine that fails does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT

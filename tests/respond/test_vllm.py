@@ -197,12 +197,50 @@ def test_the_sample_stage_writes_what_a_server_answers(
     assert not any("w1" in r.text or "eos" in r.text for r in responses)
 
 
+def changed_model(model: Path, folder: Path, seed: int) -> LanguageModel:
+    """A whole model of the same shape with other weights, saved in a folder."""
+    lm = load_causal(str(model), device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            if parameter.ndim == 2:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    save_model(lm, folder, card="a test")
+    return lm
+
+
+def test_whole_weights_are_sampled_from(
+    sampler: VllmSampler, server: VllmServer, model: Path, tmp_path: Path
+) -> None:
+    plain = load_causal(str(model), device="cpu")
+    for version in range(2):
+        lm = changed_model(model, tmp_path / str(version), version)
+        sampler.publish(tmp_path / str(version))
+        sampled = generate(sampler, PROMPTS)
+        assert_log_probs_are_those_of(lm, sampled)
+        with pytest.raises(AssertionError):
+            assert_log_probs_are_those_of(plain, sampled)
+    sampler.published.close()
+    assert_log_probs_are_those_of(plain, generate(sampler, PROMPTS))
+
+
+def test_a_killed_server_gets_the_weights_again(
+    sampler: VllmSampler, server: VllmServer, model: Path, tmp_path: Path
+) -> None:
+    lm = changed_model(model, tmp_path / "policy", 3)
+    sampler.publish(tmp_path / "policy")
+    server.kill()
+    server.start()  # and it takes a minute until it answers
+    assert_log_probs_are_those_of(lm, generate(sampler, PROMPTS))
+
+
+@pytest.mark.parametrize("lora", [{"r": 8}, None], ids=["lora", "full"])
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_a_policy_learns_from_what_the_server_samples(
-    method: str, server: VllmServer, model: Path, tmp_path: Path
+    method: str, lora: dict[str, int] | None, server: VllmServer, model: Path, tmp_path: Path
 ) -> None:
-    # The server loads each iteration's adapter: otherwise its samples, and so the scores, would not
-    # change, and the two engines' log-probs would diverge.
+    # The server loads each iteration's adapter or weights: otherwise its samples, and so the
+    # scores, would not change, and the two engines' log-probs would diverge.
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "w5 w6"}\n{"prompt": "w9 w10"}\n')
     (tmp_path / "mine.py").write_text(
         "def low(prompts, responses):\n"
@@ -215,13 +253,13 @@ def test_a_policy_learns_from_what_the_server_samples(
         output_dir=str(tmp_path / "out"),
         rewards=[{"kind": "python", "function": f"{tmp_path / 'mine.py'}:low"}],
         sampler={"kind": "vllm", "url": server.url},
-        lora={"r": 8},
+        lora=lora,
         per_device_train_batch_size=64,
         num_generations=32,
         max_new_tokens=8,
         max_length=32,
         max_steps=10,
-        learning_rate=2e-2,
+        learning_rate=2e-2 if lora else 2e-3,
         lr_scheduler_type="constant",
         missing_eos_penalty=0.0,
         device="cpu",
@@ -233,4 +271,4 @@ def test_a_policy_learns_from_what_the_server_samples(
         assert row["sampler/weight_mean"] == pytest.approx(1.0, abs=0.01)
         assert abs(row["sampler/mismatch_kl"]) < 1e-3
     assert not (tmp_path / "out" / "published").exists()
-    assert (tmp_path / "out" / "model" / "adapter_config.json").is_file()
+    assert (tmp_path / "out" / "model" / "adapter_config.json").is_file() == bool(lora)
