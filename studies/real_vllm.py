@@ -78,7 +78,8 @@ def train_judge(folder: Path, model: Path) -> Path:
     """A reward model that judges the rounds' answers, on a LoRA adapter."""
     settings = [f"model={model}", f"dataset={folder}/pairs.jsonl", f"output_dir={folder}/judge"]
     settings += ["lora={r: 16}", "per_device_train_batch_size=8", "learning_rate=1e-4"]
-    run_stage(single_stage("train", "reward", overrides=[*settings, "max_length=256", "device=cpu"]))
+    settings += ["max_length=256", "device=cpu"]
+    run_stage(single_stage("train", "reward", overrides=settings))
     return folder / "judge/model"
 
 
