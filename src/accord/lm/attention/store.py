@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import torch
-
     from accord.lm.attention.decoding import DecodeStep
+    from accord.lm.attention.prefixes import ReusedBlocks
 
 INITIAL_CAPACITY = 64  # tokens of a new store; it doubles where more are needed
 
@@ -114,17 +114,36 @@ class Prefill:
     """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`.
 
     The batch has prompts alone; `starts` are the flat indices of their first tokens, and then the
-    number of all tokens.
+    number of all tokens. With `reused`, what it has of the prompts is not in the batch.
     """
 
     store: KeyValueStore
     rows: Sequence[int]
     starts: Sequence[int]
+    reused: ReusedBlocks | None = None
     calls: CallCounter = field(default_factory=CallCounter)
 
-    def write(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
-        """Store a layer's keys and values (G, T, D)."""
+    def write(
+        self, module: nn.Module, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Store a layer's keys and values (G, T, D); returns those before them (G, P, D), one
+        prompt after another, or None where there are none."""
         layer = self.calls.next(module)
-        parts = list(zip(self.rows, pairwise(self.starts), strict=True))
-        for row, (a, b) in reversed(parts):  # the last row first: its capacity is enough for all
-            self.store.write(layer, row, keys[:, a:b], values[:, a:b])
+        past = None if self.reused is None else self.reused.exchange(layer, keys, values)
+        before = [0] * len(self.rows) if past is None else self.reused_lengths
+        ends = list(accumulate(before))
+        parts = list(zip(self.rows, pairwise(self.starts), before, ends, strict=True))
+        for row, (a, b), n, end in reversed(parts):  # the last row's capacity is enough for all
+            new = keys[:, a:b], values[:, a:b]
+            if past is not None and n:
+                new = (
+                    torch.cat([past[0][:, end - n : end], new[0]], 1),
+                    torch.cat([past[1][:, end - n : end], new[1]], 1),
+                )
+            self.store.write(layer, row, *new)
+        return past
+
+    @property
+    def reused_lengths(self) -> Sequence[int]:
+        """How many tokens of each prompt are not in the batch."""
+        return [0] * len(self.rows) if self.reused is None else self.reused.past
