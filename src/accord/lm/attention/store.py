@@ -39,10 +39,12 @@ class KeyValueStore:
     lengths.
 
     What no row has written is zero. Rows and capacity grow on demand. `dtype` is the precision of
-    the store; None takes that of the first write.
+    the store; None takes that of the first write. With `transposes_keys` the keys of a head lie in
+    memory feature by feature, as products of a few queries read them.
     """
 
     dtype: torch.dtype | None = None
+    transposes_keys: bool = False
     layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def write(self, layer: LayerKey, row: int, keys: Tensor, values: Tensor) -> None:
@@ -62,6 +64,8 @@ class KeyValueStore:
         for buffer, new in zip(buffers, (keys, values), strict=True):
             if step.has_equal_positions:
                 buffer[:rows, :, width - 1] = new
+            elif not buffer.is_contiguous():
+                buffer[step.row_index, :, step.positions] = new.to(buffer.dtype)
             else:
                 index = step.flat_write_index(*buffer.shape[1:3])
                 flat = new.flatten(0, 1).to(buffer.dtype)
@@ -101,12 +105,17 @@ class KeyValueStore:
         rows = max(rows, old_rows if old_rows >= rows else 2 * old_rows)
         while capacity < width:
             capacity *= 2
-        shape = (rows, like.shape[0], capacity, like.shape[2])
-        new = tuple(like.new_zeros(shape, dtype=self.dtype or like.dtype) for _ in range(2))
+        values = like.new_zeros(
+            rows, like.shape[0], capacity, like.shape[2], dtype=self.dtype or like.dtype
+        )
+        keys = torch.zeros_like(values)
+        if self.transposes_keys:
+            keys = keys.view(rows, like.shape[0], like.shape[2], capacity).transpose(2, 3)
+        new = keys, values
         for buffer, before in zip(new, old or (), strict=False):
             buffer[: before.shape[0], :, : before.shape[2]] = before
-        self.layers[layer] = (new[0], new[1])
-        return self.layers[layer]
+        self.layers[layer] = new
+        return new
 
 
 @dataclass

@@ -45,7 +45,8 @@ class DecodeBatch:
         self.lm, self.head, self.pool = lm, head, pool
         # A row has one query, so its attention is a matrix-vector product, which CPUs compute
         # slowly in bfloat16.
-        self.store = KeyValueStore(torch.float32 if lm.device.type == "cpu" else None)
+        is_cpu = lm.device.type == "cpu"
+        self.store = KeyValueStore(torch.float32 if is_cpu else None, transposes_keys=is_cpu)
         self.prompt_store = KeyValueStore()
         self.keys: list[Hashable | None] = []  # the prompt that each row follows in its store
         self.stored = torch.zeros(0, dtype=torch.long)
