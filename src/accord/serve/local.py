@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -36,6 +37,7 @@ from accord.serve.prompts import encode_request, response_room
 log = logging.getLogger(__name__)
 
 MAX_SEED = 1 << 63
+MAX_RETRY_AFTER = 600  # seconds
 
 
 @dataclass
@@ -66,6 +68,7 @@ class LocalEngine:
         self.caches_prefixes = caches_prefixes
         limits = [n for n in (lm.max_length, max_length) if n is not None]
         self.max_length = min(limits, default=None)
+        self.warning: str | None = None
         control_tokens(lm.tokenizer)  # renders the template within all limits, before requests do
         self._keys = itertools.count()
         self._running: dict[int, _Running] = {}
@@ -106,6 +109,7 @@ class LocalEngine:
                         continue  # it was dropped
                     if output.finish is not None:
                         unfinished.remove(output.index)
+                        self._counts["ended_responses"] += 1
                     if output.text or output.tokens or output.finish:
                         yield self._delta(output)
             yield TokenUsage(len(prompt), tokens)
@@ -165,8 +169,18 @@ class LocalEngine:
                 f"{requested} responses are being generated or wait already, and this server takes "
                 f"{self.max_rows + self.max_waiting} at most. Send the request again later.",
                 code="rate_limit_exceeded",
-                retry_after=1,
+                retry_after=self._seconds_until(
+                    requested + rows - self.max_rows - self.max_waiting
+                ),
             )
+
+    def _seconds_until(self, responses: int) -> int:
+        """In how many seconds so many responses should have ended, at the rate so far."""
+        ended = self._counts["ended_responses"]
+        if not ended:
+            return 1
+        seconds = responses * self._counts["busy_seconds"] / ended
+        return min(MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
 
     def _encode(self, request: EngineRequest) -> tuple[int, ...]:
         try:
