@@ -129,9 +129,8 @@ def serve(
     """
     from accord.serve.command import ServeOptions, serve_model
 
-    best.refuse_with_upstream(
-        upstream, upstream_key_env, max_rows, max_waiting, max_length, without_prefix_cache
-    )
+    limits = max_rows, max_waiting, max_length
+    best.refuse_with_upstream(upstream, upstream_key_env, *limits, without_prefix_cache)
     given = {"limit": max_best_of, "prune": prune, "enough": enough, "floor": floor}
     given |= {"candidate_cost": candidate_cost, "floor_text": floor_text, "curve": curve}
     given["wave"] = None if wave == best.WAVE else wave
@@ -144,9 +143,7 @@ def serve(
         port,
         tuple(api_key or ()),
         without_key,
-        max_rows,
-        max_waiting,
-        max_length,
+        *limits,
         precision,
         device,
         trust_remote_code,

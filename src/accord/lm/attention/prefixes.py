@@ -40,9 +40,9 @@ class PrefixPool:
     def reuse(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The slots of the blocks with which each prompt begins; at least its last token is left,
         whose state is needed."""
-        found = [self._find(ids) for ids in prompts]
-        self.tokens_reused += BLOCK * sum(map(len, found))
-        return found
+        slots = [self._find(ids) for ids in prompts]
+        self.tokens_reused += BLOCK * sum(map(len, slots))
+        return slots
 
     def reserve(
         self, prompts: Sequence[Sequence[int]], reused: Sequence[Sequence[int]]
@@ -50,7 +50,7 @@ class PrefixPool:
         """Slots for the blocks of prompts that are not here yet: (prompt, first token, slot). They
         must be written before the next call; blocks that are `reused` stay."""
         in_use = {slot for slots in reused for slot in slots}
-        reserved = []
+        reserved: list[tuple[int, int, int]] = []
         for i, ids in enumerate(prompts):
             before = -1
             for start in range(0, len(ids) - BLOCK + 1, BLOCK):
