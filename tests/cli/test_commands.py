@@ -215,6 +215,17 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
     assert "The same command resumes where it stopped." in capsys.readouterr().err
 
 
+def test_an_interrupted_server_has_nothing_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("accord.serve.command.serve_model", interrupt)
+    assert run(["serve", "a-model"]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
+
+
 def test_markup_and_control_characters_in_messages_are_text(
     pipeline: FakePipeline, recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,15 +46,17 @@ def attention_by_definition(
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("transposes_keys", [True, False])
 def test_each_row_attends_to_its_prompt_and_itself(
-    window: int | None, softcap: float | None, sinks: bool, shared: bool
+    window: int | None, softcap: float | None, sinks: bool, shared: bool, transposes_keys: bool
 ) -> None:
     options, module = ScoreOptions(0.4, softcap, window), nn.Identity()
     sink = random(HEADS, seed=9) if sinks else None
     prompts = [random(2, GROUPS, n, DIM, seed=n) for n in PROMPTS]
     row_tokens = [random(2, GROUPS, n + 1, DIM, seed=20 + r) for r, n in enumerate(PAST_LENGTHS)]
     query = random(len(PAST_LENGTHS), HEADS, DIM, seed=1)
-    store, prefix_cache, positions = KeyValueStore(), None, torch.tensor(PAST_LENGTHS)
+    store, prefix_cache = KeyValueStore(transposes_keys=transposes_keys), None
+    positions = torch.tensor(PAST_LENGTHS)
     if shared:
         flat = torch.cat(prompts, 2)
         prompt_store = KeyValueStore()
@@ -87,8 +89,9 @@ def test_fused_and_plain_attention_agree() -> None:
     torch.testing.assert_close(fused[1], plain[1], atol=1e-5, rtol=1e-4)
 
 
-def test_moved_rows_retain_their_keys_and_values() -> None:
-    store, module = KeyValueStore(), nn.Identity()
+@pytest.mark.parametrize("transposes_keys", [True, False])
+def test_moved_rows_retain_their_keys_and_values(transposes_keys: bool) -> None:
+    store, module = KeyValueStore(transposes_keys=transposes_keys), nn.Identity()
     rows = [random(2, GROUPS, n, DIM, seed=n) for n in (3, 70, 5)]
     for r, tokens in enumerate(rows):
         store.write((module, 1), r, tokens[0], tokens[1])

@@ -17,6 +17,7 @@ class FakeEngine:
     def __init__(self, script: Script, *, delay: float = 0.0) -> None:
         self.script, self.delay = script, delay
         self.model_names = ("fake",)
+        self.warning: str | None = None
         self.asked: list[EngineRequest] = []
         self.words_sent = 0
         self.open = 0

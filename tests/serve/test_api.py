@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
+from accord.serve.local import LocalEngine
 from accord.serve.parameters import ApiRequest
 from accord.serve.routes import stream_all
 from tests.serve.conftest import Served
@@ -263,3 +265,31 @@ def test_no_text_comes_before_all_prompts_are_accepted() -> None:
         texts[event.index] += event.text
     assert texts == {0: "to soon", 1: "to late"}
     assert usage == TokenUsage(14, 4)
+
+
+def test_a_prompts_beginning_that_was_read_before_is_not_read_again(
+    start: Callable[..., Served],
+) -> None:
+    text = "the cat sat on the mat " * 5
+    asked = {"seed": 5, "max_tokens": 8, "temperature": 1.0}
+    served, plain = start(), start(caches_prefixes=False)
+    answers = [s.chat(text, **asked).json()["choices"] for s in (served, served, plain, plain)]
+    assert all(answer == answers[0] for answer in answers)  # in fp32, to what is drawn
+    # A template and some thirty tokens: at least a block of 16, and never the last token.
+    prompt = served.chat(text, **asked).json()["usage"]["prompt_tokens"]
+    assert prompt > 17
+    reused = served.engine.gauges()["prompt_tokens_reused_total"]
+    assert reused == 2 * ((prompt - 1) // 16 * 16)
+    assert plain.engine.gauges()["prompt_tokens_reused_total"] == 0
+    assert f"accord_prompt_tokens_reused_total {int(reused)}" in served.get("/metrics").text
+
+
+def test_a_full_queue_estimates_when_responses_will_have_ended() -> None:
+    engine = LocalEngine.__new__(LocalEngine)
+    engine._counts = Counter()
+    assert engine._seconds_until(100) == 1  # nothing is known yet
+    engine._counts.update(ended_responses=20, busy_seconds=50)  # 2.5 seconds each
+    assert engine._seconds_until(3) == 8
+    assert engine._seconds_until(1000) == 600
+    engine._counts["busy_seconds"] = 1
+    assert engine._seconds_until(3) == 1

@@ -331,6 +331,7 @@ def test_a_curve_that_turns_down_before_n_is_a_warning() -> None:
     assert isinstance(usage, TokenUsage)
     assert usage.accord is not None
     assert usage.accord["warning"] == options.warning
+    assert engine.warning == options.warning
 
 
 def test_options_of_the_command_line() -> None:

@@ -245,3 +245,23 @@ def test_the_room_of_what_is_dropped_is_free_at_once(toy_lm: LanguageModel) -> N
         return [before, after]
 
     assert asyncio.run(ask()) == [4, 1]
+
+
+def test_the_list_of_models_shows_the_curves_warning(start: Start, toy_lm: LanguageModel) -> None:
+    local = LocalEngine(toy_lm, ["toy"], max_rows=16)
+    warned = start(
+        BestOfEngine(local, Scorer(REWARD), BestOfOptions(n=4, warning="It turns down."))
+    )
+    (model,) = warned.get("/v1/models").json()["data"]
+    assert model["accord"] == {"warning": "It turns down."}
+    (model,) = start().get("/v1/models").json()["data"][:1]
+    assert "accord" not in model
+
+
+def test_a_score_of_minus_zero_is_zero(start: Start, toy_lm: LanguageModel) -> None:
+    local = LocalEngine(toy_lm, ["toy"], max_rows=16)
+    nothing = CombinedReward((WeightedSource("none", 1.0, lambda rows: [-0.0] * len(rows)),))
+    served = start(BestOfEngine(local, Scorer(nothing), BestOfOptions(n=2)))
+    response = served.chat(seed=3, max_tokens=3, temperature=1.0, accord={"scores": True})
+    assert response.headers["X-Accord-Score"] == "0"
+    assert "-0" not in str(response.json()["accord"])

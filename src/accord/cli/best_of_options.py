@@ -171,6 +171,7 @@ def refuse_with_upstream(
     max_rows: int,
     max_waiting: int,
     max_length: int | None,
+    without_prefix_cache: bool = False,
 ) -> None:
     """Raise RequestError for options of a local model beside --upstream, or of one without it."""
     if upstream is None and key is not None:
@@ -184,6 +185,7 @@ def refuse_with_upstream(
         "--max-rows": max_rows != MAX_ROWS,
         "--max-waiting": max_waiting != MAX_WAITING,
         "--max-length": max_length is not None,
+        "--without-prefix-cache": without_prefix_cache,
     }
     first = next((option for option, is_changed in changed.items() if is_changed), None)
     if upstream is not None and first is not None:

@@ -27,6 +27,7 @@ from accord.interrupts import INTERRUPTS
 _INTERRUPTED = 130
 _MAX_NAME = 60  # characters of a file's name that an error shows
 _RESUME = "Interrupted. The same command resumes where it stopped."
+_STATELESS = ("serve", "chat")  # commands that have nothing to resume
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -76,7 +77,8 @@ def run(arguments: Sequence[str]) -> int:
         return _report(error, message, debug, code=1)
     if code == _INTERRUPTED:
         with suppress(OSError):  # the terminal may be closed
-            typer.echo(f"\n{_RESUME}", err=True)
+            message = "Interrupted." if arguments[0] in _STATELESS else _RESUME
+            typer.echo(f"\n{message}", err=True)
     return code
 
 

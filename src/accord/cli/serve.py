@@ -65,6 +65,13 @@ MaxLength = Annotated[
         help="Tokens of a prompt with its response; by default the model's positions.",
     ),
 ]
+WithoutPrefixCache = Annotated[
+    bool,
+    typer.Option(
+        "--without-prefix-cache",
+        help="Read every prompt whole, also where an earlier one began with the same tokens.",
+    ),
+]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", metavar="TYPE", help="fp32 or bf16.")
 ]
@@ -87,6 +94,7 @@ def serve(
     max_rows: MaxRows = best.MAX_ROWS,
     max_waiting: MaxWaiting = best.MAX_WAITING,
     max_length: MaxLength = None,
+    without_prefix_cache: WithoutPrefixCache = False,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -121,7 +129,8 @@ def serve(
     """
     from accord.serve.command import ServeOptions, serve_model
 
-    best.refuse_with_upstream(upstream, upstream_key_env, max_rows, max_waiting, max_length)
+    limits = max_rows, max_waiting, max_length
+    best.refuse_with_upstream(upstream, upstream_key_env, *limits, without_prefix_cache)
     given = {"limit": max_best_of, "prune": prune, "enough": enough, "floor": floor}
     given |= {"candidate_cost": candidate_cost, "floor_text": floor_text, "curve": curve}
     given["wave"] = None if wave == best.WAVE else wave
@@ -134,9 +143,7 @@ def serve(
         port,
         tuple(api_key or ()),
         without_key,
-        max_rows,
-        max_waiting,
-        max_length,
+        *limits,
         precision,
         device,
         trust_remote_code,
@@ -144,5 +151,6 @@ def serve(
         upstream_key_env,
         upstream_timeout,
         chosen,
+        caches_prefixes=not without_prefix_cache,
     )
     serve_model(options, log=typer.echo)

@@ -43,6 +43,7 @@ class ServeOptions:
     upstream_key_env: str | None = None
     upstream_timeout: float = 300.0
     best_of: BestOf | None = None
+    caches_prefixes: bool = True
 
 
 def serve_model(options: ServeOptions, *, log: Callable[[str], object]) -> None:
@@ -98,6 +99,7 @@ def _local_engine(options: ServeOptions, log: Callable[[str], object]) -> Engine
         max_rows=options.max_rows,
         max_waiting=options.max_waiting,
         max_length=options.max_length,
+        caches_prefixes=options.caches_prefixes,
     )
     return with_best_of(engine, options.best_of, lambda p: opened_by_prompt(p, lm.tokenizer))
 

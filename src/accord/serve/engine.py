@@ -131,10 +131,14 @@ Event = Accepted | Delta | StillWorking | TokenUsage
 class Engine(Protocol):
     """Answers requests, any number at once.
 
-    `model_names` are the names under which a request may ask for its model, the one to show first.
+    `model_names` are the names under which a request may ask for its model, the one to show first;
+    `warning` is what its users should know, if anything.
     """
 
     model_names: tuple[str, ...]
+
+    @property
+    def warning(self) -> str | None: ...
 
     def stream(self, request: EngineRequest) -> AsyncGenerator[Event, None]:
         """The events of a request: `Accepted`, deltas, and `TokenUsage` at the end.

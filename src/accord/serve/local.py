@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from accord.errors import AccordError, DataError, ModelError
+from accord.lm.attention.prefixes import PrefixPool
 from accord.lm.kernels.prepacked import prepacked_linears
 from accord.lm.model import LanguageModel
 from accord.lm.tokens.control import control_tokens
@@ -26,6 +28,7 @@ from accord.lm.tokens.render import UnusableRow, without_memory_limit
 from accord.lm.tokens.token_bytes import token_bytes
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output, TokenChoice
 from accord.respond.local.decode_batch import DecodeBatch
+from accord.respond.local.memory import prefix_pool
 from accord.respond.local.separate_batch import SeparateBatch
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenLogprob, TokenUsage
 from accord.serve.errors import ApiError
@@ -34,6 +37,7 @@ from accord.serve.prompts import encode_request, response_room
 log = logging.getLogger(__name__)
 
 MAX_SEED = 1 << 63
+MAX_RETRY_AFTER = 600  # seconds
 
 
 @dataclass
@@ -46,7 +50,8 @@ class _Running:
 
 class LocalEngine:
     """An `Engine` on a loaded model. At most `max_rows` responses are generated at a time, and
-    at most `max_waiting` more wait. All methods belong to one event loop."""
+    at most `max_waiting` more wait. With `caches_prefixes` (on a CPU) a prompt's beginning that was
+    read before is not read again. All methods belong to one event loop."""
 
     def __init__(
         self,
@@ -56,11 +61,14 @@ class LocalEngine:
         max_rows: int = 64,
         max_waiting: int = 256,
         max_length: int | None = None,
+        caches_prefixes: bool = True,
     ) -> None:
         self.lm, self.model_names = lm, tuple(model_names)
         self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.caches_prefixes = caches_prefixes
         limits = [n for n in (lm.max_length, max_length) if n is not None]
         self.max_length = min(limits, default=None)
+        self.warning: str | None = None
         control_tokens(lm.tokenizer)  # renders the template within all limits, before requests do
         self._keys = itertools.count()
         self._running: dict[int, _Running] = {}
@@ -69,6 +77,7 @@ class LocalEngine:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batch: ContinuousBatch | None = None
+        self._pool: PrefixPool | None = None
         self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="accord-engine", daemon=True)
         self._thread.start()
@@ -100,6 +109,7 @@ class LocalEngine:
                         continue  # it was dropped
                     if output.finish is not None:
                         unfinished.remove(output.index)
+                        self._counts["ended_responses"] += 1
                     if output.text or output.tokens or output.finish:
                         yield self._delta(output)
             yield TokenUsage(len(prompt), tokens)
@@ -121,6 +131,7 @@ class LocalEngine:
             "rows_waiting": max(0, requested - rows),
             "rows_max": self.max_rows,
             **{f"{name}_total": self._counts[name] for name in _COUNTERS},
+            "prompt_tokens_reused_total": 0 if self._pool is None else self._pool.tokens_reused,
         }
 
     async def check_health(self) -> None:
@@ -158,8 +169,18 @@ class LocalEngine:
                 f"{requested} responses are being generated or wait already, and this server takes "
                 f"{self.max_rows + self.max_waiting} at most. Send the request again later.",
                 code="rate_limit_exceeded",
-                retry_after=1,
+                retry_after=self._seconds_until(
+                    requested + rows - self.max_rows - self.max_waiting
+                ),
             )
+
+    def _seconds_until(self, responses: int) -> int:
+        """In how many seconds so many responses should have ended, at the rate so far."""
+        ended = self._counts["ended_responses"]
+        if not ended:
+            return 1
+        seconds = responses * self._counts["busy_seconds"] / ended
+        return min(MAX_RETRY_AFTER, max(1, math.ceil(seconds)))
 
     def _encode(self, request: EngineRequest) -> tuple[int, ...]:
         try:
@@ -208,7 +229,8 @@ class LocalEngine:
         if lm.shares_prefixes:
             packed = prepacked_linears(lm, self.max_rows)
         with lm.precision_context(), packed as head:
-            rows = DecodeBatch(lm, head) if lm.shares_prefixes else SeparateBatch(lm)
+            pool = self._pool = prefix_pool(lm) if self.caches_prefixes else None
+            rows = DecodeBatch(lm, head, pool) if lm.shares_prefixes else SeparateBatch(lm)
             batch = self._batch = ContinuousBatch(lm, rows, max_rows=self.max_rows)
             while self._obey(batch):
                 if batch.rows or batch.waiting:

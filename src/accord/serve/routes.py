@@ -112,7 +112,9 @@ class Routes:
             )
 
     def _model(self, name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self.started, "owned_by": "accord"}
+        shown = {"id": name, "object": "model", "created": self.started, "owned_by": "accord"}
+        warning = self.engine.warning
+        return shown if warning is None else {**shown, "accord": {"warning": warning}}
 
 
 STREAM_HEADERS = {

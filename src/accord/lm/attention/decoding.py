@@ -8,8 +8,9 @@ Juravsky et al. 2024, "Hydragen"), so that the K queries of a prompt are one mat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,10 @@ class DecodeStep:
         read = sum((b - a) * width for a, b, width in spans)
         return spans if read < MAX_SPAN_READ * len(lengths) * self.width else everything
 
+    @cached_property
+    def row_index(self) -> Tensor:
+        return torch.arange(len(self.positions), device=self.positions.device)
+
     def flat_write_index(self, groups: int, capacity: int) -> Tensor:
         """The index (R · G,) of each row's token in a flat buffer of rows · G · capacity tokens."""
         if (groups, capacity) not in self.write_index:
@@ -131,8 +136,12 @@ class DecodeStep:
         keys, values = self.store.append(layer, self, key, value)
         mask = self._mask("row", options.window, keys.dtype, 1)
         grouped = query.view(rows, groups, -1, dim).to(keys.dtype)
+        is_alone = self.prefix_cache is None and sinks is None
+        attention: Callable[..., tuple[Tensor, Tensor]] = _partial_attention
+        if self.store.transposes_keys:
+            attention = partial(_batched_attention, with_lse=not is_alone)
         parts = [
-            _partial_attention(
+            attention(
                 grouped[a:b],
                 keys[a:b, :, :width],
                 values[a:b, :, :width],
@@ -141,6 +150,9 @@ class DecodeStep:
             )
             for a, b, width in self.spans
         ]
+        if is_alone:
+            out = parts[0][0] if len(parts) == 1 else torch.cat([out for out, _ in parts])
+            return out.reshape(rows, heads, -1).to(query.dtype)
         partials = [
             parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
         ]
@@ -150,8 +162,6 @@ class DecodeStep:
         lses = [lse.reshape(rows, heads) for _, lse in partials]
         if sinks is not None:
             lses.append(sinks.float().expand(rows, heads))
-        if len(lses) == 1:
-            return outs[0].to(query.dtype)
         share = torch.stack(lses).softmax(0)[..., None]
         merged = outs[0] * share[0]
         for i, out in enumerate(outs[1:], 1):
@@ -240,3 +250,24 @@ def _partial_attention(
         s = s + mask
     lse = s.logsumexp(-1)
     return (s - lse[..., None]).exp().to(v.dtype) @ v, lse
+
+
+def _batched_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: ScoreOptions, *, with_lse: bool
+) -> tuple[Tensor, Tensor]:
+    """`_partial_attention` of few queries and transposed keys, as two batched products; the
+    logsumexp is empty unless it is wanted.
+
+    A fused kernel computes each head of each row by products of its own, for which it copies the
+    keys. With weights p = exp(s − lse), lse = s − log p at the largest score.
+    """
+    n, groups, queries, _ = q.shape
+    s = torch.bmm((q * options.scale).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    if options.softcap is not None:
+        s.div_(options.softcap).tanh_().mul_(options.softcap)
+    s = s.view(n, groups, queries, -1)
+    if mask is not None:
+        s += mask
+    p = s.softmax(-1)
+    out = torch.bmm(p.flatten(0, 1), v.flatten(0, 1)).view(n, groups, queries, -1)
+    return out, s.amax(-1) - p.amax(-1).log() if with_lse else out.new_empty(0)

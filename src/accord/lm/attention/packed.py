@@ -19,7 +19,7 @@ from accord.lm.attention.blocks import BlockAttention
 from accord.lm.attention.decoding import DecodeStep
 from accord.lm.attention.flex import flex_packed
 from accord.lm.attention.plan import AttentionPlan, ScoreOptions
-from accord.lm.attention.reuse import CapturedPrefix, RecordedCall, ReusedPrefix
+from accord.lm.attention.reuse import CapturedPrefix, RecordedCall, ReusedPrefix, with_past
 from accord.lm.attention.store import Prefill
 
 NAME = "accord"
@@ -57,8 +57,9 @@ def packed_attention(
     if isinstance(memory, RecordedCall):
         memory.tensors, memory.options, memory.sinks = (query, key, value), options, s_aux
         return memory.output, None
+    new_tokens, past = query.shape[2], None
     if isinstance(memory, Prefill):
-        memory.write(module, key[0], value[0])
+        past = memory.write(module, key[0], value[0])
     elif isinstance(memory, CapturedPrefix):
         memory.capture(key, value)
     if packed is None:
@@ -80,9 +81,10 @@ def packed_attention(
             sinks=s_aux,
         )
         return out.transpose(1, 2), None
-    new_tokens = query.shape[2]
     if isinstance(memory, ReusedPrefix):
         query, key, value = memory.with_past(query, key, value)
+    elif past is not None:
+        query, key, value = with_past(past[0][None], past[1][None], query, key, value)
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)

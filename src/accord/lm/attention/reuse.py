@@ -48,12 +48,27 @@ class ReusedPrefix:
         no block of the plan reads."""
         past_key, past_value = self.captured.calls[self.calls_done]
         self.calls_done += 1
-        no_query = query.new_zeros(1, query.shape[1], past_key.shape[2], query.shape[3])
-        return (
-            torch.cat([no_query, query], 2),
-            torch.cat([past_key.to(key.dtype), key], 2),
-            torch.cat([past_value.to(value.dtype), value], 2),
-        )
+        return with_past(past_key, past_value, query, key, value)
+
+
+def with_past(
+    past_key: Tensor, past_value: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (1, ·, T, D) of past tokens, whose queries no block of a plan reads,
+    followed by those of new ones."""
+    no_query = query.new_zeros(1, query.shape[1], past_key.shape[2], query.shape[3])
+    return (
+        torch.cat([no_query, query], 2),
+        torch.cat([past_key.to(key.dtype), key], 2),
+        torch.cat([past_value.to(value.dtype), value], 2),
+    )
+
+
+def plan_after_past(
+    past: Sequence[int], lengths: Sequence[int], device: torch.device
+) -> AttentionPlan:
+    """The plan of `lengths[i]` new tokens after `past[i]` earlier ones, behind all of those."""
+    return AttentionPlan(tuple((n, (0,)) for n in past), device, extra_responses=tuple(lengths))
 
 
 def plan_extra_responses(plan: AttentionPlan, extra: Sequence[tuple[int, ...]]) -> AttentionPlan:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import torch
-
     from accord.lm.attention.decoding import DecodeStep
+    from accord.lm.attention.prefixes import ReusedBlocks
 
 INITIAL_CAPACITY = 64  # tokens of a new store; it doubles where more are needed
 
@@ -39,10 +39,12 @@ class KeyValueStore:
     lengths.
 
     What no row has written is zero. Rows and capacity grow on demand. `dtype` is the precision of
-    the store; None takes that of the first write.
+    the store; None takes that of the first write. With `transposes_keys` the keys of a head lie in
+    memory feature by feature, as products of a few queries read them.
     """
 
     dtype: torch.dtype | None = None
+    transposes_keys: bool = False
     layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def write(self, layer: LayerKey, row: int, keys: Tensor, values: Tensor) -> None:
@@ -62,6 +64,8 @@ class KeyValueStore:
         for buffer, new in zip(buffers, (keys, values), strict=True):
             if step.has_equal_positions:
                 buffer[:rows, :, width - 1] = new
+            elif not buffer.is_contiguous():
+                buffer[step.row_index, :, step.positions] = new.to(buffer.dtype)
             else:
                 index = step.flat_write_index(*buffer.shape[1:3])
                 flat = new.flatten(0, 1).to(buffer.dtype)
@@ -101,12 +105,17 @@ class KeyValueStore:
         rows = max(rows, old_rows if old_rows >= rows else 2 * old_rows)
         while capacity < width:
             capacity *= 2
-        shape = (rows, like.shape[0], capacity, like.shape[2])
-        new = tuple(like.new_zeros(shape, dtype=self.dtype or like.dtype) for _ in range(2))
+        values = like.new_zeros(
+            rows, like.shape[0], capacity, like.shape[2], dtype=self.dtype or like.dtype
+        )
+        keys = torch.zeros_like(values)
+        if self.transposes_keys:
+            keys = keys.view(rows, like.shape[0], like.shape[2], capacity).transpose(2, 3)
+        new = keys, values
         for buffer, before in zip(new, old or (), strict=False):
             buffer[: before.shape[0], :, : before.shape[2]] = before
-        self.layers[layer] = (new[0], new[1])
-        return self.layers[layer]
+        self.layers[layer] = new
+        return new
 
 
 @dataclass
@@ -114,17 +123,36 @@ class Prefill:
     """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`.
 
     The batch has prompts alone; `starts` are the flat indices of their first tokens, and then the
-    number of all tokens.
+    number of all tokens. With `reused`, what it has of the prompts is not in the batch.
     """
 
     store: KeyValueStore
     rows: Sequence[int]
     starts: Sequence[int]
+    reused: ReusedBlocks | None = None
     calls: CallCounter = field(default_factory=CallCounter)
 
-    def write(self, module: nn.Module, keys: Tensor, values: Tensor) -> None:
-        """Store a layer's keys and values (G, T, D)."""
+    def write(
+        self, module: nn.Module, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Store a layer's keys and values (G, T, D); returns those before them (G, P, D), one
+        prompt after another, or None where there are none."""
         layer = self.calls.next(module)
-        parts = list(zip(self.rows, pairwise(self.starts), strict=True))
-        for row, (a, b) in reversed(parts):  # the last row first: its capacity is enough for all
-            self.store.write(layer, row, keys[:, a:b], values[:, a:b])
+        past = None if self.reused is None else self.reused.exchange(layer, keys, values)
+        before = [0] * len(self.rows) if past is None else self.reused_lengths
+        ends = list(accumulate(before))
+        parts = list(zip(self.rows, pairwise(self.starts), before, ends, strict=True))
+        for row, (a, b), n, end in reversed(parts):  # the last row's capacity is enough for all
+            new = keys[:, a:b], values[:, a:b]
+            if past is not None and n:
+                new = (
+                    torch.cat([past[0][:, end - n : end], new[0]], 1),
+                    torch.cat([past[1][:, end - n : end], new[1]], 1),
+                )
+            self.store.write(layer, row, *new)
+        return past
+
+    @property
+    def reused_lengths(self) -> Sequence[int]:
+        """How many tokens of each prompt are not in the batch."""
+        return [0] * len(self.rows) if self.reused is None else self.reused.past

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from accord.lm.attention.decoding import DecodeStep, PrefixCache
 from accord.lm.attention.plan import AttentionPlan
+from accord.lm.attention.prefixes import PrefixPool, ReusedBlocks
+from accord.lm.attention.reuse import plan_after_past
 from accord.lm.attention.store import KeyValueStore, Prefill
 from accord.lm.model import LanguageModel
 from accord.lm.packing import forward_batches
@@ -34,14 +37,16 @@ class DecodeBatch:
     """The rows of a model that shares prefixes (`lm.checks.check_packing`).
 
     Row r continues `shared_lengths[r]` tokens of a prompt in the prompt store, and `stored[r]`
-    tokens in its own row of the store.
+    tokens in its own row of the store. With a `pool` (on a CPU, and while the weights do not
+    change) the beginnings of prompts that were read before are not read again.
     """
 
-    def __init__(self, lm: LanguageModel, head: Head) -> None:
-        self.lm, self.head = lm, head
+    def __init__(self, lm: LanguageModel, head: Head, pool: PrefixPool | None = None) -> None:
+        self.lm, self.head, self.pool = lm, head, pool
         # A row has one query, so its attention is a matrix-vector product, which CPUs compute
         # slowly in bfloat16.
-        self.store = KeyValueStore(torch.float32 if lm.device.type == "cpu" else None)
+        is_cpu = lm.device.type == "cpu"
+        self.store = KeyValueStore(torch.float32 if is_cpu else None, transposes_keys=is_cpu)
         self.prompt_store = KeyValueStore()
         self.keys: list[Hashable | None] = []  # the prompt that each row follows in its store
         self.stored = torch.zeros(0, dtype=torch.long)
@@ -121,6 +126,8 @@ class DecodeBatch:
     def erase(self, rows: Sequence[int]) -> None:
         """Overwrite what rows and their prompts stored: it is not finite."""
         self.store.erase(rows)
+        if self.pool is not None:
+            self.pool.clear()
         keys = list(self.prompts)
         self.prompt_store.erase([keys.index(self.keys[i]) for i in rows if self.keys[i] in keys])
 
@@ -163,17 +170,36 @@ class DecodeBatch:
             rows = range(rows, rows + len(prompts))
         states: list[Tensor] = []
         for chunk in forward_batches([len(ids) for ids in prompts], len(prompts)):
-            part = [prompts[i] for i in chunk]
-            lengths = [len(ids) for ids in part]
-            starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-            hidden = self._hidden(
-                torch.tensor([token for ids in part for token in ids]),
-                torch.cat([torch.arange(n) for n in lengths]),
-                packed=AttentionPlan(tuple((0, (n,)) for n in lengths), self.lm.device),
-                memory=Prefill(store, [rows[i] for i in chunk], starts),
-            )
-            states += [hidden[stop - 1].clone() for stop in starts[1:]]
+            states += self._read([prompts[i] for i in chunk], store, [rows[i] for i in chunk])
         return states
+
+    def _read(
+        self, prompts: Sequence[Sequence[int]], store: KeyValueStore, rows: Sequence[int]
+    ) -> list[Tensor]:
+        """Read prompts in one pass."""
+        device = self.lm.device
+        reused = None if self.pool is None else ReusedBlocks(self.pool, prompts)
+        past = [0] * len(prompts) if reused is None else reused.past
+        lengths = [len(ids) - n for ids, n in zip(prompts, past, strict=True)]
+        if any(past):
+            plan = plan_after_past(past, lengths, device)
+        else:
+            plan = AttentionPlan(tuple((0, (n,)) for n in lengths), device)
+        starts = [0, *accumulate(lengths)]
+        try:
+            hidden = self._hidden(
+                torch.tensor([t for ids, n in zip(prompts, past, strict=True) for t in ids[n:]]),
+                torch.cat(
+                    [torch.arange(n, len(ids)) for ids, n in zip(prompts, past, strict=True)]
+                ),
+                packed=plan,
+                memory=Prefill(store, rows, starts, reused),
+            )
+        except BaseException:
+            if self.pool is not None:  # blocks that were to be written are not
+                self.pool.clear()
+            raise
+        return [hidden[stop - 1].clone() for stop in starts[1:]]
 
     def _hidden(self, ids: Tensor, positions: Tensor, **attention: object) -> Tensor:
         """Hidden states (T, D) of flat tokens; `attention` goes to the attention functions."""

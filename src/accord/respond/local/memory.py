@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from accord.lm.attention.prefixes import BLOCK, PrefixPool
 from accord.lm.attention.store import INITIAL_CAPACITY
 from accord.lm.model import LanguageModel
 
 CPU_BYTES = 2 << 30  # for keys and values on a CPU, whose other memory is not ours to count
 CUDA_SHARE = 0.5  # of the device's free memory
+POOL_SHARE = 1 / 8  # of that, beside it, for beginnings of prompts that were read before
 
 
 def rows_in_memory(
@@ -33,6 +35,16 @@ def memory_budget(lm: LanguageModel) -> float:
     free, _ = torch.cuda.mem_get_info(lm.device)
     unused = torch.cuda.memory_reserved(lm.device) - torch.cuda.memory_allocated(lm.device)
     return CUDA_SHARE * (free + unused)
+
+
+def prefix_pool(lm: LanguageModel) -> PrefixPool | None:
+    """A pool for beginnings of prompts, of POOL_SHARE of the memory for keys and values; None where
+    the model can't use one."""
+    if lm.device.type != "cpu" or not lm.shares_prefixes:
+        return None
+    half = lm.precision == "bf16"
+    block = BLOCK * key_value_bytes(lm.inner.config.get_text_config(), half=half)
+    return PrefixPool(max(1, int(POOL_SHARE * memory_budget(lm) / block)))
 
 
 def store_capacity(tokens: int) -> int:

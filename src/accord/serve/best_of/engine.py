@@ -119,6 +119,11 @@ class BestOfEngine:
         for event in self._answer(choice, drawn, scores):
             yield event
 
+    @property
+    def warning(self) -> str | None:
+        """What the curve warns of."""
+        return self.options.warning
+
     def gauges(self) -> Mapping[str, float]:
         """Those of the engine, and counters of best-of-N."""
         counts = {f"best_of_{name}_total": float(count) for name, count in self._counts.items()}
@@ -252,11 +257,11 @@ def _report_of(scores: Scores, order: Sequence[int]) -> dict[str, Any]:
 
 
 def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return value + 0.0 if math.isfinite(value) else None  # −0.0 + 0.0 is 0.0
 
 
 def _number(value: float) -> str:
-    return f"{value:.6g}"
+    return f"{value + 0.0:.6g}"
 
 
 def _with_note(event: Event, choice: Choice) -> Event:

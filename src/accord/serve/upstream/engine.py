@@ -50,6 +50,7 @@ class UpstreamEngine:
     ) -> None:
         self.url, self.model = url.rstrip("/"), model
         self.model_names: tuple[str, ...] = (model,)
+        self.warning: str | None = None
         self.honours_n: bool | None = None
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._client = httpx2.AsyncClient(
