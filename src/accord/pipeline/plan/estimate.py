@@ -17,6 +17,7 @@ from accord.learn.plan.phases import (
     BF16_WORKSPACE,
     COPIES,
     FRAGMENTS,
+    TOKENIZER_ENTRY,
     WORKSPACE,
     Allocation,
     Phase,
@@ -153,11 +154,13 @@ def with_moments(role: RoleMemory, inputs: Inputs, trained: Sequence[int]) -> Ro
 
 def allocation(inputs: Inputs) -> Allocation:
     """What the process holds beside its tensors."""
-    bf16 = inputs.settings.precision == "bf16" and inputs.machine.device == "cpu"
-    adapted = inputs.settings.lora is not None and inputs.machine.device == "cpu" and not bf16
+    on_cpu = inputs.machine.device == "cpu"
+    bf16 = inputs.settings.precision == "bf16" and on_cpu
+    adapted = inputs.settings.lora is not None and on_cpu and not bf16
     spaced = "MALLOC_MMAP_THRESHOLD_" not in os.environ
+    entries = int(inputs.model.config.get_text_config().vocab_size) if on_cpu else 0
     return Allocation(
-        WORKSPACE + (BF16_WORKSPACE if bf16 else 0),
+        WORKSPACE + (BF16_WORKSPACE if bf16 else 0) + TOKENIZER_ENTRY * entries,
         ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS,
     )
 
