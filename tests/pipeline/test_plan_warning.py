@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from accord.learn.plan.roles import ModelSizes
 from accord.pipeline.plan import warning
+from accord.pipeline.plan.changes import changed
+from accord.pipeline.plan.estimate import Inputs, files_beside
+from accord.pipeline.plan.machine import Machine
+from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.warning import memory_warning
 from accord.pipeline.stages import train as stage
 from accord.settings.recipe import StagePlan, single_stage
@@ -54,3 +60,23 @@ def test_a_model_that_is_not_there_is_left_to_the_stage(
     with_memory(monkeypatch, 1)
     missing = plan.settings.model_copy(update={"model": "nowhere/at/all/model"})
     assert memory_warning(StagePlan("sft", "train", missing, "sft")) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "file_bytes", "expected"),
+    [
+        ({}, 2000, 2000),  # float32 weights are made of 16-bit files
+        ({}, 4000, 0),  # and are float32 files themselves
+        ({"precision": "bf16"}, 2000, 2000),  # what is trained is loaded as float32
+        ({"precision": "bf16", "lora": {"r": 2}}, 2000, 0),
+        ({"precision": "bf16", "lora": {"r": 2}}, 4000, 4000),
+        ({}, None, 0),
+    ],
+)
+def test_files_count_beside_weights_of_another_precision(
+    values: dict[str, Any], file_bytes: int | None, expected: int, plan: StagePlan
+) -> None:
+    changed_plan = changed(plan, **values)
+    model = PlannedModel("m", None, file_bytes=file_bytes)
+    inputs = Inputs(changed_plan, (), model, Machine("cpu", 1 << 30))
+    assert files_beside(inputs, ModelSizes(1000)) == expected
