@@ -107,23 +107,34 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="HH-RLHF pairs for the real models (.jsonl.gz)")
     parser.add_argument("--only", help="cases whose name contains this text")
     parser.add_argument("--replan", action="store_true", help="plan finished cases again")
+    parser.add_argument("--remeasure", action="store_true", help="measure finished cases again")
     parser.add_argument("--markdown", type=Path, help="also write the table here, for the docs")
     parser.add_argument("--results", type=Path, default=Path("plan-results.json"))
     args = parser.parse_args()
+
+    def make_place(case: Case, folder: Path) -> dict[str, Any]:
+        place = prepare(case, folder, args)
+        return {} if place is None else {"place": str(place)}
+
     facts = print_machine()
     done = json.loads(args.results.read_text()) if args.results.is_file() else {"cases": {}}
     done["machine"] = facts
     import_everything()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["ACCORD_CACHE"] = f"{temporary}/cache"
+        root = Path(temporary)
         for case in CASES:
-            folder = prepare(case, Path(temporary), args)
-            if folder is None or (args.only and args.only not in case.name):
+            if args.only and args.only not in case.name:
                 continue
+            # By another process: what this one has used once is hidden from every case after it.
+            place = in_a_process(make_place, case, root).get("place")
+            if place is None:
+                continue
+            folder = Path(place)
             figures = done["cases"].setdefault(case.name, {"calibrates": case.calibrates})
             if "planned" not in figures or args.replan:
                 figures |= in_a_process(plan, case, folder)
-            if "measured" not in figures:
+            if "measured" not in figures or args.remeasure:
                 figures |= in_a_process(measure, case, folder)
             args.results.write_text(json.dumps(done, indent=1) + "\n")
             print(f"{case.name}: {figures}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from accord.pipeline.plan.machine import Machine, parse_machine
 from accord.pipeline.plan.rows import RowFacts
 from accord.pipeline.plan.run import PlannedStage, plan_stages, training_stages
 from accord.pipeline.plan.text import marked_text
+from accord.pipeline.run import run_stage
 from accord.settings.recipe import Recipe, load_recipe, shipped_recipes, single_stage
 from tests.learn.toys.files import user_says, write_jsonl
 from tests.lm.toys import random_groups, save_toy, toy_tokenizer
@@ -122,6 +124,29 @@ def test_a_recipe_is_planned_before_its_first_stage_has_run(
     assert ppo is not None
     assert set(ppo.roles) == {"policy", "reference", "reward model", "critic"}
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_a_split_will_write_are_those_that_it_reads(folder: Path, tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "rows.jsonl",
+        [{"prompt": user_says(f"cat {i}"), "completion": ANSWERS[i % 4]} for i in range(20)],
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output_dir: {tmp_path}/out\nstages:\n"
+        f"- {{stage: split, dataset: {tmp_path}/rows.jsonl, test_fraction: 0.25}}\n"
+        f"- {{stage: train, method: sft, model: {folder}/model, dataset: $split/train.jsonl}}\n"
+        f"- {{stage: train, name: other, method: sft, model: {folder}/model,\n"
+        f"   dataset: $split/test.jsonl, per_device_train_batch_size: 2}}\n"
+    )
+    planned = plan_stages(load_recipe(recipe), LARGE)
+    # 20 prompts: a quarter are held out.
+    assert [facts_of(stage).used for stage in planned] == [15, 5]
+    assert not (tmp_path / "out").exists()
+    run_stage(load_recipe(recipe).stages[0])
+    for before, after in zip(planned, plan_stages(load_recipe(recipe), LARGE), strict=True):
+        # All but the paths of their sources.
+        assert replace(facts_of(before), first=()) == replace(facts_of(after), first=())
 
 
 def test_the_command_tells_by_its_exit_code_whether_it_fits(

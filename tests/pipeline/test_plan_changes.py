@@ -97,11 +97,9 @@ def test_remedies_begin_with_what_changes_nothing_that_is_learned(
     wide = changed(plan, model=str(tmp_path / "model"), lora={"r": 4})
     start = plan_stage(wide, (), on(1))
     table = remedies(start, (), on(1), {})
-    assert [remedy.change.split("=")[0] for remedy in table] == [
-        "max_tokens_per_forward",
-        "gradient_checkpointing",
-        "precision",
-    ]
+    names = [remedy.change.split("=")[0] for remedy in table]
+    assert names[0] == "max_tokens_per_forward"
+    assert 0 < names.index("gradient_checkpointing") < names.index("precision")
     for remedy in table:
         assert remedy.saved == peak(start) - remedy.peak > 0
         assert not remedy.fits

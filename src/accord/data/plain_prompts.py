@@ -7,8 +7,14 @@ from itertools import islice
 from pathlib import Path
 
 from accord.data.files import read_rows
+from accord.data.turns import is_hh_dialogue
 
 _LOOKED_AT = 20
+CONTINUED = (
+    "continued as it stands, in training and in sampling, without the model's chat template: give "
+    'a chat model each prompt as messages, {"prompt": [{"role": "user", "content": "…"}], …}'
+)
+"""What becomes of a prompt that is plain text, and the remedy."""
 
 
 def plain_prompts_remark(model: str, data: str) -> str | None:
@@ -27,13 +33,12 @@ def plain_prompts_remark(model: str, data: str) -> str | None:
     prompts = [
         row.values.get("prompt") for row in islice(read_rows(data), _LOOKED_AT) if row.error is None
     ]
-    plain = [text for text in prompts if isinstance(text, str) and not _is_dialogue(text)]
+    plain = [text for text in prompts if isinstance(text, str) and not is_hh_dialogue(text)]
     if not plain or len(plain) < len(prompts):
         return None
     return (
-        f"The prompts of {data} are plain text, and {model} has a chat template. They are trained "
-        "on and answered without it, as text to continue. For a chat model, give each prompt as a "
-        'conversation: {"prompt": [{"role": "user", "content": "…"}], …}. Answers stay text.'
+        f"The prompts of {data} are plain text, which is {CONTINUED}. {model} has such a template. "
+        "Answers stay text."
     )
 
 
@@ -45,8 +50,3 @@ def _has_chat_template(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and bool(config.get("chat_template"))
-
-
-def _is_dialogue(text: str) -> bool:
-    """Whether the text may be read as a conversation (`dialogue_text`)."""
-    return "Human:" in text and "Assistant:" in text

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from accord.settings.base import InputPath, Settings
 from accord.settings.judge import LANGUAGE_MODELS, JudgeSettings
-from accord.settings.rewards import Rewards, RewardSource, model_source
+from accord.settings.rewards import Rewards, RewardSource, named_sources
 
 
 class AdviseSettings(Settings):
@@ -98,6 +98,4 @@ class AdviseSettings(Settings):
     @property
     def sources(self) -> list[RewardSource]:
         """The sources of the reward; empty without one, and for a judge of pairs."""
-        if self.reward_model is not None:
-            return [model_source(self.reward_model)]
-        return self.rewards or []
+        return named_sources(self.reward_model, self.rewards)

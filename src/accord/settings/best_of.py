@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, NotIdentity, Settings, Verbatim
+from accord.settings.base import InputPath, NotIdentity, Settings
 from accord.settings.dialogue import DialogueText
 from accord.settings.reading.load import build, load_yaml
-from accord.settings.rewards import Rewards, RewardSource, model_source
-from accord.settings.sampling import SamplerSettings
+from accord.settings.rewards import Rewards, RewardSource, model_source, named_sources
+from accord.settings.sampling import MinP, SamplerSettings, StopTexts, TopK, TopP
 
 _SAMPLING = (
     "num_responses",
@@ -61,19 +61,10 @@ class CurveSettings(Settings):
     temperature: float = Field(
         1.0, gt=0, description="Sampling temperature, which divides the logits."
     )
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="Sample from the likeliest tokens with this total probability."
-    )
-    top_k: int = Field(
-        0, ge=0, description="Sample from this many likeliest tokens; 0 is all tokens."
-    )
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Leave out tokens less likely than this times the likeliest."
-    )
-    stop: list[Verbatim] = Field(
-        default_factory=list,
-        description="Texts that end a response; the response is the text before them.",
-    )
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    stop: StopTexts = Field(default_factory=list)
     sampler: SamplerSettings = Field(SamplerSettings(), description="The sampling engine.")
     sampling_batch_size: int = Field(512, ge=1, description="Responses sampled in one batch.")
     max_prompts: int | None = Field(
@@ -128,9 +119,7 @@ class CurveSettings(Settings):
     @property
     def sources(self) -> list[RewardSource]:
         """The sources of the reward that chooses."""
-        if self.reward_model is not None:
-            return [model_source(self.reward_model)]
-        return self.rewards or []
+        return named_sources(self.reward_model, self.rewards)
 
 
 class _RewardFile(Settings):

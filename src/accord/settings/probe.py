@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from accord.settings.base import InputPath, NotIdentity, Settings
 from accord.settings.dialogue import DialogueText
 from accord.settings.judge import LANGUAGE_MODELS, JudgeSettings
-from accord.settings.rewards import Rewards, RewardSource, model_source
+from accord.settings.rewards import Rewards, RewardSource, named_sources
 
 Probe = Literal[
     "lengthened",
@@ -125,6 +125,4 @@ class ProbeSettings(Settings):
     @property
     def sources(self) -> list[RewardSource]:
         """The sources of the reward; empty for a judge of pairs."""
-        if self.reward_model is not None:
-            return [model_source(self.reward_model)]
-        return self.rewards or []
+        return named_sources(self.reward_model, self.rewards)

@@ -329,3 +329,10 @@ Rewards = Annotated[list[RewardSource], AfterValidator(_with_unique_names)]
 def model_source(folder: str) -> RewardModelSource:
     """The source that `reward_model: folder` is short for."""
     return RewardModelSource(kind="reward_model", model=folder)
+
+
+def named_sources(
+    reward_model: str | None, rewards: list[RewardSource] | None
+) -> list[RewardSource]:
+    """The sources that the settings of these names give; empty where both are absent."""
+    return [model_source(reward_model)] if reward_model is not None else rewards or []

@@ -6,7 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accord.settings.base import InputPath, NotIdentity, Settings
+from accord.settings.base import InputPath, NotIdentity, Settings, Verbatim
+
+TopP = Annotated[
+    float,
+    Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability."),
+]
+TopK = Annotated[
+    int, Field(ge=0, description="Sample from this many likeliest tokens; 0 is all tokens.")
+]
+MinP = Annotated[
+    float,
+    Field(ge=0, le=1, description="Leave out tokens less likely than this times the likeliest."),
+]
+StopTexts = Annotated[
+    list[Verbatim],
+    Field(description="Texts that end a response; the response is the text before them."),
+]
 
 
 class SamplerSettings(Settings):

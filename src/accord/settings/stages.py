@@ -12,12 +12,11 @@ from accord.settings.base import (
     NotIdentity,
     PathByName,
     Settings,
-    Verbatim,
 )
 from accord.settings.dialogue import DialogueText
 from accord.settings.judge import JudgeSettings
-from accord.settings.rewards import Rewards, RewardSource, WorldSource, model_source
-from accord.settings.sampling import SamplerSettings
+from accord.settings.rewards import Rewards, RewardSource, WorldSource, named_sources
+from accord.settings.sampling import MinP, SamplerSettings, StopTexts, TopK, TopP
 
 
 class WorldSettings(Settings):
@@ -84,22 +83,10 @@ class SampleSettings(Settings):
         ge=0,
         description="Sampling temperature, which divides the logits; 0 takes the likeliest token.",
     )
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Sample from the likeliest tokens with this total probability.",
-    )
-    top_k: int = Field(
-        0, ge=0, description="Sample from this many likeliest tokens; 0 is all tokens."
-    )
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Leave out tokens less likely than this times the likeliest."
-    )
-    stop: list[Verbatim] = Field(
-        default_factory=list,
-        description="Texts that end a response; the response is the text before them.",
-    )
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    stop: StopTexts = Field(default_factory=list)
     sampler: SamplerSettings = Field(SamplerSettings(), description="The sampling engine.")
     batch_size: int = Field(512, ge=1, description="Responses sampled in one batch.")
     max_prompts: int | None = Field(
@@ -184,9 +171,7 @@ class SelectSettings(Settings):
     @property
     def sources(self) -> list[RewardSource]:
         """The sources of the score."""
-        if self.reward_model is not None:
-            return [model_source(self.reward_model)]
-        return self.rewards or [WorldSource(kind="world")]
+        return named_sources(self.reward_model, self.rewards) or [WorldSource(kind="world")]
 
 
 class Contestant(Settings):

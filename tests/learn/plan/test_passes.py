@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from accord.errors import ModelError
 from accord.learn.loop.learner import make_learner
 from accord.learn.offline.rows import load_starting_model
 from accord.learn.plan.live import LiveBytes
@@ -118,3 +120,30 @@ def test_memory_grows_with_the_rows_and_falls_without_gradients(deep: str) -> No
     assert two.saved == pytest.approx(2 * one.saved, rel=0.01)
     assert trace_pass(lm, SHAPES, grad=False).forward < one.saved
     assert trace_pass(lm, SHAPES, grad=False).backward == 0
+
+
+LOOKS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a number": lambda states: states.sum() > 0 and states,
+    "a list": lambda states: states.tolist(),
+    "positions": lambda states: states[states > 0],
+    "an array": lambda states: states.numpy(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_model_that_looks_at_its_numbers_is_refused(look: str, deep: str) -> None:
+    lm = trained_model(read_config(deep), deep, None, settings_of(deep))
+    lm.backbone.norm.register_forward_hook(lambda _m, _a, output: LOOKS[look](output) and None)
+    with pytest.raises(ModelError, match=r"looks at its numbers .*--measure"):
+        trace_pass(lm, SHAPES)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, AttributeError])
+def test_a_fault_of_the_code_is_no_property_of_the_model(error: type[Exception], deep: str) -> None:
+    def fail(*_: Any) -> None:
+        raise error("shapes differ: a metadata entry of 3 and 4")
+
+    lm = trained_model(read_config(deep), deep, None, settings_of(deep))
+    lm.backbone.norm.register_forward_hook(fail)
+    with pytest.raises(error, match="shapes differ"):
+        trace_pass(lm, SHAPES)

@@ -21,6 +21,7 @@ from accord.pipeline.advise.recipe import write_recipe
 from accord.pipeline.advise.rules import CHOICES, RULES
 from accord.pipeline.advise.settings import read_advise_settings
 from accord.pipeline.advise.situation import Situation
+from accord.pipeline.plan.machine import CUDA_CONTEXT, Machine
 from accord.pipeline.progress import run_to_end
 from accord.settings.advise import AdviseSettings
 from accord.settings.recipe import load_recipe
@@ -181,13 +182,22 @@ def test_whether_sampling_in_training_fits(
     name = str(tiny_world / "model")
     settings = AdviseSettings(model=name, device="cpu")
     assert machine.online_fits(settings)[0]
-    monkeypatch.setattr(machine, "_available", lambda device: (10**12, False))
     monkeypatch.setattr(machine, "count_parameters", lambda *_: 10**8)
     assert "too slowly on a CPU" in machine.online_fits(settings)[1]
-    monkeypatch.setattr(machine, "_available", lambda device: (10**9, True))
-    assert machine.online_fits(settings)[0]  # 2 · 10⁸ · 2 bytes · 1.5 = 0.6 GB
-    monkeypatch.setattr(machine, "_available", lambda device: (5 * 10**8, True))
-    assert "600.0 MB" in machine.online_fits(settings)[1]
+
+    def on_a_gpu(free: int) -> tuple[bool, str]:
+        gpu = Machine("cuda", free + CUDA_CONTEXT)
+        monkeypatch.setattr(machine, "_machine", lambda device: gpu)
+        return machine.online_fits(settings)
+
+    # The plan's estimate decides, to the byte.
+    memory = machine.plan_grpo(settings, Machine("cuda", 80 << 30)).memory
+    assert memory is not None
+    assert set(memory.roles) == {"policy", "reference", "reward model"}
+    assert on_a_gpu(memory.peak)[0]
+    fits, why = on_a_gpu(memory.peak - 1)
+    assert not fits
+    assert "GRPO with adapters on 100.0 million parameters takes about" in why
     assert machine.online_fits(settings.model_copy(update={"online": True}))[0]
 
 

@@ -7,6 +7,7 @@ and the rest are copies of the third.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -75,7 +76,9 @@ def trace_pass(
     try:
         with _truncated(lm, layers) as count:
             marks = _trace(lm, groups, reads, grad=grad)
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError) as error:
+        if not _needs_data(error):
+            raise
         text = " ".join(str(error).split())[:200]
         raise ModelError(
             f"What a pass of {lm.name} needs can't be computed without its weights: a "
@@ -89,6 +92,16 @@ def trace_pass(
             parameter.grad = None
     tokens = sum(prompt + sum(responses) for prompt, responses in groups)
     return _untruncated(marks, tokens, copies=len(layers) - count)
+
+
+def _needs_data(error: Exception) -> bool:
+    """Whether an error says that an operation wants the numbers of a tensor without data.
+
+    PyTorch raises NotImplementedError where an operation's result, or its shape, depends on them
+    (`nonzero`, `tolist`), and otherwise a RuntimeError (`item`) or TypeError (`numpy`) that speaks
+    of meta tensors.
+    """
+    return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)) is not None
 
 
 def _untruncated(marks: _Marks, tokens: int, copies: int) -> PassMemory:

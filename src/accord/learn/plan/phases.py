@@ -15,6 +15,9 @@ from accord.learn.plan.passes import PassMemory
 WORKSPACE = 60 << 20
 """Bytes of a process beside its tensors: buffers of matrix products, modules that training
 imports, the rows as text and tokens."""
+TOKENIZER_ENTRY = 1200
+"""Bytes of a tokenizer for each entry of its vocabulary, measured on two: 44 MB for 49,152 entries,
+318 MB for 262,144."""
 BF16_WORKSPACE = 110 << 20
 """What bf16 adds on a CPU: weights and activations in the layout of its matrix products."""
 FRAGMENTS = 0.35
@@ -60,14 +63,18 @@ class StageMemory:
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
-    def peak(self) -> int:
-        """Bytes at the run's peak: the tensors of the largest phase, and what the process holds
-        beside them. Blocks that one phase has freed are there in the next."""
+    def beside(self) -> int:
+        """Bytes that the process holds beside its tensors. Blocks that one phase has freed are
+        there in the next."""
         moving = sum(
             n for phase in self.phases for name, n in phase.parts.items() if name in MOVING
         )
-        beside = self.allocation.workspace + int(self.allocation.fragments * moving)
-        return self.largest.total + beside
+        return self.allocation.workspace + int(self.allocation.fragments * moving)
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the run's peak: the tensors of the largest phase, and `beside`."""
+        return self.largest.total + self.beside
 
 
 WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from accord.data.plain_prompts import CONTINUED
 from accord.records import Source
 
 
@@ -122,11 +123,7 @@ class EncodeReport:
                 f"answers, such as a thought: it is not learned"
             )
         if self.plain_prompts:
-            parts.append(
-                f"{self.plain_prompts:,} prompts are plain text, which is continued as it stands, "
-                f"without the model's chat template: give a chat model messages "
-                f'([{{"role": "user", "content": …}}])'
-            )
+            parts.append(f"{self.plain_prompts:,} prompts are plain text, which is {CONTINUED}")
         for reason, sources in self.dropped.items():
             shown = ", ".join(str(source.without_folder()) for source in sources[:3])
             shown += ", …" if len(sources) > 3 else ""

@@ -17,6 +17,7 @@ from accord.learn.plan.phases import (
     BF16_WORKSPACE,
     COPIES,
     FRAGMENTS,
+    TOKENIZER_ENTRY,
     WORKSPACE,
     Allocation,
     Phase,
@@ -93,7 +94,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
     memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
     phases = [
-        loading_phase(roles, inputs.model.file_bytes or 0),
+        loading_phase(roles, files_beside(inputs, sizes)),
         pass_phase(
             "forward and backward",
             roles,
@@ -153,11 +154,13 @@ def with_moments(role: RoleMemory, inputs: Inputs, trained: Sequence[int]) -> Ro
 
 def allocation(inputs: Inputs) -> Allocation:
     """What the process holds beside its tensors."""
-    bf16 = inputs.settings.precision == "bf16" and inputs.machine.device == "cpu"
-    adapted = inputs.settings.lora is not None and inputs.machine.device == "cpu" and not bf16
+    on_cpu = inputs.machine.device == "cpu"
+    bf16 = inputs.settings.precision == "bf16" and on_cpu
+    adapted = inputs.settings.lora is not None and on_cpu and not bf16
     spaced = "MALLOC_MMAP_THRESHOLD_" not in os.environ
+    entries = int(inputs.model.config.get_text_config().vocab_size) if on_cpu else 0
     return Allocation(
-        WORKSPACE + (BF16_WORKSPACE if bf16 else 0),
+        WORKSPACE + (BF16_WORKSPACE if bf16 else 0) + TOKENIZER_ENTRY * entries,
         ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS,
     )
 
@@ -192,6 +195,19 @@ def converted(inputs: Inputs, sizes: ModelSizes) -> int:
     if inputs.settings.save_dtype == "auto" and stored is not None and stored > 3 * sizes.base:
         return 0  # its files are float32
     return 2 * sizes.base_and_head
+
+
+def files_beside(inputs: Inputs, sizes: ModelSizes) -> int:
+    """Bytes of the weight files that are mapped while other weights are made of them.
+
+    Frozen bf16 weights of 16-bit files are the mapped files themselves, and so are float32 ones
+    of float32 files, until they are trained.
+    """
+    stored = inputs.model.file_bytes or 0
+    if inputs.four_bit:
+        return stored
+    loaded_half = inputs.half and inputs.settings.lora is not None and not inputs.merged
+    return 0 if loaded_half == (stored < 3 * sizes.base) else stored
 
 
 def other_reference(inputs: Inputs) -> dict[str, RoleMemory]:

@@ -38,6 +38,7 @@ from accord.pipeline.plan.estimate import (
     allocation,
     cast_weights,
     converted,
+    files_beside,
     keeps_gradients,
     other_reference,
     trained,
@@ -61,7 +62,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     keeps = keeps_gradients(inputs, several=several, moments=moments)
     memory = trace_pass(policy, facts.largest, keeps_gradients=keeps)
     phases = [
-        loading_phase(roles, inputs.model.file_bytes or 0),
+        loading_phase(roles, files_beside(inputs, sizes)),
         _sampling_phase(inputs, facts, roles, policy),
         _scoring_phase(inputs, facts, roles, scorers),
         pass_phase(

@@ -53,6 +53,7 @@ def stage_json(stage: PlannedStage, machine: Machine) -> dict[str, Any]:
         result["memory"] = {
             "peak": memory.peak,
             "phase": memory.largest.name,
+            "beside": memory.beside,
             "roles": {
                 name: {**asdict(role), "total": role.total} for name, role in memory.roles.items()
             },

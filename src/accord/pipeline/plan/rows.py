@@ -22,6 +22,7 @@ from accord.learn.plan.passes import Shape
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode import Limits, encode, encode_prompts
 from accord.pipeline.plan.models import maker_of
+from accord.pipeline.plan.split import split_rows, split_to_come
 from accord.records import PromptOnly
 from accord.settings.online import OnlineSettings
 from accord.settings.preferences import KtoSettings
@@ -74,9 +75,9 @@ def read_rows(
     if why is not None:
         return _longest_rows(plan, why)
     if plan.method in ONLINE:
-        return _prompt_facts(_read(plan, "prompts", cache), settings, tokenizer, world)
+        return _prompt_facts(_read(plan, "prompts", stages, cache), settings, tokenizer, world)
     method = METHODS[plan.method or ""]
-    read = _read(plan, method.kind, cache)
+    read = _read(plan, method.kind, stages, cache)
     records, sampled = _sample(read.records)
     groups, report = encode(
         records,
@@ -120,7 +121,7 @@ def _longest_of(group: PromptGroup) -> int:
 
 def _why_unknown(settings: Any, tokenizer: Any, stages: Sequence[StagePlan]) -> str | None:
     path = settings.dataset
-    if not Path(path).exists():
+    if not Path(path).exists() and split_to_come(path, stages) is None:
         maker = maker_of(path, stages)
         if maker is not None:
             return f"the stage `{maker.name}` writes {Path(path).name}, and has not run"
@@ -188,11 +189,13 @@ def _with_mismatched(
     return list(append_mismatched(largest, [mismatched[i] for i in rows]))
 
 
-def _read(plan: StagePlan, kind: Kind, cache: ReadCache) -> ReadRows:
+def _read(plan: StagePlan, kind: Kind, stages: Sequence[StagePlan], cache: ReadCache) -> ReadRows:
     settings: Any = plan.settings
     key = (plan.name, settings.dataset)
     if key not in cache:
-        cache[key] = read_datasets(settings, {"dataset": kind}, NOTHING)["dataset"]
+        with split_rows(settings.dataset, stages) as path:
+            there = settings.model_copy(update={"dataset": path})
+            cache[key] = read_datasets(there, {"dataset": kind}, NOTHING)["dataset"]
     return cache[key]
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accord.learn.online.memory import RoleMemory
+from accord.learn.plan.phases import StageMemory
 from accord.lm.packing import PromptGroup
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.run import PlannedStage
@@ -59,6 +60,7 @@ def render_stage(stage: PlannedStage) -> Iterator[RenderableType]:
     if memory is not None:
         yield Padding(role_table(memory.roles), (0, 0, 0, 2))
         yield Padding(phase_table(stage), (0, 0, 0, 2))
+        yield Padding(Text(peak_line(memory)), (0, 0, 0, 2))
     if stage.problem is not None:
         yield Padding(Text(stage.problem, style="yellow"), (0, 0, 0, 2))
     if facts is not None and facts.first and stage.model is not None:
@@ -120,6 +122,15 @@ def phase_table(stage: PlannedStage) -> Table:
         style = "bold" if phase is memory.largest else ""
         table.add_row(phase.name, parts, gigabytes(phase.total), style=style)
     return table
+
+
+def peak_line(memory: StageMemory) -> str:
+    """How the run's peak comes from the phases."""
+    return (
+        f"The run's peak: {gigabytes(memory.largest.total)} of the largest phase, and "
+        f"{gigabytes(memory.beside)} that the process holds beside its tensors (buffers, the "
+        f"tokenizer, blocks of memory between two uses): {gigabytes(memory.peak)}."
+    )
 
 
 def marked_text(group: PromptGroup, tokenizer: Any) -> Text:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accord.compare.dataset import load_records
 from accord.data.read import read_records
+from accord.data.report import ReadReport
 from accord.data.split import split_by_prompt
 from accord.data.write import record_json, write_jsonl
 from accord.lm.scratch import model_from_scratch, record_texts
@@ -38,12 +39,18 @@ def scratch(settings: ScratchSettings) -> Iterator[Progress]:
 def split(settings: SplitSettings) -> Iterator[Progress]:
     """Write train.jsonl and test.jsonl, disjoint by prompt, and data.json with counts of rows."""
     yield Progress(0, 1)
-    records, report = read_records(settings.dataset, "any", settings.dialogue_text)
-    log.info("%s: %s", report.name, report.summary())
-    train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
     folder = Path(settings.output_dir)
+    report, train, test = write_split(settings, folder)
+    log.info("%s: %s", report.name, report.summary())
+    data = {"read": report.to_json(), "train": train, "test": test}
+    write_json_atomic(folder / "data.json", data)
+    yield Progress(1, 1, f"{train:,} rows to train on, {test:,} held out")
+
+
+def write_split(settings: SplitSettings, folder: Path) -> tuple[ReadReport, int, int]:
+    """Write train.jsonl and test.jsonl into a folder; returns what was read and their rows."""
+    records, report = read_records(settings.dataset, "any", settings.dialogue_text)
+    train, test = split_by_prompt(records, settings.test_fraction, settings.seed)
     write_jsonl(folder / "train.jsonl", map(record_json, train))
     write_jsonl(folder / "test.jsonl", map(record_json, test))
-    data = {"read": report.to_json(), "train": len(train), "test": len(test)}
-    write_json_atomic(folder / "data.json", data)
-    yield Progress(1, 1, f"{len(train):,} rows to train on, {len(test):,} held out")
+    return report, len(train), len(test)

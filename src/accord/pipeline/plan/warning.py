@@ -1,0 +1,42 @@
+"""A warning before a stage trains what this machine can't hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accord.errors import AccordError
+from accord.learn.plan.roles import model_sizes
+from accord.lm.load import base_and_adapter
+from accord.lm.weightless import load_weightless
+from accord.pipeline.plan.estimate import Inputs, trained, trained_role
+from accord.pipeline.plan.machine import Machine, available_memory, this_machine
+from accord.pipeline.plan.models import PlannedModel
+from accord.pipeline.plan.text import gigabytes
+from accord.settings.recipe import StagePlan
+
+
+def memory_warning(plan: StagePlan) -> str | None:
+    """What a training stage holds throughout, where that is more than the free memory.
+
+    It needs neither rows nor a pass, so it takes no time, and it is a bound from below: activations
+    and other models come on top. None where it fits, and where it is not known.
+    """
+    settings: Any = plan.settings
+    cpu = settings.device == "cpu"
+    machine = Machine("cpu", available_memory()) if cpu else this_machine()
+    try:
+        base, adapter = base_and_adapter(settings.model)
+        config = load_weightless(base, trust_remote_code=settings.trust_remote_code).inner.config
+        model = PlannedModel(settings.model, config, is_adapter=adapter is not None)
+        inputs = Inputs(plan, (), model, machine)
+        lm = trained(inputs)
+        needed = trained_role(inputs, model_sizes(lm), lm).total
+    except AccordError:  # the stage itself says what is wrong
+        return None
+    if needed <= machine.memory:
+        return None
+    return (
+        f"`{plan.name}` does not fit: weights, gradients and optimiser of its model alone take "
+        f"{gigabytes(needed)}, and {gigabytes(machine.memory)} are free. `accord plan` shows what "
+        f"to change."
+    )
