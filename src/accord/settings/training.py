@@ -192,8 +192,8 @@ class TrainSettings(Settings):
     ddp_timeout: Annotated[int, NotIdentity] = Field(
         1800,
         ge=1,
-        description="Seconds that a process waits for the others of its run before it fails; "
-        "nothing with one process.",
+        description="Seconds that the processes of a run wait for one that makes no progress; one "
+        "that gives no sign of life is waited for 5 minutes at most. Nothing with one process.",
     )
     trust_remote_code: bool = Field(
         False,
