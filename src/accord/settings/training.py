@@ -189,6 +189,12 @@ class TrainSettings(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
     )
+    sharding: Annotated[Literal["none", "fsdp"] | None, NotIdentity] = Field(
+        None,
+        description="What the processes of a run share: `none`, each has the whole models; `fsdp`, "
+        "they divide weights, gradients and optimiser among them (FSDP2). By default as "
+        "accelerate's configuration says, else `none`.",
+    )
     ddp_timeout: Annotated[int, NotIdentity] = Field(
         1800,
         ge=1,

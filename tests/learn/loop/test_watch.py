@@ -12,7 +12,7 @@ import pytest
 
 from accord.errors import WorkError
 from accord.learn.loop.processes import limit_waiting, processes
-from tests.learn.toys.forked import start_forked, wait_forked
+from studies.forked import start_forked, wait_forked
 
 pytestmark = pytest.mark.slow
 SECONDS = 1

@@ -23,6 +23,7 @@ from accord.learn.loop.schedule import should_evaluate, should_grade, should_log
 from accord.learn.loop.state import P, TrainState
 from accord.learn.loop.trackers import open_trackers
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.shards import gathered
 from accord.runs import MetricsLog, read_metrics, write_json_atomic
 from accord.settings.training import TrainSettings
 
@@ -41,15 +42,17 @@ def run_with_checkpoints(
     settings: TrainSettings,
     evaluate: Evaluate | None = None,
     grade: Evaluate | None = None,
+    models: Sequence[LanguageModel] = (),
 ) -> Iterator[StepResult]:
     """Run a loop from its last checkpoint: log each step, evaluate, grade and save when due.
 
     `evaluate` measures on held-out rows, on all processes, and `grade` answers to the prompts of
-    `safety_dataset`, on the main one.
+    `safety_dataset`, on the main one, with `models`.
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment resumes from the last one, with the same later losses. Of
-    several processes the main one writes. Early stopping ends the run, and with
+    several processes the main one writes; where they divide a model, all write checkpoints, and
+    stop together. Early stopping ends the run, and with
     `load_best_model_at_end` the learners have the best evaluation's weights at the end. Raises
     StorageError where the processes see different checkpoints.
     """
@@ -77,8 +80,9 @@ def run_with_checkpoints(
             if evaluate is not None and should_evaluate(result.step, result.total, settings):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
                 is_best = _is_best(state, numbers, settings)
-            if is_main and grade is not None and should_grade(result.step, result.total, settings):
-                numbers |= grade()
+            if grade is not None and should_grade(result.step, result.total, settings):
+                with gathered(*models):
+                    numbers |= grade() if is_main else {}
             if is_exhausted(state.best, settings):
                 result = StepResult(result.step, result.step, result.metrics)
             is_last = result.step == result.total
@@ -90,16 +94,22 @@ def run_with_checkpoints(
             if is_main and (is_last or result.step % max(1, result.total // HEALTH_CHECKS) == 0):
                 _log_health(output_dir, plain_settings, logged_remarks, result)
             due = result.step % settings.save_steps == 0 or is_best
-            if is_main and due and not is_last:
+            if (is_main or state.is_sharded) and due and not is_last:
                 save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
                 saved_step = state.step
             yield StepResult(result.step, result.total, numbers)
+            if state.is_sharded and not processes().broadcast(True):
+                raise GeneratorExit  # the main process has closed its generator
             if is_last:
                 break
         _end_with_best(state, settings)
     except GeneratorExit:
-        if is_main and state.step > saved_step:
+        if is_main and state.is_sharded:
+            processes().broadcast(False)
+        if (is_main or state.is_sharded) and state.step > saved_step:
             save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
+        if state.is_sharded and not is_main:
+            raise KeyboardInterrupt from None
         raise
     finally:
         for tracker in trackers:

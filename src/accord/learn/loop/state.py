@@ -35,6 +35,13 @@ class TrainState(Generic[P]):
     """Weights and moments that a rollback restores, where a method takes a snapshot."""
     best: Best = field(default_factory=Best)
     """The best evaluation so far, where early stopping or the best model needs it."""
+    step_processes: int = 0
+    """The processes with which the run began, for which its steps have rows; 0: those it has."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes divide a model, and so take every pass together."""
+        return any(learner.shards for learner in self.learners.values())
 
 
 def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.limits import check_reference_positions
 from accord.learn.loop.objective import Reference, ReferenceFactory
 from accord.learn.loop.processes import processes
+from accord.learn.loop.sharding import divide
 from accord.learn.offline.reference_cache import cached_log_probs
 from accord.lm.adapters.views import base_view
 from accord.lm.digest import is_same_path
@@ -83,6 +84,8 @@ def _load_reference(lm: LanguageModel, settings: ReferenceSettings) -> LanguageM
         quantization=settings.quantization,
     )
     check_same_tokenizer(lm, reference)
+    reference.model.requires_grad_(False)
+    divide([reference], settings)
     return reference
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from accord.errors import SettingsError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.datasets import eval_prefixes
@@ -22,6 +23,7 @@ from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
+from accord.learn.loop.sharding import divide, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.dataset_rows import DatasetRows
@@ -33,6 +35,7 @@ from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.lm.router import RouterLoss, recorded_router, router_loss
+from accord.lm.sharding.saving import gather_to_main
 from accord.lm.tokens.token_rows import token_counts
 from accord.settings.training import RewardSettings, TrainSettings
 
@@ -54,6 +57,7 @@ def train_offline(
     """
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
+    settings = resolve_sharding(settings, memory)
     check_destinations(settings)
     datasets = DatasetRows(settings, method, memory)
     lm = memory.model or load_starting_model(settings, scalar=method.scalar)
@@ -69,6 +73,7 @@ def train_offline(
         log.info("The score's mean and standard deviation are set on the responses of %s.", path)
         scale_groups = datasets.load("reference_dataset", lm, settings, METHODS["sft"])
     settings = method.fit_settings(settings, groups)
+    divide([lm], settings)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
         yield from _fit_and_evaluate(
@@ -79,6 +84,7 @@ def train_offline(
             normalise_scores(lm, settings, scale_groups)
     finally:  # however it ends: the caller may use the model further
         learner.use_masters()
+    gather_to_main([lm], settings.save_dtype, is_main=procs.is_main)
     if procs.is_main and memory.save_model:
         folder = Path(settings.output_dir)
         card = model_card(lm, name, settings)
@@ -107,6 +113,11 @@ def _fit_and_evaluate(
     }
     router = None if method.scalar else router_loss(lm)
     if router is not None:
+        if lm.sharded is not None:
+            raise SettingsError(
+                f"{lm.name} adds its router's loss, which sharding=fsdp does not compute. Set "
+                f"output_router_logits to false in its config.json, or use sharding=none."
+            )
         objective = add_router_loss(objective, lm, router)
         eval_objectives = {
             prefix: add_router_loss(eval_objective, lm, router)
@@ -129,6 +140,7 @@ def _fit_and_evaluate(
         settings,
         evaluate if eval_groups else None,
         None if grade is None else partial(grade, lm),
+        models=[lm],
     )
 
 

@@ -129,9 +129,7 @@ def restore_snapshot(state: TrainState[OnlineState]) -> None:
 def clear_gradients(state: TrainState[OnlineState]) -> None:
     """Clear the gradients of a step that is not taken."""
     for learner in state.learners.values():
-        learner.optimiser.zero_grad(set_to_none=True)
-        for copy in learner.copies.values():
-            copy.grad = None
+        learner.clear_gradients()
 
 
 def check_ratio_is_one(

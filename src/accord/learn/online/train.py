@@ -22,6 +22,7 @@ from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
+from accord.learn.loop.sharding import divide, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import TrainState
 from accord.learn.offline.rows import encode_rows
@@ -34,6 +35,7 @@ from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
 from accord.lm.loading.critics import save_critic
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.saving import gather_to_main
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
@@ -73,6 +75,7 @@ def train_online(
     """
     procs = processes()
     limit_waiting(settings.ddp_timeout)
+    settings = resolve_sharding(settings, memory)
     check_destinations(settings)
     limit = f"within max_length={settings.max_length}"
     check_room_for_prompt(settings, limit, "Raise max_length, or lower max_new_tokens.")
@@ -90,13 +93,11 @@ def train_online(
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
+    divide(roles.models, settings)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
     state = TrainState(learners, OnlineState(beta=settings.beta))
-    iterations = settings.max_steps or num_batches(
-        settings.num_train_epochs, len(prompts), settings.prompts_per_iteration * procs.world_size
-    )
     steps = run_with_checkpoints(
         lambda s: run_iterations(
             memory.method or name,
@@ -105,7 +106,7 @@ def train_online(
             prompts,
             records,
             settings,
-            iterations=iterations,
+            iterations=_iterations(settings, len(prompts), s.step_processes),
             folder=folder,
             ptx_rows=ptx_rows,
         ),
@@ -113,6 +114,7 @@ def train_online(
         settings,
         partial(_evaluate, roles, held_out, settings, state) if held_out else None,
         None if grade is None else partial(grade, policy),
+        models=[policy],
     )
     try:
         yield from steps
@@ -123,9 +125,17 @@ def train_online(
             roles.close()
         for learner in state.learners.values():
             learner.use_masters()
+    saved = [lm for lm in (policy, roles.critic) if lm is not None]
+    gather_to_main(saved, settings.save_dtype, is_main=procs.is_main)
     if procs.is_main and memory.save_model:
         _save_models(roles, name, settings)
     return policy
+
+
+def _iterations(settings: OnlineSettings, num_prompts: int, step_processes: int) -> int:
+    """Iterations of a run that began with `step_processes` processes (0: those it has)."""
+    count = settings.prompts_per_iteration * (step_processes or processes().world_size)
+    return settings.max_steps or num_batches(settings.num_train_epochs, num_prompts, count)
 
 
 def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:

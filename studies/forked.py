@@ -1,4 +1,4 @@
-"""Several processes of one run, forked from the test: they start at once, with all imported."""
+"""Several processes of one run, forked from this one: they start at once, with all imported."""
 
 from __future__ import annotations
 

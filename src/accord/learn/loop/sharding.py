@@ -1,0 +1,106 @@
+"""Whether the processes of a run divide its models: the setting, or the launcher's configuration.
+
+`accelerate launch` gives its configuration as environment variables. What it says of FSDP2 is
+followed; what accord can't follow is refused, since a run would not be what was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from accord.errors import SettingsError
+from accord.learn.loop.in_memory import InMemory
+from accord.learn.loop.processes import processes
+from accord.lm.model import LanguageModel
+from accord.lm.sharding.shards import shard_models
+from accord.settings.training import TrainSettings
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=TrainSettings)
+
+
+def resolve_sharding(
+    settings: S, memory: InMemory, environment: Mapping[str, str] = os.environ
+) -> S:
+    """The settings with `sharding` as the run has it: where they do not say, as accelerate's
+    configuration does. Raises SettingsError for what accord can't do."""
+    asked = _is_true(environment, "ACCELERATE_USE_FSDP")
+    for variable, name in (
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+    ):
+        if _is_true(environment, variable):
+            raise SettingsError(
+                f"accelerate's configuration asks for {name}, which accord does not use. Choose "
+                f"FSDP with fsdp_version 2 there (`accelerate config`), or start with `torchrun` "
+                f"and sharding=fsdp."
+            )
+    sharding = settings.sharding or ("fsdp" if asked else "none")
+    if asked and sharding == "none":
+        log.warning("sharding=none: accelerate's FSDP configuration is not followed.")
+    if asked and sharding == "fsdp":
+        settings = _follow_accelerate(settings, environment)
+    if sharding == "fsdp" and processes().world_size == 1:
+        log.info("There is one process, so the model is not divided.")
+        sharding = "none"
+    if sharding == "fsdp":
+        _refuse_what_cant_be_divided(settings, memory)
+    return settings.model_copy(update={"sharding": sharding})
+
+
+def _follow_accelerate(settings: S, environment: Mapping[str, str]) -> S:
+    if environment.get("FSDP_VERSION", "1") != "2":
+        raise SettingsError(
+            "accelerate's configuration asks for the first version of FSDP, and accord uses the "
+            "second. Set fsdp_version: 2 in it (or pass --fsdp_version 2)."
+        )
+    if _is_true(environment, "FSDP_OFFLOAD_PARAMS"):
+        raise SettingsError(
+            "accelerate's configuration has fsdp_offload_params: true, and accord keeps the parts "
+            "of a model on the device. Set it to false; lora, gradient_checkpointing or more "
+            "processes take less memory."
+        )
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", settings.precision):
+        log.warning(
+            "accelerate's mixed_precision is %s, and the run's own setting counts: precision=%s.",
+            precision,
+            settings.precision,
+        )
+    if _is_true(environment, "FSDP_ACTIVATION_CHECKPOINTING"):
+        log.info("Activations are recomputed, as accelerate's configuration says.")
+        settings = settings.model_copy(update={"gradient_checkpointing": True})
+    return settings
+
+
+def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> None:
+    if memory.model is not None or memory.ref_model is not None:
+        raise SettingsError(
+            "sharding=fsdp divides models that it loads from folders, and this call passes one in "
+            "memory. Train with the command (`accord train`), which saves the whole model; or use "
+            "sharding=none."
+        )
+    sampler = getattr(settings, "sampler", None)
+    if sampler is not None and sampler.kind != "local":
+        raise SettingsError(
+            f"sampler.kind={sampler.kind} needs the whole policy in one process, and sharding=fsdp "
+            f"divides it. Use sampler.kind=local, or sharding=none."
+        )
+
+
+def divide(models: Sequence[LanguageModel], settings: TrainSettings) -> None:
+    """Divide models over the processes, where the settings say so."""
+    if settings.sharding != "fsdp":
+        return
+    keeps = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in ("false", "0")
+    shard_models(models, reshard=not keeps)
+    count = processes().world_size
+    log.info("%d processes divide %s.", count, ", ".join(dict.fromkeys(lm.name for lm in models)))
+
+
+def _is_true(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").lower() in ("1", "true", "yes", "y", "on")
