@@ -159,9 +159,16 @@ def processes() -> Processes:
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_UNLIMITED)
     _watch()
-    # A process that exits while the group's threads still run is aborted, whatever its result.
-    atexit.register(state.destroy_process_group)
+    atexit.register(_leave, state)
     return Processes(state.process_index, state.num_processes)
+
+
+def _leave(state: Any) -> None:
+    """End this process's part. One that exits while a group's threads still run, or while it is
+    referred to, is aborted, whatever its result."""
+    _watch().stop()
+    _control_group.cache_clear()
+    state.destroy_process_group()
 
 
 @cache
@@ -177,7 +184,7 @@ def _watch() -> Watch:
 def _control_group() -> Any:
     """The group in which the processes meet: on the CPU, where waiting can be interrupted."""
     if torch.distributed.get_backend() == "gloo":
-        return torch.distributed.group.WORLD
+        return None  # the group of all
     return torch.distributed.new_group(backend="gloo", timeout=_UNLIMITED)
 
 

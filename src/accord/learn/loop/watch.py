@@ -8,7 +8,6 @@ otherwise at once: a collective operation inside of torch can't be interrupted.
 
 from __future__ import annotations
 
-import atexit
 import os
 import platform
 import sys
@@ -68,10 +67,9 @@ class Watch:
         return min(INTERVAL, self.timeout / 10)
 
     def start(self) -> None:
-        """Give the first sign, then go on in a thread until the process ends."""
+        """Give the first sign, then go on in a thread until `stop`."""
         self._give_sign()
         self.thread.start()
-        atexit.register(self.stop)
 
     def stop(self) -> None:
         """Say that this process has ended by itself, and watch no more."""
