@@ -61,6 +61,7 @@ def _run_child(rank: int, count: int, port: int, work: Callable[[int], None], lo
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }

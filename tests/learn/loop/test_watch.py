@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from studies.forked import start_forked, wait_forked
 
 from accord.errors import WorkError
 from accord.learn.loop.processes import limit_waiting, processes
-from studies.forked import start_forked, wait_forked
 
 pytestmark = pytest.mark.slow
 SECONDS = 1

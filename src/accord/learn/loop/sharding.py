@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
+
+import torch
 
 from accord.errors import SettingsError
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.loop.processes import processes
 from accord.lm.model import LanguageModel
-from accord.lm.sharding.shards import shard_models
+from accord.lm.released import return_memory
+from accord.lm.sharding.shards import divide_weights, start_sharded
 from accord.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=TrainSettings)
+T = TypeVar("T")
 
 
 def resolve_sharding(
@@ -92,14 +97,39 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
         )
 
 
-def divide(models: Sequence[LanguageModel], settings: TrainSettings) -> None:
-    """Divide models over the processes, where the settings say so."""
+def load_divided(
+    load: Callable[[], T],
+    models_of: Callable[[T], Sequence[LanguageModel]],
+    settings: TrainSettings,
+) -> T:
+    """What `load` returns, with its models divided over the processes where the settings say so.
+
+    The processes of a machine load in turn, so that its memory holds one whole model at a time.
+    """
     if settings.sharding != "fsdp":
-        return
+        return load()
+    from torch.distributed.device_mesh import init_device_mesh
+
+    procs = processes()
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    mesh = init_device_mesh("cuda" if on_gpu else "cpu", (procs.world_size,))
     keeps = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in ("false", "0")
-    shard_models(models, reshard=not keeps)
-    count = processes().world_size
-    log.info("%d processes divide %s.", count, ", ".join(dict.fromkeys(lm.name for lm in models)))
+    loaded: list[T] = []
+
+    def load_in_turn(turn: int) -> None:
+        if turn == int(os.environ.get("LOCAL_RANK", procs.rank)):
+            loaded.append(load())
+            divide_weights(models_of(loaded[0]), mesh, reshard=not keeps)
+            return_memory()
+
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", procs.world_size))
+    for turn in range(max(procs.all_gather(on_machine))):
+        procs.run_on_all(partial(load_in_turn, turn))
+    models = models_of(loaded[0])
+    start_sharded(models)
+    names = ", ".join(dict.fromkeys(lm.name for lm in models))
+    log.info("%d processes divide %s.", procs.world_size, names)
+    return loaded[0]
 
 
 def _is_true(environment: Mapping[str, str], name: str) -> bool:

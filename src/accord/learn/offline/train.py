@@ -23,7 +23,7 @@ from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import row_batches
-from accord.learn.loop.sharding import divide, resolve_sharding
+from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.dataset_rows import DatasetRows
@@ -60,7 +60,11 @@ def train_offline(
     settings = resolve_sharding(settings, memory)
     check_destinations(settings)
     datasets = DatasetRows(settings, method, memory)
-    lm = memory.model or load_starting_model(settings, scalar=method.scalar)
+    lm = load_divided(
+        lambda: memory.model or load_starting_model(settings, scalar=method.scalar),
+        lambda model: [model],
+        settings,
+    )
     settings = cap_to_positions(settings, lm)
     groups = datasets.load("dataset", lm, settings)
     eval_groups = {
@@ -73,7 +77,6 @@ def train_offline(
         log.info("The score's mean and standard deviation are set on the responses of %s.", path)
         scale_groups = datasets.load("reference_dataset", lm, settings, METHODS["sft"])
     settings = method.fit_settings(settings, groups)
-    divide([lm], settings)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:
         yield from _fit_and_evaluate(

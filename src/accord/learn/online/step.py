@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from accord.errors import AccordError
+from accord.learn.loop.deferred import Errors
 from accord.learn.loop.fit import apply_gradients, check_finite, clip_and_check, sum_gradients
 from accord.learn.loop.objective import Metric, metric, sum_metrics
 from accord.learn.loop.processes import processes
@@ -27,10 +27,9 @@ from accord.learn.online.guards import OnlineState, check_ratio_is_one
 from accord.learn.online.methods import (
     OnlineMethod,
     PolicyTerms,
-    SurrogateLoss,
     Targets,
-    clip_range,
 )
+from accord.learn.online.ratio_metrics import ratio_metrics
 from accord.learn.online.roles import Roles
 from accord.lm.forward import (
     ResponseStats,
@@ -120,26 +119,6 @@ def optimiser_step(
     for learner in learning.values():
         apply_gradients(learner)
     return sum_metrics(parts)
-
-
-@dataclass(slots=True)
-class Errors:
-    """What checks raise: at once, or if `deferred` when they are asked for."""
-
-    deferred: bool
-    first: AccordError | None = None
-
-    def run(self, check: Callable[[], None]) -> None:
-        try:
-            check()
-        except AccordError as error:
-            if not self.deferred:
-                raise
-            self.first = self.first or error
-
-    def raise_first(self) -> None:
-        if self.first is not None:
-            raise self.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,32 +266,10 @@ def _policy_loss(
     if settings.entropy_coef:
         assert stats.entropy is not None
         loss = loss - settings.entropy_coef * stats.entropy
-    metrics |= _ratio_metrics(iteration, policy_loss, log_ratio, surrogate, advantages)
+    metrics |= ratio_metrics(
+        iteration.method, settings, policy_loss, log_ratio, surrogate.log_ratio, advantages
+    )
     return (loss * forward.weights).sum(), metrics
-
-
-@torch.no_grad()
-def _ratio_metrics(
-    iteration: Iteration,
-    policy_loss: Tensor,
-    log_ratio: Tensor,
-    surrogate: SurrogateLoss,
-    advantages: Tensor,
-) -> dict[str, Metric]:
-    low, high = clip_range(iteration.settings)
-    clipped_ratio, ratio = surrogate.log_ratio.exp(), log_ratio.exp()
-    below, above = clipped_ratio < 1 - low, clipped_ratio > 1 + high
-    metrics = {
-        "loss/policy_avg": metric(policy_loss),
-        "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
-        "policy/clipfrac_avg": metric((below | above).float()),
-        "val/ratio": metric(ratio),
-        "val/ratio_var": metric((ratio - ratio.mean()).square()),
-    }
-    if iteration.method.logs_group_metrics:
-        metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
-        metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
-    return metrics
 
 
 def _value_loss(

@@ -22,7 +22,7 @@ from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import limit_waiting, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
-from accord.learn.loop.sharding import divide, resolve_sharding
+from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import TrainState
 from accord.learn.offline.rows import encode_rows
@@ -80,7 +80,9 @@ def train_online(
     limit = f"within max_length={settings.max_length}"
     check_room_for_prompt(settings, limit, "Raise max_length, or lower max_new_tokens.")
     read = read_datasets(settings, DATASET_KINDS, memory)
-    roles = load_roles(settings, memory, world=world)
+    roles = load_divided(
+        lambda: load_roles(settings, memory, world=world), lambda loaded: loaded.models, settings
+    )
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
@@ -93,7 +95,6 @@ def train_online(
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
-    divide(roles.models, settings)
     learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
     if roles.critic is not None:
         learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))

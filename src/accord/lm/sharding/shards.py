@@ -47,25 +47,35 @@ class Sharded:
         return result
 
 
-def shard_models(models: Sequence[LanguageModel], *, reshard: bool = True) -> None:
-    """Divide the weights of models, and of all their views, over the processes of the run. Each
-    process has loaded the same weights, and keeps its part.
+def divide_weights(models: Sequence[LanguageModel], mesh: Any, *, reshard: bool = True) -> None:
+    """Of the weights of models, and of all their views, keep this process's part, over the
+    processes of a mesh. Each has loaded the same weights. `start_sharded` must follow.
 
     Without `reshard` a layer stays gathered from its forward to its backward pass: more memory,
-    less exchange.
-
-    Raises SettingsError for a model that can't be divided.
+    less exchange. Raises SettingsError for a model that can't be divided.
     """
     by_model: dict[int, list[LanguageModel]] = {}
     for lm in models:
         by_model.setdefault(id(lm.inner), []).append(lm)
     for views in by_model.values():
-        sharded = views[0].sharded or _shard(views, reshard=reshard)
+        sharded = _divide(views, mesh, reshard=reshard)
         for lm in views:
             lm.sharded = sharded
 
 
-def _shard(views: Sequence[LanguageModel], *, reshard: bool) -> Sharded:
+@torch.no_grad()
+def start_sharded(models: Sequence[LanguageModel]) -> None:
+    """Connect the processes that have divided these models; all of them call this together."""
+    for sharded in _distinct(models):
+        sharded.call(lambda: None)  # torch takes the module whose pass is first for the root
+
+
+def _distinct(models: Sequence[LanguageModel | None]) -> list[Sharded]:
+    by_id = {id(lm.sharded): lm.sharded for lm in models if lm is not None and lm.sharded}
+    return list(by_id.values())
+
+
+def _divide(views: Sequence[LanguageModel], mesh: Any, *, reshard: bool) -> Sharded:
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,
         fully_shard,
@@ -82,7 +92,7 @@ def _shard(views: Sequence[LanguageModel], *, reshard: bool) -> Sharded:
         if view.stays_float32(name)
     }
     options: dict[str, Any] = {
-        "mesh": _all_processes(lm.device),
+        "mesh": mesh,
         # The sums of gradients, and the weights that the optimiser steps, are float32.
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -98,10 +108,7 @@ def _shard(views: Sequence[LanguageModel], *, reshard: bool) -> Sharded:
     for module in modules:  # a loss is divided by the whole step's weight already
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    sharded = Sharded(inner, modules, dtype or computes_in, reshard)
-    with torch.no_grad():
-        sharded.call(lambda: None)  # torch takes the module whose pass is first for the root
-    return sharded
+    return Sharded(inner, modules, dtype or computes_in, reshard)
 
 
 def _call(function: Callable[[], T]) -> T:
@@ -138,12 +145,6 @@ def _matrices(lm: LanguageModel) -> Iterator[nn.Parameter]:
             yield parameter
 
 
-def _all_processes(device: torch.device) -> Any:
-    from torch.distributed.device_mesh import init_device_mesh
-
-    return init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-
-
 @contextmanager
 def gathered(*models: LanguageModel | None) -> Iterator[None]:
     """Within, each process has the models' whole weights, and may compute without the others: as
@@ -151,8 +152,8 @@ def gathered(*models: LanguageModel | None) -> Iterator[None]:
 
     A model that is not sharded is left as it is.
     """
-    distinct = {id(lm.sharded): lm.sharded for lm in models if lm is not None and lm.sharded}
-    for sharded in distinct.values():
+    distinct = _distinct(models)
+    for sharded in distinct:
         sharded.uses += 1
         if sharded.uses == 1:
             for module in sharded.modules:
@@ -161,7 +162,7 @@ def gathered(*models: LanguageModel | None) -> Iterator[None]:
     try:
         yield
     finally:
-        for sharded in distinct.values():
+        for sharded in distinct:
             sharded.uses -= 1
             if sharded.uses == 0:
                 for module in sharded.modules:
