@@ -77,6 +77,6 @@ def _run_child(rank: int, count: int, port: int, work: Callable[[int], None], lo
     finally:
         with suppress(Exception):
             module._watch().stop()
-            if code == 0:
+            if code == 0 and module._watch().abandoned is None:
                 torch.distributed.destroy_process_group()
         os._exit(code)

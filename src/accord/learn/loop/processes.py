@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from accord.errors import AccordError
+from accord.errors import AccordError, WorkError
 from accord.learn.loop.messages import join_tensors, separate_tensors
 from accord.learn.loop.watch import Watch, open_watch
 
@@ -148,6 +150,7 @@ class Processes:
 
 _UNLIMITED = timedelta(days=365)  # a process that works is waited for; the watch ends the rest
 _POLL = timedelta(seconds=0.5)
+LEAVING_SECONDS = 10.0  # for the end of an exchange that this process does not wait for any more
 
 
 @cache
@@ -166,8 +169,17 @@ def processes() -> Processes:
 def _leave(state: Any) -> None:
     """End this process's part. One that exits while a group's threads still run, or while it is
     referred to, is aborted, whatever its result."""
-    _watch().stop()
+    watch = _watch()
+    watch.stop()
     _control_group.cache_clear()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while watch.abandoned is not None and not watch.abandoned.is_completed():
+        if time.monotonic() > deadline:  # the group would wait for it without end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(WorkError.exit_code)
+        time.sleep(0.1)
+    watch.abandoned = None
     state.destroy_process_group()
 
 
@@ -226,7 +238,9 @@ def _meet(watch: Watch) -> None:
     """Return when all processes have called this."""
     work = torch.distributed.all_reduce(torch.zeros(1), group=_control_group(), async_op=True)
     while not work.is_completed():
-        watch.raise_finding()
+        if watch.finding is not None:
+            watch.abandoned = work
+            raise WorkError(watch.finding)
         try:
             work.wait(_POLL)
         except RuntimeError:

@@ -53,6 +53,7 @@ class Watch:
         self.timeout = DEFAULT_TIMEOUT
         self.finding: str | None = None
         self.waiting: Waiting = ""
+        self.abandoned: Any = None  # an exchange that was under way when something was found
         self.observer = Observer(rank, world_size)
         self.main_thread = threading.main_thread().ident
         self.machine = f"{platform.node()}, pid {os.getpid()}"
@@ -86,11 +87,6 @@ class Watch:
             yield
         finally:
             self.waiting = before
-
-    def raise_finding(self) -> None:
-        """Raise WorkError where a process is gone or stands still."""
-        if self.finding is not None:
-            raise WorkError(self.finding)
 
     def lost(self, error: object) -> WorkError:
         """The error of a broken connection; waits some seconds to name the process that is gone."""
