@@ -10,12 +10,12 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from typing import Any, TypeVar
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ from accord.learn.loop.messages import join_tensors, separate_tensors
 from accord.learn.loop.watch import Watch, open_watch
 
 T = TypeVar("T")
+Y = TypeVar("Y")
+Q = ParamSpec("Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,33 @@ def barrier() -> None:
     if processes().world_size > 1:
         with _collective(limited=False):
             torch.distributed.barrier()
+
+
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""Parts of what torch says when another process is gone."""
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error of torch says that another process is gone."""
+    return processes().world_size > 1 and any(part in str(error) for part in LOST)
+
+
+def naming_lost_processes(
+    train: Callable[Q, Generator[Y, None, T]],
+) -> Callable[Q, Generator[Y, None, T]]:
+    """A generator that raises WorkError, with the process that is gone, where an exchange inside
+    of torch has failed."""
+
+    @wraps(train)
+    def run(*args: Q.args, **options: Q.kwargs) -> Generator[Y, None, T]:
+        try:
+            return (yield from train(*args, **options))
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            raise _watch().lost(error) from error
+
+    return run
 
 
 def _device() -> torch.device:

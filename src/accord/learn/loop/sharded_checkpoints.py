@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from accord.errors import StorageError
-from accord.learn.loop.processes import processes
+from accord.learn.loop.processes import is_lost_connection, processes
 from accord.learn.loop.state import TrainState
 from accord.lm.sharding.shards import own_part
 
@@ -136,6 +136,8 @@ def _storage_errors(folder: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, CheckpointException, SafetensorError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())
+        if is_lost_connection(error):
+            raise RuntimeError(text) from error
         raise StorageError(
             f"The checkpoint {folder} can't be {what}: {text[-400:]}. If it is damaged, remove it "
             f"to resume from the previous one, or from the start."

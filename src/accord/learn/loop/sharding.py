@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -117,13 +118,14 @@ def load_divided(
     loaded: list[T] = []
 
     def load_in_turn(turn: int) -> None:
-        if turn == int(os.environ.get("LOCAL_RANK", procs.rank)):
+        if turn == number:
             loaded.append(load())
             divide_weights(models_of(loaded[0]), mesh, reshard=not keeps)
             return_memory()
 
-    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", procs.world_size))
-    for turn in range(max(procs.all_gather(on_machine))):
+    machines = procs.all_gather(platform.node())
+    number = machines[: procs.rank].count(machines[procs.rank])
+    for turn in range(max(map(machines.count, machines))):
         procs.run_on_all(partial(load_in_turn, turn))
     models = models_of(loaded[0])
     start_sharded(models)

@@ -21,7 +21,7 @@ from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
-from accord.learn.loop.processes import limit_waiting, processes
+from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import row_batches
 from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
@@ -42,6 +42,7 @@ from accord.settings.training import RewardSettings, TrainSettings
 log = logging.getLogger(__name__)
 
 
+@naming_lost_processes
 def train_offline(
     name: str,
     settings: TrainSettings,

@@ -20,7 +20,7 @@ from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
-from accord.learn.loop.processes import limit_waiting, processes
+from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
 from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
@@ -58,6 +58,7 @@ DATASET_KINDS: dict[str, Kind] = {
 """The kind of records that is read from each data set that the settings may name."""
 
 
+@naming_lost_processes
 def train_online(
     name: str,
     settings: OnlineSettings,
