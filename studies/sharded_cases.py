@@ -44,10 +44,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "reward": ("reward", {"heads": 2}),
     "PPO, shared critic": ("ppo", {"critic": "shared"}),
     "PPO, separate critic": ("ppo", {"critic": "separate"}),
-    "GRPO": ("grpo", {"num_generations": 2}),
+    "GRPO": ("grpo", {"num_generations": 4}),
 }
 PLAIN = {"learning_rate": 1e-4, "max_length": 64, "device": "cpu", "save_steps": 10_000}
-ROWS = 8  # of a step
+ROWS = 16  # of a step, or responses of an iteration
 
 
 @dataclass(frozen=True)

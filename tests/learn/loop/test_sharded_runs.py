@@ -87,9 +87,9 @@ def test_two_processes_that_divide_a_model_learn_what_one_does(
     inputs: Path, tmp_path: Path
 ) -> None:
     # The last step has two rows, in one pass: the second process repeats it, and it counts once.
-    case = Case("DPO", settings=(("max_samples", 10), ("max_steps", None)))
-    run_case(case, inputs, tmp_path / "one", processes=1, steps=0)
-    run_divided(case, inputs, tmp_path / "two", 2, steps=0)
+    case = Case("DPO", settings=(("max_samples", 18), ("max_steps", None)))
+    run_case(case, inputs, tmp_path / "one", processes=1, steps=1)
+    run_divided(case, inputs, tmp_path / "two", 2, steps=1)
     assert len(losses(tmp_path / "two")) == 2
     assert_close(tmp_path / "two", tmp_path / "one")
     assert not (tmp_path / "two" / FOLDER).exists()

@@ -90,6 +90,16 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
             "memory. Train with the command (`accord train`), which saves the whole model; or use "
             "sharding=none."
         )
+    if settings.optim != "adamw":
+        raise SettingsError(
+            f"optim={settings.optim} holds moments in blocks of 256 numbers, which do not follow "
+            f"the parts of a divided model. Use optim=adamw, whose moments are divided."
+        )
+    if settings.quantization is not None:
+        raise SettingsError(
+            f"quantization={settings.quantization} packs a base in blocks, which sharding=fsdp "
+            f"does not divide. Leave one of the two out."
+        )
     sampler = getattr(settings, "sampler", None)
     if sampler is not None and sampler.kind != "local":
         raise SettingsError(
