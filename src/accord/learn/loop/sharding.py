@@ -19,7 +19,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.loop.processes import processes
 from accord.lm.model import LanguageModel
-from accord.lm.released import return_memory
+from accord.lm.released import return_large_blocks, return_memory
 from accord.lm.sharding.shards import divide_weights, start_sharded
 from accord.settings.training import TrainSettings
 
@@ -125,6 +125,7 @@ def load_divided(
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     mesh = init_device_mesh("cuda" if on_gpu else "cpu", (procs.world_size,))
     keeps = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in ("false", "0")
+    return_large_blocks()
     loaded: list[T] = []
 
     def load_in_turn(turn: int) -> None:

@@ -119,9 +119,8 @@ class Watch:
                 return
 
     def _give_sign(self) -> None:
-        frames = sys._current_frames()
         # A loop that waits for the others moves, but does not progress.
-        position = self.waiting or _position(frames.get(self.main_thread or 0))
+        position = self.waiting or _position(_frame_of(self.main_thread))
         state = (LATEST.count, position)
         computed = self.computed
         self.computed = _seconds_computed()
@@ -133,7 +132,7 @@ class Watch:
             self.store.set(str(self.rank), self._sign().to_bytes())
 
     def _sign(self, *, ended: bool = False) -> Sign:
-        frame = sys._current_frames().get(self.main_thread or 0)
+        frame = _frame_of(self.main_thread)
         waiting = self.waiting or ("limited" if _in_torch_collective(frame) else "")
         doing = _describe(frame)
         return Sign(self.rank, self.machine, self.beats, self.progress, waiting, doing, ended=ended)
@@ -196,6 +195,12 @@ def _seconds_computed() -> float:
     """Seconds that this process's threads have computed; 0 with a CUDA device, for whose results a
     thread may wait in a loop."""
     return 0.0 if torch.cuda.is_available() else time.process_time()
+
+
+def _frame_of(thread: int | None) -> FrameType | None:
+    """Where a thread is. No variable may hold all frames: it would be in one of them itself, and
+    that cycle would keep what the main thread computes with."""
+    return sys._current_frames().get(thread or 0)
 
 
 def _position(frame: FrameType | None) -> tuple[tuple[int, int], ...]:
