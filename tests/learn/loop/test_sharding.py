@@ -95,7 +95,11 @@ def test_models_in_memory_and_servers_are_refused() -> None:
         with pytest.raises(SettingsError, match="loads from folders"):
             resolve_sharding(settings, memory, {})
         assert resolve_sharding(SftSettings(**REQUIRED), memory, {}).sharding == "none"
-    for values in ({"optim": "adamw_8bit"}, {"quantization": "nf4", "lora": {}}):
+    for values in (
+        {"optim": "adamw_8bit"},
+        {"quantization": "nf4", "lora": {}},
+        {"activation_offload": True},
+    ):
         with pytest.raises(SettingsError, match=next(iter(values))):
             resolved({}, sharding="fsdp", **values)
         assert resolved({}, sharding="none", **values).sharding == "none"

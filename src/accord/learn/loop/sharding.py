@@ -100,6 +100,11 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
             f"quantization={settings.quantization} packs a base in blocks, which sharding=fsdp "
             f"does not divide. Leave one of the two out."
         )
+    if settings.activation_offload:
+        raise SettingsError(
+            "activation_offload would move the gathered weights of a divided model too. Use "
+            "gradient_checkpointing, which recomputes activations, or sharding=none."
+        )
     sampler = getattr(settings, "sampler", None)
     if sampler is not None and sampler.kind != "local":
         raise SettingsError(
