@@ -31,7 +31,7 @@ def start_forked(count: int, work: Callable[[int], None], log: Path) -> list[int
     return pids
 
 
-def wait_forked(pids: list[int], *, seconds: float = 120.0) -> list[int | None]:
+def wait_forked(pids: list[int], *, seconds: float = 900.0) -> list[int | None]:
     """The exit codes of processes, negative for signals; None for one that does not end in time,
     which is killed then."""
     codes: dict[int, int | None] = {}

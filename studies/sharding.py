@@ -94,7 +94,7 @@ def memory(folder: Path, counts: list[int]) -> None:
     print(f"A Llama of {size / 1e6:.0f} million parameters.\n")
     print("| method | weights | processes | divided | peak, MB | behind a step, MB |")
     print("|---|---|---|---|---|---|")
-    for lora, precision in ((False, "fp32"), (False, "bf16"), (True, "bf16")):
+    for lora, precision in ((False, "fp32"), (True, "bf16")):
         for count, sharding in [(1, "none"), *((n, s) for n in counts for s in ("none", "fsdp"))]:
             case = Case("DPO", lora=lora)
             output = folder / f"memory-{precision}-{lora}-{count}-{sharding}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from accord.settings import data, memory
+from accord.settings import data, many_processes, memory
 from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
@@ -189,18 +189,8 @@ class TrainSettings(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
     )
-    sharding: Annotated[Literal["none", "fsdp"] | None, NotIdentity] = Field(
-        None,
-        description="What the processes of a run share: `none`, each has the whole models; `fsdp`, "
-        "they divide weights, gradients and optimiser among them (FSDP2). By default as "
-        "accelerate's configuration says, else `none`.",
-    )
-    ddp_timeout: Annotated[int, NotIdentity] = Field(
-        1800,
-        ge=1,
-        description="Seconds that the processes of a run wait for one that makes no progress; one "
-        "that gives no sign of life is waited for 5 minutes at most. Nothing with one process.",
-    )
+    sharding: many_processes.Sharding = None
+    ddp_timeout: many_processes.DdpTimeout = 1800
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with a hub model; only for code you trust.",

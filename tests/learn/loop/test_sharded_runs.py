@@ -80,21 +80,24 @@ def assert_close(output: Path, expected: Path, name: str = "model") -> None:
     assert saved.keys() == other.keys()
     for key, value in saved.items():
         assert value.dtype == other[key].dtype
-        assert torch.allclose(value, other[key], rtol=1e-4, atol=1e-5), key
+        assert torch.allclose(
+            value, other[key], rtol=1e-4 if value.dtype == torch.float32 else 0.01, atol=1e-5
+        ), key
 
 
 def test_two_processes_that_divide_a_model_learn_what_one_does(
     inputs: Path, tmp_path: Path
 ) -> None:
     # The last step has two rows, in one pass: the second process repeats it, and it counts once.
-    case = Case("DPO", settings=(("max_samples", 18), ("max_steps", None)))
+    values = {"max_samples": 18, "max_steps": None, "save_dtype": "bf16"}
+    case = Case("DPO", settings=tuple(values.items()))
     run_case(case, inputs, tmp_path / "one", processes=1, steps=1)
     run_divided(case, inputs, tmp_path / "two", 2, steps=1)
     assert len(losses(tmp_path / "two")) == 2
     assert_close(tmp_path / "two", tmp_path / "one")
     assert not (tmp_path / "two" / FOLDER).exists()
-    config = json.loads((tmp_path / "two/model/config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"]
+    configs = [(tmp_path / name / "model/config.json").read_text() for name in ("one", "two")]
+    assert configs[0] == configs[1]
     load_causal(str(tmp_path / "two/model"))
 
 

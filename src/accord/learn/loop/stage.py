@@ -51,23 +51,15 @@ def run_with_checkpoints(
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment resumes from the last one, with the same later losses. Of
-    several processes the main one writes; where they divide a model, all write checkpoints, and
-    stop together. Early stopping ends the run, and with
-    `load_best_model_at_end` the learners have the best evaluation's weights at the end. Raises
-    StorageError where the processes see different checkpoints.
+    several processes the main one writes; where they divide a model, all save and stop together.
+    Early stopping ends the run, and with `load_best_model_at_end` the learners have the best
+    evaluation's weights at the end. Raises StorageError where processes see other checkpoints.
     """
     output_dir, is_main = Path(settings.output_dir), processes().is_main
     output_dir.mkdir(parents=True, exist_ok=True)
     plain_settings = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
-    # Together: the main process may finish, and remove what a slower one has not read yet.
-    start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
-    if len(set(start_steps)) > 1:
-        raise StorageError(
-            f"The processes of this run see different checkpoints in {output_dir}: they resume "
-            f"after the steps {', '.join(map(str, start_steps))}. Put output_dir where all of them "
-            f"see the same files."
-        )
+    _restore_together(output_dir, state, settings)
     if is_main:
         metrics.truncate_after(state.step)
     saved_step = state.step
@@ -144,6 +136,18 @@ def _end_with_best(state: TrainState[Any], settings: TrainSettings) -> None:
         processes().run_on_all(lambda: load_best_weights(output_dir, state))
     if processes().is_main:
         write_best(output_dir, best, settings)
+
+
+def _restore_together(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> None:
+    """Restore the newest checkpoint, if any, on all processes: the main one may finish, and remove
+    what a slower one has not read yet."""
+    start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
+    if len(set(start_steps)) > 1:
+        raise StorageError(
+            f"The processes of this run see different checkpoints in {output_dir}: they resume "
+            f"after the steps {', '.join(map(str, start_steps))}. Put output_dir where all of them "
+            f"see the same files."
+        )
 
 
 def _restore(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> int:

@@ -59,8 +59,8 @@ def compute_log_probs(
     computed: dict[int, Tensor] = {}
     sizes = token_counts(groups).tolist()
     batches = list(row_batches(sizes, batch_size, max_tokens=max_tokens))
-    own = list(own_passes(batches, procs, lockstep=lm.sharded is not None))
-    for rows, _ in with_activity(own, activity, len(own)):
+    turns = list(own_passes(batches, procs, lockstep=lm.sharded is not None))
+    for rows, _ in with_activity(turns, activity, len(turns)):
         batch = pack([groups[i] for i in rows], lm.device)
         logps = response_logps(lm, batch).cpu()
         counts = [groups[i].num_targets for i in rows]

@@ -58,6 +58,10 @@ class KlDecision:
     rolled_back: bool = False
 
     @property
+    def metrics(self) -> dict[str, float]:
+        return {"stopped_by_kl": float(self.stops), "rolled_back": float(self.rolled_back)}
+
+    @property
     def takes_steps(self) -> bool:
         return not (self.stops or self.rolled_back)
 

@@ -76,18 +76,15 @@ def run_iterations(
     method = ONLINE[method] if isinstance(method, str) else method
     order = PromptOrder(prompts, records, RowOrder(len(prompts), settings.seed))
     progress = state.progress
-    begun_with = state.step_processes or processes().world_size
-    num_prompts = settings.prompts_per_iteration * begun_with
+    num_prompts = settings.prompts_per_iteration * state.begun_with
     while state.step < iterations and not progress.stopped:
         start_time = time.perf_counter()
         factor = _set_learning_rates(state, iterations, settings)
         start = state.step * num_prompts + progress.replaced_prompts
         log_step = should_log(state.step + 1, iterations, settings)
-        collect = partial(
-            load_or_collect_episodes, log=log_step, folder=folder, begun_with=begun_with
-        )
+        collect = partial(load_or_collect_episodes, log=log_step, folder=folder)
         try:
-            episodes, first_pass = collect(method, state.step, roles, order, start, settings)
+            episodes, first_pass = collect(method, state, roles, order, start, settings)
         except NotFiniteError as error:  # before any step: no weights or gradients to undo
             yield StepResult(state.step + 1, iterations, _skip_sampling(state, error))
             continue
@@ -104,7 +101,7 @@ def run_iterations(
                 policy_learns=state.step >= critic_warmup_steps(settings),
                 first_pass=first_pass,
                 ptx_rows=ptx_rows,
-                passes=passes_per_process(settings, begun_with),
+                passes=passes_per_process(settings, state),
             )
             metrics |= iteration.targets.metrics | _optimise_or_skip(state, iteration, folder)
         if first_pass is not None:
@@ -123,15 +120,14 @@ def run_iterations(
             "learning_rate": factor * settings.learning_rate,
             "num_tokens": float(progress.num_tokens),
             "seconds": time.perf_counter() - start_time,
-            "stopped_by_kl": float(kl_decision.stops),
-            "rolled_back": float(kl_decision.rolled_back),
+            **kl_decision.metrics,
         }
         yield StepResult(state.step, state.step if kl_decision.stops else iterations, metrics)
 
 
 def load_or_collect_episodes(
     method: OnlineMethod,
-    iteration: int,
+    state: TrainState[OnlineState],
     roles: Roles,
     order: PromptOrder,
     start: int,
@@ -139,17 +135,14 @@ def load_or_collect_episodes(
     *,
     log: bool,
     folder: Path | None,
-    begun_with: int | None = None,
 ) -> tuple[Episodes, SavedForward | None]:
     """The iteration's episodes, of prompts from position `start` of the order on: those that a
     killed run saved, or new ones, which are saved.
 
-    All processes return the same; the main one reads and writes them. An iteration has the
-    prompts of `begun_with` processes, by default as many as there are.
+    All processes return the same; the main one reads and writes them.
     """
-    procs = processes()
-    begun_with = begun_with or procs.world_size
-    num_prompts = settings.prompts_per_iteration * begun_with
+    procs, iteration = processes(), state.step
+    num_prompts = settings.prompts_per_iteration * state.begun_with
     positions = range(start, start + num_prompts)
     collect = partial(
         collect_episodes,
@@ -160,7 +153,7 @@ def load_or_collect_episodes(
         settings,
         iteration,
         log=log,
-        passes=passes_per_process(settings, begun_with),
+        passes=passes_per_process(settings, state),
     )
     if folder is None:
         return collect()
@@ -241,10 +234,11 @@ def collect_episodes(
     return episodes, first_pass
 
 
-def passes_per_process(settings: OnlineSettings, begun_with: int) -> int:
-    """Forward passes of each process in an optimiser step, where a step has the episodes of
-    `begun_with` processes."""
-    return math.ceil(settings.gradient_accumulation_steps * begun_with / processes().world_size)
+def passes_per_process(settings: OnlineSettings, state: TrainState[OnlineState]) -> int:
+    """Forward passes of each process in an optimiser step, which has the episodes of the processes
+    that the run began with."""
+    share = state.begun_with / processes().world_size
+    return math.ceil(settings.gradient_accumulation_steps * share)
 
 
 def optimise(state: TrainState[OnlineState], iteration: Iteration) -> Iterator[dict[str, Metric]]:

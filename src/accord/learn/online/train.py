@@ -18,7 +18,7 @@ from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
-from accord.learn.loop.learner import make_learner
+from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
 from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
@@ -96,10 +96,7 @@ def train_online(
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
-    learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
-    if roles.critic is not None:
-        learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
-    state = TrainState(learners, OnlineState(beta=settings.beta))
+    state = TrainState(_make_learners(roles, settings), OnlineState(beta=settings.beta))
     steps = run_with_checkpoints(
         lambda s: run_iterations(
             memory.method or name,
@@ -108,7 +105,7 @@ def train_online(
             prompts,
             records,
             settings,
-            iterations=_iterations(settings, len(prompts), s.step_processes),
+            iterations=_iterations(settings, len(prompts), s),
             folder=folder,
             ptx_rows=ptx_rows,
         ),
@@ -134,9 +131,16 @@ def train_online(
     return policy
 
 
-def _iterations(settings: OnlineSettings, num_prompts: int, step_processes: int) -> int:
-    """Iterations of a run that began with `step_processes` processes (0: those it has)."""
-    count = settings.prompts_per_iteration * (step_processes or processes().world_size)
+def _make_learners(roles: Roles, settings: OnlineSettings) -> dict[str, Learner]:
+    learners = {"policy": make_learner(roles.policy, settings, settings.learning_rate)}
+    if roles.critic is not None:
+        learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
+    return learners
+
+
+def _iterations(settings: OnlineSettings, num_prompts: int, state: TrainState[OnlineState]) -> int:
+    """Iterations of a run, each with the prompts of the processes that it began with."""
+    count = settings.prompts_per_iteration * state.begun_with
     return settings.max_steps or num_batches(settings.num_train_epochs, num_prompts, count)
 
 
