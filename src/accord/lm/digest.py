@@ -17,6 +17,7 @@ from accord.lm.adapters.switch import adapter_name
 from accord.lm.loading.quantised import holds, is_4bit, quantised_state
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
+from accord.lm.sharding.shards import whole
 from accord.lm.tokens.token_rows import CountedRows
 
 # Keys of a configuration that describe its file and not the model.
@@ -44,7 +45,7 @@ def weights_digest(lm: LanguageModel) -> str:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         layer = layers.get(name)
         for tensor in (parameter,) if layer is None else quantised_state(layer):
-            plain = tensor.detach().contiguous().cpu().view(-1)
+            plain = whole(tensor).contiguous().cpu().view(-1)
             digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch
 from accord.objectives.logprobs import token_kl, token_logps, token_stats
 
+T = TypeVar("T")
 Stat = Literal["entropy", "correct", "log_squares"]
 
 
@@ -59,6 +60,29 @@ def response_stats(
     `extra_responses` is one more response to each group's prompt (CPU, models that share
     prefixes): it reuses the prompts' keys and values, and has no gradient.
     """
+    options = (want, temperature, entropy_grad, critic, policy_grad, extra_responses)
+    fields = _in_pass(lm, lambda: _response_stats(lm, batch, *options))
+    assert fields[0] is not None
+    return ResponseStats(fields[0], *fields[1:])
+
+
+def _in_pass(lm: LanguageModel, compute: Callable[[], T]) -> T:
+    """What `compute` returns, a tensor or a tuple of them. Of a sharded model all weights that it
+    reads are gathered in the course of it."""
+    return compute() if lm.sharded is None else lm.sharded.call(compute)
+
+
+def _response_stats(
+    lm: LanguageModel,
+    batch: PackedBatch,
+    want: Collection[Stat],
+    temperature: float,
+    entropy_grad: bool,
+    critic: LanguageModel | None,
+    policy_grad: bool,
+    extra_responses: Sequence[tuple[int, ...]],
+) -> tuple[Tensor | None, ...]:
+    """The fields of ResponseStats."""
     with torch.set_grad_enabled(policy_grad and torch.is_grad_enabled()):
         if extra_responses:
             hidden, extra_logps = _states_with_extra_logps(lm, batch, extra_responses)
@@ -71,7 +95,7 @@ def response_stats(
             logps = read.logps
         else:  # nothing else is computed of the vocabulary
             read, logps = None, token_logps(hidden, lm.head, batch.targets, temperature)
-    return ResponseStats(
+    return (
         logps,
         read.entropy if read and (entropy_grad or "entropy" in want) else None,
         read.correct if read and "correct" in want else None,
@@ -88,17 +112,17 @@ def response_logps(lm: LanguageModel, batch: PackedBatch, *, temperature: float 
 
 def response_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """The raw score of each response, float32 (N,), read at its last token."""
-    return lm.score_states(states_last(lm, batch))
+    return _in_pass(lm, lambda: lm.score_states(states_last(lm, batch)))
 
 
 def response_head_scores(lm: LanguageModel, batch: PackedBatch) -> Tensor:
     """Each head's raw score of each response, float32 (N, heads), read at its last token."""
-    return lm.head_scores(states_last(lm, batch))
+    return _in_pass(lm, lambda: lm.head_scores(states_last(lm, batch)))
 
 
 def token_values(critic: LanguageModel, batch: PackedBatch) -> Tensor:
     """A critic's value before each response token, float32 (R,), in normalised scores."""
-    return _normalised_values(critic, states_before(critic, batch))
+    return _in_pass(critic, lambda: _normalised_values(critic, states_before(critic, batch)))
 
 
 def share_forward_pass(policy: LanguageModel, critic: LanguageModel | None) -> bool:

@@ -17,6 +17,7 @@ from accord.objectives.logprobs import Head
 
 if TYPE_CHECKING:
     from accord.lm.router import RouterRecord
+    from accord.lm.sharding.shards import Sharded
 
 Precision = Literal["fp32", "bf16"]
 
@@ -51,6 +52,7 @@ class LanguageModel:
     `router_record` collects the router's loss of a mixture of experts while it is trained.
     With `offloads_activations` passes with gradients save what they need in the machine's memory.
     `last_layer` lets the model's last layer compute only the tokens that are read, where possible.
+    `sharded` is set where the processes of a run divide the weights among them.
     """
 
     model: Any
@@ -80,6 +82,7 @@ class LanguageModel:
     last_layer: LastLayer | None = None
     router_record: RouterRecord | None = None
     offloads_activations: bool = False
+    sharded: Sharded | None = None
 
     @property
     def inner(self) -> Any:
@@ -210,6 +213,8 @@ class LanguageModel:
     def weights_dtype(self) -> torch.dtype:
         """The dtype of the backbone's matrices; of 4-bit ones that of the embeddings, in which
         they compute."""
+        if self.sharded is not None:
+            return self.sharded.compute_dtype
         matrices = (p for p in self.backbone.parameters() if p.ndim > 1)
         return next(p.dtype for p in matrices if p.is_floating_point())
 

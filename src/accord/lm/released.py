@@ -9,6 +9,8 @@ from contextlib import suppress
 
 import torch
 
+_MMAP_THRESHOLD = -3  # of malloc.h
+
 
 def return_memory() -> None:
     """Free unused models now, and return their memory to the system.
@@ -23,3 +25,14 @@ def return_memory() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # glibc alone has it
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def return_large_blocks() -> None:
+    """From now on return freed blocks of a megabyte or more to the system at once.
+
+    The C library raises its limit with each large block that is freed, up to 32 MB: layers that
+    are gathered and released would stay with the process. A block then costs page faults.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, 1 << 20)

@@ -80,7 +80,7 @@ def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
         lm.switch = lm.adapter = None
     elif lm.is_peft:  # without the adapters of other roles on the same base
         options["selected_adapters"] = [POLICY]
-    chosen = _NAMED.get(dtype, lm.stored_dtype) if form == "full" else None
+    chosen = chosen_dtype(lm, dtype) if form == "full" else None
     if chosen == lm.weights_dtype:
         chosen = None
     if chosen is not None:
@@ -90,6 +90,11 @@ def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
         _write_dtype(folder, chosen)
     if form == "stacked" and lm.merged_adapter is not None:
         stack_adapters(folder, lm.merged_adapter)
+
+
+def chosen_dtype(lm: LanguageModel, dtype: SaveDtype) -> torch.dtype | None:
+    """The dtype in which a full model is saved; None for that of its weights in memory."""
+    return _NAMED.get(dtype, lm.stored_dtype)
 
 
 def _converted_weights(lm: LanguageModel, dtype: torch.dtype) -> dict[str, Tensor]:

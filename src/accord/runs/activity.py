@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,18 +19,30 @@ log = logging.getLogger("accord.activity")
 INTERVAL = 0.2  # seconds between two reports of one activity
 
 
+@dataclass(slots=True)
+class Activity:
+    """What this process does now, and how many reports or items there were so far."""
+
+    text: str = ""
+    count: int = 0
+
+
+LATEST = Activity()
+"""Read by the thread that gives the signs of life of a process."""
+
+
 def report_activity(text: str) -> None:
     """Say in a few words what is done now, such as "loading gemma"; "" ends it."""
+    LATEST.text = text
+    LATEST.count += 1
     log.debug("%s", text)
 
 
 def with_activity(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
     """The items, reporting how many of them are done: "tokenising 1,200/4,000"."""
-    if not log.isEnabledFor(logging.DEBUG):
-        yield from items
-        return
     reported = 0.0
     for done, item in enumerate(items):
+        LATEST.count += 1
         now = time.monotonic()
         if now - reported >= INTERVAL:
             reported = now

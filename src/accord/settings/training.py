@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from accord.settings import data, memory
+from accord.settings import data, many_processes, memory
 from accord.settings.base import InputPath, NotIdentity, Settings, UnlessDefault
 from accord.settings.dialogue import DialogueText
 from accord.settings.endings import BEST_KEYS, check_best, check_hub
@@ -189,12 +189,8 @@ class TrainSettings(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], NotIdentity] = Field(
         "auto", description="Device to compute on."
     )
-    ddp_timeout: Annotated[int, NotIdentity] = Field(
-        1800,
-        ge=1,
-        description="Seconds that a process waits for the others of its run before it fails; "
-        "nothing with one process.",
-    )
+    sharding: many_processes.Sharding = None
+    ddp_timeout: many_processes.DdpTimeout = 1800
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with a hub model; only for code you trust.",

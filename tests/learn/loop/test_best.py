@@ -132,6 +132,7 @@ def run_course(
         (),
         {
             "parameters": {"w": weight},
+            "shards": {},
             "optimiser": torch.optim.AdamW([weight]),
             "sync_copies": lambda self: None,
         },

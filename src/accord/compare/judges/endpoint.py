@@ -36,6 +36,7 @@ from accord.respond.http import (
     request_with_retries,
 )
 from accord.runs import digest_json
+from accord.runs.activity import with_activity
 from accord.settings.endpoint import EndpointSettings, TokenPrices
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Endpoint:
         with ThreadPoolExecutor(self.settings.max_concurrent) as threads:
             pending = {threads.submit(answer, key, r): key for key, r in new.items()}
             try:
-                for done in as_completed(pending):
+                for done in with_activity(as_completed(pending), "asking", len(pending)):
                     answers[pending[done]] = done.result()
             except BaseException as error:
                 self._stop.set()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from accord.errors import SettingsError, StorageError
 from accord.learn.loop.best import Best
 from accord.learn.loop.processes import processes
+from accord.learn.loop.sharded_checkpoints import load_parts, save_parts
 from accord.learn.loop.state import (
     P,
     TrainState,
@@ -38,10 +40,10 @@ def save_checkpoint(
     """Write `checkpoints/step-N`, then remove all but the newest `keep`, and the best evaluation's
     of each of these.
 
-    Raises StorageError when it can't be written; older checkpoints are then untouched.
+    Where processes divide a model, all call this together, and each writes its part. Raises
+    StorageError when it can't be written; older checkpoints are then untouched.
     """
-    folder = _step_folder(output_dir, state.step)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder, procs = _step_folder(output_dir, state.step), processes()
     tensors = state_tensors(state)
     tensors |= {f"{SNAPSHOT}{name}": tensor for name, tensor in state.snapshot.items()}
     about = {
@@ -49,13 +51,20 @@ def save_checkpoint(
         "numbers": asdict(state.progress),
         "torch_rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode("ascii"),
         "settings": dict(settings),
-        "processes": processes().world_size,
+        "processes": procs.world_size,
+        "sharded": state.is_sharded,
+        "step_processes": state.step_processes or procs.world_size,
     }
     if state.best.value is not None:
         about["best"] = asdict(state.best)
-    with atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")
+    if state.is_sharded:
+        _save_together(folder, state, tensors, json.dumps(about))
+    else:
+        with atomic_folder(folder) as temporary:
+            save_file(tensors, temporary / "state.safetensors")
+            (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")
+    if not procs.is_main:
+        return folder
     folders = _step_folders(output_dir)
     retained = {*folders[-keep:], *(_best_folder(output_dir, f) for f in folders[-keep:])}
     for old in folders:
@@ -64,10 +73,27 @@ def save_checkpoint(
     return folder
 
 
+def _save_together(
+    folder: Path, state: TrainState[Any], tensors: Mapping[str, torch.Tensor], about: str
+) -> None:
+    """Write a checkpoint by all processes: the main one makes its folder, and gives it its name
+    when all have written their parts."""
+    procs = processes()
+    with ExitStack() as stack:
+        made = procs.run_on_all(
+            lambda: stack.enter_context(atomic_folder(folder)) if procs.is_main else folder
+        )
+        temporary = made[0]
+        procs.run_on_all(lambda: save_parts(temporary, state, tensors))
+        if procs.is_main:
+            (temporary / "state.json").write_text(about, encoding="utf-8")
+    procs.all_gather(None)  # none goes on, and is killed, before the checkpoint has its name
+
+
 def load_best_weights(output_dir: Path, state: TrainState[P]) -> None:
     """Give the learners the weights of the best evaluation's checkpoint. Raises StorageError."""
-    _, tensors = _read(_step_folder(output_dir, state.best.step))
-    restore_weights(state, tensors)
+    folder = _step_folder(output_dir, state.best.step)
+    restore_weights(state, _read_tensors(folder, state))
 
 
 def _best_folder(output_dir: Path, folder: Path) -> Path:
@@ -83,11 +109,26 @@ def _step_folder(output_dir: Path, step: int) -> Path:
     return output_dir / FOLDER / f"step-{step:08d}"
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """A checkpoint's state.json and tensors. Raises StorageError where it can't be read."""
+def _read_about(folder: Path) -> dict[str, Any]:
+    """A checkpoint's state.json. Raises StorageError where it can't be read."""
+    with _reading(folder):
+        about: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return about
+
+
+def _read_tensors(folder: Path, state: TrainState[Any]) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors; of divided ones this process's part, whoever wrote them."""
+    file = folder / "state.safetensors"
+    if state.is_sharded or (not file.is_file() and any(folder.glob("shard-*.safetensors"))):
+        return load_parts(folder, state)
+    with _reading(folder):
+        return load_file(file)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
     try:
-        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return about, load_file(folder / "state.safetensors")
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         raise StorageError(
             f"The checkpoint {folder} can't be read: {error}. Remove it to resume from the "
@@ -112,9 +153,11 @@ def load_checkpoint(
             f"{output_dir} holds a checkpoint at step {int(newest.name[5:])}, and resume=false "
             f"refuses to resume from it. Name another output_dir, or remove {newest.parent}."
         )
-    about, tensors = _read(newest)
+    about = _read_about(newest)
     _check_settings(about["settings"], settings, newest)
-    _check_world_size(about.get("processes", 1), newest)
+    if not (state.is_sharded or about.get("sharded")):
+        _check_world_size(about.get("processes", 1), newest)
+    tensors = _read_tensors(newest, state)
     restore_tensors(state, tensors)
     state.snapshot = {
         name.removeprefix(SNAPSHOT): tensor
@@ -122,6 +165,7 @@ def load_checkpoint(
         if name.startswith(SNAPSHOT)
     }
     state.step = int(about["step"])
+    state.step_processes = int(about.get("step_processes", about.get("processes", 1)))
     state.progress = _restored_progress(state.progress, about["numbers"])
     state.best = Best(**about.get("best", {}))
     rng = bytearray(base64.b64decode(about["torch_rng"]))
@@ -157,8 +201,8 @@ def _check_world_size(then: int, path: Path) -> None:
     if then != now:
         raise SettingsError(
             f"The checkpoint {path} was written by {then} process(es), and this run has {now}: a "
-            f"step would have another number of rows. Start as many as before, or remove "
-            f"{path.parent} to start over."
+            f"step would have another number of rows. Start as many as before, or with "
+            f"sharding=fsdp, under which any number resumes; or remove {path.parent} to start over."
         )
 
 

@@ -12,9 +12,14 @@ import torch
 from accord.errors import NotFiniteError
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.objective import Objective, mean_metrics
-from accord.learn.loop.optimiser import clip_gradients, learning_rate_factor
-from accord.learn.loop.processes import Processes
-from accord.learn.loop.schedule import RowOrder, make_schedule, should_log
+from accord.learn.loop.optimiser import (
+    clip_gradients,
+    learning_rate_factor,
+    scale_to_norm,
+    squared_norm,
+)
+from accord.learn.loop.processes import Processes, processes
+from accord.learn.loop.schedule import RowOrder, make_schedule, own_passes, should_log
 from accord.learn.loop.state import FitState, TrainState
 from accord.lm.packing import PromptGroup, pack
 from accord.settings.training import TrainSettings
@@ -46,7 +51,7 @@ def fit(
     before.
     """
     (learner,) = state.learners.values()
-    schedule = make_schedule(len(groups), settings, procs.world_size)
+    schedule = make_schedule(len(groups), settings, state.step_processes or procs.world_size)
     order = RowOrder(len(groups), settings.seed)
     num_tokens = state.progress.num_tokens
     while state.step < schedule.steps:
@@ -58,22 +63,26 @@ def fit(
         num_tokens += sum(groups[i].num_tokens for i in rows)
         context = objective.prepare(rows)
         loss, parts, not_finite = 0.0, [], None
-        micro_batches = schedule.micro_batches(rows, groups)
-        for micro_batch in micro_batches[procs.rank :: procs.world_size]:
+        micro_batches = schedule.micro_batches(rows, groups, procs.world_size)
+        for micro_batch, counts in own_passes(micro_batches, procs, lockstep=state.is_sharded):
             batch = pack([groups[i] for i in micro_batch], device)
             losses = objective.losses(batch, micro_batch, context, log=log)
             mean_loss = losses.weighted_sum() / total_weight
+            if not counts:  # of another process, which waits for this pass
+                (0.0 * mean_loss).backward()
+                continue
             loss_value = float(mean_loss.detach())
             if not math.isfinite(loss_value):
-                not_finite = (loss_value, micro_batch)
-                break
+                not_finite = not_finite or (loss_value, micro_batch)
+                if not state.is_sharded:  # the others wait for the rest of the passes
+                    break
             mean_loss.backward()
             loss += loss_value
             parts.append(losses.metrics)
         for failure in procs.all_gather(not_finite):  # all processes stop with the same error
             if failure is not None:
                 check_finite(failure[0], "loss", state.step + 1, [groups[i] for i in failure[1]])
-        procs.all_reduce_gradients(learner.parameters.values())
+        sum_gradients(learner, procs)
         norm = step_optimiser(
             learner, settings.max_grad_norm, state.step + 1, [groups[i] for i in rows]
         )
@@ -122,16 +131,35 @@ def clip_and_check(
 ) -> float:
     """Clip the gradients; returns their norm before. Raises NotFiniteError where it is not
     finite."""
-    norm = clip_gradients(learner.parameters.values(), max_norm)
+    if learner.shards:
+        norm = _clip_divided(learner, max_norm)
+    else:
+        norm = clip_gradients(learner.parameters.values(), max_norm)
     check_finite(norm, "gradient", step, groups)
     return norm
+
+
+def _clip_divided(learner: Learner, max_norm: float) -> float:
+    """Clip gradients of which each process has a part; the norm is that of all of them."""
+    squares = processes().all_gather(
+        squared_norm(learner.parameters[name] for name in learner.shards)
+    )
+    norm = math.sqrt(sum(squares) + squared_norm(learner.whole_parameters().values()))
+    scale_to_norm(learner.parameters.values(), norm, max_norm)
+    return norm
+
+
+def sum_gradients(learner: Learner, procs: Processes) -> None:
+    """Make the gradients those of all processes' passes; those of divided parameters are."""
+    learner.collect_gradients()
+    procs.all_reduce_gradients(learner.whole_parameters().values())
 
 
 def apply_gradients(learner: Learner) -> None:
     """Take the optimiser's step, and clear the gradients."""
     learner.optimiser.step()
     learner.sync_copies()
-    learner.optimiser.zero_grad(set_to_none=True)
+    learner.clear_gradients()
 
 
 def check_finite(value: float, what: str, step: int, groups: Sequence[PromptGroup]) -> None:

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from accord.learn.loop.optimiser import adamw
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.shards import is_divided, own_part
 from accord.settings.training import TrainSettings
 
 CHUNK = 1 << 16  # elements of a gradient that are added at a time, so that they stay in the cache
@@ -24,6 +25,9 @@ class Learner:
     float32 masters. A copy's gradient, bfloat16 as the pass computed it, is added to the master's
     at once: small updates and sums over passes are not rounded, and no forward pass casts a
     weight. The float32 gradients keep their memory from step to step.
+
+    `shards` are the model's own parameters of the same names where the processes of the run divide
+    them: `parameters` are then this process's parts, in the same memory.
     """
 
     parameters: Mapping[str, nn.Parameter]
@@ -31,12 +35,30 @@ class Learner:
     copies: Mapping[str, nn.Parameter] = field(default_factory=dict)
     hooks: list[RemovableHandle] = field(default_factory=list)
     """Add the copies' gradients to the masters'."""
+    shards: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     @torch.no_grad()
     def sync_copies(self) -> None:
         """Copy the parameters to their bfloat16 copies, after they changed."""
         for name, copy in self.copies.items():
             copy.copy_(self.parameters[name])
+
+    def collect_gradients(self) -> None:
+        """Take over the gradients of divided parameters, which their passes have summed."""
+        for name, shard in self.shards.items():
+            part = self.parameters[name]
+            part.grad = None if shard.grad is None else own_part(shard.grad)
+            shard.grad = None
+
+    def whole_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of which every process has all, and computes a gradient of its own."""
+        return {n: p for n, p in self.parameters.items() if n not in self.shards}
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of a step, whether it was taken or not."""
+        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in (*self.copies.values(), *self.shards.values()):
+            parameter.grad = None
 
     def use_masters(self) -> None:
         """Give the model the float32 parameters themselves, to be saved or trained further."""
@@ -52,9 +74,15 @@ def make_learner(
     """A learner of the model's trainable parameters, which are float32.
 
     With precision=bf16 the model's own become bfloat16 copies, except a scalar head, whose
-    scores need more digits, and what the architecture keeps in float32.
+    scores need more digits, and what the architecture keeps in float32. A sharded model computes
+    on copies of its own: they are gathered in bfloat16.
     """
     parameters = dict(lm.trainable_parameters())
+    if lm.sharded is not None:
+        shards = {n: p for n, p in parameters.items() if is_divided(p)}
+        parameters |= {n: nn.Parameter(own_part(p.detach())) for n, p in shards.items()}
+        optimiser = adamw(parameters.values(), settings, learning_rate)
+        return Learner(parameters, optimiser, shards=shards)
     copies: dict[str, nn.Parameter] = {}
     hooks: list[RemovableHandle] = []
     if lm.precision == "bf16":

@@ -126,3 +126,18 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
         parameters, max_norm if max_norm > 0 else math.inf, error_if_nonfinite=False
     )
     return float(norm)
+
+
+def squared_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """The squared norm of the gradients."""
+    return sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None)
+
+
+@torch.no_grad()
+def scale_to_norm(parameters: Iterable[nn.Parameter], norm: float, max_norm: float) -> None:
+    """Scale gradients of that norm as `clip_gradients` does."""
+    if max_norm <= 0 or not norm > max_norm:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(max_norm / (norm + 1e-6))

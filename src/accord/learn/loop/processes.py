@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from typing import Any, TypeVar
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 from accord.errors import AccordError, WorkError
 from accord.learn.loop.messages import join_tensors, separate_tensors
+from accord.learn.loop.watch import Watch, open_watch
 
 T = TypeVar("T")
+Y = TypeVar("Y")
+Q = ParamSpec("Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,14 @@ class Processes:
         """Replace gradients by their sums over all processes; a missing one counts as 0."""
         if self.world_size == 1:
             return
+        with _collective():
+            self._sum_gradients(parameters)
+
+    def _sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            with _collective():
-                torch.distributed.all_reduce(parameter.grad, group=_TRAINING.group)
+            torch.distributed.all_reduce(parameter.grad)
 
     def all_gather(self, value: Any) -> list[Any]:
         """Each process's value, in rank order, on all of them; tensors of others on the CPU.
@@ -62,12 +70,10 @@ class Processes:
         structure, content = separate_tensors(value)
         sent: list[Any] = [None] * self.world_size
         with _collective():
-            torch.distributed.all_gather_object(
-                sent, (structure, len(content)), group=_TRAINING.group
-            )
+            torch.distributed.all_gather_object(sent, (structure, len(content)))
         values = []
         for rank, (structure_of_rank, length) in enumerate(sent):
-            received = self._send_bytes(content, length, rank, _TRAINING.group)
+            received = self._send_bytes(content, length, rank)
             is_own = rank == self.rank
             values.append(value if is_own else join_tensors(structure_of_rank, received))
         return values
@@ -115,24 +121,24 @@ class Processes:
 
         Raises WorkError as `all_gather` does.
         """
-        return self._broadcast(value, _TRAINING.group)
+        return self._broadcast(value, limited=True)
 
     def announce(self, value: Any) -> Any:
         """`broadcast` without a time limit: the others wait while the main process works alone."""
-        return self._broadcast(value, None)
+        return self._broadcast(value, limited=False)
 
-    def _broadcast(self, value: Any, group: Any) -> Any:
+    def _broadcast(self, value: Any, *, limited: bool) -> Any:
         if self.world_size == 1:
             return value
         structure, content = separate_tensors(value if self.is_main else None)
         box = [(structure, len(content))]
-        with _collective():
-            torch.distributed.broadcast_object_list(box, group=group)
+        with _collective(limited=limited):
+            torch.distributed.broadcast_object_list(box)
         structure, length = box[0]
-        received = self._send_bytes(content, length, 0, group)
+        received = self._send_bytes(content, length, 0)
         return value if self.is_main else join_tensors(structure, received)
 
-    def _send_bytes(self, content: torch.Tensor, length: int, source: int, group: Any) -> Any:
+    def _send_bytes(self, content: torch.Tensor, length: int, source: int) -> Any:
         """The `length` bytes that the process `source` sends to all, on the CPU."""
         if not length:
             return content[:0]
@@ -140,21 +146,13 @@ class Processes:
             content = torch.empty(length, dtype=torch.uint8)
         content = content.to(_device())
         with _collective():
-            torch.distributed.broadcast(content, src=source, group=group)
+            torch.distributed.broadcast(content, src=source)
         return content.cpu()
 
 
-@dataclass(slots=True)
-class _TrainingGroup:
-    """The group of processes that train together, and the seconds that they wait for each other;
-    before training the default group, without a limit."""
-
-    group: Any = None
-    seconds: int | None = None
-
-
-_TRAINING = _TrainingGroup()
-_UNLIMITED = timedelta(days=365)
+_UNLIMITED = timedelta(days=365)  # a process that works is waited for; the watch ends the rest
+_POLL = timedelta(seconds=0.5)
+LEAVING_SECONDS = 10.0  # for the end of an exchange that this process does not wait for any more
 
 
 @cache
@@ -164,28 +162,85 @@ def processes() -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    # The others wait while the main process does work of one process, such as evaluation.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_UNLIMITED)
-    # A process that exits while the group's threads still run is aborted, whatever its result.
-    atexit.register(state.destroy_process_group)
+    _watch()
+    atexit.register(_leave, state)
     return Processes(state.process_index, state.num_processes)
 
 
+def _leave(state: Any) -> None:
+    """End this process's part. One that exits while a group's threads still run, or while it is
+    referred to, is aborted, whatever its result."""
+    watch = _watch()
+    watch.stop()
+    _control_group.cache_clear()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while watch.abandoned is not None and not watch.abandoned.is_completed():
+        if time.monotonic() > deadline:  # the group would wait for it without end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(WorkError.exit_code)
+        time.sleep(0.1)
+    watch.abandoned = None
+    state.destroy_process_group()
+
+
+@cache
+def _watch() -> Watch:
+    """The watch over the processes of this run, from now to its end."""
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    watch = open_watch(rank, world_size)
+    watch.start()
+    return watch
+
+
+@cache
+def _control_group() -> Any:
+    """The group in which the processes meet: on the CPU, where waiting can be interrupted."""
+    if torch.distributed.get_backend() == "gloo":
+        return None  # the group of all
+    return torch.distributed.new_group(backend="gloo", timeout=_UNLIMITED)
+
+
 def limit_waiting(seconds: int) -> None:
-    """From now on each step of training that needs all processes fails after `seconds` without an
-    answer, where a process hangs. All processes call this with the same number."""
-    if processes().world_size == 1 or _TRAINING.seconds == seconds:
-        return
-    with _collective():
-        _TRAINING.group = torch.distributed.new_group(timeout=timedelta(seconds=seconds))
-    _TRAINING.seconds = seconds
+    """From now on training fails after `seconds` in which a process that the others wait for made
+    no progress. All processes call this with the same number."""
+    if processes().world_size > 1:
+        _watch().timeout = float(seconds)
 
 
 def barrier() -> None:
     """Wait for all processes at the end of the command: none exits before all are done."""
     if processes().world_size > 1:
-        with _collective():
+        with _collective(limited=False):
             torch.distributed.barrier()
+
+
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""Parts of what torch says when another process is gone."""
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error of torch says that another process is gone."""
+    return processes().world_size > 1 and any(part in str(error) for part in LOST)
+
+
+def naming_lost_processes(
+    train: Callable[Q, Generator[Y, None, T]],
+) -> Callable[Q, Generator[Y, None, T]]:
+    """A generator that raises WorkError, with the process that is gone, where an exchange inside
+    of torch has failed."""
+
+    @wraps(train)
+    def run(*args: Q.args, **options: Q.kwargs) -> Generator[Y, None, T]:
+        try:
+            return (yield from train(*args, **options))
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            raise _watch().lost(error) from error
+
+    return run
 
 
 def _device() -> torch.device:
@@ -196,19 +251,28 @@ def _device() -> torch.device:
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
-    """Raise WorkError where a collective operation fails, as when a process has ended or hangs."""
+def _collective(*, limited: bool = True) -> Iterator[None]:
+    """Wait until all processes are here, then do what they do together. Raises WorkError where a
+    process has ended, is gone or, if waiting is `limited`, stands still."""
+    watch = _watch()
     try:
-        yield
+        with watch.waits(limited=limited):
+            _meet(watch)
+            yield
     except RuntimeError as error:
-        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
-            raise WorkError(
-                f"Process {processes().rank} waited ddp_timeout={_TRAINING.seconds} seconds for "
-                f"the other processes of this run, and one did not answer: it hangs, or its work "
-                f"takes longer. Look at what the processes do (`py-spy dump`), or raise "
-                f"ddp_timeout. The same command resumes from the last checkpoint. ({error})"
-            ) from error
-        raise WorkError(
-            f"The processes of this run lost their connection: {error}. If one of them has ended, "
-            f"its own message says why. The same command resumes from the last checkpoint."
-        ) from error
+        raise watch.lost(error) from error
+
+
+def _meet(watch: Watch) -> None:
+    """Return when all processes have called this."""
+    work = torch.distributed.all_reduce(torch.zeros(1), group=_control_group(), async_op=True)
+    while not work.is_completed():
+        if watch.finding is not None:
+            watch.abandoned = work
+            raise WorkError(watch.finding)
+        try:
+            work.wait(_POLL)
+        except RuntimeError:
+            if work.is_completed():  # not the poll's own time limit
+                raise
+    work.wait()

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from accord.learn.loop.processes import Processes
 from accord.lm.packing import PromptGroup
 from accord.settings.training import TrainSettings
 
@@ -66,17 +67,36 @@ class Schedule:
         start = step * self.examples_per_step
         return order.slice(start, min(start + self.examples_per_step, self.examples))
 
-    def micro_batches(self, rows: Sequence[int], groups: Sequence[PromptGroup]) -> list[list[int]]:
+    def micro_batches(
+        self, rows: Sequence[int], groups: Sequence[PromptGroup], processes: int | None = None
+    ) -> list[list[int]]:
         """A step's rows split into forward passes with about equal numbers of tokens.
 
-        There are as many passes as the settings say; more if one would exceed `max_tokens`.
+        There are as many passes as the settings say; more if one would exceed `max_tokens`, or if
+        more `processes` share them than the run began with.
         """
-        count = min(len(rows), max(1, math.ceil(len(rows) / self.micro_batch_size)))
+        processes = processes or self.world_size
+        count = max(1, math.ceil(len(rows) / self.micro_batch_size))
+        if processes > self.world_size:
+            count = max(count, processes)
+        count = min(len(rows), count)
         sizes = [groups[i].num_tokens for i in rows]
-        parts = balance_by_tokens(
-            sizes, count, max_tokens=self.max_tokens, multiple=self.world_size
-        )
+        parts = balance_by_tokens(sizes, count, max_tokens=self.max_tokens, multiple=processes)
         return [[rows[i] for i in part] for part in parts]
+
+
+def own_passes(
+    parts: Sequence[list[int]], procs: Processes, *, lockstep: bool
+) -> Iterator[tuple[list[int], bool]]:
+    """This process's passes, and whether they count.
+
+    In `lockstep`, as processes work that divide a model, each has as many passes: one that has
+    fewer repeats another's, which does not count.
+    """
+    mine = parts[procs.rank :: procs.world_size]
+    yield from ((part, True) for part in mine)
+    if lockstep and len(mine) < math.ceil(len(parts) / procs.world_size):
+        yield parts[-1], False
 
 
 def make_schedule(rows: int, settings: TrainSettings, world_size: int = 1) -> Schedule:

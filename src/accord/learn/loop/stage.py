@@ -23,6 +23,7 @@ from accord.learn.loop.schedule import should_evaluate, should_grade, should_log
 from accord.learn.loop.state import P, TrainState
 from accord.learn.loop.trackers import open_trackers
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.shards import gathered
 from accord.runs import MetricsLog, read_metrics, write_json_atomic
 from accord.settings.training import TrainSettings
 
@@ -41,30 +42,24 @@ def run_with_checkpoints(
     settings: TrainSettings,
     evaluate: Evaluate | None = None,
     grade: Evaluate | None = None,
+    models: Sequence[LanguageModel] = (),
 ) -> Iterator[StepResult]:
     """Run a loop from its last checkpoint: log each step, evaluate, grade and save when due.
 
     `evaluate` measures on held-out rows, on all processes, and `grade` answers to the prompts of
-    `safety_dataset`, on the main one.
+    `safety_dataset`, on the main one, with `models`.
 
     When the caller closes the generator between two steps, a checkpoint is written first. A
     process killed at any other moment resumes from the last one, with the same later losses. Of
-    several processes the main one writes. Early stopping ends the run, and with
-    `load_best_model_at_end` the learners have the best evaluation's weights at the end. Raises
-    StorageError where the processes see different checkpoints.
+    several processes the main one writes; where they divide a model, all save and stop together.
+    Early stopping ends the run, and with `load_best_model_at_end` the learners have the best
+    evaluation's weights at the end. Raises StorageError where processes see other checkpoints.
     """
     output_dir, is_main = Path(settings.output_dir), processes().is_main
     output_dir.mkdir(parents=True, exist_ok=True)
     plain_settings = settings.model_dump(mode="json")
     metrics = MetricsLog(output_dir / "metrics.jsonl")
-    # Together: the main process may finish, and remove what a slower one has not read yet.
-    start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
-    if len(set(start_steps)) > 1:
-        raise StorageError(
-            f"The processes of this run see different checkpoints in {output_dir}: they resume "
-            f"after the steps {', '.join(map(str, start_steps))}. Put output_dir where all of them "
-            f"see the same files."
-        )
+    _restore_together(output_dir, state, settings)
     if is_main:
         metrics.truncate_after(state.step)
     saved_step = state.step
@@ -77,8 +72,9 @@ def run_with_checkpoints(
             if evaluate is not None and should_evaluate(result.step, result.total, settings):
                 numbers |= {f"eval/{name}": value for name, value in evaluate().items()}
                 is_best = _is_best(state, numbers, settings)
-            if is_main and grade is not None and should_grade(result.step, result.total, settings):
-                numbers |= grade()
+            if grade is not None and should_grade(result.step, result.total, settings):
+                with gathered(*models):
+                    numbers |= grade() if is_main else {}
             if is_exhausted(state.best, settings):
                 result = StepResult(result.step, result.step, result.metrics)
             is_last = result.step == result.total
@@ -90,16 +86,22 @@ def run_with_checkpoints(
             if is_main and (is_last or result.step % max(1, result.total // HEALTH_CHECKS) == 0):
                 _log_health(output_dir, plain_settings, logged_remarks, result)
             due = result.step % settings.save_steps == 0 or is_best
-            if is_main and due and not is_last:
+            if (is_main or state.is_sharded) and due and not is_last:
                 save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
                 saved_step = state.step
             yield StepResult(result.step, result.total, numbers)
+            if state.is_sharded and not processes().broadcast(True):
+                raise GeneratorExit  # the main process has closed its generator
             if is_last:
                 break
         _end_with_best(state, settings)
     except GeneratorExit:
-        if is_main and state.step > saved_step:
+        if is_main and state.is_sharded:
+            processes().broadcast(False)
+        if (is_main or state.is_sharded) and state.step > saved_step:
             save_checkpoint(output_dir, state, plain_settings, keep=settings.save_total_limit)
+        if state.is_sharded and not is_main:
+            raise KeyboardInterrupt from None
         raise
     finally:
         for tracker in trackers:
@@ -134,6 +136,18 @@ def _end_with_best(state: TrainState[Any], settings: TrainSettings) -> None:
         processes().run_on_all(lambda: load_best_weights(output_dir, state))
     if processes().is_main:
         write_best(output_dir, best, settings)
+
+
+def _restore_together(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> None:
+    """Restore the newest checkpoint, if any, on all processes: the main one may finish, and remove
+    what a slower one has not read yet."""
+    start_steps = processes().run_on_all(lambda: _restore(output_dir, state, settings))
+    if len(set(start_steps)) > 1:
+        raise StorageError(
+            f"The processes of this run see different checkpoints in {output_dir}: they resume "
+            f"after the steps {', '.join(map(str, start_steps))}. Put output_dir where all of them "
+            f"see the same files."
+        )
 
 
 def _restore(output_dir: Path, state: TrainState[P], settings: TrainSettings) -> int:

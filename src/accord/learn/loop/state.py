@@ -12,6 +12,7 @@ from torch import Tensor
 from accord.learn.loop.best import Best
 from accord.learn.loop.learner import Learner
 from accord.learn.loop.optimiser import MOMENTS, optimiser_state, restore_optimiser_state
+from accord.learn.loop.processes import processes
 
 P = TypeVar("P", bound=Any)
 
@@ -35,6 +36,18 @@ class TrainState(Generic[P]):
     """Weights and moments that a rollback restores, where a method takes a snapshot."""
     best: Best = field(default_factory=Best)
     """The best evaluation so far, where early stopping or the best model needs it."""
+    step_processes: int = 0
+    """The processes with which the run began, for which its steps have rows; 0: those it has."""
+
+    @property
+    def begun_with(self) -> int:
+        """The processes for which a step has rows: those that the run began with."""
+        return self.step_processes or processes().world_size
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes divide a model, and so take every pass together."""
+        return any(learner.shards for learner in self.learners.values())
 
 
 def state_tensors(state: TrainState[Any]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from accord.learn.loop.objective import Reference
 from accord.learn.loop.processes import Processes
-from accord.learn.loop.schedule import make_schedule
+from accord.learn.loop.schedule import make_schedule, own_passes
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
@@ -196,7 +196,7 @@ def log_probs_and_mismatched_ratios(
     schedule = make_schedule(len(appended), settings, procs.world_size)
     passes = schedule.micro_batches(distinct, appended)
     computed: dict[int, tuple[Tensor, float]] = {}
-    for part in passes[procs.rank :: procs.world_size]:
+    for part, _ in own_passes(passes, procs, lockstep=lm.sharded is not None):
         row_logps, extra_logps = reference_log_probs(lm, appended, mismatched, reference, part)
         ratios = [0.0] * len(part)
         if mismatched:

@@ -13,6 +13,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.limits import check_reference_positions
 from accord.learn.loop.objective import Reference, ReferenceFactory
 from accord.learn.loop.processes import processes
+from accord.learn.loop.sharding import load_divided
 from accord.learn.offline.reference_cache import cached_log_probs
 from accord.lm.adapters.views import base_view
 from accord.lm.digest import is_same_path
@@ -40,7 +41,9 @@ def make_reference_factory(
         assert isinstance(settings, ReferenceSettings)
         model, kind = lm, reference_kind(lm, settings.model, settings.ref_model)
         if kind == "other":
-            loaded[:] = loaded or [_load_reference(lm, settings)]
+            loaded[:] = loaded or [
+                load_divided(lambda: _load_reference(lm, settings), lambda model: [model], settings)
+            ]
             model = loaded[0]
             check_reference_positions(model, groups)
         elif kind == "base":
@@ -83,6 +86,7 @@ def _load_reference(lm: LanguageModel, settings: ReferenceSettings) -> LanguageM
         quantization=settings.quantization,
     )
     check_same_tokenizer(lm, reference)
+    reference.model.requires_grad_(False)
     return reference
 
 

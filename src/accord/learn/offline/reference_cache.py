@@ -18,7 +18,7 @@ from torch import Tensor
 
 from accord.errors import StorageError
 from accord.learn.loop.processes import Processes
-from accord.learn.loop.schedule import row_batches
+from accord.learn.loop.schedule import own_passes, row_batches
 from accord.lm.digest import rows_digest, weights_digest
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
@@ -59,9 +59,8 @@ def compute_log_probs(
     computed: dict[int, Tensor] = {}
     sizes = token_counts(groups).tolist()
     batches = list(row_batches(sizes, batch_size, max_tokens=max_tokens))
-    for turn, rows in enumerate(with_activity(batches, activity, len(batches))):
-        if turn % procs.world_size != procs.rank:
-            continue
+    turns = list(own_passes(batches, procs, lockstep=lm.sharded is not None))
+    for rows, _ in with_activity(turns, activity, len(turns)):
         batch = pack([groups[i] for i in rows], lm.device)
         logps = response_logps(lm, batch).cpu()
         counts = [groups[i].num_targets for i in rows]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from accord.errors import SettingsError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.datasets import eval_prefixes
@@ -20,8 +21,9 @@ from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
-from accord.learn.loop.processes import limit_waiting, processes
+from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import row_batches
+from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.dataset_rows import DatasetRows
@@ -33,12 +35,14 @@ from accord.lm.load import save_model
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 from accord.lm.router import RouterLoss, recorded_router, router_loss
+from accord.lm.sharding.saving import gather_to_main
 from accord.lm.tokens.token_rows import token_counts
 from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
 
+@naming_lost_processes
 def train_offline(
     name: str,
     settings: TrainSettings,
@@ -54,9 +58,14 @@ def train_offline(
     """
     method, procs = memory.method or METHODS[name], processes()
     limit_waiting(settings.ddp_timeout)
+    settings = resolve_sharding(settings, memory)
     check_destinations(settings)
     datasets = DatasetRows(settings, method, memory)
-    lm = memory.model or load_starting_model(settings, scalar=method.scalar)
+    lm = load_divided(
+        lambda: memory.model or load_starting_model(settings, scalar=method.scalar),
+        lambda model: [model],
+        settings,
+    )
     settings = cap_to_positions(settings, lm)
     groups = datasets.load("dataset", lm, settings)
     eval_groups = {
@@ -79,6 +88,7 @@ def train_offline(
             normalise_scores(lm, settings, scale_groups)
     finally:  # however it ends: the caller may use the model further
         learner.use_masters()
+    gather_to_main([lm], settings.save_dtype, is_main=procs.is_main)
     if procs.is_main and memory.save_model:
         folder = Path(settings.output_dir)
         card = model_card(lm, name, settings)
@@ -107,6 +117,11 @@ def _fit_and_evaluate(
     }
     router = None if method.scalar else router_loss(lm)
     if router is not None:
+        if lm.sharded is not None:
+            raise SettingsError(
+                f"{lm.name} adds its router's loss, which sharding=fsdp does not compute. Set "
+                f"output_router_logits to false in its config.json, or use sharding=none."
+            )
         objective = add_router_loss(objective, lm, router)
         eval_objectives = {
             prefix: add_router_loss(eval_objective, lm, router)
@@ -129,6 +144,7 @@ def _fit_and_evaluate(
         settings,
         evaluate if eval_groups else None,
         None if grade is None else partial(grade, lm),
+        models=[lm],
     )
 
 

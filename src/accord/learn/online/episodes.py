@@ -12,7 +12,7 @@ from torch import Tensor
 
 from accord.compare.rewards.reward import RewardScores
 from accord.learn.loop.processes import Processes, processes
-from accord.learn.loop.schedule import balance_by_tokens
+from accord.learn.loop.schedule import balance_by_tokens, own_passes
 from accord.learn.online.roles import Roles
 from accord.learn.online.sampling import Rollouts
 from accord.lm.forward import response_logps, response_stats, share_forward_pass, token_values
@@ -154,21 +154,33 @@ def micro_batches(
     count: int,
     max_tokens: int | None,
     procs: Processes = Processes(),  # noqa: B008 - frozen
+    lockstep: bool = False,
 ) -> list[list[int]]:
     """The episodes of some prompts, balanced by tokens over `count` forward passes of at most
     `max_tokens`.
 
     A prompt's responses stay together, unless they alone exceed that. Of several processes each
-    has `count` passes and gets its own; where prompts are few, it may get none.
+    has `count` passes and gets its own; where prompts are few, it may get none, or in `lockstep`
+    another's last (see `own_passes`).
     """
+    parts = all_micro_batches(groups, prompts, count=count, max_tokens=max_tokens, procs=procs)
+    return [part for part, _ in own_passes(parts, procs, lockstep=lockstep)]
+
+
+def all_micro_batches(
+    groups: Sequence[PromptGroup],
+    prompts: Sequence[int],
+    *,
+    count: int,
+    max_tokens: int | None,
+    procs: Processes,
+) -> list[list[int]]:
+    """The `micro_batches` of all processes, which take them in turn."""
     units = [unit for p in prompts for unit in _units(groups[p], p, max_tokens)]
     sizes = [sum(g.num_tokens for g in select_groups(groups, unit)) for unit in units]
     count = min(len(units), count * procs.world_size)
     parts = balance_by_tokens(sizes, count, max_tokens=max_tokens, multiple=procs.world_size)
-    return [
-        sorted(e for unit in part for e in units[unit])
-        for part in parts[procs.rank :: procs.world_size]
-    ]
+    return [sorted(e for unit in part for e in units[unit]) for part in parts]
 
 
 def _units(group: PromptGroup, prompt: int, max_tokens: int | None) -> Iterator[list[int]]:
@@ -200,9 +212,11 @@ def measure_rollouts(
     """Episodes from scored rollouts: log-probs and values, one forward pass at a time.
 
     `passes` holds the episodes of each forward pass of each optimiser step, of several processes
-    this one's; measured in the passes that train, the first ratio is 1 to the bit. `reference`,
-    `old` and `entropy` say what is measured besides values. With `save_graph`, the pass of a first
-    step that has only one keeps its graph, so that the step need not compute it again.
+    this one's, and last of a step, where models are sharded, one of another process that waits for
+    it (see `own_passes`); measured in the passes that train, the first ratio is 1 to the bit.
+    `reference`, `old` and `entropy` say what is measured besides values. With `save_graph`, the
+    pass of a first step that has only one keeps its graph, so that the step need not compute it
+    again.
 
     Log-probs are recomputed here, never taken from the sampler.
     """

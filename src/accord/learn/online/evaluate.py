@@ -43,6 +43,7 @@ def evaluate_policy(
         count=math.ceil(len(prompts) / (batch_size * procs.world_size)),
         max_tokens=settings.max_tokens_per_forward,
         procs=procs,
+        lockstep=roles.is_sharded,
     )
     episodes, _ = measure_rollouts(
         roles,

@@ -58,6 +58,10 @@ class KlDecision:
     rolled_back: bool = False
 
     @property
+    def metrics(self) -> dict[str, float]:
+        return {"stopped_by_kl": float(self.stops), "rolled_back": float(self.rolled_back)}
+
+    @property
     def takes_steps(self) -> bool:
         return not (self.stops or self.rolled_back)
 
@@ -129,9 +133,7 @@ def restore_snapshot(state: TrainState[OnlineState]) -> None:
 def clear_gradients(state: TrainState[OnlineState]) -> None:
     """Clear the gradients of a step that is not taken."""
     for learner in state.learners.values():
-        learner.optimiser.zero_grad(set_to_none=True)
-        for copy in learner.copies.values():
-            copy.grad = None
+        learner.clear_gradients()
 
 
 def check_ratio_is_one(

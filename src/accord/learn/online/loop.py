@@ -6,6 +6,7 @@ What the methods differ in is in `learn.online.methods`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -75,7 +76,7 @@ def run_iterations(
     method = ONLINE[method] if isinstance(method, str) else method
     order = PromptOrder(prompts, records, RowOrder(len(prompts), settings.seed))
     progress = state.progress
-    num_prompts = settings.prompts_per_iteration * processes().world_size
+    num_prompts = settings.prompts_per_iteration * state.begun_with
     while state.step < iterations and not progress.stopped:
         start_time = time.perf_counter()
         factor = _set_learning_rates(state, iterations, settings)
@@ -83,7 +84,7 @@ def run_iterations(
         log_step = should_log(state.step + 1, iterations, settings)
         collect = partial(load_or_collect_episodes, log=log_step, folder=folder)
         try:
-            episodes, first_pass = collect(method, state.step, roles, order, start, settings)
+            episodes, first_pass = collect(method, state, roles, order, start, settings)
         except NotFiniteError as error:  # before any step: no weights or gradients to undo
             yield StepResult(state.step + 1, iterations, _skip_sampling(state, error))
             continue
@@ -100,6 +101,7 @@ def run_iterations(
                 policy_learns=state.step >= critic_warmup_steps(settings),
                 first_pass=first_pass,
                 ptx_rows=ptx_rows,
+                passes=passes_per_process(settings, state),
             )
             metrics |= iteration.targets.metrics | _optimise_or_skip(state, iteration, folder)
         if first_pass is not None:
@@ -118,15 +120,14 @@ def run_iterations(
             "learning_rate": factor * settings.learning_rate,
             "num_tokens": float(progress.num_tokens),
             "seconds": time.perf_counter() - start_time,
-            "stopped_by_kl": float(kl_decision.stops),
-            "rolled_back": float(kl_decision.rolled_back),
+            **kl_decision.metrics,
         }
         yield StepResult(state.step, state.step if kl_decision.stops else iterations, metrics)
 
 
 def load_or_collect_episodes(
     method: OnlineMethod,
-    iteration: int,
+    state: TrainState[OnlineState],
     roles: Roles,
     order: PromptOrder,
     start: int,
@@ -140,11 +141,22 @@ def load_or_collect_episodes(
 
     All processes return the same; the main one reads and writes them.
     """
-    procs = processes()
-    num_prompts = settings.prompts_per_iteration * procs.world_size
+    procs, iteration = processes(), state.step
+    num_prompts = settings.prompts_per_iteration * state.begun_with
     positions = range(start, start + num_prompts)
+    collect = partial(
+        collect_episodes,
+        method,
+        roles,
+        order,
+        positions,
+        settings,
+        iteration,
+        log=log,
+        passes=passes_per_process(settings, state),
+    )
     if folder is None:
-        return collect_episodes(method, roles, order, positions, settings, iteration, log=log)
+        return collect()
     identity = {
         "settings": digest_json(identity_settings(settings)),
         "prompts": digest_json([list(p) for p in order.batch(positions).prompts]),
@@ -157,9 +169,7 @@ def load_or_collect_episodes(
         saved = procs.broadcast(saved)
         if saved is not None:
             return saved, None
-    episodes, first_pass = collect_episodes(
-        method, roles, order, positions, settings, iteration, log=log
-    )
+    episodes, first_pass = collect()
     if procs.is_main:
         save_episodes(folder, iteration, episodes, identity)
     return episodes, first_pass
@@ -174,6 +184,7 @@ def collect_episodes(
     iteration: int,
     *,
     log: bool = True,
+    passes: int | None = None,
 ) -> tuple[Episodes, SavedForward | None]:
     """Sample, score and measure: a function of weights, prompts, seed and iteration alone.
 
@@ -184,13 +195,14 @@ def collect_episodes(
     scored = replace_equal_groups(scored, roles, order, settings)
     kl_in_reward = settings.needs_reference and method.kl_loss is None
     steps = settings.epochs * settings.num_mini_batches
-    passes = [
+    step_passes = [
         micro_batches(
             scored.rollouts.groups,
             minibatch,
-            count=settings.gradient_accumulation_steps,
+            count=passes or settings.gradient_accumulation_steps,
             max_tokens=settings.max_tokens_per_forward,
             procs=processes(),
+            lockstep=roles.is_sharded,
         )
         for minibatch in minibatches(range(len(positions)), settings, iteration, epoch=0)
     ]
@@ -198,6 +210,7 @@ def collect_episodes(
     # The saved graph would hold the log-probs alone, not an entropy or a shared critic's values.
     saves_graph = (
         policy_learns
+        and not roles.is_sharded
         and not settings.entropy_coef
         and not share_forward_pass(roles.policy, roles.critic)
     )
@@ -205,7 +218,7 @@ def collect_episodes(
         roles,
         scored.rollouts,
         scored.scores,
-        passes,
+        step_passes,
         temperature=settings.temperature,
         reference=settings.needs_reference,
         old=kl_in_reward or settings.max_kl is not None or steps > 1,
@@ -219,6 +232,13 @@ def collect_episodes(
         discarded_tokens=scored.discarded_tokens,
     )
     return episodes, first_pass
+
+
+def passes_per_process(settings: OnlineSettings, state: TrainState[OnlineState]) -> int:
+    """Forward passes of each process in an optimiser step, which has the episodes of the processes
+    that the run began with."""
+    share = state.begun_with / processes().world_size
+    return math.ceil(settings.gradient_accumulation_steps * share)
 
 
 def optimise(state: TrainState[OnlineState], iteration: Iteration) -> Iterator[dict[str, Metric]]:

@@ -15,7 +15,7 @@ from accord.compare.rewards.build import (
     first_reward_model,
     weighted_first,
 )
-from accord.compare.rewards.reward import Reward, World
+from accord.compare.rewards.reward import CombinedReward, Reward, World
 from accord.errors import SettingsError
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.offline.reference import check_same_tokenizer, reference_kind
@@ -62,6 +62,22 @@ class Roles:
     sync_weights: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
     server: bool = False
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """All models of the run, those that share a base too."""
+        named = (self.policy, self.critic, self.reference)
+        return [lm for lm in (*named, *self.reward_models) if lm is not None]
+
+    @property
+    def reward_models(self) -> tuple[LanguageModel, ...]:
+        """The models that the reward has loaded."""
+        return self.reward.models if isinstance(self.reward, CombinedReward) else ()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes divide the models, and so take every pass together."""
+        return self.policy.sharded is not None
 
 
 def load_roles(

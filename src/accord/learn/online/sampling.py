@@ -12,6 +12,7 @@ from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.online.roles import Roles
 from accord.lm.packing import PromptGroup
+from accord.lm.sharding.shards import gathered
 from accord.lm.tokens.opened import opened_by_prompt
 from accord.records import PromptOnly
 from accord.respond.protocol import SamplingSettings
@@ -131,7 +132,8 @@ def sample_rollouts(
             all(s.exact for s in samples),
         )
 
-    return concatenate_rollouts(procs.run_on_all(sample))
+    with gathered(roles.policy):  # each process samples at its own pace
+        return concatenate_rollouts(procs.run_on_all(sample))
 
 
 def concatenate_rollouts(shards: Sequence[Rollouts]) -> Rollouts:
@@ -168,7 +170,8 @@ def score_rollouts(roles: Roles, rollouts: Rollouts, records: Sequence[PromptOnl
             [text for text in opened for _ in range(k)],
         )
 
-    return concatenate_scores([scores for scores in procs.run_on_all(score) if scores])
+    with gathered(*roles.reward_models):
+        return concatenate_scores([scores for scores in procs.run_on_all(score) if scores])
 
 
 def concatenate_scores(shards: Sequence[RewardScores]) -> RewardScores:

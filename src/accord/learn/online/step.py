@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from accord.learn.loop.fit import apply_gradients, check_finite, clip_and_check
+from accord.learn.loop.deferred import Errors
+from accord.learn.loop.fit import apply_gradients, check_finite, clip_and_check, sum_gradients
 from accord.learn.loop.objective import Metric, metric, sum_metrics
 from accord.learn.loop.processes import processes
-from accord.learn.loop.schedule import RowOrder, balance_by_tokens
+from accord.learn.loop.schedule import RowOrder, balance_by_tokens, own_passes
 from accord.learn.loop.state import TrainState
 from accord.learn.online.episodes import (
     Episodes,
     SavedForward,
     all_gather_rows,
-    micro_batches,
+    all_micro_batches,
     select_groups,
     write_flat,
 )
@@ -25,10 +27,9 @@ from accord.learn.online.guards import OnlineState, check_ratio_is_one
 from accord.learn.online.methods import (
     OnlineMethod,
     PolicyTerms,
-    SurrogateLoss,
     Targets,
-    clip_range,
 )
+from accord.learn.online.ratio_metrics import ratio_metrics
 from accord.learn.online.roles import Roles
 from accord.lm.forward import (
     ResponseStats,
@@ -57,7 +58,8 @@ class Iteration:
     """What all optimiser steps of an iteration share.
 
     `policy_learns` is False during the critic's warm-up; `first_pass` is a forward pass whose
-    graph was saved; `ptx_rows` the rows of PPO-ptx.
+    graph was saved; `ptx_rows` the rows of PPO-ptx; `passes` the forward passes of each process in
+    a step, by default `gradient_accumulation_steps`.
     """
 
     method: OnlineMethod[OnlineSettings]
@@ -69,6 +71,7 @@ class Iteration:
     policy_learns: bool = True
     first_pass: SavedForward | None = None
     ptx_rows: PtxRows | None = None
+    passes: int | None = None
 
 
 def optimiser_step(
@@ -87,13 +90,14 @@ def optimiser_step(
     """
     settings, episodes, procs = iteration.settings, iteration.episodes, processes()
     rows = episodes.episodes_of_prompts(prompts)
-    passes = micro_batches(
+    parts_of_all = all_micro_batches(
         episodes.groups,
         prompts,
-        count=settings.gradient_accumulation_steps,
+        count=iteration.passes or settings.gradient_accumulation_steps,
         max_tokens=settings.max_tokens_per_forward,
         procs=procs,
     )
+    passes = list(own_passes(parts_of_all, procs, lockstep=iteration.roles.is_sharded))
     fills_old_logps = not bool(episodes.known[rows].all())
     parts: list[dict[str, Metric]] = [{"loss": (0.0, 1.0)}]
     for shard in procs.run_on_all(
@@ -101,7 +105,7 @@ def optimiser_step(
     ):
         parts += shard
     if fills_old_logps:
-        all_gather_rows(episodes, [e for part in passes for e in part], procs)
+        all_gather_rows(episodes, [e for part, _ in passes for e in part], procs)
     groups = [episodes.groups[p] for p in prompts]
     learning = {
         name: learner
@@ -109,7 +113,7 @@ def optimiser_step(
         if iteration.policy_learns or name != "policy"
     }
     for name, learner in learning.items():
-        procs.all_reduce_gradients(learner.parameters.values())
+        sum_gradients(learner, procs)
         norm = clip_and_check(learner, settings.max_grad_norm, state.step + 1, groups)
         parts.append({f"grad_norm/{name}": (norm, 1.0)})
     for learner in learning.values():
@@ -126,6 +130,7 @@ class _Pass:
     batch: PackedBatch
     weights: Tensor
     is_first: bool
+    errors: Errors
 
     def flat(self, padded: Tensor) -> Tensor:
         """The pass's response tokens (R,) of a padded tensor (E, T)."""
@@ -140,11 +145,16 @@ def _accumulate_gradients(
     state: TrainState[OnlineState],
     iteration: Iteration,
     rows: Sequence[int],
-    passes: Sequence[list[int]],
+    passes: Sequence[tuple[list[int], bool]],
     number: int,
     is_first: bool,
 ) -> list[dict[str, Metric]]:
-    """Add up the gradients of this process's passes of a step on the episodes `rows`."""
+    """Add up the gradients of this process's passes of a step on the episodes `rows`.
+
+    Of a pass that does not count (see `own_passes`) the weights are 0. Where models are sharded an
+    error is raised behind the last pass, since the others wait for each of them.
+    """
+    errors = Errors(deferred=iteration.roles.is_sharded)
     settings, episodes = iteration.settings, iteration.episodes
     weights = torch.zeros(len(episodes.scores))
     weights[rows] = token_weights(
@@ -152,18 +162,20 @@ def _accumulate_gradients(
     )
     token_grid = weights[:, None].expand(episodes.mask.shape)
     parts: list[dict[str, Metric]] = []
-    for part in passes:
+    for part, counts in passes:
         groups = select_groups(episodes.groups, part)
         batch = pack(groups, iteration.roles.policy.device)
         mask = episodes.mask[part]
         token_share = _flat(token_grid, part, mask, batch.device)
-        forward = _Pass(part, mask, batch, token_share, is_first)
+        forward = _Pass(part, mask, batch, token_share * counts, is_first, errors)
         for loss, metrics in _losses(iteration, forward):
-            parts += [metrics, _backward(loss, state, groups)]
+            loss_metric = _backward(loss, state, groups, errors)
+            parts += [metrics, loss_metric] if counts else []
         if iteration.first_pass is not None:
             iteration.first_pass.release()
     if iteration.policy_learns and iteration.ptx_rows is not None:
-        parts += _ptx_loss(state, iteration, iteration.ptx_rows, number)
+        parts += _ptx_loss(state, iteration, iteration.ptx_rows, number, errors)
+    errors.raise_first()
     return parts
 
 
@@ -228,12 +240,14 @@ def _policy_loss(
     advantages = forward.flat(iteration.targets.advantages)
     log_ratio = logps - old_logps
     if forward.is_first:
-        check_ratio_is_one(
+        check = partial(
+            check_ratio_is_one,
             log_ratio,
             old_logps - sampler_logps,
             precision=settings.precision,
             off_policy=episodes.off_policy,
         )
+        forward.errors.run(check)
     terms = PolicyTerms(logps, log_ratio, advantages, forward.batch)
     surrogate = iteration.method.surrogate(terms, settings)
     policy_loss = surrogate.values
@@ -252,32 +266,10 @@ def _policy_loss(
     if settings.entropy_coef:
         assert stats.entropy is not None
         loss = loss - settings.entropy_coef * stats.entropy
-    metrics |= _ratio_metrics(iteration, policy_loss, log_ratio, surrogate, advantages)
+    metrics |= ratio_metrics(
+        iteration.method, settings, policy_loss, log_ratio, surrogate.log_ratio, advantages
+    )
     return (loss * forward.weights).sum(), metrics
-
-
-@torch.no_grad()
-def _ratio_metrics(
-    iteration: Iteration,
-    policy_loss: Tensor,
-    log_ratio: Tensor,
-    surrogate: SurrogateLoss,
-    advantages: Tensor,
-) -> dict[str, Metric]:
-    low, high = clip_range(iteration.settings)
-    clipped_ratio, ratio = surrogate.log_ratio.exp(), log_ratio.exp()
-    below, above = clipped_ratio < 1 - low, clipped_ratio > 1 + high
-    metrics = {
-        "loss/policy_avg": metric(policy_loss),
-        "policy/approxkl_avg": metric(kl_k3(-log_ratio)),
-        "policy/clipfrac_avg": metric((below | above).float()),
-        "val/ratio": metric(ratio),
-        "val/ratio_var": metric((ratio - ratio.mean()).square()),
-    }
-    if iteration.method.logs_group_metrics:
-        metrics["clip_ratio/low_mean"] = metric((below & (advantages < 0)).float())
-        metrics["clip_ratio/high_mean"] = metric((above & (advantages > 0)).float())
-    return metrics
 
 
 def _value_loss(
@@ -297,7 +289,11 @@ def _value_loss(
 
 
 def _ptx_loss(
-    state: TrainState[OnlineState], iteration: Iteration, ptx_rows: PtxRows, number: int
+    state: TrainState[OnlineState],
+    iteration: Iteration,
+    ptx_rows: PtxRows,
+    number: int,
+    errors: Errors,
 ) -> list[dict[str, Metric]]:
     """InstructGPT's third term (eq. 2): −coefficient · mean log-prob of ptx_rows tokens."""
     settings = iteration.settings
@@ -315,18 +311,19 @@ def _ptx_loss(
         multiple=procs.world_size,
     )
     parts: list[dict[str, Metric]] = []
-    for part in passes[procs.rank :: procs.world_size]:
+    for part, counts in own_passes(passes, procs, lockstep=policy.sharded is not None):
         groups = [rows[i] for i in part]
         logps = response_logps(policy, pack(groups, policy.device))
-        parts.append({"loss/ptx_avg": metric(-logps)})
-        parts.append(_backward(-settings.ptx_coef / num_tokens * logps.sum(), state, groups))
+        loss = -settings.ptx_coef * counts / num_tokens * logps.sum()
+        loss_metric = _backward(loss, state, groups, errors)
+        parts += [{"loss/ptx_avg": metric(-logps)}, loss_metric] if counts else []
     return parts
 
 
 def _backward(
-    loss: Tensor, state: TrainState[OnlineState], groups: Sequence[PromptGroup]
+    loss: Tensor, state: TrainState[OnlineState], groups: Sequence[PromptGroup], errors: Errors
 ) -> dict[str, Metric]:
     loss_value = float(loss.detach())
-    check_finite(loss_value, "loss", state.step + 1, groups)
+    errors.run(partial(check_finite, loss_value, "loss", state.step + 1, groups))
     loss.backward()
     return {"loss": (loss_value, 0.0)}

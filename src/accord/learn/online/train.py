@@ -18,10 +18,11 @@ from accord.learn.loop.datasets import eval_prefixes, read_datasets, report_name
 from accord.learn.loop.destinations import check_destinations, upload_if_asked
 from accord.learn.loop.fit import StepResult
 from accord.learn.loop.in_memory import NOTHING, InMemory
-from accord.learn.loop.learner import make_learner
+from accord.learn.loop.learner import Learner, make_learner
 from accord.learn.loop.limits import cap_prompts_to_positions, check_room_for_prompt
-from accord.learn.loop.processes import limit_waiting, processes
+from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import RowOrder, num_batches
+from accord.learn.loop.sharding import load_divided, resolve_sharding
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import TrainState
 from accord.learn.offline.rows import encode_rows
@@ -34,6 +35,7 @@ from accord.learn.online.step import PtxRows
 from accord.lm.load import save_model
 from accord.lm.loading.critics import save_critic
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.saving import gather_to_main
 from accord.lm.tokens.encode import Limits, encode_prompts
 from accord.lm.tokens.encode_report import EncodeReport
 from accord.lm.tokens.known_tokens import check_token_ids
@@ -56,6 +58,7 @@ DATASET_KINDS: dict[str, Kind] = {
 """The kind of records that is read from each data set that the settings may name."""
 
 
+@naming_lost_processes
 def train_online(
     name: str,
     settings: OnlineSettings,
@@ -73,11 +76,14 @@ def train_online(
     """
     procs = processes()
     limit_waiting(settings.ddp_timeout)
+    settings = resolve_sharding(settings, memory)
     check_destinations(settings)
     limit = f"within max_length={settings.max_length}"
     check_room_for_prompt(settings, limit, "Raise max_length, or lower max_new_tokens.")
     read = read_datasets(settings, DATASET_KINDS, memory)
-    roles = load_roles(settings, memory, world=world)
+    roles = load_divided(
+        lambda: load_roles(settings, memory, world=world), lambda loaded: loaded.models, settings
+    )
     policy = roles.policy
     settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
@@ -90,13 +96,7 @@ def train_online(
     if procs.is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
-    learners = {"policy": make_learner(policy, settings, settings.learning_rate)}
-    if roles.critic is not None:
-        learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
-    state = TrainState(learners, OnlineState(beta=settings.beta))
-    iterations = settings.max_steps or num_batches(
-        settings.num_train_epochs, len(prompts), settings.prompts_per_iteration * procs.world_size
-    )
+    state = TrainState(_make_learners(roles, settings), OnlineState(beta=settings.beta))
     steps = run_with_checkpoints(
         lambda s: run_iterations(
             memory.method or name,
@@ -105,7 +105,7 @@ def train_online(
             prompts,
             records,
             settings,
-            iterations=iterations,
+            iterations=_iterations(settings, len(prompts), s),
             folder=folder,
             ptx_rows=ptx_rows,
         ),
@@ -113,6 +113,7 @@ def train_online(
         settings,
         partial(_evaluate, roles, held_out, settings, state) if held_out else None,
         None if grade is None else partial(grade, policy),
+        models=[policy],
     )
     try:
         yield from steps
@@ -123,9 +124,24 @@ def train_online(
             roles.close()
         for learner in state.learners.values():
             learner.use_masters()
+    saved = [lm for lm in (policy, roles.critic) if lm is not None]
+    gather_to_main(saved, settings.save_dtype, is_main=procs.is_main)
     if procs.is_main and memory.save_model:
         _save_models(roles, name, settings)
     return policy
+
+
+def _make_learners(roles: Roles, settings: OnlineSettings) -> dict[str, Learner]:
+    learners = {"policy": make_learner(roles.policy, settings, settings.learning_rate)}
+    if roles.critic is not None:
+        learners["critic"] = make_learner(roles.critic, settings, critic_learning_rate(settings))
+    return learners
+
+
+def _iterations(settings: OnlineSettings, num_prompts: int, state: TrainState[OnlineState]) -> int:
+    """Iterations of a run, each with the prompts of the processes that it began with."""
+    count = settings.prompts_per_iteration * state.begun_with
+    return settings.max_steps or num_batches(settings.num_train_epochs, num_prompts, count)
 
 
 def _check_columns(reward: Reward, *data: Sequence[PromptOnly]) -> None:

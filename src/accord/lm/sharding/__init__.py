@@ -1,0 +1,1 @@
+"""Models whose weights are divided among the processes of a run (FSDP2)."""
