@@ -17,7 +17,7 @@ from accord.learn.offline.rows import load_starting_model
 from accord.learn.offline.train import train_offline
 from accord.learn.online.memory import memory_plan
 from accord.learn.online.methods import ONLINE
-from accord.learn.online.roles import load_roles
+from accord.learn.online.roles import load_roles, warn_about_4_bits
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.in_memory import full_precision_and_trainable
 from accord.lm.load import load_causal, load_scalar, save_model
@@ -90,12 +90,18 @@ def test_bf16_adapters_have_float32_masters(base: str, toys: SavedToys, tmp_path
 
 @needs_bitsandbytes
 def test_ppos_roles_share_one_4_bit_base(
-    base: str, reward_adapter: str, toys: SavedToys, tmp_path: Path
+    base: str,
+    reward_adapter: str,
+    toys: SavedToys,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = toys.settings(
         "ppo", "llama", tmp_path, model=base, reward_model=reward_adapter, **FOUR_BIT
     )
     roles = load_roles(settings)  # type: ignore[arg-type]
+    warn_about_4_bits(roles.policy)
+    assert "computes with its weights in 4 bits" in caplog.text
     assert roles.critic is not None
     assert roles.reference is not None
     views = (roles.critic, roles.reference, *roles.reward.models)

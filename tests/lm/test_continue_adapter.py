@@ -192,3 +192,18 @@ def test_a_digest_depends_on_the_active_adapter(tmp_path: Path) -> None:
     config = Path(path) / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 16}))
     assert weights_digest(continued(path)) != with_adapter  # equal matrices, half the scale
+
+
+def test_an_adapter_on_the_vocabulary_head_is_refused(tmp_path: Path) -> None:
+    # The head's weight is read without calling the layer, so its adapter would do nothing.
+    from peft import LoraConfig, get_peft_model
+
+    base = save_toy(tmp_path / "base", "qwen3")
+    with pytest.raises(SettingsError, match=r"vocabulary head \(lm_head\).*would do nothing"):
+        add_adapters(load_causal(base), LoraSettings(target_modules=["q_proj", "lm_head"]), seed=0)
+    model = load_causal(base).model
+    options: Any = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "lm_head"]}
+    get_peft_model(model, LoraConfig(**options)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(SettingsError, match=r"continue_adapter out, and it is merged"):
+        continued(str(tmp_path / "adapter"))
+    assert load_causal(str(tmp_path / "adapter")).unsaved  # merged, it counts

@@ -122,6 +122,7 @@ def load_roles(
         sampler.published.require_taking_weights()
     else:
         sampler.warn_unless_serving(policy.name)
+    warn_about_4_bits(policy)
     published = Path(settings.output_dir) / "published"
 
     def sync_weights() -> None:
@@ -133,6 +134,17 @@ def load_roles(
         shutil.rmtree(published, ignore_errors=True)
 
     return replace(roles, sync_weights=sync_weights, close=close, server=True)
+
+
+def warn_about_4_bits(policy: LanguageModel) -> None:
+    """Warn that a server samples from another base than the 4-bit one that is trained on."""
+    if policy.is_quantised:
+        log.warning(
+            "The vLLM server samples from %s as it was started, and this run computes with its "
+            "weights in 4 bits. Samples are weighted by the ratio of their probabilities; "
+            "sampler/mismatch_kl says how far the two are apart.",
+            policy.name,
+        )
 
 
 def check_reward_length(

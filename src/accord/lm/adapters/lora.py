@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -141,10 +142,25 @@ def _wrap_with_adapter(lm: LanguageModel, config: LoraConfig, *, seed: int) -> L
     with torch.random.fork_rng(devices=[]), silence_transformers():
         torch.manual_seed(seed)
         lm.model = get_peft_model(lm.model, config)
+    _refuse_adapted_head(lm)
     lm.switch, lm.adapter = AdapterSwitch(lm.model), POLICY
     for parameter in lm.trainable_parameters().values():
         parameter.data = parameter.data.float()  # peft leaves a copied scalar head in bf16
     return lm
+
+
+def _refuse_adapted_head(lm: LanguageModel) -> None:
+    """Raise SettingsError for an adapter on the vocabulary head, whose weight is read in chunks
+    without calling the layer: it would do nothing."""
+    head = lm.inner.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        names = {name.rpartition(".")[2] for name, m in lm.inner.named_modules() if m is head}
+        raise SettingsError(
+            f"An adapter on the vocabulary head ({', '.join(names)}) of {lm.name} would do "
+            f"nothing: log-probs are computed from the head's own weight. Leave it out of "
+            f"lora.target_modules; where `model` is an adapter that has one, leave "
+            f"lora.continue_adapter out, and it is merged into its base."
+        )
 
 
 def _target_error(lm: LanguageModel, settings: LoraSettings, error: Exception) -> SettingsError:
