@@ -131,7 +131,8 @@ def main() -> None:
             if place is None:
                 continue
             folder = Path(place)
-            figures = done["cases"].setdefault(case.name, {"calibrates": case.calibrates})
+            figures = done["cases"].setdefault(case.name, {})
+            figures["calibrates"] = case.calibrates
             if "planned" not in figures or args.replan:
                 figures |= in_a_process(plan, case, folder)
             if "measured" not in figures or args.remeasure:

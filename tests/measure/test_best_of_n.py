@@ -109,3 +109,12 @@ def test_ties_lower_the_kl() -> None:
     half = [0.0] * 4 + [1.0] * 4
     kl = measured_best_of_n_kl([1.0, 1.0, 1.0, 0.0], [half] * 4, 2)
     assert kl.mean == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+def test_a_turn_is_told_from_where_it_fell_most_surely() -> None:
+    # On each of 40 prompts: 1 at n=1, 2 at n=2, and about 0 at n=4, which is a fall from both.
+    noise = np.linspace(-0.1, 0.1, 40)
+    turn = find_turn([1, 2, 4], [np.full(40, 1.0), np.full(40, 2.0), noise])
+    assert turn is not None
+    assert (turn.n, turn.m) == (4, 2)
+    assert turn.difference.mean == pytest.approx(-2)

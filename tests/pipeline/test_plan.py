@@ -14,6 +14,7 @@ from accord.learn.loop.schedule import RowOrder
 from accord.pipeline.plan.machine import Machine, parse_machine
 from accord.pipeline.plan.rows import RowFacts
 from accord.pipeline.plan.run import PlannedStage, plan_stages, training_stages
+from accord.pipeline.plan.split import split_to_come
 from accord.pipeline.plan.text import marked_text
 from accord.pipeline.run import run_stage
 from accord.settings.recipe import Recipe, load_recipe, shipped_recipes, single_stage
@@ -143,7 +144,10 @@ def test_rows_that_a_split_will_write_are_those_that_it_reads(folder: Path, tmp_
     # 20 prompts: a quarter are held out.
     assert [facts_of(stage).used for stage in planned] == [15, 5]
     assert not (tmp_path / "out").exists()
-    run_stage(load_recipe(recipe).stages[0])
+    split = load_recipe(recipe).stages[:1]
+    assert split_to_come(f"{tmp_path}/out/split/train.jsonl", split) is not None
+    assert split_to_come(f"{tmp_path}/out/split/other.jsonl", split) is None  # it writes none
+    run_stage(split[0])
     for before, after in zip(planned, plan_stages(load_recipe(recipe), LARGE), strict=True):
         # All but the paths of their sources.
         assert replace(facts_of(before), first=()) == replace(facts_of(after), first=())

@@ -34,6 +34,7 @@ def test_a_lost_greeting_is_counted() -> None:
     # In nine answers of ten before and in four after, at equal length: a fall of one half.
     audit = _lost(_started(_texts(1), "Hello", 9), _started(_texts(2), "Hello", 4))
     assert audit.value.mean == pytest.approx(0.5)
+    assert audit.value.low < 0.5 < audit.value.high
     assert audit.verdict == "fail"
     assert "a greeting" in audit.finding
     assert audit.count == 100

@@ -38,6 +38,7 @@ WIDE, NARROW = Interval(1.0, 0.9, 1.1), Interval(0.05, 0.0, 0.1)
         ({**PAIRS, "candidates": 3}, "dpo"),
         ({"labels": 2 * FEW}, "kto"),
         ({"labels": 2 * FEW - 2}, "annotate"),
+        ({"labels": 2 * FEW - 2, "demonstrations": 1000}, "stay"),
         # Labels: pairs judged twice, then a model of words.
         ({**PAIRS, "repeats": COINS}, "annotate"),
         ({**PAIRS, "repeats": COINS, "words": Interval(0.56, 0.52, 0.6)}, "dpo"),
@@ -52,6 +53,8 @@ WIDE, NARROW = Interval(1.0, 0.9, 1.1), Interval(0.05, 0.0, 0.1)
         ({**RULE, "gain": WIDE, "candidates": 4, "trainable": False}, "best-of-n"),
         ({**RULE, "gain": WIDE, "trainable": False}, "stay"),
         ({**RULE, "gain": NARROW}, "stay"),
+        # Little gain is sure only where the whole interval is below.
+        ({**RULE, "gain": Interval(0.1, 0.0, 0.3)}, "grpo"),
         ({**RULE, "gain": WIDE, "tied": 0.95}, "stay"),
         ({**RULE, "gain": WIDE, "online_fits": False}, "stay"),
         ({**RULE, "gain": WIDE, "probe": None}, "grpo"),
@@ -95,6 +98,12 @@ def test_other_methods_that_apply_are_named_and_never_those_that_do_nothing() ->
     advice = advise(Situation(**{**PAIRS, "demonstrations": 100, "candidates": 8}))
     assert advice.choice == "reward+best-of-n"
     assert [rule.advice for rule in advice.others] == ["dpo", "reward+grpo"]
+
+
+def test_a_reward_model_of_another_authors_answers_is_no_possibility() -> None:
+    here, elsewhere = ({**PAIRS, "pairs_from": author} for author in ("model", "elsewhere"))
+    assert [rule.advice for rule in advise(Situation(**here)).others] == ["reward+grpo"]
+    assert advise(Situation(**elsewhere)).others == ()
 
 
 def test_the_text_has_the_reason_what_would_change_it_and_what_was_seen() -> None:
