@@ -4,7 +4,8 @@
 
 All serve the same model in bf16 on the same cores, transformers with its continuous batching
 (`--continuous-batching`). In each turn one server after the other answers the same load: greedy
-chats of many clients at once, not streamed. A ratio is the median of the turns' ratios, of
+chats of many clients at once, not streamed. No turn asks what an earlier one asked, so a server
+that stores prompts reuses their template alone. A ratio is the median of the turns' ratios, of
 wall-clock time and of the servers' processor time; a busy machine disturbs the latter less. vLLM is
 included if ACCORD_VLLM_PYTHON names a Python that has it. PYTHON is that of an environment with
 transformers' serving extra.
@@ -60,7 +61,7 @@ def main() -> None:
         turns: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
         for turn in range(args.warmup + args.turns):
             for server in servers:
-                figures = asyncio.run(run_load(server, args))
+                figures = asyncio.run(run_load(server, args, turn))
                 if turn >= args.warmup:
                     turns[server.name].append(figures)
     Console().print(make_table(turns, args))
@@ -87,12 +88,9 @@ def start_servers(args: argparse.Namespace) -> list[ChatServer]:
     return servers
 
 
-async def run_load(server: ChatServer, args: argparse.Namespace) -> dict[str, float]:
+async def run_load(server: ChatServer, args: argparse.Namespace, turn: int) -> dict[str, float]:
     """One turn: tokens, seconds and processor seconds."""
-    questions = [
-        FORMS[i % len(FORMS)].format(TOPICS[i % len(TOPICS)]) for i in range(args.requests)
-    ]
-    pending = list(enumerate(questions))
+    pending = list(enumerate(make_questions(args.requests, turn)))
     tokens = 0
 
     async def ask(client: httpx2.AsyncClient) -> None:
@@ -119,6 +117,15 @@ async def run_load(server: ChatServer, args: argparse.Namespace) -> dict[str, fl
     seconds = time.perf_counter() - start
     used = server.processor_seconds - before
     return {"tokens": tokens, "seconds": seconds, "processor_seconds": used}
+
+
+def make_questions(count: int, turn: int) -> list[str]:
+    """Questions that differ from those of every other turn, up to 1,728 in all."""
+    questions = []
+    for n in range(turn * count, (turn + 1) * count):
+        first, second, third = (TOPICS[n // 12**k % 12] for k in range(3))
+        questions.append(FORMS[n % len(FORMS)].format(f"{first}, {second} and {third}"))
+    return questions
 
 
 def make_table(turns: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.llama import modeling_llama
 
 from accord.lm.attention.plan import AttentionPlan
 from accord.lm.kernels.fused import Rotation, fused_forward, fused_linears
@@ -95,6 +96,15 @@ def test_layers_that_compute_something_else_are_left_alone() -> None:
         mlp_forward = mlp.forward
         mlp.forward = lambda x: mlp_forward(x) + 0.1 * mlp_forward(x).norm()
         assert fused_forward(mlp, plain_linear, Rotation()) is None
+
+
+def test_attention_that_rotates_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = llama_attention()
+    monkeypatch.setattr(
+        modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin, **kwargs: (q, 2 * k)
+    )
+    with torch.no_grad():
+        assert fused_forward(attention, plain_linear, Rotation()) is None
 
 
 def test_what_a_fused_layer_is_not_made_for_takes_the_plain_way() -> None:

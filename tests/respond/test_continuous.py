@@ -337,6 +337,17 @@ def test_prompts_that_begin_as_earlier_ones_get_the_answers_of_whole_prompts(nam
         assert texts == alone(lm, LocalRequest(i, prompts[i], settings, seed=i))
 
 
+def test_what_is_erased_is_not_reused() -> None:
+    lm = toy("llama")
+    pool = PrefixPool(40)
+    batch = DecodeBatch(lm, lm.head, pool)
+    with torch.no_grad():
+        batch.add_rows([NewRow(LONG)])
+    assert pool.reuse([LONG]) != [[]]
+    batch.erase([0])
+    assert pool.reuse([LONG]) == [[]]
+
+
 def test_a_pass_that_fails_leaves_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = toy("llama")
     pool = PrefixPool(40)
