@@ -15,7 +15,7 @@ from accord.errors import ModelError
 from accord.lm.attention.packed import NAME
 from accord.lm.forward import response_logps, response_scores
 from accord.lm.kernels.last_layer import LastLayer
-from accord.lm.loading.quantised import check_numbers, is_4bit
+from accord.lm.loading.quantised import check_numbers, is_4bit_weight
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PackedBatch, PromptGroup, pack
 
@@ -36,6 +36,10 @@ def check_finite_weights(lm: LanguageModel) -> None:
     head = lm.inner.get_output_embeddings()
     tied = head is not None and head.weight is embeddings
     for name, parameter in lm.inner.named_parameters():
+        if is_4bit_weight(parameter):  # a block's scale is its largest magnitude
+            if not bool(torch.isfinite(parameter.quant_state.offset)):
+                raise _not_finite(lm, f"some of the numbers in {name}")
+            continue
         if _all_finite(parameter):
             continue
         bad = ~torch.isfinite(parameter)
@@ -51,9 +55,6 @@ def check_finite_weights(lm: LanguageModel) -> None:
             )
             continue
         raise _not_finite(lm, f"{int(bad.sum()):,} of {bad.numel():,} numbers in {name}")
-    for name, module in lm.inner.named_modules():  # a block's scale is its largest magnitude
-        if is_4bit(module) and not bool(torch.isfinite(module.weight.quant_state.offset)):
-            raise _not_finite(lm, f"some of the numbers in {name}.weight")
 
 
 def _not_finite(lm: LanguageModel, what: str) -> ModelError:
