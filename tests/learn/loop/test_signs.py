@@ -41,6 +41,12 @@ def test_one_that_works_is_waited_for_however_long_it_takes() -> None:
         signs = {0: WAITS, 1: replace(WORKS, rank=1, progress=second), 2: replace(WAITS, rank=2)}
         observer.observe(second, signs, interval=1.0)
     assert observer.standing_still(100, 10) is None
+    # A third hangs meanwhile.
+    observer.observe(101, {2: replace(WORKS, rank=2)}, interval=1.0)
+    assert observer.standing_still(110, 10) is None
+    culprits = observer.standing_still(112, 10)
+    assert culprits is not None
+    assert [s.rank for s in culprits] == [1, 2]
 
 
 def test_one_that_stands_still_is_named_by_those_that_wait_for_it() -> None:

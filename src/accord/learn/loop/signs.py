@@ -99,8 +99,6 @@ class Observer:
         mine = self.seen[self.rank].sign
         if self.rank not in still or mine.waiting == "unlimited":
             return None
-        if any(r not in still and not s.sign.waiting for r, s in self.seen.items()):
-            return None  # one of them works, and the others wait for it
         culprits = [s.sign for s in still.values() if not s.sign.waiting and not s.sign.ended]
         if culprits:
             return None if [s.rank for s in culprits] == [self.rank] else culprits
