@@ -7,11 +7,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from studies.forked import start_forked, wait_forked
 
 from accord.errors import WorkError
+from accord.learn.loop import processes as module
 from accord.learn.loop.processes import limit_waiting, processes
 
 pytestmark = pytest.mark.slow
@@ -91,3 +95,35 @@ def test_a_process_that_works_for_long_is_waited_for(tmp_path: Path) -> None:
     pids = start_forked(3, course(tmp_path, work_for_long), tmp_path / "log")
     assert wait_forked(pids, seconds=60) == [0, 0, 0], (tmp_path / "log").read_text()
     assert {p.name for p in tmp_path.glob("done-*")} == {"done-0", "done-1", "done-2"}
+
+
+class LateWork:
+    """An exchange that completes just behind a poll's time limit."""
+
+    def __init__(self, error: str) -> None:
+        self.error, self.completed, self.waits = error, False, 0
+
+    def is_completed(self) -> bool:
+        return self.completed
+
+    def wait(self, limit: object = None) -> None:
+        self.waits += 1
+        if not self.completed:
+            self.completed = True
+            raise RuntimeError(self.error)
+
+
+def test_an_exchange_that_completes_behind_a_polls_limit_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch: Any = SimpleNamespace(finding=None, abandoned=None)
+    monkeypatch.setattr(module, "_control_group", lambda: None)
+    for error in ("Operation timed out!", "Connection closed by peer"):
+        work = LateWork(error)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda *a, work=work, **k: work)
+        if "timed out" in error:
+            module._meet(watch)
+            assert work.waits == 2  # the last says whether it failed
+        else:
+            with pytest.raises(RuntimeError, match=error):
+                module._meet(watch)

@@ -272,7 +272,8 @@ def _meet(watch: Watch) -> None:
             raise WorkError(watch.finding)
         try:
             work.wait(_POLL)
-        except RuntimeError:
-            if work.is_completed():  # not the poll's own time limit
+        except RuntimeError as error:
+            # Not whether it is completed: it may be, just behind the poll's own time limit.
+            if "timed out" not in str(error):
                 raise
     work.wait()
