@@ -82,11 +82,25 @@ def expected_text(
     stop = None
     for token in tokens:
         written.append(token)
-        stop = finder.find_in(written) if finder is not None else None
+        stop = finder.find_in(written, prompt) if finder is not None else None
         if stop is not None:
             break
     sample = Sample(tuple(written), (0.0,) * len(written), stop is not None, stop)
     return response_text(sample, tokenizer, prompt), stop
+
+
+@pytest.mark.parametrize("stop", [" the", " t", "the", " the sat"])
+def test_a_stop_string_may_begin_with_the_blank_before_the_first_word(stop: str) -> None:
+    """Decoding drops the first blank of a text, which is part of what follows a prompt."""
+    tokenizer = byte_fallback()
+    prompt, tokens = (5,), tokenizer.convert_tokens_to_ids(["▁the", "▁sat", "▁cat"])
+    assert tokenizer.decode(tokens).startswith("the")
+    finder = find_stop_strings(tokenizer, [stop])
+    ended = [finder.find_in(tokens[:n], prompt) for n in (1, 2, 3)]
+    assert ended == ([None, stop, stop] if stop == " the sat" else [stop] * 3)
+    parts, _, found = stream_text(tokenizer, tokens, prompt, (stop,))
+    assert ("".join(parts), found) == expected_text(tokenizer, tokens, prompt, (stop,))
+    assert "".join(parts) == (" " if stop == "the" else "")
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -14,7 +14,8 @@ class StopStrings:
     as the longest string has bytes and MARGIN_TOKENS more. If their text holds a stop string, the
     whole response is decoded, since a token's text may depend on the tokens before it. `unseen` are
     the tokens that are no part of a response's text: a string that only their names hold, such as
-    `assistant`, is not looked for there.
+    `assistant`, is not looked for there. `first_blank` gives the blank before the first word of
+    tokens behind a prompt's, where decoding them alone drops it: a string may begin with it.
     """
 
     def __init__(
@@ -22,18 +23,23 @@ class StopStrings:
         strings: Sequence[str],
         decode: Callable[[Sequence[int]], str],
         unseen: Collection[int] = (),
+        first_blank: Callable[[Sequence[int], Sequence[int]], str] = lambda prompt, tokens: "",
     ) -> None:
         self.strings, self.decode, self.unseen = tuple(strings), decode, unseen
+        self.first_blank = first_blank
+        self._begin_blank = any(s.startswith(" ") for s in self.strings)
         self.tail_tokens = max(len(s.encode()) for s in self.strings) + MARGIN_TOKENS
 
-    def find_in(self, tokens: Sequence[int]) -> str | None:
+    def find_in(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> str | None:
         """The stop string that begins first in the text of these tokens, if there is one."""
         if self.unseen:
             tokens = [token for token in tokens if token not in self.unseen]
-        tail = self.decode(tokens[-self.tail_tokens :])
-        if not any(s in tail for s in self.strings):
+        tail, blank = self.decode(tokens[-self.tail_tokens :]), ""
+        if self._begin_blank and prompt and len(tokens) <= self.tail_tokens:
+            blank = self.first_blank(prompt, tokens)
+        if not any(s in blank + tail for s in self.strings):
             return None
-        text = self.decode(tokens)
+        text = blank + self.decode(tokens)
         positions = [(text.index(s), s) for s in self.strings if s in text]
         return min(positions)[1] if positions else None
 

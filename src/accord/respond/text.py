@@ -32,7 +32,8 @@ def find_stop_strings(tokenizer: Any, strings: Sequence[str]) -> StopStrings:
     """
     named = any(names_control_token(string, tokenizer) for string in strings)
     unseen = frozenset() if named else control_tokens(tokenizer).ids
-    return StopStrings(strings, partial(decode_all, tokenizer), unseen)
+    first_blank = partial(leading_blank, tokenizer=tokenizer)
+    return StopStrings(strings, partial(decode_all, tokenizer), unseen, first_blank)
 
 
 def names_control_token(string: str, tokenizer: Any) -> bool:

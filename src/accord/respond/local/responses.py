@@ -25,6 +25,7 @@ class Responses:
         eos: frozenset[int],
         decode: Callable[[Sequence[int]], str],
         stop_strings: StopStrings | None = None,
+        prompts: Sequence[Sequence[int]] = (),
         prompt_text: Callable[[int], str] = lambda prompt: "",
     ) -> None:
         count, max_length = len(streams) * settings.num_responses, settings.max_new_tokens
@@ -35,7 +36,7 @@ class Responses:
         self._logps = torch.zeros(count, max_length)
         self._ended = torch.zeros(count, dtype=torch.bool)
         self._eos = torch.tensor(sorted(eos), dtype=torch.long)
-        self._stop_strings = stop_strings
+        self._stop_strings, self._prompts = stop_strings, prompts
         self._decode, self._prompt_text = decode, prompt_text
         self._stopped_by: dict[int, str] = {}
 
@@ -57,7 +58,8 @@ class Responses:
             for i in (~ended).nonzero().flatten().tolist():
                 response = int(responses[i])
                 written = self._tokens[response, : int(positions[i]) + 1].tolist()
-                stop = self._stop_strings.find_in(written)
+                prompt = response // self.settings.num_responses
+                stop = self._stop_strings.find_in(written, self._prompts[prompt])
                 if stop is not None:
                     ended[i], self._stopped_by[response] = True, stop
         self._ended[responses] = ended

@@ -51,6 +51,7 @@ class LocalSampler:
             eos=lm.eos_ids,
             decode=partial(decode_all, lm.tokenizer),
             stop_strings=find_stop_strings(lm.tokenizer, settings.stop) if settings.stop else None,
+            prompts=prompts,
             prompt_text=lambda i: decode_all(lm.tokenizer, prompts[i]),
         )
         generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
