@@ -126,6 +126,7 @@ def test_a_server_without_the_adapter_gets_it_again(fake: FakeVllm, folder: Path
     assert len(generate(sampler)) == 2
     assert sampler.model != first
     assert posts(fake).count("/v1/load_lora_adapter") == 2
+    assert "/v1/unload_lora_adapter" not in posts(fake)  # the first one is gone
 
 
 def test_a_server_that_is_down_is_waited_for(

@@ -45,6 +45,15 @@ def run(folder: Path, method: str, name: str, **overrides: Any) -> list[StepResu
     return train(method, settings)
 
 
+def assert_same_steps(first: list[StepResult], second: list[StepResult]) -> None:
+    rows = [[without_seconds(step.metrics) for step in steps] for steps in (first, second)]
+    assert rows[0] == rows[1]
+
+
+def reports(folder: Path, *names: str, data: str = "data.json") -> list[Any]:
+    return [json.loads((folder / name / data).read_text()) for name in names]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward", "orpo"])
 def test_losses_and_weights_are_equal_to_the_bit(
@@ -69,15 +78,13 @@ def test_losses_and_weights_are_equal_to_the_bit(
     monkeypatch.setattr(TokenRows, "__getitem__", counted)
     chunked = run(tmp_path, method, "chunked")
     assert opened
-    assert [without_seconds(step.metrics) for step in chunked] == [
-        without_seconds(step.metrics) for step in whole
-    ]
+    assert_same_steps(chunked, whole)
     first, second = (
         load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "chunked")
     )
     assert all(bool((first[key] == second[key]).all()) for key in first.keys() | second.keys())
-    reports = [json.loads((tmp_path / n / "data.json").read_text()) for n in ("whole", "chunked")]
-    assert reports[0] == reports[1]
+    expected, report = reports(tmp_path, "whole", "chunked")
+    assert report == expected
 
 
 def test_a_large_file_with_columns_of_its_own(
@@ -97,12 +104,10 @@ def test_a_large_file_with_columns_of_its_own(
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "encode_rows", None)
     chunked = run(tmp_path, "dpo", "chunked", **changed)
-    assert [without_seconds(step.metrics) for step in chunked] == [
-        without_seconds(step.metrics) for step in whole
-    ]
-    reports = [json.loads((tmp_path / n / "data.json").read_text()) for n in ("whole", "chunked")]
-    assert reports[0] == reports[1]
-    assert sum(map(len, reports[0]["read"]["dropped"].values())) == 2
+    assert_same_steps(chunked, whole)
+    expected, report = reports(tmp_path, "whole", "chunked")
+    assert report == expected
+    assert sum(map(len, report["read"]["dropped"].values())) == 2
 
 
 DIALOGUES = [
@@ -123,6 +128,11 @@ DIALOGUES = [
         {"mixture": [{"dataset": "more.jsonl"}]},
         {"mixture": [{"dataset": "more.jsonl", "weight": 0.5}]},
         {"mixture": [{"dataset": "more.jsonl", "weight": 2, "max_samples": 4}], "max_samples": 7},
+        {
+            "mixture": [{"dataset": "more.jsonl", "weight": 2}],
+            "max_samples": 7,
+            "samples_from": "anywhere",
+        },
         {"mixture": [{"dataset": "own.jsonl", "columns": {"prompt": "q", "chosen": "good"}}]},
         {"dataset": "dialogues.jsonl"},
         {"dataset": "dialogues.jsonl", "dialogue_text": "keep"},
@@ -143,12 +153,10 @@ def test_a_choice_of_rows_of_a_large_file(
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "encode_rows", None)
     streamed = run(tmp_path, "dpo", "streamed", **changed)
-    assert [without_seconds(step.metrics) for step in streamed] == [
-        without_seconds(step.metrics) for step in whole
-    ]
+    assert_same_steps(streamed, whole)
     for name in ("data.json", "eval_data.json"):
-        reports = [json.loads((tmp_path / n / name).read_text()) for n in ("whole", "streamed")]
-        assert reports[0] == reports[1]
+        expected, report = reports(tmp_path, "whole", "streamed", data=name)
+        assert report == expected
 
 
 def test_few_steps_read_few_rows_of_a_large_file(
@@ -162,7 +170,7 @@ def test_few_steps_read_few_rows_of_a_large_file(
     dataset = write_jsonl(tmp_path / "many.jsonl", numbered)
     for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
         run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
-        report = json.loads((tmp_path / f"run{steps}/data.json").read_text())
+        (report,) = reports(tmp_path, f"run{steps}")
         assert report["encoded"]["records"] == number
         assert report["read"]["used"] == 40
         note = f"{number} of the 40 usable rows are used: a random choice by seed 0, more than"

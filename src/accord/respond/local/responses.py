@@ -23,10 +23,9 @@ class Responses:
         seed: int,
         streams: Sequence[int],
         eos: frozenset[int],
+        prompts: Sequence[Sequence[int]],
         decode: Callable[[Sequence[int]], str],
         stop_strings: StopStrings | None = None,
-        prompts: Sequence[Sequence[int]] = (),
-        prompt_text: Callable[[int], str] = lambda prompt: "",
     ) -> None:
         count, max_length = len(streams) * settings.num_responses, settings.max_new_tokens
         self.settings = settings
@@ -36,8 +35,7 @@ class Responses:
         self._logps = torch.zeros(count, max_length)
         self._ended = torch.zeros(count, dtype=torch.bool)
         self._eos = torch.tensor(sorted(eos), dtype=torch.long)
-        self._stop_strings, self._prompts = stop_strings, prompts
-        self._decode, self._prompt_text = decode, prompt_text
+        self._prompts, self._decode, self._stop_strings = prompts, decode, stop_strings
         self._stopped_by: dict[int, str] = {}
 
     def next_uniforms(self, responses: Tensor) -> Tensor:
@@ -80,11 +78,12 @@ class Responses:
             return
         response = int(bad[0])
         count, prompt = int(self.lengths[response]), response // self.settings.num_responses
-        text = self._decode(self._tokens[response, :count].tolist())
+        text = self._decode(self._prompts[prompt])
+        text += self._decode(self._tokens[response, :count].tolist())
         raise NotFiniteError(
             f"The logits are not finite (NaN or infinite) at token {count + 1} of a response to "
             f"prompt {prompt + 1} of {len(self.lengths) // self.settings.num_responses}, after "
-            f"{(self._prompt_text(prompt) + text)[-80:]!r}; {len(bad)} of {len(responses)} "
+            f"{text[-80:]!r}; {len(bad)} of {len(responses)} "
             f"responses have such logits there. In training, lower learning_rate; otherwise look "
             f"at the model's weights, or use precision=fp32."
         )

@@ -49,10 +49,9 @@ class LocalSampler:
             seed=seed,
             streams=streams,
             eos=lm.eos_ids,
+            prompts=prompts,
             decode=partial(decode_all, lm.tokenizer),
             stop_strings=find_stop_strings(lm.tokenizer, settings.stop) if settings.stop else None,
-            prompts=prompts,
-            prompt_text=lambda i: decode_all(lm.tokenizer, prompts[i]),
         )
         generate = generate_shared_prefix if lm.shares_prefixes else generate_padded
         was_training = lm.model.training
