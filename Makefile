@@ -90,7 +90,7 @@ docs: $(STAMP)
 
 # Nothing of it is loaded from a network. A warning is an error.
 site: $(STAMP)
-	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+	$(BIN)/python -m sphinx -b html -q -E -W --keep-going docs docs/_build
 	@echo "Done: docs/_build/index.html"
 
 # Each experiment once, one after the other; the first trains the models that all share.
