@@ -21,7 +21,7 @@ _ENVIRONMENTS = {"aligned": "align*", "split": "align*", "gathered": "gather*"}
 _LETTER_STYLES = re.compile(r"\\(mathbb|mathcal|mathbf|mathrm|mathit)\s+([A-Za-z])")
 _OTHER_NAMES = (
     (re.compile(r"\\arg(max|min)?(?![a-zA-Z])"), r"\\operatorname{arg} \\operatorname{\1}"),
-    (re.compile(r"(\\[Bb]igg?[lrm]?)\\\|"), r"\1\\Vert "),
+    (re.compile(r"(\\[Bb]igg?[lrm]?)\\\|"), r"\\|"),
 )
 _LIMITS = {"max", "min", "sup", "inf", "lim"}
 _THIN = "0.167em"
