@@ -94,6 +94,7 @@ site: $(STAMP)
 	@echo "Done: docs/_build/index.html"
 
 # Each experiment once, one after the other; the first trains the models that all share.
-EXPERIMENTS := $(filter-out %/experiment.py,$(wildcard docs/learn/experiments/*.py))
+PAGES := $(notdir $(basename $(wildcard docs/learn/*.md)))
+EXPERIMENTS := $(wildcard $(PAGES:%=docs/learn/experiments/%.py))
 figures: $(STAMP)
 	set -e; for script in $(EXPERIMENTS); do $(BIN)/python $$script; done

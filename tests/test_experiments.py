@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "docs" / "learn" / "experiments"
-RUN: tuple[str, ...] = ()
+RUN = ("preferences-after-sft", "kl-penalty", "dpo")
 PROMPT = "Remind the club of the lesson on Sunday."
 
 
