@@ -45,6 +45,7 @@ def open_engine(
         raise merged_base_error(settings.model, "lora.continue_adapter")
     if settings.lora is None:
         sampler.published.require_taking_weights()
+        _say_what_a_cpu_server_leaves(policy)
     else:
         sampler.warn_unless_serving(policy.name)
     warn_about_4_bits(policy)
@@ -84,6 +85,18 @@ def _colocated(settings: OnlineSettings, policy: LanguageModel, *, on_disk: bool
     weights = partial(checkpoint_weights, policy)
     sampler = ColocatedSampler(settings.sampler, model, weights=weights, sleeps=True)
     return SamplingEngine(sampler, sampler.publish, sampler.close)
+
+
+def _say_what_a_cpu_server_leaves(policy: LanguageModel) -> None:
+    """Warn of a gap of vLLM 0.32: on a CPU a tied head has a packed copy of its own, which a server
+    does not renew when it gets whole weights."""
+    if policy.device.type == "cpu" and policy.inner.config.get_text_config().tie_word_embeddings:
+        log.warning(
+            "The vocabulary's head of %s is tied to its embeddings. If the vLLM server runs on a "
+            "CPU too, its head remains that of the start; sampler/mismatch_kl says how far that "
+            "is. sampler.mode=colocate renews it, and so does a server on a GPU.",
+            policy.name,
+        )
 
 
 def warn_about_4_bits(policy: LanguageModel) -> None:

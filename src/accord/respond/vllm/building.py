@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +50,7 @@ class EngineModel:
     trust_remote_code: bool = False
 
 
-class Engine(Protocol):
+class ColocatedEngine(Protocol):
     """The calls of an engine that accord makes. `max_length` is its limit in tokens, `can_sleep`
     whether it frees its memory on request."""
 
@@ -70,7 +69,7 @@ class Engine(Protocol):
 
 def build_engine(
     settings: SamplerSettings, model: EngineModel, sleep_level: int, gets_weights: bool
-) -> Engine:
+) -> ColocatedEngine:
     """An engine with a model; with `gets_weights` it reads none from files.
 
     Raises SettingsError where vLLM is missing, too old, or does not start.
@@ -152,7 +151,7 @@ def _start(
 
 
 class VllmEngine:
-    """vLLM's `LLM` as an Engine."""
+    """vLLM's `LLM` as a ColocatedEngine."""
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
@@ -212,13 +211,12 @@ def _renew_packed_heads(worker: Any) -> None:
 def _undisturbed() -> Iterator[None]:
     """A context after which the process's random numbers and torch's functions are as before, which
     vLLM sets for a process of its own."""
-    set_num_threads, states = torch.set_num_threads, (random.getstate(), np.random.get_state())
+    set_num_threads, state = torch.set_num_threads, random.getstate()
     with generators_restored():
         try:
             yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+            random.setstate(state)
             torch.set_num_threads = set_num_threads
 
 

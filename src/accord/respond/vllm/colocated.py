@@ -22,7 +22,7 @@ from torch import Tensor
 from accord.errors import AccordError, SettingsError, WorkError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.building import (
-    Engine,
+    ColocatedEngine,
     EngineModel,
     build_engine,
     generators_restored,
@@ -53,7 +53,7 @@ class ColocatedSampler:
         *,
         weights: Weights | None = None,
         sleeps: bool = False,
-        build: Callable[[SamplerSettings, EngineModel, int, bool], Engine] | None = None,
+        build: Callable[[SamplerSettings, EngineModel, int, bool], ColocatedEngine] | None = None,
     ) -> None:
         self.model, self.weights = model, weights
         self.sleep_level = settings.sleep_level if sleeps else 0
