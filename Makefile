@@ -90,10 +90,11 @@ docs: $(STAMP)
 
 # Nothing of it is loaded from a network. A warning is an error.
 site: $(STAMP)
-	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+	$(BIN)/python -m sphinx -b html -q -E -W --keep-going docs docs/_build
 	@echo "Done: docs/_build/index.html"
 
 # Each experiment once, one after the other; the first trains the models that all share.
-EXPERIMENTS := $(filter-out %/experiment.py,$(wildcard docs/learn/experiments/*.py))
+PAGES := $(notdir $(basename $(wildcard docs/learn/*.md)))
+EXPERIMENTS := $(wildcard $(PAGES:%=docs/learn/experiments/%.py))
 figures: $(STAMP)
 	set -e; for script in $(EXPERIMENTS); do $(BIN)/python $$script; done

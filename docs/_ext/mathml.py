@@ -19,12 +19,19 @@ NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 LOG = logging.getLogger(__name__)
 _ENVIRONMENTS = {"aligned": "align*", "split": "align*", "gathered": "gather*"}
 _LETTER_STYLES = re.compile(r"\\(mathbb|mathcal|mathbf|mathrm|mathit)\s+([A-Za-z])")
+_OTHER_NAMES = (
+    (re.compile(r"\\arg(max|min)?(?![a-zA-Z])"), r"\\operatorname{arg} \\operatorname{\1}"),
+    (re.compile(r"(\\[Bb]igg?[lrm]?)\\\|"), r"\\|"),
+)
+_LIMITS = {"max", "min", "sup", "inf", "lim"}
 _THIN = "0.167em"
 
 
 def to_mathml(tex: str, *, block: bool) -> str:
     """The formula as a `<math>` element. Raises ValueError for what the converter does not know."""
     source = _LETTER_STYLES.sub(r"\\\1{\2}", tex.strip())
+    for pattern, written in _OTHER_NAMES:
+        source = pattern.sub(written, source).replace(r"\operatorname{}", "")
     for name, known in _ENVIRONMENTS.items():
         source = re.sub(rf"\\(begin|end)\{{{name}\}}", rf"\\\1{{{known}}}", source)
     markup = convert(source, display="block" if block else "inline")
@@ -32,7 +39,7 @@ def to_mathml(tex: str, *, block: bool) -> str:
         root = ET.fromstring(markup)
     except ET.ParseError as error:
         raise ValueError(f"it gives no MathML ({error})") from error
-    _mend(root)
+    _mend(root, block=block)
     unknown = [text for text in root.itertext() if "\\" in text]
     if unknown:
         raise ValueError(f"{unknown[0]} is not known")
@@ -41,9 +48,11 @@ def to_mathml(tex: str, *, block: bool) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _mend(element: ET.Element) -> None:
+def _mend(element: ET.Element, *, block: bool) -> None:
     for child in element:
-        _mend(child)
+        _mend(child, block=block)
+    if block and _tag(element) == "msub" and element[0].text in _LIMITS:
+        element.tag = f"{{{NAMESPACE}}}munder"
     if _tag(element) == "mrow":
         _join_letters(element)
     if element.text == "~":  # \sim, which the converter takes for a letter

@@ -14,6 +14,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+OUTSIDE = {
+    "README.md": "overview.md",
+    "src/accord/learn/online/README.md": "online-iteration.md",
+}
 _CODE = re.compile(r"(``.*?``|`[^`]*`)")
 _ITEM = re.compile(r"\s*([-*]|\d+\.) ")
 
@@ -77,11 +81,11 @@ def _escape(line: str) -> str:
 
 
 def _read_source(app: Sphinx, name: str, content: list[str]) -> None:
-    """The one page of the source folder that the site has too."""
-    if name != "online-iteration":
-        content[0] = content[0].replace(
-            "../src/accord/learn/online/README.md", "online-iteration.md"
-        )
+    """Pages of the repository beside docs/ that the site has too, under names of its own."""
+    for outside, page in OUTSIDE.items():
+        if page.removesuffix(".md") != name:
+            content[0] = content[0].replace(f"](../{outside}", f"]({page}")
+            content[0] = content[0].replace(f"](../../{outside}", f"](../{page}")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

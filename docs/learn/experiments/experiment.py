@@ -141,7 +141,8 @@ class Experiment:
         """
         folder = self.output_dir / "figures" if self.quick else FIGURES
         folder.mkdir(parents=True, exist_ok=True)
-        styles = {"": ({}, PALETTE), "-dark": (DARK, DARK_PALETTE)}
+        # White, and not without a background: GitHub shows the light figure in its dark theme too.
+        styles = {"": ({"figure.facecolor": "white"}, PALETTE), "-dark": (DARK, DARK_PALETTE)}
         for suffix, (changes, colours) in styles.items():
             with rc_context({**STYLE, **changes, "text.parse_math": True}):
                 figure = Figure(figsize=size, layout="constrained")
