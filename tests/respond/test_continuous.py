@@ -360,3 +360,19 @@ def test_a_pass_that_fails_leaves_no_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MemoryError):
         batch.add_rows([NewRow(LONG)])
     assert pool.reuse([LONG]) == [[]]
+
+
+def test_of_a_request_that_outgrows_memory_alone_some_rows_wait() -> None:
+    lm = toy("llama")
+    settings = SamplingSettings(num_responses=6, max_new_tokens=12, temperature=1.3)
+    request = LocalRequest(0, PROMPTS[0], settings, seed=1)
+    # Room for the prompt and two rows of 64 tokens, or for three rows without a stored prompt.
+    batch = make_batch(lm, memory=3 * 64 * make_batch(lm).token_bytes)
+    batch.submit(request)
+    with torch.no_grad():
+        outputs = batch.step()
+        assert len(batch.rows) == 6  # none is long yet
+        while batch.rows or batch.waiting:
+            outputs += batch.step()
+            assert len(batch.rows) <= 3
+    assert collect(outputs)[0] == alone(lm, request)

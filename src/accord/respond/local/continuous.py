@@ -3,6 +3,7 @@
 Each request has its own settings; its `num_responses` rows share one prefill and join together.
 Requests wait in the order in which they came. Where keys and values outgrow their memory, the
 request that joined last leaves and waits again: what it generated is read again when it rejoins.
+Of a request that outgrows it alone, the last rows leave.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class ContinuousBatch:
     """The requests that run and those that wait. Not safe for several threads.
 
     At most `max_rows` responses are generated at a time, within `memory` bytes for their keys and
-    values (by default `memory_budget`), but at least one request.
+    values (by default `memory_budget`), but at least one.
     """
 
     def __init__(
@@ -173,16 +174,17 @@ class ContinuousBatch:
         return joining
 
     def _make_room(self) -> None:
-        """Let the requests that joined last wait again while the next tokens do not fit."""
-        while self.rows and not self._fit(self.rows):
-            last = max(self.rows, key=lambda row: row.joined).request
-            rows = [row for row in self.rows if row.request is last]
-            if len(rows) == len(self.rows):
-                return
-            self._remove(lambda row, last=last: row.request is last)  # type: ignore[misc]
-            for row in rows:
+        """Let the requests that joined last wait again while the next tokens do not fit; of the
+        only one, the last rows."""
+        while len(self.rows) > 1 and not self._fit(self.rows):
+            last = max(self.rows, key=lambda row: (row.joined, row.index))
+            leaving = [row for row in self.rows if row.request is last.request]
+            if len(leaving) == len(self.rows):
+                leaving = [last]
+            self._remove(lambda row, leaving=leaving: row in leaving)  # type: ignore[misc]
+            for row in leaving:
                 row.shares_prompt = False
-            self.waiting.appendleft(sorted(rows, key=lambda row: row.index))
+            self.waiting.appendleft(sorted(leaving, key=lambda row: row.index))
 
     def _fit(self, rows: Sequence[_LiveRow]) -> bool:
         """Whether the keys and values of rows, with a further token each, fit into memory."""
