@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from accord.lm.attention.prefixes import PrefixPool
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.respond.local import continuous
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output
-from accord.respond.local.decode_batch import DecodeBatch, NewRow
+from accord.respond.local.decode_batch import DecodeBatch
 from accord.respond.local.request_draws import UniformStream
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.local.separate_batch import SeparateBatch
@@ -310,56 +309,6 @@ def test_stop_strings_end_a_response_where_the_sampler_ends_it(tmp_path: Any) ->
     assert {finish for _, finish in expected} == {"stop", "length"} or expected
     assert collect(run(make_batch(lm), [request]))[0] == expected
     assert not any(s in text for text, _ in expected for s in settings.stop)
-
-
-LONG = tuple(range(3, 90)) + tuple(range(3, 40))
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3", "mistral", "gpt-oss"])
-def test_prompts_that_begin_as_earlier_ones_get_the_answers_of_whole_prompts(name: str) -> None:
-    lm = toy(name)
-    pool = PrefixPool(40)
-    batch = ContinuousBatch(lm, DecodeBatch(lm, lm.head, pool), max_rows=8)
-    lengths = (40, 70, 71, 16, 17, 124, 125 - 16)
-    prompts = [LONG[:n] for n in lengths] + [LONG[:35] + LONG[:20]]
-    given = {}
-    with torch.no_grad():
-        for turn in range(2):  # in the second one all prompts were read before
-            for i, prompt in enumerate(prompts):
-                responses = 2 if i % 3 == 0 else 1  # a stored prompt, and one in its row
-                settings = SamplingSettings(num_responses=responses, max_new_tokens=6)
-                batch.submit(LocalRequest((turn, i), prompt, settings, seed=i))
-            given |= collect(run(batch, []))
-            assert (pool.tokens_reused > 300) == (turn == 1)
-    for (_, i), texts in given.items():
-        responses = 2 if i % 3 == 0 else 1
-        settings = SamplingSettings(num_responses=responses, max_new_tokens=6)
-        assert texts == alone(lm, LocalRequest(i, prompts[i], settings, seed=i))
-
-
-def test_what_is_erased_is_not_reused() -> None:
-    lm = toy("llama")
-    pool = PrefixPool(40)
-    batch = DecodeBatch(lm, lm.head, pool)
-    with torch.no_grad():
-        batch.add_rows([NewRow(LONG)])
-    assert pool.reuse([LONG]) != [[]]
-    batch.erase([0])
-    assert pool.reuse([LONG]) == [[]]
-
-
-def test_a_pass_that_fails_leaves_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = toy("llama")
-    pool = PrefixPool(40)
-    batch = DecodeBatch(lm, lm.head, pool)
-
-    def fail(*args: object, **kwargs: object) -> torch.Tensor:
-        raise MemoryError
-
-    monkeypatch.setattr(batch, "_hidden", fail)
-    with pytest.raises(MemoryError):
-        batch.add_rows([NewRow(LONG)])
-    assert pool.reuse([LONG]) == [[]]
 
 
 def test_of_a_request_that_outgrows_memory_alone_some_rows_wait() -> None:

@@ -26,6 +26,7 @@ from accord.respond.protocol import SamplingSettings
 from accord.respond.text_stream import TextStream
 
 PREFILL_TOKENS = 2048  # that are read for requests that join in one step; a longer one joins alone
+AHEAD_TOKENS = 512  # of a long prompt that are read in one step while other rows run
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class ContinuousBatch:
             tokens = torch.tensor([row.tokens[-1] for row in self.rows])
             outputs += self._draw(self.rows, self.batch.decode_step(tokens))
             self._remove_finished()
-        joining = self._next_to_join()
+        joining = [] if self._reads_ahead() else self._next_to_join()
         if joining:
             before = len(self.rows)
             states = self.batch.add_rows([_new_row(row) for row in joining])
@@ -154,6 +155,12 @@ class ContinuousBatch:
             outputs += self._draw(self.rows[before:], states)
             self._remove_finished()
         return outputs
+
+    def _reads_ahead(self) -> bool:
+        """Read a part of a long prompt of the next to join, so that those that run wait less."""
+        if not (self.rows and self.waiting) or isinstance(self.batch, SeparateBatch):
+            return False
+        return self.batch.read_ahead(_new_row(self.waiting[0][0]).ids, AHEAD_TOKENS)
 
     def _next_to_join(self) -> list[_LiveRow]:
         joining: list[_LiveRow] = []
