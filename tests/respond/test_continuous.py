@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from accord.lm.forward import response_logps
 from accord.lm.model import LanguageModel
@@ -325,3 +327,35 @@ def test_of_a_request_that_outgrows_memory_alone_some_rows_wait() -> None:
             outputs += batch.step()
             assert len(batch.rows) <= 3
     assert collect(outputs)[0] == alone(lm, request)
+
+
+def test_a_stop_string_may_begin_with_a_blank_in_training_as_in_serving() -> None:
+    # Online methods and rounds sample with the local sampler, `accord serve` with a continuous
+    # batch. Decoding alone drops the blank before the first word.
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "▁",
+        *(f"▁{c}{i}" for c in "abc" for i in range(30)),
+        "d",
+        "e",
+    ]
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    lm = make_lm(causal("llama"))
+    lm.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    stops = (" a", "1 c")
+    settings = SamplingSettings(num_responses=8, max_new_tokens=12, temperature=3.0, stop=stops)
+    request = LocalRequest(0, PROMPTS[0], settings, seed=3)
+    expected = alone(lm, request)
+    assert ("", "stop") in expected  # the first word began with it
+    assert not any(stop in text for text, _ in expected for stop in stops)
+    assert collect(run(make_batch(lm), [request]))[0] == expected
