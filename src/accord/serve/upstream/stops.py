@@ -15,21 +15,21 @@ class StopCut:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
-        self._held = ""
+        self._pending = ""
         self._has_ended = False
 
     def cut(self, delta: Delta) -> Delta | None:
         """What is shown of a delta; None behind the end."""
         if self._has_ended:
             return None
-        text = self._held + delta.text
+        text = self._pending + delta.text
         begins = [text.index(stop) for stop in self.stops if stop in text]
         if begins:
             self._has_ended = True
             return replace(delta, text=text[: min(begins)], finish_reason="stop")
-        held = max((overlap(text, stop) for stop in self.stops), default=0)
+        withheld = max((overlap(text, stop) for stop in self.stops), default=0)
         if delta.finish_reason is not None:
-            held = 0
-        end = len(text) - held
-        self._held = text[end:]
+            withheld = 0
+        end = len(text) - withheld
+        self._pending = text[end:]
         return replace(delta, text=text[:end])
