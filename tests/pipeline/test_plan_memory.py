@@ -102,3 +102,19 @@ def test_an_adapter_that_would_be_merged_into_4_bits(plan: StagePlan, tmp_path: 
         planned(start, **NF4)
     continued = {**NF4, "lora": {"r": 2, "continue_adapter": True}}
     assert planned(start, **continued).memory is not None
+
+
+@pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])
+def test_vllm_in_this_process_has_its_share_while_it_is_awake(
+    machine: Machine, awake: set[str] | None, plan: StagePlan
+) -> None:
+    settings: Any = plan.settings
+    values = [f"model={settings.model}", f"dataset={settings.dataset}", "output_dir=out"]
+    values += ["rewards=[{kind: length, at_most: 5}]", "sampler={kind: vllm, mode: colocate}"]
+    online = single_stage("train", "grpo", overrides=values)
+    stage = plan_stage(online, (), machine)
+    assert stage.memory is not None
+    phases = {p.name: p.parts.get("vLLM, at most") for p in stage.memory.phases}
+    share = int(0.3 * (1 << 40))  # gpu_memory_utilization
+    assert {name for name, part in phases.items() if part == share} == (awake or set(phases))
+    assert set(phases.values()) <= {share, None}

@@ -119,6 +119,12 @@ FOREIGN: dict[str, Foreign] = {
     "soft_punish_cache": Foreign(_TRL, "overlong_buffer"),
     "steps_per_generation": Foreign(_TRL, "num_mini_batches"),
     "vllm_importance_sampling_clip_max": Foreign(_TRL, "sampler_importance_cap"),
+    "use_vllm": Foreign(_TRL, "sampler", "With `kind: vllm`."),
+    "vllm_mode": Foreign(_TRL, "sampler", "Its key `mode`."),
+    "vllm_server_base_url": Foreign(_TRL, "sampler", "Its key `url`."),
+    "vllm_gpu_memory_utilization": Foreign(_TRL, "sampler", "Its key `gpu_memory_utilization`."),
+    "vllm_enable_sleep_mode": Foreign(_TRL, "sampler", "Its key `sleep_level`."),
+    "vllm_max_model_length": Foreign(_TRL, "max_length"),
     # Axolotl
     "base_model": Foreign(_AX, "model"),
     "datasets": Foreign(_AX, "dataset", "One file, folder or hub name."),
