@@ -2,7 +2,7 @@
 
 The reference is the world's demonstrators, 64 answers to each of 60 prompts. The reward is 1
 for an answer whose true reward is at least 0.5 and 0 for another, so that no good answer is
-better than another good one. REINFORCE with a leave-one-out baseline draws 4 answers to each
+better than another good one. REINFORCE with a leave-one-out baseline draws 8 answers to each
 prompt at each step and moves the logits of the answers; the KL penalty is exact.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from accord.objectives.advantages import leave_one_out
 
 experiment = Experiment(__file__, __doc__)
-BETAS, GROUP, RATE = (0.0, 0.02, 0.1), 4, 1.0
-STEPS, EVERY = experiment.size(1000, 20), experiment.size(50, 5)
+BETAS, GROUP, RATE = (0.0, 0.02, 0.1), 8, 0.3
+STEPS, EVERY = experiment.size(1500, 20), experiment.size(25, 5)
 answers = experiment.size(64, 8)
 
 
