@@ -10,7 +10,7 @@ from typing import Any
 from accord.learn.offline.methods import METHODS
 from accord.learn.online.memory import RoleMemory, moment_bytes
 from accord.learn.plan.models import frozen_model, trained_model
-from accord.learn.plan.passes import Reads, trace_pass
+from accord.learn.plan.passes import Reads, Shape, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
     ADAPTER_FRAGMENTS,
@@ -93,6 +93,8 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     reads: Reads = "ends" if method.scalar else "tokens"
     keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
     memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
+    if facts.mismatched:
+        memory = replace(memory, forward=max(memory.forward, memory.saved + _behind(lm, facts)))
     phases = [
         loading_phase(roles, files_beside(inputs, sizes)),
         pass_phase(
@@ -107,7 +109,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
         saving_phase(roles, converted(inputs, sizes)),
     ]
     if isinstance(settings, ReferenceSettings):
-        computing = trace_pass(lm, facts.largest, reads="tokens", grad=False)
+        computing = trace_pass(lm, _appended(facts), reads="tokens", grad=False)
         phases.insert(
             1,
             Phase(
@@ -120,6 +122,23 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
             ),
         )
     return StageMemory(roles | reference, phases, memory.tokens, allocation(inputs))
+
+
+def _appended(facts: RowFacts) -> Sequence[Shape]:
+    """The largest pass as the reference reads it: KTO's mismatched responses are the last ones."""
+    if not facts.mismatched:
+        return facts.largest
+    pairs = zip(facts.largest, facts.mismatched, strict=True)
+    return [(prompt, (*responses, extra)) for (prompt, responses), extra in pairs]
+
+
+def _behind(lm: LanguageModel, facts: RowFacts) -> int:
+    """Bytes of the pass over KTO's mismatched responses, which reuses the prompts of the pass before
+    it, saves nothing, and comes while that one's activations wait for the way back.
+
+    Where a step has several passes it comes before them, with its prompts, and needs no more.
+    """
+    return trace_pass(lm, [(1, (n,)) for n in facts.mismatched], grad=False).forward
 
 
 def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
