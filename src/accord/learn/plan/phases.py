@@ -19,8 +19,8 @@ TOKENIZER_ENTRY = 1200
 """Bytes of a tokenizer for each entry of its vocabulary, measured on two: 44 MB for 49,152 entries,
 318 MB for 262,144."""
 PRODUCT = 640 << 10
-"""Bytes of a matrix product in bf16 that oneDNN has compiled for one shape on a CPU: 0.60 to 0.65 MB
-in six runs. Packed passes have other shapes in every step, so they become more."""
+"""Bytes of a matrix product in bf16 that oneDNN has compiled for one shape on a CPU: 0.60 to
+0.65 MB in six runs. Packed passes have other shapes in every step, so they become more."""
 COMPILED_PRODUCTS = 1024
 """How many of them oneDNN retains, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise."""
 FRAGMENTS = 0.35

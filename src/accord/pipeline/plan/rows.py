@@ -39,9 +39,9 @@ class RowFacts:
 
     `used` are the rows that are trained on (estimated where only `sampled` rows were tokenised),
     `dropped` those that are not, by reason; `tokens` those of all passes of the run. `largest` is
-    the pass with most tokens, `first` the rows of the first one. `mismatched` are KTO's: the tokens of
-    another row's response to each prompt of `largest` (`offline/mismatched.py`). `unknown` says why
-    there are no rows to look at; then `largest` has the longest rows that the settings allow.
+    the pass with most tokens, `first` the rows of the first one. `mismatched` are KTO's: the tokens
+    of another row's response to each prompt of `largest` (`offline/mismatched.py`). `unknown` says
+    why there are no rows to look at; then `largest` has the longest rows that the settings allow.
     """
 
     rows: int | None
