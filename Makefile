@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help .venv .venv-trl .venv-trl-ppo .venv-arena demo test check bench format docs
+.PHONY: help .venv .venv-trl .venv-trl-ppo .venv-arena demo test check bench format docs site figures
 
 help:
 	@echo "make demo    the whole cycle on the embedded world, then runs/demo/report.html"
@@ -14,6 +14,8 @@ help:
 	@echo "make bench   the benchmarks, beside TRL in .venv-trl"
 	@echo "make format  put the code in the shape that check wants"
 	@echo "make docs    write the pages that are made from the code"
+	@echo "make site    the documentation as HTML, docs/_build/index.html"
+	@echo "make figures the experiments of the pages in docs/learn, which draw their figures"
 
 .venv: $(STAMP)
 
@@ -85,3 +87,14 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m accord.settings.document > docs/settings.md
 	$(BIN)/python -m accord.cli.document > docs/commands.md
+
+# Nothing of it is loaded from a network. A warning is an error.
+site: $(STAMP)
+	$(BIN)/python -m sphinx -b html -q -E -W --keep-going docs docs/_build
+	@echo "Done: docs/_build/index.html"
+
+# Each experiment once, one after the other; the first trains the models that all share.
+PAGES := $(notdir $(basename $(wildcard docs/learn/*.md)))
+EXPERIMENTS := $(wildcard $(PAGES:%=docs/learn/experiments/%.py))
+figures: $(STAMP)
+	set -e; for script in $(EXPERIMENTS); do $(BIN)/python $$script; done

@@ -4,8 +4,11 @@
 
 PYTHON is that of an environment with vLLM. Full fine-tuning: before each iteration, and in each
 round, the server reads all weights of the policy. Shown are the mismatch of the two engines'
-log-probs, which weights that are not the policy's would make large, and the seconds of a sync. The
-reward counts short sentences, so that a few iterations can raise it.
+log-probs, which weights that are not the policy's would make large, and the seconds of an
+iteration. The reward counts short sentences, so that a few iterations can raise it.
+
+With --colocate vLLM runs in this process, which then needs both accord and vLLM, and gets the
+weights without a file. --only leaves out the other method.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +44,49 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--vllm-python", type=Path, required=True)
+    parser.add_argument("--vllm-python", type=Path)
+    parser.add_argument("--colocate", action="store_true")
     parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--only", choices=("ppo", "iterate"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.colocate == (options.vllm_python is not None):
+        parser.error("give one of --vllm-python and --colocate")
     machine = print_machine()
-    arguments = ("--dtype", "float32", "--max-model-len", "256")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_rows(options.dataset, folder)
-        judge = train_judge(folder, options.model.resolve())
+        write_rows(options.dataset, folder, options.prompts)
         (folder / "mine.py").write_text(REWARD)
-        reward = f"[{{kind: python, function: '{folder}/mine.py:short_sentences'}}]"
-        with closing(
-            VllmServer(options.vllm_python, options.model.resolve(), *arguments)
-        ) as server:
-            shared = [f"model={options.model.resolve()}", f"dataset={folder}/prompts.jsonl"]
-            shared += ["sampler.kind=vllm", f"sampler.url={server.url}", *COMMON]
-            results = {
-                "ppo": run_ppo(folder / "ppo", shared, reward, options.iterations),
-                "iterate": run_rounds(folder / "rounds", shared, judge),
-            }
+        shared = [f"model={options.model.resolve()}", f"dataset={folder}/prompts.jsonl"]
+        shared += ["sampler.kind=vllm", *COMMON]
+        results = {}
+        with sampler_settings(options) as sampler:
+            shared += sampler
+            if options.only != "iterate":
+                reward = f"[{{kind: python, function: '{folder}/mine.py:short_sentences'}}]"
+                results["ppo"] = run_ppo(folder / "ppo", shared, reward, options.iterations)
+                print(json.dumps(results, indent=1), flush=True)
+            if options.only != "ppo":
+                judge = train_judge(folder, options.model.resolve())
+                results["iterate"] = run_rounds(folder / "rounds", shared, judge)
     print(json.dumps(results, indent=1))
-    write_json(options.json, {"machine": machine, **results})
+    sizes = {"prompts": options.prompts, "colocate": options.colocate}
+    write_json(options.json, {"machine": machine, **sizes, **results})
 
 
-def write_rows(dataset: Path, folder: Path, count: int = 48) -> None:
+@contextmanager
+def sampler_settings(options: argparse.Namespace) -> Iterator[list[str]]:
+    """The settings that name vLLM: in this process, or a server that runs meanwhile."""
+    if options.colocate:
+        yield ["sampler.mode=colocate"]
+        return
+    arguments = ("--dtype", "float32", "--max-model-len", "256")
+    with closing(VllmServer(options.vllm_python, options.model.resolve(), *arguments)) as server:
+        yield [f"sampler.url={server.url}"]
+
+
+def write_rows(dataset: Path, folder: Path, count: int) -> None:
     """prompts.jsonl and pairs.jsonl: the first pairs whose prompt is a single message."""
     records, _ = load_records(str(dataset), "comparisons")
     pairs = [r for r in records if isinstance(r, Comparison) and len(r.prompt) == 1][:count]
@@ -87,8 +108,15 @@ def run_ppo(folder: Path, shared: list[str], reward: str, iterations: int) -> li
     """The metrics of each iteration of full fine-tuning with a shared value head."""
     settings = [*shared, f"rewards={reward}", f"output_dir={folder}", f"max_steps={iterations}"]
     settings += ["per_device_train_batch_size=16", "learning_rate=3e-6", "missing_eos_penalty=0"]
+    settings += ["critic=shared"]
     run_stage(single_stage("train", "ppo", overrides=settings))
-    names = ("objective/scores", "sampler/mismatch_kl", "sampler/weight_mean", "objective/kl")
+    names = (
+        "objective/scores",
+        "sampler/mismatch_kl",
+        "sampler/weight_mean",
+        "objective/kl",
+        "seconds",
+    )
     rows = read_metrics(folder / "metrics.jsonl")
     return [{name: row[name] for name in names if name in row} for row in rows]
 

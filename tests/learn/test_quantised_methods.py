@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from accord.errors import ModelError, SettingsError
 from accord.learn.offline.rows import load_starting_model
 from accord.learn.offline.train import train_offline
+from accord.learn.online.engines import warn_about_4_bits
 from accord.learn.online.memory import memory_plan
 from accord.learn.online.methods import ONLINE
-from accord.learn.online.roles import load_roles, warn_about_4_bits
+from accord.learn.online.roles import load_roles
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.in_memory import full_precision_and_trainable
 from accord.lm.load import load_causal, load_scalar, save_model

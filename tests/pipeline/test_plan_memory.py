@@ -118,3 +118,19 @@ def test_each_step_in_bf16_compiles_its_products_on_a_cpu(plan: StagePlan) -> No
     assert four == 2 * two
     assert many == COMPILED_PRODUCTS * PRODUCT
     assert beside(GPU, precision="bf16", max_steps=2) == beside(GPU)
+
+
+@pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])
+def test_vllm_in_this_process_has_its_share_while_it_is_awake(
+    machine: Machine, awake: set[str] | None, plan: StagePlan
+) -> None:
+    settings: Any = plan.settings
+    values = [f"model={settings.model}", f"dataset={settings.dataset}", "output_dir=out"]
+    values += ["rewards=[{kind: length, at_most: 5}]", "sampler={kind: vllm, mode: colocate}"]
+    online = single_stage("train", "grpo", overrides=values)
+    stage = plan_stage(online, (), machine)
+    assert stage.memory is not None
+    phases = {p.name: p.parts.get("vLLM, at most") for p in stage.memory.phases}
+    share = int(0.3 * (1 << 40))  # gpu_memory_utilization
+    assert {name for name, part in phases.items() if part == share} == (awake or set(phases))
+    assert set(phases.values()) <= {share, None}

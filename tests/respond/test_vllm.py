@@ -10,8 +10,6 @@ import pytest
 import torch
 from benchmarks.workers.vllm_server import VllmServer, vllm_python
 from scipy import stats
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from accord.errors import SettingsError
 from accord.learn.online.train import train_online
@@ -28,46 +26,16 @@ from accord.settings.sampling import SamplerSettings
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from accord.settings.stages import SampleSettings
 from accord.settings.training import LoraSettings
+from tests.respond.vllm_toy import EOS, VOCABULARY, save_word_model
 
 pytestmark = pytest.mark.skipif(vllm_python() is None, reason="ACCORD_VLLM_PYTHON is not set")
-VOCABULARY, EOS = 200, 1
 PROMPTS = [(5, 6, 7), (9, 10), (20, 30, 40, 50, 60, 70, 80)]
 TOLERANCE = 2e-3  # nats, both in fp32 with different kernels
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vllm") / "model"
-    names = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    words = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=128,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=256,
-            pad_token_id=0,
-            eos_token_id=EOS,
-            bos_token_id=None,
-        )
-    )
-    with torch.no_grad():
-        for parameter in llama.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(3)
-        llama.lm_head.weight[EOS] = llama.lm_head.weight[5:9].mean(0)
-    llama.generation_config.top_k = 2  # a server takes what a request leaves out from here
-    llama.generation_config.do_sample = True
-    llama.save_pretrained(folder)
-    return folder
+    return Path(save_word_model(tmp_path_factory.mktemp("vllm") / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def sample(overrides: Overrides = None, config: Config = None) -> None:
     server with `--logprobs-mode processed_logprobs` for temperatures other than 1. To load
     adapters it needs `--enable-lora`, a `--max-lora-rank` of at least their rank, and the
     environment variable `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`. Responses of a server are not
-    reproducible: no seed is sent to it.
+    reproducible: no seed is sent to it. With `sampler.mode=colocate` vLLM runs in this process.
     """
     run_single_stage("sample", overrides, config)
 

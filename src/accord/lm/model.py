@@ -137,14 +137,7 @@ class LanguageModel:
     @property
     def eos_ids(self) -> frozenset[int]:
         """Token ids that end a response: those of the tokenizer and of the generation config."""
-        ids: set[int] = set()
-        for value in (
-            self.tokenizer.eos_token_id,
-            getattr(getattr(self.inner, "generation_config", None), "eos_token_id", None),
-        ):
-            if value is not None:
-                ids.update(value if isinstance(value, list | tuple) else [value])
-        return frozenset(ids)
+        return end_tokens(self.tokenizer, getattr(self.inner, "generation_config", None))
 
     @property
     def head(self) -> Head:
@@ -269,6 +262,15 @@ class LanguageModel:
             self.last_layer = None
         self.inner.enable_input_require_grads()
         self.model.train()  # transformers checkpoints in this mode only; dropout is off anyway
+
+
+def end_tokens(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+    """Token ids that end a response, by a tokenizer and a model's generation config."""
+    ids: set[int] = set()
+    for value in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None)):
+        if value is not None:
+            ids.update(value if isinstance(value, list | tuple) else [value])
+    return frozenset(ids)
 
 
 def unscaled_positions(config: Any) -> int | None:

@@ -15,7 +15,10 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = {
     "annotate": (("starlette", "uvicorn", "markdown_it", "nh3"), "the page of `accord annotate`"),
     "postgresql": (("psycopg",), "a preference store on a PostgreSQL server"),
     "quantization": (("bitsandbytes",), "`quantization=nf4` and `optim=adamw_8bit`"),
-    "vllm": (("vllm",), "a vLLM server that samples (`sampler.kind=vllm`)"),
+    "vllm": (
+        ("vllm",),
+        "vLLM samples in this process (`sampler.mode=colocate`); a server needs none",
+    ),
     "tensorboard": (("tensorboard",), "`report_to=tensorboard`"),
     "wandb": (("wandb",), "`report_to=wandb`"),
     "trackio": (("trackio",), "`report_to=trackio`"),

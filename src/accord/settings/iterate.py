@@ -102,8 +102,7 @@ class IterateSettings(Settings):
     )
     sampler: SamplerSettings = Field(
         SamplerSettings(),
-        description="The sampling engine; a vLLM server loads each round's adapter, and needs "
-        "`train.lora`.",
+        description="The sampling engine; vLLM gets each round's weights or adapter.",
     )
     judge: JudgeSettings = Field(
         JudgeSettings(), description="The judge that compares the responses."
@@ -236,7 +235,7 @@ class IterateSettings(Settings):
                 f"`form=labels` gives single responses, and `{self.method}` learns from "
                 "comparisons. Use `train.method=kto`, or leave `form` out."
             )
-        if self.sampler.kind == "vllm":
+        if self.sampler.is_server:
             self._check_adapters_for_server()
         if self.reference == "moving" and not self.has_reference:
             raise ValueError(

@@ -69,7 +69,7 @@ class OnlineSettings(TrainSettings):
     )
     sampler: SamplerSettings = Field(
         SamplerSettings(),
-        description="The sampling engine; a vLLM server loads the policy before each iteration.",
+        description="The sampling engine; vLLM gets the policy's weights before each iteration.",
     )
     beta: float = Field(
         0.05, ge=0, description="Coefficient of the KL penalty on each response token."

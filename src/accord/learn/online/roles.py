@@ -4,11 +4,9 @@ where that is possible."""
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from accord.compare.rewards.build import (
     build_reward,
@@ -20,6 +18,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.offline.reference import check_same_tokenizer, reference_kind
 from accord.learn.offline.rows import load_starting_model, with_memory_settings
+from accord.learn.online.engines import open_engine
 from accord.learn.online.memory import memory_plan, memory_report
 from accord.lm.adapters.lora import add_adapters
 from accord.lm.adapters.views import (
@@ -36,11 +35,9 @@ from accord.lm.adapters.views import (
 )
 from accord.lm.heads import reduce_to_first_head
 from accord.lm.in_memory import add_scalar_head, frozen_copy
-from accord.lm.load import load_causal, load_scalar, save_model
+from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.router import router_loss
-from accord.respond.build import make_sampler
-from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sampler
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
@@ -51,8 +48,9 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Roles:
     """The models of a run. `critic` is None where a method estimates no values, `reference` where
-    no KL is measured. Where a server samples (`server`), only the main process sends requests:
-    `sync_weights` gives it the policy's present weights, and `close` removes them at the end."""
+    no KL is measured. Where another engine samples, `sync_weights` gives it the policy's present
+    weights, and `close` ends it or removes them; a `server` gets requests of the main process
+    only."""
 
     policy: LanguageModel
     critic: LanguageModel | None
@@ -112,39 +110,17 @@ def load_roles(
     rewards = {f"reward {i}, {lm.name}": lm for i, lm in enumerate(reward.models, 1)}
     for line in memory_report(memory_plan(models | rewards, settings.optim)):
         log.info("%s", line)
-    sampler = make_sampler(settings.sampler, policy)
-    roles = Roles(policy, critic, reference, reward, sampler)
-    if isinstance(sampler, LocalSampler):
-        return roles
-    if policy.unsaved:
-        raise merged_base_error(settings.model, "lora.continue_adapter")
-    if settings.lora is None:
-        sampler.published.require_taking_weights()
-    else:
-        sampler.warn_unless_serving(policy.name)
-    warn_about_4_bits(policy)
-    published = Path(settings.output_dir) / "published"
-
-    def sync_weights() -> None:
-        save_model(policy, published, card="")
-        sampler.publish(published)
-
-    def close() -> None:
-        sampler.close()
-        shutil.rmtree(published, ignore_errors=True)
-
-    return replace(roles, sync_weights=sync_weights, close=close, server=True)
-
-
-def warn_about_4_bits(policy: LanguageModel) -> None:
-    """Warn that a server samples from another base than the 4-bit one that is trained on."""
-    if policy.is_quantised:
-        log.warning(
-            "The vLLM server samples from %s as it was started, and this run computes with its "
-            "weights in 4 bits. Samples are weighted by the ratio of their probabilities; "
-            "sampler/mismatch_kl says how far the two are apart.",
-            policy.name,
-        )
+    engine = open_engine(settings, policy, on_disk=memory.on_disk)
+    return Roles(
+        policy,
+        critic,
+        reference,
+        reward,
+        engine.sampler,
+        engine.sync_weights,
+        engine.close,
+        engine.server,
+    )
 
 
 def check_reward_length(
@@ -174,17 +150,6 @@ def check_reward_length(
 
 def same_vocabulary(lm_a: LanguageModel, lm_b: LanguageModel) -> bool:
     return bool(lm_a.tokenizer.get_vocab() == lm_b.tokenizer.get_vocab())
-
-
-def merged_base_error(adapter: str, setting: str) -> SettingsError:
-    """The error of an adapter as the start where a vLLM server samples, unless it is continued;
-    `setting` names the setting that continues it."""
-    return SettingsError(
-        f"{adapter} is an adapter: it is merged into its base before new adapters are added, and "
-        f"the vLLM server's base is another. Set {setting}=true to train it further on its base, "
-        f"which the server must serve; or merge it into a model folder, serve that, and name it in "
-        f"`model`; or use sampler.kind=local."
-    )
 
 
 def _reward_models(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import accord
-from accord.measure.audits.audit import VERDICTS, Audit, worst_verdict
+from accord.measure.audits.audit import VERDICTS, Audit, Verdict, worst_verdict
 from accord.measure.statistics import Interval
 
 DocumentKind = Literal["probe", "audit", "redteam"]
@@ -30,13 +30,18 @@ class AuditDocument:
     results: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of all audits."""
+        return worst_verdict(self.audits)
+
     def to_json(self) -> dict[str, Any]:
-        """The file's content; `verdict` is the worst of all audits."""
+        """The file's content."""
         return {
             "kind": self.kind,
             "version": accord.__version__,
             "subject": self.subject,
-            "verdict": worst_verdict(self.audits),
+            "verdict": self.verdict,
             "audits": [audit.to_json() for audit in self.audits],
             "results": dict(self.results),
             "notes": list(self.notes),

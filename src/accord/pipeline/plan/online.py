@@ -51,6 +51,8 @@ from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 from accord.settings.rewards import RewardModelSource
 
+SAMPLING = "sampling"
+
 
 def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     """The roles and phases of online learning. Raises ModelError where a pass can't be traced."""
@@ -86,6 +88,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
         )
     phases += [optimiser_phase(roles), saving_phase(roles, converted(inputs, sizes))]
     snapshot = _snapshot(settings, roles, facts)
+    phases = [_with_engine(phase, inputs) for phase in phases]
     if snapshot:
         phases = [Phase(p.name, {**p.parts, "snapshot": snapshot}) for p in phases]
     return StageMemory(roles, phases, memory.tokens, allocation(inputs, facts, passes))
@@ -241,16 +244,25 @@ def _sampling_phase(
         prepacks=inputs.half and inputs.machine.device == "cpu" and has_onednn_bf16(),
         cuda_half=inputs.half and inputs.machine.device == "cuda",
     )
-    parts = {
-        **lasting(roles, moments=moments),
-        KEYS_VALUES: memory.keys_values,
-        LOGITS: memory.logits,
-    }
-    if memory.prepacked:
+    parts = lasting(roles, moments=moments)
+    if not settings.sampler.is_colocated:
+        parts = {**parts, KEYS_VALUES: memory.keys_values, LOGITS: memory.logits}
+    if memory.prepacked and not settings.sampler.is_colocated:
         parts["prepacked weights"] = memory.prepacked
     if inputs.half:
         parts[GRADIENTS] = _gradients(roles, keeps=True)
-    return Phase("sampling", parts)
+    return Phase(SAMPLING, parts)
+
+
+def _with_engine(phase: Phase, inputs: Inputs) -> Phase:
+    """A phase with the memory of a vLLM engine in this process: its share of the device, which it
+    frees outside sampling where it can sleep."""
+    sampler = inputs.settings.sampler
+    sleeps = inputs.machine.device == "cuda" and sampler.sleep_level > 0
+    if not sampler.is_colocated or (sleeps and phase.name != SAMPLING):
+        return phase
+    share = int(sampler.gpu_memory_utilization * inputs.machine.memory)
+    return Phase(phase.name, {**phase.parts, "vLLM, at most": share})
 
 
 def _scoring_phase(

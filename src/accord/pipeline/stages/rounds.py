@@ -23,7 +23,7 @@ from rich.table import Table
 from accord.compare.dataset import load_records
 from accord.data.write import record_json, write_jsonl
 from accord.errors import SettingsError
-from accord.learn.online.roles import merged_base_error
+from accord.learn.online.engines import merged_base_error
 from accord.lm.load import base_and_adapter, load_tokenizer
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.judges.record import require_check
@@ -34,6 +34,7 @@ from accord.records import Record
 from accord.report.tables.rounds import terminal_rounds_table
 from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
+from accord.respond.vllm.building import require_vllm
 from accord.runs import atomic_folder, digest_json, write_json_atomic
 from accord.settings.arena import ArenaSettings
 from accord.settings.iterate import IterateSettings
@@ -79,7 +80,9 @@ def _check_base(settings: IterateSettings) -> None:
     """Raise SettingsError where a server would sample from another model than the round's: it does
     not take whole weights, or the first round would merge an adapter into the base."""
     lora = settings.lora
-    if settings.sampler.kind != "vllm":
+    if settings.sampler.is_colocated:
+        require_vllm()  # before the first round, and not in it
+    if not settings.sampler.is_server:
         return
     if lora is None:
         sampler = make_sampler(settings.sampler, None)

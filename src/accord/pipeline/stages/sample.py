@@ -23,6 +23,7 @@ from accord.lm.tokens.encode import encode_prompts, sampling_limits
 from accord.lm.tokens.opened import opened_by_prompt
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.pipeline.progress import Progress
+from accord.pipeline.stages.engine import colocated_engine
 from accord.pipeline.stages.judges import flawed_reward
 from accord.records import PromptOnly, Response, prompt_text
 from accord.respond.build import make_sampler
@@ -34,7 +35,10 @@ from accord.settings.identity import identity_settings
 from accord.settings.stages import SampleSettings, SelectSettings
 
 if TYPE_CHECKING:
+    from accord.respond.vllm.colocated import ColocatedSampler
     from accord.respond.vllm.sampler import VllmSampler
+
+    Opened = LocalSampler | VllmSampler | ColocatedSampler
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
     try:
         yield from _write_responses(settings, tokenizer, sampler)
     finally:
-        sampler.close()  # unloads the adapter from a server
+        sampler.close()  # unloads the adapter from a server, or ends the engine
     final = Path(settings.output_dir) / "responses.jsonl"
     if settings.store is not None:
         with PreferenceStore.open(settings.store) as store:
@@ -55,7 +59,7 @@ def sample(settings: SampleSettings) -> Iterator[Progress]:
 
 
 def _write_responses(
-    settings: SampleSettings, tokenizer: Any, sampler: LocalSampler | VllmSampler
+    settings: SampleSettings, tokenizer: Any, sampler: Opened
 ) -> Iterator[Progress]:
     """Append rows to a partial file, a chunk at a time, and rename it at the end."""
     dialogue_text = how_to_read_dialogues(settings.dialogue_text, tokenizer)
@@ -91,12 +95,14 @@ def _write_responses(
     partial.unlink()
 
 
-def _open_sampler(settings: SampleSettings) -> tuple[Any, LocalSampler | VllmSampler]:
+def _open_sampler(settings: SampleSettings) -> tuple[Any, Opened]:
     """The model's tokenizer and a sampler.
 
     With a server no weights are loaded: it has the model, or the base of an adapter, which is
     then published to it; a server that replaces its weights gets another model's.
     """
+    if settings.sampler.is_colocated:
+        return colocated_engine(settings)
     if settings.sampler.kind == "vllm":
         tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
         base, adapter = base_and_adapter(settings.model)
