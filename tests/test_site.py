@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from mdit_py_plugins.anchors.index import slugify  # which MyST makes anchors with
 from sphinx.cmd.build import build_main
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -131,3 +132,13 @@ def test_a_learn_page_has_its_parts(page: Path) -> None:
         assert figure.stat().st_size < 100_000, f"{figure} is large"
     fragment = (LEARN / "figures" / f"{page.stem}.md").read_text(encoding="utf-8")
     assert re.search(r"`python docs/learn/experiments/[\w-]+\.py`, .*, \d{4}-\d\d-\d\d\.", fragment)
+
+
+def test_each_question_of_the_table_leads_to_a_heading_of_a_page() -> None:
+    table = (LEARN / "questions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*\?) \| \[[^]]+\]\(([\w-]+\.md)#([\w-]+)\) \|$", table, re.M)
+    assert len(rows) == table.count("\n| ") - 1  # the head of the table has no link
+    assert len({question for question, _, _ in rows}) == len(rows)
+    for question, page, anchor in rows:
+        headings = re.findall(r"^##+ (.*)$", (LEARN / page).read_text(encoding="utf-8"), re.M)
+        assert anchor in {slugify(heading) for heading in headings}, question

@@ -1,5 +1,6 @@
 """What the pages need beyond Sphinx: figures in two styles, and docstrings in Markdown.
 
+- A mean with its interval stays on one line in a table.
 - An image NAME.svg with NAME-dark.svg beside it is shown in the theme that is on.
 - A docstring's single backticks are code; what reStructuredText would take for markup is not.
 """
@@ -39,6 +40,21 @@ class TwoStyles(SphinxTransform):
             image["classes"].append("only-light")
             twin["classes"].append("only-dark")
             image.parent.insert(image.parent.index(image) + 1, twin)
+
+
+class UnbrokenIntervals(SphinxTransform):
+    """`0.71 ± 0.02` stays on one line, so that a column of numbers is not broken on a phone."""
+
+    default_priority = 20
+
+    def apply(self, **_: Any) -> None:
+        for table in self.document.findall(nodes.table):
+            for text in list(table.findall(nodes.Text)):
+                if " ± " in text:
+                    unbroken = nodes.Text(
+                        text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+                    )
+                    text.parent.replace(text, unbroken)
 
 
 def _read_docstring(
@@ -90,6 +106,7 @@ def _read_source(app: Sphinx, name: str, content: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(TwoStyles)
+    app.add_transform(UnbrokenIntervals)
     app.connect("source-read", _read_source)
     app.connect("autodoc-process-docstring", _read_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
+from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.template import encode_prompt
 from accord.records import Message
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.text import response_text
-from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
+from accord.serve.answers import _token
+from accord.serve.engine import (
+    Accepted,
+    Delta,
+    EngineRequest,
+    Event,
+    TokenLogprob,
+    TokenUsage,
+)
 from accord.serve.local import LocalEngine
 from accord.serve.parameters import ApiRequest
 from accord.serve.routes import stream_all
@@ -146,6 +156,23 @@ def test_chat_logprobs_are_the_models(served: Served) -> None:
         logprobs = chunk["choices"][0]["logprobs"]
         streamed += [] if logprobs is None else logprobs["content"]
     assert streamed == content
+
+
+def test_a_control_token_is_no_part_of_the_text_nor_of_the_log_probs(served: Served) -> None:
+    control = control_tokens(served.lm.tokenizer).ids
+    samples = sampled(served, "the cat", chat=False, seed=4, num_responses=16, max_new_tokens=6)
+    assert any(set(sample.tokens[:-1]) & control for _, sample in samples)
+    response = served.complete("the cat", n=16, seed=4, max_tokens=6, logprobs=0).json()
+    for choice, (_, sample) in zip(response["choices"], samples, strict=True):
+        logps = [p for t, p in zip(sample.tokens, sample.logps, strict=True) if t not in control]
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(logps, abs=1e-4)
+        assert max(choice["logprobs"]["text_offset"], default=0) <= len(choice["text"])
+
+
+def test_infinity_is_no_json() -> None:
+    body = _token(TokenLogprob("a", b"a", -math.inf, ()))
+    assert body["logprob"] == -9999.0  # as OpenAI's API writes what is very unlikely
+    assert _token(TokenLogprob("a", b"a", math.nan, ()))["logprob"] == -9999.0
 
 
 def test_completions_of_several_prompts_with_logprobs(served: Served) -> None:

@@ -317,6 +317,32 @@ def test_the_engine_s_error_is_passed_on() -> None:
     assert (caught.value.status, caught.value.retry_after) == (429, 3)
 
 
+def test_a_wave_for_which_there_is_no_room_is_not_drawn() -> None:
+    waves = iter([["a", "c"], ["d", "b"]])
+    fake = FakeEngine(lambda _: next(waves))
+    engine = engine_of(fake, by_words(SCORES), n=4, stopping=Stopping(enough=9.0, wave=2))
+    events: list[Event] = []
+
+    async def read() -> None:
+        async for event in engine.stream(request()):
+            events.append(event)
+            if isinstance(event, Accepted):
+                fake.error = ApiError(429, "busy")
+
+    asyncio.run(read())
+    assert answers(events) == {0: "c"}
+    assert isinstance(events[-1], TokenUsage)
+    assert events[-1].accord == {"best_of": 2}
+
+
+def test_equal_candidates_are_said_to_be_no_choice() -> None:
+    engine = engine_of(FakeEngine(lambda _: ["a b"] * 4), by_words(SCORES), n=4)
+    usage = events_of(engine, request())[-1]
+    assert isinstance(usage, TokenUsage)
+    assert usage.accord is not None
+    assert "All candidates are equal" in usage.accord["note"]
+
+
 def test_a_curve_that_turns_down_before_n_is_a_warning() -> None:
     turn = {"n": 8, "m": 2, "difference": {"mean": -0.5, "low": -0.7, "high": -0.25}}
     curve = {"points": [], "turn": turn, "finding": ""}

@@ -228,7 +228,8 @@ def test_what_is_stored_of_an_answer(tmp_path: Path) -> None:
     engines = [FakeEngine(lambda _: ["cut …"]), FakeEngine(lambda _: ["right says"])]
     ballot = Ballot(str(tmp_path / "votes.db"), "ada", ("left", "right"))
     manner = Manner(temperature=0.5, max_tokens=9, seed=4)
-    chat(engines, "hi", "1", "hi", "2", ballot=ballot, manner=manner)
+    out, _ = chat(engines, "hi", "1", "hi", "2", ballot=ballot, manner=manner)
+    assert out.count("is cut at the limit of its length.") == 2
     with PreferenceStore.read(tmp_path / "votes.db") as store:
         stored = [r.response for r in store.responses()]
     # The seed moves on with each turn, so that what is stored draws the answer again.

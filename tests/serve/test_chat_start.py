@@ -32,7 +32,7 @@ def upstream() -> Iterator[FakeUpstream]:
         yield server
 
 
-def chat(*arguments: str, lines: str) -> str:
+def chat(*arguments: str, lines: str | bytes) -> str:
     result = CliRunner().invoke(app, ["chat", *arguments], input=lines)
     assert result.exit_code == 0, result.output + repr(result.exception)
     return result.output
@@ -49,6 +49,8 @@ def test_a_run_s_model_answers_piped_lines(toy: Path, tmp_path: Path) -> None:
     assert [m["role"] for m in messages] == ["user", "assistant"] * 2
     again = chat(str(toy), *seeded, lines="the cat\n")
     assert messages[1]["content"] in again  # the seed gives the same answer
+    # What is no UTF-8 is replaced: nothing downstream takes half a character.
+    assert "> the \ufffd cat\n" in chat(str(toy), *seeded, lines=b"the \xff cat\n")
 
 
 def test_a_model_and_a_server_side_by_side(
@@ -59,6 +61,9 @@ def test_a_model_and_a_server_side_by_side(
     options = ["--store", str(store), "--annotator", "ada", "--max-tokens", "4", "--device", "cpu"]
     out = chat(*models, *options, "--system", "Be kind.", lines="the cat\n1\n")
     assert f"go into {store}" in out
+    # The transcript shows who said what.
+    assert "\n> the cat\n[1] " in out
+    assert "\nWhich is better? 1, 2, t (tie), b (both bad) or s (skip): 1\nVotes: " in out
     with PreferenceStore.read(store) as opened:
         (verdict,) = opened.verdicts()
         models_stored = {r.response.model for r in opened.responses()}

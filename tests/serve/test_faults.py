@@ -10,7 +10,7 @@ import pytest
 
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
-from tests.serve.clients import error_of
+from tests.serve.clients import error_of, read_all, stream
 from tests.serve.conftest import Served, wait_for
 from tests.serve.fake_engine import FakeEngine
 
@@ -61,6 +61,17 @@ def test_a_step_that_fails_fails_its_requests_and_the_server_goes_on(
         wait_for(lambda: not served.engine._running)
         assert not batch.rows
         assert not batch.waiting
+
+
+def test_an_engine_that_has_ended_lets_nobody_wait(start: Callable[..., Served]) -> None:
+    served = start()
+    wait_for(lambda: served.engine._batch is not None)
+    with stream(served, max_tokens=100) as client:
+        assert b" 200 " in client.recv(100)
+        served.engine._commands.put(lambda batch: 1 / 0)
+        assert b"The engine has ended" in read_all(client)
+    assert "has ended" in error_of(served.chat(), 503)["message"]
+    assert error_of(served.get("/health"), 503)
 
 
 def test_rendering_sets_no_limit_of_memory_for_the_engine(

@@ -181,3 +181,13 @@ def test_a_full_queue_says_when_to_come_again(start: Callable[..., Served]) -> N
     served.wait_until_free()
     assert served.chat(max_tokens=2).status_code == 200
     assert error_of(served.chat(n=3), 400)["param"] == "n"
+
+
+def test_more_prompts_than_a_server_takes_are_no_reason_to_come_again(
+    start: Callable[..., Served],
+) -> None:
+    served = start(max_rows=4, max_waiting=2)
+    error = error_of(served.complete(["the cat"] * 4, n=2, max_tokens=2), 400)
+    assert error["param"] == "prompt"
+    assert "2 responses to each of 4 prompts" in error["message"]
+    assert len(served.complete(["the cat"] * 3, n=2, max_tokens=2).json()["choices"]) == 6

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from accord.serve.engine import Accepted, Delta, Drops, EngineRequest, Event, To
 from accord.serve.errors import ApiError
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.serve.upstream.server import find_model
-from accord.serve.upstream.wire import body_of, read_chunk
+from accord.serve.upstream.wire import body_of, read_chunk, read_events
 from tests.serve.fake_upstream import FakeUpstream, fake_upstream
 from tests.serve.test_best_of_engine import answers, by_words
 
@@ -66,6 +67,7 @@ def test_a_stream_passes_through(upstream: FakeUpstream) -> None:
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": 0.7,
+            "top_p": 1.0,
             "seed": 3,
             "max_tokens": 9,
             "messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}],
@@ -92,7 +94,7 @@ def test_n_is_asked_for_where_it_is_honoured(upstream: FakeUpstream) -> None:
 
 @pytest.mark.parametrize("mood", ["ignores n", "refuses n"])
 def test_a_server_without_n_gets_as_many_requests(upstream: FakeUpstream, mood: str) -> None:
-    upstream.mood, upstream.delay = mood, 0.02
+    upstream.mood, upstream.delay = mood, 0.1
     engine, (events, again) = ask(upstream, request(3, seed=1), request(3, seed=1))
     assert sorted(answers(events)) == [0, 1, 2]
     assert sorted(answers(events).values()) == ["four five six", "one two", "three"]
@@ -125,16 +127,16 @@ def test_a_server_without_n_gets_as_many_requests(upstream: FakeUpstream, mood: 
     ],
 )
 def test_errors_are_passed_on(upstream: FakeUpstream, mood: str, status: int, message: str) -> None:
-    upstream.mood = mood
+    upstream.mood, timeout = mood, 0.3 if mood == "hangs" else 30.0
     with pytest.raises(ApiError, match=message) as caught:
-        ask(upstream, request(), timeout=0.3)
+        ask(upstream, request(), timeout=timeout)
     assert caught.value.status == status
     assert caught.value.retry_after == (7 if mood == "429" else None)
     if mood in ("400", "404"):
         assert (caught.value.param, caught.value.code) == ("p", "c")
     # One of several requests that fails is the answer of all.
     with pytest.raises(ApiError) as caught:
-        ask(upstream, request(2), timeout=0.3)
+        ask(upstream, request(2), timeout=timeout)
     assert caught.value.status == status
 
 
@@ -190,6 +192,23 @@ def test_why_a_response_ended(reason: str, finish: str) -> None:
     assert read_chunk({"choices": [choice]}) == ([Delta(2, "a", (), finish)], None)  # type: ignore[arg-type]
 
 
+def test_no_character_of_a_text_ends_an_event() -> None:
+    # CR, LF or both end a line of a server-sent stream; these end one of Python's.
+    content = {"text": "a\x85\u2028\u2029 ü𝔘"}
+    event = json.dumps(content, ensure_ascii=False)
+    stream = f": hi\r\ndata: {event}\r\n\r\ndata:{event}\n\rdata: [DONE]\n\ndata: no".encode()
+
+    async def read(size: int) -> list[dict[str, Any]]:
+        async def parts() -> AsyncGenerator[bytes, None]:
+            for start in range(0, len(stream), size):
+                yield stream[start : start + size]
+
+        return [event async for event in read_events(parts())]
+
+    for size in (1, 2, 7, len(stream)):
+        assert asyncio.run(read(size)) == [content] * 2
+
+
 def test_no_proxy_of_the_environment_is_asked_for_this_machine(
     upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +241,38 @@ def test_a_server_that_is_not_there() -> None:
         await engine.close()
 
     asyncio.run(ask_nobody())
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("two",), "one "),
+        (("ne tw", "zz"), "o"),  # over the border of two pieces
+        (("e t", "two"), "on"),  # the first of several
+        (("two x",), "one two"),  # what only began like one
+    ],
+)
+def test_nothing_of_a_stop_string_is_shown_where_a_server_shows_it(
+    upstream: FakeUpstream, stop: tuple[str, ...], text: str
+) -> None:
+    # As `transformers serve` does.
+    asked = EngineRequest(CHAT, SamplingSettings(stop=stop))
+    _, (events,) = ask(upstream, asked)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert "".join(delta.text for delta in deltas) == text
+    assert [d.finish_reason for d in deltas if d.finish_reason is not None] == ["stop"]
+    assert events[-1] == TokenUsage(5, 2)
+    # Those that are asked for apart.
+    upstream.mood = "ignores n"
+    _, (events,) = ask(upstream, EngineRequest(CHAT, SamplingSettings(2, stop=("e", "v"))))
+    assert sorted(answers(events).values()) == ["four fi", "thr"]
+
+
+def test_log_probs_that_a_server_does_not_give_are_an_error(upstream: FakeUpstream) -> None:
+    asked = EngineRequest("say", SamplingSettings(), top_logprobs=0)  # it gives them in chats
+    with pytest.raises(ApiError, match="gives no log-probs") as caught:
+        ask(upstream, asked)
+    assert (caught.value.status, caught.value.param) == (400, "logprobs")
 
 
 def test_usage_that_is_not_reported_is_marked(upstream: FakeUpstream) -> None:

@@ -47,3 +47,9 @@ class StopStrings:
 def truncate_at_stop(text: str, stop: str | None) -> str:
     """The text before the stop string that ended a response; all of it where none did."""
     return text if stop is None else text.partition(stop)[0]
+
+
+def overlap(text: str, stop: str) -> int:
+    """The characters at the end of a text that a stop string may begin with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

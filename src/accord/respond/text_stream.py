@@ -9,6 +9,7 @@ from typing import Any
 
 from accord.lm.tokens.control import control_tokens
 from accord.lm.tokens.token_bytes import is_byte_token
+from accord.respond.stops import overlap
 from accord.respond.text import decode_all, leading_blank, names_control_token
 
 REPLACEMENT = "\ufffd"  # what an incomplete character is decoded as
@@ -113,7 +114,7 @@ class TextStream:
         text = complete + rest
         completed = [(text.index(stop), stop) for stop in self.stops if stop in text]
         if not completed:
-            withheld = max(_overlap(text, stop) for stop in self.stops)
+            withheld = max(overlap(text, stop) for stop in self.stops)
             return self._take(self._start + min(len(complete), len(text) - withheld))
         begin, self.stop = min(completed)
         if begin > len(complete):
@@ -138,9 +139,3 @@ class TextStream:
         for _ in range(tokens):
             self._last_end = self._ends.popleft()
         return NewText("".join(shown), tokens)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The characters at the end of a text that a stop string may begin with."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

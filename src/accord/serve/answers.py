@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from accord.serve.engine import Delta, TokenLogprob, TokenUsage
 from accord.serve.parameters import ApiRequest
 
+LEAST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI's API writes this number
+
 
 class AnswerForm(Protocol):
     """How one answer is written. `begin` chunks come before the first text."""
@@ -146,8 +148,8 @@ class CompletionForm(_Form):
         if self.request.has_logprobs:
             logprobs = {
                 "tokens": [token.text for token in tokens],
-                "token_logprobs": [token.logprob for token in tokens],
-                "top_logprobs": [{t.text: t.logprob for t in token.top} for token in tokens],
+                "token_logprobs": [_logprob(token) for token in tokens],
+                "top_logprobs": [{t.text: _logprob(t) for t in token.top} for token in tokens],
                 "text_offset": [self.offsets[index].next(token) for token in tokens],
             }
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
@@ -174,7 +176,11 @@ def make_form(request: ApiRequest) -> AnswerForm:
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
+    return {"token": token.text, "logprob": _logprob(token), "bytes": list(token.bytes)}
+
+
+def _logprob(token: TokenLogprob) -> float:
+    return max(LEAST_LOGPROB, token.logprob)
 
 
 def _usage(usage: TokenUsage) -> dict[str, int]:

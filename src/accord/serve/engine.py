@@ -48,7 +48,8 @@ class EngineRequest:
     `seed` None draws one. `top_logprobs` is None where no log-probs are asked for, and otherwise
     the number of likeliest tokens beside each token's own.
 
-    `drops` is where whoever asks says which responses it needs no more.
+    `drops` is where whoever asks says which responses it needs no more. `num_prompts` counts the
+    prompts of the client's request, whose answers come together.
 
     `options` is what the body has under the key `accord`: an engine raises ApiError (400) for what
     it does not know there.
@@ -62,6 +63,7 @@ class EngineRequest:
     continues: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     drops: Drops | None = None
+    num_prompts: int = 1
 
     @property
     def is_chat(self) -> bool:

@@ -69,7 +69,8 @@ class LocalEngine:
         limits = [n for n in (lm.max_length, max_length) if n is not None]
         self.max_length = min(limits, default=None)
         self.warning: str | None = None
-        control_tokens(lm.tokenizer)  # renders the template within all limits, before requests do
+        # This renders the template within all limits, before requests do.
+        self._control = control_tokens(lm.tokenizer).ids
         self._keys = itertools.count()
         self._running: dict[int, _Running] = {}
         self._commands: queue.SimpleQueue[Callable[[ContinuousBatch], None] | None] = (
@@ -86,8 +87,9 @@ class LocalEngine:
         """The events of a request (`Engine.stream`)."""
         for option in request.options:
             raise ApiError(400, f"This server has no `accord.{option}`.", param=f"accord.{option}")
+        await self.check_health()
         self._loop = asyncio.get_running_loop()
-        self._check_room(request.sampling.num_responses)
+        self._check_room(request.sampling.num_responses, request.num_prompts)
         prompt = await asyncio.to_thread(self._encode, request)
         self._check_room(request.sampling.num_responses)
         key = next(self._keys)
@@ -137,7 +139,7 @@ class LocalEngine:
     async def check_health(self) -> None:
         """Raise ApiError (503) where the engine's thread has ended."""
         if not self._thread.is_alive():
-            raise ApiError(503, "The engine has ended. Start the server again.")
+            raise _ended()
 
     async def close(self) -> None:
         """End all work, and the thread."""
@@ -154,13 +156,21 @@ class LocalEngine:
         running.outputs.put_nowait([])
         self._commands.put(lambda batch: batch.drop(key, indices))
 
-    def _check_room(self, rows: int) -> None:
+    def _check_room(self, rows: int, num_prompts: int = 1) -> None:
         if rows > self.max_rows:
             raise ApiError(
                 400,
                 f"n={rows} responses are more than the {self.max_rows} that this server generates "
                 "at a time.",
                 param="n",
+            )
+        if num_prompts > 1 and num_prompts * rows > self.max_rows + self.max_waiting:
+            raise ApiError(
+                400,
+                f"{rows} responses to each of {num_prompts} prompts are more than the "
+                f"{self.max_rows + self.max_waiting} that this server takes at most. Send fewer "
+                "prompts in a request.",
+                param="prompt",
             )
         requested = sum(running.rows for running in self._running.values())
         if requested and requested + rows > self.max_rows + self.max_waiting:
@@ -211,7 +221,8 @@ class LocalEngine:
         return LocalRequest(key, prompt, settings, seed, request.top_logprobs)
 
     def _delta(self, output: Output) -> Delta:
-        tokens = tuple(self._token_logprob(choice) for choice in output.tokens)
+        shown = (choice for choice in output.tokens if choice.token not in self._control)
+        tokens = tuple(map(self._token_logprob, shown))
         return Delta(output.index, output.text, tokens, output.finish)
 
     def _token_logprob(self, choice: TokenChoice) -> TokenLogprob:
@@ -221,8 +232,17 @@ class LocalEngine:
 
     # The engine's thread.
 
-    @torch.no_grad()
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            log.exception("The engine has ended")
+        finally:
+            self._call(lambda: self._fail_all(_ended()))
+
+    @torch.no_grad()
+    def _work(self) -> None:
+        """Carry out commands and steps until the end."""
         lm = self.lm
         lm.model.eval()
         packed: Any = nullcontext(lm.head)
@@ -263,7 +283,8 @@ class LocalEngine:
         self._call(lambda: self._deliver(outputs))
 
     def _call(self, function: Callable[[], None]) -> None:
-        assert self._loop is not None
+        if self._loop is None:
+            return  # no request has come
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -288,6 +309,10 @@ class LocalEngine:
 
 
 _COUNTERS = ("prompt_tokens", "generated_tokens", "cancelled_requests", "steps", "busy_seconds")
+
+
+def _ended() -> ApiError:
+    return ApiError(503, "The engine has ended. Start the server again.")
 
 
 def _failure(error: AccordError) -> ApiError:

@@ -142,6 +142,7 @@ def read_request(api: Api, body: Any) -> ApiRequest:
             )
     else:
         prompts = _read_prompts(body.get("prompt"))
+    shared["num_prompts"] = len(prompts)
     requests = tuple(EngineRequest(prompt, **shared) for prompt in prompts)
     return ApiRequest(api, model, requests, stream, _read_include_usage(body, stream))
 

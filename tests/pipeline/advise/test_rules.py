@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 
 from accord.measure.statistics import Interval
 from accord.pipeline.advise.advice import advise
-from accord.pipeline.advise.rules import CHOICES, FEW, RULES
+from accord.pipeline.advise.rules import CHOICES, FALLBACK, FEW, RULES
 from accord.pipeline.advise.situation import Situation
 
 ALIKE, COINS = Interval(0.8, 0.7, 0.9), Interval(0.51, 0.46, 0.56)
@@ -39,6 +40,7 @@ WIDE, NARROW = Interval(1.0, 0.9, 1.1), Interval(0.05, 0.0, 0.1)
         ({"labels": 2 * FEW}, "kto"),
         ({"labels": 2 * FEW - 2}, "annotate"),
         ({"labels": 2 * FEW - 2, "demonstrations": 1000}, "stay"),
+        ({"pairs": FEW - 10, "labels": FEW}, "annotate"),  # too few of each
         # Labels: pairs judged twice, then a model of words.
         ({**PAIRS, "repeats": COINS}, "annotate"),
         ({**PAIRS, "repeats": COINS, "words": Interval(0.56, 0.52, 0.6)}, "dpo"),
@@ -98,6 +100,48 @@ def test_other_methods_that_apply_are_named_and_never_those_that_do_nothing() ->
     advice = advise(Situation(**{**PAIRS, "demonstrations": 100, "candidates": 8}))
     assert advice.choice == "reward+best-of-n"
     assert [rule.advice for rule in advice.others] == ["dpo", "reward+grpo"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {**PAIRS, "leaks": 1},
+        {**PAIRS, "words": COINS, "repeats": None},
+        {**PAIRS, "trainable": False},
+        {**PAIRS, **RULE, "trainable": False, "candidates": 8},
+        {**RULE, "gain": NARROW, "candidates": 8},
+    ],
+    ids=str,
+)
+def test_what_speaks_against_training_speaks_against_other_methods_too(
+    facts: dict[str, Any],
+) -> None:
+    assert advise(Situation(**facts)).others == ()
+
+
+def test_where_no_rule_applies_the_reason_holds() -> None:
+    rewards: list[dict[str, Any]] = [
+        {"reward": reward, "probe": probe}
+        for reward in ("rule", "model", "judge", None)
+        for probe in ("pass", "warn", "fail", "undecided", None)
+    ]
+    other = {
+        "supervised": (True, False),
+        "demonstrations": (0, 50),
+        "pairs": (0, FEW - 1, FEW),
+        "labels": (0, 2 * FEW - 1, 2 * FEW),
+        "candidates": (1, 4),
+        "trainable": (True, False),
+        "online_fits": (True, False),
+        "goal": ("helpful", "safe"),
+    }
+    for reward in rewards:
+        for values in product(*other.values()):
+            facts = Situation(**reward, **dict(zip(other, values, strict=True)))
+            if advise(facts).rule is FALLBACK:
+                untrusted = facts.reward != "rule" and facts.probe not in ("pass", "warn")
+                unlearned = not facts.supervised and not facts.demonstrations and not facts.pairs
+                assert untrusted or unlearned or not facts.online_fits, facts
 
 
 def test_a_reward_model_of_another_authors_answers_is_no_possibility() -> None:

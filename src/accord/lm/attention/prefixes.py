@@ -29,11 +29,15 @@ class _Block:
 
 @dataclass
 class PrefixPool:
-    """At most `max_blocks` blocks; those that were not used for longest make room for new ones."""
+    """At most `max_blocks` blocks; those that were not used for longest make room for new ones.
+
+    Of the tokens that the next prompt finds, `uncounted` were read for it, and are not reused.
+    """
 
     max_blocks: int
     layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tokens_reused: int = 0
+    uncounted: int = 0
     _blocks: OrderedDict[_BlockKey, _Block] = field(default_factory=OrderedDict)
     _count: int = 0  # of blocks so far
 
@@ -41,8 +45,13 @@ class PrefixPool:
         """The slots of the blocks with which each prompt begins; at least its last token is left,
         whose state is needed."""
         slots = [self._find(ids) for ids in prompts]
-        self.tokens_reused += BLOCK * sum(map(len, slots))
+        self.tokens_reused += max(0, BLOCK * sum(map(len, slots)) - self.uncounted)
+        self.uncounted = 0
         return slots
+
+    def known(self, ids: Sequence[int]) -> int:
+        """How many tokens of a prompt `reuse` would find."""
+        return BLOCK * len(self._find(ids))
 
     def reserve(
         self, prompts: Sequence[Sequence[int]], reused: Sequence[Sequence[int]]

@@ -120,7 +120,8 @@ class KeyValueStore:
 
 @dataclass
 class Prefill:
-    """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`.
+    """Stores the keys and values of a packed batch of prompts: prompt i in row `rows[i]`; without
+    rows they are stored in the pool of `reused` alone.
 
     The batch has prompts alone; `starts` are the flat indices of their first tokens, and then the
     number of all tokens. With `reused`, what it has of the prompts is not in the batch.
@@ -139,6 +140,8 @@ class Prefill:
         prompt after another, or None where there are none."""
         layer = self.calls.next(module)
         past = None if self.reused is None else self.reused.exchange(layer, keys, values)
+        if not self.rows:
+            return past
         before = [0] * len(self.rows) if past is None else self.reused_lengths
         ends = list(accumulate(before))
         parts = list(zip(self.rows, pairwise(self.starts), before, ends, strict=True))

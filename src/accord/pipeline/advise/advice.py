@@ -13,6 +13,7 @@ from accord.pipeline.advise.situation import GOALS, Situation
 FEW_TO_TRUST = 200
 """Preferences below which a report on held-out prompts has to show that they helped."""
 LEVELS = ("high", "medium", "low")
+NOTHING_DONE: tuple[Choice, ...] = ("stay", "annotate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,13 @@ class Advice:
 def advise(situation: Situation) -> Advice:
     """The advice for a situation; a pure function of it."""
     rules = matching(situation) or [FALLBACK]
-    seen = {rules[0].advice}
+    seen: set[Choice] = {rules[0].advice, *NOTHING_DONE}
+    if not situation.trainable:
+        seen |= {choice for choice in CHOICES if choice != "best-of-n"}
     others = []
-    for rule in rules[1:]:
-        if rule.advice not in seen and rule.advice not in ("stay", "annotate"):
+    # A reason against training holds for whatever else would train.
+    for rule in rules[1:] if rules[0].advice not in NOTHING_DONE else []:
+        if rule.advice not in seen:
             seen.add(rule.advice)
             others.append(rule)
     return Advice(situation, rules[0], tuple(others), tuple(_doubts(situation, rules[0])))

@@ -233,10 +233,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "too few preferences",
-        lambda s: 0 < s.preferences < FEW and not s.demonstrations,
+        lambda s: (
+            s.preferences > 0 and s.pairs < FEW and s.labels < 2 * FEW and not s.demonstrations
+        ),
         "annotate",
-        f"There are fewer than {FEW} preferences: a model learns these answers, and little that "
-        "holds for others.",
+        f"There are fewer than {FEW} pairs, and fewer than {2 * FEW} labels: a model learns these "
+        "answers, and little that holds for others.",
         f"At least {FEW} preferences over different prompts, better several hundred.",
         "measured by studies/advise.py; Zhou et al. 2023, on how few can do",
     ),
@@ -327,9 +329,10 @@ FALLBACK = Rule(
     "nothing applies",
     lambda s: True,
     "stay",
-    "Nothing at hand is a reason to train: the reward has not passed its probes, or sampling does "
-    "not fit this machine.",
-    "A reward that passes `accord probe`, pairs or labels, or a larger machine.",
+    "Nothing at hand is a reason to train: the reward has not passed its probes, sampling does not "
+    "fit this machine, or the model has not learned to answer yet, and there is nothing to learn "
+    "it from.",
+    "A reward that passes `accord probe`, pairs or labels, a larger machine, or demonstrations.",
     "Gao et al. 2022",
     "low",
 )

@@ -3,6 +3,7 @@
 Each request has its own settings; its `num_responses` rows share one prefill and join together.
 Requests wait in the order in which they came. Where keys and values outgrow their memory, the
 request that joined last leaves and waits again: what it generated is read again when it rejoins.
+Of a request that outgrows it alone, the last rows leave.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from accord.respond.protocol import SamplingSettings
 from accord.respond.text_stream import TextStream
 
 PREFILL_TOKENS = 2048  # that are read for requests that join in one step; a longer one joins alone
+AHEAD_TOKENS = 512  # of a long prompt that are read in one step while other rows run
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class ContinuousBatch:
     """The requests that run and those that wait. Not safe for several threads.
 
     At most `max_rows` responses are generated at a time, within `memory` bytes for their keys and
-    values (by default `memory_budget`), but at least one request.
+    values (by default `memory_budget`), but at least one.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class ContinuousBatch:
             tokens = torch.tensor([row.tokens[-1] for row in self.rows])
             outputs += self._draw(self.rows, self.batch.decode_step(tokens))
             self._remove_finished()
-        joining = self._next_to_join()
+        joining = [] if self._reads_ahead() else self._next_to_join()
         if joining:
             before = len(self.rows)
             states = self.batch.add_rows([_new_row(row) for row in joining])
@@ -153,6 +155,12 @@ class ContinuousBatch:
             outputs += self._draw(self.rows[before:], states)
             self._remove_finished()
         return outputs
+
+    def _reads_ahead(self) -> bool:
+        """Read a part of a long prompt of the next to join, so that those that run wait less."""
+        if not (self.rows and self.waiting) or isinstance(self.batch, SeparateBatch):
+            return False
+        return self.batch.read_ahead(_new_row(self.waiting[0][0]).ids, AHEAD_TOKENS)
 
     def _next_to_join(self) -> list[_LiveRow]:
         joining: list[_LiveRow] = []
@@ -173,16 +181,17 @@ class ContinuousBatch:
         return joining
 
     def _make_room(self) -> None:
-        """Let the requests that joined last wait again while the next tokens do not fit."""
-        while self.rows and not self._fit(self.rows):
-            last = max(self.rows, key=lambda row: row.joined).request
-            rows = [row for row in self.rows if row.request is last]
-            if len(rows) == len(self.rows):
-                return
-            self._remove(lambda row, last=last: row.request is last)  # type: ignore[misc]
-            for row in rows:
+        """Let the requests that joined last wait again while the next tokens do not fit; of the
+        only one, the last rows."""
+        while len(self.rows) > 1 and not self._fit(self.rows):
+            last = max(self.rows, key=lambda row: (row.joined, row.index))
+            leaving = [row for row in self.rows if row.request is last.request]
+            if len(leaving) == len(self.rows):
+                leaving = [last]
+            self._remove(lambda row, leaving=leaving: row in leaving)  # type: ignore[misc]
+            for row in leaving:
                 row.shares_prompt = False
-            self.waiting.appendleft(sorted(rows, key=lambda row: row.index))
+            self.waiting.appendleft(sorted(leaving, key=lambda row: row.index))
 
     def _fit(self, rows: Sequence[_LiveRow]) -> bool:
         """Whether the keys and values of rows, with a further token each, fit into memory."""

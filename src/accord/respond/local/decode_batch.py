@@ -88,6 +88,19 @@ class DecodeBatch:
             ]
         )
 
+    def read_ahead(self, ids: Sequence[int], tokens: int) -> bool:
+        """Read so many tokens more of a prompt into the pool; False where fewer are left, or the
+        pool has no room for them, so that the rest is to be read as its rows join."""
+        if self.pool is None:
+            return False
+        known, ahead = self.pool.known(ids), self.pool.uncounted
+        if len(ids) - known <= tokens:
+            return False
+        self.pool.uncounted = known
+        self._read([ids[: known + tokens]], self.store, [])
+        self.pool.uncounted = ahead + tokens
+        return self.pool.known(ids) > known
+
     def decode_step(self, tokens: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a token (R,) to each row; returns hidden states (R, D).
 

@@ -99,13 +99,18 @@ class BestOfEngine:
         is_accepted = False
         for number, size in enumerate(self.options.stopping.waves(choice.n, choice.chosen)):
             wave = _wave(request, number, size)
-            async with aclosing(self._draw(wave, choice, drawn)) as events:
-                async for event in events:
-                    if not isinstance(event, Accepted):
-                        yield event
-                    elif not is_accepted:
-                        is_accepted = True
-                        yield event
+            try:
+                async with aclosing(self._draw(wave, choice, drawn)) as events:
+                    async for event in events:
+                        if not isinstance(event, Accepted):
+                            yield event
+                        elif not is_accepted:
+                            is_accepted = True
+                            yield event
+            except ApiError as error:
+                if error.status != 429 or not number:
+                    raise
+                break  # no room for more candidates: the best of those that there are
             remaining = [c for c in drawn.candidates if not c.dropped]
             task = asyncio.ensure_future(self._score(request, remaining))
             async with aclosing(_until_done(task)) as pauses:
@@ -145,7 +150,6 @@ class BestOfEngine:
         """Draw a wave of candidates, and prune it on the way."""
         size = request.sampling.num_responses
         wave = [_Candidate() for _ in range(size)]
-        drawn.candidates += wave
         checkpoints = list(self.options.prune if choice.prune else ())
         drops = Drops()
         loop = asyncio.get_running_loop()
@@ -154,6 +158,8 @@ class BestOfEngine:
         async with aclosing(_with_pauses(events)) as inner:
             async for event in inner:
                 if isinstance(event, Accepted | StillWorking):
+                    if isinstance(event, Accepted):
+                        drawn.candidates += wave
                     last = loop.time()
                     yield event
                 elif isinstance(event, TokenUsage):
@@ -167,7 +173,12 @@ class BestOfEngine:
                     yield StillWorking()
                 while checkpoints and all(c.has_reached(checkpoints[0].tokens) for c in wave):
                     keep = checkpoints.pop(0).keep
-                    drawn.pruned += await self._prune(request, choice, wave, keep, drops)
+                    task = asyncio.ensure_future(self._prune(request, choice, wave, keep, drops))
+                    async with aclosing(_until_done(task)) as pauses:
+                        async for pause in pauses:
+                            last = loop.time()
+                            yield pause
+                    drawn.pruned += task.result()
 
     async def _prune(
         self,
@@ -230,6 +241,8 @@ class BestOfEngine:
         headers = {"X-Accord-Best-Of": str(len(drawn.candidates))}
         if drawn.pruned:
             report["pruned"] = drawn.pruned
+        if len(remaining) > len({candidate.text for candidate in remaining}) == 1:
+            report["note"] = "All candidates are equal, so there was no choice."
         if drawn.is_estimated:
             report["usage_estimated"] = True
         if choice.scores:

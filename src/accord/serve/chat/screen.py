@@ -31,6 +31,10 @@ class Screen:
     def error(self, text: str) -> None:
         self.note(text, "red")
 
+    def line(self, text: str) -> None:
+        """A line as it is, but for what a terminal obeys."""
+        self.console.out(visible_controls(text), highlight=False)
+
     def piece(self, text: str) -> None:
         """A piece of one model's answer, as it comes."""
         self.console.out(visible_controls(text), end="", highlight=False)
@@ -60,7 +64,7 @@ class Screen:
             self.console.print(self._pair(texts))
             return
         for number, text in enumerate(texts, 1):
-            self.console.out(f"[{number}] {visible_controls(text)}", highlight=False)
+            self.line(f"[{number}] {text}")
 
     def _pair(self, texts: Sequence[str]) -> Columns:
         width = self.console.width

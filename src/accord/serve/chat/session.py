@@ -125,6 +125,9 @@ class ChatSession:
         if stopped:
             self.screen.note("Stopped: there is no vote on it.")
             return answers[order[0]]
+        for number, i in enumerate(order, 1):
+            if not answers[i].finished:
+                self.screen.note(f"Answer {number} is cut at the limit of its length.")
         outcome = self._vote(turns, answers, order)
         preferred = {"a": 0, "b": 1}.get(outcome or "", order[0])
         return answers[preferred]

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from accord.compare.rewards.reward import CombinedReward
+from accord.compare.texts import replace_surrogates
 from accord.errors import RequestError
 from accord.hub_names import short_name
 from accord.lm.load import load_causal
@@ -83,7 +84,7 @@ def chat_with(
     session = ChatSession(
         sides,
         screen,
-        read_line or typed_lines(),
+        read_line or typed_lines(screen),
         manner=manner,
         system=options.system,
         ballot=ballot,
@@ -99,19 +100,23 @@ def chat_with(
     session.run()
 
 
-def typed_lines() -> ReadLine:
-    """Lines that a person types, with what was typed before on the arrow keys; or of a pipe, where
-    no prompt is shown."""
-    if sys.stdin.isatty():
+def typed_lines(screen: Screen) -> ReadLine:
+    """Lines that a person types, with what was typed before on the arrow keys; or of a pipe, which
+    are shown behind their prompt as a terminal shows them. What is no text is replaced."""
+    is_typed = sys.stdin.isatty()
+    if is_typed:
         with suppress(ImportError):
             import readline  # noqa: F401 - editing and history of `input`
-        return input
 
     def read(prompt: str) -> str:
-        line = sys.stdin.readline()
-        if not line:
+        if is_typed:
+            return replace_surrogates(input(prompt))
+        data = sys.stdin.buffer.readline()
+        if not data:
             raise EOFError
-        return line.rstrip("\n")
+        line = data.decode("utf-8", "replace").rstrip("\r\n")
+        screen.line(prompt + line)
+        return line
 
     return read
 

@@ -19,12 +19,8 @@ from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsag
 from accord.serve.errors import ApiError
 from accord.serve.merging import MergedStreams
 from accord.serve.upstream.server import is_about_n, refusal
-from accord.serve.upstream.wire import (
-    Tokens,
-    body_of,
-    read_chunk,
-    read_events,
-)
+from accord.serve.upstream.stops import StopCut
+from accord.serve.upstream.wire import Tokens, body_of, read_chunk, read_events
 
 CONNECT_SECONDS = 10.0
 
@@ -176,9 +172,11 @@ class UpstreamEngine:
         path = "/chat/completions" if request.is_chat else "/completions"
         tokens: Tokens | None = None
         pieces, begun, finished = 0, set[int](), set[int]()
+        has_logprobs = False
+        cuts = [StopCut(request.sampling.stop) for _ in range(n)]
         async with self._opened(path, body) as response:
             yield Accepted()
-            async with aclosing(read_events(response.aiter_lines())) as events:  # type: ignore[type-var]
+            async with aclosing(read_events(response.aiter_bytes())) as events:
                 async for event in events:
                     deltas, usage = read_chunk(event)
                     tokens = usage or tokens
@@ -191,14 +189,24 @@ class UpstreamEngine:
                                 code="bad_upstream",
                             )
                         pieces += bool(delta.text)
+                        has_logprobs = has_logprobs or bool(delta.tokens)
                         if delta.finish_reason:
                             finished.add(delta.index)
                         if delta.text or delta.tokens or delta.finish_reason:
                             begun.add(delta.index)
-                            yield delta
+                            shown = cuts[delta.index].cut(delta)
+                            if shown and (shown.text or shown.tokens or shown.finish_reason):
+                                yield shown
         if not finished or finished != begun:
             raise ApiError(
                 502, "The upstream server's answer ended before its end.", code="bad_upstream"
+            )
+        if request.top_logprobs is not None and pieces and not has_logprobs:
+            raise ApiError(
+                400,
+                "The upstream server gives no log-probs. Leave `logprobs` out.",
+                param="logprobs",
+                code="unsupported_parameter",
             )
         if tokens is None:
             yield TokenUsage(0, pieces, {"usage_estimated": True})
@@ -242,7 +250,7 @@ class UpstreamEngine:
 
 def _seed_of(seed: int | None, index: int) -> int | None:
     """The seed of one response, so that they differ; the first one's is the request's."""
-    return None if seed is None else (seed + index * 0x9E3779B1) % (1 << 63)
+    return seed if seed is None or not index else (seed + index * 0x9E3779B1) % (1 << 63)
 
 
 def _joined(*usages: TokenUsage) -> TokenUsage:

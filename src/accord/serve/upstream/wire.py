@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,9 +32,9 @@ def body_of(request: EngineRequest, model: str, n: int, seed: int | None) -> dic
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
+        "top_p": sampling.top_p,  # some servers have another default
     }
     optional: Mapping[str, tuple[Any, Any]] = {  # those that only some servers know, where set
-        "top_p": (sampling.top_p, 1.0),
         "top_k": (sampling.top_k, 0),
         "min_p": (sampling.min_p, 0.0),
         "stop": (list(sampling.stop), []),
@@ -61,29 +61,48 @@ def body_of(request: EngineRequest, model: str, n: int, seed: int | None) -> dic
     return body
 
 
-async def read_events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
+async def read_events(parts: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
     """The objects of a server-sent stream, up to `[DONE]`; comments are left out.
 
     Raises ApiError for an event that is no JSON object, and for an error among the events.
     """
-    async for line in lines:
-        if not line.startswith("data:"):
+    async for line in _read_lines(parts):
+        if not line.startswith(b"data:"):
             continue  # a comment, or another field
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
             return
         try:
-            event = json.loads(data) if len(data) <= MAX_LINE else None
+            event = json.loads(data)
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            raise ApiError(
-                502, f"The upstream server sent no JSON object: {data[:80]!r}.", code="bad_upstream"
-            )
+            raise _no_object(data)
         error = event.get("error")
         if error:
             raise ApiError(502, f"The upstream server failed: {quoted_error(error)}")
         yield event
+
+
+async def _read_lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a stream, which end with CR, LF or both: a model's text may hold other
+    characters that end a line of Python's, such as U+2028."""
+    rest = b""
+    async for part in parts:
+        lines = (rest + part).splitlines(keepends=True)
+        rest = b"" if not lines or lines[-1].endswith((b"\r", b"\n")) else lines.pop()
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE:
+            raise _no_object(rest)
+    yield rest
+
+
+def _no_object(data: bytes) -> ApiError:
+    shown = data[:80].decode("utf-8", "replace")
+    return ApiError(
+        502, f"The upstream server sent no JSON object: {shown!r}.", code="bad_upstream"
+    )
 
 
 def read_chunk(event: Mapping[str, Any]) -> tuple[list[Delta], Tokens | None]:
@@ -143,6 +162,7 @@ def _token(token: Mapping[str, Any], top: tuple[TokenLogprob, ...]) -> TokenLogp
 
 def quoted_error(error: Any) -> str:
     """What an error says, in OpenAI's form or any other."""
-    message = error.get("message") if isinstance(error, Mapping) else None
+    fields = error if isinstance(error, Mapping) else {}
+    message = fields.get("message", fields.get("detail"))
     text = message if isinstance(message, str) else json.dumps(error)[:300]
     return f"{text[:500]}"
