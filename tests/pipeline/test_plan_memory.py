@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from accord.errors import SettingsError
+from accord.learn.plan.phases import COMPILED_PRODUCTS, PRODUCT
 from accord.lm.load import load_causal, save_model
 from accord.pipeline.plan.changes import changed, remedies
 from accord.pipeline.plan.machine import Machine
@@ -102,6 +103,21 @@ def test_an_adapter_that_would_be_merged_into_4_bits(plan: StagePlan, tmp_path: 
         planned(start, **NF4)
     continued = {**NF4, "lora": {"r": 2, "continue_adapter": True}}
     assert planned(start, **continued).memory is not None
+
+
+def test_each_step_in_bf16_compiles_its_products_on_a_cpu(plan: StagePlan) -> None:
+    def beside(machine: Machine, **values: Any) -> int:
+        memory = planned(plan, machine, **LORA, **values).memory
+        assert memory is not None
+        return memory.allocation.workspace
+
+    plain = beside(CPU)
+    two, four, many = (beside(CPU, precision="bf16", max_steps=n) - plain for n in (2, 4, 10_000))
+    # q, k, v, o, gate, up, down and the head at least, forward and backward.
+    assert two >= 2 * 14 * PRODUCT
+    assert four == 2 * two
+    assert many == COMPILED_PRODUCTS * PRODUCT
+    assert beside(GPU, precision="bf16", max_steps=2) == beside(GPU)
 
 
 @pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])

@@ -90,7 +90,7 @@ def draw(axes: Any, colours: Any) -> None:
         exact = [float(np.mean(table[attack])) for attack in ATTACKS]
         left.plot(at, exact, "_", ms=12, color=colours[7], label="" if i else "true rate")
     left.set_xticks(range(len(ATTACKS)), ATTACKS, rotation=45, ha="right")
-    left.set(ylabel="harmful requests answered", ylim=(0, 1.3))
+    left.set(ylabel="harmful requests answered", ylim=(0, 1.3), yticks=(0, 0.25, 0.5, 0.75, 1))
     left.legend(loc="upper right")
     right.plot(AT, list(truth.values()), color=colours[7], lw=3, alpha=0.6, label="truth")
     right.plot(

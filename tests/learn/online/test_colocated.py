@@ -75,6 +75,17 @@ def test_each_iteration_samples_from_the_present_weights_and_sleeps_while_it_tra
         assert row["sampler/weight_mean"] == pytest.approx(1, abs=1e-4)
 
 
+def test_an_engine_that_stays_awake_gets_the_weights_too(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    sampler = {"kind": "vllm", "mode": "colocate", "sleep_level": 0}
+    settings = make_settings(tmp_path, "grpo", sampler=sampler)
+    metrics = [result.metrics for result in train_online("grpo", settings)]
+    assert engine.calls == ["build", *(["load weights", "reset cache", "generate"] * 3), "close"]
+    assert metrics[-1]["objective/kl"] > 0.1
+    assert all(abs(row["sampler/mismatch_kl"]) < 1e-6 for row in metrics)
+
+
 def test_a_run_whose_engine_dies_resumes(engine: FakeEngine, tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "grpo")
     steps = train_online("grpo", settings)

@@ -47,6 +47,17 @@ def test_live_bytes_are_those_of_storages() -> None:
     assert live.peak == 440
 
 
+def test_products_are_counted_by_shape_and_layout() -> None:
+    weight, other = (torch.empty(4, 6, device="meta", dtype=torch.bfloat16) for _ in range(2))
+    live = LiveBytes([])
+    with live:
+        for rows in (3, 3, 5):  # two shapes
+            _ = torch.empty(rows, 4, device="meta", dtype=torch.bfloat16) @ weight
+        _ = torch.empty(3, 6, device="meta", dtype=torch.bfloat16) @ other.T  # the third
+        _ = torch.empty(7, 4, device="meta") @ weight.float()  # not in bf16
+    assert len(live.products) == 3
+
+
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama of more layers than are traced."""

@@ -6,8 +6,12 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+PRODUCTS = frozenset({aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.linear})
 
 
 class LiveBytes(TorchDispatchMode):
@@ -15,7 +19,8 @@ class LiveBytes(TorchDispatchMode):
     and `peak` the most of it since the last `mark`.
 
     Storages are counted once, however many views they have. Those of `known` tensors (weights,
-    buffers) are not counted.
+    buffers) are not counted. `products` are the different matrix products in bf16, by the shapes
+    and strides of their factors: a library that compiles its products compiles each of them.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
@@ -24,11 +29,17 @@ class LiveBytes(TorchDispatchMode):
         # They are held, so that no new storage gets the identity of one of them.
         self.known = [tensor.untyped_storage() for tensor in known]
         self.sizes: dict[int, int] = {id(storage): 0 for storage in self.known}
+        self.products: set[Any] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in PRODUCTS:
+            factors = [x for x in args if isinstance(x, Tensor)]
+            if factors[-1].dtype == torch.bfloat16:
+                layouts = tuple((tuple(x.shape), x.stride()) for x in factors)
+                self.products.add((func.overloadpacket, layouts))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
                 self._count(tensor)

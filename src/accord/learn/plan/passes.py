@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -36,13 +36,14 @@ REPEATED = 2  # the layer whose copies stand for those that are not traced
 class PassMemory:
     """Bytes of a pass above those before it: `saved` for the backward pass, `logits` of them in
     buffers of the vocabulary head, the most in the forward and in the backward pass, and the
-    gradients that it leaves."""
+    gradients that it leaves. `products` is the number of different matrix products in bf16."""
 
     tokens: int
     saved: int
     forward: int
     backward: int
     gradients: int
+    products: int = 0
 
     @property
     def peak(self) -> int:
@@ -56,6 +57,7 @@ class _Marks:
 
     forward: list[tuple[int, int]] = field(default_factory=list)
     backward: list[tuple[int, int]] = field(default_factory=list)
+    products: int = 0
 
 
 def trace_pass(
@@ -91,7 +93,8 @@ def trace_pass(
         for parameter in lm.model.parameters():
             parameter.grad = None
     tokens = sum(prompt + sum(responses) for prompt, responses in groups)
-    return _untruncated(marks, tokens, copies=len(layers) - count)
+    memory = _untruncated(marks, tokens, copies=len(layers) - count)
+    return replace(memory, products=marks.products)
 
 
 def _needs_data(error: Exception) -> bool:
@@ -168,6 +171,7 @@ def _trace(lm: LanguageModel, groups: Sequence[Shape], reads: Reads, *, grad: bo
             loss.backward()
             marks.backward.append(live.mark())
         del loss
+    marks.products = len(live.products)
     return marks
 
 

@@ -18,15 +18,23 @@ imports, the rows as text and tokens."""
 TOKENIZER_ENTRY = 1200
 """Bytes of a tokenizer for each entry of its vocabulary, measured on two: 44 MB for 49,152 entries,
 318 MB for 262,144."""
-BF16_WORKSPACE = 110 << 20
-"""What bf16 adds on a CPU: weights and activations in the layout of its matrix products."""
+PRODUCT = 640 << 10
+"""Bytes of a matrix product in bf16 that oneDNN has compiled for one shape on a CPU: 0.60 to
+0.65 MB in six runs. Packed passes have other shapes in every step, so they become more."""
+COMPILED_PRODUCTS = 1024
+"""How many of them oneDNN retains, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise."""
 FRAGMENTS = 0.35
 """Share of the activations that the process holds beside them: blocks that are free, and of
-another size than the next tensor's."""
+another size than the next tensor's. This one is for bf16."""
+FLOAT_FRAGMENTS = 0.5
+"""The same in float32: 0.34 to 0.94 after six steps of eight toys."""
 ADAPTER_FRAGMENTS = 1.2
 """The same under LoRA in float32, whose adapted layers make and free more tensors among those that
 are saved. A run with MALLOC_MMAP_THRESHOLD_=262144 in the environment held about half as much, and
 nothing of this share."""
+RECOMPUTED_FRAGMENTS = 0.9
+"""The same in float32 where layers are computed again, of far fewer activations: 0.8 and 2.6 in two
+toys."""
 
 
 @dataclass(frozen=True, slots=True)

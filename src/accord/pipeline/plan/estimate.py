@@ -10,13 +10,16 @@ from typing import Any
 from accord.learn.offline.methods import METHODS
 from accord.learn.online.memory import RoleMemory, moment_bytes
 from accord.learn.plan.models import frozen_model, trained_model
-from accord.learn.plan.passes import Reads, trace_pass
+from accord.learn.plan.passes import PassMemory, Reads, Shape, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
     ADAPTER_FRAGMENTS,
-    BF16_WORKSPACE,
+    COMPILED_PRODUCTS,
     COPIES,
+    FLOAT_FRAGMENTS,
     FRAGMENTS,
+    PRODUCT,
+    RECOMPUTED_FRAGMENTS,
     TOKENIZER_ENTRY,
     WORKSPACE,
     Allocation,
@@ -93,6 +96,12 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     reads: Reads = "ends" if method.scalar else "tokens"
     keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
     memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
+    passes = [memory]
+    if facts.mismatched:
+        behind = trace_pass(lm, [(1, (n,)) for n in facts.mismatched], grad=False)
+        # It comes while the other's activations wait for the way back.
+        memory = replace(memory, forward=max(memory.forward, memory.saved + behind.forward))
+        passes.append(behind)
     phases = [
         loading_phase(roles, files_beside(inputs, sizes)),
         pass_phase(
@@ -107,7 +116,8 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
         saving_phase(roles, converted(inputs, sizes)),
     ]
     if isinstance(settings, ReferenceSettings):
-        computing = trace_pass(lm, facts.largest, reads="tokens", grad=False)
+        computing = trace_pass(lm, _appended(facts), reads="tokens", grad=False)
+        passes.append(computing)
         phases.insert(
             1,
             Phase(
@@ -119,7 +129,20 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
                 },
             ),
         )
-    return StageMemory(roles | reference, phases, memory.tokens, allocation(inputs))
+    beside = allocation(inputs, facts, passes)
+    return StageMemory(roles | reference, phases, memory.tokens, beside)
+
+
+def _appended(facts: RowFacts) -> Sequence[Shape]:
+    """The largest pass as the reference reads it: KTO's mismatched responses are the last ones.
+
+    The policy reuses its prompts for them, and saves nothing. Where a step has several passes it
+    reads them before those, with their prompts, and needs no more than the reference.
+    """
+    if not facts.mismatched:
+        return facts.largest
+    pairs = zip(facts.largest, facts.mismatched, strict=True)
+    return [(prompt, (*responses, extra)) for (prompt, responses), extra in pairs]
 
 
 def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None) -> LanguageModel:
@@ -152,17 +175,32 @@ def with_moments(role: RoleMemory, inputs: Inputs, trained: Sequence[int]) -> Ro
     return replace(role, moments=sum(moment_bytes(n, inputs.settings.optim) for n in trained))
 
 
-def allocation(inputs: Inputs) -> Allocation:
-    """What the process holds beside its tensors."""
-    on_cpu = inputs.machine.device == "cpu"
-    bf16 = inputs.settings.precision == "bf16" and on_cpu
-    adapted = inputs.settings.lora is not None and on_cpu and not bf16
-    spaced = "MALLOC_MMAP_THRESHOLD_" not in os.environ
-    entries = int(inputs.model.config.get_text_config().vocab_size) if on_cpu else 0
-    return Allocation(
-        WORKSPACE + (BF16_WORKSPACE if bf16 else 0) + TOKENIZER_ENTRY * entries,
-        ADAPTER_FRAGMENTS if adapted and spaced else FRAGMENTS,
-    )
+def allocation(inputs: Inputs, facts: RowFacts, passes: Sequence[PassMemory]) -> Allocation:
+    """What the process holds beside its tensors; `passes` are those of a step."""
+    if inputs.machine.device != "cpu":
+        return Allocation(WORKSPACE)
+    entries = int(inputs.model.config.get_text_config().vocab_size)
+    workspace = WORKSPACE + TOKENIZER_ENTRY * entries
+    if inputs.half:
+        return Allocation(workspace + PRODUCT * compiled_products(facts, passes))
+    return Allocation(workspace, _float_fragments(inputs.settings))
+
+
+def _float_fragments(settings: Any) -> float:
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return FRAGMENTS
+    if settings.lora is not None:
+        return ADAPTER_FRAGMENTS
+    return RECOMPUTED_FRAGMENTS if settings.gradient_checkpointing else FLOAT_FRAGMENTS
+
+
+def compiled_products(facts: RowFacts, passes: Sequence[PassMemory]) -> int:
+    """How many matrix products a run compiles, each step for other numbers of tokens; no more than
+    are retained."""
+    capacity = int(os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", COMPILED_PRODUCTS))
+    if facts.steps is None:
+        return capacity
+    return min(capacity, sum(p.products for p in passes) * facts.passes * facts.steps)
 
 
 def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:

@@ -63,6 +63,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     several = settings.gradient_accumulation_steps > 1
     keeps = keeps_gradients(inputs, several=several, moments=moments)
     memory = trace_pass(policy, facts.largest, keeps_gradients=keeps)
+    passes = [memory]
     phases = [
         loading_phase(roles, files_beside(inputs, sizes)),
         _sampling_phase(inputs, facts, roles, policy),
@@ -78,6 +79,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     ]
     if critic is not None and not _shares_pass(settings):
         valued = _critic_pass(inputs, facts, policy, keeps=keeps)
+        passes.append(valued)
         gradients = roles["policy"].gradients + (critic.gradients if keeps else 0)
         phases.append(
             pass_phase(
@@ -89,7 +91,7 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     phases = [_with_engine(phase, inputs) for phase in phases]
     if snapshot:
         phases = [Phase(p.name, {**p.parts, "snapshot": snapshot}) for p in phases]
-    return StageMemory(roles, phases, memory.tokens, allocation(inputs))
+    return StageMemory(roles, phases, memory.tokens, allocation(inputs, facts, passes))
 
 
 def online_roles(

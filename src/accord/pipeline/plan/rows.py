@@ -16,7 +16,7 @@ from accord.learn.loop.in_memory import NOTHING
 from accord.learn.loop.limits import token_limits
 from accord.learn.loop.schedule import RowOrder, balance_by_tokens, make_schedule, num_batches
 from accord.learn.offline.methods import METHODS
-from accord.learn.offline.mismatched import append_mismatched, mismatched_groups
+from accord.learn.offline.mismatched import mismatched_groups
 from accord.learn.online.methods import ONLINE
 from accord.learn.plan.passes import Shape
 from accord.lm.packing import PromptGroup
@@ -39,8 +39,9 @@ class RowFacts:
 
     `used` are the rows that are trained on (estimated where only `sampled` rows were tokenised),
     `dropped` those that are not, by reason; `tokens` those of all passes of the run. `largest` is
-    the pass with most tokens, `first` the rows of the first one. `unknown` says why there are no
-    rows to look at; then `largest` has the longest rows that the settings allow.
+    the pass with most tokens, `first` the rows of the first one. `mismatched` are KTO's: the tokens
+    of another row's response to each prompt of `largest` (`offline/mismatched.py`). `unknown` says
+    why there are no rows to look at; then `largest` has the longest rows that the settings allow.
     """
 
     rows: int | None
@@ -50,6 +51,7 @@ class RowFacts:
     largest: tuple[Shape, ...]
     passes: int
     first: tuple[PromptGroup, ...] = ()
+    mismatched: tuple[int, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sampled: int | None = None
@@ -93,8 +95,9 @@ def read_rows(
     count = round(len(groups) * share)
     schedule = make_schedule(count, settings, world)
     first, largest, passes = _passes(groups, settings, count, world)
+    mismatched: tuple[int, ...] = ()
     if plan.method == "kto" and settings.loss_type == "kto":
-        largest = _with_mismatched(largest, groups, settings)
+        mismatched = _mismatched_lengths(largest, groups, settings)
     mean = sum(g.num_tokens for g in groups) / len(groups)
     return RowFacts(
         rows=len(read.records),
@@ -104,6 +107,7 @@ def read_rows(
         largest=tuple(map(shape_of, largest)),
         passes=passes,
         first=tuple(first),
+        mismatched=mismatched,
         dropped={reason: round(len(s) * share) for reason, s in report.dropped.items()},
         notes=(report.summary(),),
         sampled=len(records) if sampled else None,
@@ -177,16 +181,16 @@ def _step_rows(
         yield rng.sample(range(len(groups)), size)
 
 
-def _with_mismatched(
+def _mismatched_lengths(
     largest: Sequence[PromptGroup], groups: Sequence[PromptGroup], settings: KtoSettings
-) -> list[PromptGroup]:
-    """KTO's rows with another row's response behind their prompt, as the reference reads them."""
+) -> tuple[int, ...]:
+    """Tokens of the other row's response that KTO puts behind each prompt; empty if no two prompts
+    differ."""
     mismatched = mismatched_groups(groups, settings)
     if not mismatched:
-        return list(largest)
+        return ()
     numbers = {id(group): i for i, group in enumerate(groups)}
-    rows = [numbers[id(group)] for group in largest]
-    return list(append_mismatched(largest, [mismatched[i] for i in rows]))
+    return tuple(mismatched[numbers[id(group)]].num_targets for group in largest)
 
 
 def _read(plan: StagePlan, kind: Kind, stages: Sequence[StagePlan], cache: ReadCache) -> ReadRows:
