@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = {
     "tensorboard": (("tensorboard",), "`report_to=tensorboard`"),
     "wandb": (("wandb",), "`report_to=wandb`"),
     "trackio": (("trackio",), "`report_to=trackio`"),
+    "docs": (("sphinx", "furo", "myst_parser", "latex2mathml"), "`make site`"),
 }
 """By extra: the modules that it installs, and what accord uses them for."""
 
