@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import types
 from dataclasses import dataclass, field
@@ -128,6 +129,31 @@ def test_report_takes_the_folder_of_the_run(pipeline: FakePipeline) -> None:
     assert settings["examples"] == 3
     assert run(["report", "runs/a", "output_dir=elsewhere"]) == 0
     assert pipeline.stages[1].settings.model_dump()["output_dir"] == "elsewhere"
+
+
+def test_a_report_that_is_there_already_keeps_its_settings(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe's report names its contestants; without them it would be another report."""
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    contestants = [{"name": "dpo", "responses": "runs/a/dpo.jsonl"}]
+    settings = {"run": "runs/a", "output_dir": "runs/a", "title": "A", "contestants": contestants}
+    manifest = {"settings": {**settings, "ratings": None}, "versions": {}, "status": "finished"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", str(folder), "title=B"]) == 0
+    made = pipeline.stages[0].settings.model_dump(exclude_none=True)
+    assert made["run"] == "runs/a"  # the same folder, as the recipe wrote it
+    assert made["title"] == "B"
+    assert [c["name"] for c in made["contestants"]] == ["dpo"]
+    # The manifest of another kind of stage says nothing about reports.
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "settings": {"run": "x", "title": "C"}})
+    )
+    assert run(["report", str(folder)]) == 0
+    made = pipeline.stages[1].settings.model_dump()
+    assert (made["run"], made["title"]) == (str(folder), "accord report")
 
 
 def test_demo_is_the_recipe_demo(

@@ -86,3 +86,22 @@ def test_a_report_in_the_folder_of_a_stage_leaves_its_record(workspace: Path) ->
     assert (workspace / "out/stage.json").read_bytes() == before
     train()  # still finished
     assert (workspace / "out/stage.json").read_bytes() == before
+
+
+def test_a_report_is_written_again_as_it_was(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"prompt": "a", "meta": {}, "model": "m", "settings": {}, "responses": [{"text": "b"}]}
+    (workspace / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    contestants = "contestants=[{name: dpo, responses: answers.jsonl}]"
+    assert run(["report", "run=runs", "output_dir=runs", contestants]) == 0
+    page = (workspace / "runs/report.html").read_bytes()
+    assert run(["report", str(workspace / "runs")]) == 0  # as short as the documents say
+    assert "finished before, not run again" in capsys.readouterr().err
+    assert run(["report", "runs", "examples=3"]) == 2
+    message = capsys.readouterr().err
+    assert "examples was 12, is 3" in message
+    assert "remove" not in message  # the folder is that of a whole run
+    assert (workspace / "runs/report.html").read_bytes() == page
+    assert run(["report", "runs", "examples=3", "output_dir=other"]) == 0
+    assert b"dpo" in (workspace / "other/report.html").read_bytes()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +39,8 @@ def report(
 
     The report is report.html, one page that needs no other file, and results.json.
 
-    RUN_DIR is short for run=RUN_DIR and output_dir=RUN_DIR.
+    RUN_DIR is short for run=RUN_DIR and output_dir=RUN_DIR, with the other settings of the report
+    that is there already.
 
     \b
     Examples:
@@ -50,12 +52,26 @@ def report(
     values = list(overrides or [])
     if values and "=" not in values[0]:
         run_dir = values.pop(0)
-        for key in ("run", "output_dir"):
-            if not any(value.startswith(f"{key}=") for value in values):
-                values.insert(0, f"{key}={json.dumps(run_dir)}")
+        given = {"run": run_dir, "output_dir": run_dir, **_settings_of_report(run_dir)}
+        keys = {value.partition("=")[0].partition(".")[0] for value in values}
+        values[:0] = [f"{k}={json.dumps(v)}" for k, v in given.items() if k not in keys]
     if serve:
         from accord.cli.report_server import serve_report
 
         serve_report(values, port=port, log=typer.echo)
     else:
         run_single_stage("report", values, config)
+
+
+def _settings_of_report(folder: str) -> dict[str, Any]:
+    """The settings of the report that a recipe, or an earlier call, has written in a folder; its
+    paths are as they were given then."""
+    from accord.runs.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    settings: dict[str, Any] = manifest["settings"] if manifest is not None else {}
+    if not {"run", "contestants"} <= set(settings):
+        return {}
+    is_same = Path(settings["run"]).resolve() == Path(folder).resolve()
+    left_out = {"output_dir"} if is_same else {"output_dir", "run"}
+    return {k: v for k, v in settings.items() if v is not None and k not in left_out}

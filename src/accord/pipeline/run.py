@@ -266,10 +266,12 @@ def _clear_folder(
             f"or remove the folder."
         )
     if not replace and (before.get("finished") or _has_progress(folder)):
+        remedy = "name another output_dir, or remove the folder to start from scratch"
+        if STAGES[plan.kind].shares_folder:  # with other stages, which would be removed too
+            remedy = "or name another output_dir"
         raise SettingsError(
             f"{folder} holds a `{before.get('name')}` stage that other settings or inputs made: "
-            f"{describe_change(before, identity)}. Set them back to resume it, name another "
-            f"output_dir, or remove the folder to start from scratch."
+            f"{describe_change(before, identity)}. Set them back to resume it, {remedy}."
         )
     check_only_written(plan, folder, before)
     others = [] if STAGES[plan.kind].shares_folder else remove_outputs(plan, folder)

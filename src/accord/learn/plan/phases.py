@@ -23,7 +23,7 @@ PRODUCT = 640 << 10
 0.65 MB in six runs. Packed passes have other shapes in every step, so they become more."""
 COMPILED_PRODUCTS = 1024
 """How many of them oneDNN retains, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise."""
-FRAGMENTS = 0.35
+FRAGMENTS = 0.45
 """Share of the activations that the process holds beside them: blocks that are free, and of
 another size than the next tensor's. This one is for bf16."""
 FLOAT_FRAGMENTS = 0.5

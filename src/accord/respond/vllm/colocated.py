@@ -28,6 +28,7 @@ from accord.respond.vllm.building import (
     generators_restored,
     is_out_of_memory,
 )
+from accord.respond.vllm.parameters import sampling_parameters
 from accord.runs import digest_json
 from accord.settings.sampling import SamplerSettings
 
@@ -174,25 +175,14 @@ class ColocatedSampler:
 
 
 def _parameters(settings: SamplingSettings, count: int, eos_ids: frozenset[int]) -> dict[str, Any]:
-    """vLLM's SamplingParams, with nothing left to a default of the model's folder. No seed: one of
-    a request kills the engine of the CPU build; the process's generators are seeded instead."""
+    """vLLM's SamplingParams. No seed: one of a request kills the engine of the CPU build; the
+    process's generators are seeded instead."""
     return {
+        **sampling_parameters(settings),
         "n": count,
-        "max_tokens": settings.max_new_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,  # 0: no limit
-        "min_p": settings.min_p,
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "stop": list(settings.stop),
         "ignore_eos": True,  # vLLM's own set of end tokens; those of the local engine are these:
         "stop_token_ids": sorted(eos_ids),
         "detokenize": bool(settings.stop),
-        "skip_special_tokens": False,  # so that a stop string may name one, as locally
-        "spaces_between_special_tokens": False,
-        "logprobs": 0,  # those of the sampled tokens alone
     }
 
 

@@ -20,6 +20,7 @@ from accord.lm.digest import is_same_path
 from accord.respond.http import RefusedError
 from accord.respond.protocol import Sample, SamplingSettings
 from accord.respond.vllm.client import ServerDownError, VllmClient
+from accord.respond.vllm.parameters import sampling_parameters
 from accord.respond.vllm.publishing import Publisher
 from accord.settings.sampling import SamplerSettings
 
@@ -161,21 +162,10 @@ class VllmSampler:
         self, prompts: Sequence[tuple[int, ...]], settings: SamplingSettings
     ) -> dict[str, Any]:
         return {
+            **sampling_parameters(settings),
             "model": self.model,
             "prompt": [list(p) for p in prompts],
             "n": 1,
-            "max_tokens": settings.max_new_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,  # 0: no limit
-            "min_p": settings.min_p,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop": list(settings.stop),
-            "skip_special_tokens": False,  # so that a stop string may name one, as locally
-            "spaces_between_special_tokens": False,
-            "logprobs": 0,  # those of the sampled tokens alone
             "return_token_ids": True,
         }
 
