@@ -120,7 +120,12 @@ def test_each_step_in_bf16_compiles_its_products_on_a_cpu(plan: StagePlan) -> No
     assert beside(GPU, precision="bf16", max_steps=2) == beside(GPU)
 
 
-@pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])
+IN_USE = Machine("cuda", 1 << 39, total=1 << 40)  # vLLM's share is of the whole device
+
+
+@pytest.mark.parametrize(
+    ("machine", "awake"), [(GPU, {"sampling"}), (IN_USE, {"sampling"}), (CPU, None)]
+)
 def test_vllm_in_this_process_has_its_share_while_it_is_awake(
     machine: Machine, awake: set[str] | None, plan: StagePlan
 ) -> None:
