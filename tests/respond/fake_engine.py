@@ -72,7 +72,7 @@ class FakeEngine:
         self.asleep -= set(tags or self.asleep)
 
     def close(self) -> None:
-        self.calls.append("close")
+        self._call("close")
 
     def generate(
         self, prompts: Sequence[tuple[int, ...]], parameters: dict[str, Any]
