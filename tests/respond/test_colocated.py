@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.vllm.building import EngineModel
+from accord.respond.vllm.building import EngineModel, generators_restored
 from accord.respond.vllm.colocated import ColocatedSampler
 from accord.settings.sampling import SamplerSettings
 from tests.lm.toys import save_toy, with_adapters
@@ -114,10 +115,12 @@ def test_log_probs_are_those_of_the_published_weights(
 
 def test_a_seed_repeats_the_responses_and_disturbs_no_generator(folder: str) -> None:
     sampler = open_sampler(load_causal(folder, device="cpu"), FakeEngine([]))
-    before = torch.get_rng_state()
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
     first = sample(sampler, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpys)  # type: ignore[index,arg-type]
     torch.rand(3)
+    np.random.rand(1000)
     assert sample(sampler, seed=1) == first
     assert sample(sampler, seed=2) != first
 
@@ -196,6 +199,13 @@ def test_what_the_engine_is_not_built_for(
 def test_settings_of_another_engine(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplerSettings(**values)
+
+
+def test_numpys_numbers_after_what_seeds_them() -> None:
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    with generators_restored():
+        np.random.seed(0)
+    assert np.array_equal(np.random.get_state()[1], before)  # type: ignore[index,arg-type]
 
 
 def test_an_engine_that_does_not_end_is_logged_and_not_ended_again(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -268,7 +269,12 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """A context after which torch's generators, of the CPU and of the GPU in use, are as before."""
+    """A context after which numpy's and torch's generators, of the CPU and of the GPU in use, are
+    as before."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    state = np.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        yield
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

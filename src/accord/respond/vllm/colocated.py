@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,9 +215,11 @@ def _parse(output: Any, settings: SamplingSettings) -> Sample:
 
 @contextmanager
 def _seeded(seed: int, streams: Sequence[int]) -> Iterator[None]:
-    """A context in which torch's generators start from a seed and the numbers of a
-    batch's random streams, and after which they are as before."""
+    """A context in which numpy's and torch's generators start from a seed and the numbers of a
+    batch's random streams, and after which they are as before. vLLM draws tokens from torch's on a
+    CPU, and on a GPU the seed of each request from numpy's."""
     number = int(digest_json([seed, list(streams)])[:15], 16)
     with generators_restored():
         torch.manual_seed(number)
+        np.random.set_state(np.random.RandomState(number % 2**32).get_state())
         yield
