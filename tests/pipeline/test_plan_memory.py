@@ -127,7 +127,12 @@ def test_each_step_in_bf16_compiles_its_products_on_a_cpu(
         assert beside(CPU, precision="bf16", max_steps=10_000) - plain == retained * PRODUCT
 
 
-@pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])
+IN_USE = Machine("cuda", 1 << 39, total=1 << 40)  # vLLM's share is of the whole device
+
+
+@pytest.mark.parametrize(
+    ("machine", "awake"), [(GPU, {"sampling"}), (IN_USE, {"sampling"}), (CPU, None)]
+)
 def test_vllm_in_this_process_has_its_share_while_it_is_awake(
     machine: Machine, awake: set[str] | None, plan: StagePlan
 ) -> None:
