@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from accord.errors import SettingsError
 from accord.lm.adapters.lora import add_adapters
+from accord.lm.adapters.switch import POLICY
 from accord.lm.checkpoint_weights import checkpoint_weights
 from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
@@ -63,3 +66,36 @@ def test_an_adapter_on_tied_embeddings_is_refused(tmp_path: Path) -> None:
     lm = add_adapters(lm, LoraSettings(target_modules=["embed_tokens", "q_proj"]), seed=0)
     with pytest.raises(SettingsError, match=r"Leave the embeddings out of lora\.target_modules"):
         dict(checkpoint_weights(lm))
+
+
+EXPERTS = "mlp.experts.gate_up_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        (
+            "qwen3-moe",
+            LoraConfig(target_parameters=[EXPERTS]),
+            r"mixture's experts.*target_modules",
+        ),
+        ("gpt2", LoraConfig(target_modules=["c_attn"], lora_bias=True), "is no sum"),
+        ("llama", LoraConfig(target_modules=["q_proj"], use_dora=True), "is no sum"),
+    ],
+    ids=["experts", "bias", "dora"],
+)
+def test_an_adapter_that_is_no_sum_with_a_weight_is_refused(
+    name: str, config: LoraConfig, message: str
+) -> None:
+    model = get_peft_model(AutoModelForCausalLM.from_config(CONFIGS[name]), config, POLICY)
+    with pytest.raises(SettingsError, match=message):
+        dict(checkpoint_weights(LanguageModel(model, None, "toy")))
+
+
+def test_a_layer_whose_name_begins_with_that_of_a_layer_with_an_adapter(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+    for block in model.model.layers:
+        block.mlp.gate = nn.Linear(4, 4, bias=False)  # beside gate_proj
+    names = {name for name, _ in model.named_parameters()}
+    model = get_peft_model(model, LoraConfig(target_modules=["gate"]), POLICY)
+    assert {n for n, _ in checkpoint_weights(LanguageModel(model, None, "toy"))} == names

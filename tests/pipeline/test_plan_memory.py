@@ -105,7 +105,11 @@ def test_an_adapter_that_would_be_merged_into_4_bits(plan: StagePlan, tmp_path: 
     assert planned(start, **continued).memory is not None
 
 
-def test_each_step_in_bf16_compiles_its_products_on_a_cpu(plan: StagePlan) -> None:
+def test_each_step_in_bf16_compiles_its_products_on_a_cpu(
+    plan: StagePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+
     def beside(machine: Machine, **values: Any) -> int:
         memory = planned(plan, machine, **LORA, **values).memory
         assert memory is not None
@@ -118,9 +122,17 @@ def test_each_step_in_bf16_compiles_its_products_on_a_cpu(plan: StagePlan) -> No
     assert four == 2 * two
     assert many == COMPILED_PRODUCTS * PRODUCT
     assert beside(GPU, precision="bf16", max_steps=2) == beside(GPU)
+    for capacity, retained in (("5", 5), ("", COMPILED_PRODUCTS)):
+        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", capacity)
+        assert beside(CPU, precision="bf16", max_steps=10_000) - plain == retained * PRODUCT
 
 
-@pytest.mark.parametrize(("machine", "awake"), [(GPU, {"sampling"}), (CPU, None)])
+IN_USE = Machine("cuda", 1 << 39, total=1 << 40)  # vLLM's share is of the whole device
+
+
+@pytest.mark.parametrize(
+    ("machine", "awake"), [(GPU, {"sampling"}), (IN_USE, {"sampling"}), (CPU, None)]
+)
 def test_vllm_in_this_process_has_its_share_while_it_is_awake(
     machine: Machine, awake: set[str] | None, plan: StagePlan
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ class FakeEngine:
         self.asleep -= set(tags or self.asleep)
 
     def close(self) -> None:
-        self.calls.append("close")
+        self._call("close")
 
     def generate(
         self, prompts: Sequence[tuple[int, ...]], parameters: dict[str, Any]
@@ -86,7 +87,8 @@ class FakeEngine:
             parameters["temperature"],
             stop=tuple(parameters["stop"]),
         )
-        seed = int(torch.randint(1 << 30, ()))  # as vLLM, from the process's generator
+        # As vLLM, from the process's generators: torch's on a CPU, numpy's on a GPU.
+        seed = int(torch.randint(1 << 30, ())) ^ int(np.random.randint(1 << 30))
         groups = LocalSampler(self.lm)(prompts, settings, seed=seed, streams=range(len(prompts)))
         return [
             [

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +18,7 @@ from accord.lm.load import load_causal
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
 from accord.respond.protocol import Sample, SamplingSettings
-from accord.respond.vllm.building import EngineModel, require_vllm
+from accord.respond.vllm.building import EngineModel, generators_restored
 from accord.respond.vllm.colocated import ColocatedSampler
 from accord.settings.sampling import SamplerSettings
 from tests.lm.toys import save_toy, with_adapters
@@ -115,10 +115,12 @@ def test_log_probs_are_those_of_the_published_weights(
 
 def test_a_seed_repeats_the_responses_and_disturbs_no_generator(folder: str) -> None:
     sampler = open_sampler(load_causal(folder, device="cpu"), FakeEngine([]))
-    before = torch.get_rng_state()
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
     first = sample(sampler, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpys)  # type: ignore[index,arg-type]
     torch.rand(3)
+    np.random.rand(1000)
     assert sample(sampler, seed=1) == first
     assert sample(sampler, seed=2) != first
 
@@ -199,27 +201,30 @@ def test_settings_of_another_engine(values: dict[str, Any], message: str) -> Non
         SamplerSettings(**values)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("__version__ = '0.11.2'", "0.32 or later, and 0.11.2 is installed"),
-        ("raise ImportError('no libcuda')", "can't be imported .ImportError: no libcuda"),
-    ],
-)
-def test_a_vllm_that_is_of_no_use(
-    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_numpys_numbers_after_what_seeds_them() -> None:
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    with generators_restored():
+        np.random.seed(0)
+    assert np.array_equal(np.random.get_state()[1], before)  # type: ignore[index,arg-type]
+
+
+def test_an_engine_that_does_not_end_is_logged_and_not_ended_again(
+    folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "vllm").mkdir()
-    (tmp_path / "vllm/__init__.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    with pytest.raises(SettingsError, match=f"{message}.*pip install 'accord.vllm.'"):
-        require_vllm()
-    sys.modules.pop("vllm", None)
+    calls: list[str] = []
+    engine = FakeEngine(calls)
+    sampler = open_sampler(load_causal(folder, device="cpu"), engine)
+    engine.fails = RuntimeError("the core is dead")
+    sampler.close()
+    sampler.close()
+    assert calls.count("close") == 1
+    assert "vLLM did not end cleanly (RuntimeError: the core is dead)" in caplog.text
 
 
-def test_no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accord.respond.vllm.building.find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"not installed there.*sampler\.mode=server"):
-        require_vllm()
+def test_log_probs_after_truncation_are_said_once(
+    folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = open_sampler(load_causal(folder, device="cpu"), FakeEngine([]), temperature=0.7)
+    for _ in range(2):
+        sampler._check(PROMPTS, SamplingSettings(1, 8, 0.7, top_k=5))
+    assert caplog.text.count("log-probs after top-k") == 1

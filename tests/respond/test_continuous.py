@@ -275,6 +275,24 @@ def test_a_request_with_bad_logits_fails_alone(monkeypatch: pytest.MonkeyPatch) 
     assert again[9] == expected[1]
 
 
+def test_rows_of_a_failed_request_that_wait_leave_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("llama")
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
+    # Room for three rows without a stored prompt: of the six some wait.
+    batch = make_batch(lm, memory=3 * 64 * make_batch(lm).token_bytes)
+    batch.submit(LocalRequest(0, PROMPTS[0], SamplingSettings(6, max_new_tokens=12), seed=1))
+    with torch.no_grad():
+        while not batch.waiting:
+            batch.step()
+        monkeypatch.setattr(
+            batch.batch, "logits", lambda states: torch.full((len(states), 99), torch.nan)
+        )
+        outputs = batch.step()
+    assert [output.key for output in outputs if output.error is not None] == [0]
+    assert not batch.rows
+    assert not batch.waiting
+
+
 def _rest(request: LocalRequest) -> tuple[Any, ...]:
     return request.prompt, request.settings, request.seed
 

@@ -67,6 +67,52 @@ def test_a_long_prompt_is_read_in_parts_while_others_run(
     assert collect(run(batch, [short, long])) == expected
 
 
+def test_of_a_prompt_longer_than_the_pool_no_part_is_read_twice_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = toy("llama")
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(continuous, "AHEAD_TOKENS", 32)
+    pool = PrefixPool(5)  # 80 tokens
+    rows = DecodeBatch(lm, lm.head, pool)
+    batch = ContinuousBatch(lm, rows, max_rows=1)
+    read, num_read = rows._read, []
+    monkeypatch.setattr(rows, "_read", lambda *args: num_read.append(args[0]) or read(*args))
+    with torch.no_grad():
+        batch.submit(LocalRequest(0, PROMPTS[0], SamplingSettings(max_new_tokens=12), seed=0))
+        outputs = batch.step()
+        batch.submit(LocalRequest(1, LONG, SamplingSettings(max_new_tokens=2), seed=1))
+        while batch.waiting:
+            outputs += batch.step()
+        assert [len(ids) for (ids,) in num_read] == [len(PROMPTS[0]), 32, 64, len(LONG)]
+        assert pool.tokens_reused == 0
+        batch.cancel(1)
+        batch.submit(LocalRequest(2, LONG[:70], SamplingSettings(max_new_tokens=2), seed=1))
+        outputs += run(batch, [])
+    assert pool.tokens_reused == 64
+
+
+def test_what_is_read_for_a_request_that_is_cancelled_is_not_taken_off_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = toy("llama")
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(continuous, "AHEAD_TOKENS", 32)
+    pool = PrefixPool(40)
+    batch = ContinuousBatch(lm, DecodeBatch(lm, lm.head, pool), max_rows=8)
+    settings, other = SamplingSettings(max_new_tokens=9), LONG[::-1][:40]
+    with torch.no_grad():
+        batch.submit(LocalRequest(0, other, settings, seed=0))
+        batch.step()
+        batch.submit(LocalRequest(1, LONG, settings, seed=1))
+        batch.step()
+        assert pool.known(LONG) == 32
+        batch.cancel(1)
+        batch.submit(LocalRequest(2, other, settings, seed=2))
+        run(batch, [])
+    assert pool.tokens_reused == 32
+
+
 def test_what_is_erased_is_not_reused() -> None:
     lm = toy("llama")
     pool = PrefixPool(40)

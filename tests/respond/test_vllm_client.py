@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from accord.errors import SettingsError, WorkError
 from accord.respond.build import make_sampler
 from accord.respond.protocol import Sample, SamplingSettings
+from accord.respond.vllm.client import VllmClient
 from accord.respond.vllm.sampler import VllmSampler
 from accord.settings.sampling import SamplerSettings
 from tests.respond.fake_vllm import MODELS, FakeVllm, completion
@@ -188,15 +189,18 @@ def test_without_a_server(fake: FakeVllm) -> None:
 
 
 def test_an_answer_that_takes_too_long(fake: FakeVllm) -> None:
-    sampler = connect(fake, timeout=0.2)
+    sampler = connect(fake)  # which may take its time
+    sampler.client = VllmClient(SamplerSettings(kind="vllm", url=fake.url, timeout=0.2))
+    has_failed = threading.Event()
 
     def slow(body: Any) -> tuple[int, Any]:
-        time.sleep(0.6)
+        has_failed.wait(60)
         return 200, completion(body)
 
     fake.answers["/v1/completions"] = slow
     with pytest.raises(WorkError, match=r"within 0.2 s. Raise sampler.timeout"):
         generate(sampler)
+    has_failed.set()
 
 
 def test_a_refusal_quotes_the_server(fake: FakeVllm) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -333,6 +333,26 @@ def test_a_wave_for_which_there_is_no_room_is_not_drawn() -> None:
     assert answers(events) == {0: "c"}
     assert isinstance(events[-1], TokenUsage)
     assert events[-1].accord == {"best_of": 2}
+
+
+def test_of_a_wave_that_is_refused_on_the_way_nothing_is_reported() -> None:
+    waves = iter([["a", "c"], ["b", "b"]])
+
+    class Refusing(FakeEngine):
+        async def stream(self, request: EngineRequest) -> AsyncGenerator[Event, None]:
+            async for event in super().stream(request):
+                yield event
+                if len(self.asked) == 2 and isinstance(event, Delta):
+                    raise ApiError(429, "busy")
+
+    fake = Refusing(lambda _: next(waves))
+    engine = engine_of(fake, by_words(SCORES), n=4, stopping=Stopping(enough=9.0, wave=2))
+    events = events_of(engine, request())
+    assert answers(events) == {0: "c"}
+    usage = events[-1]
+    assert isinstance(usage, TokenUsage)
+    assert usage.accord == {"best_of": 2}
+    assert usage.headers["X-Accord-Best-Of"] == "2"
 
 
 def test_equal_candidates_are_said_to_be_no_choice() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
+from accord.lm.model import LanguageModel
+from accord.respond.protocol import SamplingSettings
 from accord.serve.engine import Accepted, Delta, EngineRequest, Event, TokenUsage
 from accord.serve.errors import ApiError
+from accord.serve.local import LocalEngine
 from tests.serve.clients import error_of, read_all, stream
 from tests.serve.conftest import Served, wait_for
 from tests.serve.fake_engine import FakeEngine
@@ -72,6 +76,28 @@ def test_an_engine_that_has_ended_lets_nobody_wait(start: Callable[..., Served])
         assert b"The engine has ended" in read_all(client)
     assert "has ended" in error_of(served.chat(), 503)["message"]
     assert error_of(served.get("/health"), 503)
+
+
+def test_an_engine_that_ends_while_a_prompt_is_encoded_lets_nobody_wait(
+    toy_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(toy_lm, ["toy"])
+    encode = engine._encode
+
+    def end_first(request: EngineRequest) -> tuple[int, ...]:
+        engine._commands.put(None)
+        engine._thread.join()
+        return encode(request)
+
+    monkeypatch.setattr(engine, "_encode", end_first)
+
+    async def ask() -> None:
+        async with asyncio.timeout(20):
+            async for _ in engine.stream(EngineRequest("the cat", SamplingSettings())):
+                pass
+
+    with pytest.raises(ApiError, match="has ended"):
+        asyncio.run(ask())
 
 
 def test_rendering_sets_no_limit_of_memory_for_the_engine(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
@@ -16,6 +17,8 @@ from accord.lm.loading.quantised import is_4bit_weight
 from accord.lm.model import LanguageModel
 
 BASE = ".base_layer"  # what peft calls the layer that it has wrapped
+SUMS = (lora.Linear, lora.Embedding)  # of a Conv1D too
+SUMS_IN_FEW_BITS = ("Linear4bit", "Linear8bitLt")  # there with bitsandbytes alone
 
 
 @torch.no_grad()
@@ -41,29 +44,51 @@ def _merged_weights(inner: Any, adapter: str) -> Iterator[tuple[str, Tensor]]:
     """The persistent tensors under the transformers model's own names, without peft's layers."""
     modules = dict(inner.named_modules())
     layers = {name: m for name, m in modules.items() if isinstance(m, BaseTunerLayer)}
+    for name, wrapper in layers.items():
+        _check_adapter(inner, name, wrapper, adapter)
     seen: set[int] = set()
     for full_name, value in inner.state_dict(keep_vars=True).items():
         owner, _, leaf = full_name.rpartition(".")
         layer = layers.get(owner.removesuffix(BASE)) if owner.endswith(BASE) else None
-        is_adapters = layer is None and any(owner.startswith(name) for name in layers)
+        is_adapters = layer is None and any(_is_adapters(owner, name) for name in layers)
         # bitsandbytes' scales have the names of the weight that they belong to, which is no module.
         if is_adapters or owner not in modules or value.data_ptr() in seen:
             continue
         seen.add(value.data_ptr())
         tensor = _expanded(value)
         if layer is not None and leaf == "weight":
-            tensor = _with_adapter(inner, layer, tensor, adapter)
+            tensor = _with_adapter(layer, tensor, adapter)
         yield full_name.replace(BASE, ""), tensor
 
 
-def _with_adapter(inner: Any, layer: Any, weight: Tensor, adapter: str) -> Tensor:
+def _is_adapters(owner: str, layer: str) -> bool:
+    """Whether a module belongs to the adapters of a layer, and not to what peft has wrapped."""
+    inside = owner == layer or owner.startswith(layer + ".")
+    return inside and not f"{owner}.".startswith(f"{layer}{BASE}.")
+
+
+def _with_adapter(layer: Any, weight: Tensor, adapter: str) -> Tensor:
     """W + ΔW in float32, or W where the adapter is not on this layer."""
     if adapter not in layer.scaling:
         return weight
-    if getattr(layer, "use_dora", {}).get(adapter):
+    return weight.float() + layer.get_delta_weight(adapter).float()
+
+
+def _check_adapter(inner: Any, name: str, layer: Any, adapter: str) -> None:
+    """Raise SettingsError where a layer has an adapter that is more than a sum with its weight."""
+    if adapter not in getattr(layer, "scaling", {}):
+        return
+    if not isinstance(layer, SUMS) and type(layer).__name__ not in SUMS_IN_FEW_BITS:
         raise SettingsError(
-            "A DoRA adapter is no sum with the base's weights, and vLLM in accord's process gets "
-            "such a sum. Train a LoRA adapter, or use sampler.kind=local."
+            f"The adapter on {name} is not on a linear layer or an embedding, such as those of a "
+            f"mixture's experts, and vLLM in accord's process gets sums with the weights of such "
+            f"layers alone. Leave the layer out of lora.target_modules, or use sampler.kind=local."
+        )
+    if layer.lora_bias.get(adapter) or adapter in layer.lora_variant:
+        raise SettingsError(
+            f"The adapter on {name} is DoRA's, has a bias (lora_bias) or is another variant of "
+            f"LoRA: it is no sum with the base's weights, and vLLM in accord's process gets such a "
+            f"sum. Train a LoRA adapter, or use sampler.kind=local."
         )
     if layer is inner.get_input_embeddings() and inner.config.get_text_config().tie_word_embeddings:
         raise SettingsError(
@@ -71,7 +96,6 @@ def _with_adapter(inner: Any, layer: Any, weight: Tensor, adapter: str) -> Tenso
             "two, and vLLM has a single tensor for both. Leave the embeddings out of "
             "lora.target_modules, or use sampler.kind=local."
         )
-    return weight.float() + layer.get_delta_weight(adapter).float()
 
 
 def _expanded(value: Tensor) -> Tensor:

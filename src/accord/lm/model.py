@@ -129,10 +129,7 @@ class LanguageModel:
         Where positions are scaled by the longest row of a batch, it is the length up to which they
         are not: beyond it a row's numbers would depend on the rows beside it.
         """
-        config = self.inner.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        limits = [limit, unscaled_positions(config)]
-        return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
+        return positions_of(self.inner.config)
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -295,3 +292,10 @@ def disable_dropout(model: nn.Module) -> nn.Module:
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model
+
+
+def positions_of(config: Any) -> int | None:
+    """The `max_positions` of the model that a configuration describes."""
+    config = config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None), unscaled_positions(config)]
+    return min((n for n in limits if isinstance(n, int) and n > 0), default=None)

@@ -80,6 +80,7 @@ class LocalEngine:
         self._batch: ContinuousBatch | None = None
         self._pool: PrefixPool | None = None
         self._counts: Counter[str] = Counter()
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="accord-engine", daemon=True)
         self._thread.start()
 
@@ -91,6 +92,7 @@ class LocalEngine:
         self._loop = asyncio.get_running_loop()
         self._check_room(request.sampling.num_responses, request.num_prompts)
         prompt = await asyncio.to_thread(self._encode, request)
+        await self.check_health()  # meanwhile all that waited may have failed
         self._check_room(request.sampling.num_responses)
         key = next(self._keys)
         local = self._local_request(key, request, prompt)
@@ -138,7 +140,7 @@ class LocalEngine:
 
     async def check_health(self) -> None:
         """Raise ApiError (503) where the engine's thread has ended."""
-        if not self._thread.is_alive():
+        if self._has_ended:
             raise _ended()
 
     async def close(self) -> None:
@@ -238,6 +240,7 @@ class LocalEngine:
         except Exception:
             log.exception("The engine has ended")
         finally:
+            self._has_ended = True  # before those fail that are registered by now
             self._call(lambda: self._fail_all(_ended()))
 
     @torch.no_grad()

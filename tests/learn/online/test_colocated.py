@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accord.errors import SettingsError, WorkError
+from accord.errors import DataError, SettingsError, WorkError
 from accord.learn.loop.in_memory import InMemory
 from accord.learn.online.train import train_online
 from accord.lm.load import load_causal
@@ -24,6 +24,7 @@ ITERATION = ["wake weights", "load weights", "wake kv_cache", "reset cache", "ge
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine([])
     monkeypatch.setattr("accord.respond.vllm.colocated.build_engine", fake.build)
+    monkeypatch.setattr("accord.learn.online.roles.require_vllm", lambda device: None)
     return fake
 
 
@@ -105,3 +106,28 @@ def test_a_policy_in_memory_is_refused(engine: FakeEngine, tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="the policy was passed in memory"):
         list(train_online("grpo", settings, InMemory(model=lm, on_disk=False)))
     assert engine.calls == []
+
+
+def test_the_engine_has_no_more_positions_than_the_model(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    settings = make_settings(tmp_path, "grpo", max_length=1024, max_steps=1)
+    list(train_online("grpo", settings))
+    assert engine.built.max_length == 128
+
+
+def test_the_engine_ends_where_the_prompts_are_of_no_use(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    settings = make_settings(tmp_path, "grpo", max_prompt_length=1, long_prompts="drop")
+    with pytest.raises(DataError):
+        list(train_online("grpo", settings))
+    assert engine.calls == ["build", "sleep 2", "close"]
+
+
+def test_without_vllm_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.respond.vllm.building.find_spec", lambda name: None)
+    settings = make_settings(tmp_path, "grpo")
+    (tmp_path / "model/model.safetensors").write_bytes(b"")  # can not be loaded
+    with pytest.raises(SettingsError, match="needs vLLM in accord's own environment"):
+        list(train_online("grpo", settings))

@@ -78,7 +78,7 @@ def _colocated(settings: OnlineSettings, policy: LanguageModel, *, on_disk: bool
         path=base_and_adapter(settings.model)[0],
         precision=policy.precision,
         eos_ids=policy.eos_ids,
-        max_length=settings.max_length,
+        max_length=min(settings.max_length, policy.max_positions or settings.max_length),
         temperature=settings.temperature,
         trust_remote_code=settings.trust_remote_code,
     )

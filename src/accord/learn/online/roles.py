@@ -39,6 +39,7 @@ from accord.lm.load import load_causal, load_scalar
 from accord.lm.model import LanguageModel
 from accord.lm.router import router_loss
 from accord.respond.protocol import Sampler
+from accord.respond.vllm.building import require_vllm
 from accord.settings.online import OnlineSettings
 from accord.settings.ppo import PpoSettings
 
@@ -87,6 +88,8 @@ def load_roles(
     possible; the log says which are not, and why. `world` gives the embedded world's reward where
     that is a source.
     """
+    if settings.sampler.is_colocated:
+        require_vllm(settings.device)  # before a model is loaded
     policy = memory.model or load_starting_model(settings, scalar=False)
     router_loss(policy, adds=False)  # says that it is left out
     reward = memory.reward or build_reward(

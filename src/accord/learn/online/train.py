@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -84,8 +84,37 @@ def train_online(
     roles = load_divided(
         lambda: load_roles(settings, memory, world=world), lambda loaded: loaded.models, settings
     )
+    with ExitStack() as ending:
+        if procs.is_main:
+            ending.callback(roles.close)  # the engine, whatever fails
+        policy = roles.policy
+        settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
+        state, steps = _begin(memory.method or name, settings, roles, read, grade)
+        try:
+            yield from steps
+        finally:
+            if procs.is_main:
+                with suppress(StorageError):  # the loop has raised the disk's error already
+                    write_usage(roles.reward, Path(settings.output_dir))
+            ending.close()
+            for learner in state.learners.values():
+                learner.use_masters()
+    saved = [lm for lm in (policy, roles.critic) if lm is not None]
+    gather_to_main(saved, settings.save_dtype, is_main=procs.is_main)
+    if procs.is_main and memory.save_model:
+        _save_models(roles, name, settings)
+    return policy
+
+
+def _begin(
+    method: str,
+    settings: OnlineSettings,
+    roles: Roles,
+    read: Mapping[str, ReadRows],
+    grade: Grade | None,
+) -> tuple[TrainState[OnlineState], Iterator[StepResult]]:
+    """The state of a run at its start, and its steps."""
     policy = roles.policy
-    settings = cap_prompts_to_positions(settings, (policy, roles.critic, roles.reference))
     folder = Path(settings.output_dir)
     prompts, records = _load_prompts(read["dataset"], policy, settings, folder / "data.json")
     held_out = {
@@ -93,13 +122,13 @@ def train_online(
         for key, prefix in eval_prefixes(read).items()
     }
     _check_columns(roles.reward, records, *(rows for _, rows in held_out.values()))
-    if procs.is_main:
+    if processes().is_main:
         remove_stale_episodes(folder)
     ptx_rows = _load_ptx_rows(policy, settings, read.get("ptx_dataset"))
     state = TrainState(_make_learners(roles, settings), OnlineState(beta=settings.beta))
-    steps = run_with_checkpoints(
+    return state, run_with_checkpoints(
         lambda s: run_iterations(
-            memory.method or name,
+            method,
             s,
             roles,
             prompts,
@@ -115,20 +144,6 @@ def train_online(
         None if grade is None else partial(grade, policy),
         models=[policy],
     )
-    try:
-        yield from steps
-    finally:
-        if procs.is_main:
-            with suppress(StorageError):  # the loop has raised the disk's error already
-                write_usage(roles.reward, folder)
-            roles.close()
-        for learner in state.learners.values():
-            learner.use_masters()
-    saved = [lm for lm in (policy, roles.critic) if lm is not None]
-    gather_to_main(saved, settings.save_dtype, is_main=procs.is_main)
-    if procs.is_main and memory.save_model:
-        _save_models(roles, name, settings)
-    return policy
 
 
 def _make_learners(roles: Roles, settings: OnlineSettings) -> dict[str, Learner]:

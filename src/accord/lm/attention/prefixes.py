@@ -31,13 +31,14 @@ class _Block:
 class PrefixPool:
     """At most `max_blocks` blocks; those that were not used for longest make room for new ones.
 
-    Of the tokens that the next prompt finds, `uncounted` were read for it, and are not reused.
+    `ahead` is a prompt of which a part was read before its turn, and the tokens of that part: as
+    it finds them, they are not reused.
     """
 
     max_blocks: int
     layers: dict[LayerKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tokens_reused: int = 0
-    uncounted: int = 0
+    ahead: tuple[Sequence[int], int] = ((), 0)
     _blocks: OrderedDict[_BlockKey, _Block] = field(default_factory=OrderedDict)
     _count: int = 0  # of blocks so far
 
@@ -45,8 +46,12 @@ class PrefixPool:
         """The slots of the blocks with which each prompt begins; at least its last token is left,
         whose state is needed."""
         slots = [self._find(ids) for ids in prompts]
-        self.tokens_reused += max(0, BLOCK * sum(map(len, slots)) - self.uncounted)
-        self.uncounted = 0
+        prompt, uncounted = self.ahead
+        if prompt in prompts:
+            self.ahead = ((), 0)
+        else:
+            uncounted = 0  # another prompt was read ahead, whose request may be cancelled
+        self.tokens_reused += max(0, BLOCK * sum(map(len, slots)) - uncounted)
         return slots
 
     def known(self, ids: Sequence[int]) -> int:

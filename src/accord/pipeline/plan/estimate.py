@@ -197,7 +197,8 @@ def _float_fragments(settings: Any) -> float:
 def compiled_products(facts: RowFacts, passes: Sequence[PassMemory]) -> int:
     """How many matrix products a run compiles, each step for other numbers of tokens; no more than
     are retained."""
-    capacity = int(os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", COMPILED_PRODUCTS))
+    given = os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+    capacity = int(given) if given.isdecimal() else COMPILED_PRODUCTS
     if facts.steps is None:
         return capacity
     return min(capacity, sum(p.products for p in passes) * facts.passes * facts.steps)

@@ -20,12 +20,14 @@ _SIZE = r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[KMGT])i?B"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`count` processes, each on a device with `memory` bytes for it and its libraries."""
+    """`count` processes, each on a device with `memory` bytes for it and its libraries. `total` is
+    the memory of the whole device, where some of it is in use."""
 
     device: Literal["cpu", "cuda"]
     memory: int
     count: int = 1
     described: bool = True
+    total: int | None = None
 
     @property
     def usable(self) -> int:
@@ -77,15 +79,18 @@ def this_machine() -> Machine:
     import torch
 
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info()
         world = int(os.environ.get("WORLD_SIZE", "1"))
-        return Machine("cuda", int(free), world, described=False)
-    return Machine("cpu", available_memory(), described=False)
+        return Machine("cuda", int(free), world, described=False, total=int(total))
+    return Machine("cpu", available_memory(), described=False, total=total_memory())
+
+
+def total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def available_memory() -> int:
     """Bytes that a new process may use, within the limit of its control group if there is one."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available = meminfo().get("MemAvailable", total)
+    available = meminfo().get("MemAvailable", total_memory())
     limit = memory_limit()
     return available if limit is None else min(available, limit)

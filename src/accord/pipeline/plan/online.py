@@ -255,13 +255,13 @@ def _sampling_phase(
 
 
 def _with_engine(phase: Phase, inputs: Inputs) -> Phase:
-    """A phase with the memory of a vLLM engine in this process: its share of the device, which it
-    frees outside sampling where it can sleep."""
+    """A phase with the memory of a vLLM engine in this process: its share of the whole device,
+    which it frees outside sampling where it can sleep."""
     sampler = inputs.settings.sampler
     sleeps = inputs.machine.device == "cuda" and sampler.sleep_level > 0
     if not sampler.is_colocated or (sleeps and phase.name != SAMPLING):
         return phase
-    share = int(sampler.gpu_memory_utilization * inputs.machine.memory)
+    share = int(sampler.gpu_memory_utilization * (inputs.machine.total or inputs.machine.memory))
     return Phase(phase.name, {**phase.parts, "vLLM, at most": share})
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from accord.lm.checkpoint_weights import checkpoint_weights
 from accord.lm.load import base_and_adapter, load_causal, load_tokenizer
-from accord.lm.model import end_tokens
+from accord.lm.model import end_tokens, positions_of
 from accord.settings.stages import SampleSettings
 
 if TYPE_CHECKING:
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 def colocated_engine(settings: SampleSettings) -> tuple[Any, ColocatedSampler]:
     """The model's tokenizer, and an engine that has read the model's files. Of an adapter it gets
-    the sum with its base. Raises SettingsError where vLLM does not start."""
+    the sum with its base. Raises SettingsError where vLLM does not start, or not on the device."""
     from accord.respond.vllm.building import EngineModel, require_vllm
     from accord.respond.vllm.colocated import ColocatedSampler
 
-    require_vllm()  # before a model is loaded
+    require_vllm(settings.device)  # before a model is loaded
     base, adapter = base_and_adapter(settings.model)
     tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
-    room = settings.max_prompt_length
     lm = None
     if adapter is not None:
         lm = load_causal(settings.model, device="cpu", trust_remote_code=settings.trust_remote_code)
@@ -33,16 +32,30 @@ def colocated_engine(settings: SampleSettings) -> tuple[Any, ColocatedSampler]:
         path=base,
         precision=settings.precision,
         eos_ids=end_tokens(tokenizer, _generation_config(base, settings)),
-        max_length=None if room is None else room + settings.max_new_tokens,
+        max_length=_max_length(base, settings),
         temperature=settings.temperature or 1.0,
         trust_remote_code=settings.trust_remote_code,
     )
     weights = None if lm is None else partial(checkpoint_weights, lm)
     sampler = ColocatedSampler(settings.sampler, model, weights=weights)
     if lm is not None:
-        sampler.publish()
+        try:
+            sampler.publish()
+        except BaseException:
+            sampler.close()
+            raise
         sampler.weights = None  # they are in the engine
     return tokenizer, sampler
+
+
+def _max_length(path: str, settings: SampleSettings) -> int | None:
+    """The tokens of the longest prompt with its response, within the positions of the model in a
+    folder or hub name; None where the model alone limits them."""
+    if settings.max_prompt_length is None:
+        return None
+    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    longest = settings.max_prompt_length + settings.max_new_tokens
+    return min(longest, positions_of(config) or longest)
 
 
 def _generation_config(path: str, settings: SampleSettings) -> GenerationConfig:

@@ -81,7 +81,7 @@ def _check_base(settings: IterateSettings) -> None:
     not take whole weights, or the first round would merge an adapter into the base."""
     lora = settings.lora
     if settings.sampler.is_colocated:
-        require_vllm()  # before the first round, and not in it
+        require_vllm(settings.device)  # before the first round, and not in it
     if not settings.sampler.is_server:
         return
     if lora is None:

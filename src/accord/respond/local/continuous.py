@@ -271,6 +271,7 @@ class ContinuousBatch:
     def _fail(self, bad: Iterable[_LiveRow]) -> list[Output]:
         """End the requests of rows whose logits are not finite."""
         failed = {row.request.key: row for row in bad}
+        self.waiting = deque(r for r in self.waiting if r[0].request.key not in failed)
         self.batch.erase([i for i, row in enumerate(self.rows) if row.request.key in failed])
         for row in self.rows:
             row.finished = row.finished or row.request.key in failed

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from accord.lm.attention.decoding import DecodeStep, PrefixCache
 from accord.lm.attention.plan import AttentionPlan
-from accord.lm.attention.prefixes import PrefixPool, ReusedBlocks
+from accord.lm.attention.prefixes import BLOCK, PrefixPool, ReusedBlocks
 from accord.lm.attention.reuse import plan_after_past
 from accord.lm.attention.store import KeyValueStore, Prefill
 from accord.lm.model import LanguageModel
@@ -93,13 +93,16 @@ class DecodeBatch:
         pool has no room for them, so that the rest is to be read as its rows join."""
         if self.pool is None:
             return False
-        known, ahead = self.pool.known(ids), self.pool.uncounted
-        if len(ids) - known <= tokens:
+        known = self.pool.known(ids)
+        if len(ids) - known <= tokens or known + tokens > BLOCK * self.pool.max_blocks:
             return False
-        self.pool.uncounted = known
-        self._read([ids[: known + tokens]], self.store, [])
-        self.pool.uncounted = ahead + tokens
-        return self.pool.known(ids) > known
+        prompt, ahead = self.pool.ahead
+        part = ids[: known + tokens]
+        self.pool.ahead = (part, known)
+        self._read([part], self.store, [])
+        read = self.pool.known(ids) - known
+        self.pool.ahead = (ids, read + (ahead if prompt == ids else 0))
+        return read > 0
 
     def decode_step(self, tokens: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a token (R,) to each row; returns hidden states (R, D).

@@ -9,11 +9,12 @@ import gc
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +85,7 @@ def build_engine(
         try:
             return VllmEngine(_start(settings, model, sleep_level, gets_weights))
         except Exception as error:  # whatever is wrong with the machine, the model or vLLM
+            _remove_process_group()
             text = " ".join(str(error).split())[:400]
             raise SettingsError(
                 f"vLLM did not start in this process with {model.path} ({type(error).__name__}: "
@@ -94,8 +96,9 @@ def build_engine(
             ) from error
 
 
-def require_vllm() -> None:
-    """Raise SettingsError where vLLM can't be imported, or is older than MIN_VERSION."""
+def require_vllm(device: str = "auto") -> None:
+    """Raise SettingsError where vLLM can't be imported, is older than MIN_VERSION, or is built for
+    another device than the CPU that a run is to compute on."""
     from packaging.version import InvalidVersion, Version
 
     what = "sampler.mode=colocate needs vLLM in accord's own environment"
@@ -121,6 +124,15 @@ def require_vllm() -> None:
         raise SettingsError(
             f"{what}, {MIN_VERSION} or later, and {vllm.__version__} is installed. {_INSTALL}"
         )
+    if device == "cpu":
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            raise SettingsError(
+                "device=cpu keeps a run on the CPU, and the vLLM that is installed computes on "
+                f"{current_platform.device_name}. Use device=auto, vLLM's CPU build, or "
+                "sampler.kind=local."
+            )
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -140,7 +152,7 @@ def _start(
         max_model_len=model.max_length,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         enable_sleep_mode=sleep_level > 0 and current_platform.is_sleep_mode_available(),
-        # Until the policy's weights come. What a later copy left out would then be seen at once.
+        # Until the policy's weights come: load_weights raises where they leave one out.
         load_format="dummy" if gets_weights else "auto",
         generation_config="vllm",  # nothing from the model's folder
         # Raw ones are before the temperature, and before top-k, top-p and min-p too.
@@ -169,8 +181,12 @@ class VllmEngine:
         return [sorted(answer.outputs, key=lambda output: output.index) for answer in answers]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy a checkpoint's tensors over the present ones, in place."""
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        """Copy a checkpoint's tensors over the present ones, in place.
+
+        Raises RuntimeError for a parameter that none of them went to. One that is made of several
+        of the checkpoint's (q, k and v) counts as loaded from the first.
+        """
+        self.llm.collective_rpc(_reload, args=(weights,))
         self.llm.collective_rpc(_renew_packed_heads)
 
     def reset_prefix_cache(self) -> None:
@@ -188,10 +204,41 @@ class VllmEngine:
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        try:
+            self.llm.llm_engine.engine_core.shutdown()
+        finally:
+            del self.llm
+            cleanup_dist_env_and_memory()
+            gc.collect()
+
+
+def _remove_process_group() -> None:
+    """Remove what a failed start left of vLLM's group of processes, so that another can start."""
+    with suppress(Exception):  # the start's error is the one to raise
+        from vllm.distributed import cleanup_dist_env_and_memory
+
         cleanup_dist_env_and_memory()
-        gc.collect()
+
+
+def _reload(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """vLLM's `reload_weights`, which only warns of parameters that no tensor went to."""
+    model = worker.get_model()
+    names = {name for name, _ in model.named_parameters()}
+    load, reported = model.load_weights, []
+
+    def recorded(given: Iterable[tuple[str, Tensor]]) -> Any:
+        reported.append(load(given))
+        return reported[-1]
+
+    model.load_weights = recorded
+    try:
+        worker.reload_weights(weights_iterator=weights)
+    finally:
+        del model.load_weights  # the class has it
+    missing = set() if None in reported else names.difference(*reported)
+    if missing and worker.vllm_config.model_config.quantization is None:
+        first = ", ".join(sorted(missing)[:5])
+        raise RuntimeError(f"{len(missing)} of its weights were not given: {first}")
 
 
 def _renew_packed_heads(worker: Any) -> None:
@@ -222,7 +269,12 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """A context after which torch's generators, of the CPU and of the GPU in use, are as before."""
+    """A context after which numpy's and torch's generators, of the CPU and of the GPU in use, are
+    as before."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    state = np.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        yield
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,7 @@ class ColocatedSampler:
         self._has_weights = weights is None
         self._asleep = False
         self._failure: str | None = None
+        self._closed = self._warned = False
         self._sleep()
 
     def publish(self) -> None:
@@ -84,9 +86,17 @@ class ColocatedSampler:
         self._has_weights = True
 
     def close(self) -> None:
-        """End the engine and free its memory."""
+        """End the engine and free its memory. What fails here is logged: the work is done, or has
+        raised an error of its own."""
+        if self._closed:
+            return
+        self._closed = True
         self._failure = self._failure or "it was closed"
-        self.engine.close()
+        try:
+            self.engine.close()
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            log.warning("vLLM did not end cleanly (%s: %s).", type(error).__name__, text)
 
     def __call__(
         self,
@@ -137,7 +147,8 @@ class ColocatedSampler:
                 f"The vLLM engine was built for log-probs at temperature="
                 f"{self.model.temperature:g}, and {settings.temperature:g} is asked for."
             )
-        if settings.is_truncated and self.model.temperature != 1:
+        if settings.is_truncated and self.model.temperature != 1 and not self._warned:
+            self._warned = True
             log.warning("vLLM returns log-probs after top-k, top-p and min-p.")
 
     def _sleep(self) -> None:
@@ -204,8 +215,11 @@ def _parse(output: Any, settings: SamplingSettings) -> Sample:
 
 @contextmanager
 def _seeded(seed: int, streams: Sequence[int]) -> Iterator[None]:
-    """A context in which torch's generators start from a seed and the numbers of a batch's random
-    streams, and after which they are as before."""
+    """A context in which numpy's and torch's generators start from a seed and the numbers of a
+    batch's random streams, and after which they are as before. vLLM draws tokens from torch's on a
+    CPU, and on a GPU the seed of each request from numpy's."""
+    number = int(digest_json([seed, list(streams)])[:15], 16)
     with generators_restored():
-        torch.manual_seed(int(digest_json([seed, list(streams)])[:15], 16))
+        torch.manual_seed(number)
+        np.random.set_state(np.random.RandomState(number % 2**32).get_state())
         yield

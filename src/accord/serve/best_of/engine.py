@@ -99,6 +99,7 @@ class BestOfEngine:
         is_accepted = False
         for number, size in enumerate(self.options.stopping.waves(choice.n, choice.chosen)):
             wave = _wave(request, number, size)
+            num_scored, num_pruned = len(drawn.candidates), drawn.pruned
             try:
                 async with aclosing(self._draw(wave, choice, drawn)) as events:
                     async for event in events:
@@ -110,6 +111,9 @@ class BestOfEngine:
             except ApiError as error:
                 if error.status != 429 or not number:
                     raise
+                # One of several requests of a wave may be refused after others were accepted.
+                del drawn.candidates[num_scored:]
+                drawn.pruned = num_pruned
                 break  # no room for more candidates: the best of those that there are
             remaining = [c for c in drawn.candidates if not c.dropped]
             task = asyncio.ensure_future(self._score(request, remaining))

@@ -172,7 +172,8 @@ class UpstreamEngine:
         path = "/chat/completions" if request.is_chat else "/completions"
         tokens: Tokens | None = None
         pieces, begun, finished = 0, set[int](), set[int]()
-        has_logprobs = False
+        ended = set[int]()
+        has_logprobs = goes_on = False
         cuts = [StopCut(request.sampling.stop) for _ in range(n)]
         async with self._opened(path, body) as response:
             yield Accepted()
@@ -192,12 +193,16 @@ class UpstreamEngine:
                         has_logprobs = has_logprobs or bool(delta.tokens)
                         if delta.finish_reason:
                             finished.add(delta.index)
+                        goes_on |= cuts[delta.index].has_ended and bool(delta.text)
                         if delta.text or delta.tokens or delta.finish_reason:
                             begun.add(delta.index)
                             shown = cuts[delta.index].cut(delta)
                             if shown and (shown.text or shown.tokens or shown.finish_reason):
                                 yield shown
-        if not finished or finished != begun:
+                    ended = finished | {k for k, cut in enumerate(cuts) if cut.has_ended}
+                    if goes_on and len(ended) == n:
+                        break  # the server ignores `stop`: the rest may be long
+        if not ended or not begun <= ended:
             raise ApiError(
                 502, "The upstream server's answer ended before its end.", code="bad_upstream"
             )
