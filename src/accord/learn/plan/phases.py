@@ -27,7 +27,7 @@ FRAGMENTS = 0.45
 """Share of the activations that the process holds beside them: blocks that are free, and of
 another size than the next tensor's. This one is for bf16."""
 FLOAT_FRAGMENTS = 0.5
-"""The same in float32: 0.34 to 0.94 after six steps of eight toys."""
+"""The same in float32: 0.34 to 0.95 after six steps of eight toys."""
 ADAPTER_FRAGMENTS = 1.2
 """The same under LoRA in float32, whose adapted layers make and free more tensors among those that
 are saved. A run with MALLOC_MMAP_THRESHOLD_=262144 in the environment held about half as much, and
