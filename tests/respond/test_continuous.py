@@ -138,8 +138,11 @@ def test_rows_of_a_failed_request_that_wait_leave_too(monkeypatch: pytest.Monkey
     batch = make_batch(lm, memory=3 * 64 * make_batch(lm).token_bytes)
     batch.submit(LocalRequest(0, PROMPTS[0], SamplingSettings(6, max_new_tokens=12), seed=1))
     with torch.no_grad():
+        batch.step()
+        assert len(batch.rows) == 6
         while not batch.waiting:
             batch.step()
+        assert batch.rows
         monkeypatch.setattr(
             batch.batch, "logits", lambda states: torch.full((len(states), 99), torch.nan)
         )
