@@ -147,12 +147,17 @@ def test_a_report_that_is_there_already_keeps_its_settings(
     assert made["run"] == "runs/a"  # the same folder, as the recipe wrote it
     assert made["title"] == "B"
     assert [c["name"] for c in made["contestants"]] == ["dpo"]
+    config = tmp_path / "report.yaml"
+    config.write_text("title: of the file\n")
+    assert run(["report", str(folder), "--config", str(config)]) == 0
+    made = pipeline.stages[1].settings.model_dump()
+    assert (made["title"], made["contestants"]) == ("of the file", [])
     # The manifest of another kind of stage says nothing about reports.
     (folder / "manifest.json").write_text(
         json.dumps({**manifest, "settings": {"run": "x", "title": "C"}})
     )
     assert run(["report", str(folder)]) == 0
-    made = pipeline.stages[1].settings.model_dump()
+    made = pipeline.stages[2].settings.model_dump()
     assert (made["run"], made["title"]) == (str(folder), "accord report")
 
 

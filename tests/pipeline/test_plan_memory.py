@@ -146,3 +146,21 @@ def test_vllm_in_this_process_has_its_share_while_it_is_awake(
     share = int(0.3 * (1 << 40))  # gpu_memory_utilization
     assert {name for name, part in phases.items() if part == share} == (awake or set(phases))
     assert set(phases.values()) <= {share, None}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "here"),
+    [
+        ("{kind: local}", {"keys and values", "logits"}),
+        ("{kind: vllm, mode: colocate}", set()),
+        ("{kind: vllm, url: 'http://127.0.0.1:8000'}", set()),
+    ],
+)
+def test_only_a_policy_that_samples_itself_has_keys_values_and_logits(
+    sampler: str, here: set[str], plan: StagePlan
+) -> None:
+    settings: Any = plan.settings
+    values = [f"model={settings.model}", f"dataset={settings.dataset}", "output_dir=out"]
+    values += ["rewards=[{kind: length, at_most: 5}]", f"sampler={sampler}"]
+    parts = phase(plan_stage(single_stage("train", "grpo", overrides=values), (), CPU), "sampling")
+    assert {"keys and values", "logits"} & set(parts) == here

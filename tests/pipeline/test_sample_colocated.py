@@ -12,15 +12,12 @@ from accord.lm.load import load_causal, save_model
 from accord.pipeline.stages.engine import colocated_engine
 from accord.settings.stages import SampleSettings
 from tests.lm.toys import save_toy, with_adapters
-from tests.respond.fake_engine import FakeEngine
+from tests.respond.fake_engine import FakeEngine, replace_engine
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    fake = FakeEngine([])
-    monkeypatch.setattr("accord.respond.vllm.colocated.build_engine", fake.build)
-    monkeypatch.setattr("accord.respond.vllm.building.require_vllm", lambda device: None)
-    return fake
+    return replace_engine(monkeypatch, "accord.respond.vllm.building")
 
 
 def make_settings(folder: Path, model: str, **values: Any) -> SampleSettings:

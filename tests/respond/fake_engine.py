@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -106,3 +107,11 @@ class FakeEngine:
             ]
             for group in groups
         ]
+
+
+def replace_engine(monkeypatch: pytest.MonkeyPatch, caller: str) -> FakeEngine:
+    """A fake engine in place of vLLM's, which `caller`, a module, does not look for."""
+    fake = FakeEngine([])
+    monkeypatch.setattr("accord.respond.vllm.colocated.build_engine", fake.build)
+    monkeypatch.setattr(f"{caller}.require_vllm", lambda device: None)
+    return fake

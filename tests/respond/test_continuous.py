@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,83 +11,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from accord.lm.forward import response_logps
-from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup, pack
-from accord.respond.local import continuous
-from accord.respond.local.continuous import ContinuousBatch, LocalRequest, Output
+from accord.respond.local.continuous import LocalRequest
 from accord.respond.local.decode_batch import DecodeBatch
 from accord.respond.local.request_draws import UniformStream
-from accord.respond.local.sampler import LocalSampler
-from accord.respond.local.separate_batch import SeparateBatch
 from accord.respond.protocol import SamplingSettings
-from accord.respond.text import response_text
 from tests.lm.models import causal
-from tests.lm.toys import save_toy, toy_tokenizer
-from tests.respond.local_sampling import EOS, PROMPTS, make_lm
-
-SETTINGS = (
-    SamplingSettings(max_new_tokens=12, temperature=0),
-    SamplingSettings(num_responses=3, max_new_tokens=9, temperature=1.3, top_p=0.9),
-    SamplingSettings(max_new_tokens=20, temperature=0.7, top_k=5),
-    SamplingSettings(num_responses=2, max_new_tokens=5, min_p=0.1),
-)
-
-
-def toy(name: str) -> LanguageModel:
-    """A toy model with a tokenizer; EOS is a likely token."""
-    lm = make_lm(causal(name))
-    lm.tokenizer = toy_tokenizer()
-    lm.model.generation_config.eos_token_id = EOS
-    return lm
-
-
-def make_batch(lm: LanguageModel, **options: Any) -> ContinuousBatch:
-    rows = DecodeBatch(lm, lm.head) if lm.shares_prefixes else SeparateBatch(lm)
-    return ContinuousBatch(lm, rows, **{"max_rows": 8, **options})
-
-
-def requests(top_logprobs: int | None = None) -> list[LocalRequest]:
-    return [
-        LocalRequest(i, prompt, settings, seed=100 + i, top_logprobs=top_logprobs)
-        for i, (prompt, settings) in enumerate(zip(PROMPTS, SETTINGS, strict=True))
-    ]
-
-
-def alone(lm: LanguageModel, request: LocalRequest) -> list[tuple[str, str]]:
-    """What `LocalSampler` gives a request: the text and why it ended, of each response."""
-    ((*samples,),) = LocalSampler(lm)(
-        [request.prompt], request.settings, seed=request.seed, streams=[0]
-    )
-    return [
-        (response_text(s, lm.tokenizer, request.prompt), "stop" if s.finished else "length")
-        for s in samples
-    ]
-
-
-def collect(outputs: Iterable[Output]) -> dict[Any, list[tuple[str, str | None]]]:
-    texts: dict[Any, dict[int, list[Output]]] = defaultdict(lambda: defaultdict(list))
-    for output in outputs:
-        assert output.error is None
-        texts[output.key][output.index].append(output)
-    return {
-        key: [
-            ("".join(o.text for o in by_index[k]), by_index[k][-1].finish)
-            for k in range(len(by_index))
-        ]
-        for key, by_index in texts.items()
-    }
-
-
-@torch.no_grad()
-def run(batch: ContinuousBatch, new: list[LocalRequest], every: int = 1) -> list[Output]:
-    """All outputs, where a request comes at every so many steps."""
-    pending, outputs, step = list(new), [], 0
-    while pending or batch.rows or batch.waiting:
-        if pending and step % every == 0:
-            batch.submit(pending.pop(0))
-        outputs += batch.step()
-        step += 1
-    return outputs
+from tests.lm.toys import save_toy
+from tests.respond.continuous import SETTINGS, alone, collect, make_batch, requests, run, toy
+from tests.respond.local_sampling import PROMPTS, make_lm
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral", "gpt2", "gpt-oss"])
@@ -124,80 +54,6 @@ def test_few_rows_change_no_answer_and_are_never_exceeded() -> None:
             outputs += batch.step()
             assert len(batch.rows) <= 3
     assert collect(outputs) == expected
-
-
-def test_where_memory_ends_the_last_request_waits_and_resumes_to_the_same_answer() -> None:
-    lm = toy("llama")
-    expected = {request.key: alone(lm, request) for request in requests()}
-    # Room for three rows of 64 tokens: the seven rows of the requests, prompts and all.
-    memory = 3 * 64 * make_batch(lm).token_bytes
-    batch = make_batch(lm, memory=memory)
-    most_rows, outputs = 0, []
-    for request in requests():
-        batch.submit(request)
-    with torch.no_grad():
-        while batch.rows or batch.waiting:
-            outputs += batch.step()
-            most_rows = max(most_rows, len(batch.rows))
-    assert collect(outputs) == expected
-    assert most_rows == 3
-
-
-def test_a_request_that_leaves_for_lack_of_memory_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = toy("llama")
-    expected = {request.key: alone(lm, request) for request in requests()}
-    batch = make_batch(lm)
-    fit, steps, evictions = batch._fit, iter(range(1000)), []
-    # Every third check finds no room, whatever runs.
-    monkeypatch.setattr(batch, "_fit", lambda rows: next(steps) % 3 != 0 and fit(rows))
-    remove = batch._remove
-    monkeypatch.setattr(batch, "_remove", lambda f: (evictions.append(1), remove(f)))
-    assert collect(run(batch, requests())) == expected
-    assert len(evictions) > 20
-
-
-def test_who_joined_last_leaves_first_and_waits_before_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    batch = make_batch(toy("llama"), max_rows=2)
-    settings = SamplingSettings(max_new_tokens=20, temperature=0)
-    for key in range(3):
-        batch.submit(LocalRequest(key, tuple(PROMPTS[0]), settings, seed=key))
-    with torch.no_grad():
-        batch.step()
-    assert [row.request.key for row in batch.rows] == [0, 1]
-    monkeypatch.setattr(batch, "_fit", lambda rows: len(rows) == 1)
-    batch._make_room()
-    assert [row.request.key for row in batch.rows] == [0]
-    assert [rows[0].request.key for rows in batch.waiting] == [1, 2]
-
-
-def test_what_is_read_as_requests_rejoin_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = toy("llama")
-    prompt, settings = tuple(PROMPTS[0]), SamplingSettings(num_responses=2, max_new_tokens=30)
-    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
-    batch = make_batch(lm)
-    new = [LocalRequest(key, prompt, settings, seed=key) for key in range(2)]
-    # Both prompts are read at once, of which two rows each share one.
-    monkeypatch.setattr(continuous, "PREFILL_TOKENS", 2 * len(prompt))
-    for request in new:
-        batch.submit(request)
-    with torch.no_grad():
-        batch.step()
-        assert len(batch.rows) == 4
-        # Both leave: then each row has its own prompt and token to read, and one request suffices.
-        waiting = [[row for row in batch.rows if row.request is request] for request in new]
-        batch._remove(lambda row: True)
-        for rows in waiting:
-            for row in rows:
-                row.shares_prompt = False
-        batch.waiting.extend(waiting)
-        batch.step()
-        assert {row.request.key for row in batch.rows} == {0}
-        batch.step()
-        assert {row.request.key for row in batch.rows} == {0, 1}
-    # What was generated counts: two rows of a prompt and a token are read, and not of two tokens.
-    assert continuous._tokens_read(waiting[1]) == 2 * (len(prompt) + len(waiting[1][0].tokens))
 
 
 def test_a_cancelled_request_frees_its_rows_at_once_and_disturbs_nobody() -> None:
@@ -282,8 +138,11 @@ def test_rows_of_a_failed_request_that_wait_leave_too(monkeypatch: pytest.Monkey
     batch = make_batch(lm, memory=3 * 64 * make_batch(lm).token_bytes)
     batch.submit(LocalRequest(0, PROMPTS[0], SamplingSettings(6, max_new_tokens=12), seed=1))
     with torch.no_grad():
+        batch.step()
+        assert len(batch.rows) == 6
         while not batch.waiting:
             batch.step()
+        assert batch.rows
         monkeypatch.setattr(
             batch.batch, "logits", lambda states: torch.full((len(states), 99), torch.nan)
         )
@@ -329,22 +188,6 @@ def test_stop_strings_end_a_response_where_the_sampler_ends_it(tmp_path: Any) ->
     assert {finish for _, finish in expected} == {"stop", "length"} or expected
     assert collect(run(make_batch(lm), [request]))[0] == expected
     assert not any(s in text for text, _ in expected for s in settings.stop)
-
-
-def test_of_a_request_that_outgrows_memory_alone_some_rows_wait() -> None:
-    lm = toy("llama")
-    settings = SamplingSettings(num_responses=6, max_new_tokens=12, temperature=1.3)
-    request = LocalRequest(0, PROMPTS[0], settings, seed=1)
-    # Room for the prompt and two rows of 64 tokens, or for three rows without a stored prompt.
-    batch = make_batch(lm, memory=3 * 64 * make_batch(lm).token_bytes)
-    batch.submit(request)
-    with torch.no_grad():
-        outputs = batch.step()
-        assert len(batch.rows) == 6  # none is long yet
-        while batch.rows or batch.waiting:
-            outputs += batch.step()
-            assert len(batch.rows) <= 3
-    assert collect(outputs)[0] == alone(lm, request)
 
 
 def test_a_stop_string_may_begin_with_a_blank_in_training_as_in_serving() -> None:

@@ -10,8 +10,8 @@ from accord.respond.local import continuous
 from accord.respond.local.continuous import ContinuousBatch, LocalRequest
 from accord.respond.local.decode_batch import DecodeBatch, NewRow
 from accord.respond.protocol import SamplingSettings
+from tests.respond.continuous import alone, collect, run, toy
 from tests.respond.local_sampling import PROMPTS
-from tests.respond.test_continuous import alone, collect, run, toy
 
 LONG = tuple(range(3, 90)) + tuple(range(3, 40))
 

@@ -4,70 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
 import pytest
 
-from accord.compare.rewards.reward import CombinedReward, PromptResponse, WeightedSource
+from accord.compare.rewards.reward import PromptResponse
 from accord.errors import RequestError, SettingsError
 from accord.records import Message
 from accord.respond.protocol import SamplingSettings
 from accord.serve.best_of import engine as best_of_module
-from accord.serve.best_of.choice import BestOfOptions
 from accord.serve.best_of.engine import BestOfEngine
 from accord.serve.best_of.scoring import Scorer
 from accord.serve.best_of.start import best_of_options
 from accord.serve.best_of.stopping import (
     Checkpoint,
     Stopping,
-    expected_improvement,
     read_checkpoints,
     survivors,
 )
-from accord.serve.engine import Accepted, Delta, EngineRequest, Event, StillWorking, TokenUsage
+from accord.serve.engine import Accepted, Delta, EngineRequest, StillWorking, TokenUsage
 from accord.serve.errors import ApiError
+from tests.serve.best_of import CHAT, FOUR, SCORES, answers, by_words, engine_of, events_of, request
 from tests.serve.fake_engine import FakeEngine
-
-CHAT = (Message("user", "hi"),)
-FOUR = ["a a a", "b b", "c", "d d …"]
-
-
-def by_words(scores: dict[str, float], seen: list[PromptResponse] | None = None) -> CombinedReward:
-    """Scores by the first word of a response."""
-
-    def score(rows: Sequence[PromptResponse]) -> list[float | None]:
-        if seen is not None:
-            seen.extend(rows)
-        return [scores.get(row.response.split(" ")[0]) for row in rows]
-
-    return CombinedReward((WeightedSource("words", 1.0, score),))
-
-
-SCORES = {"a": 1.0, "b": 3.0, "c": 2.0, "d": 0.5}
-
-
-def request(n: int = 1, temperature: float = 1.0, **more: Any) -> EngineRequest:
-    return EngineRequest(CHAT, SamplingSettings(n, temperature=temperature), **more)
-
-
-def engine_of(fake: FakeEngine, reward: CombinedReward, **options: Any) -> BestOfEngine:
-    return BestOfEngine(fake, Scorer(reward), BestOfOptions(**options))
-
-
-def events_of(engine: BestOfEngine, asked: EngineRequest) -> list[Event]:
-    async def read() -> list[Event]:
-        return [event async for event in engine.stream(asked)]
-
-    return asyncio.run(read())
-
-
-def answers(events: Sequence[Event]) -> dict[int, str]:
-    texts: dict[int, str] = {}
-    for event in events:
-        if isinstance(event, Delta):
-            texts[event.index] = texts.get(event.index, "") + event.text
-    return texts
 
 
 def test_the_best_of_n_is_returned_and_all_are_counted() -> None:
@@ -182,57 +139,6 @@ def test_pruning_ends_the_worst_and_saves_their_tokens() -> None:
     assert events[-1].completion_tokens == 4 * 20
 
 
-def test_candidates_are_drawn_until_the_best_is_good_enough() -> None:
-    waves = [["a", "c"], ["d", "b"], ["a", "a"]]
-
-    def run(stopping: Stopping, n: int = 6) -> tuple[FakeEngine, list[Event]]:
-        remaining = iter(waves)
-        fake = FakeEngine(lambda _: next(remaining))
-        engine = engine_of(fake, by_words(SCORES), n=n, stopping=stopping)
-        return fake, events_of(engine, request(seed=5))
-
-    fake, events = run(Stopping(enough=2.0, wave=2))
-    assert answers(events) == {0: "c"}
-    assert len(fake.asked) == 1
-    fake, events = run(Stopping(enough=2.5, wave=2))
-    assert answers(events) == {0: "b"}
-    seeds = [asked.seed for asked in fake.asked]
-    assert seeds[0] == 5
-    assert len(set(seeds)) == 2
-    usage = events[-1]
-    assert isinstance(usage, TokenUsage)
-    assert usage.accord == {"best_of": 4}
-    assert (usage.prompt_tokens, usage.completion_tokens) == (7, 4)
-    assert sum(isinstance(event, Accepted) for event in events) == 1
-    fake, events = run(Stopping(enough=99.0, wave=2))
-    assert len(fake.asked) == 3
-    # A candidate costs more than it is expected to gain as soon as the spread is known.
-    fake, events = run(Stopping(cost=100.0, wave=2))
-    assert len(fake.asked) == 2  # two scores say nothing of the spread, four do
-    fake, events = run(Stopping(cost=1e-9, wave=2))
-    assert len(fake.asked) == 3
-
-
-def test_as_many_answers_as_are_returned_must_be_good_enough() -> None:
-    waves = iter([["b", "a"], ["c", "d"], ["a", "a"]])
-    fake = FakeEngine(lambda _: next(waves))
-    engine = engine_of(fake, by_words(SCORES), n=6, stopping=Stopping(enough=2.0, wave=2))
-    assert answers(events_of(engine, request(n=2))) == {0: "b", 1: "c"}
-    assert len(fake.asked) == 2
-    # The first wave has all that will be returned; together they are n.
-    assert Stopping(enough=1.0, wave=2).waves(6, 3) == [3, 2, 1]
-    assert Stopping(enough=1.0, wave=2).waves(5, 1) == [2, 2, 1]
-
-
-def test_expected_improvement_is_that_of_the_normal_distribution() -> None:
-    # For scores −1, 0, 1: mean 0, deviation 1, best 1. E[max(X − 1, 0)] = φ(1) − (1 − Φ(1)) =
-    # 0.24197 − 0.15866 = 0.08332.
-    assert expected_improvement([-1.0, 0.0, 1.0]) == pytest.approx(0.08332, abs=1e-5)
-    assert expected_improvement([-1.0, 0.0, 1.0, math.nan]) == pytest.approx(0.08332, abs=1e-5)
-    assert expected_improvement([2.0, 2.0, 2.0]) == 0
-    assert expected_improvement([1.0, 2.0]) == math.inf
-
-
 def test_survivors_and_checkpoints() -> None:
     assert survivors([1.0, 5.0, math.nan, 3.0], 0.5, 4, 1) == [1, 3]
     assert survivors([1.0, 5.0, 4.0], 0.25, 8, 1) == [1, 2]
@@ -315,44 +221,6 @@ def test_the_engine_s_error_is_passed_on() -> None:
     with pytest.raises(ApiError) as caught:
         events_of(engine, request())
     assert (caught.value.status, caught.value.retry_after) == (429, 3)
-
-
-def test_a_wave_for_which_there_is_no_room_is_not_drawn() -> None:
-    waves = iter([["a", "c"], ["d", "b"]])
-    fake = FakeEngine(lambda _: next(waves))
-    engine = engine_of(fake, by_words(SCORES), n=4, stopping=Stopping(enough=9.0, wave=2))
-    events: list[Event] = []
-
-    async def read() -> None:
-        async for event in engine.stream(request()):
-            events.append(event)
-            if isinstance(event, Accepted):
-                fake.error = ApiError(429, "busy")
-
-    asyncio.run(read())
-    assert answers(events) == {0: "c"}
-    assert isinstance(events[-1], TokenUsage)
-    assert events[-1].accord == {"best_of": 2}
-
-
-def test_of_a_wave_that_is_refused_on_the_way_nothing_is_reported() -> None:
-    waves = iter([["a", "c"], ["b", "b"]])
-
-    class Refusing(FakeEngine):
-        async def stream(self, request: EngineRequest) -> AsyncGenerator[Event, None]:
-            async for event in super().stream(request):
-                yield event
-                if len(self.asked) == 2 and isinstance(event, Delta):
-                    raise ApiError(429, "busy")
-
-    fake = Refusing(lambda _: next(waves))
-    engine = engine_of(fake, by_words(SCORES), n=4, stopping=Stopping(enough=9.0, wave=2))
-    events = events_of(engine, request())
-    assert answers(events) == {0: "c"}
-    usage = events[-1]
-    assert isinstance(usage, TokenUsage)
-    assert usage.accord == {"best_of": 2}
-    assert usage.headers["X-Accord-Best-Of"] == "2"
 
 
 def test_equal_candidates_are_said_to_be_no_choice() -> None:

@@ -20,8 +20,8 @@ from accord.serve.best_of.engine import BestOfEngine
 from accord.serve.best_of.scoring import ScoreQuestion, Scorer
 from accord.serve.errors import ApiError
 from tests.lm.toys import toy_tokenizer
+from tests.serve.best_of import FOUR, answers, events_of, request
 from tests.serve.fake_engine import FakeEngine
-from tests.serve.test_best_of_engine import FOUR, answers, events_of, request
 
 
 def test_rendering_beside_an_engine_sets_no_limit_of_memory(

@@ -25,8 +25,8 @@ from accord.serve.chat.session import ChatSession
 from accord.serve.chat.votes import Ballot
 from accord.serve.engine import EngineRequest, Event
 from accord.serve.errors import ApiError
+from tests.serve.best_of import SCORES, by_words
 from tests.serve.fake_engine import FakeEngine
-from tests.serve.test_best_of_engine import SCORES, by_words
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2Jred\u202eder"
 

@@ -21,8 +21,8 @@ from accord.serve.errors import ApiError
 from accord.serve.upstream.engine import UpstreamEngine
 from accord.serve.upstream.server import find_model
 from accord.serve.upstream.wire import body_of, read_chunk, read_events
+from tests.serve.best_of import answers, by_words
 from tests.serve.fake_upstream import FakeUpstream, fake_upstream
-from tests.serve.test_best_of_engine import answers, by_words
 
 CHAT = (Message("system", "be"), Message("user", "hi"))
 

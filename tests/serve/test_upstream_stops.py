@@ -7,9 +7,9 @@ import pytest
 from accord.respond.protocol import SamplingSettings
 from accord.serve.engine import Delta, EngineRequest, TokenLogprob, TokenUsage
 from accord.serve.upstream.stops import StopCut
+from tests.serve.best_of import answers
 from tests.serve.conftest import wait_for
 from tests.serve.fake_upstream import fake_upstream
-from tests.serve.test_best_of_engine import answers
 from tests.serve.test_upstream import CHAT, ask
 
 

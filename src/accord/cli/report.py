@@ -52,7 +52,9 @@ def report(
     values = list(overrides or [])
     if values and "=" not in values[0]:
         run_dir = values.pop(0)
-        given = {"run": run_dir, "output_dir": run_dir, **_settings_of_report(run_dir)}
+        given = {"run": run_dir, "output_dir": run_dir}
+        if config is None:  # a file says which report is meant
+            given |= _settings_of_report(run_dir)
         keys = {value.partition("=")[0].partition(".")[0] for value in values}
         values[:0] = [f"{k}={json.dumps(v)}" for k, v in given.items() if k not in keys]
     if serve:

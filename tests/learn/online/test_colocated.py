@@ -15,17 +15,14 @@ from accord.lm.load import load_causal
 from accord.settings.online import OnlineSettings
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from tests.lm.toys import save_toy
-from tests.respond.fake_engine import FakeEngine
+from tests.respond.fake_engine import FakeEngine, replace_engine
 
 ITERATION = ["wake weights", "load weights", "wake kv_cache", "reset cache", "generate", "sleep 2"]
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    fake = FakeEngine([])
-    monkeypatch.setattr("accord.respond.vllm.colocated.build_engine", fake.build)
-    monkeypatch.setattr("accord.learn.online.roles.require_vllm", lambda device: None)
-    return fake
+    return replace_engine(monkeypatch, "accord.learn.online.roles")
 
 
 def make_settings(folder: Path, method: str, **values: Any) -> OnlineSettings:

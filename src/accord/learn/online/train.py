@@ -96,7 +96,6 @@ def train_online(
             if procs.is_main:
                 with suppress(StorageError):  # the loop has raised the disk's error already
                     write_usage(roles.reward, Path(settings.output_dir))
-            ending.close()
             for learner in state.learners.values():
                 learner.use_masters()
     saved = [lm for lm in (policy, roles.critic) if lm is not None]

@@ -98,10 +98,8 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
     passes = [memory]
     if facts.mismatched:
-        behind = trace_pass(lm, [(1, (n,)) for n in facts.mismatched], grad=False)
-        # It comes while the other's activations wait for the way back.
-        memory = replace(memory, forward=max(memory.forward, memory.saved + behind.forward))
-        passes.append(behind)
+        # Without gradient: no more than the way back of the pass whose response it is.
+        passes.append(trace_pass(lm, [(1, (n,)) for n in facts.mismatched], grad=False))
     phases = [
         loading_phase(roles, files_beside(inputs, sizes)),
         pass_phase(

@@ -227,31 +227,32 @@ def _same_base(inputs: Inputs, other: PlannedModel) -> bool:
 def _sampling_phase(
     inputs: Inputs, facts: RowFacts, roles: dict[str, RoleMemory], policy: LanguageModel
 ) -> Phase:
+    parts = lasting(roles, moments=facts.steps is None or facts.steps > 1)
+    if inputs.settings.sampler.kind == "local":
+        parts |= _local_sampling(inputs, facts, policy)
+    if inputs.half:
+        parts[GRADIENTS] = _gradients(roles, keeps=True)
+    return Phase(SAMPLING, parts)
+
+
+def _local_sampling(inputs: Inputs, facts: RowFacts, policy: LanguageModel) -> dict[str, int]:
+    """What sampling with the policy itself needs, by what it is for."""
     settings: OnlineSettings = inputs.settings
-    moments = facts.steps is None or facts.steps > 1
-    config = policy.inner.config.get_text_config()
     linear = sum(
         p.numel() for n, p in policy.model.named_parameters() if p.ndim == 2 and ".lora_" not in n
     )
-    longest = max(prompt for prompt, _ in facts.largest)
     memory = sampling_memory(
-        config,
+        policy.inner.config.get_text_config(),
         rows=settings.per_device_train_batch_size,
         responses=settings.num_generations,
-        prompt=longest,
+        prompt=max(prompt for prompt, _ in facts.largest),
         new_tokens=settings.max_new_tokens,
         linear_weights=linear,
         prepacks=inputs.half and inputs.machine.device == "cpu" and has_onednn_bf16(),
         cuda_half=inputs.half and inputs.machine.device == "cuda",
     )
-    parts = lasting(roles, moments=moments)
-    if not settings.sampler.is_colocated:
-        parts = {**parts, KEYS_VALUES: memory.keys_values, LOGITS: memory.logits}
-    if memory.prepacked and not settings.sampler.is_colocated:
-        parts["prepacked weights"] = memory.prepacked
-    if inputs.half:
-        parts[GRADIENTS] = _gradients(roles, keeps=True)
-    return Phase(SAMPLING, parts)
+    parts = {KEYS_VALUES: memory.keys_values, LOGITS: memory.logits}
+    return parts | ({"prepacked weights": memory.prepacked} if memory.prepacked else {})
 
 
 def _with_engine(phase: Phase, inputs: Inputs) -> Phase:
