@@ -44,10 +44,12 @@ LARGE = {
     "tie_word_embeddings": False,
 }
 VOCABULARY = 16_000
+_WEIGHTS = {False: "full", True: "LoRA"}
 
 
-def losses(folder: Path, steps: int, counts: list[int]) -> None:
-    """The table of the largest differences, and a failure where one is above the tolerance."""
+def losses(folder: Path, steps: int, counts: list[int], rows: list[str]) -> None:
+    """The table of the largest differences, and a failure where one is above the tolerance; with
+    `rows` of those rows alone whose name contains one of them."""
     inputs = build_inputs(folder)
     print("| method | model | weights | " + " | ".join(f"{n} processes" for n in counts) + " |")
     print("|---|---|---|" + "---|" * len(counts))
@@ -55,13 +57,13 @@ def losses(folder: Path, steps: int, counts: list[int]) -> None:
     for model in MODELS:
         for lora in (False, True):
             for method in METHODS:
-                case = Case(method, model, lora)
+                case, row = Case(method, model, lora), f"{method} | {model} | {_WEIGHTS[lora]}"
+                if rows and not any(part in row for part in rows):
+                    continue
                 cells = list(_differences(case, inputs, folder / case.name, steps, counts))
                 worst = max([worst, *cells])
                 numbers = " | ".join(f"{cell:.1e}" for cell in cells)
-                print(
-                    f"| {method} | {model} | {'LoRA' if lora else 'full'} | {numbers} |", flush=True
-                )
+                print(f"| {row} | {numbers} |", flush=True)
     print(f"\nThe largest difference of a loss in {steps} steps: {worst:.1e}.")
     assert worst <= TOLERANCE, worst
 
@@ -113,7 +115,7 @@ def memory(folder: Path, counts: list[int]) -> None:
             run_forked(count, lambda rank, w=work, k=kept: w(rank, **k), output.with_suffix(".log"))
             seen = [json.loads(f.read_text()) for f in output.glob("memory-*.json")]
             peak, rest = (max(s[name] for s in seen) for name in ("peak", "behind a step"))
-            weights = f"{'LoRA' if lora else 'full'}, {precision}"
+            weights = f"{_WEIGHTS[lora]}, {precision}"
             divided = "yes" if sharding == "fsdp" else "no"
             print(
                 f"| DPO | {weights} | {count} | {divided} | {peak:.0f} | {rest:.0f} |", flush=True
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("what", choices=["losses", "memory", "kills"])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/sharding"))
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", nargs="+", default=[], help="such as 'GRPO | Qwen3, tied | LoRA'")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
@@ -239,7 +242,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     os.environ["ACCORD_CACHE"] = str(folder / "cache")
     if arguments.what == "losses":
-        losses(folder, arguments.steps, arguments.processes)
+        losses(folder, arguments.steps, arguments.processes, arguments.rows)
     elif arguments.what == "memory":
         memory(folder, arguments.processes)
     else:
