@@ -88,6 +88,7 @@ class StageMemory:
 WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"
 FOUR_BIT = "4-bit weights"
 KEYS_VALUES, LOGITS, COPIES = "keys and values", "logits", "copies"
+GATHERED, UNDIVIDED = "gathered weights", "gradients to be divided"
 MOVING = (ACTIVATIONS,)
 
 
@@ -126,6 +127,21 @@ def pass_phase(
     )
 
 
+def divided_phase(
+    name: str,
+    roles: Mapping[str, RoleMemory],
+    parts: Mapping[str, int],
+    *,
+    moments: bool,
+    gradients: int = 0,
+    cast: int = 0,
+) -> Phase:
+    """A pass of a model that the processes divide, with the parts of `Exchange.backward`, beside
+    `gradients` of other models."""
+    held = {**lasting(roles, moments=moments), **parts, COPIES: cast}
+    return Phase(name, {**held, GRADIENTS: gradients + parts.get(GRADIENTS, 0)})
+
+
 def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:
     """The optimiser's step: all gradients and moments, and no activations."""
     gradients = sum(r.gradients for r in roles.values())
@@ -135,6 +151,15 @@ def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:
 def saving_phase(roles: Mapping[str, RoleMemory], converted: int) -> Phase:
     """Writing the model: its weights once more, where they are saved in another precision."""
     return Phase("saving the model", {**lasting(roles, moments=True), COPIES: converted})
+
+
+def loading_whole_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:
+    """Reading models that will be divided, which each process first has whole.
+
+    What will be trained is float32 then, without copies in bf16.
+    """
+    weights = sum(r.weights + r.masters // 2 for r in roles.values())
+    return Phase("loading, before the division", {WEIGHTS: weights, COPIES: files})
 
 
 def loading_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:

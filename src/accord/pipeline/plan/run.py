@@ -11,7 +11,8 @@ from accord.learn.online.methods import ONLINE
 from accord.learn.plan.phases import StageMemory
 from accord.lm.loading.quantised import refuse_merging
 from accord.pipeline.identity import describe_state
-from accord.pipeline.plan.estimate import Inputs, offline_memory
+from accord.pipeline.plan.estimate import offline_memory
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import PlannedModel, find_model
 from accord.pipeline.plan.online import online_memory

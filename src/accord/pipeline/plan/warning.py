@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from accord.errors import AccordError
-from accord.learn.plan.roles import model_sizes
 from accord.lm.load import base_and_adapter
 from accord.lm.weightless import load_weightless
-from accord.pipeline.plan.estimate import Inputs, trained, trained_role
+from accord.pipeline.plan.estimate import trained, trained_role
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine, available_memory, this_machine
 from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.text import gigabytes
@@ -30,7 +30,7 @@ def memory_warning(plan: StagePlan) -> str | None:
         model = PlannedModel(settings.model, config, is_adapter=adapter is not None)
         inputs = Inputs(plan, (), model, machine)
         lm = trained(inputs)
-        needed = trained_role(inputs, model_sizes(lm), lm).total
+        needed = trained_role(inputs, lm).total
     except AccordError:  # the stage itself says what is wrong
         return None
     if needed <= machine.memory:
