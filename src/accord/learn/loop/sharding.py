@@ -118,6 +118,14 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
         )
 
 
+def undivided_router(lm: LanguageModel) -> SettingsError:
+    """The error about a mixture of experts that adds its router's loss."""
+    return SettingsError(
+        f"{lm.name} adds its router's loss, which sharding=fsdp does not compute. Set "
+        f"output_router_logits to false in its config.json, or use sharding=none."
+    )
+
+
 def load_divided(
     load: Callable[[], T],
     models_of: Callable[[T], Sequence[LanguageModel]],

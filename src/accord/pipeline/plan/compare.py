@@ -60,6 +60,7 @@ def compare(stage: PlannedStage, machine: Machine) -> list[Variant]:
         "model": settings.model,
         "dataset": settings.dataset,
         "precision": settings.precision,
+        "sharding": settings.sharding,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "max_length": settings.max_length,
         "save_dtype": settings.save_dtype,

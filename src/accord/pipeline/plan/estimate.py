@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from accord.learn.loop.sharding import undivided_router
 from accord.learn.offline.methods import METHODS
 from accord.learn.online.memory import RoleMemory, moment_bytes
 from accord.learn.plan.models import frozen_model, trained_model
@@ -38,6 +39,7 @@ from accord.learn.plan.roles import (
 )
 from accord.lm.digest import is_same_path
 from accord.lm.model import LanguageModel
+from accord.lm.router import asks_router_loss
 from accord.pipeline.plan.divided import (
     exchange_between,
     forward_parts,
@@ -67,6 +69,8 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     cast = cast_weights(inputs, whole, merged=inputs.merged)
     reference = other_reference(inputs)
     exchange = exchange_between(inputs, lm)
+    if exchange is not None and not method.scalar and asks_router_loss(lm):
+        raise undivided_router(lm)
     moments = facts.steps is None or facts.steps > 1
     reads: Reads = "ends" if method.scalar else "tokens"
     keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
