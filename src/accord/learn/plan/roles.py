@@ -63,8 +63,10 @@ def model_sizes(lm: LanguageModel, parts: int = 1) -> ModelSizes:
             adapter += count
         elif lm.scalar and "score" in name.split("."):
             # peft holds a trained head beside the one that it replaces.
-            head += 0 if ".original_module." in name else count
-            base += count if ".original_module." in name else 0
+            original = count if ".original_module." in name else 0
+            head += count - original
+            base += original
+            strict += original
         else:
             base += count
             strict += count if lm.stays_float32(name) else 0
