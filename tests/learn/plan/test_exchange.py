@@ -17,6 +17,7 @@ from accord.errors import SettingsError
 from accord.learn.loop.learner import make_learner
 from accord.learn.offline.rows import load_starting_model
 from accord.learn.online.memory import RoleMemory
+from accord.learn.online.roles import load_roles
 from accord.learn.plan.exchange import Exchange, exchange_of
 from accord.learn.plan.models import trained_model
 from accord.learn.plan.passes import PassMemory
@@ -27,8 +28,10 @@ from accord.pipeline.plan.estimate import trained, trained_role
 from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import find_model
+from accord.pipeline.plan.online import online_roles
 from accord.settings.recipe import StagePlan
 from accord.settings.training import RewardSettings, SftSettings
+from tests.learn.online.saved_roles import CRITICS, RoleToys, ppo_settings
 from tests.learn.plan.test_role_sizes import LAYER, LAYERS, LLAMA, WIDTH, WORDS
 from tests.lm.toys import save_toy
 
@@ -50,13 +53,13 @@ def test_the_largest_part_is_the_first_that_torch_makes(shape: tuple[int, ...], 
     assert part_numel(tensor, parts) == torch.chunk(tensor, parts, dim=0)[0].numel()
 
 
-@pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [None, {"r": 3}])
 @pytest.mark.parametrize("scalar", [False, True])
 def test_the_planned_part_is_that_which_a_process_has(
-    scalar: bool, lora: dict[str, int] | None, precision: str, count: int, tmp_path: Path
+    scalar: bool, lora: dict[str, int] | None, precision: str, tmp_path: Path
 ) -> None:
+    count = 4
     save_toy(tmp_path / "model")
     values = {"model": str(tmp_path / "model"), "dataset": "rows", "output_dir": "out"}
     options: dict[str, Any] = {"lora": lora, "precision": precision, "sharding": "fsdp"}
@@ -74,6 +77,42 @@ def test_the_planned_part_is_that_which_a_process_has(
     role = trained_role(inputs, trained(inputs, heads=1 if scalar else 0))
     # The gradients of what is trained and its two moments are float32.
     assert role == RoleMemory(weights, 0, 4 * learned, 8 * learned)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("critic", "lora"), CRITICS)
+def test_the_planned_parts_of_roles_are_those_that_a_process_has(
+    critic: str | None, lora: dict[str, int] | None, precision: str, tmp_path: Path
+) -> None:
+    toys = RoleToys(tmp_path)
+    settings = ppo_settings(
+        toys,
+        critic=critic,
+        lora=lora,
+        precision=precision,
+        reward_model=toys.adapter_reward if lora else toys.whole_reward,
+        sharding="fsdp",
+    )
+    inputs = Inputs(
+        StagePlan("ppo", "train", settings, "ppo"),
+        (),
+        find_model(settings.model, ()),
+        Machine("cpu", 1 << 30, 4),
+    )
+    planned, _, _ = online_roles(inputs)
+    with in_the_first_of(4) as mesh:
+        models = load_roles(settings)
+        divide_weights(models.models, mesh)
+        learners = [make_learner(lm, settings) for lm in (models.policy, models.critic) if lm]
+        parts = [own_part(p) for lm in models.models for p in lm.view_parameters().values()]
+        # By their memory: views on one base share theirs.
+        storages = [p.detach().untyped_storage() for p in parts]
+        weights = sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+        learned = sum(p.numel() for each in learners for p in each.parameters.values())
+    assert sum(role.weights for role in planned.values()) == weights
+    assert sum(role.masters for role in planned.values()) == 0
+    assert sum(role.gradients for role in planned.values()) == 4 * learned
+    assert sum(role.moments for role in planned.values()) == 8 * learned
 
 
 def exchange(**values: Any) -> Exchange:
