@@ -18,7 +18,7 @@ from accord.learn.loop.learner import make_learner
 from accord.learn.offline.rows import load_starting_model
 from accord.learn.online.memory import RoleMemory
 from accord.learn.online.roles import load_roles
-from accord.learn.plan.exchange import Exchange, exchange_of
+from accord.learn.plan.exchange import ShardExchange, exchange_of
 from accord.learn.plan.models import trained_model
 from accord.learn.plan.passes import PassMemory
 from accord.learn.plan.roles import part_numel
@@ -115,7 +115,7 @@ def test_the_planned_parts_of_roles_are_those_that_a_process_has(
     assert sum(role.moments for role in planned.values()) == 8 * learned
 
 
-def exchange(**values: Any) -> Exchange:
+def exchange(**values: Any) -> ShardExchange:
     options = {k: values.pop(k, v) for k, v in (("staging", False), ("releases_layers", True))}
     size = 2 if values.get("precision") == "bf16" else 4
     settings = SftSettings(model="m", dataset="d", output_dir="o", **values)

@@ -18,7 +18,7 @@ REDUCED = 4  # bytes of a number in the sums of gradients, which are float32
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ShardExchange:
     """Bytes of a divided model's groups of parameters in a process: of the `root` (embeddings, last
     norm, vocabulary head), which is gathered for a whole pass, of the largest decoder `layer`, and
     of the `whole` model, all in the precision of the pass; of the gradients of the first two, and
@@ -88,7 +88,7 @@ class Exchange:
 
 def exchange_of(
     lm: LanguageModel, *, element_size: int, staging: bool, releases_layers: bool
-) -> Exchange:
+) -> ShardExchange:
     """The exchange of a (weightless) model whose gathered weights have `element_size` bytes each.
 
     Raises SettingsError where it has no list of decoder layers.
@@ -101,7 +101,7 @@ def exchange_of(
     first = [p for p in root if p is not embeddings or (head is not None and head.weight is p)]
     largest = max(layers, key=_numel)
     sums = [REDUCED * _numel(p for p in group if p.requires_grad) for group in (root, largest)]
-    return Exchange(
+    return ShardExchange(
         root=element_size * _numel(root),
         layer=element_size * _numel(largest),
         whole=element_size * (_numel(root) + sum(map(_numel, layers))),

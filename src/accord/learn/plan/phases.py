@@ -136,10 +136,13 @@ def divided_phase(
     gradients: int = 0,
     cast: int = 0,
 ) -> Phase:
-    """A pass of a model that the processes divide, with the parts of `Exchange.backward`, beside
-    `gradients` of other models."""
-    held = {**lasting(roles, moments=moments), **parts, COPIES: cast}
-    return Phase(name, {**held, GRADIENTS: gradients + parts.get(GRADIENTS, 0)})
+    """A pass of a model that the processes divide, with the parts of `ShardExchange.backward`,
+    beside `gradients` of other models."""
+    gradients += parts.get(GRADIENTS, 0)
+    return Phase(
+        name,
+        {**lasting(roles, moments=moments), **parts, GRADIENTS: gradients, COPIES: cast},
+    )
 
 
 def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:

@@ -43,10 +43,10 @@ def part_numel(parameter: Tensor, parts: int) -> int:
 
 def trained_numels(lm: LanguageModel, parts: int = 1) -> list[int]:
     """The numbers of each parameter that is trained, of which a process has one of `parts`."""
-    return [_held(lm, name, p, parts) for name, p in lm.trainable_parameters().items()]
+    return [_numel_of(lm, name, p, parts) for name, p in lm.trainable_parameters().items()]
 
 
-def _held(lm: LanguageModel, name: str, parameter: Tensor, parts: int) -> int:
+def _numel_of(lm: LanguageModel, name: str, parameter: Tensor, parts: int) -> int:
     return part_numel(parameter, 1 if lm.stays_float32(name) else parts)
 
 
@@ -58,7 +58,7 @@ def model_sizes(lm: LanguageModel, parts: int = 1) -> ModelSizes:
     """
     base = adapter = head = strict = 0
     for name, parameter in lm.model.named_parameters():
-        count = _held(lm, name, parameter, parts)
+        count = _numel_of(lm, name, parameter, parts)
         if ".lora_" in name:
             adapter += count
         elif lm.scalar and "score" in name.split("."):

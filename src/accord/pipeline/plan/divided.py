@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from accord.learn.loop.sharding import releases_layers
 from accord.learn.online.memory import RoleMemory
-from accord.learn.plan.exchange import Exchange, exchange_of
+from accord.learn.plan.exchange import ShardExchange, exchange_of
 from accord.learn.plan.passes import PassMemory, Reads, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
@@ -28,7 +28,7 @@ from accord.pipeline.plan.rows import RowFacts
 
 def exchange_between(
     inputs: Inputs, lm: LanguageModel, *, merged: bool | None = None
-) -> Exchange | None:
+) -> ShardExchange | None:
     """What a process gathers of a model; None where each has it whole.
 
     Weights are gathered in bf16 where a pass computes in it, but for a frozen base into which an
@@ -49,13 +49,13 @@ def exchange_between(
 def trace_training_pass(
     lm: LanguageModel,
     facts: RowFacts,
-    exchange: Exchange | None,
+    exchange: ShardExchange | None,
     *,
     reads: Reads = "tokens",
     keeps: bool,
 ) -> PassMemory:
     """The largest pass forward and backward. Gradients of a divided model are not in it: they leave
-    with each layer (`Exchange.backward`)."""
+    with each layer (`ShardExchange.backward`)."""
     counted = keeps or exchange is not None
     return trace_pass(lm, facts.largest, reads=reads, keeps_gradients=counted)
 
@@ -65,7 +65,7 @@ def training_phase(
     roles: Mapping[str, RoleMemory],
     role: RoleMemory,
     memory: PassMemory,
-    exchange: Exchange | None,
+    exchange: ShardExchange | None,
     *,
     moments: bool,
     keeps: bool,
@@ -82,7 +82,7 @@ def training_phase(
     return divided_phase(name, roles, parts, moments=moments, gradients=others, cast=cast)
 
 
-def forward_parts(memory: PassMemory, exchange: Exchange | None) -> dict[str, int]:
+def forward_parts(memory: PassMemory, exchange: ShardExchange | None) -> dict[str, int]:
     """What a pass without gradient needs."""
     return {ACTIVATIONS: memory.forward} if exchange is None else exchange.forward(memory.forward)
 
@@ -105,7 +105,7 @@ def saved_beside(
     inputs: Inputs,
     whole: ModelSizes,
     undivided: Mapping[str, RoleMemory],
-    exchange: Exchange | None,
+    exchange: ShardExchange | None,
 ) -> int:
     """Bytes that saving takes beside what the roles hold.
 
@@ -132,6 +132,17 @@ def _saved_in_half(inputs: Inputs, whole: ModelSizes) -> bool:
     return stored is None or stored <= 3 * whole.base
 
 
-def sampling_parts(exchange: Exchange | None) -> dict[str, int]:
+def grading_phases(
+    inputs: Inputs, roles: Mapping[str, RoleMemory], exchange: ShardExchange | None
+) -> list[Phase]:
+    """The answers to `safety_dataset`, for which the whole weights are gathered. Where nothing is
+    divided they need no more than a pass."""
+    if exchange is None or inputs.settings.safety_dataset is None:
+        return []
+    parts = lasting(roles, moments=True) | sampling_parts(exchange)
+    return [Phase("answers to safety_dataset", parts)]
+
+
+def sampling_parts(exchange: ShardExchange | None) -> dict[str, int]:
     """Whole weights, in the process that samples or scores with them."""
     return {} if exchange is None else {GATHERED: exchange.sampling}

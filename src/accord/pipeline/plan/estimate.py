@@ -43,6 +43,7 @@ from accord.lm.router import asks_router_loss
 from accord.pipeline.plan.divided import (
     exchange_between,
     forward_parts,
+    grading_phases,
     loading,
     loading_another,
     saved_beside,
@@ -93,6 +94,7 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
             cast=cast,
         ),
         optimiser_phase(roles),
+        *grading_phases(inputs, roles, exchange),
         saving_phase(roles, saved_beside(inputs, whole, undivided, exchange)),
     ]
     if isinstance(settings, ReferenceSettings):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from accord.learn.online.memory import RoleMemory
-from accord.learn.plan.exchange import Exchange
+from accord.learn.plan.exchange import ShardExchange
 from accord.learn.plan.models import frozen_model
 from accord.learn.plan.passes import PassMemory, Shape, trace_pass
 from accord.learn.plan.phases import (
@@ -37,6 +37,7 @@ from accord.lm.model import LanguageModel
 from accord.lm.packing import FORWARD_TOKENS
 from accord.pipeline.plan.divided import (
     exchange_between,
+    grading_phases,
     loading,
     sampling_parts,
     saved_beside,
@@ -97,7 +98,8 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
         phases.append(phase)
     learning = {name: role for name, role in undivided.items() if name in ("policy", "critic")}
     beside = saved_beside(inputs, whole, learning, exchange)
-    phases += [optimiser_phase(roles), saving_phase(roles, beside)]
+    phases += [optimiser_phase(roles), *grading_phases(inputs, roles, exchange)]
+    phases.append(saving_phase(roles, beside))
     snapshot = _snapshot(settings, roles, facts)
     phases = [_with_engine(phase, inputs) for phase in phases]
     if snapshot:
@@ -243,7 +245,7 @@ def _sampling_phase(
     facts: RowFacts,
     roles: dict[str, RoleMemory],
     policy: LanguageModel,
-    exchange: Exchange | None,
+    exchange: ShardExchange | None,
 ) -> Phase:
     parts = lasting(roles, moments=facts.steps is None or facts.steps > 1)
     if inputs.settings.sampler.kind == "local":

@@ -90,8 +90,9 @@ def fact_lines(stage: PlannedStage) -> Iterator[str]:
     each = " in each process" if stage.processes > 1 else ""
     if facts.steps is not None and facts.tokens is not None:
         yield (
-            f"{facts.steps:,} steps of {facts.passes} passes{each}, {facts.tokens:,} tokens in all; "
-            f"the longest row has {facts.longest:,} tokens (max_length={settings.max_length:,})."
+            f"{facts.steps:,} steps of {facts.passes} passes{each}, {facts.tokens:,} tokens in "
+            f"all; the longest row has {facts.longest:,} tokens "
+            f"(max_length={settings.max_length:,})."
         )
     for note in facts.notes:
         yield f"{note[:1].upper()}{note[1:]}."
