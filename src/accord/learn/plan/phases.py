@@ -15,6 +15,9 @@ from accord.learn.plan.passes import PassMemory
 WORKSPACE = 60 << 20
 """Bytes of a process beside its tensors: buffers of matrix products, modules that training
 imports, the rows as text and tokens."""
+DIVIDING = 30 << 20
+"""Bytes beside these of a process that divides a model with others, on a CPU: 21 to 61 MB were
+missing in two runs each of two and of four processes."""
 TOKENIZER_ENTRY = 1200
 """Bytes of a tokenizer for each entry of its vocabulary, measured on two: 44 MB for 49,152 entries,
 318 MB for 262,144."""

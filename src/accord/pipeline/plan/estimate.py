@@ -16,6 +16,7 @@ from accord.learn.plan.phases import (
     ADAPTER_FRAGMENTS,
     COMPILED_PRODUCTS,
     COPIES,
+    DIVIDING,
     FLOAT_FRAGMENTS,
     FRAGMENTS,
     PRODUCT,
@@ -175,7 +176,7 @@ def allocation(inputs: Inputs, facts: RowFacts, passes: Sequence[PassMemory]) ->
     if inputs.machine.device != "cpu":
         return Allocation(WORKSPACE)
     entries = int(inputs.model.config.get_text_config().vocab_size)
-    workspace = WORKSPACE + TOKENIZER_ENTRY * entries
+    workspace = WORKSPACE + TOKENIZER_ENTRY * entries + (DIVIDING if inputs.parts > 1 else 0)
     fragments = FRAGMENTS if inputs.half or inputs.parts > 1 else _float_fragments(inputs.settings)
     if inputs.half:
         workspace += PRODUCT * compiled_products(facts, passes)
