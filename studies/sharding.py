@@ -7,9 +7,10 @@
 `losses`: each method, full and by LoRA, on a Llama and on a model whose embeddings are its head, in
 one process and in several with sharding=fsdp, in float32: the largest difference of a loss.
 `memory`: what a process holds of a model of some 80 million parameters, at its peak and behind a
-step, above what it held before it loaded the model. `kills`: a run of several processes, of which a
-random one is killed at a random moment, until all kills have hit; the same command goes on each
-time, and the files must equal those of an undisturbed run. Prints tables in Markdown.
+step, above what it held before it loaded the model; and the peak that `accord plan` says. `kills`:
+a run of several processes, of which a random one is killed at a random moment, until all kills have
+hit; the same command goes on each time, and the files must equal those of an undisturbed run.
+Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -94,8 +95,11 @@ def memory(folder: Path, counts: list[int]) -> None:
     save_untrained(model, tokenizer, inputs / "Llama")
     del model
     print(f"A Llama of {size / 1e6:.0f} million parameters.\n")
-    print("| method | weights | processes | divided | peak, MB | behind a step, MB |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| method | weights | processes | divided | planned, MB | peak, MB | difference | behind a "
+        "step, MB |"
+    )
+    print("|---|---|--:|---|--:|--:|--:|--:|")
     for lora, precision in ((False, "fp32"), (True, "bf16")):
         for count, sharding in [(1, "none"), *((n, s) for n in counts for s in ("none", "fsdp"))]:
             case = Case("DPO", lora=lora)
@@ -117,10 +121,34 @@ def memory(folder: Path, counts: list[int]) -> None:
             peak, rest = (max(s[name] for s in seen) for name in ("peak", "behind a step"))
             weights = f"{_WEIGHTS[lora]}, {precision}"
             divided = "yes" if sharding == "fsdp" else "no"
+            planned = _planned_megabytes(case, inputs, output, count, options)
             print(
-                f"| DPO | {weights} | {count} | {divided} | {peak:.0f} | {rest:.0f} |", flush=True
+                f"| DPO | {weights} | {count} | {divided} | {planned:,.0f} | {peak:,.0f} | "
+                f"{planned / peak - 1:+.1%} | {rest:,.0f} |",
+                flush=True,
             )
             shutil.rmtree(output / "model", ignore_errors=True)
+
+
+def _planned_megabytes(
+    case: Case, inputs: Path, output: Path, count: int, options: Mapping[str, Any]
+) -> float:
+    """What `accord plan` says of a process's peak. In a process of its own, so that the measured
+    ones do not start with what planning imports."""
+    settings = case_settings(case, inputs, output, processes=count, steps=2, **options)
+
+    def work(rank: int) -> None:
+        from accord.pipeline.plan.machine import Machine
+        from accord.pipeline.plan.run import plan_stage
+        from accord.settings.recipe import StagePlan
+
+        machine = Machine("cpu", 1 << 40, count)
+        memory = plan_stage(StagePlan("dpo", "train", settings, "dpo"), (), machine).memory
+        assert memory is not None
+        (output / "planned.json").write_text(json.dumps(memory.peak / 2**20))
+
+    run_forked(1, work, output.with_suffix(".plan.log"))
+    return float(json.loads((output / "planned.json").read_text()))
 
 
 def private_megabytes() -> float:
