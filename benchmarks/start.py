@@ -94,14 +94,13 @@ def measure(
         command += ["per_device_train_batch_size=8", f"max_length={max_length}"]
     else:
         command = [str(TRL), str(WORKER), model, str(rows), run, str(max_length)]
+    log = cache / f"{name}.log"  # a pipe that nobody reads would stop who writes progress bars
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    peak = _watch(process)
-    output, _ = process.communicate()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        peak = _watch(process)
     if process.returncode:
-        raise SystemExit(output[-3000:])
+        raise SystemExit(log.read_text(errors="replace")[-3000:])
     return {"seconds": time.perf_counter() - start, "memory": peak}
 
 

@@ -1,6 +1,6 @@
 """The openai client, litellm and LangChain's client against `accord serve`, streaming and not.
 
-    python studies/serve_clients.py --model runs/dpo --clients-python PYTHON
+    python studies/serve_clients.py --model runs/dpo/model --clients-python PYTHON
 
 PYTHON is that of an environment with openai, litellm and langchain-openai. Each client's greedy
 answers, whole and streamed, must be those of `accord sample`.

@@ -7,9 +7,10 @@
 `losses`: each method, full and by LoRA, on a Llama and on a model whose embeddings are its head, in
 one process and in several with sharding=fsdp, in float32: the largest difference of a loss.
 `memory`: what a process holds of a model of some 80 million parameters, at its peak and behind a
-step, above what it held before it loaded the model. `kills`: a run of several processes, of which a
-random one is killed at a random moment, until all kills have hit; the same command goes on each
-time, and the files must equal those of an undisturbed run. Prints tables in Markdown.
+step, above what it held before it loaded the model; and the peak that `accord plan` says. `kills`:
+a run of several processes, of which a random one is killed at a random moment, until all kills have
+hit; the same command goes on each time, and the files must equal those of an undisturbed run.
+Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ LARGE = {
     "tie_word_embeddings": False,
 }
 VOCABULARY = 16_000
+_WEIGHTS = {False: "full", True: "LoRA"}
 
 
-def losses(folder: Path, steps: int, counts: list[int]) -> None:
-    """The table of the largest differences, and a failure where one is above the tolerance."""
+def losses(folder: Path, steps: int, counts: list[int], rows: list[str]) -> None:
+    """The table of the largest differences, and a failure where one is above the tolerance; with
+    `rows` of those rows alone whose name contains one of them."""
     inputs = build_inputs(folder)
     print("| method | model | weights | " + " | ".join(f"{n} processes" for n in counts) + " |")
     print("|---|---|---|" + "---|" * len(counts))
@@ -55,13 +58,13 @@ def losses(folder: Path, steps: int, counts: list[int]) -> None:
     for model in MODELS:
         for lora in (False, True):
             for method in METHODS:
-                case = Case(method, model, lora)
+                case, row = Case(method, model, lora), f"{method} | {model} | {_WEIGHTS[lora]}"
+                if rows and not any(part in row for part in rows):
+                    continue
                 cells = list(_differences(case, inputs, folder / case.name, steps, counts))
                 worst = max([worst, *cells])
                 numbers = " | ".join(f"{cell:.1e}" for cell in cells)
-                print(
-                    f"| {method} | {model} | {'LoRA' if lora else 'full'} | {numbers} |", flush=True
-                )
+                print(f"| {row} | {numbers} |", flush=True)
     print(f"\nThe largest difference of a loss in {steps} steps: {worst:.1e}.")
     assert worst <= TOLERANCE, worst
 
@@ -92,8 +95,11 @@ def memory(folder: Path, counts: list[int]) -> None:
     save_untrained(model, tokenizer, inputs / "Llama")
     del model
     print(f"A Llama of {size / 1e6:.0f} million parameters.\n")
-    print("| method | weights | processes | divided | peak, MB | behind a step, MB |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| method | weights | processes | divided | planned, MB | peak, MB | difference | behind a "
+        "step, MB |"
+    )
+    print("|---|---|--:|---|--:|--:|--:|--:|")
     for lora, precision in ((False, "fp32"), (True, "bf16")):
         for count, sharding in [(1, "none"), *((n, s) for n in counts for s in ("none", "fsdp"))]:
             case = Case("DPO", lora=lora)
@@ -113,12 +119,36 @@ def memory(folder: Path, counts: list[int]) -> None:
             run_forked(count, lambda rank, w=work, k=kept: w(rank, **k), output.with_suffix(".log"))
             seen = [json.loads(f.read_text()) for f in output.glob("memory-*.json")]
             peak, rest = (max(s[name] for s in seen) for name in ("peak", "behind a step"))
-            weights = f"{'LoRA' if lora else 'full'}, {precision}"
+            weights = f"{_WEIGHTS[lora]}, {precision}"
             divided = "yes" if sharding == "fsdp" else "no"
+            planned = _planned_megabytes(case, inputs, output, count, options)
             print(
-                f"| DPO | {weights} | {count} | {divided} | {peak:.0f} | {rest:.0f} |", flush=True
+                f"| DPO | {weights} | {count} | {divided} | {planned:,.0f} | {peak:,.0f} | "
+                f"{planned / peak - 1:+.1%} | {rest:,.0f} |",
+                flush=True,
             )
             shutil.rmtree(output / "model", ignore_errors=True)
+
+
+def _planned_megabytes(
+    case: Case, inputs: Path, output: Path, count: int, options: Mapping[str, Any]
+) -> float:
+    """What `accord plan` says of a process's peak. In a process of its own, so that the measured
+    ones do not start with what planning imports."""
+    settings = case_settings(case, inputs, output, processes=count, steps=2, **options)
+
+    def work(rank: int) -> None:
+        from accord.pipeline.plan.machine import Machine
+        from accord.pipeline.plan.run import plan_stage
+        from accord.settings.recipe import StagePlan
+
+        machine = Machine("cpu", 1 << 40, count)
+        memory = plan_stage(StagePlan("dpo", "train", settings, "dpo"), (), machine).memory
+        assert memory is not None
+        (output / "planned.json").write_text(json.dumps(memory.peak / 2**20))
+
+    run_forked(1, work, output.with_suffix(".plan.log"))
+    return float(json.loads((output / "planned.json").read_text()))
 
 
 def private_megabytes() -> float:
@@ -230,6 +260,7 @@ def main() -> None:
     parser.add_argument("what", choices=["losses", "memory", "kills"])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/sharding"))
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", nargs="+", default=[], help="such as 'GRPO | Qwen3, tied | LoRA'")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
@@ -239,7 +270,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     os.environ["ACCORD_CACHE"] = str(folder / "cache")
     if arguments.what == "losses":
-        losses(folder, arguments.steps, arguments.processes)
+        losses(folder, arguments.steps, arguments.processes, arguments.rows)
     elif arguments.what == "memory":
         memory(folder, arguments.processes)
     else:

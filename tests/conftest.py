@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from studies.commands import CommandServer
 from tests.postgresql import PostgreSql, running_postgresql
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and the tests out of later collections of garbage: each stage of a run
+    ends with one, which would take over a second with all that ten thousand tests hold."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

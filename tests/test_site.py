@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from mdit_py_plugins.anchors.index import slugify  # which MyST makes anchors with
 from sphinx.cmd.build import build_main
+
+from tests.annotate.browsers import CHROMIUM
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LEARN = DOCS / "learn"
@@ -34,11 +37,16 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.formulas = 0
+        self.loose_formulas = 0  # in no box that scrolls
+        self.last = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.formulas += tag == "math"
+        self.loose_formulas += tag == "math" and self.last not in ("formula", "inline-formula")
+        if tag != "span" or "class" in values:
+            self.last = values.get("class", "")
         if "id" in values:
             self.ids.add(values["id"])
         if tag == "a" and "href" in values:
@@ -75,6 +83,26 @@ def broken(site: Path, pages: dict[Path, Page]) -> list[str]:
     return faults
 
 
+def too_wide(paths: list[Path]) -> list[str]:
+    """Pages of which a phone shows a part only, unless all of the page is moved sideways."""
+    from playwright.sync_api import sync_playwright
+
+    faults = []
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800}, is_mobile=True)
+        for path in paths:
+            page.goto(path.as_uri())
+            # The theme lets the box of the text scroll where the text is wider.
+            if page.evaluate(
+                "() => [document.scrollingElement, document.querySelector('.content')]"
+                ".some(e => e && e.scrollWidth > e.clientWidth)"
+            ):
+                faults.append(path.name)
+        browser.close()
+    return faults
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -95,7 +123,11 @@ def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(
     assert {"accord.train", "accord.steps", "accord.objectives.preference.dpo_loss"} <= api.ids
     for source in PAGES:
         written = len(re.findall(r"\$", re.sub(r"`+[^`]*`+", "", source.read_text("utf-8"))))
-        assert pages[site / "learn" / f"{source.stem}.html"].formulas > 0 or written == 0, source
+        page = pages[site / "learn" / f"{source.stem}.html"]
+        assert page.formulas > 0 or written == 0, source
+        assert page.loose_formulas == 0, f"{source}: a formula that can't be scrolled"
+    if CHROMIUM and find_spec("playwright"):
+        assert too_wide(list(pages)) == []
 
 
 def test_broken_links_and_files_from_a_network_are_found(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ def _convert(node: nodes.Node, tex: str, *, block: bool) -> str:
 
 
 def _visit_inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(_convert(node, node.astext(), block=False))
+    # Two boxes: the outer one scrolls where a line is shorter than the formula, which no browser
+    # breaks, and the inner one's line has the baseline (see site.css).
+    formula = _convert(node, node.astext(), block=False)
+    translator.body.append(f'<span class="inline-formula"><span>{formula}</span></span>')
     raise nodes.SkipNode
 
 

@@ -23,7 +23,7 @@ from accord.lm.adapters.lora import add_adapters
 from accord.lm.in_memory import full_precision_and_trainable
 from accord.lm.load import load_causal, load_scalar, save_model
 from accord.lm.loading.quantised import is_4bit, packed_bytes
-from accord.pipeline.plan.estimate import Inputs
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import find_model
 from accord.pipeline.plan.online import online_roles

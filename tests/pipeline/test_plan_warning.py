@@ -10,7 +10,8 @@ import pytest
 from accord.learn.plan.roles import ModelSizes
 from accord.pipeline.plan import warning
 from accord.pipeline.plan.changes import changed
-from accord.pipeline.plan.estimate import Inputs, files_beside
+from accord.pipeline.plan.estimate import files_beside
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.warning import memory_warning

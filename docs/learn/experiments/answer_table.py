@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accord.measure.statistics import mean_interval
+from accord.measure.statistics import Interval, mean_interval
 from accord.world.annotators import simulated_preference
 from accord.world.build import distinct_tasks
 from accord.world.demonstrations import demonstrate
@@ -88,3 +88,8 @@ def shown(values: Sequence[float], digits: int = 3) -> str:
     interval = mean_interval(values)
     half = "" if interval.high is None else f" ± {interval.high - interval.mean:.{digits}f}"
     return f"{interval.mean:.{digits}f}{half}"
+
+
+def half_width(interval: Interval) -> float:
+    """What is after the ± of an interval that is as wide on both sides."""
+    return (interval.high or interval.mean) - interval.mean

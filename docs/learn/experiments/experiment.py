@@ -44,6 +44,10 @@ from matplotlib.figure import Figure
 
 import accord
 from accord.api.answers import read_prompts
+from accord.compare.rewards.models import encode_for_reward
+from accord.lm.forward import response_kl
+from accord.lm.model import LanguageModel
+from accord.lm.packing import forward_batches, pack
 from accord.pipeline import run_recipe, run_stage
 from accord.records import PromptOnly, prompt_json
 from accord.report.figures.drawing import PALETTE, STYLE
@@ -167,6 +171,23 @@ def true_reward(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]
     """The world's true reward, in [0, 1], as a function for `reward=`."""
     records = read_prompts(list(prompts))
     return [reward_of(p.prompt, r) for p, r in zip(records, responses, strict=True)]
+
+
+def kl_by_prompt(
+    model: LanguageModel, reference: LanguageModel, answers: accord.Answers
+) -> list[list[float]]:
+    """KL from the reference in nats, along each answer that the model sampled, by prompt."""
+    groups = [
+        encode_for_reward(model, row.prompt, text, ended)
+        for row in answers
+        for text, ended in zip(row.responses, row.finished, strict=True)
+    ]
+    values: list[float] = []
+    for indices in forward_batches([group.num_tokens for group in groups], 64):
+        batch = pack([groups[i] for i in indices], model.device)
+        values += response_kl(model, reference, batch).tolist()
+    left = iter(values)
+    return [[next(left) for _ in row.responses] for row in answers]
 
 
 def rank(

@@ -62,7 +62,7 @@ def main() -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="memory (MB)")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1.0)
 
     header = ["form", "policy", "reference", "reward", "critic", "roles", "peak", "in phase"]
     rows = []

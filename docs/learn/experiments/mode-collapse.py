@@ -20,7 +20,8 @@ from accord.objectives.advantages import leave_one_out
 
 experiment = Experiment(__file__, __doc__)
 BETAS, GROUP, RATE = (0.0, 0.02, 0.1), 8, 0.3
-STEPS, EVERY = experiment.size(1500, 20), experiment.size(25, 5)
+STEPS, EVERY = experiment.size(15_000, 20), experiment.size(100, 5)
+SHOWN = (experiment.size(1500, 5), STEPS)
 answers = experiment.size(64, 8)
 
 
@@ -82,16 +83,16 @@ def draw(axes: Any, colours: Any) -> None:
     for axis, key in zip(axes, ("reward", "different"), strict=True):
         for beta, colour in zip(BETAS, colours, strict=False):
             for n, rows in enumerate(runs[beta]):
-                at = [EVERY * i for i in range(len(rows))]
+                at = [EVERY * i for i in range(1, len(rows))]
                 label = "" if n else f"$\\beta$ = {beta:g}"
-                axis.plot(at, [row[key] for row in rows], color=colour, lw=1.2, label=label)
+                axis.plot(at, [row[key] for row in rows[1:]], color=colour, lw=1.2, label=label)
         axis.axhline(
             sum(r[key] for r in ideal) / SEEDS,
             color=colours[7],
             ls=":",
             label="all good answers, equally",
         )
-        axis.set(xlabel="steps")
+        axis.set(xlabel="steps", xscale="log")
     axes[0].set(ylabel="reward: share of good answers", ylim=(0, 1.03))
     axes[1].set(ylabel="different answers among ten", ylim=(0, 10.3))
     axes[1].legend()
@@ -107,7 +108,9 @@ lines = [
     ["all good answers, equally", *cells(ideal)],
 ]
 for beta in BETAS:
-    lines.append([f"beta {beta:g}, {STEPS:,} steps", *cells([rows[-1] for rows in runs[beta]])])
+    for steps in SHOWN:
+        at_step = [rows[steps // EVERY] for rows in runs[beta]]
+        lines.append([f"beta {beta:g}, {steps:,} steps", *cells(at_step)])
 experiment.save(
     draw,
     ["policy", "reward", "different answers of ten", "entropy (nats)", "KL (nats)"],

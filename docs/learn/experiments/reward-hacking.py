@@ -3,7 +3,8 @@
 The reference is the world's demonstrators, as a table of 128 answers to each of 100 prompts.
 The policy is the optimum reference·exp(λ·proxy)/Z for growing λ = 1/β. The proxies are the true
 reward with 0.4 more for every ten words, and reward models, linear in the words, trained on 200
-and on 2,000 judged pairs of other prompts.
+and on 2,000 judged pairs of other prompts, each with five sets of labels. The first set of 2,000
+is that of the experiment on best-of-N.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from typing import Any
 
 import torch
-from answer_table import expected, judged_pairs, kl
+from answer_table import expected, judged_pairs, kl, shown
 from answer_texts import fit, text_table
 from experiment import Experiment
 from torch import Tensor
@@ -27,9 +28,9 @@ truth, words = table.rewards[:test], table.words[:test]
 uniform = torch.full_like(truth, 1 / truth.shape[1])
 
 
-def reward_model(pairs: int, penalty: float) -> Tensor:
+def reward_model(pairs: int, penalty: float, labels: int) -> Tensor:
     """Scores of the test answers by a linear model of the words, from so many pairs a prompt."""
-    chosen, rejected = judged_pairs(table.rewards[test:], pairs, seed=1)
+    chosen, rejected = judged_pairs(table.rewards[test:], pairs, seed=labels)
     rows = torch.arange(test, test + train)[:, None]
     better, worse = table.features[rows, chosen], table.features[rows, rejected]
 
@@ -41,10 +42,11 @@ def reward_model(pairs: int, penalty: float) -> Tensor:
     return table.features[:test] @ weights
 
 
+LABELS = range(experiment.size(5, 2))
 PROXIES = {
-    "true + length": truth + 0.4 * words / 10,
-    "200 pairs": reward_model(2, 1e-2),
-    "2,000 pairs": reward_model(experiment.size(20, 2), 1e-3),
+    "true + length": [truth + 0.4 * words / 10],
+    "200 pairs": [reward_model(2, 1e-2, labels) for labels in LABELS],
+    "2,000 pairs": [reward_model(experiment.size(20, 2), 1e-3, labels) for labels in LABELS],
 }
 
 
@@ -77,53 +79,72 @@ def path(proxy: Tensor) -> list[dict[str, float]]:
     return rows
 
 
-paths = {name: path(proxy) for name, proxy in PROXIES.items()}
+paths = {name: [path(proxy) for proxy in proxies] for name, proxies in PROXIES.items()}
+
+
+def best(rows: list[dict[str, float]]) -> int:
+    return max(range(len(rows)), key=lambda i: rows[i]["truth"])
 
 
 def draw(axes: Any, colours: Any) -> None:
     for axis, key in zip(axes, ("proxy", "truth"), strict=True):
-        for (name, rows), colour in zip(paths.items(), colours, strict=False):
-            distance = [math.sqrt(max(0.0, row["kl"])) for row in rows]
-            axis.plot(distance, [row[key] for row in rows], color=colour, label=name)
-            if key == "truth":
-                best = max(range(len(rows)), key=lambda i: rows[i][key])
-                axis.plot(distance[best], rows[best][key], "o", color=colour, ms=5)
+        for (name, runs), colour in zip(paths.items(), colours, strict=False):
+            for n, rows in enumerate(runs):
+                distance = [math.sqrt(max(0.0, row["kl"])) for row in rows]
+                label, width = ("" if n else name), (1.6 if len(runs) == 1 else 1.0)
+                axis.plot(distance, [row[key] for row in rows], color=colour, lw=width, label=label)
+                if key == "truth" and best(rows) < len(rows) - 1:
+                    i = best(rows)
+                    axis.plot(distance[i], rows[i][key], "o", color=colour, ms=4.5)
         axis.set(xlabel="distance √KL (√nats)")
     axes[0].set(ylabel="proxy (standard deviations)")
     axes[1].set(ylabel="true reward")
     axes[0].legend(title="proxy")
 
 
+def turns(runs: list[list[dict[str, float]]]) -> str:
+    """How many of the covariances become negative, and between which KL."""
+    at = []
+    for rows in runs:
+        turn = next((i for i, row in enumerate(rows) if row["covariance"] < 0), None)
+        at += [] if turn is None else [rows[turn]["kl"]]
+    found = f"{len(at)} of {len(runs)}"
+    return f"{found}: {min(at):.2f} to {max(at):.2f}" if len(at) > 1 else f"{found}: {at[0]:.2f}"
+
+
 lines = []
-for name, rows in paths.items():
-    best = max(range(len(rows)), key=lambda i: rows[i]["truth"])
-    turn = next((i for i, row in enumerate(rows) if row["covariance"] < 0), None)
-    found = hacking_gap([r["proxy"] for r in rows], [r["truth"] for r in rows], tolerance=0.01)
+for name, runs in paths.items():
+    found = [
+        hacking_gap([r["proxy"] for r in o], [r["truth"] for r in o], tolerance=0.01) for o in runs
+    ]
     lines.append(
         [
             name,
-            f"{accuracy(PROXIES[name]):.2f}",
-            f"{rows[0]['truth']:.3f}",
-            f"{rows[best]['truth']:.3f} at {rows[best]['kl']:.2f}",
-            "never" if turn is None else f"{rows[turn - 1]['kl']:.2f} to {rows[turn]['kl']:.2f}",
-            f"{rows[-1]['truth']:.3f} at {rows[-1]['kl']:.2f}",
-            f"{found.proxy_gain:.2f}, {-found.gold_loss:.3f}",
+            shown([accuracy(proxy) for proxy in PROXIES[name]], 2),
+            shown([rows[best(rows)]["truth"] for rows in runs]),
+            shown([rows[best(rows)]["kl"] for rows in runs], 2),
+            turns(runs),
+            shown([rows[-1]["truth"] for rows in runs]),
+            f"{shown([gap.proxy_gain for gap in found], 2)}; "
+            f"{shown([-gap.gold_loss for gap in found])}",
         ]
     )
+start = paths["true + length"][0][0]["truth"]
 experiment.save(
     draw,
     [
         "proxy",
         "accuracy on pairs",
-        "true reward at the start",
-        "at its best (KL)",
+        "true reward at its best",
+        "KL there",
         "covariance becomes negative (KL)",
-        "at the end (KL)",
-        "change from best to end: proxy, truth",
+        "true reward at the end",
+        "change from best to end: proxy; truth",
     ],
     lines,
-    note=f"Exact sums over {test} prompts and {truth.shape[1]} answers of one table; the "
-    "proxy is in its standard deviations.",
+    note=f"Exact sums over {test} prompts and {truth.shape[1]} answers of one table; of the reward "
+    f"models means over {len(LABELS)} sets of labels with 95% intervals. The true reward starts "
+    f"at {start:.3f}; the proxy is in its standard deviations.",
     panels=2,
     size=(8.0, 3.4),
 )

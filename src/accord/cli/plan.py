@@ -45,6 +45,17 @@ Memory = Annotated[
         "--memory", metavar="24GB", help="Plan for a machine without a GPU and this memory."
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Plan for this many processes: by default one on each GPU of --gpus, or as many as "
+        "the launcher's WORLD_SIZE says.",
+        show_default=False,
+    ),
+]
 Fitted = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +95,7 @@ def plan(
     config: Config = None,
     gpus: Gpus = None,
     memory: Memory = None,
+    processes: Processes = None,
     fit: Fitted = None,
     measure: Measure = False,
     compare: Compare = False,
@@ -94,13 +106,15 @@ def plan(
     """Show what a recipe or a method would do and need, and run nothing.
 
     Each training stage is shown with its rows, steps and tokens, the memory of each role and of
-    each phase of a step, whether that fits the machine, and its first batch as text.
+    each phase of a step, whether that fits the machine, and its first batch as text. Of several
+    processes the memory is that of one of them.
 
     \b
     Examples:
       accord plan demo sft.max_steps=10
       accord plan dpo model=my-model dataset=pairs.jsonl --gpus 1x24GB
       accord plan dpo.yaml --fit max_length
+      accord plan dpo.yaml dpo.sharding=fsdp --gpus 4x80GB
     \f
     The exit code is 3 where a stage does not fit. [plan.md](plan.md) explains the table and
     compares it with measured peaks.
@@ -109,7 +123,9 @@ def plan(
     from accord.pipeline.plan import print_plan
     from accord.pipeline.plan.ask import PlanQuestion
 
-    question = PlanQuestion(gpus, memory, stage, fit, measure, compare, settings, as_json)
+    question = PlanQuestion(
+        gpus, memory, stage, fit, measure, compare, settings, as_json, processes
+    )
     if not print_plan(recipe, question):
         raise typer.Exit(DOES_NOT_FIT)
 

@@ -59,6 +59,13 @@ def recorded_router(
         lm.router_record = None
 
 
+def asks_router_loss(lm: LanguageModel) -> bool:
+    """Whether a model's configuration asks for the router's loss."""
+    config = lm.inner.config.get_text_config()
+    coef = getattr(config, "router_aux_loss_coef", None)
+    return bool(getattr(config, "output_router_logits", False) and coef)
+
+
 @torch.no_grad()
 def router_loss(lm: LanguageModel, *, adds: bool = True) -> RouterLoss | None:
     """The router's loss that a model's configuration asks for; None where it asks for none.

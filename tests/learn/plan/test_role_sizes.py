@@ -19,7 +19,7 @@ from accord.learn.plan.roles import (
     model_sizes,
 )
 from accord.lm.weightless import new_config
-from accord.pipeline.plan.estimate import Inputs
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import find_model
 from accord.pipeline.plan.online import online_roles

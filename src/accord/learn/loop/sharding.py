@@ -30,10 +30,15 @@ T = TypeVar("T")
 
 
 def resolve_sharding(
-    settings: S, memory: InMemory, environment: Mapping[str, str] = os.environ
+    settings: S,
+    memory: InMemory,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    count: int | None = None,
 ) -> S:
     """The settings with `sharding` as the run has it: where they do not say, as accelerate's
-    configuration does. Raises SettingsError for what accord can't do."""
+    configuration does. `count` processes are planned; by default they are those of this run.
+    Raises SettingsError for what accord can't do."""
     asked = _is_true(environment, "ACCELERATE_USE_FSDP")
     for variable, name in (
         ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
@@ -50,7 +55,7 @@ def resolve_sharding(
         log.warning("sharding=none: accelerate's FSDP configuration is not followed.")
     if asked and sharding == "fsdp":
         settings = _follow_accelerate(settings, environment)
-    if sharding == "fsdp" and processes().world_size == 1:
+    if sharding == "fsdp" and (count or processes().world_size) == 1:
         log.info("There is one process, so the model is not divided.")
         sharding = "none"
     if sharding == "fsdp":
@@ -113,6 +118,14 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
         )
 
 
+def undivided_router(lm: LanguageModel) -> SettingsError:
+    """The error about a mixture of experts that adds its router's loss."""
+    return SettingsError(
+        f"{lm.name} adds its router's loss, which sharding=fsdp does not compute. Set "
+        f"output_router_logits to false in its config.json, or use sharding=none."
+    )
+
+
 def load_divided(
     load: Callable[[], T],
     models_of: Callable[[T], Sequence[LanguageModel]],
@@ -129,14 +142,13 @@ def load_divided(
     procs = processes()
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     mesh = init_device_mesh("cuda" if on_gpu else "cpu", (procs.world_size,))
-    keeps = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in ("false", "0")
     return_large_blocks()
     loaded: list[T] = []
 
     def load_in_turn(turn: int) -> None:
         if turn == number:
             loaded.append(load())
-            divide_weights(models_of(loaded[0]), mesh, reshard=not keeps)
+            divide_weights(models_of(loaded[0]), mesh, reshard=releases_layers())
             return_memory()
 
     machines = procs.all_gather(platform.node())
@@ -148,6 +160,13 @@ def load_divided(
     names = ", ".join(dict.fromkeys(lm.name for lm in models))
     log.info("%d processes divide %s.", procs.world_size, names)
     return loaded[0]
+
+
+def releases_layers(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a gathered layer is released behind its forward pass, as accelerate's configuration
+    says."""
+    value = environment.get("FSDP_RESHARD_AFTER_FORWARD", "true")
+    return value.lower() not in ("false", "0")
 
 
 def _is_true(environment: Mapping[str, str], name: str) -> bool:

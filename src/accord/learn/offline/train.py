@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from accord.errors import SettingsError
 from accord.learn.loop.card import model_card
 from accord.learn.loop.checkpoints import remove_checkpoints
 from accord.learn.loop.datasets import eval_prefixes
@@ -23,7 +22,7 @@ from accord.learn.loop.limits import cap_to_positions
 from accord.learn.loop.objective import Losses, Metric, Objective, mean_metrics, metric
 from accord.learn.loop.processes import limit_waiting, naming_lost_processes, processes
 from accord.learn.loop.schedule import row_batches
-from accord.learn.loop.sharding import load_divided, resolve_sharding
+from accord.learn.loop.sharding import load_divided, resolve_sharding, undivided_router
 from accord.learn.loop.stage import Grade, run_with_checkpoints
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.dataset_rows import DatasetRows
@@ -118,10 +117,7 @@ def _fit_and_evaluate(
     router = None if method.scalar else router_loss(lm)
     if router is not None:
         if lm.sharded is not None:
-            raise SettingsError(
-                f"{lm.name} adds its router's loss, which sharding=fsdp does not compute. Set "
-                f"output_router_logits to false in its config.json, or use sharding=none."
-            )
+            raise undivided_router(lm)
         objective = add_router_loss(objective, lm, router)
         eval_objectives = {
             prefix: add_router_loss(eval_objective, lm, router)

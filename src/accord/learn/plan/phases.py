@@ -15,6 +15,9 @@ from accord.learn.plan.passes import PassMemory
 WORKSPACE = 60 << 20
 """Bytes of a process beside its tensors: buffers of matrix products, modules that training
 imports, the rows as text and tokens."""
+DIVIDING = 30 << 20
+"""Bytes beside these of a process that divides a model with others, on a CPU: 21 to 61 MB were
+missing in two runs each of two and of four processes."""
 TOKENIZER_ENTRY = 1200
 """Bytes of a tokenizer for each entry of its vocabulary, measured on two: 44 MB for 49,152 entries,
 318 MB for 262,144."""
@@ -88,6 +91,7 @@ class StageMemory:
 WEIGHTS, ACTIVATIONS, GRADIENTS, MOMENTS = "weights", "activations", "gradients", "optimiser"
 FOUR_BIT = "4-bit weights"
 KEYS_VALUES, LOGITS, COPIES = "keys and values", "logits", "copies"
+GATHERED, UNDIVIDED = "gathered weights", "gradients to be divided"
 MOVING = (ACTIVATIONS,)
 
 
@@ -126,6 +130,24 @@ def pass_phase(
     )
 
 
+def divided_phase(
+    name: str,
+    roles: Mapping[str, RoleMemory],
+    parts: Mapping[str, int],
+    *,
+    moments: bool,
+    gradients: int = 0,
+    cast: int = 0,
+) -> Phase:
+    """A pass of a model that the processes divide, with the parts of `ShardExchange.backward`,
+    beside `gradients` of other models."""
+    gradients += parts.get(GRADIENTS, 0)
+    return Phase(
+        name,
+        {**lasting(roles, moments=moments), **parts, GRADIENTS: gradients, COPIES: cast},
+    )
+
+
 def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:
     """The optimiser's step: all gradients and moments, and no activations."""
     gradients = sum(r.gradients for r in roles.values())
@@ -135,6 +157,15 @@ def optimiser_phase(roles: Mapping[str, RoleMemory]) -> Phase:
 def saving_phase(roles: Mapping[str, RoleMemory], converted: int) -> Phase:
     """Writing the model: its weights once more, where they are saved in another precision."""
     return Phase("saving the model", {**lasting(roles, moments=True), COPIES: converted})
+
+
+def loading_whole_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:
+    """Reading models that will be divided, which each process first has whole.
+
+    What will be trained is float32 then, without copies in bf16.
+    """
+    weights = sum(r.weights + r.masters // 2 for r in roles.values())
+    return Phase("loading, before the division", {WEIGHTS: weights, COPIES: files})
 
 
 def loading_phase(roles: Mapping[str, RoleMemory], files: int) -> Phase:

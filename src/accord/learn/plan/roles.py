@@ -6,6 +6,9 @@ The same arithmetic as `online.memory.memory_plan`, from shapes instead of loade
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
 
 from accord.learn.online.memory import RoleMemory
 from accord.lm.loading.quantised import packed_bytes, quantised_layers
@@ -31,17 +34,39 @@ class ModelSizes:
         return self.base + self.head
 
 
-def model_sizes(lm: LanguageModel) -> ModelSizes:
-    """The sizes of a (weightless) model. Tied weights count once."""
+def part_numel(parameter: Tensor, parts: int) -> int:
+    """The numbers of a parameter that the process with the largest of `parts` has: of rows."""
+    if parts == 1 or not parameter.ndim:
+        return parameter.numel()
+    return -(-parameter.shape[0] // parts) * prod(parameter.shape[1:])
+
+
+def trained_numels(lm: LanguageModel, parts: int = 1) -> list[int]:
+    """The numbers of each parameter that is trained, of which a process has one of `parts`."""
+    return [_numel_of(lm, name, p, parts) for name, p in lm.trainable_parameters().items()]
+
+
+def _numel_of(lm: LanguageModel, name: str, parameter: Tensor, parts: int) -> int:
+    return part_numel(parameter, 1 if lm.stays_float32(name) else parts)
+
+
+def model_sizes(lm: LanguageModel, parts: int = 1) -> ModelSizes:
+    """The sizes of a (weightless) model. Tied weights count once.
+
+    Where `parts` processes divide it, those of one process: scalar heads, and what the architecture
+    keeps in float32, are whole in each.
+    """
     base = adapter = head = strict = 0
     for name, parameter in lm.model.named_parameters():
-        count = parameter.numel()
+        count = _numel_of(lm, name, parameter, parts)
         if ".lora_" in name:
             adapter += count
         elif lm.scalar and "score" in name.split("."):
             # peft holds a trained head beside the one that it replaces.
-            head += 0 if ".original_module." in name else count
-            base += count if ".original_module." in name else 0
+            original = count if ".original_module." in name else 0
+            head += count - original
+            base += original
+            strict += original
         else:
             base += count
             strict += count if lm.stays_float32(name) else 0
@@ -70,18 +95,22 @@ def adapter_role(
     base: bool = True,
     float32_base: bool = False,
     four_bit: bool = False,
+    masters: bool = True,
 ) -> RoleMemory:
     """Adapters and heads that are trained, with the frozen base unless another role holds it.
 
     `float32_base`: an adapter was merged into it, so that it is float32 and computes in bf16.
+    Without `masters` adapters are float32 alone: those of a divided model are gathered in bf16.
     """
     weights = quantised = 0
     if base:
         weights, quantised = _base(sizes, half=half and not float32_base, four_bit=four_bit)
     trained = sizes.adapter + sizes.head
-    weights += (2 if half else 4) * sizes.adapter + 4 * sizes.head
-    masters = 4 * sizes.adapter if half else 0
-    return RoleMemory(weights, masters, 4 * trained, 8 * trained, quantised)
+    copies = half and masters
+    weights += (2 if copies else 4) * sizes.adapter + 4 * sizes.head
+    return RoleMemory(
+        weights, 4 * sizes.adapter if copies else 0, 4 * trained, 8 * trained, quantised
+    )
 
 
 def frozen_adapter_role(sizes: ModelSizes, *, half: bool) -> RoleMemory:

@@ -83,7 +83,7 @@ def _divide(views: Sequence[LanguageModel], mesh: Any, *, reshard: bool) -> Shar
     )
 
     lm = views[0]
-    inner, layers = lm.inner, _layers(lm)
+    inner, layers = lm.inner, decoder_layers(lm)
     dtype, computes_in = _compute_dtype(views), lm.weights_dtype
     replicated = {
         parameter
@@ -115,7 +115,8 @@ def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-def _layers(lm: LanguageModel) -> list[nn.Module]:
+def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
+    """The layers that are gathered each by itself. Raises SettingsError where there is no list."""
     backbone = lm.backbone
     for name in LAYERS:
         layers = getattr(backbone, name, None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from accord.lm.tokens.control import control_tokens
@@ -23,6 +22,7 @@ from accord.lm.tokens.template import (
     render_prompt,
     start_token_id,
     tokenize_text,
+    tokenize_texts,
 )
 from accord.records import Message, Prompt, prompt_context, turns_json
 
@@ -69,14 +69,19 @@ def encode_answers(
     template refuses the conversation or renders its earlier turns differently once it is answered.
     """
     ended = [True] * len(responses) if finished is None else finished
-    before_text, before = _before(prompt, tokenizer)
     others = [""] * len(responses) if fields is None else fields
-    texts = [
-        _answered_text(prompt, response, tokenizer, other)
-        for response, other in zip(responses, others, strict=True)
-    ]
     is_text = isinstance(prompt, str)
-    rows = [tuple(encode_text(tokenizer, t)) if is_text else _ids(tokenizer, t) for t in texts]
+    if isinstance(prompt, str):
+        before_text, texts = prompt, [prompt + response for response in responses]
+        before = encode_prompt(prompt, tokenizer)
+        rows = [tuple(encode_text(tokenizer, text)) for text in texts]
+    else:
+        before_text = render_prompt(prompt, tokenizer)
+        texts = [
+            render_answered(prompt, response, tokenizer, other)
+            for response, other in zip(responses, others, strict=True)
+        ]
+        before, *rows = map(tuple, tokenize_texts(tokenizer, [before_text, *texts]))
     split = min((_shared_length(before, row) for row in rows), default=len(before))
     extends = all(text.startswith(before_text) for text in texts)
     if not extends:
@@ -130,7 +135,8 @@ def find_assistant_spans(
     for turn, message in enumerate(earlier):
         if message.role != "assistant" or message.learn != learn:
             continue
-        before_text, before = _before(turns[:turn], tokenizer)
+        before_text = render_prompt(turns[:turn], tokenizer)
+        before = _ids(tokenizer, before_text)
         begin = _shared_length(before, ids)
         if not text.startswith(before_text):
             try:
@@ -170,27 +176,22 @@ def _render_turns_alone(turns: tuple[Message, ...], tokenizer: Any) -> str:
     )
 
 
-def _before(prompt: Prompt, tokenizer: Any) -> tuple[str, tuple[int, ...]]:
-    """A prompt as text and as ids, without an answer."""
-    if isinstance(prompt, str):
-        return prompt, encode_prompt(prompt, tokenizer)
-    text = render_prompt(prompt, tokenizer)
-    return text, _ids(tokenizer, text)
-
-
-def _answered_text(prompt: Prompt, response: str, tokenizer: Any, fields: str) -> str:
-    if isinstance(prompt, str):
-        return prompt + response
-    return render_answered(prompt, response, tokenizer, fields)
-
-
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenize_text(tokenizer, text))
 
 
 def _shared_length(a: Sequence[Any], b: Sequence[Any]) -> int:
     """The number of equal items at the beginning of both."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    shared, longest = 0, min(len(a), len(b))
+    if a[:longest] == b[:longest]:
+        return longest
+    while longest - shared > 1:  # the first `shared` are equal, and the first `longest` are not
+        middle = (shared + longest) // 2
+        if a[shared:middle] == b[shared:middle]:
+            shared = middle
+        else:
+            longest = middle
+    return shared
 
 
 def _require_same_turns(
@@ -230,15 +231,8 @@ def _end_answer(
 
     `tokens` are those from the answer's beginning to the end of the conversation.
     """
-    behind = _plain(tokenizer, tokenize_text(tokenizer, _text_behind(row)), markers)
-    end = next(
-        (
-            i
-            for i, token in enumerate(tokens)
-            if token in markers and _plain(tokenizer, tokens[i + 1 :], markers) in ("", behind)
-        ),
-        None,
-    )
+    ends = (i for i, token in enumerate(tokens) if token in markers)
+    end = next((i for i in ends if _ends_row(tokens[i + 1 :], row, tokenizer, markers)), None)
     if not row.finished:
         return tokens[:end] if row.response or row.has_fields else (), False
     if row.whole:
@@ -246,6 +240,14 @@ def _end_answer(
     if end is not None and tokens[end] in eos_ids:
         return tokens[: end + 1], False
     return (*tokens, tokenizer.eos_token_id), True
+
+
+def _ends_row(rest: Sequence[int], row: _Row, tokenizer: Any, markers: _Markers) -> bool:
+    """Whether tokens have no text, or that which the template writes behind the answer."""
+    text = _plain(tokenizer, rest, markers)
+    if not text:
+        return True
+    return text == _plain(tokenizer, tokenize_text(tokenizer, _text_behind(row)), markers)
 
 
 def _turn_markers(tokenizer: Any, eos_ids: frozenset[int]) -> _Markers:

@@ -161,3 +161,8 @@ def start_token_id(tokenizer: Any) -> int:
 def tokenize_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, without added special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def tokenize_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """`tokenize_text` of several texts in one call, which takes less time than one for each."""
+    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PlanQuestion:
-    """The machine as described, the stage that the other questions are about (by default the last
-    that trains), and these: the largest value of a setting, two steps run for real, the roles of
-    other methods."""
+    """The machine and the number of processes as described, the stage that the other questions are
+    about (by default the last that trains), and these: the largest value of a setting, two steps
+    run for real, the roles of other methods."""
 
     gpus: str | None = None
     memory: str | None = None
@@ -19,3 +19,4 @@ class PlanQuestion:
     compare: bool = False
     settings: bool = False
     as_json: bool = False
+    processes: int | None = None

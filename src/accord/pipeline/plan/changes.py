@@ -65,7 +65,7 @@ def fit(
     plan, memory = stage.plan, stage.memory
     if memory is None or stage.model is None or stage.facts is None:
         raise RequestError(f"--fit needs the memory of `{plan.name}`: {stage.problem}")
-    unit, upper, limit = _range(key, stage)
+    unit, upper, limit = _range(key, stage, machine.count)
 
     def at(count: int) -> PlannedStage | None:
         try:
@@ -107,7 +107,7 @@ def largest_that_fits(fits: Callable[[int], bool], smallest: int, largest: int) 
     return low
 
 
-def _range(key: str, stage: PlannedStage) -> tuple[int, int, str]:
+def _range(key: str, stage: PlannedStage, processes: int) -> tuple[int, int, str]:
     """The unit of a setting, its largest value and what bounds it there."""
     settings: Any = stage.plan.settings
     assert stage.facts is not None
@@ -120,8 +120,8 @@ def _range(key: str, stage: PlannedStage) -> tuple[int, int, str]:
         return 1, int(positions), "the model has no more positions, or no row is longer"
     if key == "per_device_train_batch_size":
         unit = settings.num_generations if isinstance(settings, OnlineSettings) else 1
-        used = (stage.facts.used or 1024) * unit
-        return unit, used, "there are no more rows"
+        used = -(-(stage.facts.used or 1024) // processes)
+        return unit, used * unit, "there are no more rows"
     if key == "max_tokens_per_forward":
         return 1, sum(p + sum(r) for p, r in stage.facts.largest), "the largest pass has no more"
     if settings.lora is None:
@@ -142,7 +142,7 @@ def remedies(
     """What to change where a stage does not fit: first what changes nothing that is learned."""
     assert stage.memory is not None
     possible = []
-    for change, cost, values in _changes(stage):
+    for change, cost, values in _changes(stage, machine.count):
         try:
             planned = plan_stage(changed(stage.plan, **values), before, machine, cache)
         except (SettingsError, DataError, ValueError):  # the method or the rows do not have it
@@ -155,7 +155,7 @@ def remedies(
     return possible
 
 
-def _changes(stage: PlannedStage) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _changes(stage: PlannedStage, processes: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
     settings: Any = stage.plan.settings
     assert stage.facts is not None
     tokens = sum(p + sum(r) for p, r in stage.facts.largest)
@@ -172,6 +172,8 @@ def _changes(stage: PlannedStage) -> Iterator[tuple[str, str, dict[str, Any]]]:
             "about a third more time",
             {"gradient_checkpointing": True},
         )
+    if processes > 1 and settings.sharding != "fsdp":
+        yield "sharding=fsdp", "weights are exchanged in each pass", {"sharding": "fsdp"}
     if settings.precision == "fp32":
         yield "precision=bf16", "digits of the forward pass", {"precision": "bf16"}
     if settings.optim == "adamw":

@@ -8,7 +8,8 @@ from typing import Any
 from accord.errors import RequestError
 from accord.learn.plan.passes import Shape
 from accord.learn.plan.phases import StageMemory
-from accord.pipeline.plan.estimate import Inputs, offline_memory
+from accord.pipeline.plan.estimate import offline_memory
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.online import online_memory
 from accord.pipeline.plan.rows import RowFacts
@@ -59,6 +60,7 @@ def compare(stage: PlannedStage, machine: Machine) -> list[Variant]:
         "model": settings.model,
         "dataset": settings.dataset,
         "precision": settings.precision,
+        "sharding": settings.sharding,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "max_length": settings.max_length,
         "save_dtype": settings.save_dtype,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from accord.learn.loop.sharding import undivided_router
 from accord.learn.offline.methods import METHODS
 from accord.learn.online.memory import RoleMemory, moment_bytes
 from accord.learn.plan.models import frozen_model, trained_model
 from accord.learn.plan.passes import PassMemory, Reads, Shape, trace_pass
 from accord.learn.plan.phases import (
-    ACTIVATIONS,
     ADAPTER_FRAGMENTS,
     COMPILED_PRODUCTS,
     COPIES,
+    DIVIDING,
     FLOAT_FRAGMENTS,
     FRAGMENTS,
     PRODUCT,
@@ -26,9 +27,7 @@ from accord.learn.plan.phases import (
     Phase,
     StageMemory,
     lasting,
-    loading_phase,
     optimiser_phase,
-    pass_phase,
     saving_phase,
 )
 from accord.learn.plan.roles import (
@@ -37,47 +36,26 @@ from accord.learn.plan.roles import (
     frozen_role,
     full_role,
     model_sizes,
+    trained_numels,
 )
 from accord.lm.digest import is_same_path
 from accord.lm.model import LanguageModel
-from accord.pipeline.plan.machine import Machine
-from accord.pipeline.plan.models import PlannedModel, find_model
+from accord.lm.router import asks_router_loss
+from accord.pipeline.plan.divided import (
+    exchange_between,
+    forward_parts,
+    grading_phases,
+    loading,
+    loading_another,
+    saved_beside,
+    trace_training_pass,
+    training_phase,
+)
+from accord.pipeline.plan.inputs import Inputs
+from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.rows import RowFacts
 from accord.settings.preferences import ReferenceSettings
-from accord.settings.recipe import StagePlan
 from accord.settings.training import RewardSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What an estimate starts from; `stages` are those before this one."""
-
-    plan: StagePlan
-    stages: Sequence[StagePlan]
-    model: PlannedModel
-    machine: Machine
-
-    @property
-    def settings(self) -> Any:
-        return self.plan.settings
-
-    @property
-    def half(self) -> bool:
-        return bool(self.settings.precision == "bf16")
-
-    @property
-    def four_bit(self) -> bool:
-        """Whether the base is held in 4 bits."""
-        return self.settings.quantization is not None
-
-    @property
-    def merged(self) -> bool:
-        """Whether an adapter is merged into the base before training."""
-        lora = self.settings.lora
-        return self.model.is_adapter and not (lora is not None and lora.continue_adapter)
-
-    def find(self, path: str) -> PlannedModel:
-        return find_model(path, self.stages, remote_code=self.settings.trust_remote_code)
 
 
 def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
@@ -87,31 +65,38 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     if method.scalar:
         heads = settings.heads if isinstance(settings, RewardSettings) else 1
     lm = trained(inputs, heads=heads)
-    sizes = model_sizes(lm)
-    policy = trained_role(inputs, sizes, lm)
+    whole = model_sizes(lm)
+    policy = trained_role(inputs, lm)
     roles = {"model": policy}
-    cast = cast_weights(inputs, sizes, merged=inputs.merged)
+    cast = cast_weights(inputs, whole, merged=inputs.merged)
     reference = other_reference(inputs)
+    exchange = exchange_between(inputs, lm)
+    if exchange is not None and not method.scalar and asks_router_loss(lm):
+        raise undivided_router(lm)
     moments = facts.steps is None or facts.steps > 1
     reads: Reads = "ends" if method.scalar else "tokens"
     keeps = keeps_gradients(inputs, several=facts.passes > 1, moments=moments)
-    memory = trace_pass(lm, facts.largest, reads=reads, keeps_gradients=keeps)
+    memory = trace_training_pass(lm, facts, exchange, reads=reads, keeps=keeps)
     passes = [memory]
     if facts.mismatched:
         # Without gradient: no more than the way back of the pass whose response it is.
         passes.append(trace_pass(lm, [(1, (n,)) for n in facts.mismatched], grad=False))
+    undivided = {"model": trained_role(inputs.undivided, lm)}
     phases = [
-        loading_phase(roles, files_beside(inputs, sizes)),
-        pass_phase(
+        loading(inputs, undivided, files_beside(inputs, whole)),
+        training_phase(
             "forward and backward",
             roles,
+            policy,
             memory,
+            exchange,
             moments=moments,
-            gradients=policy.gradients if keeps else 0,
+            keeps=keeps,
             cast=cast,
         ),
         optimiser_phase(roles),
-        saving_phase(roles, converted(inputs, sizes)),
+        *grading_phases(inputs, roles, exchange),
+        saving_phase(roles, saved_beside(inputs, whole, undivided, exchange)),
     ]
     if isinstance(settings, ReferenceSettings):
         computing = trace_pass(lm, _appended(facts), reads="tokens", grad=False)
@@ -122,11 +107,13 @@ def offline_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
                 "reference log-probs",
                 {
                     **lasting(roles | reference, moments=False),
-                    ACTIVATIONS: computing.forward,
+                    **forward_parts(computing, exchange),
                     COPIES: cast if inputs.four_bit else 0,
                 },
             ),
         )
+    if reference and exchange is not None:
+        phases.insert(1, loading_another(roles, other_reference(inputs.undivided)))
     beside = allocation(inputs, facts, passes)
     return StageMemory(roles | reference, phases, memory.tokens, beside)
 
@@ -156,15 +143,26 @@ def trained(inputs: Inputs, *, heads: int = 0, model: PlannedModel | None = None
     return lm
 
 
-def trained_role(inputs: Inputs, sizes: ModelSizes, lm: LanguageModel) -> RoleMemory:
-    """What a (weightless) model that is trained holds."""
+def trained_role(
+    inputs: Inputs, lm: LanguageModel, model: PlannedModel | None = None
+) -> RoleMemory:
+    """What a (weightless) model that is trained holds, by default the stage's; of a divided one the
+    weights that the optimiser steps are all there are."""
+    sizes, merged = model_sizes(lm, inputs.parts), inputs.merged
+    if model is not None:
+        merged = model.is_adapter
+    copies = inputs.parts == 1
     if inputs.settings.lora is None:
-        role = full_role(sizes, half=inputs.half)
+        role = full_role(sizes, half=inputs.half and copies)
     else:
         role = adapter_role(
-            sizes, half=inputs.half, float32_base=inputs.merged, four_bit=inputs.four_bit
+            sizes,
+            half=inputs.half,
+            float32_base=merged,
+            four_bit=inputs.four_bit,
+            masters=copies,
         )
-    return with_moments(role, inputs, [p.numel() for p in lm.trainable_parameters().values()])
+    return with_moments(role, inputs, trained_numels(lm, inputs.parts))
 
 
 def with_moments(role: RoleMemory, inputs: Inputs, trained: Sequence[int]) -> RoleMemory:
@@ -178,10 +176,11 @@ def allocation(inputs: Inputs, facts: RowFacts, passes: Sequence[PassMemory]) ->
     if inputs.machine.device != "cpu":
         return Allocation(WORKSPACE)
     entries = int(inputs.model.config.get_text_config().vocab_size)
-    workspace = WORKSPACE + TOKENIZER_ENTRY * entries
+    workspace = WORKSPACE + TOKENIZER_ENTRY * entries + (DIVIDING if inputs.parts > 1 else 0)
+    fragments = FRAGMENTS if inputs.half or inputs.parts > 1 else _float_fragments(inputs.settings)
     if inputs.half:
-        return Allocation(workspace + PRODUCT * compiled_products(facts, passes))
-    return Allocation(workspace, _float_fragments(inputs.settings))
+        workspace += PRODUCT * compiled_products(facts, passes)
+    return Allocation(workspace, fragments)
 
 
 def _float_fragments(settings: Any) -> float:
@@ -210,6 +209,8 @@ def keeps_gradients(inputs: Inputs, *, several: bool, moments: bool) -> bool:
     find a free block of exactly the size that it is asked for, and the next step's gradients have
     exactly these sizes, so they are placed elsewhere.
     """
+    if inputs.parts > 1:  # each pass makes this process's part of them, and large blocks go back
+        return several
     return inputs.half or several or (moments and inputs.machine.device == "cpu")
 
 
@@ -222,16 +223,6 @@ def cast_weights(inputs: Inputs, sizes: ModelSizes, *, merged: bool) -> int:
     if inputs.four_bit:
         return (2 if inputs.half else 4) * max(sizes.layers, default=0)
     return 2 * sizes.base if merged and inputs.half and inputs.settings.lora is not None else 0
-
-
-def converted(inputs: Inputs, sizes: ModelSizes) -> int:
-    """Bytes of a full model's weights in the dtype that they are saved in, where it is another."""
-    if inputs.settings.lora is not None or inputs.settings.save_dtype == "fp32":
-        return 0
-    stored = inputs.model.file_bytes
-    if inputs.settings.save_dtype == "auto" and stored is not None and stored > 3 * sizes.base:
-        return 0  # its files are float32
-    return 2 * sizes.base_and_head
 
 
 def files_beside(inputs: Inputs, sizes: ModelSizes) -> int:
@@ -257,5 +248,5 @@ def other_reference(inputs: Inputs) -> dict[str, RoleMemory]:
         return {}
     other = inputs.find(path)
     lm = frozen_model(other.config, other.name, other.tokenizer, half=inputs.half)
-    role = frozen_role(model_sizes(lm), half=inputs.half, four_bit=inputs.four_bit)
+    role = frozen_role(model_sizes(lm, inputs.parts), half=inputs.half, four_bit=inputs.four_bit)
     return {"reference": role}

@@ -46,8 +46,13 @@ def fit_line(fitted: Fit, machine: Machine) -> str:
     return f"{fitted.key}={fitted.value} fits: its peak is {gigabytes(peak)}{bound}."
 
 
-def measured_lines(stage: PlannedStage, measured: Measured) -> Iterator[str]:
+def measured_lines(stage: PlannedStage, measured: Measured, machine: Machine) -> Iterator[str]:
     """Seconds of a step, of the run, and the peak beside that which was planned."""
+    if machine.count > 1:
+        yield (
+            f"The steps below were measured in one process, with the whole model and the rows of "
+            f"one: what {machine.count} processes exchange takes more time, and is not in it."
+        )
     steps = stage.facts.steps if stage.facts is not None else None
     total = f", {_duration(measured.seconds * steps)} for {steps:,} steps" if steps else ""
     yield f"Measured: {measured.seconds:,.2f} s a step{total}."

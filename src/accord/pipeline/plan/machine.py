@@ -20,8 +20,9 @@ _SIZE = r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[KMGT])i?B"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`count` processes, each on a device with `memory` bytes for it and its libraries. `total` is
-    the memory of the whole device, where some of it is in use."""
+    """`count` processes, each on a GPU with `memory` bytes for it and its libraries, or all of them
+    in `memory` bytes without one. `total` is the memory of the whole device, where some of it is in
+    use."""
 
     device: Literal["cpu", "cuda"]
     memory: int
@@ -31,8 +32,11 @@ class Machine:
 
     @property
     def usable(self) -> int:
-        """Bytes for a model and its training."""
-        return self.memory - (LIBRARIES if self.device == "cpu" else CUDA_CONTEXT)
+        """Bytes of a process for a model and its training. Without GPUs the processes share the
+        memory."""
+        if self.device == "cuda":
+            return self.memory - CUDA_CONTEXT
+        return self.memory // self.count - LIBRARIES
 
     @property
     def name(self) -> str:
@@ -41,13 +45,16 @@ class Machine:
             text = f"{self.count} GPU{'s' if self.count > 1 else ''} with {memory} each"
         else:
             text = f"{memory} of memory, no GPU"
+            text += f", {self.count} processes" if self.count > 1 else ""
         return text if self.described else f"this machine ({text} available)"
 
 
-def parse_machine(gpus: str | None, memory: str | None) -> Machine:
+def parse_machine(gpus: str | None, memory: str | None, processes: int | None = None) -> Machine:
     """The machine that `--gpus 4x80GB` or `--memory 24GB` describes; this one without either.
 
-    Raises RequestError for text that is neither. A GB is 2³⁰ bytes, as cards and memory are sold.
+    `--gpus` gives a process to each; otherwise there are `processes`, by default those of the
+    launcher. Raises RequestError for text that is neither, and for two numbers of processes. A GB
+    is 2³⁰ bytes, as cards and memory are sold.
     """
     if gpus is not None and memory is not None:
         raise RequestError("--gpus and --memory describe two machines. Give one of them.")
@@ -58,13 +65,20 @@ def parse_machine(gpus: str | None, memory: str | None) -> Machine:
                 f"--gpus {gpus!r} is not understood. Write the number and the memory of each, "
                 "such as 1x24GB or 4x80GB."
             )
-        return Machine("cuda", _positive(match, "--gpus", gpus), int(match["count"] or 1))
+        count = int(match["count"] or processes or 1)
+        if processes not in (None, count):
+            raise RequestError(
+                f"--gpus {gpus} are {count} processes, one on each, and --processes says "
+                f"{processes}. Leave one of them out."
+            )
+        return Machine("cuda", _positive(match, "--gpus", gpus), count)
+    count = processes or launched_processes()
     if memory is not None:
         match = re.fullmatch(_SIZE, memory.strip(), re.I)
         if match is None:
             raise RequestError(f"--memory {memory!r} is not understood. Write it as 24GB or 800MB.")
-        return Machine("cpu", _positive(match, "--memory", memory))
-    return this_machine()
+        return Machine("cpu", _positive(match, "--memory", memory), count)
+    return this_machine(count)
 
 
 def _positive(match: re.Match[str], option: str, text: str) -> int:
@@ -74,15 +88,28 @@ def _positive(match: re.Match[str], option: str, text: str) -> int:
     return size
 
 
-def this_machine() -> Machine:
-    """This machine: the free memory of its GPUs, or what a process may still use."""
+def launched_processes() -> int:
+    """How many processes a launcher has started, as its variable says; 1 without one."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise RequestError(
+            f"The variable WORLD_SIZE is {text!r}, and not the number of processes that a launcher "
+            f"starts. Set it to 1 or more, or remove it."
+        )
+    return int(text)
+
+
+def this_machine(count: int | None = None) -> Machine:
+    """This machine with so many processes, by default those of the launcher: the free memory of its
+    GPUs, or what all may still use."""
     import torch
+
+    count = count or launched_processes()
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        return Machine("cuda", int(free), world, described=False, total=int(total))
-    return Machine("cpu", available_memory(), described=False, total=total_memory())
+        return Machine("cuda", int(free), count, described=False, total=int(total))
+    return Machine("cpu", available_memory(), count, described=False, total=total_memory())
 
 
 def total_memory() -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accord.errors import RequestError, TrainingError
@@ -15,6 +16,8 @@ from accord.pipeline.plan.run import PlannedStage, plan_stage
 from accord.settings.recipe import StagePlan, settings_class
 
 STEPS = 2  # the first step has no moments yet, and prepares much
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_FSDP")
+"""Variables of a launcher, whose other processes do not take these steps."""
 UNMEASURED = (  # what a run does beside its steps
     "eval_dataset",
     "eval_steps",
@@ -41,7 +44,8 @@ class Measured:
 
 
 def measure_stage(stage: PlannedStage, machine: Any) -> Measured:
-    """Run the first steps of a stage in a temporary folder, on a few rows, and measure them.
+    """Run the first steps of a stage in a temporary folder, on a few rows, and measure them: in one
+    process, with the whole model, whatever is planned.
 
     Raises RequestError where its model or rows are still to be made, TrainingError where the steps
     fail.
@@ -57,7 +61,7 @@ def measure_stage(stage: PlannedStage, machine: Any) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         plan = _short(stage, folder)
         # Its own plan: the first steps' passes are not the largest of the run.
-        planned = plan_stage(plan, (), machine).memory
+        planned = plan_stage(plan, (), replace(machine, count=1)).memory
         values = plan.settings.model_dump(mode="json", exclude_unset=True)
         done = subprocess.run(
             [sys.executable, "-m", "accord.pipeline.plan.measure", plan.method or ""],
@@ -65,6 +69,7 @@ def measure_stage(stage: PlannedStage, machine: Any) -> Measured:
             capture_output=True,
             text=True,
             check=False,
+            env={k: v for k, v in os.environ.items() if k not in LAUNCHED},
         )
     if done.returncode:
         raise TrainingError(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from accord.learn.online.memory import RoleMemory
+from accord.learn.plan.exchange import ShardExchange
 from accord.learn.plan.models import frozen_model
 from accord.learn.plan.passes import PassMemory, Shape, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
+    GATHERED,
     GRADIENTS,
     KEYS_VALUES,
     LOGITS,
     Phase,
     StageMemory,
     lasting,
-    loading_phase,
     optimiser_phase,
-    pass_phase,
     saving_phase,
 )
 from accord.learn.plan.roles import (
@@ -25,19 +27,26 @@ from accord.learn.plan.roles import (
     adapter_role,
     frozen_adapter_role,
     frozen_role,
-    full_role,
     head_role,
     model_sizes,
+    trained_numels,
 )
 from accord.learn.plan.sampling import sampling_memory
 from accord.lm.kernels.prepacked import has_onednn_bf16
 from accord.lm.model import LanguageModel
 from accord.lm.packing import FORWARD_TOKENS
+from accord.pipeline.plan.divided import (
+    exchange_between,
+    grading_phases,
+    loading,
+    sampling_parts,
+    saved_beside,
+    trace_training_pass,
+    training_phase,
+)
 from accord.pipeline.plan.estimate import (
-    Inputs,
     allocation,
     cast_weights,
-    converted,
     files_beside,
     keeps_gradients,
     other_reference,
@@ -45,6 +54,7 @@ from accord.pipeline.plan.estimate import (
     trained_role,
     with_moments,
 )
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.models import PlannedModel
 from accord.pipeline.plan.rows import RowFacts
 from accord.settings.online import OnlineSettings
@@ -58,35 +68,38 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     """The roles and phases of online learning. Raises ModelError where a pass can't be traced."""
     settings: OnlineSettings = inputs.settings
     roles, policy, scorers = online_roles(inputs)
-    critic, sizes = roles.get("critic"), model_sizes(policy)
+    critic, whole = roles.get("critic"), model_sizes(policy)
+    undivided = roles if inputs.parts == 1 else online_roles(inputs.undivided)[0]
+    exchange = exchange_between(inputs, policy)
     moments = facts.steps is None or facts.steps > 1 or settings.epochs > 1 or facts.passes > 1
     several = settings.gradient_accumulation_steps > 1
     keeps = keeps_gradients(inputs, several=several, moments=moments)
-    memory = trace_pass(policy, facts.largest, keeps_gradients=keeps)
+    memory = trace_training_pass(policy, facts, exchange, keeps=keeps)
     passes = [memory]
     phases = [
-        loading_phase(roles, files_beside(inputs, sizes)),
-        _sampling_phase(inputs, facts, roles, policy),
+        loading(inputs, undivided, files_beside(inputs, whole)),
+        _sampling_phase(inputs, facts, roles, policy, exchange),
         _scoring_phase(inputs, facts, roles, scorers),
-        pass_phase(
+        training_phase(
             "policy, forward and backward",
             roles,
+            roles["policy"],
             memory,
+            exchange,
             moments=moments,
-            gradients=_gradients(roles, keeps),
-            cast=cast_weights(inputs, sizes, merged=inputs.merged),
+            keeps=keeps,
+            others=critic.gradients if critic is not None and keeps else 0,
+            cast=cast_weights(inputs, whole, merged=inputs.merged),
         ),
     ]
     if critic is not None and not _shares_pass(settings):
-        valued = _critic_pass(inputs, facts, policy, keeps=keeps)
+        valued, phase = _critic_phase(inputs, facts, roles, moments=moments, keeps=keeps)
         passes.append(valued)
-        gradients = roles["policy"].gradients + (critic.gradients if keeps else 0)
-        phases.append(
-            pass_phase(
-                "critic, forward and backward", roles, valued, moments=moments, gradients=gradients
-            )
-        )
-    phases += [optimiser_phase(roles), saving_phase(roles, converted(inputs, sizes))]
+        phases.append(phase)
+    learning = {name: role for name, role in undivided.items() if name in ("policy", "critic")}
+    beside = saved_beside(inputs, whole, learning, exchange)
+    phases += [optimiser_phase(roles), *grading_phases(inputs, roles, exchange)]
+    phases.append(saving_phase(roles, beside))
     snapshot = _snapshot(settings, roles, facts)
     phases = [_with_engine(phase, inputs) for phase in phases]
     if snapshot:
@@ -99,8 +112,8 @@ def online_roles(
 ) -> tuple[dict[str, RoleMemory], LanguageModel, list[LanguageModel]]:
     """The roles by name with what each alone holds, the policy, and the reward models."""
     policy = trained(inputs)
-    sizes = model_sizes(policy)
-    roles = {"policy": trained_role(inputs, sizes, policy)}
+    sizes = model_sizes(policy, inputs.parts)
+    roles = {"policy": trained_role(inputs, policy)}
     if inputs.settings.needs_reference:
         roles |= _online_reference(inputs, sizes)
     rewards, scorers = _rewards(inputs, sizes)
@@ -111,8 +124,10 @@ def online_roles(
     return roles, policy, scorers
 
 
-def _gradients(roles: dict[str, RoleMemory], keeps: bool) -> int:
-    return sum(role.gradients for role in roles.values()) if keeps else 0
+def _retained(inputs: Inputs, roles: dict[str, RoleMemory]) -> dict[str, int]:
+    """The gradients' memory outside of passes."""
+    count = sum(role.gradients for role in roles.values())
+    return {GRADIENTS: count} if inputs.retains_gradients else {}
 
 
 def _shares_pass(settings: OnlineSettings) -> bool:
@@ -136,19 +151,11 @@ def _critic(inputs: Inputs, sizes: ModelSizes, policy: LanguageModel) -> RoleMem
     if kind == "shared":
         return with_moments(head_role(width), inputs, [width, 1])
     if kind == "adapter":
-        role = adapter_role(ModelSizes(0, sizes.adapter, width + 1), half=inputs.half, base=False)
-        adapters = [p.numel() for p in policy.trainable_parameters().values()]
-        return with_moments(role, inputs, [*adapters, width, 1])
+        added = ModelSizes(0, sizes.adapter, width + 1)
+        role = adapter_role(added, half=inputs.half, base=False, masters=inputs.parts == 1)
+        return with_moments(role, inputs, [*trained_numels(policy, inputs.parts), width, 1])
     start = _critic_start(inputs)
-    lm = trained(inputs, heads=1, model=start)
-    trained_sizes = [p.numel() for p in lm.trainable_parameters().values()]
-    critic = model_sizes(lm)
-    if settings.lora is None:
-        return with_moments(full_role(critic, half=inputs.half), inputs, trained_sizes)
-    role = adapter_role(
-        critic, half=inputs.half, float32_base=start.is_adapter, four_bit=inputs.four_bit
-    )
-    return with_moments(role, inputs, trained_sizes)
+    return trained_role(inputs, trained(inputs, heads=1, model=start), start)
 
 
 def _critic_start(inputs: Inputs) -> PlannedModel:
@@ -158,20 +165,28 @@ def _critic_start(inputs: Inputs) -> PlannedModel:
     return inputs.model if path is None else inputs.find(path)
 
 
-def _critic_pass(
-    inputs: Inputs, facts: RowFacts, policy: LanguageModel, *, keeps: bool
-) -> PassMemory:
+def _critic_phase(
+    inputs: Inputs, facts: RowFacts, roles: dict[str, RoleMemory], *, moments: bool, keeps: bool
+) -> tuple[PassMemory, Phase]:
+    """The critic's largest pass: with adapters of the same shapes as the policy's on the same base,
+    unless it is a separate model."""
     settings: PpoSettings = inputs.settings
     separate = settings.critic == "separate" or (settings.critic is None and settings.lora is None)
-    if separate:
-        return trace_pass(
-            trained(inputs, heads=1, model=_critic_start(inputs)),
-            facts.largest,
-            reads="values",
-            keeps_gradients=keeps,
-        )
-    lm = trained(inputs, heads=1)  # adapters of the same shapes on the same base
-    return trace_pass(lm, facts.largest, reads="values", keeps_gradients=keeps)
+    start = _critic_start(inputs) if separate else inputs.model
+    lm = trained(inputs, heads=1, model=start)
+    exchange = exchange_between(inputs, lm, merged=start.is_adapter if separate else None)
+    memory = trace_training_pass(lm, facts, exchange, reads="values", keeps=keeps)
+    phase = training_phase(
+        "critic, forward and backward",
+        roles,
+        roles["critic"],
+        memory,
+        exchange,
+        moments=moments,
+        keeps=keeps,
+        others=roles["policy"].gradients,
+    )
+    return memory, phase
 
 
 def _online_reference(inputs: Inputs, sizes: ModelSizes) -> dict[str, RoleMemory]:
@@ -205,17 +220,18 @@ def _rewards(
     shared = inputs.settings.lora is None
     for number, path in enumerate(_reward_paths(inputs.settings), 1):
         other = inputs.find(path)
-        half = inputs.half and not other.is_adapter
+        views = other.is_adapter and not shared and _same_base(inputs, other)
+        half = inputs.half and (views or not other.is_adapter)
         lm = frozen_model(other.config, other.name, other.tokenizer, half=half, heads=1)
         scorers.append(lm)
         name = "reward model" if number == 1 else f"reward model {number}"
-        if other.is_adapter and not shared and _same_base(inputs, other):
+        if views:
             shared = True
             width = int(lm.inner.config.get_text_config().hidden_size)
             adapter = sizes.adapter  # as large as the policy's, unless its own is known
             roles[name] = frozen_adapter_role(ModelSizes(0, adapter, width), half=inputs.half)
         else:
-            roles[name] = frozen_role(model_sizes(lm), half=half)
+            roles[name] = frozen_role(model_sizes(lm, inputs.parts), half=half)
     return roles, scorers
 
 
@@ -225,14 +241,16 @@ def _same_base(inputs: Inputs, other: PlannedModel) -> bool:
 
 
 def _sampling_phase(
-    inputs: Inputs, facts: RowFacts, roles: dict[str, RoleMemory], policy: LanguageModel
+    inputs: Inputs,
+    facts: RowFacts,
+    roles: dict[str, RoleMemory],
+    policy: LanguageModel,
+    exchange: ShardExchange | None,
 ) -> Phase:
     parts = lasting(roles, moments=facts.steps is None or facts.steps > 1)
     if inputs.settings.sampler.kind == "local":
         parts |= _local_sampling(inputs, facts, policy)
-    if inputs.half:
-        parts[GRADIENTS] = _gradients(roles, keeps=True)
-    return Phase(SAMPLING, parts)
+    return Phase(SAMPLING, parts | sampling_parts(exchange) | _retained(inputs, roles))
 
 
 def _local_sampling(inputs: Inputs, facts: RowFacts, policy: LanguageModel) -> dict[str, int]:
@@ -272,9 +290,7 @@ def _scoring_phase(
     """Reward models score whole responses, as many tokens at a time as a measuring pass takes."""
     settings: OnlineSettings = inputs.settings
     moments = facts.steps is None or facts.steps > 1
-    parts = lasting(roles, moments=moments)
-    if inputs.half:
-        parts[GRADIENTS] = _gradients(roles, keeps=True)
+    parts = lasting(roles, moments=moments) | _retained(inputs, roles)
     if scorers:
         rows: list[Shape] = [(p, (n,)) for p, responses in facts.largest for n in responses]
         rows = (rows * facts.passes)[: settings.per_device_train_batch_size]
@@ -285,4 +301,8 @@ def _scoring_phase(
             count, tokens = count + 1, tokens + prompt + response
         passes = [trace_pass(lm, rows[:count], reads="ends", grad=False) for lm in scorers]
         parts[ACTIVATIONS] = max(p.forward for p in passes)
+        for lm in scorers:
+            merged = lm.weights_dtype == torch.float32
+            scored = sampling_parts(exchange_between(inputs, lm, merged=merged))
+            parts[GATHERED] = parts.get(GATHERED, 0) + scored.get(GATHERED, 0)
     return Phase("scoring", parts)

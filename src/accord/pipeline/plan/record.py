@@ -31,12 +31,15 @@ def plan_json(recipe: Recipe, planned: Sequence[PlannedStage], machine: Machine)
 
 def stage_json(stage: PlannedStage, machine: Machine) -> dict[str, Any]:
     facts, memory = stage.facts, stage.memory
+    settings: Any = stage.plan.settings
     result: dict[str, Any] = {
         "name": stage.plan.name,
         "method": stage.plan.method,
         "state": stage.state,
         "fits": stage.fits(machine),
         "problem": stage.problem,
+        "processes": stage.processes,
+        "divided": stage.processes > 1 and settings.sharding == "fsdp",
     }
     if facts is not None:
         result["rows"] = {

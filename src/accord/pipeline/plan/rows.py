@@ -213,8 +213,8 @@ def _prompt_facts(read: ReadRows, settings: OnlineSettings, tokenizer: Any, worl
     )
     prompts, _, report = encode_prompts(records, tokenizer, limits)
     share = len(candidates) / max(1, len(records))
-    count, number = round(len(prompts) * share), settings.prompts_per_iteration
-    steps = settings.max_steps or num_batches(settings.num_train_epochs, count, number * world)
+    count, number = round(len(prompts) * share), settings.prompts_per_iteration * world
+    steps = settings.max_steps or num_batches(settings.num_train_epochs, count, number)
     order = RowOrder(len(prompts), settings.seed)
     batches = [
         [prompts[i] for i in order.slice(step * number, (step + 1) * number)]
@@ -223,15 +223,15 @@ def _prompt_facts(read: ReadRows, settings: OnlineSettings, tokenizer: Any, worl
     largest = max(batches, key=lambda batch: sum(map(len, batch)))
     responses = (settings.max_new_tokens,) * settings.num_generations
     shapes = [(len(prompt), responses) for prompt in largest]
-    parts = online_passes(shapes, settings)
+    parts = online_passes(shapes, settings, world)
     mean = sum(map(len, prompts)) / len(prompts) + sum(responses)
     return RowFacts(
         rows=len(read.records),
         used=count,
         steps=steps,
-        tokens=round(mean * number * world * steps),
+        tokens=round(mean * number * steps),
         largest=tuple(parts[0]),
-        passes=len(parts),
+        passes=-(-len(parts) // world),
         first=tuple(PromptGroup(tuple(p), ((0,),)) for p in batches[0][:2]),
         dropped={reason: round(len(s) * share) for reason, s in report.dropped.items()},
         notes=(report.summary(),),
@@ -240,12 +240,18 @@ def _prompt_facts(read: ReadRows, settings: OnlineSettings, tokenizer: Any, worl
     )
 
 
-def online_passes(shapes: Sequence[Shape], settings: OnlineSettings) -> list[list[Shape]]:
-    """An iteration's prompts with their responses split into passes, the largest first."""
+def online_passes(
+    shapes: Sequence[Shape], settings: OnlineSettings, world: int = 1
+) -> list[list[Shape]]:
+    """An iteration's prompts with their responses, those of all processes, split into their passes,
+    the largest first."""
     sizes = [prompt + sum(responses) for prompt, responses in shapes]
-    count = settings.num_mini_batches * settings.gradient_accumulation_steps
+    count = settings.num_mini_batches * settings.gradient_accumulation_steps * world
     parts = balance_by_tokens(
-        sizes, min(count, len(sizes)), max_tokens=settings.max_tokens_per_forward
+        sizes,
+        min(count, len(sizes)),
+        max_tokens=settings.max_tokens_per_forward,
+        multiple=world,
     )
     passes = [[shapes[i] for i in part] for part in parts]
     return sorted(passes, key=lambda p: -sum(q + sum(r) for q, r in p))

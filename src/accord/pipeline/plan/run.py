@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from accord.errors import AccordError, ModelError
+from accord.learn.loop.in_memory import NOTHING
+from accord.learn.loop.sharding import resolve_sharding
 from accord.learn.online.methods import ONLINE
 from accord.learn.plan.phases import StageMemory
 from accord.lm.loading.quantised import refuse_merging
 from accord.pipeline.identity import describe_state
-from accord.pipeline.plan.estimate import Inputs, offline_memory
+from accord.pipeline.plan.estimate import offline_memory
+from accord.pipeline.plan.inputs import Inputs
 from accord.pipeline.plan.machine import Machine
 from accord.pipeline.plan.models import PlannedModel, find_model
 from accord.pipeline.plan.online import online_memory
@@ -22,7 +25,8 @@ from accord.settings.recipe import Recipe, StagePlan
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A training stage with what is known of its rows and memory, or `problem`: why nothing is."""
+    """A training stage with what is known of its rows and memory, or `problem`: why nothing is.
+    `processes` take its steps, and `sharing` says whether they divide the models."""
 
     plan: StagePlan
     state: str
@@ -30,6 +34,8 @@ class PlannedStage:
     facts: RowFacts | None = None
     memory: StageMemory | None = None
     problem: str | None = None
+    processes: int = 1
+    sharing: str = ""
 
     def fits(self, machine: Machine) -> bool | None:
         """Whether the peak fits; None where it is not known."""
@@ -69,7 +75,12 @@ def plan_stage(
     """One training stage; `before` are the stages whose outputs it may read."""
     settings: Any = plan.settings
     model = find_model(settings.model, before, remote_code=settings.trust_remote_code)
+    asked = settings.sharding
     settings = _within_positions(settings, model.config)
+    if machine.count > 1:
+        settings = resolve_sharding(settings, NOTHING, count=machine.count)
+    elif asked == "fsdp":
+        settings = settings.model_copy(update={"sharding": "none"})
     plan = StagePlan(plan.name, plan.kind, settings, plan.method)
     facts = read_rows(
         plan, model.tokenizer, model.eos_ids, before, machine.count, {} if cache is None else cache
@@ -82,7 +93,32 @@ def plan_stage(
         memory = (online_memory if plan.method in ONLINE else offline_memory)(inputs, facts)
     except ModelError as error:  # of an architecture that looks at its numbers
         problem = str(error)
-    return PlannedStage(plan, describe_state(plan), model, facts, memory, problem)
+    sharing = _sharing(machine, settings.sharding, asked)
+    return PlannedStage(
+        plan, describe_state(plan), model, facts, memory, problem, machine.count, sharing
+    )
+
+
+def _sharing(machine: Machine, sharding: str | None, asked: str | None) -> str:
+    """How the processes share the models and the work, in a sentence."""
+    count = machine.count
+    if count == 1 and asked == "fsdp":
+        return (
+            "One process, which has the whole models: sharding=fsdp divides nothing. `--gpus "
+            "4x80GB` or `--processes 4` plans for several."
+        )
+    if count == 1:
+        return "One process, which has the whole models."
+    uncounted = " What NCCL holds is not counted." if machine.device == "cuda" else ""
+    if sharding == "fsdp":
+        return (
+            f"{count} processes, which divide the models (sharding=fsdp). The memory is that of "
+            f"one process, with its share of the rows.{uncounted}"
+        )
+    return (
+        f"{count} processes, each with the whole models (sharding=none). The memory is that of one "
+        f"process, with its share of the rows.{uncounted}"
+    )
 
 
 def training_stages(recipe: Recipe) -> list[tuple[StagePlan, list[StagePlan]]]:

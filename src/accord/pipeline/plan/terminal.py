@@ -29,7 +29,7 @@ WIDTH = 100  # columns where the output is no terminal
 
 def answer(recipe: Recipe, question: PlanQuestion) -> bool:
     """Print the plan and what else is asked; False where a stage does not fit."""
-    machine = parse_machine(question.gpus, question.memory)
+    machine = parse_machine(question.gpus, question.memory, question.processes)
     cache: ReadCache = {}
     planned = plan_stages(recipe, machine, cache)
     asked, before = _asked_stage(recipe, planned, question)
@@ -55,7 +55,7 @@ def answer(recipe: Recipe, question: PlanQuestion) -> bool:
         if variants:
             console.print(comparison_table(variants))
         if asked is not None and measured is not None:
-            for line in measured_lines(asked, measured):
+            for line in measured_lines(asked, measured, machine):
                 console.print(Text(line))
         if fitted is not None:
             console.print(Text(fit_line(fitted, machine), style="bold"))

@@ -32,7 +32,8 @@ def gigabytes(count: float) -> str:
 def overview(stages: Sequence[PlannedStage], machine: Machine) -> RenderableType:
     """A row for each training stage, and whether it fits."""
     table = Table(title=f"Training on {machine.name}", title_justify="left", expand=False)
-    for name in ("stage", "method", "rows", "steps", "tokens", "peak", "fits"):
+    peak = "peak" if machine.count == 1 else "peak of a process"
+    for name in ("stage", "method", "rows", "steps", "tokens", peak, "fits"):
         table.add_column(name, justify="left" if name in ("stage", "method", "fits") else "right")
     for stage in stages:
         facts, memory = stage.facts, stage.memory
@@ -53,6 +54,8 @@ def overview(stages: Sequence[PlannedStage], machine: Machine) -> RenderableType
 def render_stage(stage: PlannedStage) -> Iterator[RenderableType]:
     """One stage in full."""
     yield Text(f"{stage.plan.name} ({_method(stage)}): {stage.state}", style="bold")
+    if stage.sharing:
+        yield Padding(Text(stage.sharing), (0, 0, 0, 2))
     facts, memory = stage.facts, stage.memory
     if facts is not None:
         for line in fact_lines(stage):
@@ -84,10 +87,12 @@ def fact_lines(stage: PlannedStage) -> Iterator[str]:
             f"{facts.rows:,} rows, of which {facts.sampled:,} were tokenised: what follows is an "
             f"estimate from them."
         )
+    each = " in each process" if stage.processes > 1 else ""
     if facts.steps is not None and facts.tokens is not None:
         yield (
-            f"{facts.steps:,} steps of {facts.passes} passes, {facts.tokens:,} tokens in all; the "
-            f"longest row has {facts.longest:,} tokens (max_length={settings.max_length:,})."
+            f"{facts.steps:,} steps of {facts.passes} passes{each}, {facts.tokens:,} tokens in "
+            f"all; the longest row has {facts.longest:,} tokens "
+            f"(max_length={settings.max_length:,})."
         )
     for note in facts.notes:
         yield f"{note[:1].upper()}{note[1:]}."

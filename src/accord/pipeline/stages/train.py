@@ -34,7 +34,7 @@ def train(plan: StagePlan) -> Iterator[Progress]:
 
 def _warn_about_memory(plan: StagePlan) -> None:
     """Say it where the model alone does not fit, before minutes pass until memory runs out."""
-    if processes().world_size > 1:  # which may share what a process holds
+    if not processes().is_main:
         return
     from accord.pipeline.plan.warning import memory_warning  # plans know all stages, this one too
 
