@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 from accord.cli.entry import run
 from accord.errors import RequestError, SettingsError
-from accord.pipeline.plan import warning
+from accord.pipeline.plan import measure, warning
 from accord.pipeline.plan.changes import changed, fit, remedies
 from accord.pipeline.plan.extras import measured_lines
 from accord.pipeline.plan.machine import (
@@ -21,7 +22,7 @@ from accord.pipeline.plan.machine import (
     launched_processes,
     parse_machine,
 )
-from accord.pipeline.plan.measure import LAUNCHED, Measured
+from accord.pipeline.plan.measure import Measured
 from accord.pipeline.plan.run import PlannedStage, plan_stage
 from accord.pipeline.plan.warning import memory_warning
 from accord.settings.recipe import StagePlan, single_stage
@@ -152,6 +153,23 @@ def test_sampling_gathers_the_whole_policy(plan: StagePlan) -> None:
     assert "gathered weights" not in phase(plan_stage(online(plan), (), FOUR), "sampling")
 
 
+def test_a_divided_model_keeps_no_gradients_while_it_samples(plan: StagePlan) -> None:
+    # Those of bf16 copies are float32 and there throughout; a divided model has no such copies.
+    whole, part = (
+        plan_stage(online(plan, f"sharding={name}", "precision=bf16"), (), FOUR)
+        for name in ("none", "fsdp")
+    )
+    assert phase(whole, "sampling")["gradients"] == 4 * NUMBERS
+    assert "gradients" not in phase(part, "sampling")
+
+
+def test_the_main_process_gathers_what_it_saves_in_its_memory(plan: StagePlan) -> None:
+    embeddings = 4 * 300 * 32  # gathered in a buffer, and by gloo in a copy of it
+    on_cpu = phase(planned(plan, replace(FOUR, device="cpu"), **FSDP), "saving")
+    assert on_cpu["copies"] == 2 * embeddings + 4 * NUMBERS
+    assert phase(planned(plan, **FSDP), "saving")["copies"] == embeddings
+
+
 @pytest.mark.parametrize(
     ("values", "match"),
     [
@@ -264,8 +282,18 @@ def test_a_run_is_warned_of_what_one_process_holds(
     assert memory_warning(whole) is not None
 
 
-def test_measured_steps_are_those_of_one_process(plan: StagePlan) -> None:
+def test_measured_steps_are_those_of_one_process(
+    plan: StagePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_steps(*args: Any, **kwargs: Any) -> CompletedProcess[str]:
+        assert "WORLD_SIZE" not in kwargs["env"]
+        return CompletedProcess(args, 0, json.dumps({"seconds": 1.0, "peak": 1 << 30}))
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(measure.subprocess, "run", run_steps)
+    measured = measure.measure_stage(planned(plan, **FSDP), FOUR)
+    alone = measure.measure_stage(planned(plan, replace(FOUR, count=1)), replace(FOUR, count=1))
+    assert measured.planned == alone.planned
     stage = planned(plan, **FSDP)
     lines = list(measured_lines(stage, Measured(1.0, 1 << 30, 1 << 30), FOUR))
     assert "measured in one process" in lines[0]
-    assert "WORLD_SIZE" in LAUNCHED

@@ -74,16 +74,12 @@ def router_loss(lm: LanguageModel, *, adds: bool = True) -> RouterLoss | None:
     the method does not add it (`adds` False), the log says that it is left out.
     """
     inner, config = lm.inner, lm.inner.config.get_text_config()
-    if not hasattr(config, "output_router_logits"):
-        return None
     coef = float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0)
-    if not config.output_router_logits:
-        if coef:
+    if not asks_router_loss(lm):
+        if coef and hasattr(config, "output_router_logits"):
             _log_not_asked(lm.name, coef)
         return None
     router = RouterLoss(coef, int(getattr(config, "num_experts_per_tok", 0) or 0))
-    if not coef:
-        return None
     if adds and _is_own(lm, inner, router):
         return router
     log.warning(

@@ -32,7 +32,7 @@ def memory_warning(plan: StagePlan) -> str | None:
     cpu = settings.device == "cpu"
     try:
         count = launched_processes()
-        machine = Machine("cpu", available_memory(), count) if cpu else this_machine()
+        machine = Machine("cpu", available_memory(), count) if cpu else this_machine(count)
         if count > 1:
             settings = resolve_sharding(settings, NOTHING, count=count)
             plan = StagePlan(plan.name, plan.kind, settings, plan.method)
