@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from accord.errors import AccordError
+from accord.learn.online import sampling
+from accord.lm.model import LanguageModel
+from accord.lm.sharding.shards import gathered
 from tests.respond.fake_vllm import Answer, FakeVllm, completion
 
 LOAD, RELOAD = "/v1/load_lora_adapter", "/collective_rpc"
@@ -85,8 +89,15 @@ def rows_of(output: Path) -> list[dict[str, float]]:
     ],
 )
 def test_a_server_samples_from_the_whole_weights_of_each_iteration(
-    method: str, model: str, lora: bool, server: FakeVllm, inputs: Path, tmp_path: Path
+    method: str,
+    model: str,
+    lora: bool,
+    server: FakeVllm,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sampling, "gathered", gathered_unless_policy)
     published = record_published(server, inputs / model)
     case = with_server(method, model, lora, server, learning_rate=1e-3)
     run_case(case, inputs, tmp_path / "one", processes=1, steps=STEPS)
@@ -109,6 +120,12 @@ def test_a_server_samples_from_the_whole_weights_of_each_iteration(
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
     assert not (tmp_path / "two/published").exists()
     assert server.weights in ("default", str(inputs / model))
+
+
+def gathered_unless_policy(*models: LanguageModel | None) -> AbstractContextManager[None]:
+    """As `gathered`, for reward models: nobody computes with a whole policy."""
+    assert all(lm is None or lm.scalar for lm in models)
+    return gathered(*models)
 
 
 def check_all(rows: list[Any]) -> None:
