@@ -53,7 +53,8 @@ def main() -> None:
     while wanted:  # and what the machine has in too old a version
         download([f"{name}=={pinned[name]}" for name in wanted], args.folder, args.python)
         wheels = sorted(args.folder.rglob("*.whl"))
-        wanted = pinned.keys() & unmet(wheels, has, args.python) - there(wheels, {}).keys()
+        missing = set(unmet(wheels, has, args.python)) - set(there(wheels, {}))
+        wanted = missing & set(pinned)
     own = has.get("transformers")
     if own and Requirement(f"transformers<{NEWEST_FOR_PPO}").specifier.contains(own):
         download([TRL_WITH_PPO], ppo, args.python)
