@@ -50,7 +50,8 @@ class PanelReader:
         """The panels with enough votes that agree enough, or their votes one by one where each is a
         row; each with its prompt and responses, in the order of their first votes. Votes by which
         all responses of a ranking tie are read only with `ties`."""
-        self._dropped |= {(kind, "verdict"): {}, (kind, "panel"): {}}
+        for part in ("verdict", "panel"):
+            self._dropped[kind, part] = {}
         by_vote = kind == "rating" or self.filter.labels == "separate"
         needs_panels = not by_vote or self.filter.min_votes > 1 or self.filter.agreement > 0
         selection = replace(self.plan.selection, kind=kind)

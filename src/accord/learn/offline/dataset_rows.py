@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 MIN_ROWS = 8192  # that are read of a large data set, however few steps there are
 STREAMED_BYTES = 64 << 20
-"""Size of the files from which on records go to tokens one by one, and are never all in memory."""
+"""Size of files and stores from which on records go to tokens one by one, never all in memory."""
 
 
 class DatasetRows:
@@ -69,8 +69,8 @@ class DatasetRows:
         }
         self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
         # A store that is written to may have another key in another process.
-        found = (self._keys, self._prepared)
-        self._keys, self._prepared = processes().announce(found)
+        keys = (self._keys, self._prepared)
+        self._keys, self._prepared = processes().announce(keys)
         self._streamed = {
             name: self._open(name, settings)
             for name, key in self._keys.items()
@@ -180,7 +180,7 @@ class DatasetRows:
         key, encoding = self._keys[name], make_encoding(lm, settings)
         dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
         kind = self._kinds[name]
-        streams = [
+        streams: list[RecordStream | StoreStream] = [
             RecordStream(source, kind, dialogue_text) if isinstance(source, Columns) else source
             for source in self._streamed.pop(name)
         ]

@@ -119,9 +119,9 @@ def _origin(path: str) -> _Origin | None:
 
 
 def _store_digest(path: str) -> str | None:
-    """The digest of a store's file and its write-ahead log; None for another database."""
+    """The digest of a store's file and its write-ahead log; None where there is no file."""
     file = sqlite_file(database_url(path)[0])
-    return None if file is None else digest_path(file)
+    return None if file is None or not file.is_file() else digest_path(file)
 
 
 def may_be_prepared(key: DatasetKey) -> bool:
