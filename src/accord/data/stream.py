@@ -115,10 +115,14 @@ class RecordStream:
                 first_wins = side == "a"
             yield StreamedRow(row, records, first_wins=first_wins)
 
-    def records(self) -> Iterator[Record]:
-        """The records of the rows that can be used."""
-        for row in self:
-            yield from row.records
+    @property
+    def most_rows(self) -> int:
+        """The number of rows that there may be, without reading them."""
+        return self.columns.rows
+
+    def usable(self) -> Iterator[tuple[Record, ...]]:
+        """The records of each row that can be used."""
+        return (row.records for row in self if row.records)
 
     def _rows(self) -> Iterator[DataRow]:
         for row in read_rows(self.columns.path):
