@@ -8,6 +8,7 @@ from typing import Protocol
 
 from accord.data.report import ReadReport
 from accord.data.selection import Origin, choose_rows, join_reports, mixture_counts
+from accord.data.stream import RecordStream
 from accord.records import Record
 from accord.runs.activity import with_activity
 
@@ -51,6 +52,14 @@ class StreamedRows:
     def most_rows(self) -> int:
         """The number of rows that there may be, without reading them."""
         return self.stream.most_rows if self._chosen is None else len(self._chosen)
+
+    def sample(self, count: int, seed: int, why: str) -> None:
+        """Choose rows by the seed, of a stream that can choose without a count of the usable ones;
+        the note ends with `why`."""
+        if self._chosen is None and isinstance(self.stream, RecordStream):
+            self._notes.append(self.stream.sample(count, seed) + why)
+        else:
+            self.limit(count, "anywhere", seed, why)
 
     def limit(self, count: int | None, origin: Origin, seed: int, why: str = "") -> None:
         """Choose as `limit_rows`, among the rows chosen before; the note ends with `why`."""

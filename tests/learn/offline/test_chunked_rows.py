@@ -175,9 +175,8 @@ def test_few_steps_read_few_rows_of_a_large_file(
     for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
         run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
         (report,) = reports(tmp_path, f"run{steps}")
-        assert report["encoded"]["records"] == number
-        assert report["read"]["used"] == 40
-        note = f"{number} of the 40 usable rows are used: a random choice by seed 0, more than"
+        assert report["encoded"]["records"] == report["read"]["used"] == number
+        note = f"{number} of the 40 rows are used: a random choice by seed 0, more than"
         assert any(note in n for n in report["read"]["notes"]) == (number < 40)
 
 

@@ -223,7 +223,7 @@ def choose_streamed(
         rows = rows_for_steps(settings, name)
         if rows is not None and parts[0].most_rows > 2 * rows:
             why = f", more than max_steps={settings.max_steps} takes"
-            parts[0].limit(rows, "anywhere", settings.seed, why)
+            parts[0].sample(rows, settings.seed, why)
         return parts[0]
     weights = [source.weight for source in sources if source.weight is not None]
     return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)
