@@ -50,7 +50,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 128, "n_layer": 3, "n_head": 4, "n_positions": 512},
     "qwen3_moe": {
         **SHAPE,
-        "head_dim": 32,
         "moe_intermediate_size": 64,
         "num_experts": 4,
         "num_experts_per_tok": 2,
@@ -83,9 +82,14 @@ def main() -> None:
         torch.backends.cuda.matmul.allow_tf32 = False  # float32 is compared
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.only or ARCHITECTURES:
-            path = save(Path(temporary) / name, name)
+            path = str(Path(temporary) / name)
+            rows += attempt(name, save, path, args.device)
             for check in (compare_passes, compare_sampling, compare_quantised):
                 rows += attempt(name, check, path, args.device)
+                seconds = time.perf_counter() - start  # written at once: it may be ended
+                write_json(args.json, {"machine": facts, "seconds": seconds, "checks": rows})
+                print(f"{name}, {check.__name__}: after {seconds:.0f} s", flush=True)
+            torch.compiler.reset()  # what was compiled for one model counts against the next
     rows += attempt("AdamW", compare_moments, "", args.device)
     Console().print(make_table(rows))
     seconds = time.perf_counter() - start
@@ -106,16 +110,17 @@ def attempt(name: str, check: Check, path: str, device: str) -> list[dict[str, A
     return rows
 
 
-def save(folder: Path, architecture: str) -> str:
-    """A model with random weights, far from uniform distributions, and its tokenizer."""
+def save(path: str, _: str) -> Iterator[tuple[str, float]]:
+    """Write a model with random weights, far from uniform distributions, and its tokenizer."""
+    architecture = Path(path).name
     tokenizer = train_tokenizer(TEXTS, 320, 512)
     model = untrained_model(architecture, ARCHITECTURES[architecture], tokenizer, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3.0)
-    save_untrained(model, tokenizer, folder)
-    return str(folder)
+    save_untrained(model, tokenizer, Path(path))
+    yield from ()
 
 
 def groups() -> list[PromptGroup]:

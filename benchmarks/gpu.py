@@ -2,21 +2,27 @@
 
 First whether CUDA computes what the CPU does (`device_check.py`), then a step of DPO, SFT and the
 reward model, an iteration of GRPO and PPO, and sampling, beside TRL on the same card in turns
-(`training.py`, `online.py`, `sampling.py`). A part that the time left does not suffice for is not
-begun, and named. `--device cpu --tiny` runs all of it on a small model, to try the parts.
-`benchmarks/gpu.sh` prepares a bare machine and runs this.
+(`training.py`, `online.py`, `sampling.py`), and last a step of accord's DPO with its layers
+compiled by torch.compile. Each part has a limit of its own, and one that the time left does not
+suffice for is not begun, and named. What a part measured before it failed or was ended is kept.
+`--device cpu --tiny` runs all of it on a small model, to try the parts. `benchmarks/gpu.sh`
+prepares a bare machine and runs this.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +32,21 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets")
 TRAINED = ("DPO, reference online", "SFT", "reward model")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A benchmark with its arguments; it is begun with at least `least` seconds left."""
+    """A benchmark with its arguments; it is begun with at least `least` seconds left, and ended
+    after `most`."""
 
     name: str
     script: str
     arguments: tuple[str, ...]
     work: str = ""
     least: int = 45
+    most: int = 90
 
 
 def make_parts(args: argparse.Namespace) -> list[Part]:
@@ -53,14 +62,16 @@ def make_parts(args: argparse.Namespace) -> list[Part]:
     trained = [argument for name in TRAINED for argument in ("--only", name)]
     only = ("--only", "llama") if args.tiny else ()
     lora = (*few, *rows, "--lora", "--only", TRAINED[0])
+    compiled = (*steps, *rows, "--compile", "--without-trl", "--only", TRAINED[0])
     return [
-        Part("CUDA against the CPU", "device_check.py", only),
-        Part("training, 0.5B", "training.py", (*steps, *rows, *trained), small, 90),
+        Part("CUDA against the CPU", "device_check.py", only, most=120),
+        Part("training, 0.5B", "training.py", (*steps, *rows, *trained), small, 90, 150),
         Part("GRPO", "online.py", (*few, *episodes, "--only", "GRPO"), small, 60),
         Part("sampling", "sampling.py", sizes, small),
-        Part("LoRA DPO, 1.5B", "training.py", lora, large, 70),
-        Part("PPO", "online.py", (*few, *episodes, "--only", "PPO"), small, 75),
-        Part("full DPO, 1.5B", "training.py", (*few, *rows, "--only", TRAINED[0]), large, 70),
+        Part("LoRA DPO, 1.5B", "training.py", lora, large, 60),
+        Part("PPO", "online.py", (*few, *episodes, "--only", "PPO"), small, 60),
+        Part("DPO compiled, 0.5B", "training.py", compiled, small),
+        Part("full DPO, 1.5B", "training.py", (*few, *rows, "--only", TRAINED[0]), large, 60),
     ]
 
 
@@ -73,8 +84,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     args = parser.parse_args()
     facts, end = print_machine(), time.monotonic() + args.seconds
-    facts |= {"device": device_name(args.device), "torch": torch.__version__}
-    print(f"device: {facts['device']}, torch {facts['torch']}", flush=True)
+    facts |= {"device": device_name(args.device), "packages": {p: version(p) for p in PACKAGES}}
+    print(f"device: {facts['device']}, {facts['packages']}", flush=True)
     results: dict[str, Any] = {"machine": facts, "parts": {}}
     with tempfile.TemporaryDirectory() as folder:
         for part in make_parts(args):
@@ -85,7 +96,7 @@ def main() -> None:
     Console(width=120).print(make_table(results["parts"]))
     failed = [name for name, part in results["parts"].items() if part["failed"]]
     if failed:
-        sys.exit(f"Failed or left out: {', '.join(failed)}. The output of each is in {args.json}.")
+        sys.exit(f"Failed, ended or left out: {', '.join(failed)}. Their output is in {args.json}.")
 
 
 def device_name(device: str) -> str:
@@ -101,28 +112,42 @@ def run_part(part: Part, folder: Path, device: str, left: float) -> dict[str, An
     if left < part.least:
         print(f"{part.name}: left out, {left:.0f} s are left", flush=True)
         return {"failed": True, "output": f"left out: {left:.0f} s were left"}
-    output, start = folder / "figures.json", time.monotonic()
-    output.unlink(missing_ok=True)
+    figures_path, log_path = folder / "figures.json", folder / "log"
+    figures_path.unlink(missing_ok=True)
     command = [sys.executable, str(HERE / part.script), *part.arguments, "--device", device]
     if part.work:
-        command += ["--folder", str(folder / part.work)]
-        command += [] if part.script == "sampling.py" else ["--work", part.work]
+        command += ["--folder", str(folder / part.work), "--work", part.work]
     print(f"{part.name}: {' '.join(command[1:])}", flush=True)
-    try:
-        done = subprocess.run(
-            [*command, "--json", str(output)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=left,
-        )
-        text, failed = done.stdout, done.returncode != 0
-    except subprocess.TimeoutExpired as expired:
-        text, failed = f"{expired.stdout or ''}\nended after {left:.0f} s", True
+    # A CPU, where nothing is timed for its own sake, may take what is left.
+    start, limit = time.monotonic(), min(left, part.most) if device == "cuda" else left
+    code = run_within([*command, "--json", str(figures_path)], log_path, limit)
     seconds = time.monotonic() - start
+    text = log_path.read_text(errors="replace")
+    if code is None:
+        text += f"\nended after {seconds:.0f} s"
     print(f"{text[-4000:]}\n{part.name}: {seconds:.0f} s", flush=True)
-    figures = json.loads(output.read_text()) if output.is_file() else {}
-    return {"seconds": seconds, "failed": failed, "output": text[-8000:], **figures}
+    try:
+        figures = json.loads(figures_path.read_text())
+    except (OSError, ValueError):  # ended before it had any, or while it wrote them
+        figures = {}
+    return {**figures, "seconds": seconds, "failed": code != 0, "output": text[-8000:]}
+
+
+def run_within(command: Sequence[str], log: Path, limit: float) -> int | None:
+    """Run a command with its output in a file; its exit code, or None where it was ended after
+    `limit` seconds, with all processes that it started: they hold the device's memory."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def make_table(parts: dict[str, Any]) -> Table:
@@ -134,10 +159,12 @@ def make_table(parts: dict[str, Any]) -> Table:
     for name, part in parts.items():
         for figure in part.get("figures", ()):
             table.add_row(name, figure["name"], *cells(figure))
-        if not part.get("figures"):
-            checks: Sequence[dict[str, Any]] = part.get("checks", ())
+        checks: Sequence[dict[str, Any]] = part.get("checks", ())
+        if checks:
             wrong = sum(check["failed"] for check in checks)
-            table.add_row(name, f"{len(checks)} checks, {wrong} wrong" if checks else "failed")
+            table.add_row(name, f"{len(checks)} checks, {wrong} wrong")
+        if part["failed"]:
+            table.add_row(name, part["output"].strip().splitlines()[-1][:60])
     return table
 
 

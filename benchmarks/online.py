@@ -24,8 +24,8 @@ from machine_report import print_machine, write_json
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaForSequenceClassification
-from workers.lockstep import Worker, alternate, other_python
-from workers.workload import HALF_A_BILLION, TINY, Workload, write_workload
+from workers.lockstep import Worker, WorkerError, alternate, other_python
+from workers.workload import WORKLOADS, Workload, write_workload
 
 # By name: TRL's method, and by name accord's methods that take turns with it.
 COMPARED = {
@@ -33,9 +33,6 @@ COMPARED = {
     "PPO": ("ppo", {"PPO": "ppo", "PPO, one backbone": "ppo-shared"}),
     "PPO, LoRA": ("ppo-lora", {"PPO, LoRA": "ppo-lora"}),
 }
-
-
-WORKLOADS = {"standard": Workload(), "0.5B": HALF_A_BILLION, "tiny": TINY}
 
 
 def main() -> None:
@@ -55,25 +52,32 @@ def main() -> None:
     figures = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary) / "work"
-        write_inputs(folder, WORKLOADS[args.work])
+        write_inputs(folder, WORKLOADS[args.work], args.device)
+        failed = []
         for name in args.only or COMPARED:
-            for figure in compare(name, folder, args):
-                print(json.dumps(figure), flush=True)
-                figures.append(figure)
+            try:
+                for figure in compare(name, folder, args):
+                    print(json.dumps(figure), flush=True)
+                    figures.append(figure)
+            except WorkerError as error:
+                print(f"{name} failed: {error}", flush=True)
+                failed.append(name)
+            write_json(args.json, {"machine": facts, "figures": figures})  # it may be ended
     Console().print(make_table(figures, args))
-    write_json(args.json, {"machine": facts, "figures": figures})
+    sys.exit(f"Failed: {', '.join(failed)}." if failed else None)
 
 
-def write_inputs(folder: Path, work: Workload) -> None:
+def write_inputs(folder: Path, work: Workload, device: str) -> None:
     """The model with its rows, and a reward model of the same size, unless they are there."""
     if not folder.is_dir():
-        write_workload(work, folder)
-    if (folder / "reward").is_dir():
+        write_workload(work, folder, device)
+    if (folder / "reward" / "tokenizer_config.json").is_file():  # written last
         return
     config = work.config()
     config.num_labels = 1
     torch.manual_seed(1)
-    LlamaForSequenceClassification(config).save_pretrained(folder / "reward")
+    with torch.device(device):
+        LlamaForSequenceClassification(config).save_pretrained(folder / "reward")
     AutoTokenizer.from_pretrained(folder / "model").save_pretrained(folder / "reward")
 
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from workers.lockstep import Worker, alternate
 from workers.vllm_server import VllmServer, vllm_python
-from workers.workload import Workload, write_workload
+from workers.workload import WORKLOADS, write_workload
 
 WORKER = "sampling_steps.py"
 
@@ -38,7 +39,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--without-generate", action="store_true")
-    parser.add_argument("--vocabulary", type=int, default=Workload.vocabulary)
+    parser.add_argument("--work", choices=WORKLOADS, default="standard")
+    parser.add_argument("--vocabulary", type=int, help="words, if not the workload's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", type=Path, help="a workload that another benchmark wrote")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -50,7 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = args.folder or Path(temporary) / "work"
         if not folder.is_dir():
-            write_workload(Workload(vocabulary=args.vocabulary), folder)
+            work = WORKLOADS[args.work]
+            if args.vocabulary:
+                work = replace(work, vocabulary=args.vocabulary)
+            write_workload(work, folder, args.device)
         urls = {"accord": ""} | ({} if args.without_generate else {"generate": ""})
         if python is not None:
             arguments = ("--dtype", "bfloat16", "--generation-config", "vllm")
@@ -100,7 +105,7 @@ def compute_figure(name: str, results: dict[str, Sequence[dict[str, Any]]]) -> d
 def make_table(figures: Sequence[dict[str, Any]], args: argparse.Namespace) -> Table:
     title = (
         f"{args.prompts} prompts × {args.responses} responses × {args.tokens} tokens, "
-        f"{args.vocabulary:,} words, bf16, median of {args.turns}"
+        f"{args.work}, bf16, median of {args.turns}"
     )
     table = Table(title=title)
     columns = ("sampler", "tokens a second", "accord is faster", "by the processor's", "faster")

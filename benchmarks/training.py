@@ -21,12 +21,10 @@ import torch
 from machine_report import print_machine, write_json
 from rich.console import Console
 from rich.table import Table
-from workers.lockstep import Worker, alternate, other_python
+from workers.lockstep import Worker, WorkerError, alternate, other_python
 from workers.protocol import wait_for_device
 from workers.workload import (
-    BILLION_AND_A_HALF,
-    HALF_A_BILLION,
-    TINY,
+    WORKLOADS,
     RealWorkload,
     Workload,
     layer_parameters,
@@ -34,14 +32,6 @@ from workers.workload import (
     write_workload,
 )
 
-WORKLOADS = {
-    "standard": Workload(),
-    "vocabulary": Workload(vocabulary=150_000),
-    "long-prompts": Workload(prompt=900, response=90, longest=1600),
-    "0.5B": HALF_A_BILLION,
-    "1.5B": BILLION_AND_A_HALF,
-    "tiny": TINY,
-}
 # TRL's method, accord's, and whether accord's time includes the reference's forward pass.
 COMPARED = {
     "DPO, reference online": ("dpo", "dpo", True),
@@ -64,12 +54,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="time this saved chat model instead")
     parser.add_argument("--dataset", type=Path, help="with --model: HH-RLHF's dialogues as text")
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16")
+    parser.add_argument("--compile", action="store_true", help="accord's layers, by torch.compile")
+    parser.add_argument("--without-trl", action="store_true", help="time accord alone")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", type=Path, help="where the workload is written, and stays")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    python = other_python("ACCORD_TRL_PYTHON", ".venv-trl")
-    if python is None:
+    python = None if args.without_trl else other_python("ACCORD_TRL_PYTHON", ".venv-trl")
+    if python is None and not args.without_trl:
         print("TRL is not here: `make .venv-trl`, or set ACCORD_TRL_PYTHON. Timing accord alone.")
     facts = print_machine()
     peak = matmul_peak(args.precision, args.device)
@@ -86,14 +78,21 @@ def main() -> None:
         elif isinstance(work, RealWorkload):
             write_real_workload(work, folder)
         else:
-            write_workload(work, folder)
+            write_workload(work, folder, args.device)
+        setup = {"work": args.work, "machine": facts, "peak": peak, "rows": args.rows}
+        setup |= {"lora": args.lora, "precision": args.precision}
+        failed = []
         for name in args.only or COMPARED:
-            figures.append(compare(name, work, folder, python, args, peak))
+            try:
+                figures.append(compare(name, work, folder, python, args, peak))
+            except WorkerError as error:
+                print(f"{name} failed: {error}", flush=True)
+                failed.append(name)
+                continue
             print(summary_line(figures[-1]), flush=True)
+            write_json(args.json, {**setup, "figures": figures})  # at once: it may be ended
     Console().print(make_table(figures, args))
-    setup = {"work": args.work, "machine": facts, "peak": peak, "rows": args.rows}
-    setup |= {"lora": args.lora, "precision": args.precision}
-    write_json(args.json, {**setup, "figures": figures})
+    sys.exit(f"Failed: {', '.join(failed)}." if failed else None)
 
 
 def compare(
@@ -109,7 +108,9 @@ def compare(
     arguments = (str(folder), "--rows", str(args.rows), "--steps", str(count + 1))
     arguments = (*arguments, "--precision", args.precision, "--device", args.device)
     arguments = (*arguments, *(["--lora"] if args.lora else []))
-    workers = {"accord": Worker(sys.executable, "accord_steps.py", accord_method, *arguments)}
+    compiled = ["--compile"] if args.compile else []
+    command = ("accord_steps.py", accord_method, *arguments, *compiled)
+    workers = {"accord": Worker(sys.executable, *command)}
     if python is not None:
         workers["trl"] = Worker(python, "trl_steps.py", trl_method, *arguments)
     try:

@@ -7,6 +7,7 @@ command many times, and kill it as a machine would.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import re
@@ -120,13 +121,17 @@ class CommandServer:
 def serve() -> None:
     """Answer requests, a JSON line each: `wait` or `has_ended` of a pid, or a command to start."""
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import accord.cli.entry
-    import accord.pipeline
     import accord.report.page
+    from accord.pipeline import run_recipe, run_stage
 
-    imported = (accord, LlamaForCausalLM, LlamaForSequenceClassification)
+    imported = (accord, LlamaForCausalLM, LlamaForSequenceClassification, run_recipe, run_stage)
     assert all(imported)
+    get_checkpoint_conversion_mapping("llama")  # a table that the first call builds
+    gc.collect()
+    gc.freeze()  # a stage ends with a collection, which need not look at all that is imported
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until a command can answer it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` before a study is not for its commands
     for line in sys.stdin:

@@ -8,13 +8,16 @@ log-probs, which weights that are not the policy's would make large, and the sec
 iteration. The reward counts short sentences, so that a few iterations can raise it.
 
 With --colocate vLLM runs in this process, which then needs both accord and vLLM, and gets the
-weights without a file. --only leaves out the other method.
+weights without a file. With --processes N that many processes divide the models of PPO
+(sharding=fsdp). --only leaves out the other method.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--vllm-python", type=Path)
     parser.add_argument("--colocate", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=6)
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--only", choices=("ppo", "iterate"))
@@ -53,6 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.colocate == (options.vllm_python is not None):
         parser.error("give one of --vllm-python and --colocate")
+    if options.colocate and options.processes > 1:
+        parser.error("--processes needs a server: --vllm-python")
     machine = print_machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,13 +71,19 @@ def main() -> None:
             shared += sampler
             if options.only != "iterate":
                 reward = f"[{{kind: python, function: '{folder}/mine.py:short_sentences'}}]"
-                results["ppo"] = run_ppo(folder / "ppo", shared, reward, options.iterations)
+                results["ppo"] = run_ppo(
+                    folder / "ppo", shared, reward, options.iterations, options.processes
+                )
                 print(json.dumps(results, indent=1), flush=True)
             if options.only != "ppo":
                 judge = train_judge(folder, options.model.resolve())
                 results["iterate"] = run_rounds(folder / "rounds", shared, judge)
     print(json.dumps(results, indent=1))
-    sizes = {"prompts": options.prompts, "colocate": options.colocate}
+    sizes = {
+        "prompts": options.prompts,
+        "colocate": options.colocate,
+        "processes": options.processes,
+    }
     write_json(options.json, {"machine": machine, **sizes, **results})
 
 
@@ -104,12 +116,19 @@ def train_judge(folder: Path, model: Path) -> Path:
     return folder / "judge/model"
 
 
-def run_ppo(folder: Path, shared: list[str], reward: str, iterations: int) -> list[dict[str, Any]]:
+def run_ppo(
+    folder: Path, shared: list[str], reward: str, iterations: int, processes: int
+) -> list[dict[str, Any]]:
     """The metrics of each iteration of full fine-tuning with a shared value head."""
     settings = [*shared, f"rewards={reward}", f"output_dir={folder}", f"max_steps={iterations}"]
-    settings += ["per_device_train_batch_size=16", "learning_rate=3e-6", "missing_eos_penalty=0"]
-    settings += ["critic=shared"]
-    run_stage(single_stage("train", "ppo", overrides=settings))
+    settings += [f"per_device_train_batch_size={16 // processes}", "learning_rate=3e-6"]
+    settings += ["missing_eos_penalty=0", "critic=shared"]
+    if processes == 1:
+        run_stage(single_stage("train", "ppo", overrides=settings))
+    else:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(processes), "-m", "accord", "train", "ppo"]
+        subprocess.run([*launcher, *settings, "sharding=fsdp"], check=True)
     names = (
         "objective/scores",
         "sampler/mismatch_kl",

@@ -185,25 +185,28 @@ def kills(folder: Path, number: int, count: int, seed: int) -> None:
         Case("PPO, separate critic", "Qwen3, tied"): 20,
     }
     hits: Counter[str] = Counter()
+    compared = 0
     for case, steps in courses.items():
         options: Mapping[str, Any] = {"processes": count, "steps": steps, "save_steps": 2}
         began = time.monotonic()
         expected = folder / case.name / "undisturbed"
         run_forked(count, _work(case, inputs, expected, options), folder / "undisturbed.log")
         longest = time.monotonic() - began
-        for begun in range(number // len(courses)):
-            output = folder / case.name / "killed"
+        output, hit = folder / case.name / "killed", 0
+        while hit < number // len(courses):
             rank = generator.randrange(count)
             if _killed(case, inputs, output, options, rank, generator.uniform(0.0, longest)):
                 hits[f"{case.name}: rank {rank}"] += 1
+                hit += 1
             if (output / "model").is_dir():  # it came to its end
                 _compare(output, expected)
                 shutil.rmtree(output)
-            print(f"{case.name}: {begun + 1} kills", end="\r", flush=True)
-        output = folder / case.name / "killed"
+                compared += 1
+            print(f"{case.name}: {hit} kills, {compared} runs", end="\r", flush=True)
         run_forked(count, _work(case, inputs, output, options), folder / "last.log")
         _compare(output, expected)
-    print(f"\n{sum(hits.values())} kills hit: {dict(hits)}. All runs are equal to the bit.")
+        compared += 1
+    print(f"\n{sum(hits.values())} kills: {dict(hits)}. All {compared} runs are equal to the bit.")
 
 
 def _work(

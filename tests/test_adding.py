@@ -116,7 +116,8 @@ TABLES = {
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
     """A copy of the package, with a toy model and pairs beside it."""
-    shutil.copytree(PACKAGE, tmp_path / "src/accord", ignore=shutil.ignore_patterns("__pycache__"))
+    # With what Python has compiled of it, but for what another process is writing.
+    shutil.copytree(PACKAGE, tmp_path / "src/accord", ignore=shutil.ignore_patterns("*.pyc.*"))
     save_toy(tmp_path / "model")
     rows = "".join(json.dumps(row) + "\n" for row in PAIRS)
     (tmp_path / "pairs.jsonl").write_text(rows, encoding="utf-8")

@@ -96,6 +96,9 @@ def main() -> None:
     )
     method = METHODS[args.method]
     lm = load_starting_model(settings, scalar=method.scalar)
+    if args.compile:  # each by itself, for any number of tokens
+        for layer in lm.backbone.layers:
+            layer.compile(dynamic=True)
     rows = json.loads((args.folder / "rows.json").read_text())[: args.rows * args.steps]
     records = [make_record(args.method, i, row) for i, row in enumerate(rows)]
     groups, _ = encode_rows(arrange_for_file_order(records, settings.seed), lm, settings)

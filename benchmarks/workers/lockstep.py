@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,15 @@ def other_python(variable: str, environment: str) -> Path | None:
     return path if path.is_file() else None
 
 
+class WorkerError(RuntimeError):
+    """A worker ended instead of answering; the text is the end of its log."""
+
+
 class Worker:
-    """A worker script as a process that waits between its steps (see workers/protocol.py)."""
+    """A worker script as a process that waits between its steps (see workers/protocol.py).
+
+    It is started at once and waited for at its first use, so that several load side by side.
+    """
 
     def __init__(
         self,
@@ -47,13 +54,21 @@ class Worker:
                 **(environment or {}),
             },
         )
-        self.threads = self._read()["threads"]
+
+    @cached_property
+    def threads(self) -> int:
+        """How many it computes with, which it sends when it is ready."""
+        return int(self._read()["threads"])
 
     def step(self) -> dict[str, Any]:
-        """Take a step; returns the worker's measurements."""
+        """Take a step; returns the worker's measurements. Raises WorkerError where it ended."""
+        assert self.threads  # it is ready
         assert self.process.stdin is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # its log says why
         return self._read()
 
     def close(self) -> None:
@@ -66,7 +81,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            sys.exit(f"{' '.join(map(str, self.process.args))}:\n{self.log.read()[-3000:]}")
+            command = " ".join(map(str, self.process.args))  # type: ignore[arg-type]
+            raise WorkerError(f"{command}:\n{self.log.read()[-3000:]}")
         result: dict[str, Any] = json.loads(line)
         return result
 
@@ -76,17 +92,27 @@ def alternate(
 ) -> dict[str, Sequence[dict[str, Any]]]:
     """`steps` results of each worker after `warmup` that do not count, in turns.
 
-    Every other turn has the reverse order, so that none always follows the same other. Raises
-    ValueError where workers compute on unequal numbers of threads.
+    Every other turn has the reverse order, so that none always follows the same other. Where the
+    worker `trl` fails, the others go on without it. Raises ValueError where workers compute on
+    unequal numbers of threads.
     """
-    threads = {name: worker.threads for name, worker in workers.items()}
-    if len(set(threads.values())) > 1:
-        raise ValueError(f"unequal threads: {threads}")
+    threads: dict[str, int] = {}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    for turn in range(warmup + steps):
-        names = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+    for turn in range(-1, warmup + steps):  # first all become ready
+        names = [*results] if turn % 2 == 0 else [*results][::-1]
         for name in names:
-            result = workers[name].step()
+            try:
+                threads[name] = workers[name].threads
+                result = workers[name].step() if turn >= 0 else {}
+            except WorkerError as error:
+                if name != "trl":
+                    raise
+                print(f"Without TRL, which failed: {error}", flush=True)
+                results.pop(name)
+                threads.pop(name, None)
+                continue
             if turn >= warmup:
                 results[name].append(result)
+        if len(set(threads.values())) > 1:
+            raise ValueError(f"unequal threads: {threads}")
     return results

@@ -52,6 +52,7 @@ def offline_arguments(methods: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
 

@@ -10,6 +10,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ TINY = Workload(2_000, 128, 2, prompt=24, response=16, longest=48, rows=64)
 # About half a billion parameters and one and a half, with the vocabulary of Qwen.
 HALF_A_BILLION = Workload(150_000, 1024, 24)
 BILLION_AND_A_HALF = Workload(150_000, 2048, 24)
+WORKLOADS = {
+    "standard": Workload(),
+    "vocabulary": Workload(vocabulary=150_000),
+    "long-prompts": Workload(prompt=900, response=90, longest=1600),
+    "0.5B": HALF_A_BILLION,
+    "1.5B": BILLION_AND_A_HALF,
+    "tiny": TINY,
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,13 @@ def _split_dialogues(pair: dict[str, str]) -> dict[str, Any] | None:
     return {"prompt": prompt, **answers}
 
 
-def write_workload(work: Workload, folder: Path) -> None:
-    """Write `folder`/model with its tokenizer, and rows.json of prompts, chosen and rejected."""
+def write_workload(work: Workload, folder: Path, device: str = "cpu") -> None:
+    """Write `folder`/model with its tokenizer, and rows.json of prompts, chosen and rejected.
+
+    `device` draws the weights: the numbers of a GPU are others, and sooner there.
+    """
+    whole, folder = folder, folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was ended
     folder.mkdir(parents=True)
     vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2}
     vocabulary |= {f"w{i}": i for i in range(3, work.vocabulary)}
@@ -120,9 +134,11 @@ def write_workload(work: Workload, folder: Path) -> None:
     )
     tokenizer.save_pretrained(folder / "model")
     torch.manual_seed(0)
-    LlamaForCausalLM(work.config()).save_pretrained(folder / "model")
+    with torch.device(device):
+        LlamaForCausalLM(work.config()).save_pretrained(folder / "model")
     (folder / "rows.json").write_text(json.dumps(_make_rows(work)))
     (folder / "work.json").write_text(json.dumps(asdict(work)))
+    folder.rename(whole)
 
 
 def _make_rows(work: Workload) -> list[dict[str, Any]]:

@@ -67,9 +67,8 @@ def item(*ids: int) -> QueueItem:
 def test_stored_responses_have_answers_and_not_thoughts(path: Path) -> None:
     assert answers(path) == {"a": "", "b": "It is 4.", "c": PLAIN}
     with PreferenceStore.read(path) as store:
-        judged = store.judged("pair").responses
         chunks = [j.responses for _, j in store.judged_chunks(Selection(kind="pair"))]
-    for responses in (judged, *chunks):
+    for responses in chunks:
         assert [r.answer for r in responses.values()] == ["", "It is 4.", PLAIN]
 
 

@@ -153,6 +153,18 @@ def test_sampling_gathers_the_whole_policy(plan: StagePlan) -> None:
     assert "gathered weights" not in phase(plan_stage(online(plan), (), FOUR), "sampling")
 
 
+def test_for_a_server_the_main_process_alone_gathers_the_policy(plan: StagePlan) -> None:
+    server = "sampler={kind: vllm, url: 'http://127.0.0.1:1'}"
+    embeddings = 4 * 300 * 32  # gathered in a buffer, and by gloo in a copy of it
+    for machine, copies in (
+        (FOUR, embeddings),
+        (replace(FOUR, device="cpu"), 2 * embeddings + 4 * NUMBERS),
+    ):
+        parts = phase(plan_stage(online(plan, "sharding=fsdp", server), (), machine), "sampling")
+        assert parts["copies"] == copies
+        assert "gathered weights" not in parts
+
+
 def test_a_divided_model_keeps_no_gradients_while_it_samples(plan: StagePlan) -> None:
     # Those of bf16 copies are float32 and there throughout; a divided model has no such copies.
     whole, part = (

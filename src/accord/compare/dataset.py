@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from accord.compare.store.connection import is_store
-from accord.compare.store.store import PreferenceStore
-from accord.compare.store_records import READERS, UNCHECKED, StoreRead, read_store
+from accord.compare.store_stream import StoreStream
 from accord.data.columns import DialogueText
 from accord.data.kinds import Kind
 from accord.data.read import NO_COLUMNS, read_records, records_from_rows
-from accord.data.report import ReadReport, count_dropped
-from accord.data.values import printable
+from accord.data.report import ReadReport
 from accord.errors import DataError
-from accord.records import Comparison, Demonstration, Ranking, Rating, Record
+from accord.records import Record
 from accord.settings.verdicts import VerdictFilter
 
 
@@ -41,84 +40,35 @@ def load_records(
     With `columns_required` False, the columns and the filter apply where they can. Raises
     DataError where there is nothing of that kind, or the filter leaves nothing.
     """
-    in_store = isinstance(dataset, str | Path) and is_store(dataset)
-    if verdict_filter is not None and columns_required:
-        _check_filter(dataset, kind, in_store=in_store)
+    if columns_required:
+        check_store_settings(dataset, kind, columns, verdict_filter)
     if not isinstance(dataset, str | Path):
         return records_from_rows(
             dataset, kind, dialogue_text, columns, columns_required=columns_required
         )
-    if not in_store:
+    if not is_store(dataset):
         return read_records(
             dataset, kind, dialogue_text, columns, columns_required=columns_required
         )
-    if columns and columns_required:
-        raise DataError(f"{dataset} is a preference store, which has no `columns`. Leave them out.")
-    with PreferenceStore.read(dataset) as store:
-        if kind not in READERS:
-            raise DataError(
-                f"{store.path} is a preference store, which holds no {kind}. Give a file of rows."
-            )
-        try:
-            read = read_store(store, kind, verdict_filter)
-            for record in read.records:
-                _require_texts(record)
-        except (LookupError, TypeError, ValueError, StopIteration) as error:  # of changed bytes
-            raise DataError(
-                f"{store.path} is damaged: what it holds does not belong together "
-                f"({type(error).__name__}: {printable(str(error))[:200]}). Give another store."
-            ) from error
-        if not read.records:
-            raise _nothing_left(store, kind, read)
-        rows = read.used + count_dropped(read.dropped)
-        records = list(read.records)
-        report = ReadReport(store.path, rows, read.used, len(records), read.dropped, read.notes)
-        return records, report
+    with closing(StoreStream(dataset, kind, verdict_filter)) as stream:
+        records = [record for row in stream.usable() for record in row]
+        return records, stream.report()
 
 
-def _check_filter(dataset: object, kind: Kind, *, in_store: bool) -> None:
-    if not in_store:
+def check_store_settings(
+    dataset: object, kind: Kind, columns: Mapping[str, str], verdict_filter: VerdictFilter | None
+) -> None:
+    """Raise DataError for `columns` of a preference store, and for a filter of anything else."""
+    in_store = isinstance(dataset, str | Path) and is_store(dataset)
+    if verdict_filter is not None and not in_store:
         name = dataset if isinstance(dataset, str | Path) else f"a {type(dataset).__name__}"
         raise DataError(
             f"`filter` chooses verdicts of a preference store, and {name} is none. Leave it out, "
             "or import the rows with `accord data import`."
         )
-    if kind == "prompts":
+    if verdict_filter is not None and kind == "prompts":
         raise DataError(
             f"`filter` chooses verdicts, and of {dataset} only the prompts are read. Leave it out."
         )
-
-
-def _nothing_left(store: PreferenceStore, kind: Kind, read: StoreRead) -> DataError:
-    """The error where a store, or what the filter leaves of it, has no records of a kind."""
-    reasons = [f"{len(rows):,} {reason}" for reason, rows in read.dropped.items()]
-    if read.plan is not None and read.plan.verdicts:
-        reasons = [*(f"{n:,} {reason}" for reason, n in read.plan.left_out.items()), *reasons]
-    contents = ", ".join(f"{n:,} {what}" for what, n in store.counts().items() if n)
-    why = f" Left out are {', '.join(reasons)}." if reasons else ""
-    remedy = "Give another store, or add verdicts to this one."
-    if read.plan is not None and read.plan.left_out:
-        remedy = "Loosen the `filter`, or give another store."
-    elif UNCHECKED in read.dropped:
-        remedy = (
-            "Check the judge with `accord judge check`, or name it in `unchecked_judges`. A check "
-            "in another store counts with `filter.judge_checks`."
-        )
-    return DataError(
-        f"{store.path} holds nothing that can be used as {kind}: it has "
-        f"{contents or 'nothing at all'}.{why} {remedy}"
-    )
-
-
-def _require_texts(record: Record) -> None:
-    """Raise TypeError for a response of a store that is no text."""
-    texts: tuple[object, ...] = ()
-    if isinstance(record, Demonstration | Rating):
-        texts = (record.response,)
-    elif isinstance(record, Comparison):
-        texts = (record.chosen, record.rejected)
-    elif isinstance(record, Ranking):
-        texts = record.responses
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"the response of {record.source} is {type(text).__name__}")
+    if columns and in_store:
+        raise DataError(f"{dataset} is a preference store, which has no `columns`. Leave them out.")

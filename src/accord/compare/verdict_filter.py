@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -39,13 +39,13 @@ class ReadPlan:
 
 
 def plan_read(
-    store: PreferenceStore, verdict_filter: VerdictFilter, kinds: Iterable[VerdictKind]
+    store: PreferenceStore, verdict_filter: VerdictFilter, kinds: Collection[VerdictKind]
 ) -> ReadPlan:
     """What the filter reads of the store's verdicts of these kinds.
 
     Raises DataError where it names what the store does not have.
     """
-    facets = [facet for facet in store.facets() if facet.kind in set(kinds)]
+    facets = [facet for facet in store.facets() if facet.kind in kinds] if kinds else []
     keys: dict[str, Callable[[Facet], Any]] = {
         "source": lambda facet: facet.source,
         "round": lambda facet: facet.round,

@@ -27,8 +27,13 @@ def choose_rows(rows: int, count: int, origin: Origin, seed: int) -> tuple[list[
     which = "the first ones" if origin == "start" else f"a random choice by seed {seed}"
     chosen = list(range(count))
     if origin == "anywhere":
-        chosen = sorted(random.Random(f"rows {seed}").sample(range(rows), count))
+        chosen = random_rows(rows, count, seed)
     return chosen, f"{count:,} of the {rows:,} usable rows are used: {which}"
+
+
+def random_rows(rows: int, count: int, seed: int) -> list[int]:
+    """The numbers of `count` of `rows` rows, ascending, chosen by the seed."""
+    return sorted(random.Random(f"rows {seed}").sample(range(rows), count))
 
 
 def mixture_counts(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accord.data.checks import RowError
@@ -13,6 +13,7 @@ from accord.data.pair_columns import preferred_side
 from accord.data.read import NO_COLUMNS, Conversion, describe_unusable
 from accord.data.renamed import columns_to_rename, rename_row
 from accord.data.report import Dropped, ReadReport
+from accord.data.selection import random_rows
 from accord.errors import DataError
 from accord.records import UNKNOWN, Comparison, Record
 from accord.runs.activity import with_activity
@@ -87,11 +88,15 @@ class StreamedRow:
 
 @dataclass(slots=True)
 class RecordStream:
-    """The rows at a path as records of `kind`: iterate, then ask for the `report`."""
+    """The rows at a path as records of `kind`: iterate, then ask for the `report`.
+
+    After `sample` they are a choice of the rows, and the report is of these.
+    """
 
     columns: Columns
     kind: Kind
     dialogue_text: DialogueText = "turns"
+    _numbers: Sequence[int] | None = None
     _conversion: Conversion = field(init=False)
 
     def __iter__(self) -> Iterator[StreamedRow]:
@@ -101,7 +106,14 @@ class RecordStream:
             path, self.kind, self.columns.names, self.dialogue_text
         )
         conversion.require_clear_labels(self._rows())
-        for row in self._rows():
+        numbers = None if self._numbers is None else iter(self._numbers)
+        following, due = None if numbers is None else next(numbers), 0
+        for number, row in enumerate(self._rows()):
+            if numbers is not None:
+                if number == following:
+                    following, due = next(numbers, None), due + 1
+                if due == 0:
+                    continue
             try:
                 records = conversion.convert(row)
             except RowError as error:
@@ -114,11 +126,26 @@ class RecordStream:
                 side = preferred_side(Cells(row.values, conversion.names, row.source))
                 first_wins = side == "a"
             yield StreamedRow(row, records, first_wins=first_wins)
+            if numbers is not None:
+                due -= 1
+                if following is None and due == 0:
+                    return
 
-    def records(self) -> Iterator[Record]:
-        """The records of the rows that can be used."""
-        for row in self:
-            yield from row.records
+    @property
+    def most_rows(self) -> int:
+        """The number of rows that there may be, without reading them."""
+        return self.columns.rows if self._numbers is None else len(self._numbers)
+
+    def sample(self, count: int, seed: int) -> str:
+        """From now on read `count` of the rows, chosen by the seed before any is read: in the stead
+        of one that can't be used the next that can is taken. Returns a note for the report."""
+        rows = self.columns.rows
+        self._numbers = random_rows(rows, count, seed)
+        return f"{count:,} of the {rows:,} rows are used: a random choice by seed {seed}"
+
+    def usable(self) -> Iterator[tuple[Record, ...]]:
+        """The records of each row that can be used."""
+        return (row.records for row in self if row.records)
 
     def _rows(self) -> Iterator[DataRow]:
         for row in read_rows(self.columns.path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from accord.data.report import ReadReport
 from accord.data.selection import Origin, choose_rows, join_reports, mixture_counts
@@ -12,15 +13,26 @@ from accord.records import Record
 from accord.runs.activity import with_activity
 
 
+class Stream(Protocol):
+    """What rows are read from, as often as they are asked for: `RecordStream`, or a store's."""
+
+    @property
+    def most_rows(self) -> int: ...
+
+    def usable(self) -> Iterator[tuple[Record, ...]]: ...
+
+    def report(self) -> ReadReport: ...
+
+
 @dataclass(slots=True)
 class StreamedRows:
     """The rows of one data set, as `ReadRows` has them in memory.
 
-    A choice among them reads the files once more, to count the rows that can be used; of the
+    A choice among them reads them all once more, to count the rows that can be used; of the
     choice the numbers of its rows are in memory. `report` is known once `records` has ended.
     """
 
-    stream: RecordStream
+    stream: Stream
     _chosen: list[int] | None = None
     _notes: list[str] = field(default_factory=list)
     _counted: tuple[int, ReadReport] | None = None
@@ -32,14 +44,22 @@ class StreamedRows:
         if self._chosen is not None:
             return len(self._chosen)
         if self._counted is None:
-            rows = sum(bool(row.records) for row in with_activity(self.stream, "counting rows"))
+            rows = sum(1 for _ in with_activity(self.stream.usable(), "counting rows"))
             self._counted = (rows, self.stream.report())
         return self._counted[0]
 
     @property
     def most_rows(self) -> int:
         """The number of rows that there may be, without reading them."""
-        return self.stream.columns.rows if self._chosen is None else len(self._chosen)
+        return self.stream.most_rows if self._chosen is None else len(self._chosen)
+
+    def sample(self, count: int, seed: int, why: str) -> None:
+        """Choose rows by the seed, of a stream that can choose without a count of the usable ones;
+        the note ends with `why`."""
+        if self._chosen is None and isinstance(self.stream, RecordStream):
+            self._notes.append(self.stream.sample(count, seed) + why)
+        else:
+            self.limit(count, "anywhere", seed, why)
 
     def limit(self, count: int | None, origin: Origin, seed: int, why: str = "") -> None:
         """Choose as `limit_rows`, among the rows chosen before; the note ends with `why`."""
@@ -51,19 +71,17 @@ class StreamedRows:
         self._notes.append(note + why)
 
     def records(self) -> Iterator[Record]:
-        """The records of the rows, read from the files again. Raises DataError as `RecordStream`,
-        also where no row can be used."""
+        """The records of the rows, read again. Raises DataError as the stream does, also where no
+        row can be used."""
         self._records = rows = 0
         chosen = None if self._chosen is None else iter(self._chosen)
         upcoming = None if chosen is None else next(chosen)
-        for row in self.stream:
-            if not row.records:
-                continue
+        for row in self.stream.usable():
             rows += 1
             if chosen is not None and rows - 1 != upcoming:
                 continue
-            self._records += len(row.records)
-            yield from row.records
+            self._records += len(row)
+            yield from row
             if chosen is not None and (upcoming := next(chosen, None)) is None:
                 return
         self._counted = (rows, self.stream.report())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,8 +60,11 @@ def _cached_files(name: str) -> list[Path]:
     return [Path(cached)] if isinstance(cached, str) else []
 
 
-def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
-    """Write a model's weights and configuration, as `saved_form` says.
+def write_weights(
+    lm: LanguageModel, folder: Path, dtype: SaveDtype, whole: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model's weights and configuration, as `saved_form` says; `whole` are those of a
+    model that processes divide, in `dtype` already (`whole_weights`).
 
     A full model is saved in `dtype`, by default that of the files that it was loaded from. Of
     adapters on a base with another adapter merged into it, both are saved as one adapter on the
@@ -83,7 +87,9 @@ def write_weights(lm: LanguageModel, folder: Path, dtype: SaveDtype) -> None:
     chosen = chosen_dtype(lm, dtype) if form == "full" else None
     if chosen == lm.weights_dtype:
         chosen = None
-    if chosen is not None:
+    if whole is not None:
+        options["state_dict"] = whole
+    elif chosen is not None:
         options["state_dict"] = _converted_weights(lm, chosen)
     lm.model.save_pretrained(folder, safe_serialization=True, **options)
     if chosen is not None:

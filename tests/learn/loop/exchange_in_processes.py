@@ -1,25 +1,25 @@
-"""What two processes exchange: `exchange_in_processes rows FOLDER` writes the memory that views of
-one tensor take; `exchange_in_processes hang FOLDER` writes the error where one never answers."""
+"""What two processes exchange: the memory that views of one tensor take, and the error where one
+process never answers."""
 
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from accord.errors import WorkError
-from accord.learn.loop.processes import barrier, limit_waiting, processes
+from accord.learn.loop.processes import limit_waiting, processes
 from accord.runs import write_json_atomic
 from tests.learn.loop.test_messages import rows
 
 COUNT = 2000
 
 
-def exchange_rows() -> dict[str, float]:
-    """Megabytes that this process's peak grew by while it exchanged rows, and whether all came."""
+def exchange_rows(folder: Path) -> None:
+    """Write the megabytes by which this process's peak grew while it exchanged rows, and whether
+    all came."""
     procs, sent = processes(), rows(COUNT)
     procs.all_gather(None)  # starts the connections
     before = peak_megabytes()
@@ -30,29 +30,23 @@ def exchange_rows() -> dict[str, float]:
         torch.equal(torch.cat([*gathered[rank].values()]), torch.cat(sent[rank::2]))
         for rank in (0, 1)
     )
-    return {"grown": grown, "complete": float(complete)}
+    write_json_atomic(folder / f"{procs.rank}.json", {"grown": grown, "complete": complete})
 
 
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def wait_for_a_hanging_process() -> dict[str, str]:
+def wait_for_a_hanging_process(folder: Path) -> None:
+    """Write the error with which the main process ends, as the other does not answer."""
     limit_waiting(2)
     processes().all_gather(None)
     if processes().rank == 1:
-        time.sleep(6)
-        return {"error": ""}
+        time.sleep(4)
+        return
+    error = ""
     try:
         processes().all_gather(None)
-    except WorkError as error:
-        return {"error": str(error)}
-    return {"error": "none"}
-
-
-if __name__ == "__main__":
-    mode, folder = sys.argv[1], Path(sys.argv[2])
-    result = exchange_rows() if mode == "rows" else wait_for_a_hanging_process()
-    write_json_atomic(folder / f"{processes().rank}.json", result)
-    if mode == "rows":
-        barrier()
+    except WorkError as raised:
+        error = str(raised)
+    write_json_atomic(folder / "error.json", {"error": error})

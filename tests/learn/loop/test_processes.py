@@ -8,28 +8,29 @@ import time
 from pathlib import Path
 
 import pytest
+from studies.forked import run_forked
 from studies.tiny_world import train_command
 
-from tests.learn.toys.launch import run_processes, start_processes
+from tests.learn.loop.exchange_in_processes import exchange_rows, wait_for_a_hanging_process
+from tests.learn.toys.launch import start_processes
 
 pytestmark = pytest.mark.slow
-MODULE = "tests.learn.loop.exchange_in_processes"
 
 
 def test_rows_that_are_views_of_one_tensor_take_the_memory_of_their_content(
     tmp_path: Path,
 ) -> None:
     # 2,000 rows of 83 floats are 0.7 MB. Pickled with their whole storage they are 1.3 GB.
-    run_processes(2, MODULE, "rows", str(tmp_path))
+    run_forked(2, lambda rank: exchange_rows(tmp_path), tmp_path / "log")
     for rank in (0, 1):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert result["complete"] == 1
+        assert result["complete"]
         assert result["grown"] < 50
 
 
 def test_a_process_that_does_not_answer_ends_the_others_with_a_message(tmp_path: Path) -> None:
-    run_processes(2, MODULE, "hang", str(tmp_path))
-    error = json.loads((tmp_path / "0.json").read_text())["error"]
+    run_forked(2, lambda rank: wait_for_a_hanging_process(tmp_path), tmp_path / "log")
+    error = json.loads((tmp_path / "error.json").read_text())["error"]
     assert error.startswith("Process 0 waited ddp_timeout=2 seconds")
     assert "raise ddp_timeout" in error
 

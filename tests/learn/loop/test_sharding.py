@@ -108,9 +108,9 @@ def test_models_in_memory_and_servers_are_refused() -> None:
         reward_model="r",
         lora={},
         sharding="fsdp",
-        sampler={"kind": "vllm", "url": "http://127.0.0.1:1"},
+        sampler={"kind": "vllm", "mode": "colocate"},
     )
-    with pytest.raises(SettingsError, match=r"sampler\.kind=vllm needs the whole policy"):
+    with pytest.raises(SettingsError, match=r"sampler\.mode=colocate needs the whole policy"):
         resolve_sharding(online, NOTHING, {})
 
 

@@ -1,14 +1,10 @@
-"""One step of each method on unequal rows: its loss and gradients.
-
-Started with a launcher, in several processes: `step_in_processes MICRO_BATCH_SIZE ACCUMULATION
-FOLDER`.
-"""
+"""One step of each method on unequal rows: its loss and gradients."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +13,7 @@ from torch import Tensor
 
 from accord.learn.loop.fit import fit
 from accord.learn.loop.objective import Reference
-from accord.learn.loop.processes import barrier, processes
+from accord.learn.loop.processes import processes
 from accord.learn.loop.state import FitState, TrainState
 from accord.learn.offline.methods import METHODS
 from accord.learn.offline.reference import stored_log_probs
@@ -56,10 +52,9 @@ def compute_step(name: str, micro_batch_size: int, accumulation: int) -> dict[st
     return tensors | {"loss": torch.tensor(result.metrics["loss"], dtype=torch.float64)}
 
 
-if __name__ == "__main__":
-    assert processes().world_size > 1, "the launcher's variables were not read"
-    for method_name in METHODS:
-        step = compute_step(method_name, int(sys.argv[1]), int(sys.argv[2]))
+def save_steps(micro_batch_size: int, accumulation: int, folder: Path) -> None:
+    """A step of each method in this process, one of several, of which the main one writes."""
+    for name in METHODS:
+        step = compute_step(name, micro_batch_size, accumulation)
         if processes().is_main:
-            save_file(step, f"{sys.argv[3]}/{method_name}.safetensors")
-    barrier()
+            save_file(step, folder / f"{name}.safetensors")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from studies.forked import run_forked
 
 from accord.errors import DataError
 from accord.learn.loop.fit import StepResult
@@ -16,7 +17,6 @@ from accord.lm.tokens import encode_chunks
 from accord.lm.tokens.token_rows import TokenRows
 from accord.settings.stage_kinds import METHOD_SETTINGS
 from tests.learn.toys.files import read_jsonl, user_says, write_jsonl
-from tests.learn.toys.launch import run_processes
 from tests.learn.toys.metrics import without_seconds
 from tests.learn.toys.saved import train
 from tests.lm.toys import save_toy
@@ -28,9 +28,14 @@ PAIRS = [
 
 
 def run(folder: Path, method: str, name: str, **overrides: Any) -> list[StepResult]:
+    return train(method, make_settings(folder, method, name, **overrides))
+
+
+def make_settings(folder: Path, method: str, name: str, **overrides: Any) -> Any:
+    """Settings of a run on the toy model and the pairs, which are written to `folder`."""
     toy = folder / "toy"
     model = str(toy) if toy.is_dir() else save_toy(toy)
-    settings = METHOD_SETTINGS[method](
+    return METHOD_SETTINGS[method](
         **{
             "model": model,
             "dataset": write_jsonl(folder / "rows.jsonl", PAIRS),
@@ -42,7 +47,6 @@ def run(folder: Path, method: str, name: str, **overrides: Any) -> list[StepResu
             **overrides,
         }
     )
-    return train(method, settings)
 
 
 def assert_same_steps(first: list[StepResult], second: list[StepResult]) -> None:
@@ -171,9 +175,8 @@ def test_few_steps_read_few_rows_of_a_large_file(
     for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
         run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
         (report,) = reports(tmp_path, f"run{steps}")
-        assert report["encoded"]["records"] == number
-        assert report["read"]["used"] == 40
-        note = f"{number} of the 40 usable rows are used: a random choice by seed 0, more than"
+        assert report["encoded"]["records"] == report["read"]["used"] == number
+        note = f"{number} of the 40 rows are used: a random choice by seed 0, more than"
         assert any(note in n for n in report["read"]["notes"]) == (number < 40)
 
 
@@ -212,39 +215,33 @@ def test_a_large_file_is_refused_as_a_small_one(
     assert str(large.value) == str(small.value)
 
 
-@pytest.mark.slow
-def test_two_processes_read_the_chunks_of_the_first(tmp_path: Path) -> None:
-    model = save_toy(tmp_path / "toy")
-    dataset = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
-    for count in (1, 2):
-        run_processes(
-            count,
-            "tests.learn.offline.chunked_command",
-            "train",
-            "dpo",
-            f"model={model}",
-            f"dataset={dataset}",
-            f"output_dir={tmp_path / str(count)}",
-            f"per_device_train_batch_size={4 // count}",
-            "learning_rate=0.001",
-            "max_steps=4",
-        )
-    one, two = (read_jsonl(tmp_path / n / "metrics.jsonl") for n in ("1", "2"))
-    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], abs=1e-5)
+@pytest.fixture
+def chunks_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of few rows, as large data sets have them."""
+    monkeypatch.setattr(encode_chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr(rows, "MIN_RECORDS", 4)
+    monkeypatch.setattr(reference_cache, "SHARD_ROWS", 3)
 
 
 @pytest.mark.slow
-def test_all_processes_stop_where_no_row_can_be_used(tmp_path: Path) -> None:
-    model = save_toy(tmp_path / "toy")
-    dataset = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
-    with pytest.raises(AssertionError, match="None of the 10 rows can be used"):
-        run_processes(
-            2,
-            "tests.learn.offline.chunked_command",
-            "train",
-            "dpo",
-            f"model={model}",
-            f"dataset={dataset}",
-            f"output_dir={tmp_path / 'out'}",
-            "max_length=2",
-        )
+def test_two_processes_read_the_chunks_of_the_first(tmp_path: Path, chunks_of_three: None) -> None:
+    one = run(tmp_path, "dpo", "one")
+    settings = make_settings(tmp_path, "dpo", "two", per_device_train_batch_size=2)
+    run_forked(2, lambda rank: check_all(train("dpo", settings)), tmp_path / "log")
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "two/metrics.jsonl")]
+    assert losses == pytest.approx([step.metrics["loss"] for step in one], abs=1e-5)
+
+
+def check_all(steps: list[StepResult]) -> None:
+    assert len(steps) == 4
+
+
+@pytest.mark.slow
+def test_all_processes_stop_where_no_row_can_be_used(tmp_path: Path, chunks_of_three: None) -> None:
+    settings = make_settings(tmp_path, "dpo", "out", max_length=2)
+
+    def work(rank: int) -> None:
+        with pytest.raises(DataError, match="None of the 10 rows can be used"):
+            train("dpo", settings)
+
+    run_forked(2, work, tmp_path / "log")

@@ -139,7 +139,7 @@ def test_what_is_missing_or_damaged_is_read_again(
     ]
 
 
-def test_a_small_set_a_store_and_a_hub_name_have_no_index(
+def test_a_small_set_has_no_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_names: list[str]
 ) -> None:
     monkeypatch.setattr(prepared, "MIN_BYTES", 1 << 20)

@@ -1,12 +1,8 @@
-"""A few iterations of online methods on unequal prompts: what was sampled, measured and learned.
-
-Started with a launcher, in several processes: `iterations_in_processes EPISODES FOLDER`.
-"""
+"""A few iterations of online methods on unequal prompts: what was sampled, measured and learned."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from accord.errors import NotFiniteError
-from accord.learn.loop.processes import barrier, processes
+from accord.learn.loop.processes import processes
 from accord.learn.loop.schedule import RowOrder
 from accord.learn.loop.state import state_tensors
 from accord.learn.online.evaluate import evaluate_policy
@@ -161,11 +157,9 @@ def evaluate_few_prompts(roles: Roles, settings: Any) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    assert processes().world_size > 1, "the launcher's variables were not read"
+def save_cases(episodes: int, folder: Path) -> None:
+    """Run all cases in this process, one of several, and write what it has to folders by case."""
     for name, case in CASES.items():
-        folder = Path(sys.argv[2], name)
-        results, tensors = run_case(case, int(sys.argv[1]), folder)
-        (folder / f"results-{processes().rank}.json").write_text(json.dumps(results))
-        save_file(tensors, folder / f"state-{processes().rank}.safetensors")
-    barrier()
+        results, tensors = run_case(case, episodes, folder / name)
+        (folder / name / f"results-{processes().rank}.json").write_text(json.dumps(results))
+        save_file(tensors, folder / name / f"state-{processes().rank}.safetensors")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies.commands import CommandServer
 from studies.compare_runs import metric_rows
+from studies.forked import run_forked
 from studies.tiny_world import tiny_ppo_command
 
-from tests.learn.online.iterations_in_processes import CASES, run_case
-from tests.learn.toys.kills import assert_same_run
-from tests.learn.toys.launch import run_processes, start_processes
+from tests.learn.online.iterations_in_processes import CASES, run_case, save_cases
+from tests.learn.toys.kills import assert_same_run, finish
+from tests.learn.toys.launch import start_ranks
 from tests.learn.toys.metrics import without_seconds
 
 pytestmark = pytest.mark.slow
@@ -32,7 +31,7 @@ NOT_COMPARED = ("seconds", "val/ratio_var")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes of 8 episodes each have learned, in a folder for each case."""
     folder = tmp_path_factory.mktemp("two")
-    run_processes(2, "tests.learn.online.iterations_in_processes", "8", str(folder))
+    run_forked(2, lambda rank: save_cases(8, folder), folder / "log")
     return folder
 
 
@@ -97,32 +96,28 @@ def lora_ppo_command(world: Path, **overrides: object) -> list[str]:
         "rollback_copy": "disk",
         "eval_dataset": world / "test_prompts.jsonl",
     }
-    return ["accord", *tiny_ppo_command(world, steps=6, save_steps=2, **options, **overrides)]
-
-
-def worker_pids(launcher: subprocess.Popen[str]) -> list[int]:
-    """The processes that a launcher has started, by rank."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
+    return tiny_ppo_command(world, steps=6, save_steps=2, **options, **overrides)
 
 
 def run_disturbed(
-    command: list[str], folder: Path, *, lines: int, rank: int, signal_number: int
+    commands: CommandServer,
+    command: list[str],
+    folder: Path,
+    *,
+    lines: int,
+    rank: int,
+    signal_number: int,
 ) -> str:
     """Send one of two processes a signal when there are `lines` rows; returns the log."""
-    log, metrics = folder / "log", folder / "out/metrics.jsonl"
-    launcher = start_processes(2, *command, cwd=folder, log=log)
-    while launcher.poll() is None:
-        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
-            os.kill(worker_pids(launcher)[rank], signal_number)
-            break
-        time.sleep(0.01)
-    assert launcher.wait(timeout=300) != 0
-    return log.read_text()
+    ranks = start_ranks(commands, 2, *command, cwd=folder)
+    ranks[rank].wait_for_lines(folder / "out/metrics.jsonl", lines)
+    ranks[rank].send_signal(signal_number)
+    assert all(running.wait() != 0 for running in ranks)
+    return (folder / "log").read_text()
 
 
 def test_the_command_in_two_processes_disturbed_and_undisturbed(
-    tiny_world: Path, tmp_path: Path
+    commands: CommandServer, tiny_world: Path, tmp_path: Path
 ) -> None:
     # One process of 8; two of 4, undisturbed; and two of which one is killed, and later the main
     # one interrupted.
@@ -130,19 +125,19 @@ def test_the_command_in_two_processes_disturbed_and_undisturbed(
     for folder in (single, double, disturbed):
         folder.mkdir()
     command = lora_ppo_command(tiny_world, per_device_train_batch_size=4)
-    run_processes(1, *lora_ppo_command(tiny_world, per_device_train_batch_size=8), cwd=single)
-    run_processes(2, *command, cwd=double)
+    finish(commands, lora_ppo_command(tiny_world, per_device_train_batch_size=8), single)
+    assert [r.wait() for r in start_ranks(commands, 2, *command, cwd=double)] == [0, 0]
     for row, expected in zip(metric_rows(double / "out"), metric_rows(single / "out"), strict=True):
         assert row.keys() == expected.keys()
         for key in ("loss", "objective/scores", "objective/kl", "eval/objective/scores"):
             if key in expected:
                 assert row[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
     assert json.loads((double / "out/manifest.json").read_text())["status"] == "finished"
-    log = run_disturbed(command, disturbed, lines=3, rank=1, signal_number=signal.SIGKILL)
+    log = run_disturbed(commands, command, disturbed, lines=3, rank=1, signal_number=signal.SIGKILL)
     assert "The processes of this run lost their connection" in log
-    log = run_disturbed(command, disturbed, lines=5, rank=0, signal_number=signal.SIGINT)
+    log = run_disturbed(commands, command, disturbed, lines=5, rank=0, signal_number=signal.SIGINT)
     assert "Interrupted. The same command resumes where it stopped." in log
-    run_processes(2, *command, cwd=disturbed)
+    assert [r.wait() for r in start_ranks(commands, 2, *command, cwd=disturbed)] == [0, 0]
     assert_same_run(disturbed / "out", double / "out")
     assert not list((disturbed / "out").glob("start-*"))
     assert not (disturbed / "out/episodes").exists()

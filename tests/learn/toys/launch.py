@@ -1,11 +1,14 @@
-"""Several processes that train together, as torchrun or `accelerate launch` starts them."""
+"""Several processes that train together, from torchrun or with its variables."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from studies.commands import CommandServer, RunningCommand
 
 from tests.conftest import ROOT
 
@@ -38,3 +41,21 @@ def run_processes(count: int, *command: str, cwd: Path = ROOT) -> None:
     launcher = start_processes(count, *command, cwd=cwd)
     _, errors = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, errors[-3000:]
+
+
+def start_ranks(
+    commands: CommandServer, count: int, *command: str, cwd: Path
+) -> list[RunningCommand]:
+    """Start `accord COMMAND` in `count` processes of one run, by rank, without a launcher: they
+    begin at once. What they print goes to `log` in `cwd`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        commands.start(
+            *command, cwd=cwd, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(count)
+    ]

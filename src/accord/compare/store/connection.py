@@ -52,7 +52,8 @@ def make_engine(path: str | Path, *, create: bool) -> tuple[sa.Engine, str]:
 
 def make_reading_engine(path: str | Path) -> tuple[sa.Engine, str]:
     """An engine and the name to show as `make_engine` returns them, which changes nothing: for a
-    file, on its present content in memory; for another database, in transactions that only read.
+    file, on a copy of its present content; for another database, in transactions that only read,
+    and see what there was when they began.
 
     Raises DataError where the file is missing or no database, StorageError where it can't be read.
     """
@@ -60,16 +61,37 @@ def make_reading_engine(path: str | Path) -> tuple[sa.Engine, str]:
     file = sqlite_file(url)
     if file is None:
         engine = _create_engine(url, shown)
-        return engine.execution_options(postgresql_readonly=True), shown
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(
+                postgresql_readonly=True, isolation_level="REPEATABLE READ"
+            )
+        return engine, shown
     _check_exists(file, create=False)
     with database_errors(shown):
-        memory = read_snapshot(file)
+        copy = read_snapshot(file)
     engine = sa.create_engine(
-        "sqlite://", creator=lambda: memory, poolclass=sa.StaticPool, json_serializer=_to_json
+        "sqlite://", creator=lambda: copy, poolclass=sa.StaticPool, json_serializer=_to_json
     )
     sa.event.listen(engine, "connect", _begin_explicitly)
-    sa.event.listen(engine, "begin", _begin_sqlite)
     return engine, shown
+
+
+def store_bytes(path: str | Path) -> int | None:
+    """Bytes of a store's file with its write-ahead log, or of its PostgreSQL database; None where
+    there is no file, and for other databases. Raises StorageError where the database refuses."""
+    file = sqlite_file(database_url(path)[0])
+    if file is not None:
+        files = [file, file.with_name(f"{file.name}-wal")]
+        return sum(f.stat().st_size for f in files if f.is_file()) if file.is_file() else None
+    engine, name = make_reading_engine(path)
+    try:
+        if engine.dialect.name != "postgresql":
+            return None
+        with transaction(engine, name, writes=False) as connection:
+            size = sa.func.pg_database_size(sa.func.current_database())
+            return connection.scalar(sa.select(size))
+    finally:
+        engine.dispose()
 
 
 def sqlite_file(url: sa.URL) -> Path | None:
@@ -161,6 +183,13 @@ def transaction(engine: sa.Engine, name: str, *, writes: bool) -> Iterator[sa.Co
     the database refuses (it is locked, full, read-only or can't be reached).
     """
     with database_errors(name), engine.execution_options(writes=writes).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def within(connection: sa.Connection, name: str) -> Iterator[sa.Connection]:
+    """Part of the transaction that `connection` is in, with the errors of `transaction`."""
+    with database_errors(name):
         yield connection
 
 

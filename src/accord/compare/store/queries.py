@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
@@ -110,26 +110,6 @@ def iterate_verdicts(connection: sa.Connection, selection: Selection) -> Iterato
             )
 
 
-def select_judged_prompts(connection: sa.Connection, kind: VerdictKind) -> dict[int, Prompt]:
-    """The prompts that have verdicts of `kind`, by id."""
-    return _select_contents(
-        connection, sa.select(VERDICTS.c.prompt_id).where(VERDICTS.c.kind == kind)
-    )
-
-
-def select_judged_responses(
-    connection: sa.Connection, kind: VerdictKind
-) -> dict[int, JudgedResponse]:
-    """The responses that have verdicts of `kind`, by id."""
-    judged = (
-        sa.select(VERDICT_ITEMS.c.response_id)
-        .join(VERDICTS, VERDICT_ITEMS.c.verdict_id == VERDICTS.c.id)
-        .where(VERDICTS.c.kind == kind)
-    )
-    rows = connection.execute(sa.select(RESPONSES).where(RESPONSES.c.id.in_(judged)))
-    return {r.id: JudgedResponse(r.text, r.model, r.finished, r.opened) for r in rows}
-
-
 def select_judged(
     connection: sa.Connection, verdicts: Sequence[StoredVerdict]
 ) -> tuple[dict[int, Prompt], dict[int, JudgedResponse]]:
@@ -231,13 +211,17 @@ def _selected(query: sa.Select[Any], selection: Selection) -> sa.Select[Any]:
     """The query over VERDICTS, of the selected verdicts alone."""
     columns = VERDICTS.c
     if selection.kind is not None:
-        query = query.where(columns.kind == selection.kind)
+        # By equality SQLite would take an index, and sort a whole kind for each chunk.
+        others = [kind for kind in get_args(VerdictKind) if kind != selection.kind]
+        query = query.where(columns.kind.not_in(others))
     if selection.rounds is not None:
         query = query.where(columns.round.in_(selection.rounds))
     if selection.annotators is not None:
         query = query.where(columns.annotator.in_(selection.annotators))
     if selection.sources is not None:
         query = query.where(columns.source.in_(selection.sources))
+    if selection.items is not None:
+        query = query.where(columns.item.in_(selection.items))
     if selection.criteria is not None:
         named = [criterion for criterion in selection.criteria if criterion is not None]
         is_whole = columns.criterion.is_(None) if None in selection.criteria else sa.false()

@@ -17,9 +17,9 @@ VerdictKind = Literal["pair", "ranking", "rating"]
 class Selection:
     """Which verdicts to read: those with one of the values of every field that is given.
 
-    A criterion of None is the whole. `history` reads all that was ever said; without it, of the
-    verdicts of one annotator on the same responses and criterion the latest of those selected
-    counts, and one that another replaces does not.
+    A criterion of None is the whole; `items` are named by `item_name`. `history` reads all that was
+    ever said; without it, of the verdicts of one annotator on the same responses and criterion the
+    latest of those selected counts, and one that another replaces does not.
     """
 
     kind: VerdictKind | None = None
@@ -27,6 +27,7 @@ class Selection:
     annotators: tuple[str, ...] | None = None
     sources: tuple[str, ...] | None = None
     criteria: tuple[str | None, ...] | None = None
+    items: tuple[str, ...] | None = None
     history: bool = False
 
 

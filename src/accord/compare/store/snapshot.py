@@ -18,23 +18,23 @@ ATTEMPTS = 5  # to read while another process writes
 
 
 def read_snapshot(path: Path) -> sqlite3.Connection:
-    """The database in memory. Raises sqlite3.Error where the file is no database, or is written to
-    all the time."""
+    """The database in a private file without a name, of which memory holds some pages. Raises
+    sqlite3.Error where the file is no database, or is written to all the time."""
     for attempt in range(ATTEMPTS):
         before = _state(path)
-        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        copy = sqlite3.connect("", check_same_thread=False)  # SQLite removes it when it is closed
         try:
             with open_unchanged(path) as connection:
-                connection.backup(memory)
+                connection.backup(copy)
             # Read past a writer's locks: it must not have begun to write meanwhile.
             if before[1] or _state(path) == before:
-                return memory
+                return copy
         except sqlite3.Error:
-            memory.close()
+            copy.close()
             if _state(path) == before or attempt == ATTEMPTS - 1:
                 raise
         else:
-            memory.close()
+            copy.close()
     raise sqlite3.OperationalError("database is locked: it changes while it is read")
 
 

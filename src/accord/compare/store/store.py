@@ -29,6 +29,7 @@ from accord.compare.store.connection import (
     make_reading_engine,
     sqlite_file,
     transaction,
+    within,
 )
 from accord.compare.store.convert import Judged
 from accord.compare.store.fingerprint import JudgeAnswer, JudgeCheck, JudgeFingerprint
@@ -68,11 +69,13 @@ PREFERENCES = ("a", "b", "tie", "both_bad")  # outcomes of a pair that count as 
 class PreferenceStore:
     """An open preference store. Use it in a `with` statement, or call `close`.
 
-    `path` is its file or URL, with a URL's password hidden.
+    `path` is its file or URL, with a URL's password hidden. `snapshot` is the one transaction of a
+    store that is only read.
     """
 
     path: str
     engine: sa.Engine
+    snapshot: sa.Connection | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = True) -> Self:
@@ -94,19 +97,20 @@ class PreferenceStore:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The present content of the store at `path`, a file or a database URL, to read only: no
-        file, nor the database, is changed or created. A file is read into memory, and an old one
-        migrated there.
+        """The present content of the store at `path`, a file or a database URL, to read only,
+        whatever others write meanwhile: no file, nor the database, is changed or created. A file
+        is copied into a temporary one, and an old one migrated there.
 
         Raises DataError where it is no store, has another version that can't be read, or is
         missing; StorageError where the database refuses.
         """
         engine, name = make_reading_engine(path)
-        in_memory = engine.dialect.name == "sqlite"
+        is_copy = engine.dialect.name == "sqlite"
         try:
-            with transaction(engine, name, writes=in_memory) as connection:
+            with database_errors(name):
+                connection = engine.connect()
                 version = check_is_store(connection, name, create=False, migrations=MIGRATIONS)
-                if in_memory:
+                if is_copy:
                     migrate(connection, name, create=False, migrations=MIGRATIONS)
                 elif version != len(MIGRATIONS):
                     raise DataError(
@@ -117,7 +121,7 @@ class PreferenceStore:
         except BaseException:
             engine.dispose()
             raise
-        return cls(name, engine)
+        return cls(name, engine, connection)
 
     def copy_to(self, path: Path) -> None:
         """Write what `read` has read from a file into a new file. Raises StorageError."""
@@ -130,6 +134,8 @@ class PreferenceStore:
 
     def close(self) -> None:
         """Close the connections; SQLite deletes its side files with the last one."""
+        if self.snapshot is not None:
+            self.snapshot.close()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -237,39 +243,29 @@ class PreferenceStore:
         self, round: int | None = None, annotator: str | None = None
     ) -> list[Comparison]:
         """The pairs with a winner; `counts` also counts those without."""
-        verdicts, judged = self._select_judged("pair", round, annotator)
-        return [judged.comparison(v) for v in verdicts if v.outcome in ("a", "b")]
+        judged = self._judged_verdicts("pair", round, annotator)
+        return [texts.comparison(v) for v, texts in judged if v.outcome in ("a", "b")]
 
     def rankings(self, round: int | None = None, annotator: str | None = None) -> list[Ranking]:
         """The rankings of K responses."""
-        verdicts, judged = self._select_judged("ranking", round, annotator)
-        return [judged.ranking(v) for v in verdicts if v.outcome is None]
+        judged = self._judged_verdicts("ranking", round, annotator)
+        return [texts.ranking(v) for v, texts in judged if v.outcome is None]
 
     def ratings(self, round: int | None = None, annotator: str | None = None) -> list[Rating]:
         """The ratings of single responses."""
-        verdicts, judged = self._select_judged("rating", round, annotator)
-        return [judged.rating(v) for v in verdicts if v.outcome is None]
+        judged = self._judged_verdicts("rating", round, annotator)
+        return [texts.rating(v) for v, texts in judged if v.outcome is None]
 
     def battles(self, round: int | None = None, annotator: str | None = None) -> list[Battle]:
         """The pairs, ties too, as battles between two models; without pairs of the same model, and
         without those skipped, flagged or undecided."""
-        verdicts, judged = self._select_judged("pair", round, annotator)
         battles = []
-        for verdict in verdicts:
-            a, b = (judged.responses[item.response_id].model for item in verdict.items)
+        for verdict, texts in self._judged_verdicts("pair", round, annotator):
+            a, b = (texts.responses[item.response_id].model for item in verdict.items)
             if a != b and verdict.outcome in PREFERENCES:
                 outcome = cast(Outcome, verdict.outcome)
                 battles.append(Battle(a, b, outcome, str(verdict.prompt_id)))
         return battles
-
-    def judged(self, kind: VerdictKind) -> Judged:
-        """The prompts and responses that have verdicts of `kind`."""
-        with self._read_transaction() as connection:
-            return Judged(
-                self.path,
-                queries.select_judged_prompts(connection, kind),
-                queries.select_judged_responses(connection, kind),
-            )
 
     def counts(self) -> dict[str, int]:
         """The number of prompts, responses and verdicts. Of the verdicts that count: pairs, and of
@@ -283,20 +279,15 @@ class PreferenceStore:
         return Source(self.path, verdict.id)
 
     def _read_transaction(self) -> AbstractContextManager[sa.Connection]:
+        if self.snapshot is not None:
+            return within(self.snapshot, self.path)
         return transaction(self.engine, self.path, writes=False)
 
-    def _select_judged(
+    def _judged_verdicts(
         self, kind: VerdictKind, round: int | None, annotator: str | None
-    ) -> tuple[list[StoredVerdict], Judged]:
-        with self._read_transaction() as connection:
-            return (
-                list(queries.iterate_verdicts(connection, _selection(kind, round, annotator))),
-                Judged(
-                    self.path,
-                    queries.select_judged_prompts(connection, kind),
-                    queries.select_judged_responses(connection, kind),
-                ),
-            )
+    ) -> Iterator[tuple[StoredVerdict, Judged]]:
+        for verdicts, judged in self.judged_chunks(_selection(kind, round, annotator)):
+            yield from ((verdict, judged) for verdict in verdicts)
 
     def _write(self, insert: Callable[[sa.Connection], T]) -> T:
         for _ in range(WRITES):

@@ -111,10 +111,10 @@ def _refuse_what_cant_be_divided(settings: TrainSettings, memory: InMemory) -> N
             "gradient_checkpointing, which recomputes activations, or sharding=none."
         )
     sampler = getattr(settings, "sampler", None)
-    if sampler is not None and sampler.kind != "local":
+    if sampler is not None and sampler.is_colocated:
         raise SettingsError(
-            f"sampler.kind={sampler.kind} needs the whole policy in one process, and sharding=fsdp "
-            f"divides it. Use sampler.kind=local, or sharding=none."
+            "sampler.mode=colocate needs the whole policy in one process, and sharding=fsdp "
+            "divides it. Use sampler.mode=server, sampler.kind=local, or sharding=none."
         )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accord.compare.dataset import check_store_settings
+from accord.compare.store.connection import is_store
+from accord.compare.store_stream import StoreStream
 from accord.data.kinds import Kind
 from accord.data.read import choose_formats
 from accord.data.report import ReadReport
 from accord.data.stream import Columns, RecordStream, read_columns
-from accord.data.streamed_rows import StreamedMixture, StreamedRows
+from accord.data.streamed_rows import Stream, StreamedMixture, StreamedRows
 from accord.learn.loop.datasets import EVAL, read_datasets, report_name
 from accord.learn.loop.hub_rows import with_streamed_rows
 from accord.learn.loop.in_memory import NOTHING, InMemory
@@ -35,13 +38,14 @@ from accord.lm.tokens.known_tokens import check_token_ids
 from accord.lm.tokens.template import how_to_read_dialogues
 from accord.lm.tokens.token_rows import TokenRows
 from accord.runs import write_json_atomic
+from accord.settings.data import MixtureSource
 from accord.settings.training import RewardSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 8192  # that are read of a large data set, however few steps there are
 STREAMED_BYTES = 64 << 20
-"""Size of the files from which on records go to tokens one by one, and are never all in memory."""
+"""Size of files and stores from which on records go to tokens one by one, never all in memory."""
 
 
 class DatasetRows:
@@ -64,11 +68,15 @@ class DatasetRows:
             and not (memory.read or memory.method or name in memory.datasets)
         }
         self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
+        # A store that is written to may have another key in another process.
+        keys = (self._keys, self._prepared)
+        self._keys, self._prepared = processes().announce(keys)
         self._streamed = {
-            name: self._read_columns(name, settings)
+            name: self._open(name, settings)
             for name, key in self._keys.items()
             if key and name not in self._prepared and self._is_streamed(name)
         }
+        processes().main_first(self._check_stores)
         others = self._kinds.keys() - {*self._prepared, *self._streamed}
         kinds = {name: kind for name, kind in self._kinds.items() if name in others}
         self._read = read_datasets(settings, kinds, memory)
@@ -115,7 +123,7 @@ class DatasetRows:
                 check_token_ids(lm, [[prepared[0].largest_id]])
                 return prepared
             if self._is_streamed(name):
-                self._streamed[name] = self._read_columns(name, self._local)
+                self._streamed[name] = self._open(name, self._local)
             else:
                 kinds = {name: self._kinds[name]}
                 self._read.update(read_datasets(self._local, kinds, self._memory))
@@ -131,37 +139,51 @@ class DatasetRows:
 
     def _is_streamed(self, name: str) -> bool:
         """Whether a data set is large, with those that are mixed with it."""
-        settings, key = self._local, self._keys[name]
-        sources = settings.mixture or [] if name == "dataset" else []
-        filters = [source.filter for source in sources]
-        if name != "reference_dataset":
-            filters.append(settings.filter)
-        if any(f is not None for f in filters):
-            return False  # of verdicts, which files do not hold: refused where they are read
+        key = self._keys[name]
         return key is not None and key.bytes >= STREAMED_BYTES
 
-    def _read_columns(self, name: str, settings: TrainSettings) -> list[Columns]:
-        """The columns of a data set, and of those that are mixed with it."""
-        renamed = {} if name == "reference_dataset" else settings.columns or {}
-        sources: list[tuple[str, Mapping[str, str]]] = [(str(getattr(settings, name)), renamed)]
-        if name == "dataset":
-            sources += [(s.dataset, s.columns or {}) for s in settings.mixture or ()]
-        result = []
-        for path, names in sources:
-            required = name == "dataset"
-            columns = read_columns(path, self._kinds[name], names, columns_required=required)
-            choose_formats(path, self._kinds[name], list(columns.names))
+    def _check_stores(self) -> None:
+        """Raise DataError for a store without verdicts for the method. The main process alone
+        looks: the others read its index, and do not each copy the store."""
+        opened = [source for sources in self._streamed.values() for source in sources]
+        for source in opened if processes().is_main else ():
+            if isinstance(source, StoreStream):
+                source.check()
+
+    def _open(self, name: str, settings: TrainSettings) -> list[Columns | StoreStream]:
+        """The columns of a data set's files, or its store, and of those that are mixed with it."""
+        kind, required = self._kinds[name], name == "dataset"
+        path = str(getattr(settings, name))
+        sources: list[tuple[str, TrainSettings | MixtureSource | None]] = [
+            (path, None if name == "reference_dataset" else settings)
+        ]
+        if required:
+            sources += [(source.dataset, source) for source in settings.mixture or ()]
+        result: list[Columns | StoreStream] = []
+        for path, source in sources:
+            names = {} if source is None else source.columns or {}
+            verdict_filter = None if source is None else source.filter
+            if required:
+                check_store_settings(path, kind, names, verdict_filter)
+            if is_store(path):
+                result.append(StoreStream(path, kind, verdict_filter))
+                continue
+            columns = read_columns(path, kind, names, columns_required=required)
+            choose_formats(path, kind, list(columns.names))
             result.append(columns)
         return result
 
     def _stream(
         self, name: str, lm: LanguageModel, settings: TrainSettings, notes: RecordNotes
     ) -> Prepared:
-        """The rows of large files, whose records are not in memory together."""
+        """The rows of large files and stores, whose records are not in memory together."""
         key, encoding = self._keys[name], make_encoding(lm, settings)
         dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
         kind = self._kinds[name]
-        streams = [RecordStream(columns, kind, dialogue_text) for columns in self._streamed[name]]
+        streams: list[RecordStream | StoreStream] = [
+            RecordStream(source, kind, dialogue_text) if isinstance(source, Columns) else source
+            for source in self._streamed.pop(name)
+        ]
         assert key is not None
 
         def tokenise() -> Prepared:
@@ -177,13 +199,18 @@ class DatasetRows:
             save_prepared(key, encoding, rows, read, encoded)
             return rows, read, encoded
 
-        rows, read, encoded = processes().main_first(tokenise)
+        try:
+            rows, read, encoded = processes().main_first(tokenise)
+        finally:
+            for stream in streams:
+                if isinstance(stream, StoreStream):
+                    stream.close()
         check_token_ids(lm, [[rows.largest_id]])
         return rows, read, encoded
 
 
 def choose_streamed(
-    name: str, streams: Sequence[RecordStream], settings: TrainSettings
+    name: str, streams: Sequence[Stream], settings: TrainSettings
 ) -> StreamedRows | StreamedMixture:
     """The rows of a data set that the settings choose, as `read_datasets` chooses them."""
     parts = [StreamedRows(stream) for stream in streams]
@@ -196,7 +223,7 @@ def choose_streamed(
         rows = rows_for_steps(settings, name)
         if rows is not None and parts[0].most_rows > 2 * rows:
             why = f", more than max_steps={settings.max_steps} takes"
-            parts[0].limit(rows, "anywhere", settings.seed, why)
+            parts[0].sample(rows, settings.seed, why)
         return parts[0]
     weights = [source.weight for source in sources if source.weight is not None]
     return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from accord import data, reasoning
-from accord.compare.store.connection import is_store
+from accord.compare import store, store_stream
+from accord.compare.store.connection import database_url, is_store, sqlite_file, store_bytes
 from accord.data.hub import hub_rows_identity
 from accord.data.report import ReadReport
 from accord.errors import StorageError
@@ -35,25 +36,32 @@ MIN_BYTES = 1 << 20
 """Size of the files from which on an index may be worth its digest."""
 NAMES = "[0-9a-f]" * 32
 
-_READING = [Path(data.__file__).parent, Path(__file__).parent, Path(reasoning.__file__)]
+_READING = [
+    Path(data.__file__).parent,
+    Path(store.__file__).parent,
+    *sorted(Path(store_stream.__file__).parent.glob("*.py")),
+    Path(__file__).parent,
+    Path(reasoning.__file__),
+]
 """The code between a file and its records."""
 
 Prepared = tuple[TokenRows, ReadReport, EncodeReport]
 
 
 class DatasetKey(NamedTuple):
-    """A digest of all that decides the records of a data set, and the bytes that hold its rows."""
+    """A digest of all that decides the records of a data set, None for one in a database, of which
+    there is none without reading it; and the bytes that hold its rows."""
 
-    digest: str
+    digest: str | None
     bytes: int
 
 
 def dataset_key(
     settings: TrainSettings, key: str, rows: int | None = None, large: int = 0
 ) -> DatasetKey | None:
-    """The key of a data set of the settings: its files or hub data sets, columns, which rows (at
-    most `rows` of one of `large` bytes); None for one that is small, or neither a file nor of the
-    hub."""
+    """The key of a data set of the settings: its files, stores or hub data sets, columns, filter,
+    which rows (at most `rows` of one of `large` bytes); None for one that is small, or of another
+    kind."""
     sources = settings.mixture or [] if key == "dataset" else []
     paths = [str(getattr(settings, key)), *(source.dataset for source in sources)]
     origins = [_origin(path) for path in paths]
@@ -61,10 +69,16 @@ def dataset_key(
     size = sum(origin.bytes for origin in known)
     if len(known) < len(origins) or size < MIN_BYTES:
         return None
+    filters = [settings.filter, *(source.filter for source in sources)]
+    checks = [f.judge_checks for f in filters if f is not None and f.judge_checks is not None]
+    known += [_Origin(0, partial(_store_digest, path)) for path in checks]
+    files = [(path, origin.digest()) for path, origin in zip([*paths, *checks], known, strict=True)]
+    if any(digest is None for _, digest in files):
+        return DatasetKey(None, size)
     rows = rows if size >= large else None
     is_choice = settings.max_samples or settings.max_eval_samples or sources or rows
     values = {
-        "files": [(path, origin.digest()) for path, origin in zip(paths, known, strict=True)],
+        "files": files,
         "method": type(settings).__name__,
         "mixture": [source.model_dump(mode="json") for source in sources],
         "seed": settings.seed if is_choice else None,
@@ -89,21 +103,30 @@ class _Origin(NamedTuple):
     """Where rows come from; its digest may take the time of reading them."""
 
     bytes: int
-    digest: Callable[[], str]
+    digest: Callable[[], str | None]
 
 
 def _origin(path: str) -> _Origin | None:
+    if is_store(path):
+        size = store_bytes(path)
+        return None if size is None else _Origin(size, partial(_store_digest, path))
     if Path(path).exists():
-        return None if is_store(path) else _Origin(files_size(path), partial(digest_path, path))
+        return _Origin(files_size(path), partial(digest_path, path))
     if not means_hub(path):
         return None
     fingerprint, size = hub_rows_identity(path)
     return _Origin(size, lambda: fingerprint)
 
 
+def _store_digest(path: str) -> str | None:
+    """The digest of a store's file and its write-ahead log; None where there is no file."""
+    file = sqlite_file(database_url(path)[0])
+    return None if file is None or not file.is_file() else digest_path(file)
+
+
 def may_be_prepared(key: DatasetKey) -> bool:
     """Whether a run has prepared this data set, perhaps for another tokenizer or other limits."""
-    return (cache_folder("rows") / key.digest).is_dir()
+    return key.digest is not None and (cache_folder("rows") / key.digest).is_dir()
 
 
 def open_prepared(key: DatasetKey, encoding: Encoding) -> Prepared | None:
@@ -149,7 +172,9 @@ def save_prepared(
 
 def _folder(key: DatasetKey, encoding: Encoding) -> Path | None:
     cache = cache_of(encoding)
-    return None if cache is None else cache_folder("rows") / key.digest / cache.settings[:32]
+    if cache is None or key.digest is None:
+        return None
+    return cache_folder("rows") / key.digest / cache.settings[:32]
 
 
 def files_size(path: str) -> int:

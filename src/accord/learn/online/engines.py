@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from accord.errors import SettingsError
+from accord.learn.loop.processes import processes
 from accord.lm.checkpoint_weights import checkpoint_weights
 from accord.lm.load import base_and_adapter, save_model
 from accord.lm.model import LanguageModel
+from accord.lm.sharding.saving import whole_weights
 from accord.respond.build import make_sampler
 from accord.respond.local.sampler import LocalSampler
 from accord.respond.protocol import Sampler
@@ -52,8 +54,13 @@ def open_engine(
     published = Path(settings.output_dir) / "published"
 
     def sync_weights() -> None:
-        save_model(policy, published, card="")
-        sampler.publish(published)
+        is_main = processes().is_main
+        whole = None
+        if policy.sharded is not None:
+            whole = whole_weights(policy, "auto", is_main=is_main)
+        if is_main:
+            save_model(policy, published, card="", whole=whole)
+            sampler.publish(published)
 
     def close() -> None:
         sampler.close()

@@ -119,9 +119,10 @@ def select_groups(groups: Sequence[PromptGroup], rows: Sequence[int]) -> list[Pr
     selected: list[PromptGroup] = []
     for prompt, members in _by_prompt(rows, k):
         group = groups[prompt]
-        selected.append(
-            replace(group, responses=tuple(group.responses[e % k] for e in members), ranks=())
-        )
+        if group.ranks or members != [*range(prompt * k, (prompt + 1) * k)]:
+            responses = tuple(group.responses[e % k] for e in members)
+            group = replace(group, responses=responses, ranks=())
+        selected.append(group)
     return selected
 
 
@@ -177,24 +178,26 @@ def all_micro_batches(
 ) -> list[list[int]]:
     """The `micro_batches` of all processes, which take them in turn."""
     units = [unit for p in prompts for unit in _units(groups[p], p, max_tokens)]
-    sizes = [sum(g.num_tokens for g in select_groups(groups, unit)) for unit in units]
+    sizes = [tokens for _, tokens in units]
     count = min(len(units), count * procs.world_size)
     parts = balance_by_tokens(sizes, count, max_tokens=max_tokens, multiple=procs.world_size)
-    return [sorted(e for unit in part for e in units[unit]) for part in parts]
+    return [sorted(e for unit in part for e in units[unit][0]) for part in parts]
 
 
-def _units(group: PromptGroup, prompt: int, max_tokens: int | None) -> Iterator[list[int]]:
-    """A prompt's episodes, in as many runs as keep each within `max_tokens`."""
+def _units(
+    group: PromptGroup, prompt: int, max_tokens: int | None
+) -> Iterator[tuple[list[int], int]]:
+    """A prompt's episodes with their tokens, in as many runs as keep each within `max_tokens`."""
     k = len(group.responses)
     run: list[int] = []
     tokens = len(group.prompt)
     for i, response in enumerate(group.responses):
         if run and max_tokens is not None and tokens + len(response) > max_tokens:
-            yield run
+            yield run, tokens
             run, tokens = [], len(group.prompt)
         run.append(prompt * k + i)
         tokens += len(response)
-    yield run
+    yield run, tokens
 
 
 def measure_rollouts(

@@ -51,7 +51,7 @@ class Roles:
     """The models of a run. `critic` is None where a method estimates no values, `reference` where
     no KL is measured. Where another engine samples, `sync_weights` gives it the policy's present
     weights, and `close` ends it or removes them; a `server` gets requests of the main process
-    only."""
+    only. Processes that divide the policy call `sync_weights` together."""
 
     policy: LanguageModel
     critic: LanguageModel | None

@@ -108,7 +108,7 @@ def sample_rollouts(
     )
 
     def sample() -> Rollouts:
-        if procs.is_main and sync_weights:
+        if sync_weights and (procs.is_main or roles.is_sharded):
             roles.sync_weights()
         part = slice(shard.start, shard.stop)
         responses = roles.sampler(
@@ -132,7 +132,7 @@ def sample_rollouts(
             all(s.exact for s in samples),
         )
 
-    with gathered(roles.policy):  # each process samples at its own pace
+    with gathered(None if roles.server else roles.policy):  # each samples at its own pace
         return concatenate_rollouts(procs.run_on_all(sample))
 
 

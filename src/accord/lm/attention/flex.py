@@ -8,10 +8,11 @@ the output.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention as flex
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from accord.lm.attention.plan import AttentionPlan
@@ -29,12 +30,17 @@ def flex_packed(
     sinks: Tensor | None,
 ) -> Tensor:
     """Attention (1, H, T, D) of query (1, H, T, D), key and value (1, G, T, D), sinks (H,)."""
-    cap = softcap or 1.0
+    # A number would be compiled as an unknown one, for which the kernel falls apart.
+    cap = torch.full((), softcap or 1.0, device=query.device)
 
     def cap_score(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 
-    out, lse = _kernel(query.device.type)(
+    options: dict[str, Any] = {}
+    if sinks is not None:  # an older torch has another name, whose warning compiles again here
+        is_new = hasattr(flex, "AuxRequest")
+        options = {"return_aux": flex.AuxRequest(lse=True)} if is_new else {"return_lse": True}
+    result = _kernel(query.device.type)(
         query,
         key,
         value,
@@ -42,10 +48,11 @@ def flex_packed(
         block_mask=block_mask(plan, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
-        return_lse=True,
+        **options,
     )
     if sinks is None:
-        return out
+        return cast(Tensor, result)
+    out, lse = result[0], getattr(result[1], "lse", result[1])
     # exp(lse) is the sum over keys; with the sink s it is exp(lse) + exp(s).
     share = torch.sigmoid(lse - sinks.to(lse.dtype)[None, :, None])
     return out * share[..., None].to(out.dtype)
@@ -76,4 +83,10 @@ def block_mask(plan: AttentionPlan, window: int | None, device: torch.device) ->
 @cache
 def _kernel(device: str) -> Any:
     # Without compilation it is plain matrices, which the tests use on a CPU.
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    if device != "cuda":
+        return flex_attention
+    # A kernel for each of: with and without gradient, window, precision, one block of tokens or
+    # more. Past torch's limit of 8 all further calls would be plain matrices.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 32)
+    return torch.compile(flex_attention, dynamic=True)

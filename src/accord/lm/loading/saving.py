@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig
 
 from accord.lm.adapters.stack import saved_form
@@ -18,17 +19,25 @@ from accord.lm.transformers_logging import silence_transformers
 from accord.runs import atomic_folder
 
 
-def save_model(lm: LanguageModel, folder: Path, *, card: str, dtype: SaveDtype = "auto") -> None:
+def save_model(
+    lm: LanguageModel,
+    folder: Path,
+    *,
+    card: str,
+    dtype: SaveDtype = "auto",
+    whole: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the model, its tokenizer and a model card to a folder, atomically.
 
     Full models load in transformers, adapters in peft: see `write_weights`. The configurations
     name the tokens that end a response in training, so that generation by other tools ends there
-    too. The statistics of a reward model's scores are saved beside it in `reward.json`. Raises
-    StorageError when the disk can't be written.
+    too. The statistics of a reward model's scores are saved beside it in `reward.json`. A model
+    that processes divide is saved from its `whole` weights (`whole_weights`). Raises StorageError
+    when the disk can't be written.
     """
     with atomic_folder(folder) as temporary, silence_transformers():
         with _special_tokens(lm):
-            write_weights(lm, temporary, dtype)
+            write_weights(lm, temporary, dtype, whole)
         if lm.is_peft and not lm.scalar:  # what a merged model, or a server, is to stop at
             generation_config(lm).save_pretrained(temporary)
         lm.tokenizer.save_pretrained(temporary)

@@ -1,17 +1,42 @@
-"""A trained model that several processes divide, as one plain model in the main process."""
+"""A model that several processes divide, whole in the main process: its weights during training,
+and the model itself at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from accord.lm.adapters.stack import saved_form
-from accord.lm.adapters.switch import adapter_name
+from accord.lm.adapters.switch import POLICY, adapter_name
 from accord.lm.model import LanguageModel
 from accord.lm.saved_weights import SaveDtype, chosen_dtype
 from accord.lm.sharding.shards import Sharded, is_divided, whole
+
+
+@torch.no_grad()
+def whole_weights(lm: LanguageModel, dtype: SaveDtype, *, is_main: bool) -> dict[str, Tensor]:
+    """The state dict of a divided model, which remains divided: whole in the main process's CPU
+    memory, in the dtype in which it is saved, and empty in the others. All processes call this
+    together.
+
+    Parameters are gathered one at a time, tied ones once; of a model with adapters the policy's
+    adapter alone.
+    """
+    target = None if lm.is_peft else chosen_dtype(lm, dtype)
+    weights: dict[str, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
+    for name, tensor in lm.model.state_dict(keep_vars=True).items():
+        if lm.is_peft and adapter_name(name) != POLICY:
+            continue
+        if id(tensor) not in gathered:
+            full = whole(tensor)
+            keeps = target is None or lm.stays_float32(name) or not full.is_floating_point()
+            full = full.to(full.dtype if keeps else target)
+            gathered[id(tensor)] = full.cpu() if is_main else torch.empty(0)
+        weights[name] = gathered[id(tensor)]
+    return weights if is_main else {}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from accord.learn.plan.models import frozen_model
 from accord.learn.plan.passes import PassMemory, Shape, trace_pass
 from accord.learn.plan.phases import (
     ACTIVATIONS,
+    COPIES,
     GATHERED,
     GRADIENTS,
     KEYS_VALUES,
@@ -72,13 +73,14 @@ def online_memory(inputs: Inputs, facts: RowFacts) -> StageMemory:
     undivided = roles if inputs.parts == 1 else online_roles(inputs.undivided)[0]
     exchange = exchange_between(inputs, policy)
     moments = facts.steps is None or facts.steps > 1 or settings.epochs > 1 or facts.passes > 1
+    published = saved_beside(inputs, whole, {"policy": undivided["policy"]}, exchange)
     several = settings.gradient_accumulation_steps > 1
     keeps = keeps_gradients(inputs, several=several, moments=moments)
     memory = trace_training_pass(policy, facts, exchange, keeps=keeps)
     passes = [memory]
     phases = [
         loading(inputs, undivided, files_beside(inputs, whole)),
-        _sampling_phase(inputs, facts, roles, policy, exchange),
+        _sampling_phase(inputs, facts, roles, policy, exchange, published),
         _scoring_phase(inputs, facts, roles, scorers),
         training_phase(
             "policy, forward and backward",
@@ -246,11 +248,16 @@ def _sampling_phase(
     roles: dict[str, RoleMemory],
     policy: LanguageModel,
     exchange: ShardExchange | None,
+    published: int,
 ) -> Phase:
+    """Sampling by the policy itself, or the copy that is written for a server."""
+    sampler = inputs.settings.sampler
     parts = lasting(roles, moments=facts.steps is None or facts.steps > 1)
-    if inputs.settings.sampler.kind == "local":
-        parts |= _local_sampling(inputs, facts, policy)
-    return Phase(SAMPLING, parts | sampling_parts(exchange) | _retained(inputs, roles))
+    if sampler.kind == "local":
+        parts |= _local_sampling(inputs, facts, policy) | sampling_parts(exchange)
+    elif not sampler.is_colocated:
+        parts[COPIES] = published
+    return Phase(SAMPLING, parts | _retained(inputs, roles))
 
 
 def _local_sampling(inputs: Inputs, facts: RowFacts, policy: LanguageModel) -> dict[str, int]:
