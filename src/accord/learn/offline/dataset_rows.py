@@ -223,14 +223,14 @@ class DatasetRows:
                 if prepared is not None:
                     return prepared
             try:
-                found = read()
+                result = read()
             except TooFewUsableError:
-                found = read(counted=True)
-            save_prepared(key, encoding, *found)
-            return found
+                result = read(counted=True)
+            save_prepared(key, encoding, *result)
+            return result
 
         try:
-            found = processes().main_first(tokenise)
+            result = processes().main_first(tokenise)
         finally:
             _close_stores(sources)
         check_token_ids(lm, [[found[0].largest_id]])
