@@ -233,8 +233,8 @@ class DatasetRows:
             result = processes().main_first(tokenise)
         finally:
             _close_stores(sources)
-        check_token_ids(lm, [[found[0].largest_id]])
-        return found
+        check_token_ids(lm, [[result[0].largest_id]])
+        return result
 
 
 def _close_stores(sources: Iterable[object]) -> None:
