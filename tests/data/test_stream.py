@@ -10,7 +10,7 @@ import pytest
 from accord.data.report import count_dropped
 from accord.data.selection import random_rows
 from accord.data.stream import RecordStream, read_columns
-from accord.errors import DataError
+from accord.data.streamed_rows import StreamedRows, TooFewUsableError
 from accord.records import Comparison
 
 ROWS = 50
@@ -38,30 +38,30 @@ def numbers(stream: RecordStream) -> list[int]:
 def test_the_chosen_rows_are_read_and_no_others(tmp_path: Path) -> None:
     stream = make_stream(tmp_path, set())
     note = stream.sample(10, seed=3)
-    assert note == "10 of the 50 rows are used: a random choice by seed 3"
+    assert note == "10 of the 50 rows are read: a random choice by seed 3"
     assert stream.most_rows == 10
     assert numbers(stream) == CHOSEN == numbers(stream)
     assert (stream.report().rows, stream.report().used) == (10, 10)
 
 
-def test_the_next_that_can_be_used_is_taken_for_one_that_cannot(tmp_path: Path) -> None:
-    first, second = CHOSEN[2], CHOSEN[5]
-    stream = make_stream(tmp_path, {first, second, second + 1})
+def test_a_chosen_row_that_cannot_be_used_is_dropped(tmp_path: Path) -> None:
+    unusable = {CHOSEN[2], CHOSEN[2] + 1, CHOSEN[-1]}
+    stream = make_stream(tmp_path, unusable)
     stream.sample(10, seed=3)
-    free = [i for i in range(ROWS) if i not in {*CHOSEN, first, second, second + 1}]
-    replaced = [min(i for i in free if i > first), min(i for i in free if i > second)]
-    assert numbers(stream) == sorted({*CHOSEN, *replaced} - {first, second})
+    assert numbers(stream) == sorted({*CHOSEN} - unusable)
     report = stream.report()
-    assert report.used == 10
-    assert count_dropped(report.dropped) == len({first, second, second + 1})
+    assert (report.rows, report.used) == (10, 8)
+    assert count_dropped(report.dropped) == 2
 
 
-def test_fewer_rows_where_the_last_cannot_be_used(tmp_path: Path) -> None:
-    stream = make_stream(tmp_path, set(range(CHOSEN[-2], ROWS)))
-    stream.sample(10, seed=3)
-    assert numbers(stream) == CHOSEN[:-2]
-    stream = make_stream(tmp_path, set(range(CHOSEN[0], ROWS)))
-    stream.sample(10, seed=3)
-    assert numbers(stream) == []
-    with pytest.raises(DataError, match="none of which can be used"):
-        stream.report()
+def test_too_few_that_can_be_used_are_an_error(tmp_path: Path) -> None:
+    for unusable, usable in ((set(CHOSEN[5:]), 5), (set(CHOSEN), 0)):
+        stream = make_stream(tmp_path, unusable)
+        rows = StreamedRows(stream)
+        rows.sample(10, fewest=6, seed=3, why=", more than max_steps=1 takes")
+        with pytest.raises(TooFewUsableError):
+            list(rows.records())
+        rows = StreamedRows(make_stream(tmp_path, unusable))
+        rows.sample(10, fewest=usable, seed=3, why="")
+        if usable:
+            assert len(list(rows.records())) == usable

@@ -107,13 +107,14 @@ class RecordStream:
         )
         conversion.require_clear_labels(self._rows())
         numbers = None if self._numbers is None else iter(self._numbers)
-        following, due = None if numbers is None else next(numbers), 0
+        following = None if numbers is None else next(numbers)
         for number, row in enumerate(self._rows()):
             if numbers is not None:
-                if number == following:
-                    following, due = next(numbers, None), due + 1
-                if due == 0:
+                if following is None:
+                    return
+                if number != following:
                     continue
+                following = next(numbers, None)
             try:
                 records = conversion.convert(row)
             except RowError as error:
@@ -126,10 +127,6 @@ class RecordStream:
                 side = preferred_side(Cells(row.values, conversion.names, row.source))
                 first_wins = side == "a"
             yield StreamedRow(row, records, first_wins=first_wins)
-            if numbers is not None:
-                due -= 1
-                if following is None and due == 0:
-                    return
 
     @property
     def most_rows(self) -> int:
@@ -137,11 +134,11 @@ class RecordStream:
         return self.columns.rows if self._numbers is None else len(self._numbers)
 
     def sample(self, count: int, seed: int) -> str:
-        """From now on read `count` of the rows, chosen by the seed before any is read: in the stead
-        of one that can't be used the next that can is taken. Returns a note for the report."""
+        """From now on read `count` of the rows, chosen by the seed before any is read, of which
+        some may be of no use. Returns a note for the report."""
         rows = self.columns.rows
         self._numbers = random_rows(rows, count, seed)
-        return f"{count:,} of the {rows:,} rows are used: a random choice by seed {seed}"
+        return f"{count:,} of the {rows:,} rows are read: a random choice by seed {seed}"
 
     def usable(self) -> Iterator[tuple[Record, ...]]:
         """The records of each row that can be used."""

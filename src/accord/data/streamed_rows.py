@@ -24,6 +24,10 @@ class Stream(Protocol):
     def report(self) -> ReadReport: ...
 
 
+class TooFewUsableError(Exception):
+    """Of the rows that were chosen before they were read, too few can be used."""
+
+
 @dataclass(slots=True)
 class StreamedRows:
     """The rows of one data set, as `ReadRows` has them in memory.
@@ -37,6 +41,7 @@ class StreamedRows:
     _notes: list[str] = field(default_factory=list)
     _counted: tuple[int, ReadReport] | None = None
     _records: int | None = None
+    _fewest: int = 0
 
     @property
     def size(self) -> int:
@@ -53,11 +58,12 @@ class StreamedRows:
         """The number of rows that there may be, without reading them."""
         return self.stream.most_rows if self._chosen is None else len(self._chosen)
 
-    def sample(self, count: int, seed: int, why: str) -> None:
-        """Choose rows by the seed, of a stream that can choose without a count of the usable ones;
-        the note ends with `why`."""
+    def sample(self, count: int, fewest: int, seed: int, why: str) -> None:
+        """Choose rows by the seed, of files without a count of the usable ones: `records` raises
+        TooFewUsableError where fewer than `fewest` can be used. The note ends with `why`."""
         if self._chosen is None and isinstance(self.stream, RecordStream):
             self._notes.append(self.stream.sample(count, seed) + why)
+            self._fewest = fewest
         else:
             self.limit(count, "anywhere", seed, why)
 
@@ -84,6 +90,8 @@ class StreamedRows:
             yield from row
             if chosen is not None and (upcoming := next(chosen, None)) is None:
                 return
+        if rows < self._fewest:
+            raise TooFewUsableError
         self._counted = (rows, self.stream.report())
 
     @property

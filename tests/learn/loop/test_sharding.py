@@ -89,7 +89,7 @@ def test_another_precision_of_the_launcher_is_named(caplog: pytest.LogCaptureFix
     assert "precision=fp32" in caplog.text
 
 
-def test_models_in_memory_and_servers_are_refused() -> None:
+def test_models_in_memory_and_an_engine_in_the_process_are_refused() -> None:
     settings = SftSettings(**REQUIRED, sharding="fsdp")
     for memory in (InMemory(model=causal_lm()), InMemory(ref_model=causal_lm())):
         with pytest.raises(SettingsError, match="loads from folders"):

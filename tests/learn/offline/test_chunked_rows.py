@@ -176,8 +176,27 @@ def test_few_steps_read_few_rows_of_a_large_file(
         run(tmp_path, "dpo", f"run{steps}", dataset=dataset, max_steps=steps)
         (report,) = reports(tmp_path, f"run{steps}")
         assert report["encoded"]["records"] == report["read"]["used"] == number
-        note = f"{number} of the 40 rows are used: a random choice by seed 0, more than"
+        note = f"{number} of the 40 rows are read: a random choice by seed 0, more than"
         assert any(note in n for n in report["read"]["notes"]) == (number < 40)
+
+
+def test_few_steps_count_the_usable_rows_where_too_few_of_the_chosen_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
+    monkeypatch.setattr(dataset_rows, "MIN_ROWS", 1)
+    numbered = [
+        {**PAIRS[n % 10], "prompt": user_says(f"{n} cats"), "margin": 1.0 if n < 20 else "high"}
+        for n in range(80)
+    ]
+    dataset = write_jsonl(tmp_path / "many.jsonl", numbered)
+    run(tmp_path, "dpo", "run", dataset=dataset, max_steps=2)
+    (report,) = reports(tmp_path, "run")
+    assert report["read"]["used"] == 20
+    assert report["encoded"]["records"] == 16
+    assert any("16 of the 20 usable rows are used" in note for note in report["read"]["notes"])
 
 
 UNCLEAR = [

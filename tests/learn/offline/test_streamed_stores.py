@@ -228,6 +228,16 @@ def test_a_changed_store_has_another_key(
     assert len(set(keys)) == len(keys)
 
 
+def test_several_held_out_sets_have_no_key(store: str) -> None:
+    sets = {"people": f"sqlite:///{store}", "judge": "postgresql+psycopg://u@h/n"}
+    assert (
+        dataset_key(
+            DpoSettings(model="m", output_dir="o", dataset=store, eval_dataset=sets), "eval_dataset"
+        )
+        is None
+    )
+
+
 def test_a_large_database_has_no_key_and_is_streamed(
     postgresql: PostgreSql, store: str, tmp_path: Path, stream: Callable[[], None]
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,28 @@ def test_a_server_samples_from_the_whole_weights_of_each_iteration(
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
     assert not (tmp_path / "two/published").exists()
     assert server.weights in ("default", str(inputs / model))
+
+
+def test_weights_are_published_in_the_precision_of_their_files(
+    server: FakeVllm, inputs: Path, tmp_path: Path
+) -> None:
+    half = shutil.copytree(inputs / "Llama", tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(half, dtype=torch.bfloat16).save_pretrained(half)
+    published = record_published(server, half)
+    case = with_server("GRPO", "Llama", False, server, learning_rate=1e-2)
+    case = replace(case, settings=(*case.settings, ("model", str(half))))
+
+    def train(count: int) -> None:
+        check_all(run_case(case, inputs, tmp_path / f"{count}", processes=count, steps=STEPS))
+
+    train(1)
+    run_forked(2, lambda rank: train(2), tmp_path / "log")
+    alone, divided = published[:STEPS], published[STEPS:]
+    for weights, others in zip(alone, divided, strict=True):
+        assert weights.keys() == others.keys()
+        for name, tensor in weights.items():
+            assert tensor.dtype == others[name].dtype == torch.bfloat16
+            assert torch.allclose(tensor, others[name], rtol=0.02, atol=1e-3), name
 
 
 def gathered_unless_policy(*models: LanguageModel | None) -> AbstractContextManager[None]:

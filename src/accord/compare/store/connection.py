@@ -68,12 +68,26 @@ def make_reading_engine(path: str | Path) -> tuple[sa.Engine, str]:
         return engine, shown
     _check_exists(file, create=False)
     with database_errors(shown):
-        copy = read_snapshot(file)
+        copy = _copy(file, shown)
     engine = sa.create_engine(
         "sqlite://", creator=lambda: copy, poolclass=sa.StaticPool, json_serializer=_to_json
     )
     sa.event.listen(engine, "connect", _begin_explicitly)
     return engine, shown
+
+
+def _copy(file: Path, shown: str) -> sqlite3.Connection:
+    """A snapshot of an SQLite file. Raises StorageError where there is no room for it."""
+    try:
+        return read_snapshot(file)
+    except sqlite3.Error as error:
+        if "full" not in str(error):
+            raise
+        raise StorageError(
+            f"There is no room for a temporary copy of {shown} ({file.stat().st_size:,} bytes) in "
+            f"the folder for temporary files. Free space there, or name another folder in the "
+            f"environment variable SQLITE_TMPDIR."
+        ) from error
 
 
 def store_bytes(path: str | Path) -> int | None:

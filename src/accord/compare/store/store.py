@@ -106,6 +106,7 @@ class PreferenceStore:
         """
         engine, name = make_reading_engine(path)
         is_copy = engine.dialect.name == "sqlite"
+        connection: sa.Connection | None = None
         try:
             with database_errors(name):
                 connection = engine.connect()
@@ -119,6 +120,8 @@ class PreferenceStore:
                         f"`accord sample` with `store` does."
                     )
         except BaseException:
+            if connection is not None:
+                connection.close()
             engine.dispose()
             raise
         return cls(name, engine, connection)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from accord.compare.dataset import check_store_settings
 from accord.compare.store.connection import is_store
@@ -15,13 +16,15 @@ from accord.data.kinds import Kind
 from accord.data.read import choose_formats
 from accord.data.report import ReadReport
 from accord.data.stream import Columns, RecordStream, read_columns
-from accord.data.streamed_rows import Stream, StreamedMixture, StreamedRows
+from accord.data.streamed_rows import Stream, StreamedMixture, StreamedRows, TooFewUsableError
+from accord.errors import DataError
 from accord.learn.loop.datasets import EVAL, read_datasets, report_name
 from accord.learn.loop.hub_rows import with_streamed_rows
 from accord.learn.loop.in_memory import NOTHING, InMemory
 from accord.learn.loop.processes import processes
 from accord.learn.offline.methods import Method
 from accord.learn.offline.prepared import (
+    DatasetKey,
     Prepared,
     dataset_key,
     may_be_prepared,
@@ -30,6 +33,7 @@ from accord.learn.offline.prepared import (
 )
 from accord.learn.offline.record_notes import RecordNotes
 from accord.learn.offline.rows import encode_rows, make_encoding
+from accord.lm.digest import rows_digest
 from accord.lm.model import LanguageModel
 from accord.lm.packing import PromptGroup
 from accord.lm.tokens.encode_chunks import encode_in_chunks
@@ -61,25 +65,43 @@ class DatasetRows:
         self._method, self._memory = method, memory
         self._local = settings = with_streamed_rows(settings, memory)
         self._kinds = dataset_kinds(method)
-        self._keys = {
-            name: dataset_key(settings, name, rows_for_steps(settings, name), STREAMED_BYTES)
-            for name in self._kinds
-            if getattr(settings, name, None)
-            and not (memory.read or memory.method or name in memory.datasets)
-        }
-        self._prepared = [n for n, key in self._keys.items() if key and may_be_prepared(key)]
-        # A store that is written to may have another key in another process.
-        keys = (self._keys, self._prepared)
-        self._keys, self._prepared = processes().announce(keys)
+        self._keys: dict[str, DatasetKey | None] = {}
+        processes().main_first(self._find_keys)
+        # The main process's: a store that is written to would have another in each.
+        self._keys = processes().announce(self._keys)
+        self._prepared: list[str] = processes().announce(
+            [n for n, key in self._keys.items() if key and may_be_prepared(key)]
+        )
         self._streamed = {
             name: self._open(name, settings)
             for name, key in self._keys.items()
             if key and name not in self._prepared and self._is_streamed(name)
         }
-        processes().main_first(self._check_stores)
         others = self._kinds.keys() - {*self._prepared, *self._streamed}
         kinds = {name: kind for name, kind in self._kinds.items() if name in others}
-        self._read = read_datasets(settings, kinds, memory)
+        try:
+            processes().main_first(self._check_stores)
+            self._read = read_datasets(settings, kinds, memory)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the stores that were opened and not read."""
+        for sources in self._streamed.values():
+            _close_stores(sources)
+
+    def _find_keys(self) -> None:
+        settings, memory = self._local, self._memory
+        if not processes().is_main or memory.read or memory.method:
+            return
+        for name in self._kinds:
+            if getattr(settings, name, None) and name not in memory.datasets:
+                rows = rows_for_steps(settings, name)
+                key = dataset_key(settings, name, rows, STREAMED_BYTES)
+                if key is not None and key.digest is None and processes().world_size > 1:
+                    key = key._replace(digest=uuid4().hex)  # of an index for the others
+                self._keys[name] = key
 
     @property
     def names(self) -> list[str]:
@@ -101,6 +123,7 @@ class DatasetRows:
         """
         method = method or self._method
         rows, read, encoded = self._load(name, lm, settings, method)
+        _check_same_in_all(rows, read)
         log.info("%s: %s", read.name, read.summary())
         log.info("%s: %s.", read.name, encoded.summary())
         if processes().is_main:
@@ -127,9 +150,9 @@ class DatasetRows:
             else:
                 kinds = {name: self._kinds[name]}
                 self._read.update(read_datasets(self._local, kinds, self._memory))
-        notes = RecordNotes(method, isinstance(settings, RewardSettings))
         if name in self._streamed:
-            return self._stream(name, lm, settings, notes)
+            return self._stream(name, lm, settings, method)
+        notes = RecordNotes(method, isinstance(settings, RewardSettings))
         read = self._read.pop(name)
         groups, encoded = encode_rows(list(notes.passing(read.records)), lm, settings)
         report = replace(read.report, notes=[*read.report.notes, *notes.notes()])
@@ -174,45 +197,67 @@ class DatasetRows:
         return result
 
     def _stream(
-        self, name: str, lm: LanguageModel, settings: TrainSettings, notes: RecordNotes
+        self, name: str, lm: LanguageModel, settings: TrainSettings, method: Method[Any]
     ) -> Prepared:
         """The rows of large files and stores, whose records are not in memory together."""
         key, encoding = self._keys[name], make_encoding(lm, settings)
         dialogue_text = how_to_read_dialogues(settings.dialogue_text, lm.tokenizer)
-        kind = self._kinds[name]
-        streams: list[RecordStream | StoreStream] = [
-            RecordStream(source, kind, dialogue_text) if isinstance(source, Columns) else source
-            for source in self._streamed.pop(name)
-        ]
+        kind, sources = self._kinds[name], self._streamed.pop(name)
         assert key is not None
+
+        def read(*, counted: bool = False) -> Prepared:
+            streams: list[RecordStream | StoreStream] = [
+                RecordStream(source, kind, dialogue_text) if isinstance(source, Columns) else source
+                for source in sources
+            ]
+            chosen = choose_streamed(name, streams, settings, counted=counted)
+            notes = RecordNotes(method, isinstance(settings, RewardSettings))
+            records = notes.passing(chosen.records())
+            rows, encoded = encode_in_chunks(records, encoding, total=chosen.most_rows)
+            report = chosen.report()
+            return rows, replace(report, notes=[*report.notes, *notes.notes()]), encoded
 
         def tokenise() -> Prepared:
             if not processes().is_main:
                 prepared = open_prepared(key, encoding)
                 if prepared is not None:
                     return prepared
-            chosen = choose_streamed(name, streams, settings)
-            records = notes.passing(chosen.records())
-            rows, encoded = encode_in_chunks(records, encoding, total=chosen.most_rows)
-            read = chosen.report()
-            read = replace(read, notes=[*read.notes, *notes.notes()])
-            save_prepared(key, encoding, rows, read, encoded)
-            return rows, read, encoded
+            try:
+                result = read()
+            except TooFewUsableError:
+                result = read(counted=True)
+            save_prepared(key, encoding, *result)
+            return result
 
         try:
-            rows, read, encoded = processes().main_first(tokenise)
+            result = processes().main_first(tokenise)
         finally:
-            for stream in streams:
-                if isinstance(stream, StoreStream):
-                    stream.close()
-        check_token_ids(lm, [[rows.largest_id]])
-        return rows, read, encoded
+            _close_stores(sources)
+        check_token_ids(lm, [[result[0].largest_id]])
+        return result
+
+
+def _close_stores(sources: Iterable[object]) -> None:
+    for source in sources:
+        if isinstance(source, StoreStream):
+            source.close()
+
+
+def _check_same_in_all(rows: Sequence[PromptGroup], read: ReadReport) -> None:
+    """Raise DataError where processes have read different rows. All call it together."""
+    if processes().world_size > 1 and len(set(processes().all_gather(rows_digest(rows)))) > 1:
+        raise DataError(
+            f"The processes of this run have read different rows from {read.path}: it was written "
+            "to while they read, or they see different files. Let nobody write to it, or train on "
+            "a copy that all processes see."
+        )
 
 
 def choose_streamed(
-    name: str, streams: Sequence[Stream], settings: TrainSettings
+    name: str, streams: Sequence[Stream], settings: TrainSettings, *, counted: bool = False
 ) -> StreamedRows | StreamedMixture:
-    """The rows of a data set that the settings choose, as `read_datasets` chooses them."""
+    """The rows of a data set that the settings choose, as `read_datasets` chooses them. What
+    `max_steps` takes is chosen before it is read, and only with `counted` among the usable rows."""
     parts = [StreamedRows(stream) for stream in streams]
     sources = settings.mixture or [] if name == "dataset" else []
     counts = {"dataset": settings.max_samples, EVAL: settings.max_eval_samples}
@@ -223,7 +268,10 @@ def choose_streamed(
         rows = rows_for_steps(settings, name)
         if rows is not None and parts[0].most_rows > 2 * rows:
             why = f", more than max_steps={settings.max_steps} takes"
-            parts[0].sample(rows, settings.seed, why)
+            if counted:
+                parts[0].limit(rows, "anywhere", settings.seed, why)
+            else:
+                parts[0].sample(rows, _rows_taken(settings), settings.seed, why)
         return parts[0]
     weights = [source.weight for source in sources if source.weight is not None]
     return StreamedMixture.of(parts, [1.0, *weights] if weights else [], settings.seed)
@@ -239,6 +287,12 @@ def rows_for_steps(settings: TrainSettings, name: str) -> int | None:
     two, with a quarter more than the steps take, as some may be dropped; None for all."""
     if name != "dataset" or settings.max_steps is None or settings.mixture:
         return None
-    per_pass = settings.per_device_train_batch_size * processes().world_size
-    needed = settings.max_steps * settings.gradient_accumulation_steps * per_pass
+    needed = _rows_taken(settings)
     return max(MIN_ROWS, 1 << (needed + needed // 4 - 1).bit_length())
+
+
+def _rows_taken(settings: TrainSettings) -> int:
+    """The rows that `max_steps` takes."""
+    assert settings.max_steps is not None
+    per_pass = settings.per_device_train_batch_size * processes().world_size
+    return settings.max_steps * settings.gradient_accumulation_steps * per_pass

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from accord import data, reasoning
+from accord import data, reasoning, records
 from accord.compare import store, store_stream
 from accord.compare.store.connection import database_url, is_store, sqlite_file, store_bytes
 from accord.data.hub import hub_rows_identity
@@ -27,6 +27,7 @@ from accord.lm.tokens.token_cache import code_digest
 from accord.lm.tokens.token_rows import Sources, TokenRows
 from accord.runs import atomic_folder, digest_json, digest_path, write_json_atomic
 from accord.runs.cache import cache_folder, remove_oldest
+from accord.settings import verdicts
 from accord.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ _READING = [
     *sorted(Path(store_stream.__file__).parent.glob("*.py")),
     Path(__file__).parent,
     Path(reasoning.__file__),
+    Path(records.__file__),
+    Path(verdicts.__file__),
 ]
 """The code between a file and its records."""
 
@@ -62,6 +65,8 @@ def dataset_key(
     """The key of a data set of the settings: its files, stores or hub data sets, columns, filter,
     which rows (at most `rows` of one of `large` bytes); None for one that is small, or of another
     kind."""
+    if isinstance(getattr(settings, key), dict):
+        return None
     sources = settings.mixture or [] if key == "dataset" else []
     paths = [str(getattr(settings, key)), *(source.dataset for source in sources)]
     origins = [_origin(path) for path in paths]

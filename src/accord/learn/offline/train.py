@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,23 +60,25 @@ def train_offline(
     limit_waiting(settings.ddp_timeout)
     settings = resolve_sharding(settings, memory)
     check_destinations(settings)
-    datasets = DatasetRows(settings, method, memory)
-    lm = load_divided(
-        lambda: memory.model or load_starting_model(settings, scalar=method.scalar),
-        lambda model: [model],
-        settings,
-    )
-    settings = cap_to_positions(settings, lm)
-    groups = datasets.load("dataset", lm, settings)
-    eval_groups = {
-        prefix: datasets.load(name, lm, settings)
-        for name, prefix in eval_prefixes(datasets.names).items()
-    }
-    scale_groups = groups
-    if "reference_dataset" in datasets.names:
-        path = getattr(settings, "reference_dataset", None)
-        log.info("The score's mean and standard deviation are set on the responses of %s.", path)
-        scale_groups = datasets.load("reference_dataset", lm, settings, METHODS["sft"])
+    with closing(DatasetRows(settings, method, memory)) as datasets:
+        lm = load_divided(
+            lambda: memory.model or load_starting_model(settings, scalar=method.scalar),
+            lambda model: [model],
+            settings,
+        )
+        settings = cap_to_positions(settings, lm)
+        groups = datasets.load("dataset", lm, settings)
+        eval_groups = {
+            prefix: datasets.load(name, lm, settings)
+            for name, prefix in eval_prefixes(datasets.names).items()
+        }
+        scale_groups = groups
+        if "reference_dataset" in datasets.names:
+            path = getattr(settings, "reference_dataset", None)
+            log.info(
+                "The score's mean and standard deviation are set on the responses of %s.", path
+            )
+            scale_groups = datasets.load("reference_dataset", lm, settings, METHODS["sft"])
     settings = method.fit_settings(settings, groups)
     learner = make_learner(lm, settings)  # first: the reference computes in the same precision
     try:

@@ -87,6 +87,7 @@ def _kernel(device: str) -> Any:
         return flex_attention
     # A kernel for each of: with and without gradient, window, precision, one block of tokens or
     # more. Past torch's limit of 8 all further calls would be plain matrices.
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 32)
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, max(getattr(config, name), 32))
     return torch.compile(flex_attention, dynamic=True)
