@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 
 from accord.data.checks import RowError
 from accord.data.columns import Cells, DialogueText, Format, detect_format
@@ -106,15 +107,7 @@ class RecordStream:
             path, self.kind, self.columns.names, self.dialogue_text
         )
         conversion.require_clear_labels(self._rows())
-        numbers = None if self._numbers is None else iter(self._numbers)
-        following = None if numbers is None else next(numbers)
-        for number, row in enumerate(self._rows()):
-            if numbers is not None:
-                if following is None:
-                    return
-                if number != following:
-                    continue
-                following = next(numbers, None)
+        for row in self._rows() if self._numbers is None else self._sampled(self._numbers):
             try:
                 records = conversion.convert(row)
             except RowError as error:
@@ -143,6 +136,11 @@ class RecordStream:
     def usable(self) -> Iterator[tuple[Record, ...]]:
         """The records of each row that can be used."""
         return (row.records for row in self if row.records)
+
+    def _sampled(self, numbers: Sequence[int]) -> Iterator[DataRow]:
+        rows = self._rows()
+        for before, number in pairwise([-1, *numbers]):
+            yield from islice(rows, number - before - 1, number - before)
 
     def _rows(self) -> Iterator[DataRow]:
         for row in read_rows(self.columns.path):

@@ -163,13 +163,16 @@ def test_a_choice_of_rows_of_a_large_file(
         assert report == expected
 
 
-def test_few_steps_read_few_rows_of_a_large_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are large, of which few steps read few rows."""
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prepared, "MIN_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
     monkeypatch.setattr(dataset_rows, "MIN_ROWS", 1)
+
+
+def test_few_steps_read_few_rows_of_a_large_file(tmp_path: Path, large_files: None) -> None:
     numbered = [{**PAIRS[n % 10], "prompt": user_says(f"{n} cats")} for n in range(40)]
     dataset = write_jsonl(tmp_path / "many.jsonl", numbered)
     for steps, number in ((1, 8), (2, 16), (4, 40)):  # of 4 rows each, and of 40 at most half
@@ -181,12 +184,8 @@ def test_few_steps_read_few_rows_of_a_large_file(
 
 
 def test_few_steps_count_the_usable_rows_where_too_few_of_the_chosen_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, large_files: None
 ) -> None:
-    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prepared, "MIN_BYTES", 1)
-    monkeypatch.setattr(dataset_rows, "STREAMED_BYTES", 1)
-    monkeypatch.setattr(dataset_rows, "MIN_ROWS", 1)
     numbered = [
         {**PAIRS[n % 10], "prompt": user_says(f"{n} cats"), "margin": 1.0 if n < 20 else "high"}
         for n in range(80)
